@@ -1,0 +1,24 @@
+"""rieszflow: comparing and moving distributions given by samples, with the Riesz kernel on one-dimensional slices."""
+
+from rieszflow.exact import energy_distance, mmd2, mmd2_gradient
+from rieszflow.flow import ParticleFlow
+from rieszflow.generative import GenerativeFlow
+from rieszflow.kernels import Gaussian, InverseMultiquadric, Kernel, Laplace, Matern, Riesz
+from rieszflow.sliced import sliced_mmd2, sliced_mmd2_gradient
+
+__version__ = "0.1.0"
+__all__ = [
+    "Gaussian",
+    "GenerativeFlow",
+    "InverseMultiquadric",
+    "Kernel",
+    "Laplace",
+    "Matern",
+    "ParticleFlow",
+    "Riesz",
+    "energy_distance",
+    "mmd2",
+    "mmd2_gradient",
+    "sliced_mmd2",
+    "sliced_mmd2_gradient",
+]

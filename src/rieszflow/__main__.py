@@ -1,0 +1,3 @@
+from rieszflow.cli import main
+
+main()

@@ -1,0 +1,102 @@
+"""Checks made once, at the public door. Inside, code trusts its input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.float64)
+Answer = Callable[[Tensor], Any]
+
+
+def points(name: str, x: Any) -> Tensor:
+    """`x` as a tensor of shape (..., N, d), N and d at least 1, float32 or float64, finite."""
+    if isinstance(x, np.ndarray):
+        if x.dtype.kind not in "f" or x.dtype.itemsize not in (4, 8):
+            raise TypeError(f"{name}: dtype {x.dtype} given; float32 and float64 are accepted")
+        if x.dtype.byteorder not in "=|":
+            x = x.astype(x.dtype.newbyteorder("="))
+        # Negative strides and read-only memory are common in NumPy and foreign to torch.
+        x = torch.from_numpy(np.ascontiguousarray(x) if x.flags.writeable else x.copy())
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: {type(x).__name__} given; a torch.Tensor or numpy.ndarray of shape (N, d) is accepted")
+    if x.dtype not in DTYPES:
+        raise TypeError(f"{name}: dtype {x.dtype} given; torch.float32 and torch.float64 are accepted")
+    if x.ndim < 2:
+        raise ValueError(f"{name}: shape {tuple(x.shape)} given; (N, d) is accepted, with batch dimensions in front")
+    if x.shape[-1] == 0 or x.shape[-2] == 0:
+        raise ValueError(f"{name}: shape {tuple(x.shape)} is empty; at least one point and one dimension are needed")
+    if not torch.isfinite(x.detach()).all():
+        raise ValueError(f"{name}: contains NaN or infinity; only finite values are accepted")
+    return x
+
+
+def pair(x: Any, y: Any) -> tuple[Tensor, Tensor, Answer]:
+    """Both point clouds, and the function that answers in kind: NumPy if both came as NumPy."""
+    numpy = isinstance(x, np.ndarray) and isinstance(y, np.ndarray)
+    x, y = points("x", x), points("y", y)
+    if x.shape[-1] != y.shape[-1]:
+        raise ValueError(f"y: points of dimension d = {y.shape[-1]} given, x has d = {x.shape[-1]}; they must be equal")
+    if x.shape[:-2] != y.shape[:-2]:
+        raise ValueError(f"y: batch dimensions {tuple(y.shape[:-2])} given, x has {tuple(x.shape[:-2])}; they must be equal")
+    if x.dtype != y.dtype:
+        raise TypeError(f"y: dtype {y.dtype} given, x has {x.dtype}; they must be equal")
+    if x.device != y.device:
+        raise ValueError(f"y: on device {y.device}, x is on {x.device}; they must be on one device")
+    return x, y, (lambda t: t.detach().numpy()[()]) if numpy else (lambda t: t)
+
+
+def weights(name: str, w: Any, x: Tensor) -> Tensor | None:
+    """Non-negative weights of the points `x` that sum to one: (N,) or (..., N). None stays None: all 1/N."""
+    if w is None:
+        return None
+    if isinstance(w, np.ndarray):
+        w = torch.from_numpy(np.array(w))
+    if not isinstance(w, Tensor):
+        raise TypeError(f"{name}: {type(w).__name__} given; a tensor or array of shape (N,) is accepted")
+    if w.dtype != x.dtype or w.device != x.device:
+        raise TypeError(f"{name}: {w.dtype} on {w.device} given; {x.dtype} on {x.device} is needed, like its points")
+    if tuple(w.shape) not in (tuple(x.shape[-2:-1]), tuple(x.shape[:-1])):
+        raise ValueError(f"{name}: shape {tuple(w.shape)} given; {tuple(x.shape[:-1])} is needed, one weight per point")
+    v = w.detach()
+    if not torch.isfinite(v).all() or (v < 0).any():
+        raise ValueError(f"{name}: contains negative or non-finite values; weights must be finite and non-negative")
+    total = v.double().sum(-1)
+    if ((total - 1).abs() > 1e-4).any():
+        worst = total.flatten()[(total - 1).abs().argmax()].item()
+        raise ValueError(f"{name}: sum {worst:.6g} given; weights must sum to one (divide by the sum first)")
+    return w
+
+
+def statistic(name: Any, *clouds: tuple[str, Tensor, Tensor | None]) -> str:
+    """`"V"` or `"U"`; U needs at least two points of positive weight in every cloud."""
+    if name not in ("V", "U"):
+        raise ValueError(f'statistic: {name!r} given; "V" (non-negative) and "U" (unbiased) are accepted')
+    if name == "U":
+        for cloud, x, w in clouds:
+            if x.shape[-2] < 2 or (w is not None and ((w.detach() > 0).sum(-1) < 2).any()):
+                raise ValueError(f'{cloud}: statistic="U" needs at least two points of positive weight')
+    return name
+
+
+def positive_int(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name}: {value!r} given; a whole number of at least 1 is accepted")
+    return int(value)
+
+
+def positive_float(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+        raise ValueError(f"{name}: {value!r} given; a finite positive number is accepted")
+    return float(value)
+
+
+def generator(value: Any) -> torch.Generator | None:
+    if value is not None and not isinstance(value, torch.Generator):
+        raise TypeError(f"generator: {type(value).__name__} given; a torch.Generator or None is accepted")
+    return value

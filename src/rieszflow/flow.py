@@ -1,0 +1,131 @@
+"""Particles moved along the gradient of D²."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rieszflow import _validate
+from rieszflow.exact import mmd2_gradient
+from rieszflow.kernels import Kernel, Riesz
+from rieszflow.sliced import sliced_mmd2_gradient
+
+__all__ = ["ParticleFlow"]
+
+
+class ParticleFlow:
+    """The flow of particles towards a target: v ← ∇D²(x) + m v, x ← x − τ N v (paper, section 3).
+
+    Args:
+        target: points y, (M, d) or (..., M, d); float32 or float64; tensor or NumPy array.
+        kernel: `Riesz(1.0)` for sliced gradients; with `slices=None` any kernel.
+        slices: random directions P, drawn anew at every step; None for the exact gradient by brute force, O(NM).
+        step_size: τ > 0, in units where 1 moves every particle by N times its gradient.
+        momentum: m in [0, 1).
+        directions, engine: as in `sliced_mmd2_gradient`.
+        generator: source of the directions; None for torch's default generator.
+        target_weights: non-negative weights of the target that sum to one; None for 1/M.
+
+    Attributes:
+        velocity: v after the last step, shape of x; None before the first. Assign it to go on from a saved state.
+        trajectory: the particles that the last `run` was asked to record, by step number.
+
+    Raises:
+        TypeError, ValueError: what `sliced_mmd2_gradient` refuses, and τ or m out of range.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> target = torch.randn(200, 2, generator=g) + 5
+        >>> flow = ParticleFlow(target, slices=16, momentum=0.5, generator=g)
+        >>> x = flow.run(torch.rand(200, 2, generator=g), steps=100)
+        >>> bool((x.mean(0) - target.mean(0)).abs().max() < 0.5)
+        True
+    """
+
+    def __init__(
+        self,
+        target: Any,
+        kernel: Kernel = Riesz(1.0),
+        slices: int | None = 1024,
+        step_size: float = 1.0,
+        momentum: float = 0.0,
+        directions: str | Tensor = "auto",
+        engine: str = "auto",
+        generator: torch.Generator | None = None,
+        target_weights: Any = None,
+    ) -> None:
+        self.target = _validate.points("target", target).detach()
+        self.kernel = kernel
+        self.slices = None if slices is None else _validate.positive_int("slices", slices)
+        self.step_size = _validate.positive_float("step_size", step_size)
+        if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
+            raise ValueError(f"momentum: {momentum!r} given; a number in [0, 1) is accepted")
+        self.momentum = float(momentum)
+        self.directions, self.engine = directions, engine
+        self.generator = _validate.generator(generator)
+        self.target_weights = _validate.weights("target_weights", target_weights, self.target)
+        self.velocity: Tensor | None = None
+        self.trajectory: dict[int, Any] = {}
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """∇D² at the particles, with fresh slices; shape of x."""
+        if self.slices is None:
+            return mmd2_gradient(x, self.target, self.kernel, y_weights=self.target_weights)
+        return sliced_mmd2_gradient(
+            x,
+            self.target,
+            self.kernel,  # type: ignore[arg-type]  # anything but Riesz(1.0) is refused there, by name
+            self.slices,
+            self.directions,
+            self.engine,
+            self.generator,
+            y_weights=self.target_weights,
+        )
+
+    def step(self, x: Tensor) -> Tensor:
+        """One step: the new particles; `x` is left as it is."""
+        gradient = self.gradient(x)
+        if self.velocity is None:
+            self.velocity = gradient
+        elif self.velocity.shape != x.shape:
+            raise ValueError(
+                f"x: shape {tuple(x.shape)} given, the flow's velocity has {tuple(self.velocity.shape)}; "
+                "set velocity = None to start anew"
+            )
+        else:
+            self.velocity = gradient + self.momentum * self.velocity
+        return x - self.step_size * x.shape[-2] * self.velocity
+
+    def run(self, x: Any, steps: int, callback: Callable[[int, Tensor], Any] | None = None, record: Iterable[int] = ()) -> Any:
+        """`steps` steps from `x`.
+
+        Args:
+            x: particles (N, d) or (..., N, d), like the target in d, dtype and device; left as they are.
+            steps: number of steps, at least 1.
+            callback: called after every step with (steps done, particles); returning True ends the flow there.
+            record: step numbers whose particles are kept in `self.trajectory` (0 is the start), a dict from step
+                number to particles in the kind of `x`.
+
+        Returns:
+            The particles after the last step: a tensor, or an array if `x` was one.
+        """
+        numpy = isinstance(x, np.ndarray)
+        x = _validate.points("x", x).detach()
+        steps, wanted = _validate.positive_int("steps", steps), set(record)
+        self.trajectory = {}
+
+        def keep(k: int) -> None:
+            if k in wanted:
+                self.trajectory[k] = x.numpy().copy() if numpy else x.clone()
+
+        keep(0)
+        for k in range(1, steps + 1):
+            x = self.step(x)
+            keep(k)
+            if callback is not None and callback(k, x) is True:
+                break
+        return x.numpy() if numpy else x

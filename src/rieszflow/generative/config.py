@@ -1,0 +1,180 @@
+"""The settings of a run: one flat dataclass, read from YAML presets, written to a run's config.yaml."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["Config", "ConfigError", "presets"]
+
+
+class ConfigError(ValueError):
+    """A setting is unknown, missing or out of range. The message names it, and says what is accepted."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything needed to repeat a run, but for the data themselves.
+
+    Flow: N `particles` uniform on [0, 1]^d; `targets` M training data at most (None: all); `slices` P with `directions`;
+    `step_size` τ; `momentum` m. Network l is trained after T_l flow steps: T_1 = `first_steps`, and
+    T_{l+1} = min(T_l + min(2^{l−1}·T_1, `growth_cap`), `steps_cap`) (the paper's schedule); `networks` L in all. Every
+    `refresh` networks the particles are drawn anew and sent through all networks so far; 0 keeps them, as the paper does.
+
+    Fit: `fit_steps` Adam steps of `batch_size` with `learning_rate` decaying to 0 by a cosine, `loss` "squared" or "absolute",
+    weights averaged with `ema` (0: off), each network started from the one before.
+
+    Network: `network` is "unet" (diffusers' UNet2DModel on patches of `patch` × `patch` pixels, with `channels` per level,
+    `layers` residual blocks a level and `attention` at the coarse level), "mlp" (`width`, `layers` hidden layers), "auto"
+    (unet for images) or "custom".
+
+    Run: `seed`; `device` ("auto", "cpu", "cuda", …); `mixed_precision` ("no", "bf16", "fp16"); `held_out` share where the
+    data have no test part; `checkpoint_seconds` between checkpoints.
+
+    Raises:
+        ConfigError: naming the setting, its value and what is accepted.
+
+    Example:
+        >>> Config(first_steps=32, growth_cap=64, steps_cap=150, networks=5).flow_steps()
+        [32, 64, 128, 150, 150]
+    """
+
+    particles: int = 4000
+    targets: int | None = None
+    slices: int = 256
+    directions: str = "auto"
+    step_size: float = 1.0
+    momentum: float = 0.7
+    first_steps: int = 16
+    growth_cap: int = 64
+    steps_cap: int = 256
+    networks: int = 10
+    refresh: int = 1
+    network: str = "auto"
+    channels: tuple[int, ...] = (32, 64)
+    patch: int = 1
+    layers: int = 1
+    attention: bool = False
+    width: int = 256
+    fit_steps: int = 200
+    batch_size: int = 100
+    learning_rate: float = 1e-3
+    loss: str = "squared"
+    ema: float = 0.0
+    seed: int = 0
+    device: str = "auto"
+    mixed_precision: str = "no"
+    held_out: float = 0.15
+    checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", tuple(self.channels) if isinstance(self.channels, list) else self.channels)
+        for field in dataclasses.fields(self):
+            _check(field.name, getattr(self, field.name))
+
+    def flow_steps(self) -> list[int]:
+        """T_1, …, T_L."""
+        steps = [min(self.first_steps, self.steps_cap)]
+        for level in range(self.networks - 1):
+            steps.append(min(steps[-1] + min(self.first_steps << min(level, 40), self.growth_cap), self.steps_cap))
+        return steps
+
+    def to_dict(self) -> dict[str, Any]:
+        values = dataclasses.asdict(self)
+        return {**values, "channels": list(self.channels)}
+
+    @classmethod
+    def from_dict(cls, values: Any, source: str) -> Config:
+        if not isinstance(values, dict):
+            raise ConfigError(f"{source}: a mapping of settings is needed, {type(values).__name__} given")
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = [str(key) for key in values if key not in known]
+        if unknown:
+            raise ConfigError(f"{source}: unknown setting {unknown[0]!r}; accepted: {', '.join(known)}")
+        try:
+            return cls(**values)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from None
+
+    @classmethod
+    def preset(cls, dataset: str, name: str, **overrides: Any) -> Config:
+        """A preset of a data set ("digits", "fashion-mnist", …; "images", "vectors" for own data), or a YAML file's path."""
+        file: Any
+        if name.endswith((".yaml", ".yml")) or os.sep in name:
+            file = Path(name)
+            if not file.is_file():
+                raise ConfigError(f"preset: no file {name}")
+        else:
+            file = resources.files("rieszflow.generative") / "presets" / f"{dataset}.{name}.yaml"
+            if not file.is_file():
+                accepted = ", ".join(n for d, n in presets() if d == dataset) or "none"
+                raise ConfigError(f"preset: {name!r} given; for {dataset} accepted: {accepted}, or a YAML file's path")
+        try:
+            values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"preset {name}: not readable YAML ({' '.join(str(error).split())})") from None
+        if isinstance(values, dict):
+            values = {**values, **overrides}
+        return cls.from_dict(values, f"preset {name}")
+
+
+def presets() -> list[tuple[str, str]]:
+    """All (data set, preset name) that come with the library."""
+    folder = resources.files("rieszflow.generative") / "presets"
+    names = sorted(f.name for f in folder.iterdir() if f.name.endswith(".yaml"))
+    return [(d, n) for d, n, _ in (name.rsplit(".", 2) for name in names)]
+
+
+_AT_LEAST_ONE = (
+    "slices", "first_steps", "growth_cap", "steps_cap", "networks", "patch", "layers", "width", "fit_steps", "batch_size",
+)  # fmt: skip
+_POSITIVE = ("step_size", "learning_rate", "checkpoint_seconds")
+_FRACTIONS = {"momentum": "[0, 1)", "ema": "[0, 1)", "held_out": "(0, 1)"}
+_CHOICES = {
+    "network": ("auto", "unet", "mlp", "custom"),
+    "loss": ("squared", "absolute"),
+    "mixed_precision": ("no", "bf16", "fp16"),
+    "directions": ("auto", "independent", "orthogonal"),
+}
+
+
+def _check(name: str, value: Any) -> None:
+    def need(ok: bool, accepted: str) -> None:
+        if not ok:
+            raise ConfigError(f"{name}: {value!r} given; {accepted} accepted")
+
+    def whole(v: Any, least: int) -> bool:
+        return isinstance(v, int) and not isinstance(v, bool) and v >= least
+
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if name in _AT_LEAST_ONE:
+        need(whole(value, 1), "a whole number of at least 1 is")
+    elif name == "particles":
+        need(whole(value, 2), "a whole number of at least 2 is")
+    elif name == "targets":
+        need(value is None or whole(value, 2), "null or a whole number of at least 2 is")
+    elif name == "refresh":
+        need(whole(value, 0), "a whole number of at least 0 is")
+    elif name == "seed":
+        need(whole(value, 0) and value < 2**63, "a whole number in [0, 2^63) is")
+    elif name in _POSITIVE:
+        need(number and value > 0, "a positive number is")
+    elif name in _FRACTIONS:
+        above = value > 0 or (value == 0 and _FRACTIONS[name][0] == "[") if number else False
+        need(above and value < 1, f"a number in {_FRACTIONS[name]} is")
+    elif name in _CHOICES:
+        need(value in _CHOICES[name], ", ".join(map(repr, _CHOICES[name])) + " are")
+    elif name == "channels":
+        ok = isinstance(value, tuple) and len(value) > 0 and all(whole(v, 1) for v in value)
+        need(ok, "a list of whole numbers, one per level, is")
+    elif name == "attention":
+        need(isinstance(value, bool), "true or false is")
+    else:
+        need(isinstance(value, str), "a name is")

@@ -1,0 +1,250 @@
+"""`GenerativeFlow`: train, sample, save, load, in a few lines of Python."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rieszflow import _validate, data
+from rieszflow.data import Dataset
+from rieszflow.generative.config import Config, ConfigError
+from rieszflow.generative.networks import build, displace
+from rieszflow.generative.run import Run, RunError
+from rieszflow.generative.training import Pictures, Progress, train
+
+__all__ = ["GenerativeFlow"]
+
+
+class GenerativeFlow:
+    """A sequence of networks trained along the sliced MMD flow that turns noise into data.
+
+    Args:
+        config: settings; None for `Config()` with `settings` as keyword arguments.
+        network: a module that maps (B, *shape) to (B, *shape), copied for every l; None for the one that the config names.
+        settings: fields of `Config`, instead of `config`.
+
+    Attributes:
+        config: the settings.
+        run: the folder of networks, checkpoints and metrics (`rieszflow.generative.Run`); None before `fit`.
+
+    Raises:
+        ConfigError: unknown setting, or value out of range.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> flow = GenerativeFlow(particles=200, networks=2, first_steps=8, slices=8, fit_steps=50, width=32)
+        >>> flow.fit(torch.randn(300, 2, generator=g)).sample(5, seed=1).shape
+        torch.Size([5, 2])
+
+    Source: paper, section 4 (its Algorithm for training generative sliced MMD flows).
+    """
+
+    def __init__(self, config: Config | None = None, network: nn.Module | None = None, **settings: Any) -> None:
+        if config is not None and settings:
+            raise ConfigError(f"config: give either a Config or settings ({', '.join(settings)}), not both")
+        if network is not None:
+            if not isinstance(network, nn.Module):
+                raise TypeError(f"network: {type(network).__name__} given; a torch.nn.Module is accepted")
+            settings = {**(config.to_dict() if config else settings), "network": "custom"}
+            config = None
+        self.config = config or Config.from_dict(settings, "GenerativeFlow")
+        self.network = network
+        self.run: Run | None = None
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    def fit(
+        self,
+        data: Dataset | Tensor | np.ndarray,
+        held_out: Tensor | np.ndarray | None = None,
+        run: str | os.PathLike[str] | None = None,
+        progress: Callable[[Progress], Any] | None = None,
+        draw: Callable[[Run, Pictures], Any] | None = None,
+    ) -> GenerativeFlow:
+        """Trains on data, and returns itself.
+
+        Args:
+            data: vectors (n, d) or images (n, C, H, W), float32 or float64; or a `rieszflow.data.Dataset`. Scaled to
+                [0, 1] inside; samples come back in the data's own values.
+            held_out: data of the same form for the energy distances in the metrics; None to keep a share back.
+            run: folder for networks, checkpoints and metrics, which must be empty or absent; None for a temporary one
+                that lives as long as this object (`save` keeps it).
+            progress: called with a `Progress` after every step.
+            draw: called with the run and `Pictures` after every network.
+
+        Raises:
+            RunError, ConfigError, ValueError, TypeError: each names what was wrong.
+        """
+        dataset = data if isinstance(data, Dataset) else _dataset(data, held_out, self.config)
+        build(self.config, dataset.shape, self.network)  # settings that do not fit the data are refused before any file
+        if run is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="rieszflow-")
+            run = self._temporary.name
+        self.run = Run.create(run, self.config, describe(dataset))
+        train(self.run, dataset, self.network, progress, draw)
+        return self
+
+    @classmethod
+    def resume(
+        cls,
+        run: str | os.PathLike[str],
+        data: Dataset | Tensor | np.ndarray | None = None,
+        held_out: Tensor | np.ndarray | None = None,
+        network: nn.Module | None = None,
+        progress: Callable[[Progress], Any] | None = None,
+        draw: Callable[[Run, Pictures], Any] | None = None,
+    ) -> GenerativeFlow:
+        """Continues a run from its last checkpoint; on a CPU the networks are bit-identical to an uninterrupted run's.
+
+        Args:
+            run: its folder.
+            data, held_out: what `fit` was given; None where the run names a data set that `rieszflow.data.load` finds.
+            network: the module that `fit` was given, if one was.
+            progress, draw: as in `fit`.
+
+        Raises:
+            RunError: no run, a damaged or foreign file, or other data than the run began with.
+        """
+        flow = cls.load(run, network)
+        assert flow.run is not None
+        if data is None:
+            dataset = load_data(flow.run)
+        else:
+            dataset = data if isinstance(data, Dataset) else _dataset(data, held_out, flow.config)
+        now, then = describe(dataset), flow.run.data
+        if now["fingerprint"] != then["fingerprint"]:
+            raise RunError(
+                f"{flow.run.path}: began with {then['points']} training data of {then['name']}; "
+                f"those given now ({now['points']} of {now['name']}) are not the same"
+            )
+        train(flow.run, dataset, network, progress, draw)
+        return flow
+
+    def sample(
+        self,
+        n: int,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        batch_size: int = 500,
+        progress: Callable[[int, int], Any] | None = None,
+    ) -> Tensor:
+        """n new samples: fresh latents, uniform on [0, 1]^d, through all networks; one network in memory at a time.
+
+        Args:
+            n: how many, at least 1.
+            seed: of the latents; or give a CPU `generator`. Neither: torch's default generator.
+            batch_size: latents in one pass of a network.
+            progress: called with (networks done, networks).
+
+        Returns:
+            (n, d) or (n, C, H, W), float32, on the CPU, in the data's own values; images are clipped to their range.
+
+        Raises:
+            RunError: nothing trained yet, or a damaged network. ValueError: n or batch_size below 1.
+        """
+        n, batch_size = _validate.positive_int("n", n), _validate.positive_int("batch_size", batch_size)
+        if self.run is None or (last := self.run.finished()) == 0:
+            raise RunError("no trained network yet: call fit first, or resume the run")
+        if seed is not None:
+            generator = torch.Generator().manual_seed(seed)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.config.device != "auto":
+            device = torch.device(self.config.device)
+        x = torch.rand(n, int(np.prod(self.run.shape)), generator=_validate.generator(generator)).to(device)
+        phi = build(self.config, self.run.shape, self.network).to(device)
+        for number in range(1, last + 1):
+            try:
+                phi.load_state_dict(self.run.load_network(number))
+            except RuntimeError as error:
+                raise RunError(f"{self.run.network_file(number)}: does not fit the network ({error})") from None
+            x = displace(phi, x, batch_size)
+            if progress is not None:
+                progress(number, last)
+        if len(self.run.shape) == 3:
+            x = x.clamp(0, 1)
+        low, high = self.run.data["low"], self.run.data["high"]
+        return (x.cpu() * (high - low) + low).view(n, *self.run.shape)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Copies the run (networks, settings, metrics, checkpoint) to a folder, which must be empty or absent."""
+        if self.run is None:
+            raise RunError("nothing to save: call fit first")
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(f"{path}: exists and is not an empty folder; choose another")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            shutil.copytree(self.run.path, temporary, dirs_exist_ok=True)
+            temporary.chmod(0o755)
+            if path.exists():
+                path.rmdir()
+            os.replace(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], network: nn.Module | None = None) -> GenerativeFlow:
+        """Opens a run's folder. `network`: the module that `fit` was given, if one was.
+
+        Raises:
+            RunError: no run of rieszflow, or damaged.
+        """
+        run = Run.open(path)
+        if (run.config.network == "custom") != (network is not None):
+            wanted = "needs the nn.Module as `network=`" if network is None else "was not trained with a custom network"
+            raise RunError(f"{run.path}: {wanted}")
+        flow = cls(run.config, network)
+        flow.run = run
+        return flow
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """What config.yaml says of the data, with a fingerprint of the training part."""
+    digest = hashlib.blake2b(dataset.train.contiguous().numpy().tobytes(), digest_size=16).hexdigest()
+    return {
+        "name": dataset.name,
+        "path": dataset.path,
+        "shape": list(dataset.shape),
+        "low": dataset.low,
+        "high": dataset.high,
+        "points": len(dataset.train),
+        "fingerprint": digest,
+    }
+
+
+def load_data(run: Run, moved: str | os.PathLike[str] | None = None) -> Dataset:
+    """The data that a run's config.yaml names; `moved` says where they are now, if not where they were."""
+    if run.data["name"] == "tensor":
+        raise RunError(f"{run.path}: was trained on a tensor given in Python; pass it again as `data`")
+    name, path = run.data["name"], run.data["path"]
+    if moved is not None:
+        name, path = (name, str(moved)) if name in data.NAMED else (str(moved), None)
+    return data.load(name, path, run.config.held_out, run.config.seed)
+
+
+def _dataset(x: Any, held_out: Any, config: Config) -> Dataset:
+    """A Dataset from tensors or arrays given in Python."""
+    parts: list[np.ndarray | None] = []
+    for name, t in (("data", x), ("held_out", held_out)):
+        if t is None:
+            parts.append(None)
+            continue
+        t = _validate.points(name, t).detach().cpu()
+        if t.ndim not in (2, 4):
+            raise ValueError(f"{name}: shape {tuple(t.shape)} given; (n, d) or (n, C, H, W) is accepted")
+        parts.append(t.numpy())
+    train, test = parts
+    assert train is not None
+    if test is not None and train.shape[1:] != test.shape[1:]:
+        raise ValueError(f"held_out: data of shape {test.shape[1:]} given, data has {train.shape[1:]}")
+    return data.from_arrays("tensor", train, test, config.held_out, config.seed)

@@ -1,0 +1,117 @@
+"""The networks Φ that displace particles: built by name, and applied in batches."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor, nn
+
+from rieszflow.generative.config import Config, ConfigError
+
+__all__ = ["Displacement", "build", "displace"]
+
+
+class Displacement(nn.Module):
+    """Φ(x) = scale · net((x − ½)·4): flat particles (B, d) in, displacements (B, d) out.
+
+    Particles near [0, 1] reach the network with a spread of about one, and what it has to learn, the displacement divided by
+    its root mean square, has size one at every l: the same learning rate serves all networks. `scale` is saved with
+    the weights.
+    """
+
+    scale: Tensor
+
+    def __init__(self, net: nn.Module, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.net = net
+        self.shape = shape
+        self.register_buffer("scale", torch.ones(()))
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """Φ(x) / scale."""
+        out = self.net(4 * x.view(-1, *self.shape) - 2)
+        if not isinstance(out, Tensor) or out.shape != (len(x), *self.shape):
+            given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise ConfigError(
+                f"network: returns {given} for an input of shape {(len(x), *self.shape)}; equal shapes are needed"
+            )
+        return out.flatten(1).float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.normalised(x)
+
+
+def build(config: Config, shape: tuple[int, ...], custom: nn.Module | None = None) -> Displacement:
+    """A fresh network for data of a shape, (C, H, W) or (d,). Initialised from the config's seed, and from nothing else."""
+    kind = config.network
+    if kind == "auto":
+        kind = "unet" if len(shape) == 3 else "mlp"
+    if kind == "custom":
+        if custom is None:
+            raise ConfigError("network: 'custom' given; pass the nn.Module itself as `network=`")
+        return Displacement(custom, shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return Displacement(_unet(config, shape) if kind == "unet" else _mlp(config, shape), shape)
+
+
+class _UNet(nn.Module):
+    """diffusers' UNet2DModel as a plain map; its time input is held at 0, every network stands for one time.
+
+    With `patch` p > 1 the network sees p × p pixels as one with p² times the channels: on a CPU most of a UNet's time
+    goes into its finest level, and this one is p² times smaller.
+    """
+
+    def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        from diffusers.models.unets.unet_2d import UNet2DModel
+
+        levels, patch = len(config.channels), config.patch
+        self.fold, self.unfold = nn.PixelUnshuffle(patch), nn.PixelShuffle(patch)
+        down, up = ["DownBlock2D"] * levels, ["UpBlock2D"] * levels
+        if config.attention:
+            down[-1], up[0] = "AttnDownBlock2D", "AttnUpBlock2D"
+        self.unet = UNet2DModel(
+            sample_size=(shape[1] // patch, shape[2] // patch),
+            in_channels=shape[0] * patch**2,
+            out_channels=shape[0] * patch**2,
+            layers_per_block=config.layers,
+            block_out_channels=config.channels,
+            down_block_types=tuple(down),
+            up_block_types=tuple(up),
+            add_attention=config.attention,
+            norm_num_groups=max(1, math.gcd(*config.channels) // 4),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.unfold(self.unet(self.fold(x), 0, return_dict=False)[0])
+
+
+def _unet(config: Config, shape: tuple[int, ...]) -> nn.Module:
+    if len(shape) != 3:
+        raise ConfigError(f"network: 'unet' needs images (C, H, W), the data have the shape {shape}; use 'mlp'")
+    factor = config.patch * 2 ** (len(config.channels) - 1)
+    if shape[1] % factor or shape[2] % factor:
+        raise ConfigError(
+            f"channels: patches of {config.patch} and {len(config.channels)} levels need images divisible by {factor}, "
+            f"{shape[1]} × {shape[2]} given; give fewer levels or a smaller patch"
+        )
+    return _UNet(config, shape)
+
+
+def _mlp(config: Config, shape: tuple[int, ...]) -> nn.Module:
+    d = math.prod(shape)
+    sizes = [d] + [config.width] * config.layers
+    hidden: list[nn.Module] = [nn.Flatten()]
+    for a, b in itertools.pairwise(sizes):
+        hidden += [nn.Linear(a, b), nn.SiLU()]
+    return nn.Sequential(*hidden, nn.Linear(sizes[-1], d), nn.Unflatten(1, shape))
+
+
+@torch.no_grad()
+def displace(phi: Displacement, x: Tensor, batch_size: int = 500) -> Tensor:
+    """x − Φ(x), in batches, the network in evaluation mode."""
+    phi.eval()
+    return torch.cat([part - phi(part) for part in x.split(batch_size)])

@@ -1,0 +1,192 @@
+"""A run's folder: what is in it, and how it is written and read. Every file appears whole or not at all.
+
+config.yaml          settings, data set, shapes: everything needed to repeat the run
+networks/0001.safetensors …   one network each
+state.safetensors    particles, momentum, random states, and a fit's state: all that `resume` needs
+metrics.jsonl        one line per network
+images/              PNGs
+report.html          everything to look at, in one file
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rieszflow.generative.config import Config
+
+__all__ = ["Run", "RunError", "atomically", "load_tensors", "save_tensors"]
+
+FORMAT = "rieszflow"
+VERSION = 1
+
+
+class RunError(ValueError):
+    """A run's folder or file is not there, damaged, foreign or of another version. The message names it."""
+
+
+def atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Calls `write(temporary)` beside `path`, flushes it to disk, and renames it: readers see the old file or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    """Writes tensors and JSON-able metadata as safetensors, with kind, version and a checksum in the header."""
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    header = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "kind": kind,
+        "meta": json.dumps(meta),
+        "checksum": _checksum(tensors, json.dumps(meta)),
+    }
+    atomically(path, lambda temporary: save_file(tensors, temporary, header))
+
+
+def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads what `save_tensors` wrote, and refuses everything else with a `RunError`."""
+    if not path.is_file():
+        raise RunError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path}: damaged, or no safetensors file ({error})") from None
+    if header.get("format") != FORMAT:
+        raise RunError(f"{path}: a safetensors file, but not one of rieszflow's")
+    if header.get("version") != str(VERSION):
+        raise RunError(f"{path}: of version {header.get('version')}; this rieszflow reads version {VERSION}")
+    if header.get("kind") != kind:
+        raise RunError(f"{path}: holds a {header.get('kind')}, a {kind} is needed")
+    if header.get("checksum") != _checksum(tensors, header.get("meta", "")):
+        raise RunError(f"{path}: damaged: its checksum does not fit its contents")
+    return tensors, json.loads(header["meta"])
+
+
+def _checksum(tensors: dict[str, Tensor], meta: str) -> str:
+    digest = hashlib.blake2b(meta.encode(), digest_size=16)
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        digest.update(np.ascontiguousarray(tensors[name].numpy()).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+class Run:
+    """The folder of one training run, opened (`Run.open`) or made (`Run.create`).
+
+    Attributes:
+        path: the folder.
+        config: settings.
+        data: what was trained on: name, path, shape, low, high, training points, fingerprint.
+    """
+
+    def __init__(self, path: Path, config: Config, data: dict[str, Any]) -> None:
+        self.path, self.config, self.data = path, config, data
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], config: Config, data: dict[str, Any]) -> Run:
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(f"{path}: exists and is not an empty folder; choose another, or resume it")
+        run = cls(path, config, data)
+        content = {"format": FORMAT, "version": VERSION, "data": data, "config": config.to_dict()}
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        atomically(path / "config.yaml", lambda t: t.write_text(text, encoding="utf-8"))
+        return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Run:
+        path = Path(path)
+        file = path / "config.yaml"
+        if not file.is_file():
+            raise RunError(f"{path}: no run of rieszflow (no config.yaml in it)")
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise RunError(f"{file}: not readable YAML ({' '.join(str(error).split())})") from None
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise RunError(f"{file}: not written by rieszflow")
+        if content.get("version") != VERSION:
+            raise RunError(f"{file}: of version {content.get('version')}; this rieszflow reads version {VERSION}")
+        data = content.get("data")
+        needed = {"name", "path", "shape", "low", "high", "points", "fingerprint"}
+        if not isinstance(data, dict) or not needed <= set(data):
+            raise RunError(f"{file}: its data section lacks {', '.join(sorted(needed - set(data or {})))}")
+        return cls(path, Config.from_dict(content.get("config"), str(file)), data)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.data["shape"])
+
+    def network_file(self, number: int) -> Path:
+        return self.path / "networks" / f"{number:04d}.safetensors"
+
+    def finished(self) -> int:
+        """Networks 1, 2, … that are there."""
+        count = 0
+        while self.network_file(count + 1).is_file():
+            count += 1
+        return count
+
+    def save_network(self, number: int, weights: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        save_tensors(self.network_file(number), "network", weights, {"number": number, **meta})
+
+    def load_network(self, number: int) -> dict[str, Tensor]:
+        tensors, meta = load_tensors(self.network_file(number), "network")
+        if meta.get("number") != number:
+            raise RunError(f"{self.network_file(number)}: is network {meta.get('number')}, not {number}")
+        return tensors
+
+    def save_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        save_tensors(self.path / "state.safetensors", "state", tensors, meta)
+
+    def load_state(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The last checkpoint, or None where a run was killed before its first."""
+        file = self.path / "state.safetensors"
+        return load_tensors(file, "state") if file.exists() else None
+
+    def metrics(self) -> list[dict[str, Any]]:
+        file = self.path / "metrics.jsonl"
+        if not file.is_file():
+            return []
+        try:
+            return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        except ValueError as error:
+            raise RunError(f"{file}: damaged ({error})") from None
+
+    def write_metrics(self, rows: list[dict[str, Any]]) -> None:
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        atomically(self.path / "metrics.jsonl", lambda t: t.write_text(text, encoding="utf-8"))
+
+    def evaluation(self) -> dict[str, Any] | None:
+        """What `rieszflow evaluate` wrote, or None."""
+        file = self.path / "evaluation.json"
+        if not file.is_file():
+            return None
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(f"{file}: damaged ({error})") from None
+
+    def write_evaluation(self, scores: dict[str, Any]) -> None:
+        text = json.dumps(scores, indent=2) + "\n"
+        atomically(self.path / "evaluation.json", lambda t: t.write_text(text, encoding="utf-8"))

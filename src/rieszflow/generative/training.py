@@ -1,0 +1,318 @@
+"""The main algorithm: flow some steps, fit a network to where the particles went, go on from what the network does.
+
+For l = 1, …, L (paper, section 4): x_old = x; T_l flow steps move x; Φ_l is fitted to Φ_l(x_old) ≈ x_old − x, starting from
+Φ_{l−1}; x = x_old − Φ_l(x_old), or, where the config's `refresh` says so, fresh latents through Φ_1, …, Φ_l.
+
+A training is a small state machine (network, phase, step); `_save` writes all of it, so that a run killed anywhere goes on
+from its last checkpoint to bit-identical networks on a CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from rieszflow.data import Dataset
+from rieszflow.exact import energy_distance
+from rieszflow.flow import ParticleFlow
+from rieszflow.generative.networks import Displacement, build, displace
+from rieszflow.generative.run import Run, RunError
+
+__all__ = ["Progress", "train"]
+
+_WATCHED = 2000  # points in the energy distances of metrics.jsonl, and fresh samples followed through the networks
+_PICTURED = 12  # fresh samples whose way through the networks is kept
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training is; given to the `progress` callback after every step.
+
+    phase is "flow" or "fit"; step of `steps` in it; loss is the fit's last normalised loss; `row` is the line of
+    metrics.jsonl, only when a network was finished.
+    """
+
+    network: int
+    networks: int
+    phase: str
+    step: int
+    steps: int
+    loss: float | None = None
+    row: dict[str, Any] | None = None
+
+
+@dataclass
+class Pictures:
+    """What is to be seen after a network: flat tensors of [0, 1] data."""
+
+    particles: Tensor
+    samples: Tensor
+    path: Tensor
+
+
+def train(
+    run: Run,
+    data: Dataset,
+    custom: nn.Module | None = None,
+    progress: Callable[[Progress], Any] | None = None,
+    draw: Callable[[Run, Pictures], Any] | None = None,
+) -> None:
+    """Trains a run to its end, from its last checkpoint if it has one.
+
+    Raises:
+        RunError: a checkpoint is damaged, or the data are not those that the run began with.
+    """
+    _Training(run, data, custom, progress or (lambda _: None), draw or (lambda run, pictures: None)).go()
+
+
+class _Training:
+    def __init__(self, run: Run, data: Dataset, custom: Any, progress: Any, draw: Any) -> None:
+        self.run, self.config, self.progress, self.draw = run, run.config, progress, draw
+        config = run.config
+        # accelerate keeps its state in a global; another run in this process may have asked for another precision.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=config.device == "cpu")
+        self.device = self.accelerator.device if config.device in ("auto", "cpu") else torch.device(config.device)
+        self.schedule = config.flow_steps()
+        self.custom = copy.deepcopy(custom)
+        train = data.train.flatten(1)
+        self.chooser = torch.Generator().manual_seed(config.seed)
+        targets = train[torch.randperm(len(train), generator=self.chooser)[: config.targets]]
+        self.targets = targets.to(self.device)
+        self.held_out = data.held_out.flatten(1)[:_WATCHED].to(self.device)
+        # Two sources of randomness: what is drawn once per step on the device, and all the rest.
+        self.slices = torch.Generator(self.device).manual_seed(config.seed + 1)
+        self.rows = run.metrics()
+        self._start() if (saved := run.load_state()) is None else self._restore(*saved)
+
+    def _start(self) -> None:
+        d = self.targets.shape[1]
+        self.network, self.phase, self.step = 1, "flow", 0
+        self.x = torch.rand(self.config.particles, d, generator=self.chooser).to(self.device)
+        self.fresh = torch.rand(_WATCHED, d, generator=self.chooser).to(self.device)
+        self.path = self.fresh[None, :_PICTURED].clone()
+        self.velocity: Tensor | None = None
+        self.seconds = {"flow": 0.0, "fit": 0.0}
+        self.rows = []
+        self._begin_flow()
+
+    def go(self) -> None:
+        while self.network <= self.config.networks:
+            if self.phase == "flow":
+                self._flow()
+                self._begin_fit()
+            with self._own_randomness():
+                self._fit()
+            self._finish_network()
+
+    # Flow: x_old, x, velocity.
+
+    def _begin_flow(self) -> None:
+        self.phase, self.step, self.x_old = "flow", 0, self.x
+        self._save()
+
+    def _flow(self) -> None:
+        steps = self.schedule[self.network - 1]
+        flow = ParticleFlow(
+            self.targets,
+            slices=self.config.slices,
+            step_size=self.config.step_size,
+            momentum=self.config.momentum,
+            directions=self.config.directions,
+            generator=self.slices,
+        )
+        flow.velocity = self.velocity
+        clock = self._clock("flow")
+        while self.step < steps:
+            self.x = flow.step(self.x)
+            self.velocity, self.step = flow.velocity, self.step + 1
+            next(clock)
+            self._report(steps)
+        if not torch.isfinite(self.x).all():
+            raise RunError("the particles have left the finite numbers; try a smaller step_size or momentum")
+
+    # Fit: phi (the trained network), average (its exponential moving average), optimiser.
+
+    def _begin_fit(self) -> None:
+        self.phase, self.step = "fit", 0
+        self._build()
+        if self.network > 1:
+            self.average.load_state_dict(self.run.load_network(self.network - 1))
+            self._inner().load_state_dict(self.average.state_dict())
+        # A displacement of exactly zero cannot be divided by its size, and needs no network either.
+        scale = (self.x_old - self.x).pow(2).mean().sqrt().clamp(min=1e-12)
+        for module in (self._inner(), self.average):
+            module.scale.copy_(scale)
+        self.randomness = torch.Generator().manual_seed(self.config.seed + 1_000_003 * self.network).get_state()
+        self._save()
+
+    def _build(self) -> None:
+        self.average = build(self.config, self.run.shape, copy.deepcopy(self.custom)).to(self.device)
+        self.average.requires_grad_(False)
+        phi = build(self.config, self.run.shape, copy.deepcopy(self.custom)).to(self.device).requires_grad_(True)
+        optimiser = torch.optim.Adam(phi.parameters(), lr=self.config.learning_rate)
+        self.phi, self.optimiser = self.accelerator.prepare(phi, optimiser)
+
+    def _inner(self) -> Displacement:
+        return self.accelerator.unwrap_model(self.phi)
+
+    def _fit(self) -> None:
+        config, phi = self.config, self._inner()
+        wanted = (self.x_old - self.x) / phi.scale
+        phi.train()
+        clock = self._clock("fit")
+        while self.step < config.fit_steps:
+            for group in self.optimiser.param_groups:
+                group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * self.step / config.fit_steps))
+            batch = torch.randint(len(wanted), (config.batch_size,), generator=self.chooser).to(self.device)
+            with self.accelerator.autocast():
+                residual = phi.normalised(self.x_old[batch]) - wanted[batch]
+            loss = residual.pow(2).mean() if config.loss == "squared" else residual.abs().mean()
+            self.optimiser.zero_grad()
+            self.accelerator.backward(loss)
+            self.accelerator.clip_grad_norm_(phi.parameters(), 1.0)
+            self.optimiser.step()
+            self._update_average(phi)
+            self.step += 1
+            next(clock)
+            self._report(config.fit_steps, loss.item())
+
+    @torch.no_grad()
+    def _update_average(self, phi: Displacement) -> None:
+        # Like every average of a few steps it must forget its start: the decay grows with the steps done.
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step)) if self.config.ema else 0.0
+        for old, new in zip(self.average.state_dict().values(), phi.state_dict().values(), strict=True):
+            old.lerp_(new, 1 - decay) if old.is_floating_point() else old.copy_(new)
+
+    def _finish_network(self) -> None:
+        flowed, phi = self.x, self.average
+        self.x = displace(phi, self.x_old)
+        self.fresh = displace(phi, self.fresh)
+        if not torch.isfinite(self.x).all():
+            raise RunError(f"network {self.network} returns non-finite values; try a smaller learning_rate")
+        self.path = torch.cat([self.path, self.fresh[None, :_PICTURED]])
+        wanted = self.x_old - flowed
+        error = ((self.x - flowed).pow(2).mean() / wanted.pow(2).mean().clamp(min=1e-24)).item()
+
+        def distance(x: Tensor) -> float:
+            return energy_distance(x[:_WATCHED], self.held_out, statistic="U").item()
+
+        row: dict[str, Any] = {
+            "network": self.network,
+            "flow_steps": self.schedule[self.network - 1],
+            "flow_steps_total": sum(self.schedule[: self.network]),
+            "displacement_rms": phi.scale.item(),
+            "fit_error": error,
+            "energy_distance": {
+                "particles": distance(flowed),
+                "network_particles": distance(self.x),
+                "fresh_samples": distance(self.fresh),
+                "training_data": distance(self.targets),
+            },
+        }
+        row["seconds"] = dict(self.seconds)
+        self.rows = [*self.rows[: self.network - 1], row]
+        # Network first, checkpoint last: a run killed between the two fits this network again, to the same weights.
+        self.run.save_network(self.network, phi.state_dict(), {"fit_error": error})
+        self.run.write_metrics(self.rows)
+        self.draw(self.run, Pictures(flowed.cpu(), self.fresh.cpu(), self.path.cpu()))
+        self.progress(Progress(self.network, self.config.networks, "fit", self.step, self.step, None, row))
+        if self.config.refresh and self.network % self.config.refresh == 0 and self.network < self.config.networks:
+            self._refresh()
+        self.network += 1
+        self._begin_flow()
+
+    def _refresh(self) -> None:
+        """New latents through all networks so far: the next network meets particles that no network was fitted to.
+
+        Without it every network is fitted to its predecessors' training particles, which they treat better than fresh
+        ones, and the difference grows from network to network (measured: see docs/design.md).
+        """
+        self.x = torch.rand(self.x.shape, generator=self.chooser).to(self.device)
+        for number in range(1, self.network + 1):
+            self.average.load_state_dict(self.run.load_network(number))
+            self.x = displace(self.average, self.x)
+        self.velocity = None
+
+    # Bookkeeping.
+
+    def _report(self, steps: int, loss: float | None = None) -> None:
+        self.progress(Progress(self.network, self.config.networks, self.phase, self.step, steps, loss))
+
+    def _clock(self, phase: str) -> Iterator[None]:
+        """Counts the seconds of a phase, and writes a checkpoint when one is due."""
+        last = saved = time.perf_counter()
+        while True:
+            now = time.perf_counter()
+            self.seconds[phase] += now - last
+            last = now
+            if now - saved > self.config.checkpoint_seconds:
+                self._save()
+                saved = time.perf_counter()
+            yield
+
+    @contextlib.contextmanager
+    def _own_randomness(self) -> Iterator[None]:
+        """Dropout and the like draw from torch's default generator: give the fit its own, and leave the caller's alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self.randomness)
+            yield
+
+    def _save(self) -> None:
+        tensors = {
+            "x": self.x,
+            "x_old": self.x_old,
+            "fresh": self.fresh,
+            "path": self.path,
+            "random.chooser": self.chooser.get_state(),
+            "random.slices": self.slices.get_state(),
+        }
+        if self.velocity is not None:
+            tensors["velocity"] = self.velocity
+        if self.phase == "fit":
+            tensors["random.fit"] = self.randomness if self.step == 0 else torch.get_rng_state()
+            for prefix, module in (("phi.", self._inner()), ("average.", self.average)):
+                tensors |= {prefix + name: t for name, t in module.state_dict().items()}
+            for number, slots in self.optimiser.state_dict()["state"].items():
+                tensors |= {f"adam.{number}.{name}": t for name, t in slots.items()}
+        meta = {"network": self.network, "phase": self.phase, "step": self.step, "seconds": self.seconds}
+        self.run.save_state(tensors, meta)
+
+    def _restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        try:
+            self.network, self.phase, self.step = meta["network"], meta["phase"], meta["step"]
+            self.seconds = meta["seconds"]
+            self.x, self.x_old, self.fresh, self.path = (
+                tensors[name].to(self.device) for name in ("x", "x_old", "fresh", "path")
+            )
+            velocity = tensors.get("velocity")
+            self.velocity = None if velocity is None else velocity.to(self.device)
+            self.chooser.set_state(tensors["random.chooser"])
+            self.slices.set_state(tensors["random.slices"])
+            self.rows = self.rows[: self.network - 1]
+            if self.phase == "fit":
+                self.randomness = tensors["random.fit"]
+                self._build()
+                for prefix, module in (("phi.", self._inner()), ("average.", self.average)):
+                    module.load_state_dict(_below(tensors, prefix))
+                state: dict[int, dict[str, Tensor]] = {}
+                for name, t in _below(tensors, "adam.").items():
+                    number, slot = name.split(".")
+                    state.setdefault(int(number), {})[slot] = t
+                self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise RunError(f"{self.run.path / 'state.safetensors'}: does not fit this run ({error})") from None
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

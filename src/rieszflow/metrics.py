@@ -1,0 +1,218 @@
+"""How good is a generated set? Every score stands beside the score of real held-out data, the yardstick.
+
+Fréchet distance and precision/recall are taken in the features of a small classifier trained on the data set's own labels.
+They rank models of one data set; they are not the Inception FID of the literature and not comparable with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rieszflow import _validate
+from rieszflow.data import Dataset
+from rieszflow.exact import energy_distance
+
+__all__ = ["Classifier", "evaluate", "frechet_distance", "inception_fid", "nearest", "precision_recall", "train_classifier"]
+
+
+def _features(name: str, x: Any) -> Tensor:
+    x = _validate.points(name, x)
+    if x.ndim != 2 or len(x) < 2:
+        raise ValueError(f"{name}: shape {tuple(x.shape)} given; (n, d) with n of at least 2 is accepted")
+    return x.double()
+
+
+def frechet_distance(x: Any, y: Any) -> float:
+    """Squared Fréchet distance of the Gaussians fitted to two sets of features, ‖m₁ − m₂‖² + tr(S₁ + S₂ − 2(S₁S₂)^½).
+
+    Args:
+        x, y: features (n, d) and (m, d), n, m ≥ 2; float32 or float64.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [2.0]])
+        >>> round(frechet_distance(x, x + 3), 6)
+        9.0
+
+    Source: Heusel et al., NeurIPS 2017. Computed by torchmetrics' FrechetInceptionDistance with an identity for a network.
+    """
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    a, b = _features("x", x), _features("y", y)
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"y: features of dimension {b.shape[1]} given, x has {a.shape[1]}; they must be equal")
+    network = nn.Identity()
+    network.num_features = a.shape[1]  # type: ignore[assignment]
+    # The distance is invariant under a common shift; without it sums of squares would lose digits.
+    centre = b.mean(0)
+    fid = FrechetInceptionDistance(feature=network, normalize=True).set_dtype(torch.float64)
+    fid.update(b - centre, real=True)
+    fid.update(a - centre, real=False)
+    return max(0.0, fid.compute().item())
+
+
+def precision_recall(x: Any, y: Any, k: int = 3) -> tuple[float, float]:
+    """Improved precision and recall of generated features x against real features y, with k-nearest-neighbour balls.
+
+    Precision: share of x within some real point's k-th-neighbour ball (is it realistic?). Recall: share of y within
+    some generated point's ball (is everything covered?). Both depend on n and m: compare at equal sizes.
+
+    Args:
+        x, y: features (n, d), (m, d), more than k points each. k: at least 1.
+
+    Source: Kynkäänniemi et al., NeurIPS 2019.
+    """
+    x, y, k = _features("x", x), _features("y", y), _validate.positive_int("k", k)
+    if min(len(x), len(y)) <= k:
+        raise ValueError(f"k: {k} given; fewer than the {min(len(x), len(y))} points are accepted")
+
+    def covered(points: Tensor, by: Tensor) -> float:
+        radii = torch.cat([torch.cdist(part, by).kthvalue(k + 1, dim=1).values for part in by.split(1024)])
+        inside = [(torch.cdist(part, by) <= radii).any(1) for part in points.split(1024)]
+        return torch.cat(inside).double().mean().item()
+
+    return covered(x, y), covered(y, x)
+
+
+def nearest(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """For every row of x the index of, and the L2 distance to, the nearest row of y: is the model memorising?"""
+    best = [torch.cdist(part.double(), y.double()).min(1) for part in x.flatten(1).split(256)]
+    return torch.cat([b.indices for b in best]), torch.cat([b.values for b in best])
+
+
+class Classifier(nn.Module):
+    """Two convolutions and one hidden layer, whose 64 activations are the features."""
+
+    def __init__(self, shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        if len(shape) == 3:
+            self.body: nn.Module = nn.Sequential(
+                nn.Conv2d(shape[0], 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+                nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+                nn.Linear(64 * (shape[1] // 4) * (shape[2] // 4), 64), nn.ReLU(),
+            )  # fmt: skip
+        else:
+            self.body = nn.Sequential(nn.Linear(math.prod(shape), 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU())
+        self.head = nn.Linear(64, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+    @torch.no_grad()
+    def features(self, x: Tensor) -> Tensor:
+        """(n, 64), in batches."""
+        return torch.cat([self.body(part) for part in x.split(1000)])
+
+
+def train_classifier(data: Dataset, seed: int = 0, steps: int = 1500, batch_size: int = 128) -> tuple[Classifier, float]:
+    """The classifier on the training labels, and its accuracy on the held-out ones."""
+    assert data.train_labels is not None and data.held_out_labels is not None
+    classes = int(torch.cat([data.train_labels, data.held_out_labels]).max()) + 1
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        classifier = Classifier(data.shape, classes)
+    optimiser = torch.optim.Adam(classifier.parameters(), 1e-3)
+    for _ in range(steps):
+        batch = torch.randint(len(data.train), (batch_size,), generator=generator)
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(classifier(data.train[batch]), data.train_labels[batch]).backward()
+        optimiser.step()
+    with torch.no_grad():
+        guesses = torch.cat([classifier(part).argmax(1) for part in data.held_out.split(1000)])
+    return classifier.requires_grad_(False), (guesses == data.held_out_labels).double().mean().item()
+
+
+@dataclass
+class _Space:
+    """Where Fréchet distance and precision/recall are taken."""
+
+    name: str
+    features: Callable[[Tensor], Tensor]
+    accuracy: float | None
+
+
+def evaluate(samples: Tensor, data: Dataset, seed: int = 0, inception_weights: str | Path | None = None) -> dict[str, Any]:
+    """All scores of a generated set against held-out data, and of an equally large real training set beside them.
+
+    Args:
+        samples: (n, *shape), values in [0, 1] like the data set's.
+        data: with labels: features of a classifier trained on them; without: the values themselves.
+        seed: of the classifier, and of the choice of real data.
+        inception_weights: file with torch-fidelity's Inception weights, for the FID of the literature; None to leave it out.
+
+    Returns:
+        {"samples": n, "held_out": m, "seed", "feature_space", "classifier_accuracy", "scores": {score: {"generated": …,
+        "training_data": …}}, "nearest_training_distance": {"generated": median, "held_out": median}}. The scores are
+        the energy distance (statisticians' convention, V- and U-statistic), "frechet_distance" in the feature space,
+        "precision", "recall", and "inception_fid" if asked for. n and m are both cut to the smaller of the two.
+    """
+    n = min(len(samples), len(data.held_out), len(data.train))
+    generator = torch.Generator().manual_seed(seed)
+    sets = {"generated": samples[:n], "training_data": data.train[torch.randperm(len(data.train), generator=generator)[:n]]}
+    real = data.held_out[torch.randperm(len(data.held_out), generator=generator)[:n]]
+    space = _feature_space(data, seed)
+    scores: dict[str, dict[str, float]] = {}
+    for name, x in sets.items():
+        precision, recall = precision_recall(space.features(x), space.features(real))
+        one = {
+            "energy_distance_V": energy_distance(x.flatten(1), real.flatten(1), statistic="V").item(),
+            "energy_distance_U": energy_distance(x.flatten(1), real.flatten(1), statistic="U").item(),
+            "frechet_distance": frechet_distance(space.features(x), space.features(real)),
+            "precision": precision,
+            "recall": recall,
+        }
+        if inception_weights is not None:
+            one["inception_fid"] = inception_fid(x, real, inception_weights)
+        for score, value in one.items():
+            scores.setdefault(score, {})[name] = value
+    train = data.train.flatten(1)
+    memory = {k: nearest(v[:1000], train)[1].median().item() for k, v in (("generated", samples), ("held_out", real))}
+    return {
+        "samples": n,
+        "held_out": n,
+        "seed": seed,
+        "feature_space": space.name,
+        "classifier_accuracy": space.accuracy,
+        "scores": scores,
+        "nearest_training_distance": memory,
+    }
+
+
+def _feature_space(data: Dataset, seed: int) -> _Space:
+    if data.train_labels is None or data.held_out_labels is None:
+        return _Space("the data's own values (no labels to train a classifier on)", lambda x: x.flatten(1), None)
+    classifier, accuracy = train_classifier(data, seed)
+    return _Space(f"64 features of a classifier trained on the labels of {data.name}", classifier.features, accuracy)
+
+
+def inception_fid(x: Tensor, y: Tensor, weights: str | Path) -> float:
+    """The literature's FID (Inception features, 2048), of images (n, C, H, W) in [0, 1], C 1 or 3, with local weights.
+
+    Args:
+        weights: torch-fidelity's `weights-inception-2015-12-05-*.pth`. Needs the extra `rieszflow[fid]`.
+
+    Raises:
+        ValueError: no such file, or not images. ImportError: the extra is not installed.
+    """
+    if not Path(weights).is_file():
+        raise ValueError(f"inception_weights: no file {weights}; torch-fidelity's Inception weights are needed")
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise ValueError(f"inception_fid: data of shape {tuple(x.shape[1:])} given; images with 1 or 3 channels are needed")
+    try:
+        import torch_fidelity  # noqa: F401
+    except ImportError:
+        raise ImportError("Inception FID needs the extra: pip install 'rieszflow[fid]'") from None
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    fid = FrechetInceptionDistance(feature=2048, normalize=True, feature_extractor_weights_path=str(weights))
+    for images, real in ((y, True), (x, False)):
+        for part in images.clamp(0, 1).split(100):
+            fid.update(part.expand(-1, 3, -1, -1).float(), real=real)
+    return fid.compute().item()

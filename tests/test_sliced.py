@@ -186,7 +186,8 @@ def test_invariances(seed, N, M, d, scale):
     torch.testing.assert_close(rf.sliced_mmd2_gradient(scale * x[order], scale * y, directions=xi), gradient[order], **same)
     torch.testing.assert_close(rf.sliced_mmd2(y, x, directions=xi), value, **same)
     twice = rf.sliced_mmd2_gradient(x.repeat(2, 1), y.repeat(3, 1), directions=xi)
-    torch.testing.assert_close(twice, torch.cat([gradient, gradient]) / 2, **same)
+    # A matrix product may round two copies of a point differently and so break their tie; together they act as one.
+    torch.testing.assert_close(twice[:N] + twice[N:], gradient, **same)
     assert rf.sliced_mmd2(x, x[order], directions=xi) < 1e-12
     rotation = torch.linalg.qr(torch.randn(d, d, generator=generator(seed), dtype=torch.float64))[0]
     turned = rf.sliced_mmd2(x @ rotation, y @ rotation, directions=xi @ rotation)

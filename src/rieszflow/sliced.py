@@ -86,7 +86,8 @@ def sliced_mmd2_gradient(
     """Gradient of `sliced_mmd2` with respect to x, without autograd: one sort per slice, nothing else kept.
 
     ∂/∂x_i = a_i c_{d,1} · mean_p 2[G_p(⟨ξ_p, x_i⟩) − F_p(⟨ξ_p, x_i⟩)] ξ_p with the distribution functions F of the
-    projected x and G of the projected y, mid-ranks at ties (paper, section 3). Args and errors as `sliced_mmd2`.
+    projected x and G of the projected y, mid-ranks at ties (paper, section 3). Copies of one point share their gradient only
+    on average: the projections of two copies can differ by rounding. Args and errors as `sliced_mmd2`.
 
     Returns:
         Gradient, shape of x, detached; NumPy for NumPy input.

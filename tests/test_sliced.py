@@ -84,9 +84,7 @@ def test_gradient_is_the_mean_of_1d_brute_force(statistic, dtype, weighted):
     gradient = rf.sliced_mmd2_gradient(x, y, directions=xi, statistic=statistic, x_weights=a, y_weights=b)
     leaf = x.double().requires_grad_()
     wide = {k: None if w is None else w.double() for k, w in (("x_weights", a), ("y_weights", b))}
-    total = sum(
-        rf.mmd2((leaf @ t)[:, None], (y.double() @ t)[:, None], statistic=statistic, **wide) for t in xi.double()
-    )
+    total = sum(rf.mmd2((leaf @ t)[:, None], (y.double() @ t)[:, None], statistic=statistic, **wide) for t in xi.double())
     (wanted,) = torch.autograd.grad(rf.Riesz().slicing_constant(4) / 6 * total, leaf)
     torch.testing.assert_close(gradient.double(), wanted, rtol=0, atol=1e-6 if dtype == torch.float32 else 1e-13)
 
@@ -182,7 +180,9 @@ def test_invariances(seed, N, M, d, scale):
     order = torch.randperm(N, generator=generator(seed))
     shift = torch.randn(d, generator=generator(seed), dtype=torch.float64)
     same = {"rtol": 1e-10, "atol": 1e-12}
-    torch.testing.assert_close(rf.sliced_mmd2(scale * x[order] + shift, scale * y + shift, directions=xi), scale * value, **same)
+    torch.testing.assert_close(
+        rf.sliced_mmd2(scale * x[order] + shift, scale * y + shift, directions=xi), scale * value, **same
+    )
     torch.testing.assert_close(rf.sliced_mmd2_gradient(scale * x[order], scale * y, directions=xi), gradient[order], **same)
     torch.testing.assert_close(rf.sliced_mmd2(y, x, directions=xi), value, **same)
     twice = rf.sliced_mmd2_gradient(x.repeat(2, 1), y.repeat(3, 1), directions=xi)
@@ -220,6 +220,8 @@ def test_cuda_agrees_with_cpu():
     x, y = clouds(1, 200, 300, 10, torch.float32)
     xi = unit(2, 32, 10, torch.float32)
     for function in (rf.sliced_mmd2, rf.sliced_mmd2_gradient):
-        torch.testing.assert_close(function(x.cuda(), y.cuda(), directions=xi).cpu(), function(x, y, directions=xi), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            function(x.cuda(), y.cuda(), directions=xi).cpu(), function(x, y, directions=xi), atol=1e-5, rtol=1e-4
+        )
     for function in (rf.mmd2, rf.mmd2_gradient):
         torch.testing.assert_close(function(x.cuda(), y.cuda()).cpu(), function(x, y), atol=1e-6, rtol=1e-5)

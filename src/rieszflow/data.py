@@ -46,7 +46,7 @@ class Dataset:
         train: (n, C, H, W) or (n, d), float32.
         held_out: like `train`, never trained on.
         train_labels, held_out_labels: (n,) int64, or None where the data have none.
-        low, high: values before scaling to [0, 1]; `unscale` undoes it.
+        low, high: what 0 and 1 were in the data's own values; `unscale` undoes it. 0 and 1 for images of bytes.
     """
 
     name: str
@@ -130,15 +130,16 @@ def _split(name: str, parts: _Parts, held_out: float, seed: int) -> Dataset:
     else:
         _check_values(name, parts.test)
         arrays, labels = [parts.train, parts.test], [parts.labels, parts.test_labels]
-    if parts.train.dtype == np.uint8:
-        low, high = 0.0, 255.0
+    if arrays[0].min() == arrays[0].max():
+        raise DatasetError(f"{name}: all values are {arrays[0].min():g}; there is nothing to learn")
+    if parts.train.dtype == np.uint8:  # images of bytes: [0, 1] is what everybody calls their own values
+        tensors = [torch.from_numpy(a.astype(np.float32) / 255) for a in arrays]
+        low, high = 0.0, 1.0
     else:
         low, high = float(arrays[0].min()), float(arrays[0].max())
         if low >= 0 and high <= 1:
             low, high = 0.0, 1.0
-    if not high > low:
-        raise DatasetError(f"{name}: all values are {low:g}; there is nothing to learn")
-    tensors = [torch.from_numpy(((a.astype(np.float32) - low) / (high - low)).astype(np.float32)) for a in arrays]
+        tensors = [torch.from_numpy(((a.astype(np.float32) - low) / (high - low)).astype(np.float32)) for a in arrays]
     targets = [None if v is None else torch.from_numpy(np.asarray(v, dtype=np.int64)) for v in labels]
     return Dataset(name, tensors[0], tensors[1], targets[0], targets[1], low, high)
 

@@ -29,6 +29,8 @@ class ParticleFlow:
         directions, engine: as in `sliced_mmd2_gradient`.
         generator: source of the directions; None for torch's default generator.
         target_weights: non-negative weights of the target that sum to one; None for 1/M.
+        bounds: (low, high): after every step coordinates are clipped to this interval (projected gradient), for targets known
+            to lie in the box, like images in [0, 1]^d; None for no bounds.
 
     Attributes:
         velocity: v after the last step, shape of x; None before the first. Assign it to go on from a saved state.
@@ -57,6 +59,7 @@ class ParticleFlow:
         engine: str = "auto",
         generator: torch.Generator | None = None,
         target_weights: Any = None,
+        bounds: tuple[float, float] | None = None,
     ) -> None:
         self.target = _validate.points("target", target).detach()
         self.kernel = kernel
@@ -68,6 +71,9 @@ class ParticleFlow:
         self.directions, self.engine = directions, engine
         self.generator = _validate.generator(generator)
         self.target_weights = _validate.weights("target_weights", target_weights, self.target)
+        if bounds is not None and not (len(bounds) == 2 and bounds[0] < bounds[1]):
+            raise ValueError(f"bounds: {bounds!r} given; a pair (low, high) with low < high, or None, is accepted")
+        self.bounds = bounds
         self.velocity: Tensor | None = None
         self.trajectory: dict[int, Any] = {}
 
@@ -98,7 +104,8 @@ class ParticleFlow:
             )
         else:
             self.velocity = gradient + self.momentum * self.velocity
-        return x - self.step_size * x.shape[-2] * self.velocity
+        x = x - self.step_size * x.shape[-2] * self.velocity
+        return x if self.bounds is None else x.clamp_(*self.bounds)
 
     def run(self, x: Any, steps: int, callback: Callable[[int, Tensor], Any] | None = None, record: Iterable[int] = ()) -> Any:
         """`steps` steps from `x`.

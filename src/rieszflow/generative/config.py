@@ -24,9 +24,11 @@ class Config:
     """Everything needed to repeat a run, but for the data themselves.
 
     Flow: N `particles` uniform on [0, 1]^d; `targets` M training data at most (None: all); `slices` P with `directions`;
-    `step_size` τ; `momentum` m. Network l is trained after T_l flow steps: T_1 = `first_steps`, and
-    T_{l+1} = min(T_l + min(2^{l−1}·T_1, `growth_cap`), `steps_cap`) (the paper's schedule); `networks` L in all. Every
-    `refresh` networks the particles are drawn anew and sent through all networks so far; 0 keeps them, as the paper does.
+    `step_size` τ (None: 0.3 times the targets' mean distance from one another, for forces have size one whatever the
+    dimension is); `momentum` m; with `clip` particles and samples are kept in the data's box [0, 1]^d. Network l is
+    trained after T_l flow steps: T_1 = `first_steps`, T_{l+1} = min(T_l + min(2^{l−1}·T_1, `growth_cap`), `steps_cap`) (the
+    paper's schedule); `networks` L in all. Every `refresh` networks the particles are drawn anew and sent through all networks
+    so far; 0 keeps them, as the paper does.
 
     Fit: `fit_steps` Adam steps of `batch_size` with `learning_rate` decaying to 0 by a cosine, `loss` "squared" or "absolute",
     weights averaged with `ema` (0: off), each network started from the one before.
@@ -50,20 +52,21 @@ class Config:
     targets: int | None = None
     slices: int = 256
     directions: str = "auto"
-    step_size: float = 1.0
+    step_size: float | None = None
     momentum: float = 0.7
     first_steps: int = 16
     growth_cap: int = 64
     steps_cap: int = 256
+    clip: bool = False
     networks: int = 10
     refresh: int = 1
     network: str = "auto"
     channels: tuple[int, ...] = (32, 64)
     patch: int = 1
-    layers: int = 1
+    layers: int = 2
     attention: bool = False
     width: int = 256
-    fit_steps: int = 200
+    fit_steps: int = 500
     batch_size: int = 100
     learning_rate: float = 1e-3
     loss: str = "squared"
@@ -164,6 +167,8 @@ def _check(name: str, value: Any) -> None:
         need(whole(value, 0), "a whole number of at least 0 is")
     elif name == "seed":
         need(whole(value, 0) and value < 2**63, "a whole number in [0, 2^63) is")
+    elif name == "step_size" and value is None:
+        pass
     elif name in _POSITIVE:
         need(number and value > 0, "a positive number is")
     elif name in _FRACTIONS:
@@ -174,7 +179,7 @@ def _check(name: str, value: Any) -> None:
     elif name == "channels":
         ok = isinstance(value, tuple) and len(value) > 0 and all(whole(v, 1) for v in value)
         need(ok, "a list of whole numbers, one per level, is")
-    elif name == "attention":
+    elif name in ("attention", "clip"):
         need(isinstance(value, bool), "true or false is")
     else:
         need(isinstance(value, str), "a name is")

@@ -165,7 +165,7 @@ class GenerativeFlow:
                 phi.load_state_dict(self.run.load_network(number))
             except RuntimeError as error:
                 raise RunError(f"{self.run.network_file(number)}: does not fit the network ({error})") from None
-            x = displace(phi, x, batch_size)
+            x = displace(phi, x, self.config.clip, batch_size)
             if progress is not None:
                 progress(number, last)
         if len(self.run.shape) == 3:

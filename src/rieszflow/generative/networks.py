@@ -111,7 +111,8 @@ def _mlp(config: Config, shape: tuple[int, ...]) -> nn.Module:
 
 
 @torch.no_grad()
-def displace(phi: Displacement, x: Tensor, batch_size: int = 500) -> Tensor:
-    """x − Φ(x), in batches, the network in evaluation mode."""
+def displace(phi: Displacement, x: Tensor, clip: bool, batch_size: int = 500) -> Tensor:
+    """x − Φ(x), in batches, the network in evaluation mode; clipped to [0, 1] like the flow's particles if `clip`."""
     phi.eval()
-    return torch.cat([part - phi(part) for part in x.split(batch_size)])
+    x = torch.cat([part - phi(part) for part in x.split(batch_size)])
+    return x.clamp_(0, 1) if clip else x

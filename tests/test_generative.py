@@ -1,0 +1,348 @@
+"""The main algorithm end to end, small: it learns, saves, loads, resumes, and refuses what it should."""
+
+import json
+import math
+
+import pytest
+import torch
+import yaml
+from problems import generator
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import rieszflow as rf
+from rieszflow.generative import Config, ConfigError, Run, RunError, presets
+from rieszflow.generative.networks import build
+from rieszflow.generative.run import atomically, load_tensors, save_tensors
+
+TINY = {
+    "particles": 200,
+    "networks": 3,
+    "first_steps": 6,
+    "slices": 8,
+    "fit_steps": 40,
+    "width": 32,
+    "layers": 1,
+    "device": "cpu",
+}
+
+
+def ring(n: int, seed: int) -> torch.Tensor:
+    g = generator(seed)
+    angle = 2 * math.pi * torch.rand(n, generator=g)
+    radius = 5 + 0.2 * torch.randn(n, generator=g)
+    return torch.stack([3 + radius * angle.cos(), radius * angle.sin()], 1)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "ring"
+    return rf.GenerativeFlow(**TINY).fit(ring(300, 0), run=path)
+
+
+def test_learns_a_ring():
+    """2-D points on a noisy circle: fresh samples come a hundred times closer than the noise that they came from."""
+    flow = rf.GenerativeFlow(
+        particles=1000,
+        networks=6,
+        first_steps=20,
+        growth_cap=40,
+        steps_cap=60,
+        slices=32,
+        fit_steps=300,
+        width=64,
+        layers=3,
+        device="cpu",
+    ).fit(ring(1000, 1))
+    held_out = ring(1000, 2)
+    samples = flow.sample(1000, seed=3)
+    data = flow.run.data
+    noise = torch.rand(1000, 2, generator=generator(4)) * (data["high"] - data["low"]) + data["low"]
+    before, after = (rf.energy_distance(t, held_out, statistic="U").item() for t in (noise, samples))
+    assert after < 0.01 * before
+    assert ((samples - torch.tensor([3.0, 0.0])).norm(dim=1) - 5).abs().median() < 0.4
+    assert samples.shape == (1000, 2) and samples.isfinite().all()
+
+
+def test_learns_small_images():
+    """Two kinds of 8 × 8 images through diffusers' UNet: what comes out is nearer to them than the noise was."""
+    g = generator(0)
+    bars = torch.zeros(200, 1, 8, 8)
+    bars[:100, :, 2:4], bars[100:, :, :, 5:7] = 1, 1
+    bars = (bars + 0.05 * torch.randn(bars.shape, generator=g)).clamp(0, 1)
+    flow = rf.GenerativeFlow(
+        particles=200,
+        networks=2,
+        first_steps=40,
+        growth_cap=40,
+        slices=64,
+        fit_steps=60,
+        channels=[8, 16],
+        clip=True,
+        layers=1,
+        device="cpu",
+    ).fit(bars)
+    samples = flow.sample(100, seed=1)
+    assert samples.shape == (100, 1, 8, 8) and samples.min() >= 0 and samples.max() <= 1
+    rows = flow.run.metrics()
+    assert rows[-1]["energy_distance"]["fresh_samples"] < 0.3 * rf.energy_distance(
+        torch.rand(200, 64, generator=g), bars.flatten(1), statistic="U"
+    )
+
+
+def test_schedule_is_the_papers():
+    assert Config.preset("mnist", "paper", networks=11).flow_steps() == [
+        32, 64, 128, 256, 512, 1024, 2048, 4096, 6144, 8192, 10240,
+    ]  # fmt: skip
+    assert max(Config.preset("mnist", "paper").flow_steps()) == 30000
+
+
+def test_run_folder_and_metrics(trained):
+    run = trained.run
+    assert sorted(p.name for p in run.path.iterdir()) == ["config.yaml", "metrics.jsonl", "networks", "state.safetensors"]
+    rows = run.metrics()
+    assert run.finished() == 3 and [row["network"] for row in rows] == [1, 2, 3]
+    assert [row["flow_steps"] for row in rows] == run.config.flow_steps()
+    for row in rows:
+        assert 0 <= row["fit_error"] and set(row["energy_distance"]) == {
+            "particles", "network_particles", "fresh_samples", "training_data",
+        }  # fmt: skip
+    assert rows[-1]["energy_distance"]["fresh_samples"] < rows[0]["energy_distance"]["fresh_samples"]
+
+
+def test_the_sampler_is_the_trained_map(trained):
+    """sample() is x ← x − Φ_l(x) for l = 1 … L from uniform noise, done here by hand from the files."""
+    x = torch.rand(7, 2, generator=generator(5))
+    for number in (1, 2, 3):
+        weights = load_file(trained.run.network_file(number))
+        phi = build(trained.config, (2,))
+        phi.load_state_dict(weights)
+        with torch.no_grad():
+            x = x - weights["scale"] * phi.net(4 * x - 2)
+    low, high = trained.run.data["low"], trained.run.data["high"]
+    torch.testing.assert_close(trained.sample(7, seed=5), low + (high - low) * x, rtol=1e-5, atol=1e-5)
+
+
+def test_seeds_and_global_state(trained, tmp_path):
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    again = rf.GenerativeFlow(**TINY).fit(ring(300, 0))
+    assert torch.equal(torch.get_rng_state(), before)
+    for number in (1, 2, 3):
+        one, two = trained.run.load_network(number), again.run.load_network(number)
+        assert all(torch.equal(one[k], two[k]) for k in one)
+    assert torch.equal(trained.sample(5, seed=1), again.sample(5, generator=generator(1)))
+    assert not torch.equal(trained.sample(5, seed=1), trained.sample(5, seed=2))
+    other = rf.GenerativeFlow(**{**TINY, "seed": 1, "networks": 1}).fit(ring(300, 0))
+    assert not torch.equal(other.run.load_network(1)["net.1.weight"], trained.run.load_network(1)["net.1.weight"])
+
+
+def test_save_and_load(trained, tmp_path):
+    trained.save(tmp_path / "copy")
+    loaded = rf.GenerativeFlow.load(tmp_path / "copy")
+    assert loaded.config == trained.config
+    assert torch.equal(loaded.sample(9, seed=1), trained.sample(9, seed=1))
+    with pytest.raises(RunError, match="not an empty folder"):
+        trained.save(tmp_path / "copy")
+    assert [p.name for p in tmp_path.iterdir()] == ["copy"]
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [(1, "flow", 3), (1, "fit", 20), (2, "fit", 40), (3, "flow", 1), (3, "fit", 39)])
+@pytest.mark.parametrize("refresh", [0, 2])
+def test_interrupted_and_resumed_is_uninterrupted(tmp_path, stop_at, refresh):
+    data = ring(300, 0)
+    settings = {**TINY, "checkpoint_seconds": 1e-6, "ema": 0.9, "momentum": 0.6, "refresh": refresh}
+    whole = rf.GenerativeFlow(**settings).fit(data)
+
+    def stop(p):
+        if (p.network, p.phase, p.step) == stop_at:
+            raise Stop
+
+    with pytest.raises(Stop):
+        rf.GenerativeFlow(**settings).fit(data, run=tmp_path / "run", progress=stop)
+    resumed = rf.GenerativeFlow.resume(tmp_path / "run", data)
+    for number in (1, 2, 3):
+        assert whole.run.network_file(number).read_bytes() == resumed.run.network_file(number).read_bytes()
+    for one, two in zip(whole.run.metrics(), resumed.run.metrics(), strict=True):
+        assert {**one, "seconds": 0} == {**two, "seconds": 0}
+
+
+def test_custom_network_with_dropout(tmp_path):
+    net = nn.Sequential(nn.Linear(2, 16), nn.Dropout(0.1), nn.Tanh(), nn.Linear(16, 2))
+    original = [p.clone() for p in net.parameters()]
+    data = ring(300, 0)
+
+    def stop(p):
+        if (p.network, p.phase, p.step) == (2, "fit", 17):
+            raise Stop
+
+    settings = {**TINY, "networks": 2, "checkpoint_seconds": 1e-6}
+    whole = rf.GenerativeFlow(**settings, network=net).fit(data)
+    with pytest.raises(Stop):
+        rf.GenerativeFlow(**settings, network=net).fit(data, run=tmp_path / "run", progress=stop)
+    resumed = rf.GenerativeFlow.resume(tmp_path / "run", data, network=net)
+    assert whole.run.network_file(2).read_bytes() == resumed.run.network_file(2).read_bytes()
+    assert all(torch.equal(a, b) for a, b in zip(original, net.parameters(), strict=True))
+    with pytest.raises(RunError, match="needs the nn.Module"):
+        rf.GenerativeFlow.load(tmp_path / "run")
+    with pytest.raises(ConfigError, match="equal shapes"):
+        rf.GenerativeFlow(**settings, network=nn.Linear(2, 3)).fit(data)
+
+
+def test_resume_refuses_other_data(trained):
+    with pytest.raises(RunError, match="are not the same"):
+        rf.GenerativeFlow.resume(trained.run.path, ring(300, 9))
+    with pytest.raises(RunError, match="pass it again"):
+        rf.GenerativeFlow.resume(trained.run.path)
+
+
+def truncate(raw):
+    return raw[: len(raw) // 2]
+
+
+def flip(raw):
+    return raw[:-9] + bytes([raw[-9] ^ 1]) + raw[-8:]
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, lambda raw: b"", lambda raw: b"\x80\x04junk" * 100])
+def test_damaged_files_are_refused(trained, tmp_path, damage):
+    trained.save(tmp_path / "run")
+    for file, use in (
+        (tmp_path / "run/networks/0002.safetensors", lambda: rf.GenerativeFlow.load(tmp_path / "run").sample(1)),
+        (tmp_path / "run/state.safetensors", lambda: rf.GenerativeFlow.resume(tmp_path / "run", ring(300, 0))),
+    ):
+        raw = file.read_bytes()
+        file.write_bytes(damage(raw))
+        with pytest.raises(RunError, match=f"{file.name}: damaged"):
+            use()
+        file.write_bytes(raw)
+
+
+def test_foreign_files_are_refused(trained, tmp_path):
+    trained.save(tmp_path / "run")
+    file = tmp_path / "run/networks/0001.safetensors"
+    save_file({"weight": torch.zeros(3)}, file)
+    with pytest.raises(RunError, match="not one of rieszflow's"):
+        rf.GenerativeFlow.load(tmp_path / "run").sample(1)
+    file.write_bytes((tmp_path / "run/networks/0002.safetensors").read_bytes())
+    with pytest.raises(RunError, match="is network 2, not 1"):
+        rf.GenerativeFlow.load(tmp_path / "run").sample(1)
+    save_tensors(file, "state", {}, {})
+    with pytest.raises(RunError, match="holds a state, a network is needed"):
+        rf.GenerativeFlow.load(tmp_path / "run").sample(1)
+    save_tensors(file, "network", {"x": torch.zeros(1)}, {"number": 1})
+    with pytest.raises(RunError, match="does not fit the network"):
+        rf.GenerativeFlow.load(tmp_path / "run").sample(1)
+    torch.save({"a": 1}, tmp_path / "p.safetensors")
+    with pytest.raises(RunError, match="damaged, or no safetensors"):
+        load_tensors(tmp_path / "p.safetensors", "state")
+    with pytest.raises(RunError, match="no run of rieszflow"):
+        Run.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: c.update(version=99), "version 99"),
+        (lambda c: c.update(format="other"), "not written by rieszflow"),
+        (lambda c: c["data"].pop("shape"), "lacks shape"),
+        (lambda c: c["config"].update(sices=3), "unknown setting 'sices'"),
+        (lambda c: c["config"].update(momentum=2), "momentum: 2 given"),
+        (lambda c: c.pop("config"), "mapping"),
+    ],
+)
+def test_bad_config_files(trained, tmp_path, change, says):
+    trained.save(tmp_path / "run")
+    file = tmp_path / "run" / "config.yaml"
+    content = yaml.safe_load(file.read_text())
+    change(content)
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=says):
+        rf.GenerativeFlow.load(tmp_path / "run")
+    file.write_text("{: [")
+    with pytest.raises(RunError, match="YAML"):
+        rf.GenerativeFlow.load(tmp_path / "run")
+
+
+def test_atomic_writes_leave_the_old_file(tmp_path):
+    file = tmp_path / "a.txt"
+    atomically(file, lambda t: t.write_text("old"))
+
+    def fails(temporary):
+        temporary.write_text("half")
+        raise Stop
+
+    with pytest.raises(Stop):
+        atomically(file, fails)
+    assert file.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"particles": 1}, "particles: 1 given"),
+        ({"networks": 0}, "networks: 0 given"),
+        ({"momentum": 1.0}, "momentum"),
+        ({"held_out": 0}, "held_out"),
+        ({"network": "transformer"}, "network"),
+        ({"channels": []}, "channels"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"attention": 1}, "attention"),
+        ({"seed": -1}, "seed"),
+        ({"nonsense": 3}, "unknown setting 'nonsense'"),
+    ],
+)
+def test_bad_settings(settings, says):
+    with pytest.raises(ConfigError, match=says):
+        rf.GenerativeFlow(**settings)
+
+
+def test_bad_calls(trained, tmp_path):
+    with pytest.raises(RunError, match="call fit first"):
+        rf.GenerativeFlow().sample(3)
+    with pytest.raises(ValueError, match="^n: 0"):
+        trained.sample(0)
+    with pytest.raises(TypeError, match="^data: list"):
+        rf.GenerativeFlow(**TINY).fit([1, 2])
+    with pytest.raises(ValueError, match="^data: .*NaN"):
+        rf.GenerativeFlow(**TINY).fit(ring(20, 0) * float("nan"))
+    with pytest.raises(ValueError, match="^held_out: "):
+        rf.GenerativeFlow(**TINY).fit(ring(20, 0), torch.rand(5, 3))
+    with pytest.raises(ConfigError, match="needs images"):
+        rf.GenerativeFlow(**TINY, network="unet").fit(ring(20, 0))
+    with pytest.raises(ConfigError, match="divisible by 4"):
+        rf.GenerativeFlow(**{**TINY, "channels": [8, 8, 8]}).fit(torch.rand(20, 1, 6, 6))
+    with pytest.raises(RunError, match="not an empty folder"):
+        rf.GenerativeFlow(**TINY).fit(ring(20, 0), run=trained.run.path)
+
+
+def test_presets_are_sound(tmp_path):
+    assert {
+        ("digits", "cpu"),
+        ("fashion-mnist", "cpu"),
+        ("fashion-mnist", "paper"),
+        ("images", "cpu"),
+        ("vectors", "cpu"),
+    } <= set(presets())
+    for dataset, name in presets():
+        Config.preset(dataset, name)
+    own = tmp_path / "own.yaml"
+    own.write_text("networks: 3\nslices: 10\n")
+    assert Config.preset("images", str(own), seed=4) == Config(networks=3, slices=10, seed=4)
+    own.write_text("networks: three\n")
+    with pytest.raises(ConfigError, match="networks: 'three' given"):
+        Config.preset("images", str(own))
+    own.write_text("- a\n")
+    with pytest.raises(ConfigError, match="mapping"):
+        Config.preset("images", str(own))
+    with pytest.raises(ConfigError, match="accepted: cpu"):
+        Config.preset("digits", "huge")
+
+
+def test_metrics_are_json(trained):
+    text = (trained.run.path / "metrics.jsonl").read_text()
+    assert all(json.loads(line) for line in text.splitlines())

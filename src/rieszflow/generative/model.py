@@ -29,7 +29,8 @@ class GenerativeFlow:
 
     Args:
         config: settings; None for `Config()` with `settings` as keyword arguments.
-        network: a module that maps (B, *shape) to (B, *shape), copied for every l; None for the one that the config names.
+        network: a module that maps (B, *shape) to (B, *shape), copied for every l; or a name of `Config.network`; None for
+            the one that the config names.
         settings: fields of `Config`, instead of `config`.
 
     Attributes:
@@ -48,16 +49,16 @@ class GenerativeFlow:
     Source: paper, section 4 (its Algorithm for training generative sliced MMD flows).
     """
 
-    def __init__(self, config: Config | None = None, network: nn.Module | None = None, **settings: Any) -> None:
+    def __init__(self, config: Config | None = None, network: nn.Module | str | None = None, **settings: Any) -> None:
         if config is not None and settings:
             raise ConfigError(f"config: give either a Config or settings ({', '.join(settings)}), not both")
-        if network is not None:
-            if not isinstance(network, nn.Module):
-                raise TypeError(f"network: {type(network).__name__} given; a torch.nn.Module is accepted")
+        if isinstance(network, nn.Module):
             settings = {**(config.to_dict() if config else settings), "network": "custom"}
             config = None
+        elif network is not None:
+            settings, network = {**settings, "network": network}, None
         self.config = config or Config.from_dict(settings, "GenerativeFlow")
-        self.network = network
+        self.network: nn.Module | None = network
         self.run: Run | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 

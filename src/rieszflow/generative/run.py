@@ -51,14 +51,9 @@ def atomically(path: Path, write: Callable[[Path], Any]) -> None:
 def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
     """Writes tensors and JSON-able metadata as safetensors, with kind, version and a checksum in the header."""
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    header = {
-        "format": FORMAT,
-        "version": str(VERSION),
-        "kind": kind,
-        "meta": json.dumps(meta),
-        "checksum": _checksum(tensors, json.dumps(meta)),
-    }
-    atomically(path, lambda temporary: save_file(tensors, temporary, header))
+    header = {"version": VERSION, "kind": kind, "meta": meta, "checksum": _checksum(tensors, meta)}
+    # One entry: safetensors writes several in random order, and equal contents should be equal files.
+    atomically(path, lambda temporary: save_file(tensors, temporary, {FORMAT: json.dumps(header)}))
 
 
 def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -67,23 +62,28 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         raise RunError(f"{path}: no such file")
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path}: damaged, or no safetensors file ({error})") from None
-    if header.get("format") != FORMAT:
+    if FORMAT not in metadata:
         raise RunError(f"{path}: a safetensors file, but not one of rieszflow's")
-    if header.get("version") != str(VERSION):
-        raise RunError(f"{path}: of version {header.get('version')}; this rieszflow reads version {VERSION}")
-    if header.get("kind") != kind:
-        raise RunError(f"{path}: holds a {header.get('kind')}, a {kind} is needed")
-    if header.get("checksum") != _checksum(tensors, header.get("meta", "")):
+    try:
+        header = json.loads(metadata[FORMAT])
+        version, found, meta, checksum = (header[key] for key in ("version", "kind", "meta", "checksum"))
+    except (ValueError, TypeError, KeyError):
+        raise RunError(f"{path}: damaged: its header is not readable") from None
+    if version != VERSION:
+        raise RunError(f"{path}: of version {version}; this rieszflow reads version {VERSION}")
+    if found != kind:
+        raise RunError(f"{path}: holds a {found}, a {kind} is needed")
+    if checksum != _checksum(tensors, meta):
         raise RunError(f"{path}: damaged: its checksum does not fit its contents")
-    return tensors, json.loads(header["meta"])
+    return tensors, meta
 
 
-def _checksum(tensors: dict[str, Tensor], meta: str) -> str:
-    digest = hashlib.blake2b(meta.encode(), digest_size=16)
+def _checksum(tensors: dict[str, Tensor], meta: dict[str, Any]) -> str:
+    digest = hashlib.blake2b(json.dumps(meta).encode(), digest_size=16)
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
         digest.update(np.ascontiguousarray(tensors[name].numpy()).reshape(-1).view(np.uint8).data)

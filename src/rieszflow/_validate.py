@@ -90,6 +90,12 @@ def positive_int(name: str, value: Any) -> int:
     return int(value)
 
 
+def seed(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < 2**63:
+        raise ValueError(f"{name}: {value!r} given; a whole number in [0, 2^63) is accepted")
+    return int(value)
+
+
 def positive_float(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
         raise ValueError(f"{name}: {value!r} given; a finite positive number is accepted")

@@ -154,6 +154,10 @@ def evaluate(samples: Tensor, data: Dataset, seed: int = 0, inception_weights: s
         "precision", "recall", and "inception_fid" if asked for. n and m are both cut to the smaller of the two.
     """
     n = min(len(samples), len(data.held_out), len(data.train))
+    if n <= 3:
+        raise ValueError(f"samples: {n} left to compare; at least 4 samples, held-out and training data are needed")
+    if inception_weights is not None:
+        _check_inception(samples, inception_weights)
     generator = torch.Generator().manual_seed(seed)
     sets = {"generated": samples[:n], "training_data": data.train[torch.randperm(len(data.train), generator=generator)[:n]]}
     real = data.held_out[torch.randperm(len(data.held_out), generator=generator)[:n]]
@@ -201,6 +205,17 @@ def inception_fid(x: Tensor, y: Tensor, weights: str | Path) -> float:
     Raises:
         ValueError: no such file, or not images. ImportError: the extra is not installed.
     """
+    _check_inception(x, weights)
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    fid = FrechetInceptionDistance(feature=2048, normalize=True, feature_extractor_weights_path=str(weights))
+    for images, real in ((y, True), (x, False)):
+        for part in images.clamp(0, 1).split(100):
+            fid.update(part.expand(-1, 3, -1, -1).float(), real=real)
+    return fid.compute().item()
+
+
+def _check_inception(x: Tensor, weights: str | Path) -> None:
     if not Path(weights).is_file():
         raise ValueError(f"inception_weights: no file {weights}; torch-fidelity's Inception weights are needed")
     if x.ndim != 4 or x.shape[1] not in (1, 3):
@@ -209,10 +224,3 @@ def inception_fid(x: Tensor, y: Tensor, weights: str | Path) -> float:
         import torch_fidelity  # noqa: F401
     except ImportError:
         raise ImportError("Inception FID needs the extra: pip install 'rieszflow[fid]'") from None
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    fid = FrechetInceptionDistance(feature=2048, normalize=True, feature_extractor_weights_path=str(weights))
-    for images, real in ((y, True), (x, False)):
-        for part in images.clamp(0, 1).split(100):
-            fid.update(part.expand(-1, 3, -1, -1).float(), real=real)
-    return fid.compute().item()

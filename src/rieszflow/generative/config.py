@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 __all__ = ["Config", "ConfigError", "presets"]
@@ -88,6 +89,16 @@ class Config:
         for level in range(self.networks - 1):
             steps.append(min(steps[-1] + min(self.first_steps << min(level, 40), self.growth_cap), self.steps_cap))
         return steps
+
+    def torch_device(self) -> torch.device:
+        """The device to work on: "auto" is CUDA where there is some. Raises ConfigError where it is not to be had."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            return torch.empty(0, device=self.device).device
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).split(".")[0].split("\n")[0]
+            raise ConfigError(f"device: {self.device!r} given, which is not to be had here ({reason})") from None
 
     def to_dict(self) -> dict[str, Any]:
         values = dataclasses.asdict(self)

@@ -85,7 +85,9 @@ class GenerativeFlow:
             RunError, ConfigError, ValueError, TypeError: each names what was wrong.
         """
         dataset = data if isinstance(data, Dataset) else _dataset(data, held_out, self.config)
-        build(self.config, dataset.shape, self.network)  # settings that do not fit the data are refused before any file
+        # Settings that do not fit the data or the machine are refused before any file is written.
+        self.config.torch_device()
+        build(self.config, dataset.shape, self.network)
         if run is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="rieszflow-")
             run = self._temporary.name
@@ -155,10 +157,8 @@ class GenerativeFlow:
         if self.run is None or (last := self.run.finished()) == 0:
             raise RunError("no trained network yet: call fit first, or resume the run")
         if seed is not None:
-            generator = torch.Generator().manual_seed(seed)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self.config.device != "auto":
-            device = torch.device(self.config.device)
+            generator = torch.Generator().manual_seed(_validate.seed("seed", seed))
+        device = self.config.torch_device()
         x = torch.rand(n, int(np.prod(self.run.shape)), generator=_validate.generator(generator)).to(device)
         phi = build(self.config, self.run.shape, self.network).to(device)
         for number in range(1, last + 1):

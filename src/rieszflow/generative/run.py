@@ -133,6 +133,11 @@ class Run:
             raise RunError(f"{file}: its data section lacks {', '.join(sorted(needed - set(data or {})))}")
         return cls(path, Config.from_dict(content.get("config"), str(file)), data)
 
+    def clear_temporaries(self) -> None:
+        """Removes what a killed process was about to write. Only for the process that trains the run."""
+        for file in self.path.rglob(".*.tmp*"):
+            file.unlink(missing_ok=True)
+
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.data["shape"])

@@ -82,8 +82,11 @@ class _Training:
         config = run.config
         # accelerate keeps its state in a global; another run in this process may have asked for another precision.
         AcceleratorState._reset_state(reset_partial_state=True)
-        self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=config.device == "cpu")
-        self.device = self.accelerator.device if config.device in ("auto", "cpu") else torch.device(config.device)
+        self.device = config.torch_device()
+        self.accelerator = Accelerator(
+            mixed_precision=config.mixed_precision, cpu=self.device.type == "cpu", device_placement=False
+        )
+        run.clear_temporaries()
         self.schedule = config.flow_steps()
         self.custom = copy.deepcopy(custom)
         train = data.train.flatten(1)
@@ -104,7 +107,7 @@ class _Training:
         self.fresh = torch.rand(_WATCHED, d, generator=self.chooser).to(self.device)
         self.path = self.fresh[None, :_PICTURED].clone()
         self.velocity: Tensor | None = None
-        self.seconds = {"flow": 0.0, "fit": 0.0}
+        self.seconds = {"flow": 0.0, "fit": 0.0, "finish": 0.0}
         self.rows = []
         self._begin_flow()
 
@@ -198,6 +201,7 @@ class _Training:
             old.lerp_(new, 1 - decay) if old.is_floating_point() else old.copy_(new)
 
     def _finish_network(self) -> None:
+        started = time.perf_counter()
         flowed, phi = self.x, self.average
         self.x = displace(phi, self.x_old, self.config.clip)
         self.fresh = displace(phi, self.fresh, self.config.clip)
@@ -232,6 +236,7 @@ class _Training:
         self.progress(Progress(self.network, self.config.networks, "fit", self.step, self.step, None, row))
         if self.config.refresh and self.network % self.config.refresh == 0 and self.network < self.config.networks:
             self._refresh()
+        self.seconds["finish"] += time.perf_counter() - started
         self.network += 1
         self._begin_flow()
 

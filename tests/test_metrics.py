@@ -1,0 +1,78 @@
+"""Scores against closed forms and cases whose answer is known."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from problems import generator
+
+from rieszflow import metrics
+from rieszflow.data import Dataset, load
+
+
+def test_frechet_distance_against_scipy():
+    g = generator(0)
+    x = torch.randn(500, 5, generator=g, dtype=torch.float64) @ torch.randn(5, 5, generator=g, dtype=torch.float64) + 100
+    y = torch.randn(400, 5, generator=g, dtype=torch.float64) @ torch.randn(5, 5, generator=g, dtype=torch.float64) + 101
+    S, T = np.cov(x.numpy().T), np.cov(y.numpy().T)
+    root = scipy.linalg.sqrtm(S @ T).real
+    wanted = ((x.mean(0) - y.mean(0)) ** 2).sum().item() + np.trace(S + T - 2 * root)
+    assert metrics.frechet_distance(x, y) == pytest.approx(wanted, rel=1e-8)
+    assert metrics.frechet_distance(x, x) == pytest.approx(0, abs=1e-6)
+    assert metrics.frechet_distance(x + 3, x) == pytest.approx(45, rel=1e-8)
+
+
+def test_precision_and_recall():
+    g = generator(0)
+    real = torch.randn(300, 2, generator=g)
+    same = torch.randn(300, 2, generator=g)
+    precision, recall = metrics.precision_recall(same, real)
+    assert precision > 0.85 and recall > 0.85
+    assert metrics.precision_recall(real + 100, real) == (0.0, 0.0)
+    # One mode of two: realistic, but half is not covered.
+    both = torch.cat([real, real + 50])
+    precision, recall = metrics.precision_recall(same, both)
+    assert precision > 0.85 and recall == pytest.approx(0.5, abs=0.08)
+
+
+def test_nearest():
+    g = generator(0)
+    y = torch.randn(700, 6, generator=g)
+    index, distance = metrics.nearest(y[[5, 600]] + 1e-3, y)
+    assert index.tolist() == [5, 600]
+    assert distance.tolist() == pytest.approx([1e-3 * 6**0.5] * 2, rel=1e-3)
+
+
+def test_evaluate_ranks_as_a_person_would():
+    digits = load("digits")
+    g = generator(0)
+    noise = torch.rand(270, 1, 8, 8, generator=g)
+    blurred = (digits.train[:270] + 0.3 * torch.randn(270, 1, 8, 8, generator=g)).clamp(0, 1)
+    results = [metrics.evaluate(x, digits) for x in (digits.train[-270:], blurred, noise)]
+    for score in ("energy_distance_V", "energy_distance_U", "frechet_distance"):
+        values = [r["scores"][score]["generated"] for r in results]
+        assert values[0] < values[1] < values[2]
+    for score in ("precision",):
+        assert results[0]["scores"][score]["generated"] > results[2]["scores"][score]["generated"]
+    assert results[0]["classifier_accuracy"] > 0.95
+    # Training images given as samples are found out: they are their own nearest neighbours.
+    assert results[0]["nearest_training_distance"]["generated"] == 0
+    assert results[0]["nearest_training_distance"]["held_out"] > 0.5
+
+
+def test_evaluate_without_labels():
+    x = torch.randn(100, 3, generator=generator(0))
+    scores = metrics.evaluate(x[:40], Dataset("points", x[:60], x[60:]))
+    assert scores["classifier_accuracy"] is None and scores["samples"] == 40
+
+
+def test_bad_input():
+    x = torch.rand(10, 3)
+    with pytest.raises(ValueError, match="^y: features of dimension 2"):
+        metrics.frechet_distance(x, torch.rand(10, 2))
+    with pytest.raises(ValueError, match="^x: "):
+        metrics.frechet_distance(x[:1], x)
+    with pytest.raises(ValueError, match="^k: 10"):
+        metrics.precision_recall(x, x, k=10)
+    with pytest.raises(ValueError, match="^inception_weights: no file"):
+        metrics.inception_fid(torch.rand(4, 1, 8, 8), torch.rand(4, 1, 8, 8), "nowhere.pth")

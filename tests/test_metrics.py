@@ -76,3 +76,17 @@ def test_bad_input():
         metrics.precision_recall(x, x, k=10)
     with pytest.raises(ValueError, match="^inception_weights: no file"):
         metrics.inception_fid(torch.rand(4, 1, 8, 8), torch.rand(4, 1, 8, 8), "nowhere.pth")
+
+
+@pytest.mark.slow
+def test_inception_fid_with_local_weights(tmp_path, monkeypatch):
+    """The whole path of the literature's FID with random weights in the true file format: no weights come with the library."""
+    module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        torch.save(module.FeatureExtractorInceptionV3("x", ["2048"]).state_dict(), tmp_path / "weights.pth")
+    real = load("digits").held_out[:8]
+    weights = tmp_path / "weights.pth"
+    same, noise = (metrics.inception_fid(x, real, weights) for x in (real, torch.rand(8, 1, 8, 8, generator=generator(0))))
+    assert abs(same) < 1e-3 * noise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +48,19 @@ def _fail(message: str, code: int) -> None:
     raise typer.Exit(code)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"rieszflow {version('rieszflow')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
 @app.command()
 @_one_line_errors
 def train(
@@ -60,7 +74,7 @@ def train(
     data: Annotated[Path | None, typer.Option(help="Where the files of a named data set are.", show_default=False)] = None,
     preset: Annotated[str, typer.Option(help="A preset's name (see `rieszflow info`), or a YAML file.")] = "cpu",
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run, empty or new [default: runs/DATASET-PRESET]", show_default=False)
+        Path | None, typer.Option(help="Folder of the run, empty or new.", show_default="runs/DATASET-PRESET")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default=False)] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …; default: the preset's.", show_default=False)] = None,

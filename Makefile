@@ -21,7 +21,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 docs: $(READY)
-	$(BIN)/pdoc --math --docformat google -o docs/api rieszflow '!rieszflow._validate' '!rieszflow.__main__'
+	$(BIN)/pdoc --math --docformat google -o docs/api rieszflow rieszflow.data rieszflow.metrics rieszflow.report rieszflow.generative rieszflow.directions rieszflow.engines
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'

@@ -24,12 +24,12 @@ class ConfigError(ValueError):
 class Config:
     """Everything needed to repeat a run, but for the data themselves.
 
-    Flow: N `particles` uniform on [0, 1]^d; `targets` M training data at most (None: all); `slices` P with `directions`;
-    `step_size` τ (None: 0.3 times the targets' mean distance from one another, for forces have size one whatever the
-    dimension is); `momentum` m; with `clip` particles and samples are kept in the data's box [0, 1]^d. Network l is
-    trained after T_l flow steps: T_1 = `first_steps`, T_{l+1} = min(T_l + min(2^{l−1}·T_1, `growth_cap`), `steps_cap`) (the
-    paper's schedule); `networks` L in all. Every `refresh` networks the particles are drawn anew and sent through all networks
-    so far; 0 keeps them, as the paper does.
+    Flow: N `particles` start as `latents`, noise that is "uniform" on [0, 1]^d (the paper's) or, for images, "smooth";
+    `targets` M training data at most (None: all); `slices` P with `directions`; `step_size` τ (None: 0.3 times the targets'
+    mean distance from one another, for forces have size one whatever the dimension is); `momentum` m; with `clip` particles
+    and samples are kept in the data's box [0, 1]^d. Network l is trained after T_l flow steps: T_1 = `first_steps`, T_{l+1} =
+    min(T_l + min(2^{l−1}·T_1, `growth_cap`), `steps_cap`) (the paper's schedule); `networks` L in all. Every `refresh`
+    networks the particles are drawn anew and sent through all networks so far; 0 keeps them, as the paper does.
 
     Fit: `fit_steps` Adam steps of `batch_size` with `learning_rate` decaying to 0 by a cosine, `loss` "squared" or "absolute",
     weights averaged with `ema` (0: off), each network started from the one before.
@@ -59,6 +59,7 @@ class Config:
     growth_cap: int = 64
     steps_cap: int = 256
     clip: bool = False
+    latents: str = "uniform"
     networks: int = 10
     refresh: int = 1
     network: str = "auto"
@@ -153,6 +154,7 @@ _POSITIVE = ("step_size", "learning_rate", "checkpoint_seconds")
 _FRACTIONS = {"momentum": "[0, 1)", "ema": "[0, 1)", "held_out": "(0, 1)"}
 _CHOICES = {
     "network": ("auto", "unet", "mlp", "custom"),
+    "latents": ("uniform", "smooth"),
     "loss": ("squared", "absolute"),
     "mixed_precision": ("no", "bf16", "fp16"),
     "directions": ("auto", "independent", "orthogonal"),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from rieszflow import _validate, data
 from rieszflow.data import Dataset
 from rieszflow.generative.config import Config, ConfigError
+from rieszflow.generative.latents import draw_latents
 from rieszflow.generative.networks import build, displace
 from rieszflow.generative.run import Run, RunError
 from rieszflow.generative.training import Pictures, Progress, train
@@ -88,6 +89,7 @@ class GenerativeFlow:
         # Settings that do not fit the data or the machine are refused before any file is written.
         self.config.torch_device()
         build(self.config, dataset.shape, self.network)
+        draw_latents(self.config, dataset.shape, 1, torch.Generator())
         if run is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="rieszflow-")
             run = self._temporary.name
@@ -139,7 +141,7 @@ class GenerativeFlow:
         batch_size: int = 500,
         progress: Callable[[int, int], Any] | None = None,
     ) -> Tensor:
-        """n new samples: fresh latents, uniform on [0, 1]^d, through all networks; one network in memory at a time.
+        """n new samples: fresh latents through all networks; one network in memory at a time.
 
         Args:
             n: how many, at least 1.
@@ -159,7 +161,7 @@ class GenerativeFlow:
         if seed is not None:
             generator = torch.Generator().manual_seed(_validate.seed("seed", seed))
         device = self.config.torch_device()
-        x = torch.rand(n, int(np.prod(self.run.shape)), generator=_validate.generator(generator)).to(device)
+        x = draw_latents(self.config, self.run.shape, n, _validate.generator(generator)).to(device)
         phi = build(self.config, self.run.shape, self.network).to(device)
         for number in range(1, last + 1):
             try:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from rieszflow.data import Dataset
 from rieszflow.exact import energy_distance
 from rieszflow.flow import ParticleFlow
+from rieszflow.generative.latents import draw_latents
 from rieszflow.generative.networks import Displacement, build, displace
 from rieszflow.generative.run import Run, RunError
 
@@ -101,15 +102,17 @@ class _Training:
         self._start() if (saved := run.load_state()) is None else self._restore(*saved)
 
     def _start(self) -> None:
-        d = self.targets.shape[1]
         self.network, self.phase, self.step = 1, "flow", 0
-        self.x = torch.rand(self.config.particles, d, generator=self.chooser).to(self.device)
-        self.fresh = torch.rand(_WATCHED, d, generator=self.chooser).to(self.device)
+        self.x = self._latents(self.config.particles)
+        self.fresh = self._latents(_WATCHED)
         self.path = self.fresh[None, :_PICTURED].clone()
         self.velocity: Tensor | None = None
         self.seconds = {"flow": 0.0, "fit": 0.0, "finish": 0.0}
         self.rows = []
         self._begin_flow()
+
+    def _latents(self, n: int) -> Tensor:
+        return draw_latents(self.config, self.run.shape, n, self.chooser).to(self.device)
 
     def go(self) -> None:
         while self.network <= self.config.networks:
@@ -246,7 +249,7 @@ class _Training:
         Without it every network is fitted to its predecessors' training particles, which they treat better than fresh
         ones, and the difference grows from network to network (measured: see docs/design.md).
         """
-        self.x = torch.rand(self.x.shape, generator=self.chooser).to(self.device)
+        self.x = self._latents(len(self.x))
         for number in range(1, self.network + 1):
             self.average.load_state_dict(self.run.load_network(number))
             self.x = displace(self.average, self.x, self.config.clip)

@@ -33,9 +33,7 @@ def main() -> None:
     held_out = data.held_out.flatten(1)[:2000]
     d = math.prod(data.shape)
     yardstick = rf.energy_distance(targets[:2000], held_out, statistic="U")
-    print(
-        f"{options.data}, {options.particles} particles, {options.steps} steps of one orthogonal block, step size 1, momentum 0.8"
-    )
+    print(f"{options.data}, {options.particles} particles, {options.steps} steps of one orthogonal block, τ = 1, m = 0.8")
     print(f"training data  energy distance {yardstick:+.4f}  total variation {total_variation(targets, data.shape):.3f}")
     for latents in ("uniform", "smooth"):
         x = draw_latents(Config(latents=latents), data.shape, options.particles, g)
@@ -43,9 +41,8 @@ def main() -> None:
         flow = rf.ParticleFlow(targets, slices=d, step_size=1.0, momentum=0.8, generator=g, bounds=(0.0, 1.0))
         x = flow.run(x, options.steps)
         distance = rf.energy_distance(x[:2000], held_out, statistic="U")
-        print(
-            f"{latents:>13}  energy distance {distance:+.4f}  total variation {total_variation(x, data.shape):.3f} (from {start:.3f})"
-        )
+        end = total_variation(x, data.shape)
+        print(f"{latents:>13}  energy distance {distance:+.4f}  total variation {end:.3f} (from {start:.3f})")
 
 
 if __name__ == "__main__":

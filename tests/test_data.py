@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from rieszflow import data
-from rieszflow.data import DatasetError, load
+from rieszflow.data import _HUGGING_FACE, DatasetError, load
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -201,3 +201,35 @@ def test_not_there(arguments, says):
 def test_empty_folder(tmp_path):
     with pytest.raises(DatasetError, match="no images"):
         load(str(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "column", "size", "shape"),
+    [
+        ("mnist", "image", (28, 28), (1, 28, 28)),
+        ("cifar10", "img", (32, 32, 3), (3, 32, 32)),
+        ("celeba", "image", (218, 178, 3), (3, 64, 64)),
+    ],
+)
+def test_hugging_face(name, column, size, shape, tmp_path, monkeypatch):
+    """The real library on repositories in a local folder, which it takes before it asks the network."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / _HUGGING_FACE[name]
+    folder.mkdir(parents=True)
+    pictures, features = {}, datasets.Features({column: datasets.Image(), "label": datasets.Value("int64")})
+    for part, n in (("train", 7), ("test", 5)):
+        pictures[part] = np.random.default_rng(n).integers(0, 256, (n, *size), dtype=np.uint8)
+        rows = {column: list(pictures[part]), "label": list(range(n))}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{part}-00000-of-00001.parquet")
+    found = load(f"hf:{name}")
+    assert found.train.shape == (7, *shape) and found.held_out.shape == (5, *shape)
+    assert found.train_labels.tolist() == list(range(7))
+    if name == "celeba":  # the middle's mean survives being made smaller, up to the resampling at the edges
+        middle = pictures["train"][:, 39:179, 19:159] / 255
+        assert abs(found.train.mean().item() - middle.mean()) < 0.01
+    else:
+        expected = pictures["train"].reshape(7, *size[:2], -1).transpose(0, 3, 1, 2) / 255
+        assert np.abs(found.train.numpy() - expected).max() < 1e-6

@@ -145,7 +145,11 @@ def write_report(run: Run) -> Path:
             " (some of them)." if number > 15 else "."
         )
         sections.append("<h2>From noise to data</h2>" + _figure(run.path / "images" / "way.png", caption))
-        sections.append("<h2>Curves</h2>" + _inline(_curves(rows), "Curves over the networks.") + _rows_table(rows))
+        caption = (
+            "Fit error: the share of the displacement that a network misses. Late displacements are small and mostly "
+            "noise of the random slices, which no network can foresee."
+        )
+        sections.append("<h2>Curves</h2>" + _inline(_curves(rows), caption) + _rows_table(rows))
     evaluation = run.evaluation()
     if evaluation is not None:
         sections.append("<h2>Evaluation</h2>" + _evaluation_table(evaluation))

@@ -102,7 +102,12 @@ def test_schedule_is_the_papers():
 
 def test_run_folder_and_metrics(trained):
     run = trained.run
-    assert sorted(p.name for p in run.path.iterdir()) == ["config.yaml", "metrics.jsonl", "networks", "state.safetensors"]
+    assert sorted(p.name for p in run.path.iterdir() if p.name != ".lock") == [
+        "config.yaml",
+        "metrics.jsonl",
+        "networks",
+        "state.safetensors",
+    ]
     rows = run.metrics()
     assert run.finished() == 3 and [row["network"] for row in rows] == [1, 2, 3]
     assert [row["flow_steps"] for row in rows] == run.config.flow_steps()
@@ -172,6 +177,20 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path, stop_at, refresh):
         assert whole.run.network_file(number).read_bytes() == resumed.run.network_file(number).read_bytes()
     for one, two in zip(whole.run.metrics(), resumed.run.metrics(), strict=True):
         assert {**one, "seconds": 0} == {**two, "seconds": 0}
+
+
+def test_only_one_trains_a_run(tmp_path):
+    data, refused = ring(300, 0), []
+
+    def second(p):
+        if not refused:
+            with pytest.raises(RunError, match="is being trained already") as caught:
+                rf.GenerativeFlow.resume(tmp_path / "run", data)
+            refused.append(caught)
+
+    flow = rf.GenerativeFlow(**TINY).fit(data, run=tmp_path / "run", progress=second)
+    assert refused and flow.run.finished() == 3
+    rf.GenerativeFlow.resume(tmp_path / "run", data)  # and afterwards it is free
 
 
 def test_custom_network_with_dropout(tmp_path):

@@ -186,7 +186,7 @@ class GenerativeFlow:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
-            shutil.copytree(self.run.path, temporary, dirs_exist_ok=True)
+            shutil.copytree(self.run.path, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
             temporary.chmod(0o755)
             if path.exists():
                 path.rmdir()

@@ -13,12 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -132,6 +134,15 @@ class Run:
         if not isinstance(data, dict) or not needed <= set(data):
             raise RunError(f"{file}: its data section lacks {', '.join(sorted(needed - set(data or {})))}")
         return cls(path, Config.from_dict(content.get("config"), str(file)), data)
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Only one process may train a run. The system frees the lock of a process that ends, however it ends."""
+        try:
+            with FileLock(self.path / ".lock", blocking=False):
+                yield
+        except Timeout:
+            raise RunError(f"{self.path}: is being trained already, by another process or call") from None
 
     def clear_temporaries(self) -> None:
         """Removes what a killed process was about to write. Only for the process that trains the run."""

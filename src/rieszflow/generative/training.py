@@ -72,9 +72,10 @@ def train(
     """Trains a run to its end, from its last checkpoint if it has one.
 
     Raises:
-        RunError: a checkpoint is damaged, or the data are not those that the run began with.
+        RunError: a checkpoint is damaged, or another process is training the run.
     """
-    _Training(run, data, custom, progress or (lambda _: None), draw or (lambda run, pictures: None)).go()
+    with run.exclusively():
+        _Training(run, data, custom, progress or (lambda _: None), draw or (lambda run, pictures: None)).go()
 
 
 class _Training:

@@ -28,8 +28,7 @@ class Config:
     `targets` M training data at most (None: all); `slices` P with `directions`; `step_size` τ (None: 0.3 times the targets'
     mean distance from one another, for forces have size one whatever the dimension is); `momentum` m; with `clip` particles
     and samples are kept in the data's box [0, 1]^d. Network l is trained after T_l flow steps: T_1 = `first_steps`, T_{l+1} =
-    min(T_l + min(2^{l−1}·T_1, `growth_cap`), `steps_cap`) (the paper's schedule); `networks` L in all. Every `refresh`
-    networks the particles are drawn anew and sent through all networks so far; 0 keeps them, as the paper does.
+    min(T_l + min(2^{l−1}·T_1, `growth_cap`), `steps_cap`) (the paper's schedule); `networks` L in all.
 
     Fit: `fit_steps` Adam steps of `batch_size` with `learning_rate` decaying to 0 by a cosine, `loss` "squared" or "absolute",
     weights averaged with `ema` (0: off), each network started from the one before.
@@ -61,7 +60,6 @@ class Config:
     clip: bool = False
     latents: str = "uniform"
     networks: int = 10
-    refresh: int = 1
     network: str = "auto"
     channels: tuple[int, ...] = (32, 64)
     patch: int = 1
@@ -176,8 +174,6 @@ def _check(name: str, value: Any) -> None:
         need(whole(value, 2), "a whole number of at least 2 is")
     elif name == "targets":
         need(value is None or whole(value, 2), "null or a whole number of at least 2 is")
-    elif name == "refresh":
-        need(whole(value, 0), "a whole number of at least 0 is")
     elif name == "seed":
         need(whole(value, 0) and value < 2**63, "a whole number in [0, 2^63) is")
     elif name == "step_size" and value is None:

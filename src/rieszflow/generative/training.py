@@ -1,7 +1,7 @@
 """The main algorithm: flow some steps, fit a network to where the particles went, go on from what the network does.
 
 For l = 1, …, L (paper, section 4): x_old = x; T_l flow steps move x; Φ_l is fitted to Φ_l(x_old) ≈ x_old − x, starting from
-Φ_{l−1}; x = x_old − Φ_l(x_old), or, where the config's `refresh` says so, fresh latents through Φ_1, …, Φ_l.
+Φ_{l−1}; x = x_old − Φ_l(x_old).
 
 A training is a small state machine (network, phase, step); `_save` writes all of it, so that a run killed anywhere goes on
 from its last checkpoint to bit-identical networks on a CPU.
@@ -218,6 +218,7 @@ class _Training:
         def distance(x: Tensor) -> float:
             return energy_distance(x[:_WATCHED], self.held_out, statistic="U").item()
 
+        samples = self.fresh.clamp(0, 1) if len(self.run.shape) == 3 else self.fresh  # what `sample` would return
         row: dict[str, Any] = {
             "network": self.network,
             "flow_steps": self.schedule[self.network - 1],
@@ -227,7 +228,7 @@ class _Training:
             "energy_distance": {
                 "particles": distance(flowed),
                 "network_particles": distance(self.x),
-                "fresh_samples": distance(self.fresh),
+                "fresh_samples": distance(samples),
                 "training_data": distance(self.targets),
             },
         }
@@ -238,23 +239,9 @@ class _Training:
         self.run.write_metrics(self.rows)
         self.draw(self.run, Pictures(flowed.cpu(), self.fresh.cpu(), self.path.cpu()))
         self.progress(Progress(self.network, self.config.networks, "fit", self.step, self.step, None, row))
-        if self.config.refresh and self.network % self.config.refresh == 0 and self.network < self.config.networks:
-            self._refresh()
         self.seconds["finish"] += time.perf_counter() - started
         self.network += 1
         self._begin_flow()
-
-    def _refresh(self) -> None:
-        """New latents through all networks so far: the next network meets particles that no network was fitted to.
-
-        Without it every network is fitted to its predecessors' training particles, which they treat better than fresh
-        ones, and the difference grows from network to network (measured: see docs/design.md).
-        """
-        self.x = self._latents(len(self.x))
-        for number in range(1, self.network + 1):
-            self.average.load_state_dict(self.run.load_network(number))
-            self.x = displace(self.average, self.x, self.config.clip)
-        self.velocity = None
 
     # Bookkeeping.
 

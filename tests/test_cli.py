@@ -175,7 +175,7 @@ def open_in_chromium(page, folder):
         (["train", "digits", "--set", "networks=0"], "networks: 0"),
         (["train", "digits", "--set", "nonsense=1"], "unknown setting 'nonsense'"),
         (["train", "digits", "--set", "networks"], "KEY=VALUE"),
-        (["train", "digits", "--set", "channels=[8,8,8,8,8]"], "divisible by 16"),
+        (["train", "digits", "--set", "channels=[8,8,8,8,8]"], "shrink images by 16"),
         (["train", "digits", "--device", "warp"], "device"),
         (["train", "digits", "--out", "{run}"], "not an empty folder"),
         (["resume", "{tmp}"], "no run of rieszflow"),

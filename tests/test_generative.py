@@ -322,6 +322,13 @@ def test_bad_settings(settings, says):
         rf.GenerativeFlow(**settings)
 
 
+def test_unet_takes_sides_that_its_levels_do_not_divide():
+    # 7 × 5 is padded to 8 × 8 inside; what comes out must have the size of what went in
+    g = torch.Generator().manual_seed(0)
+    flow = rf.GenerativeFlow(**{**TINY, "channels": [8, 8, 8]}).fit(torch.rand(20, 1, 7, 5, generator=g))
+    assert flow.sample(3, seed=0).shape == (3, 1, 7, 5)
+
+
 def test_bad_calls(trained, tmp_path):
     with pytest.raises(RunError, match="call fit first"):
         rf.GenerativeFlow().sample(3)
@@ -335,8 +342,8 @@ def test_bad_calls(trained, tmp_path):
         rf.GenerativeFlow(**TINY).fit(ring(20, 0), torch.rand(5, 3))
     with pytest.raises(ConfigError, match="needs images"):
         rf.GenerativeFlow(**TINY, network="unet").fit(ring(20, 0))
-    with pytest.raises(ConfigError, match="divisible by 4"):
-        rf.GenerativeFlow(**{**TINY, "channels": [8, 8, 8]}).fit(torch.rand(20, 1, 6, 6))
+    with pytest.raises(ConfigError, match="shrink images by 8"):
+        rf.GenerativeFlow(**{**TINY, "channels": [8, 8, 8, 8]}).fit(torch.rand(20, 1, 6, 6))
     with pytest.raises(RunError, match="not an empty folder"):
         rf.GenerativeFlow(**TINY).fit(ring(20, 0), run=trained.run.path)
 

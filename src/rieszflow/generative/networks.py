@@ -7,6 +7,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rieszflow.generative.config import Config, ConfigError
 
@@ -69,12 +70,17 @@ class _UNet(nn.Module):
         from diffusers.models.unets.unet_2d import UNet2DModel
 
         levels, patch = len(config.channels), config.patch
+        factor = patch * 2 ** (levels - 1)
+        # every level halves the sides: repeat the edge up to the next multiple, cut it off again behind
+        height, width = (side + -side % factor for side in shape[1:])
+        top, left = (height - shape[1]) // 2, (width - shape[2]) // 2
+        self.pad = (left, width - shape[2] - left, top, height - shape[1] - top)
         self.fold, self.unfold = nn.PixelUnshuffle(patch), nn.PixelShuffle(patch)
         down, up = ["DownBlock2D"] * levels, ["UpBlock2D"] * levels
         if config.attention:
             down[-1], up[0] = "AttnDownBlock2D", "AttnUpBlock2D"
         self.unet = UNet2DModel(
-            sample_size=(shape[1] // patch, shape[2] // patch),
+            sample_size=(height // patch, width // patch),
             in_channels=shape[0] * patch**2,
             out_channels=shape[0] * patch**2,
             layers_per_block=config.layers,
@@ -86,17 +92,20 @@ class _UNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.unfold(self.unet(self.fold(x), 0, return_dict=False)[0])
+        left, _, top, _ = self.pad
+        padded = functional.pad(x, self.pad, mode="replicate") if any(self.pad) else x
+        out = self.unfold(self.unet(self.fold(padded), 0, return_dict=False)[0])
+        return out[..., top : top + x.shape[-2], left : left + x.shape[-1]]
 
 
 def _unet(config: Config, shape: tuple[int, ...]) -> nn.Module:
     if len(shape) != 3:
         raise ConfigError(f"network: 'unet' needs images (C, H, W), the data have the shape {shape}; use 'mlp'")
     factor = config.patch * 2 ** (len(config.channels) - 1)
-    if shape[1] % factor or shape[2] % factor:
+    if factor > max(shape[1:]):
         raise ConfigError(
-            f"channels: patches of {config.patch} and {len(config.channels)} levels need images divisible by {factor}, "
-            f"{shape[1]} × {shape[2]} given; give fewer levels or a smaller patch"
+            f"channels: patches of {config.patch} and {len(config.channels)} levels shrink images by {factor}, more than "
+            f"{shape[1]} × {shape[2]} have; give fewer levels or a smaller patch"
         )
     return _UNet(config, shape)
 

@@ -18,7 +18,7 @@ from rieszflow import _validate, data
 from rieszflow.data import Dataset
 from rieszflow.generative.config import Config, ConfigError
 from rieszflow.generative.latents import draw_latents
-from rieszflow.generative.networks import build, displace
+from rieszflow.generative.networks import as_data, build, displace
 from rieszflow.generative.run import Run, RunError
 from rieszflow.generative.training import Pictures, Progress, train
 
@@ -171,10 +171,8 @@ class GenerativeFlow:
             x = displace(phi, x, self.config.clip, batch_size)
             if progress is not None:
                 progress(number, last)
-        if len(self.run.shape) == 3:
-            x = x.clamp(0, 1)
         low, high = self.run.data["low"], self.run.data["high"]
-        return (x.cpu() * (high - low) + low).view(n, *self.run.shape)
+        return (as_data(x, self.run.shape).cpu() * (high - low) + low).view(n, *self.run.shape)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Copies the run (networks, settings, metrics, checkpoint) to a folder, which must be empty or absent."""

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from rieszflow.generative.config import Config, ConfigError
 
-__all__ = ["Displacement", "build", "displace"]
+__all__ = ["Displacement", "as_data", "build", "displace"]
 
 
 class Displacement(nn.Module):
@@ -55,7 +55,7 @@ def build(config: Config, shape: tuple[int, ...], custom: nn.Module | None = Non
         return Displacement(custom, shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return Displacement(_unet(config, shape) if kind == "unet" else _mlp(config, shape), shape)
+        return Displacement(_UNet(config, shape) if kind == "unet" else _mlp(config, shape), shape)
 
 
 class _UNet(nn.Module):
@@ -69,8 +69,15 @@ class _UNet(nn.Module):
         super().__init__()
         from diffusers.models.unets.unet_2d import UNet2DModel
 
+        if len(shape) != 3:
+            raise ConfigError(f"network: 'unet' needs images (C, H, W), the data have the shape {shape}; use 'mlp'")
         levels, patch = len(config.channels), config.patch
         factor = patch * 2 ** (levels - 1)
+        if factor > max(shape[1:]):
+            raise ConfigError(
+                f"channels: patches of {patch} and {levels} levels shrink images by {factor}, more than "
+                f"{shape[1]} × {shape[2]} have; give fewer levels or a smaller patch"
+            )
         # every level halves the sides: repeat the edge up to the next multiple, cut it off again behind
         height, width = (side + -side % factor for side in shape[1:])
         top, left = (height - shape[1]) // 2, (width - shape[2]) // 2
@@ -98,18 +105,6 @@ class _UNet(nn.Module):
         return out[..., top : top + x.shape[-2], left : left + x.shape[-1]]
 
 
-def _unet(config: Config, shape: tuple[int, ...]) -> nn.Module:
-    if len(shape) != 3:
-        raise ConfigError(f"network: 'unet' needs images (C, H, W), the data have the shape {shape}; use 'mlp'")
-    factor = config.patch * 2 ** (len(config.channels) - 1)
-    if factor > max(shape[1:]):
-        raise ConfigError(
-            f"channels: patches of {config.patch} and {len(config.channels)} levels shrink images by {factor}, more than "
-            f"{shape[1]} × {shape[2]} have; give fewer levels or a smaller patch"
-        )
-    return _UNet(config, shape)
-
-
 def _mlp(config: Config, shape: tuple[int, ...]) -> nn.Module:
     d = math.prod(shape)
     sizes = [d] + [config.width] * config.layers
@@ -125,3 +120,8 @@ def displace(phi: Displacement, x: Tensor, clip: bool, batch_size: int = 500) ->
     phi.eval()
     x = torch.cat([part - phi(part) for part in x.split(batch_size)])
     return x.clamp_(0, 1) if clip else x
+
+
+def as_data(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Particles as samples of the data: images are clipped to their range [0, 1], vectors may lie anywhere."""
+    return x.clamp(0, 1) if len(shape) == 3 else x

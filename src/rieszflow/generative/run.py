@@ -22,7 +22,7 @@ import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from rieszflow.generative.config import Config
@@ -54,8 +54,10 @@ def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], meta: dict[s
     """Writes tensors and JSON-able metadata as safetensors, with kind, version and a checksum in the header."""
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     header = {"version": VERSION, "kind": kind, "meta": meta, "checksum": _checksum(tensors, meta)}
-    # One entry: safetensors writes several in random order, and equal contents should be equal files.
-    atomically(path, lambda temporary: save_file(tensors, temporary, {FORMAT: json.dumps(header)}))
+    # One entry: safetensors writes several in random order, and equal contents should be equal files. As bytes: its own
+    # `save_file` makes a second temporary file under a name that only it knows, which a killed process would leave behind.
+    content = save(tensors, {FORMAT: json.dumps(header)})
+    atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

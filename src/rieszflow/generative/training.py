@@ -26,7 +26,7 @@ from rieszflow.data import Dataset
 from rieszflow.exact import energy_distance
 from rieszflow.flow import ParticleFlow
 from rieszflow.generative.latents import draw_latents
-from rieszflow.generative.networks import Displacement, build, displace
+from rieszflow.generative.networks import Displacement, as_data, build, displace
 from rieszflow.generative.run import Run, RunError
 
 __all__ = ["Progress", "train"]
@@ -218,7 +218,6 @@ class _Training:
         def distance(x: Tensor) -> float:
             return energy_distance(x[:_WATCHED], self.held_out, statistic="U").item()
 
-        samples = self.fresh.clamp(0, 1) if len(self.run.shape) == 3 else self.fresh  # what `sample` would return
         row: dict[str, Any] = {
             "network": self.network,
             "flow_steps": self.schedule[self.network - 1],
@@ -228,7 +227,7 @@ class _Training:
             "energy_distance": {
                 "particles": distance(flowed),
                 "network_particles": distance(self.x),
-                "fresh_samples": distance(samples),
+                "fresh_samples": distance(as_data(self.fresh, self.run.shape)),
                 "training_data": distance(self.targets),
             },
         }

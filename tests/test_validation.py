@@ -80,9 +80,13 @@ def test_bad_kernels():
         rf.Matern(1.0)
     with pytest.raises(TypeError, match="^kernel: 'gauss'"):
         rf.mmd2(GOOD, GOOD, "gauss")
-    for kernel in (rf.Gaussian(), rf.Riesz(1.5)):
-        with pytest.raises(ValueError, match=r"^kernel: .*Riesz\(1.0\)"):
-            rf.sliced_mmd2(GOOD, GOOD, kernel)
+    for function in (rf.sliced_mmd2, rf.sliced_mmd2_gradient):
+        with pytest.raises(TypeError, match="^kernel: 'gauss'"):
+            function(GOOD, GOOD, "gauss")
+        with pytest.raises(ValueError, match=r"^kernel: Gaussian.*engine 'sort' accepts Riesz\(1.0\)"):
+            function(GOOD, GOOD, rf.Gaussian(), engine="sort")
+        with pytest.raises(ValueError, match="^kernel: Gaussian.*too narrow"):
+            function(GOOD, GOOD, rf.Gaussian(1e-5))
 
 
 def test_bad_statistic():

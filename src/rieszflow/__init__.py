@@ -5,6 +5,7 @@ from rieszflow.flow import ParticleFlow
 from rieszflow.generative import GenerativeFlow
 from rieszflow.kernels import Gaussian, InverseMultiquadric, Kernel, Laplace, Matern, Riesz
 from rieszflow.sliced import sliced_mmd2, sliced_mmd2_gradient
+from rieszflow.target import Target
 
 __version__ = "0.1.0"
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Matern",
     "ParticleFlow",
     "Riesz",
+    "Target",
     "energy_distance",
     "mmd2",
     "mmd2_gradient",

@@ -14,8 +14,8 @@ DTYPES = (torch.float32, torch.float64)
 Answer = Callable[[Tensor], Any]
 
 
-def points(name: str, x: Any) -> Tensor:
-    """`x` as a tensor of shape (..., N, d), N and d at least 1, float32 or float64, finite."""
+def points(name: str, x: Any, look: bool = True) -> Tensor:
+    """`x` as a tensor of shape (..., N, d), N and d at least 1, float32 or float64, finite (not checked without `look`)."""
     if isinstance(x, np.ndarray):
         if x.dtype.kind not in "f" or x.dtype.itemsize not in (4, 8):
             raise TypeError(f"{name}: dtype {x.dtype} given; float32 and float64 are accepted")
@@ -31,15 +31,20 @@ def points(name: str, x: Any) -> Tensor:
         raise ValueError(f"{name}: shape {tuple(x.shape)} given; (N, d) is accepted, with batch dimensions in front")
     if x.shape[-1] == 0 or x.shape[-2] == 0:
         raise ValueError(f"{name}: shape {tuple(x.shape)} is empty; at least one point and one dimension are needed")
-    if not torch.isfinite(x.detach()).all():
+    if look and not _finite(x.detach()):
         raise ValueError(f"{name}: contains NaN or infinity; only finite values are accepted")
     return x
 
 
-def pair(x: Any, y: Any) -> tuple[Tensor, Tensor, Answer]:
+def _finite(x: Tensor) -> bool:
+    # A sum is finite only if everything in it is, and costs one pass without an array of answers; it may overflow, though.
+    return math.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
+
+
+def pair(x: Any, y: Any, check_y: bool = True) -> tuple[Tensor, Tensor, Answer]:
     """Both point clouds, and the function that answers in kind: NumPy if both came as NumPy."""
     numpy = isinstance(x, np.ndarray) and isinstance(y, np.ndarray)
-    x, y = points("x", x), points("y", y)
+    x, y = points("x", x), points("y", y, check_y)
     if x.shape[-1] != y.shape[-1]:
         raise ValueError(f"y: points of dimension d = {y.shape[-1]} given, x has d = {x.shape[-1]}; they must be equal")
     if x.shape[:-2] != y.shape[:-2]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rieszflow import _validate
-from rieszflow.kernels import Kernel, Riesz
+from rieszflow.kernels import Kernel, Riesz, check_kernel
 
 __all__ = ["energy_distance", "mmd2", "mmd2_gradient"]
 
@@ -54,7 +54,7 @@ def mmd2(
     Source: paper, section 2 (its D_K²).
     """
     x, y, answer = _validate.pair(x, y)
-    _check_kernel(kernel)
+    check_kernel(kernel)
     a, b = _validate.weights("x_weights", x_weights, x), _validate.weights("y_weights", y_weights, y)
     _validate.statistic(statistic, ("x", x, a), ("y", y, b))
     return answer(_MMD2.apply(x, y, _or_equal(a, x), _or_equal(b, y), kernel, statistic == "U"))
@@ -94,7 +94,7 @@ def mmd2_gradient(x: Any, y: Any, kernel: Kernel = Riesz(1.0), x_weights: Any = 
         [[1.0]]
     """
     x, y, answer = _validate.pair(x, y)
-    _check_kernel(kernel)
+    check_kernel(kernel)
     a, b = _validate.weights("x_weights", x_weights, x), _validate.weights("y_weights", y_weights, y)
     dtype = x.dtype
     x, y, a, b = (t.detach().double() for t in (x, y, _or_equal(a, x), _or_equal(b, y)))
@@ -189,11 +189,3 @@ def _or_equal(w: Tensor | None, x: Tensor) -> Tensor:
     if w is None:
         return torch.full(x.shape[:-1], 1 / x.shape[-2], dtype=x.dtype, device=x.device)
     return w.expand(x.shape[:-1])
-
-
-def _check_kernel(kernel: Any) -> None:
-    if not isinstance(kernel, Kernel):
-        raise TypeError(
-            f"kernel: {kernel!r} given; Riesz(r), Gaussian(sigma), Laplace(sigma), InverseMultiquadric(c) "
-            "or Matern(nu, sigma) are accepted"
-        )

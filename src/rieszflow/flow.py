@@ -12,7 +12,7 @@ from torch import Tensor
 from rieszflow import _validate
 from rieszflow.exact import mmd2_gradient
 from rieszflow.kernels import Kernel, Riesz
-from rieszflow.sliced import sliced_mmd2_gradient
+from rieszflow.target import Target
 
 __all__ = ["ParticleFlow"]
 
@@ -22,18 +22,21 @@ class ParticleFlow:
 
     Args:
         target: points y, (M, d) or (..., M, d); float32 or float64; tensor or NumPy array.
-        kernel: `Riesz(1.0)` for sliced gradients; with `slices=None` any kernel.
-        slices: random directions P, drawn anew at every step; None for the exact gradient by brute force, O(NM).
+        kernel: any; on slices kernels other than `Riesz(1.0)` must not be too narrow for the data (see `sliced_mmd2`).
+        slices: random directions P; None for the exact gradient by brute force, O(NM).
         step_size: τ > 0, in units where 1 moves every particle by N times its gradient.
         momentum: m in [0, 1).
         directions, engine: as in `sliced_mmd2_gradient`.
         generator: source of the directions; None for torch's default generator.
         target_weights: non-negative weights of the target that sum to one; None for 1/M.
+        reuse: steps that a set of slices serves, spread so that no two steps in a row see the same (see `Target`); 1 for
+            fresh slices at every step. Only the linear-time engine gains by it, and only it does so.
         bounds: (low, high): after every step coordinates are clipped to this interval (projected gradient), for targets known
             to lie in the box, like images in [0, 1]^d; None for no bounds.
 
     Attributes:
         velocity: v after the last step, shape of x; None before the first. Assign it to go on from a saved state.
+        tables: the `Target` with the slices in use; its `state` and `load_state` make a flow go on exactly.
         trajectory: the particles that the last `run` was asked to record, by step number.
 
     Raises:
@@ -59,6 +62,7 @@ class ParticleFlow:
         engine: str = "auto",
         generator: torch.Generator | None = None,
         target_weights: Any = None,
+        reuse: int = 8,
         bounds: tuple[float, float] | None = None,
     ) -> None:
         self.target = _validate.points("target", target).detach()
@@ -68,9 +72,17 @@ class ParticleFlow:
         if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
             raise ValueError(f"momentum: {momentum!r} given; a number in [0, 1) is accepted")
         self.momentum = float(momentum)
-        self.directions, self.engine = directions, engine
-        self.generator = _validate.generator(generator)
         self.target_weights = _validate.weights("target_weights", target_weights, self.target)
+        self.tables = Target(
+            self.target,
+            kernel,
+            self.slices or 1,
+            directions,
+            engine,
+            _validate.generator(generator),
+            self.target_weights,
+            reuse,
+        )
         if bounds is not None and not (len(bounds) == 2 and bounds[0] < bounds[1]):
             raise ValueError(f"bounds: {bounds!r} given; a pair (low, high) with low < high, or None, is accepted")
         self.bounds = bounds
@@ -78,19 +90,10 @@ class ParticleFlow:
         self.trajectory: dict[int, Any] = {}
 
     def gradient(self, x: Tensor) -> Tensor:
-        """∇D² at the particles, with fresh slices; shape of x."""
+        """∇D² at the particles; shape of x."""
         if self.slices is None:
             return mmd2_gradient(x, self.target, self.kernel, y_weights=self.target_weights)
-        return sliced_mmd2_gradient(
-            x,
-            self.target,
-            self.kernel,  # type: ignore[arg-type]  # anything but Riesz(1.0) is refused there, by name
-            self.slices,
-            self.directions,
-            self.engine,
-            self.generator,
-            y_weights=self.target_weights,
-        )
+        return self.tables.gradient(x)
 
     def step(self, x: Tensor) -> Tensor:
         """One step: the new particles; `x` is left as it is."""

@@ -1,6 +1,7 @@
-"""Radial kernels K(x, y) = k(‖x − y‖): value, slope, and the constant of slicing.
+"""Radial kernels K(x, y) = k(‖x − y‖): value, slope, and their one-dimensional slices.
 
-Adding a kernel is adding one class here: `value` and `slope` are all that the exact functionals need.
+Adding a kernel is adding one class here: the exact functionals need `value` and `slope`, the sliced ones `slice_values` and
+`slice_scale`.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow import _validate
+from rieszflow import _slices, _validate
 
 __all__ = ["Gaussian", "InverseMultiquadric", "Kernel", "Laplace", "Matern", "Riesz"]
 
@@ -27,6 +29,22 @@ class Kernel(ABC):
     @abstractmethod
     def slope(self, rho: Tensor) -> Tensor:
         """k′(ρ)/ρ, so that ∇ₓK(x, y) = slope(‖x − y‖)·(x − y); 0 at ρ = 0 where the kernel has a kink there."""
+
+    @abstractmethod
+    def slice_values(self, t: np.ndarray, d: int) -> np.ndarray:
+        """f(t) for t ≥ 0, float64 of any shape, with k(‖x‖) = E f(⟨ξ, x⟩), ξ uniform on the unit sphere of R^d."""
+
+    @abstractmethod
+    def slice_scale(self, d: int) -> float | None:
+        """Length over which f changes in R^d, a wave length over 2π; None where it has none (Riesz)."""
+
+
+def check_kernel(kernel: object) -> None:
+    if not isinstance(kernel, Kernel):
+        raise TypeError(
+            f"kernel: {kernel!r} given; Riesz(r), Gaussian(sigma), Laplace(sigma), InverseMultiquadric(c) "
+            "or Matern(nu, sigma) are accepted"
+        )
 
 
 def _where_positive(rho: Tensor, value: Tensor) -> Tensor:
@@ -60,6 +78,12 @@ class Riesz(Kernel):
     def slope(self, rho: Tensor) -> Tensor:
         return _where_positive(rho, -self.r * rho ** (self.r - 2))
 
+    def slice_values(self, t: np.ndarray, d: int) -> np.ndarray:
+        return -self.slicing_constant(d) * t**self.r
+
+    def slice_scale(self, d: int) -> float | None:
+        return None
+
     def slicing_constant(self, d: int) -> float:
         """c_{d,r} with ‖z‖^r = c_{d,r} · E_ξ|⟨ξ, z⟩|^r, ξ uniform on the unit sphere of R^d (paper, Theorem 1).
 
@@ -89,6 +113,13 @@ class Gaussian(Kernel):
     def slope(self, rho: Tensor) -> Tensor:
         return -self.value(rho) / self.sigma**2
 
+    def slice_values(self, t: np.ndarray, d: int) -> np.ndarray:
+        """₁F₁(d/2; 1/2; −t²/(2σ²)) (Hertrich 2024, Table 1)."""
+        return _slices.gaussian(t / self.sigma, d)
+
+    def slice_scale(self, d: int) -> float | None:
+        return self.sigma / math.sqrt(d)
+
 
 @dataclass(frozen=True)
 class Laplace(Kernel):
@@ -105,6 +136,13 @@ class Laplace(Kernel):
     def slope(self, rho: Tensor) -> Tensor:
         return _where_positive(rho, -self.value(rho) / (self.sigma * rho))
 
+    def slice_values(self, t: np.ndarray, d: int) -> np.ndarray:
+        """The mixture E g_d(t / (σ|Z|)) of Gaussian slices g_d, Z standard normal (Hertrich 2024, Table 1, for a series)."""
+        return _slices.student(t / self.sigma, d, 1)
+
+    def slice_scale(self, d: int) -> float | None:
+        return self.sigma / math.sqrt(d)
+
 
 @dataclass(frozen=True)
 class InverseMultiquadric(Kernel):
@@ -120,6 +158,13 @@ class InverseMultiquadric(Kernel):
 
     def slope(self, rho: Tensor) -> Tensor:
         return -((1 + (rho / self.c) ** 2) ** -1.5) / self.c**2
+
+    def slice_values(self, t: np.ndarray, d: int) -> np.ndarray:
+        """(1 + t²/c²)^(−d/2): the mixture of ₁F₁(d/2; 1/2; −τ t²/c²) over τ ~ Γ(1/2) is ₂F₁(d/2, 1/2; 1/2; −t²/c²)."""
+        return (1 + (t / self.c) ** 2) ** (-d / 2)
+
+    def slice_scale(self, d: int) -> float | None:
+        return self.c / math.sqrt(d)
 
 
 @dataclass(frozen=True)
@@ -153,3 +198,10 @@ class Matern(Kernel):
             return _where_positive(rho, -a * torch.exp(-s) / rho)
         factor = torch.ones_like(s) if self.nu == 1.5 else (1 + s) / 3
         return -(a**2) * factor * torch.exp(-s)
+
+    def slice_values(self, t: np.ndarray, d: int) -> np.ndarray:
+        """The mixture E g_d(t √(2ν) / (σ χ_2ν)) of Gaussian slices g_d (Hertrich 2024, Table 1, for a series)."""
+        return _slices.student(t / self.sigma, d, 2 * self.nu)
+
+    def slice_scale(self, d: int) -> float | None:
+        return self.sigma / math.sqrt(d)

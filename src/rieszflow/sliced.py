@@ -1,12 +1,8 @@
-"""Directions × engine → value, gradient, autograd.
-
-The hot path of the library is `_gradient`: for every chunk of slices project both clouds, ask the engine for the
-one-dimensional derivative, carry it back. Slices come in chunks, so that no array of size P × (N + M) is held.
-"""
+"""Directions × engine → value, gradient, autograd. The work is done by the engines: see engines/bins.py for the hot path."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,17 +10,15 @@ from torch import Tensor
 
 from rieszflow import _validate, directions, engines
 from rieszflow.directions import Directions
-from rieszflow.kernels import Riesz
+from rieszflow.kernels import Kernel, Riesz, check_kernel
 
 __all__ = ["sliced_mmd2", "sliced_mmd2_gradient"]
-
-_PROJECTIONS = 1 << 23  # projected numbers in one chunk of slices: 32 MB of float32
 
 
 def sliced_mmd2(
     x: Any,
     y: Any,
-    kernel: Riesz = Riesz(1.0),
+    kernel: Kernel = Riesz(1.0),
     slices: int = 1024,
     directions: str | Tensor = "auto",
     engine: str = "auto",
@@ -67,14 +61,15 @@ def sliced_mmd2(
     x, y, answer = _validate.pair(x, y)
     a, b = _validate.weights("x_weights", x_weights, x), _validate.weights("y_weights", y_weights, y)
     _validate.statistic(statistic, ("x", x, a), ("y", y, b))
-    xi, solver = _setup(x, kernel, slices, directions, engine, generator)
+    by_weights = any(w is not None and w.requires_grad for w in (a, b))
+    xi, solver = _setup(x, y, kernel, slices, directions, engine, generator, by_weights)
     return answer(_SlicedMMD2.apply(x, y, a, b, xi, solver, kernel, statistic == "U"))
 
 
 def sliced_mmd2_gradient(
     x: Any,
     y: Any,
-    kernel: Riesz = Riesz(1.0),
+    kernel: Kernel = Riesz(1.0),
     slices: int = 1024,
     directions: str | Tensor = "auto",
     engine: str = "auto",
@@ -100,29 +95,18 @@ def sliced_mmd2_gradient(
     x, y, answer = _validate.pair(x, y)
     a, b = _validate.weights("x_weights", x_weights, x), _validate.weights("y_weights", y_weights, y)
     _validate.statistic(statistic, ("x", x, a), ("y", y, b))
-    xi, solver = _setup(x, kernel, slices, directions, engine, generator)
-    return answer(_gradient(x.detach(), y.detach(), a, b, xi, solver, kernel, statistic == "U"))
+    xi, solver = _setup(x, y, kernel, slices, directions, engine, generator, by_weights=False)
+    need = (False, True, False, False, False)
+    return answer(solver.evaluate(x.detach(), y.detach(), a, b, xi, kernel, statistic == "U", need).x)
 
 
-def _setup(x: Tensor, kernel: Any, slices: Any, kind: Any, engine: str, generator: Any) -> tuple[Directions, Any]:
-    if not isinstance(kernel, Riesz) or kernel.r != 1:
-        raise ValueError(
-            f"kernel: {kernel!r} given; sliced functionals accept Riesz(1.0) (use mmd2 and mmd2_gradient for others)"
-        )
-    solver = engines.get(engine)
+def _setup(
+    x: Tensor, y: Tensor, kernel: Any, slices: Any, kind: Any, engine: str, generator: Any, by_weights: bool
+) -> tuple[Directions, ModuleType]:
+    check_kernel(kernel)
+    solver = engines.get(engine, kernel, x, y, by_weights)
     P = _validate.positive_int("slices", slices)
-    return directions.sample(kind, P, x.shape[-1], x, _validate.generator(generator)), solver
-
-
-def _gradient(
-    x: Tensor, y: Tensor, a: Tensor | None, b: Tensor | None, xi: Directions, solver: Any, kernel: Riesz, unbiased: bool
-) -> Tensor:
-    factor = _self_factor(a, x, unbiased)
-    x, y = _centred(x, y)
-    out = torch.zeros_like(x)
-    for part in _chunks(xi, x, y):
-        out += part.adjoint(solver.gradient(part.project(x), part.project(y), a, b, factor))
-    return out * _scale(kernel, xi, x, a)
+    return directions.sample(kind, P, x.shape[-1], x.detach(), _validate.generator(generator)), solver
 
 
 class _SlicedMMD2(torch.autograd.Function):
@@ -130,36 +114,11 @@ class _SlicedMMD2(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, y, a, b, xi, solver, kernel, unbiased):  # type: ignore[no-untyped-def]
-        alpha, beta = _self_factor(a, x, unbiased), _self_factor(b, y, unbiased)
-        dtype = x.dtype
-        x, y = _centred(x, y)
-        need_x, need_y, need_a, need_b = ctx.needs_input_grad[:4]
-        grad_x, grad_y = torch.zeros_like(x) if need_x else None, torch.zeros_like(y) if need_y else None
-        grad_a, grad_b = torch.zeros_like(x[..., 0]) if need_a else None, torch.zeros_like(y[..., 0]) if need_b else None
-        value = torch.zeros(x.shape[:-2], dtype=torch.float64, device=x.device)
-        for part in _chunks(xi, x, y):
-            s = solver.profile(part.project(x), part.project(y), a, b)
-            # E|X−Y| − ½αE|X−X′| − ½βE|Y−Y′| in every slice; α = β = 1 for the V-statistic.
-            correction = (alpha[..., 0] - 1) * s.spread_x + (beta[..., 0] - 1) * s.spread_y
-            value += (s.distance - correction).double().sum(-1)
-            if need_x:
-                grad_x += part.adjoint(2 * s.G_x - 1 - alpha * (2 * s.F_x - 1))
-            if need_y:
-                grad_y += part.adjoint(2 * s.F_y - 1 - beta * (2 * s.G_y - 1))
-            if need_a:
-                grad_a += _weights_gradient(s.potential_x, s.own_x, s.spread_x, a, alpha, unbiased)
-            if need_b:
-                grad_b += _weights_gradient(-s.potential_y, s.own_y, s.spread_y, b, beta, unbiased)
-        c = kernel.slicing_constant(xi.n) / xi.P
-        ctx.save_for_backward(
-            None if grad_x is None else grad_x * _scale(kernel, xi, x, a),
-            None if grad_y is None else grad_y * _scale(kernel, xi, y, b),
-            # A weight vector (N,) shared by a batch collects the derivative of every member.
-            None if grad_a is None else c * grad_a,
-            None if grad_b is None else c * grad_b,
-        )
+        result = solver.evaluate(x.detach(), y.detach(), a, b, xi, kernel, unbiased, (True, *ctx.needs_input_grad[:4]))
+        ctx.save_for_backward(result.x, result.y, result.a, result.b)
+        # A weight vector (N,) shared by a batch collects the derivative of every member.
         ctx.weight_shapes = [None if w is None else w.shape for w in (a, b)]
-        return (c * value).to(dtype)
+        return result.value.to(x.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -171,35 +130,3 @@ class _SlicedMMD2(torch.autograd.Function):
             for g, shape in zip((grad_a, grad_b), ctx.weight_shapes, strict=True)
         ]
         return *points, *weights, None, None, None, None
-
-
-def _weights_gradient(potential: Tensor, own: Tensor, spread: Tensor, w: Tensor, factor: Tensor, unbiased: bool) -> Tensor:
-    """Derivative by the weights of one cloud, summed over slices: (..., N)."""
-    if unbiased:
-        potential = potential - (factor - 1) * own - (2 * factor**2 * spread.unsqueeze(-1)) * w.detach().unsqueeze(-2)
-    return potential.sum(-2)
-
-
-def _self_factor(w: Tensor | None, x: Tensor, unbiased: bool) -> Tensor:
-    """1/(1 − Σw²), which turns E over all pairs into E over distinct ones; shape (..., 1, 1). 1 for the V-statistic."""
-    if not unbiased:
-        return x.new_ones(1, 1)
-    if w is None:
-        return x.new_full((1, 1), x.shape[-2] / (x.shape[-2] - 1))
-    return 1 / (1 - (w.detach() ** 2).sum(-1))[..., None, None]
-
-
-def _scale(kernel: Riesz, xi: Directions, x: Tensor, w: Tensor | None) -> float | Tensor:
-    c = kernel.slicing_constant(xi.n) / xi.P
-    return c / x.shape[-2] if w is None else c * w.detach().unsqueeze(-1)
-
-
-def _centred(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Nothing here changes under a common shift; near the origin the projections keep more digits."""
-    centre = y.mean(-2, keepdim=True)
-    return x - centre, y - centre
-
-
-def _chunks(xi: Directions, x: Tensor, y: Tensor) -> Iterator[Directions]:
-    numbers = (x.numel() + y.numel()) // x.shape[-1]
-    yield from xi.split(max(1, _PROJECTIONS // numbers))

@@ -1,7 +1,7 @@
 """Points on the unit sphere to project on: ξ_1, …, ξ_P.
 
-Adding a kind of direction is adding one file with a function `sample(P, d, generator) -> (P, d) tensor` (float64 or
-float32, on the generator's device) and one entry in `KINDS`.
+Adding a kind of direction is adding one file and one entry in `KINDS`: a function `sample(P, d, generator)` that returns a
+tensor (P, d) of unit rows, or one that returns `Directions` of its own (see hadamard.py).
 """
 
 from __future__ import annotations
@@ -11,42 +11,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rieszflow.directions import independent, orthogonal
+from rieszflow.directions import hadamard, independent, orthogonal, sobol
+from rieszflow.directions.base import Directions
+from rieszflow.directions.hadamard import Hadamard
 
-__all__ = ["KINDS", "Directions", "sample"]
+__all__ = ["KINDS", "Directions", "Hadamard", "sample"]
 
-KINDS: dict[str, Callable[[int, int, torch.Generator | None], Tensor]] = {
-    "independent": independent.sample,
-    "orthogonal": orthogonal.sample,
+KINDS: dict[str, Callable[[int, int, Tensor, torch.Generator | None], Directions]] = {
+    "independent": lambda P, d, like, g: Directions(independent.sample(P, d, g).to(like)),
+    "orthogonal": lambda P, d, like, g: Directions(orthogonal.sample(P, d, g).to(like)),
+    "hadamard": hadamard.sample,
+    "sobol": lambda P, d, like, g: Directions(sobol.sample(P, d, g).to(like)),
 }
 
-# A Haar block costs one QR factorisation, O(d³); above this the QR would cost more than the slices it serves.
-_LARGEST_AUTO_BLOCK = 1024
-
-
-class Directions:
-    """P directions in R^d and the two maps that every engine and functional needs.
-
-    Attributes:
-        P: number of directions.
-        n: dimension in which they are uniform on the sphere; the constant of slicing is the one of R^n.
-    """
-
-    def __init__(self, xi: Tensor) -> None:
-        self.xi = xi
-        self.P, self.n = xi.shape
-
-    def project(self, x: Tensor) -> Tensor:
-        """⟨ξ_p, x_i⟩ for x (..., N, d): shape (..., P, N), one contiguous row per slice."""
-        return torch.matmul(self.xi, x.transpose(-1, -2))
-
-    def adjoint(self, g: Tensor) -> Tensor:
-        """Σ_p g_pi ξ_p for g (..., P, N): shape (..., N, d)."""
-        return torch.matmul(g.transpose(-1, -2), self.xi)
-
-    def split(self, rows: int) -> list[Directions]:
-        """The same directions in consecutive parts of at most `rows`."""
-        return [Directions(part) for part in self.xi.split(rows)]
+# Up to here Haar blocks cost little, and they are the better ones (docs/design.md); above, fast transforms win.
+_LARGEST_HAAR = 64
 
 
 def sample(kind: str | Tensor, P: int, d: int, like: Tensor, generator: torch.Generator | None = None) -> Directions:
@@ -59,8 +38,8 @@ def sample(kind: str | Tensor, P: int, d: int, like: Tensor, generator: torch.Ge
             raise ValueError("directions: rows of the tensor must be finite and have norm 1")
         return Directions(kind.detach().to(like))
     if kind == "auto":
-        kind = "orthogonal" if d <= _LARGEST_AUTO_BLOCK else "independent"
+        kind = "orthogonal" if d <= _LARGEST_HAAR else "hadamard"
     if kind not in KINDS:
         accepted = ", ".join(repr(name) for name in ("auto", *KINDS))
         raise ValueError(f"directions: {kind!r} given; {accepted} or a tensor (P, d) of unit rows are accepted")
-    return Directions(KINDS[kind](P, d, generator).to(like))
+    return KINDS[kind](P, d, like, generator)

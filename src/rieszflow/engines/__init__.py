@@ -1,33 +1,38 @@
-"""One slice, one dimension: D² of two weighted point sets on the line, and its derivative.
+"""All slices of D² and its derivatives: one dimension, many times.
 
-An engine is a module with two functions (the contract; every engine is tested by the same tests against brute force):
+An engine is a module with one function (the contract; every engine is tested by the same tests against brute force):
 
-    gradient(px, py, a, b, self_factor) -> (..., P, N)
-        the derivative by px of Σ ab|px − py| − ½ self_factor Σ aa|px − px′| in every slice, divided by the point's
-        own weight; self_factor is a tensor (..., 1, 1). With distribution functions F of px and G of py (mid-ranks at
-        ties): 2G − 1 − self_factor(2F − 1).
-    profile(px, py, a, b) -> Profile
-        everything a value and a derivative by all arguments is made of.
+    evaluate(x, y, a, b, xi, kernel, unbiased, need) -> Result
+        x (..., N, d), y (..., M, d); a, b weights (..., N), (..., M) or None for equal ones; xi the directions; unbiased for
+        the U-statistic; need = five bools, for the value and its derivatives by x, y, a and b.
 
-px is (..., P, N), py is (..., P, M); a and b are weights (..., N), (..., M), or None for equal ones. Adding an engine is
-adding one file and one entry in `ENGINES`.
+`sort` is exact and the reference, for Riesz(1.0). `bins` takes linear time and no memory that grows with N, for all kernels.
+Adding an engine is adding one file and one entry in `ENGINES`.
 """
 
 from __future__ import annotations
 
 from types import ModuleType
 
-from rieszflow.engines import sort
+from torch import Tensor
+
+from rieszflow.engines import bins, sort
+from rieszflow.kernels import Kernel, Riesz
 
 __all__ = ["ENGINES", "get"]
 
-ENGINES: dict[str, ModuleType] = {"sort": sort}
+ENGINES: dict[str, ModuleType] = {"sort": sort, "bins": bins}
+
+# Below, the tables of the bins cost more than the sort they save (docs/design.md).
+_FEW = 4096
 
 
-def get(name: str) -> ModuleType:
-    """The engine of a name; `"auto"` picks."""
+def get(name: str, kernel: Kernel, x: Tensor, y: Tensor, by_weights: bool = False) -> ModuleType:
+    """The engine of a name. `"auto"` is exact where that is cheap, wanted (float64) or the only way (by weights)."""
     if name == "auto":
-        return sort
+        if by_weights or x.dtype.itemsize > 4 or x.shape[-2] + y.shape[-2] < _FEW:
+            return sort if kernel == Riesz(1.0) else bins
+        return bins
     if name not in ENGINES:
         raise ValueError(f"engine: {name!r} given; {', '.join(repr(n) for n in ('auto', *ENGINES))} are accepted")
     return ENGINES[name]

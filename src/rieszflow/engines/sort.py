@@ -1,20 +1,109 @@
-"""The exact engine, O((N+M) log(N+M)): one sort of the joined projections gives both distribution functions.
+"""The exact engine: both distribution functions of every slice at every point, by one sort of the joined projections.
 
-On the CPU in float32 the sort is NumPy's (vectorised) over 64-bit keys that hold value and index together, followed by one
-linear scan in Numba, slices shared out over threads. Everywhere else it is plain torch operations.
+Plain torch operations, O((N+M) log(N+M)); the derivative by x alone, on the CPU in float32, which is what a flow needs, has
+its own loop with a radix sort, O(N+M).
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Profile", "gradient", "profile"]
+from rieszflow._threads import share
+from rieszflow.directions import Directions
+from rieszflow.directions.hadamard import OPTIONS
+from rieszflow.engines._result import Result
+from rieszflow.kernels import Kernel, Riesz
+
+__all__ = ["Profile", "evaluate", "gradient", "profile"]
+
+_PROJECTIONS = 1 << 26  # projected numbers in one chunk of slices: 256 MB of float32
+
+
+def evaluate(
+    x: Tensor,
+    y: Tensor,
+    a: Tensor | None,
+    b: Tensor | None,
+    xi: Directions,
+    kernel: Kernel,
+    unbiased: bool,
+    need: tuple[bool, ...],
+) -> Result:
+    """See `rieszflow.engines`."""
+    if kernel != Riesz(1.0):
+        raise ValueError(f"kernel: {kernel!r} given; engine 'sort' accepts Riesz(1.0), engine 'bins' the others")
+    need_value, need_x, need_y, need_a, need_b = need
+    x, y = x.detach(), y.detach()
+    # Nothing here changes under a common shift; near the origin the projections keep more digits. The median of some points,
+    # for an outlier would pull the mean away from all the others.
+    centre = y[..., :31, :].median(-2, keepdim=True).values
+    x, y = x - centre, y - centre
+    # A power of two, without rounding, keeps very small numbers from becoming denormal on the way.
+    scale = _scale(x, y)
+    x, y = x * scale, y * scale
+    alpha, beta = _self_factor(a, x, unbiased), _self_factor(b, y, unbiased)
+    grad_x: Any
+    grad_x, grad_y = torch.zeros_like(x) if need_x else None, torch.zeros_like(y) if need_y else None
+    grad_a, grad_b = torch.zeros_like(x[..., 0]) if need_a else None, torch.zeros_like(y[..., 0]) if need_b else None
+    value = torch.zeros(x.shape[:-2], dtype=torch.float64, device=x.device) if need_value else None
+    numbers = (x.numel() + y.numel()) // x.shape[-1]
+    for part in xi.split(max(1, _PROJECTIONS // numbers)):
+        if not (need_value or need_y or need_a or need_b):
+            grad_x += part.adjoint(gradient(part.project(x), part.project(y), a, b, alpha))
+            continue
+        s = profile(part.project(x), part.project(y), a, b)
+        if value is not None:
+            # E|X−Y| − ½αE|X−X′| − ½βE|Y−Y′| in every slice; α = β = 1 for the V-statistic.
+            correction = (alpha[..., 0] - 1) * s.spread_x + (beta[..., 0] - 1) * s.spread_y
+            value += (s.distance - correction).double().sum(-1)
+        if grad_x is not None:
+            grad_x += part.adjoint(2 * s.G_x - 1 - alpha * (2 * s.F_x - 1))
+        if grad_y is not None:
+            grad_y += part.adjoint(2 * s.F_y - 1 - beta * (2 * s.G_y - 1))
+        if grad_a is not None:
+            grad_a += _weights_gradient(s.potential_x, s.own_x, s.spread_x, a, alpha, unbiased)
+        if grad_b is not None:
+            grad_b += _weights_gradient(-s.potential_y, s.own_y, s.spread_y, b, beta, unbiased)
+    c = kernel.slicing_constant(xi.n) / xi.P
+    return Result(
+        None if value is None else c / scale * value,
+        None if grad_x is None else grad_x * _per_point(c, x, a),
+        None if grad_y is None else grad_y * _per_point(c, y, b),
+        None if grad_a is None else c / scale * grad_a,
+        None if grad_b is None else c / scale * grad_b,
+    )
+
+
+def _scale(x: Tensor, y: Tensor) -> float:
+    largest = max(x.abs().amax().item(), y.abs().amax().item())
+    limit = 120 if x.dtype == torch.float32 else 1000
+    return 2.0 ** -max(-limit, min(limit, math.frexp(largest)[1])) if 0 < largest < math.inf else 1.0
+
+
+def _self_factor(w: Tensor | None, x: Tensor, unbiased: bool) -> Tensor:
+    """1/(1 − Σw²), which turns E over all pairs into E over distinct ones; shape (..., 1, 1). 1 for the V-statistic."""
+    if not unbiased:
+        return x.new_ones(1, 1)
+    if w is None:
+        return x.new_full((1, 1), x.shape[-2] / (x.shape[-2] - 1))
+    return 1 / (1 - (w.detach() ** 2).sum(-1))[..., None, None]
+
+
+def _per_point(c: float, x: Tensor, w: Tensor | None) -> float | Tensor:
+    return c / x.shape[-2] if w is None else c * w.detach().unsqueeze(-1)
+
+
+def _weights_gradient(potential: Tensor, own: Tensor, spread: Tensor, w: Any, factor: Tensor, unbiased: bool) -> Tensor:
+    """Derivative by the weights of one cloud, summed over slices: (..., N)."""
+    if unbiased:
+        potential = potential - (factor - 1) * own - (2 * factor**2 * spread.unsqueeze(-1)) * w.detach().unsqueeze(-2)
+    return potential.sum(-2)
 
 
 class Profile(NamedTuple):
@@ -40,6 +129,7 @@ class Profile(NamedTuple):
 
 
 def gradient(px: Tensor, py: Tensor, a: Tensor | None, b: Tensor | None, self_factor: Tensor) -> Tensor:
+    """2G − 1 − self_factor(2F − 1) at px (..., P, N), the derivative of D² in every slice by px over the point's weight."""
     if px.device.type == "cpu" and px.dtype == torch.float32 and px.ndim == 2:
         return _gradient_cpu(px, py, a, b, self_factor.item())
     z, order = torch.cat([px, py], -1).sort(dim=-1)
@@ -112,42 +202,90 @@ def _unsort(values: Tensor, order: Tensor) -> Tensor:
 
 
 def _gradient_cpu(px: Tensor, py: Tensor, a: Tensor | None, b: Tensor | None, self_factor: float) -> Tensor:
-    x, y = px.detach().numpy(), py.detach().numpy()
-    out = np.empty_like(x)
+    out = torch.from_numpy(np.empty(px.shape, np.float32))
     none = np.empty(0, np.float32)
     wa, wb = (none if w is None else w.detach().contiguous().numpy() for w in (a, b))
-
-    def rows(start: int, stop: int) -> None:
-        keys = np.empty(x.shape[1] + y.shape[1], np.uint64)
-        for p in range(start, stop):
-            _pack(x[p], y[p], keys)
-            keys.sort()
-            _scan(keys, wa, wb, x.shape[1], y.shape[1], self_factor, out[p])
-
-    P = len(x)
-    threads = min(torch.get_num_threads(), P)
-    cuts = [P * t // threads for t in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(rows, cuts[:-1], cuts[1:]))
-    return torch.from_numpy(out)
+    args = px.detach().numpy(), py.detach().numpy(), wa, wb, self_factor, out.numpy()
+    share(_slices, len(px), 1, *args)
+    return out
 
 
-@numba.njit(nogil=True, cache=True)
-def _pack(x: np.ndarray, y: np.ndarray, keys: np.ndarray) -> None:
-    """keys = order-preserving bits of the value (high half) and index in x then y (low half)."""
-    one = np.empty(1, np.float32)
-    bits = one.view(np.uint32)
-    N = x.shape[0]
+_BITS, _PASSES = 11, 3
+
+
+@numba.njit(**OPTIONS)
+def _slices(first, last, worker, step, px, py, a, b, self_factor, out):
+    N, M = px.shape[1], py.shape[1]
+    keys, other = np.empty(N + M, np.uint64), np.empty(N + M, np.uint64)
+    counts = np.empty((_PASSES, 1 << _BITS), np.uint32)
+    result = np.empty(N + 1, np.float32)
+    for p in range(first, last):
+        _pack(px[p], keys[:N], 0)
+        _pack(py[p], keys[N:], N)
+        _radix_sort(keys, other, counts)  # an odd number of passes: sorted keys are in `other`
+        if a.shape[0] or b.shape[0] or _scan(other, N, M, self_factor, result):
+            _scan_ties(other, a, b, N, M, self_factor, result)
+        out[p] = result[:N]
+
+
+@numba.njit(**OPTIONS)
+def _pack(x, keys, start):
+    """keys = order-preserving bits of the value (high half) and index (low half)."""
+    bits = (x + np.float32(0)).view(np.uint32)  # −0 becomes +0: they are a tie
     for i in range(keys.shape[0]):
-        one[0] = (x[i] if i < N else y[i - N]) + np.float32(0)  # −0 becomes +0: they are a tie
-        u = bits[0]
+        u = bits[i]
         flip = np.uint32(0xFFFFFFFF) if u >> np.uint32(31) else np.uint32(0x80000000)
-        keys[i] = (np.uint64(u ^ flip) << np.uint64(32)) | np.uint64(i)
+        keys[i] = (np.uint64(u ^ flip) << np.uint64(32)) | np.uint64(start + i)
 
 
-@numba.njit(nogil=True, cache=True)
-def _scan(keys: np.ndarray, a: np.ndarray, b: np.ndarray, N: int, M: int, self_factor: float, out: np.ndarray) -> None:
-    """One pass over sorted keys; out[i] = 2G(x_i) − 1 − self_factor(2F(x_i) − 1) with mid-ranks."""
+@numba.njit(**OPTIONS)
+def _radix_sort(keys, other, counts):
+    """Sorts by the high halves, 11 bits a pass, least significant first: linear time whatever the values are."""
+    mask = np.uint64((1 << _BITS) - 1)
+    counts[:] = 0
+    for i in range(keys.shape[0]):
+        k = keys[i] >> np.uint64(32)
+        for q in range(_PASSES):
+            counts[q, np.uint32(k & mask)] += np.uint32(1)
+            k >>= np.uint64(_BITS)
+    source, target = keys, other
+    for q in range(_PASSES):
+        place = counts[q]
+        start = np.uint32(0)
+        for r in range(place.shape[0]):
+            count = place[r]
+            place[r] = start
+            start += count
+        shift = np.uint64(32 + q * _BITS)
+        for i in range(keys.shape[0]):
+            key = source[i]
+            r = np.uint32((key >> shift) & mask)
+            target[place[r]] = key
+            place[r] += np.uint32(1)
+        source, target = target, source
+
+
+@numba.njit(**OPTIONS)
+def _scan(keys, N, M, self_factor, out):
+    """out[i] = 2G(x_i) − 1 − self_factor(2F(x_i) − 1) without branches, if there are no ties; says whether there are."""
+    low, high = np.uint64(0xFFFFFFFF), np.uint64(32)
+    tie = False
+    seen = 0  # points of x so far
+    before = np.uint64(0xFFFFFFFFFFFF)
+    for i in range(keys.shape[0]):
+        key = keys[i]
+        tie |= key >> high == before
+        before = key >> high
+        index = np.uint32(key & low)
+        # y's results all go to out[N], which nobody reads
+        out[min(index, np.uint32(N))] = 2.0 * (i - seen) / M - 1 - self_factor * ((2.0 * seen + 1) / N - 1)
+        seen += np.int64(index < N)
+    return tie
+
+
+@numba.njit(**OPTIONS)
+def _scan_ties(keys, a, b, N, M, self_factor, out):
+    """The same with mid-ranks at ties and with weights."""
     low = np.uint64(0xFFFFFFFF)
     scale_a = 1.0 if a.shape[0] else 1.0 / N
     scale_b = 1.0 if b.shape[0] else 1.0 / M
@@ -164,12 +302,11 @@ def _scan(keys: np.ndarray, a: np.ndarray, b: np.ndarray, N: int, M: int, self_f
             else:
                 mass_b += b[index - N] if b.shape[0] else 1.0
             j += 1
-        if mass_a > 0 or a.shape[0]:
-            f, g = scale_a * (2 * F + mass_a) - 1, scale_b * (2 * G + mass_b) - 1
-            for k in range(i, j):
-                index = np.int64(keys[k] & low)
-                if index < N:
-                    out[index] = g - self_factor * f
+        f, g = scale_a * (2 * F + mass_a) - 1, scale_b * (2 * G + mass_b) - 1
+        for k in range(i, j):
+            index = np.int64(keys[k] & low)
+            if index < N:
+                out[index] = g - self_factor * f
         F += mass_a
         G += mass_b
         i = j

@@ -25,10 +25,11 @@ class Config:
     """Everything needed to repeat a run, but for the data themselves.
 
     Flow: N `particles` start as `latents`, noise that is "uniform" on [0, 1]^d (the paper's) or, for images, "smooth";
-    `targets` M training data at most (None: all); `slices` P with `directions`; `step_size` τ (None: 0.3 times the targets'
-    mean distance from one another, for forces have size one whatever the dimension is); `momentum` m; with `clip` particles
-    and samples are kept in the data's box [0, 1]^d. Network l is trained after T_l flow steps: T_1 = `first_steps`, T_{l+1} =
-    min(T_l + min(2^{l−1}·T_1, `growth_cap`), `steps_cap`) (the paper's schedule); `networks` L in all.
+    `targets` M training data at most (None: all); `slices` P with `directions`, a set of which serves `reuse` steps (see
+    `rieszflow.Target`); `step_size` τ (None: 0.3 times the targets' mean distance from one another, for forces have size one
+    whatever the dimension is); `momentum` m; with `clip` particles and samples are kept in the data's box [0, 1]^d. Network l
+    is trained after T_l flow steps: T_1 = `first_steps`, T_{l+1} = min(T_l + min(2^{l−1}·T_1, `growth_cap`), `steps_cap`) (the
+    paper's schedule); `networks` L in all.
 
     Fit: `fit_steps` Adam steps of `batch_size` with `learning_rate` decaying to 0 by a cosine, `loss` "squared" or "absolute",
     weights averaged with `ema` (0: off), each network started from the one before.
@@ -52,6 +53,7 @@ class Config:
     targets: int | None = None
     slices: int = 256
     directions: str = "auto"
+    reuse: int = 8
     step_size: float | None = None
     momentum: float = 0.7
     first_steps: int = 16
@@ -146,7 +148,8 @@ def presets() -> list[tuple[str, str]]:
 
 
 _AT_LEAST_ONE = (
-    "slices", "first_steps", "growth_cap", "steps_cap", "networks", "patch", "layers", "width", "fit_steps", "batch_size",
+    "slices", "reuse", "first_steps", "growth_cap", "steps_cap", "networks", "patch", "layers", "width", "fit_steps",
+    "batch_size",
 )  # fmt: skip
 _POSITIVE = ("step_size", "learning_rate", "checkpoint_seconds")
 _FRACTIONS = {"momentum": "[0, 1)", "ema": "[0, 1)", "held_out": "(0, 1)"}
@@ -155,7 +158,7 @@ _CHOICES = {
     "latents": ("uniform", "smooth"),
     "loss": ("squared", "absolute"),
     "mixed_precision": ("no", "bf16", "fp16"),
-    "directions": ("auto", "independent", "orthogonal"),
+    "directions": ("auto", "independent", "orthogonal", "hadamard", "sobol"),
 }
 
 

@@ -124,23 +124,27 @@ class _Training:
                 self._fit()
             self._finish_network()
 
-    # Flow: x_old, x, velocity.
+    # Flow: x_old, x, velocity, and the flow's slices.
 
     def _begin_flow(self) -> None:
         self.phase, self.step, self.x_old = "flow", 0, self.x
+        self._build_flow()
         self._save()
 
-    def _flow(self) -> None:
-        steps = self.schedule[self.network - 1]
-        flow = ParticleFlow(
+    def _build_flow(self) -> None:
+        self.flow = ParticleFlow(
             self.targets,
             slices=self.config.slices,
             step_size=self.step_size,
             momentum=self.config.momentum,
             directions=self.config.directions,
             generator=self.slices,
+            reuse=self.config.reuse,
             bounds=(0.0, 1.0) if self.config.clip else None,
         )
+
+    def _flow(self) -> None:
+        steps, flow = self.schedule[self.network - 1], self.flow
         flow.velocity = self.velocity
         clock = self._clock("flow")
         while self.step < steps:
@@ -277,6 +281,8 @@ class _Training:
         }
         if self.velocity is not None:
             tensors["velocity"] = self.velocity
+        if self.phase == "flow":
+            tensors |= {"target." + name: t for name, t in self.flow.tables.state().items()}
         if self.phase == "fit":
             tensors["random.fit"] = self.randomness if self.step == 0 else torch.get_rng_state()
             for prefix, module in (("phi.", self._inner()), ("average.", self.average)):
@@ -298,6 +304,9 @@ class _Training:
             self.chooser.set_state(tensors["random.chooser"])
             self.slices.set_state(tensors["random.slices"])
             self.rows = self.rows[: self.network - 1]
+            self._build_flow()
+            if self.phase == "flow":
+                self.flow.tables.load_state(_below(tensors, "target."))
             if self.phase == "fit":
                 self.randomness = tensors["random.fit"]
                 self._build()

@@ -1,0 +1,413 @@
+"""The linear-time engine: projections are counted into bins, the table is cumulated, and looked up again.
+
+Two passes over the particles, a tile at a time: project and count; project again, look up, transform back. An array of size
+P × N never exists; memory is O(P·B) for P slices of a block and B bins.
+
+r = 1. The derivative 2(G − F) needs distribution functions only. A point's own bin is the only source of error: F changes by
+the bin's mass over it, so whatever the data are
+
+    |F̂(t) − F(t)| ≤ mass of t's bin,    likewise G.                                                                    (bound)
+
+Inside a bin F rises linearly, which is right up to O(B⁻²) for smooth densities, but for point masses, which are told by their
+neighbours (`STEEP`) and count as ties, by their mid-rank. The binned range comes from a sample of the points and is robust;
+outside of it bins grow geometrically, so that outliers and heavy tails cost neither memory nor the resolution of the rest.
+
+Other kernels. The mass of a bin counts as spread evenly over it; then the derivative of the potential at bin edges is a
+discrete convolution with the differences of the kernel's one-dimensional slice, done by FFT, and looked up linearly. Bins have
+one width on all slices, cover all points, and must resolve the slice (`Kernel.slice_scale`), or the kernel is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rieszflow._threads import share, threads
+from rieszflow.directions import Directions, Hadamard
+from rieszflow.directions.hadamard import width
+from rieszflow.engines import _bins_cpu as cpu
+from rieszflow.engines._bins_device import Device
+from rieszflow.engines._result import Result
+from rieszflow.kernels import Kernel, Riesz
+
+__all__ = ["BINS", "Tables", "evaluate", "tables"]
+
+BINS = 1024  # equal bins of a slice
+_PART = 1024  # dense directions at a time
+_SAMPLE = 256  # points of each cloud that decide the range
+_MOST_BINS = 16384
+_PER_WAVE = 6.0  # equal bins in a kernel's slice_scale, which is a wave length over 2π
+_RIESZ_BINS = 4096
+_TAIL = cpu.TAIL
+
+
+@dataclass
+class Tables:
+    """A cloud on a part of the slices, counted.
+
+    Position u of a point, in equal bins: (⟨ξ, (y − shift)·scale⟩ − low)·inverse.
+    mass: (P, bins), each slice sums to one.  moments: (P, 2·TAIL), Σ mass·u in the geometric bins.
+    """
+
+    xi: Directions
+    shift: Tensor
+    scale: float
+    low: Any
+    inverse: Any
+    B: int
+    mass: Any = None
+    moments: Any = None
+    self_weight: float = 0.0  # Σ b²
+    outside: float = 0.0  # share of the projections that lie outside of the equal bins
+
+    @property
+    def passes(self) -> Any:
+        if self.shift.device.type != "cpu":
+            return Device
+        return _Fused if isinstance(self.xi, Hadamard) and self.xi.first == 0 else _Tiled
+
+
+def parts(xi: Directions) -> list[Directions]:
+    """The slices that go through the passes together, in float32: the bins resolve no more."""
+    xi = xi.single()
+    return list(xi.blocks()) if isinstance(xi, Hadamard) else xi.split(_PART)
+
+
+def tables(y: Tensor, b: Tensor | None, xi: Directions, kernel: Kernel, reach: Tensor) -> list[Tables]:
+    """The target's tables on all parts of the directions, over a range that serves points like `reach` too."""
+    found = [_grid(part, y, reach, kernel) for part in parts(xi)]
+    for t in found:
+        _count_target(t, y, b, moments=False)
+    return found
+
+
+def recount(
+    xi: Directions, y: Tensor, b: Tensor | None, low: Tensor, inverse: Tensor, shift: Tensor, scale: Tensor, outside: Tensor
+) -> Tables:
+    """The target's tables on a part of the directions over a range known from before."""
+    t = Tables(xi, shift.to(y), float(scale), None, None, BINS)
+    _set_range(t, low.cpu().numpy(), inverse.cpu().numpy())
+    _count_target(t, y, b, moments=False)
+    t.outside = float(outside)
+    return t
+
+
+def _count_target(t: Tables, y: Tensor, b: Tensor | None, moments: bool) -> None:
+    t.mass, t.moments = t.passes.count(t, y, b, moments)
+    t.self_weight = _self_weight(b, y)
+    t.outside = _outside(t, t.mass)
+
+
+def _outside(t: Tables, mass: Any) -> float:
+    return float(mass[:, :_TAIL].sum() + mass[:, _TAIL + t.B :].sum()) / t.xi.P
+
+
+def evaluate(
+    x: Tensor,
+    y: Tensor,
+    a: Tensor | None,
+    b: Tensor | None,
+    xi: Directions,
+    kernel: Kernel,
+    unbiased: bool,
+    need: tuple[bool, ...],
+) -> Result:
+    """See `rieszflow.engines`. Clouds (N, d), (M, d); batches one after another."""
+    if need[3] or need[4]:
+        raise ValueError(
+            "x_weights, y_weights: derivatives by weights are not to be had from engine 'bins'; use engine='sort' "
+            "(Riesz(1.0)), or mmd2"
+        )
+    if x.ndim > 2:
+        return _batched(x, y, a, b, xi, kernel, unbiased, need)
+    result = Result()
+    for grid in parts(xi):
+        t = _grid(grid, y, x, kernel)
+        _count_target(t, y, b, moments=need[0])
+        result = result + against(t, x, y, a, b, kernel, unbiased, need, xi.P)
+    return result
+
+
+def against(
+    t: Tables,
+    x: Tensor,
+    y: Tensor | None,
+    a: Tensor | None,
+    b: Tensor | None,
+    kernel: Kernel,
+    unbiased: bool,
+    need: tuple[bool, ...],
+    P: int,
+) -> Result:
+    """What one part of P slices in all contributes, given the target's tables; y itself is needed for its derivative only."""
+    need_value, need_x, need_y = need[:3]
+    mass, moments = t.passes.count(t, x, a, need_value)
+    self_weight = _self_weight(a, x)
+    alpha = 1 / (1 - self_weight) if unbiased else 1.0
+    beta = 1 / (1 - t.self_weight) if unbiased else 1.0
+    method = _Cumulated if kernel == Riesz(1.0) else _Convolved
+    solver = method(t, kernel, mass, moments, self_weight)
+    result = Result(outside=_outside(t, mass))
+    if need_value:
+        result.value = solver.value(alpha, beta, unbiased) / P
+    if need_x:
+        lines, own = solver.lines(t.mass, mass, alpha, 1 / P if a is not None else 1 / (P * x.shape[0]), a, self_weight)
+        result.x = t.passes.look_up(t, x, a, lines, own)
+    if need_y:
+        assert y is not None
+        lines, own = solver.lines(mass, t.mass, beta, 1 / P if b is not None else 1 / (P * y.shape[0]), b, t.self_weight)
+        result.y = t.passes.look_up(t, y, b, lines, own)
+    return result
+
+
+def _batched(x: Tensor, y: Tensor, a: Any, b: Any, xi: Directions, kernel: Kernel, unbiased: bool, need: Any) -> Result:
+    shape = x.shape[:-2]
+    wa, wb = (None if w is None else w.expand(*shape, w.shape[-1]).flatten(0, -2) for w in (a, b))
+    each = [
+        evaluate(p, q, None if wa is None else wa[k], None if wb is None else wb[k], xi, kernel, unbiased, need)
+        for k, (p, q) in enumerate(zip(x.flatten(0, -3), y.flatten(0, -3), strict=True))
+    ]
+    stacked: dict[str, Any] = {
+        name: None if getattr(each[0], name) is None else torch.stack([getattr(r, name) for r in each])
+        for name in ("value", "x", "y")
+    }
+    viewed: dict[str, Any] = {name: None if s is None else s.view(*shape, *s.shape[1:]) for name, s in stacked.items()}
+    return Result(**viewed)
+
+
+def _self_weight(w: Tensor | None, x: Tensor) -> float:
+    return 1 / x.shape[0] if w is None else float((w.detach().double() ** 2).sum())
+
+
+# Range of the bins.
+
+
+def _grid(xi: Directions, y: Tensor, x: Tensor, kernel: Kernel) -> Tables:
+    rows = torch.from_numpy(np.random.default_rng(0).integers(0, 2**62, _SAMPLE)).to(y.device)
+    sample_x, sample_y = x[rows % x.shape[0]], y[rows % y.shape[0]]
+    # The median of some points as the origin: near it projections keep more digits, and no outlier moves it.
+    shift = sample_y[:31].median(dim=0).values
+    largest = max((s - shift).abs().max().item() for s in (sample_x, sample_y))
+    limit = 120 if y.dtype == torch.float32 else 1000
+    scale = 2.0 ** -max(-limit, min(limit, math.frexp(largest)[1])) if 0 < largest < math.inf else 1.0
+    t = Tables(xi, shift, scale, None, None, BINS)
+    if kernel != Riesz(1.0):
+        return _even_grid(t, y, x, kernel)
+    p = _project(t, torch.cat([sample_x, sample_y])).cpu().numpy()
+    p.sort(axis=1)
+    p = p.astype(np.float64)
+    S = p.shape[1]
+    low, high, middle = p[:, 0], p[:, -1], p[:, S // 2]
+    margin = 0.15 * (high - low)
+    bulk = p[:, S - 1 - S // 10] - p[:, S // 10]
+    reach = np.where(bulk > 0, 4 * bulk, high - low + margin)
+    low, high = np.maximum(low - margin, middle - reach), np.minimum(high + margin, middle + reach)
+    # All projections equal: bins as wide as their rounding, around the value.
+    least = 1e-4 * np.maximum(np.abs(middle), 1e-30)
+    narrow = high - low < least
+    _set_range(t, np.where(narrow, middle - least, low), BINS / np.where(narrow, 2 * least, high - low))
+    return t
+
+
+def _set_range(t: Tables, low: np.ndarray, inverse: np.ndarray) -> None:
+    t.low, t.inverse = np.ascontiguousarray(low, np.float32), np.ascontiguousarray(inverse, np.float32)
+    if t.shift.device.type != "cpu":
+        t.low, t.inverse = (torch.from_numpy(v).to(t.shift.device) for v in (t.low, t.inverse))
+
+
+def _even_grid(t: Tables, y: Tensor, x: Tensor, kernel: Kernel) -> Tables:
+    """One width for all slices, and every point inside the range."""
+    ends = [t.passes.extent(t, cloud) for cloud in (x, y)]
+    low = np.minimum(*(np.asarray(e[0].cpu() if isinstance(e[0], Tensor) else e[0], np.float64) for e in ends))
+    high = np.maximum(*(np.asarray(e[1].cpu() if isinstance(e[1], Tensor) else e[1], np.float64) for e in ends))
+    span = max(float((high - low).max()), 1e-30)
+    wave = kernel.slice_scale(t.xi.n)
+    needed = _RIESZ_BINS if wave is None else _PER_WAVE * span / (t.scale * wave)
+    B = 1 << math.ceil(math.log2(max(needed, 512)))
+    if B > _MOST_BINS:
+        raise ValueError(
+            f"kernel: {kernel!r} is too narrow for these points: the widest slice, {span / t.scale:.3g} long, would need "
+            f"{needed:.3g} bins to resolve it, {_MOST_BINS} are accepted; use mmd2 and mmd2_gradient"
+        )
+    width = span / (B - 4)
+    t.B = B
+    _set_range(t, 0.5 * (low + high) - 0.5 * B * width, np.full(t.xi.P, 1 / width))
+    return t
+
+
+def _project(t: Tables, x: Tensor) -> Tensor:
+    return t.xi.project(((x.detach() - t.shift) * t.scale).float())
+
+
+# Passes over the points on the CPU: fused with the fast transform, or on tiles of a matrix product.
+
+
+def _weights(w: Tensor | None) -> np.ndarray:
+    return np.empty(0, np.float32) if w is None else w.detach().float().contiguous().numpy()
+
+
+class _Fused:
+    @staticmethod
+    def _common(t: Tables, x: Tensor) -> tuple[Any, ...]:
+        assert isinstance(t.xi, Hadamard)
+        array = x.detach().numpy()
+        return array, t.shift.numpy(), array.dtype.type(t.scale), t.xi.signs[0].numpy(), t.xi.P
+
+    @staticmethod
+    def extent(t: Tables, x: Tensor) -> tuple[Any, Any]:
+        extent = np.empty((threads(), 2, t.xi.P), np.float32)
+        extent[:, 0], extent[:, 1] = np.inf, -np.inf
+        share(cpu.fused_extent, len(x), width(t.xi.n), *_Fused._common(t, x), extent)
+        return extent[:, 0].min(0), extent[:, 1].max(0)
+
+    @staticmethod
+    def count(t: Tables, x: Tensor, w: Tensor | None, moments: bool = True) -> tuple[Any, Any]:
+        P, bins = t.xi.P, t.B + 2 * _TAIL
+        counts = np.zeros((threads(), P, bins), np.int32 if w is None else np.float32)
+        sums = np.zeros((threads(), P if moments else 1, 2 * _TAIL))
+        args = *_Fused._common(t, x), t.low, t.inverse, t.B, _weights(w), counts, sums
+        share(cpu.fused_count, len(x), width(t.xi.n), *args)
+        return _merged(counts, sums, w, len(x))
+
+    @staticmethod
+    def look_up(t: Tables, x: Tensor, w: Tensor | None, lines: Any, own: Any) -> Tensor:
+        out = _empty(x)
+        args = *_Fused._common(t, x), t.low, t.inverse, t.B, _weights(w), lines.view(np.uint64), own, out.numpy()
+        share(cpu.fused_look_up, len(x), width(t.xi.n), *args)
+        return out
+
+
+class _Tiled:
+    @staticmethod
+    def _tiles(t: Tables, x: Tensor) -> Any:
+        step = max(512, (1 << 20) // t.xi.P)
+        for start in range(0, len(x), step):
+            yield start, _project(t, x[start : start + step]).contiguous()
+
+    @staticmethod
+    def extent(t: Tables, x: Tensor) -> tuple[Any, Any]:
+        ends = [(tile.amin(1), tile.amax(1)) for _, tile in _Tiled._tiles(t, x)]
+        return torch.stack([e[0] for e in ends]).amin(0).numpy(), torch.stack([e[1] for e in ends]).amax(0).numpy()
+
+    @staticmethod
+    def count(t: Tables, x: Tensor, w: Tensor | None, moments: bool = True) -> tuple[Any, Any]:
+        P, bins = t.xi.P, t.B + 2 * _TAIL
+        counts = np.zeros((1, P, bins), np.int32 if w is None else np.float32)
+        sums = np.zeros((1, P if moments else 1, 2 * _TAIL))
+        weights = _weights(w)
+        for start, tile in _Tiled._tiles(t, x):
+            share(cpu.tile_count, P, 1, tile.numpy(), t.low, t.inverse, t.B, weights, start, counts[0], sums[0])
+        return _merged(counts, sums, w, len(x))
+
+    @staticmethod
+    def look_up(t: Tables, x: Tensor, w: Tensor | None, lines: Any, own: Any) -> Tensor:
+        out = _empty(x)
+        weights = _weights(w)
+        for start, tile in _Tiled._tiles(t, x):
+            share(cpu.tile_look_up, t.xi.P, 1, tile.numpy(), t.low, t.inverse, t.B, weights, start, lines.view(np.uint64), own)
+            out[start : start + tile.shape[1]] = t.xi.adjoint(tile)
+        return out
+
+
+def _empty(x: Tensor) -> Tensor:
+    # From NumPy, which asks for huge pages: the first touch of a large array costs less than half.
+    return torch.from_numpy(np.empty(x.shape, x.detach().numpy().dtype))
+
+
+def _merged(counts: np.ndarray, sums: np.ndarray, w: Tensor | None, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """mass (P, bins), and moments (P, 2·TAIL), or of no use where they were not asked for."""
+    mass, moments = np.empty(counts.shape[1:], np.float32), np.empty(sums.shape[1:])
+    share(cpu.merge, len(mass), 1, counts, sums, 1.0 if w is not None else 1 / n, mass, moments)
+    return mass, moments
+
+
+# From tables to lines that a projection looks up, and to values.
+
+
+class _Cumulated:
+    """r = 1: cumulative sums."""
+
+    def __init__(self, t: Tables, kernel: Kernel, mass: Any, moments: Any, self_weight: float) -> None:
+        self.t, self.mass, self.moments = t, mass, moments
+        self.constant = Riesz(1.0).slicing_constant(t.xi.n)
+
+    def lines(self, g: Any, f: Any, alpha: float, factor: float, w: Tensor | None, self_weight: float) -> tuple[Any, Any]:
+        if isinstance(f, Tensor):
+            return Device.cumulate(f, g, alpha, factor * self.constant), None
+        lines = np.empty((f.shape[0], 2 * f.shape[1]), np.float32)
+        share(cpu.cumulate, len(f), 1, f, g, alpha, factor * self.constant, lines)
+        return lines, np.zeros(2, np.float32)
+
+    def value(self, alpha: float, beta: float, unbiased: bool) -> Tensor:
+        t = self.t
+        if isinstance(self.mass, Tensor):
+            distance, spread_x, spread_y = Device.integrals(t, self.mass, self.moments)
+        else:
+            out = np.empty((len(self.mass), 3))
+            share(cpu.integrals, len(out), 1, self.mass, t.mass, self.moments, t.moments, t.inverse, out)
+            distance, spread_x, spread_y = torch.from_numpy(out).unbind(1)
+        each = distance - (alpha - 1) * spread_x - (beta - 1) * spread_y
+        return each.sum() * (self.constant / t.scale)
+
+
+class _Convolved:
+    """Any kernel: convolution with its slice along the bins, by FFT."""
+
+    def __init__(self, t: Tables, kernel: Kernel, mass: Any, moments: Any, self_weight: float) -> None:
+        self.t, self.kernel, self.self_weight = t, kernel, self_weight
+        self.f, self.g = (torch.as_tensor(m)[:, _TAIL : _TAIL + t.B].float() for m in (mass, t.mass))
+        self.width = 1 / (float(t.inverse[0]) * t.scale)
+
+    def lines(self, g: Any, f: Any, alpha: float, factor: float, w: Tensor | None, self_weight: float) -> tuple[Any, Any]:
+        B, on_cpu = self.t.B, isinstance(f, np.ndarray)
+        f, g = (torch.as_tensor(m)[:, _TAIL : _TAIL + B] for m in (f, g))
+        K = self.kernel.slice_values(np.arange(B + 1) * self.width, self.t.xi.n)
+        K = np.concatenate([K[:0:-1], K])  # offsets −B … B
+        q = (K[1:] - K[:-1]) / self.width  # of a bin on the edge j = −B+1 … B bins right of its left edge
+        q = torch.from_numpy(np.roll(q, -(B - 1))).to(f)
+        spectrum = torch.fft.rfft(alpha * f - g, n=2 * B) * torch.fft.rfft(q)
+        slope = torch.fft.irfft(spectrum, n=2 * B)[:, : B + 1]
+        lines = torch.zeros(f.shape[0], B + 2 * _TAIL, 2, dtype=torch.float32, device=f.device)
+        lines[:, _TAIL : _TAIL + B, 0] = factor * slope[:, :-1]
+        lines[:, _TAIL : _TAIL + B, 1] = factor * slope.diff(dim=1)
+        # A point exerts no force on itself, its share of its own bin does: q[0] at the left edge, −q[0] at the right one.
+        own = alpha * float(q[0]) * torch.tensor([1.0, -2.0])
+        if w is None:
+            lines[:, _TAIL : _TAIL + B] -= (factor * self_weight * own).to(lines)
+            own = torch.zeros(2)
+        else:
+            own *= factor
+            lines = lines.contiguous()
+        if on_cpu:
+            return lines.flatten(1).numpy(), own.numpy()
+        return lines, own.to(lines.device)
+
+    def value(self, alpha: float, beta: float, unbiased: bool) -> Tensor:
+        B, n = self.t.B, self.t.xi.n
+        # Mean of the slice over two evenly filled bins j apart: ∫ (1 − |v|) k((j + v) w) dv.
+        nodes, weights = np.polynomial.legendre.leggauss(16)
+        v, c = 0.5 * (nodes + 1), 0.5 * weights * (1 - 0.5 * (nodes + 1))
+        j = np.arange(B)[:, None]
+        K = sum((self.kernel.slice_values(np.abs(j + s * v) * self.width, n) * c).sum(1) for s in (1, -1))
+        at_zero = float(self.kernel.slice_values(np.zeros(1), n)[0])
+        circle = torch.from_numpy(np.concatenate([K, [0.0], K[:0:-1]])).to(self.f.device)
+        spectrum = torch.fft.rfft(circle)
+        total = torch.zeros((), dtype=torch.float64, device=self.f.device)
+        for f, g in zip(self.f.split(64), self.g.split(64), strict=True):
+            f, g = f.double(), g.double()
+            by_f, by_g = (torch.fft.irfft(torch.fft.rfft(m, n=2 * B) * spectrum, n=2 * B)[:, :B] for m in (f, g))
+            if unbiased:
+                xx = alpha * ((f * by_f).sum(1) - self.self_weight * K[0])
+                yy = beta * ((g * by_g).sum(1) - self.t.self_weight * K[0])
+                total += (0.5 * (xx + yy) - (f * by_g).sum(1)).sum()
+            else:
+                h = f - g
+                # The pairs of a point with itself are at distance 0, not anywhere in a bin.
+                own = (self.self_weight + self.t.self_weight) * (at_zero - K[0])
+                total += (0.5 * ((h * (by_f - by_g)).sum(1) + own)).sum()
+        return total

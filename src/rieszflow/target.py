@@ -1,0 +1,143 @@
+"""A target that remembers: its tables on a pool of slices, so that a gradient costs nothing for the target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rieszflow import _validate, directions, engines
+from rieszflow.engines import bins
+from rieszflow.engines._result import Result
+from rieszflow.kernels import Kernel, Riesz, check_kernel
+
+__all__ = ["Target"]
+
+_DRIFT = 0.02  # share of projections that may leave a table's range before it is made anew
+
+
+class Target:
+    """Points y to move others towards, with what does not change about them kept between calls.
+
+    `gradient(x)` is `sliced_mmd2_gradient(x, y)` on random slices. With Riesz(1.0) and the linear-time engine, a set of slices
+    and the target's tables on it serve `reuse` calls, `reuse` sets in turn, so that no two calls in a row see the same slices;
+    then they are drawn anew. The tables take 5 KB a slice and set.
+
+    Args:
+        y: points (M, d) or (..., M, d); float32 or float64; tensor or NumPy array.
+        kernel, slices, directions, engine: as in `sliced_mmd2_gradient`.
+        generator: source of the slices; None for torch's default generator.
+        weights: non-negative weights of y that sum to one; None for 1/M.
+        reuse: calls that a set of slices serves, at least 1; 1 for fresh slices in every call.
+
+    Raises:
+        TypeError, ValueError: what `sliced_mmd2_gradient` refuses.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> target = Target(torch.zeros(3000, 2), slices=64, generator=g, engine="bins")
+        >>> gradient = target.gradient(torch.tensor([[3.0, 4.0]]))
+        >>> [round(v, 1) for v in gradient[0].tolist()]
+        [0.6, 0.8]
+    """
+
+    def __init__(
+        self,
+        y: Any,
+        kernel: Kernel = Riesz(1.0),
+        slices: int = 1024,
+        directions: str | Tensor = "auto",
+        engine: str = "auto",
+        generator: torch.Generator | None = None,
+        weights: Any = None,
+        reuse: int = 8,
+    ) -> None:
+        self.y = _validate.points("y", y).detach()
+        check_kernel(kernel)
+        self.kernel = kernel
+        self.slices = _validate.positive_int("slices", slices)
+        self.directions = directions
+        engines.get(engine, kernel, self.y, self.y)
+        self.engine = engine
+        self.generator = _validate.generator(generator)
+        self.weights = _validate.weights("weights", weights, self.y)
+        self.reuse = _validate.positive_int("reuse", reuse)
+        self._pool: list[_Entry] = []
+        self._calls = 0
+
+    def gradient(self, x: Any, statistic: str = "V", x_weights: Any = None) -> Any:
+        """Gradient of D² with respect to x, (..., N, d) like the target in d, batch, dtype and device; NumPy for NumPy.
+
+        Raises:
+            TypeError, ValueError: what `sliced_mmd2_gradient` refuses.
+        """
+        x, _, answer = _validate.pair(x, self.y.numpy() if not isinstance(x, Tensor) else self.y, check_y=False)
+        a = _validate.weights("x_weights", x_weights, x)
+        unbiased = _validate.statistic(statistic, ("x", x, a), ("y", self.y, self.weights)) == "U"
+        x = x.detach()
+        solver = engines.get(self.engine, self.kernel, x, self.y)
+        need = (False, True, False, False, False)
+        if solver is not bins or self.kernel != Riesz(1.0) or x.ndim > 2 or self.reuse == 1:
+            xi = directions.sample(self.directions, self.slices, x.shape[-1], x, self.generator)
+            return answer(solver.evaluate(x, self.y, a, self.weights, xi, self.kernel, unbiased, need).x)
+        entry = self._turn(x)
+        result = Result()
+        drift = False
+        for t in entry.tables:
+            part = bins.against(t, x, None, a, None, self.kernel, unbiased, need, entry.P)
+            drift |= part.outside > t.outside + _DRIFT
+            result += part
+        if drift:
+            self._pool.remove(entry)
+        assert result.x is not None
+        return answer(result.x)
+
+    def _turn(self, x: Tensor) -> _Entry:
+        """The set of slices whose turn it is, fresh if the pool is not full or it has done its duty."""
+        turn = self._calls % self.reuse
+        self._calls += 1
+        if turn < len(self._pool) and self._pool[turn].uses < self.reuse:
+            entry = self._pool[turn]
+        else:
+            device = self.generator.device if self.generator is not None else None
+            seed = int(torch.randint(2**62, (), generator=self.generator, device=device).item())
+            entry = _Entry(seed, bins.tables(self.y, self.weights, self._sample(seed), self.kernel, x))
+            if turn < len(self._pool):
+                self._pool[turn] = entry
+            else:
+                self._pool.append(entry)
+        entry.uses += 1
+        return entry
+
+    def _sample(self, seed: int) -> directions.Directions:
+        generator = torch.Generator(self.y.device).manual_seed(seed)
+        return directions.sample(self.directions, self.slices, self.y.shape[-1], self.y, generator)
+
+    def state(self) -> dict[str, Tensor]:
+        """What is needed to go on with the very same slices and ranges: a few numbers a slice. See `load_state`."""
+        state = {"calls": torch.tensor(self._calls), "entries": torch.tensor(len(self._pool))}
+        for k, entry in enumerate(self._pool):
+            state[f"{k}.seed"], state[f"{k}.uses"] = torch.tensor(entry.seed), torch.tensor(entry.uses)
+            for i, t in enumerate(entry.tables):
+                numbers = {"low": t.low, "inverse": t.inverse, "shift": t.shift, "scale": t.scale, "outside": t.outside}
+                state |= {f"{k}.{i}.{name}": torch.as_tensor(v).clone() for name, v in numbers.items()}
+        return state
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Takes over what `state` returned; the tables are counted anew. Raises KeyError for a state of other slices."""
+        self._calls = int(state["calls"])
+        self._pool = []
+        for k in range(int(state["entries"])):
+            seed = int(state[f"{k}.seed"])
+            found = []
+            for i, part in enumerate(bins.parts(self._sample(seed))):
+                numbers = {name: state[f"{k}.{i}.{name}"] for name in ("low", "inverse", "shift", "scale", "outside")}
+                found.append(bins.recount(part, self.y, self.weights, **numbers))
+            self._pool.append(_Entry(seed, found, int(state[f"{k}.uses"])))
+
+
+class _Entry:
+    def __init__(self, seed: int, tables: list[bins.Tables], uses: int = 0) -> None:
+        self.seed, self.tables, self.uses = seed, tables, uses
+        self.P = sum(t.xi.P for t in tables)

@@ -1,64 +1,66 @@
-"""One sliced gradient (r = 1): the sort engine against the usual implementation, timed in turn in one process.
+"""One gradient (r = 1), the engines against the usual implementation, timed in turn in one process.
 
-The usual implementation, written plainly in torch: dense independent directions, a sort of the joined projections, a second
-sort to invert it, a third for x. Both get the same directions, and their results are compared.
+The usual implementation, written plainly in torch (common.py): dense independent directions, a sort of the joined projections,
+a second sort to invert it, a third for x.
 
-Run: python benchmarks/gradient.py [--n 20000] [--d 784] [--slices 1024] [--repeats 5] [--json OUT.json]
+Run: python benchmarks/gradient.py [--n 20000] [--d 784] [--slices 1024] [--repeats 5]
 """
 
-import argparse
-import json
 import statistics
-import time
 
+import matplotlib.pyplot as plt
 import torch
+from common import in_turn, independent, parser, ratios, save, usual
 
 import rieszflow as rf
 
 
-def usual(x: torch.Tensor, y: torch.Tensor, xi: torch.Tensor) -> torch.Tensor:
-    N, M = len(x), len(y)
-    px, py = xi @ x.T, xi @ y.T
-    order = torch.cat([px, py], 1).sort(dim=1).indices
-    joined_rank = order.sort(dim=1).indices[:, :N]  # place of every x among all
-    places = torch.arange(N).expand_as(px)
-    own_rank = torch.empty_like(places).scatter_(1, px.sort(dim=1).indices, places)  # place of every x among x
-    F, G = (own_rank + 0.5) / N, (joined_rank - own_rank) / M
-    scale = rf.Riesz().slicing_constant(x.shape[1]) / len(xi)
-    return scale / N * (2 * (G - F)).T @ xi
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    for name, default in (("n", 20_000), ("d", 784), ("slices", 1024), ("repeats", 5)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--json")
-    options = parser.parse_args()
+    options = parser(__doc__, n=20_000, d=784, slices=1024, repeats=5).parse_args()
     g = torch.Generator().manual_seed(0)
     x = torch.rand(options.n, options.d, generator=g)
     y = torch.rand(options.n, options.d, generator=g) ** 2
-    xi = torch.nn.functional.normalize(torch.randn(options.slices, options.d, generator=g), dim=1)
-    ways = {
-        "usual": lambda: usual(x, y, xi),
-        "rieszflow sort": lambda: rf.sliced_mmd2_gradient(x, y, directions=xi),
-    }
-    results = {name: way() for name, way in ways.items()}  # warm-up, and the comparison
-    error = ((results["usual"] - results["rieszflow sort"]).norm() / results["usual"].norm()).item()
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(options.repeats):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - start)
-    ratios = [a / b for a, b in zip(*seconds.values(), strict=True)]
+    xi = independent(options.slices, options.d, g)
+    target = rf.Target(y, slices=options.slices, engine="bins", generator=g, reuse=options.repeats + 2)
+    target.gradient(x)
+    kept = target._pool[0]
+
+    def with_tables() -> None:
+        target._calls = 0  # always the same slices: only what a flow's later steps cost
+        target.gradient(x)
+
+    slow, exact = usual(x, y, xi), rf.sliced_mmd2_gradient(x, y, directions=xi, engine="sort")
+    binned = rf.sliced_mmd2_gradient(x, y, directions=xi, engine="bins")
+    of_sort, of_bins = ((a - b).norm().item() / b.norm().item() for a, b in ((exact, slow), (binned, exact)))
+    print(f"on the same directions sort differs from the usual way by {of_sort:.1e}, bins from sort by {of_bins:.1e}")
+    arguments = {"slices": options.slices, "directions": "hadamard", "generator": g}
+    seconds = in_turn(
+        {
+            "usual": lambda: usual(x, y, independent(options.slices, options.d, g)),
+            "sort": lambda: rf.sliced_mmd2_gradient(x, y, engine="sort", **arguments),
+            "bins": lambda: rf.sliced_mmd2_gradient(x, y, engine="bins", **arguments),
+            "bins, target kept": with_tables,
+        },
+        options.repeats,
+    )
+    assert kept is target._pool[0]
+    found = ratios(seconds, "usual")
     print(f"N = M = {options.n}, d = {options.d}, P = {options.slices}, float32, {torch.get_num_threads()} threads")
     for name, times in seconds.items():
-        print(f"{name:>15}: median {statistics.median(times):.3f} s  (min {min(times):.3f}, max {max(times):.3f})")
-    print(f"ratio, pair by pair: median {statistics.median(ratios):.1f}  (min {min(ratios):.1f}, max {max(ratios):.1f})")
-    print(f"relative difference of the two gradients: {error:.1e}")
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump({"options": vars(options), "seconds": seconds, "ratios": ratios, "difference": error}, file, indent=1)
+        r, middle = found[name], statistics.median(times)
+        print(f"{name:>18}: median {middle:.3f} s   usual/this {r['median']:5.1f} ({r['min']:.1f}–{r['max']:.1f})")
+    figure, axes = plt.subplots(figsize=(6, 2.4))
+    axes.barh(list(seconds), [statistics.median(t) for t in seconds.values()], color="tab:blue")
+    axes.bar_label(axes.containers[0], [f" {found[name]['median']:.1f} ×" for name in seconds])
+    axes.set(xlabel="seconds for one gradient", title=f"N = M = {options.n:,}, d = {options.d}, P = {options.slices}")
+    axes.invert_yaxis()
+    settings = {k: v for k, v in vars(options).items() if k != "out"}
+    save(
+        options.out,
+        "gradient",
+        {"options": settings, "differences": {"sort": of_sort, "bins": of_bins}, "seconds": seconds, "usual_over_this": found},
+        figure,
+    )
 
 
 if __name__ == "__main__":

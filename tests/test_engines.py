@@ -369,6 +369,14 @@ def test_sliced_kernels_converge_to_brute_force(kernel):
     assert relative(mean, rf.mmd2_gradient(x, y, kernel)) < 0.03  # what 6400 slices leave
 
 
+def test_gradients_of_riesz_below_one_come_with_a_warning():
+    x, y = clouds(2, 40, 50, 8)
+    with pytest.warns(UserWarning, match=r"^kernel: gradients of Riesz\(r=0.5\)"):
+        rf.sliced_mmd2_gradient(x, y, rf.Riesz(0.5), slices=8)
+    draws = torch.stack([rf.sliced_mmd2(x, y, rf.Riesz(0.5), slices=64, generator=generator(k)) for k in range(100)])
+    assert (draws.mean() - rf.mmd2(x, y, rf.Riesz(0.5))).abs() < 5 * draws.std() / 10 + 1e-3 * draws.mean()
+
+
 # The passes for other devices.
 
 

@@ -29,17 +29,22 @@ def sliced_mmd2(
 ) -> Any:
     """`mmd2` estimated on P random one-dimensional slices: D² = c_{d,1} · mean_p D²_1D(⟨ξ_p, x⟩, ⟨ξ_p, y⟩).
 
-    Unbiased over the directions; the relative error falls like 1/√P (paper, Theorems 1 and 4). Time O(P (N+M) (d +
-    log(N+M))) instead of O(NM d). Paper's convention: half the statisticians' energy distance.
+    Unbiased over the directions; the relative error falls like 1/√P (paper, Theorems 1 and 4). Time O((N+M) P log d) on
+    fast directions and bins instead of O(NM d). Paper's convention: half the statisticians' energy distance.
 
     Args:
         x: points (N, d), or (..., N, d) with the same batch dimensions as y; float32 or float64; tensor or NumPy array.
         y: points (M, d) or (..., M, d), same dtype and device.
-        kernel: `Riesz(1.0)`, the one kernel whose slices the sort engine solves.
-        slices: number of directions P. A multiple of d lets orthogonal blocks be whole, which pays.
-        directions: "orthogonal" (Haar blocks), "independent", "auto" (orthogonal up to d = 1024), or a tensor (P, d)
-            of unit rows, which then sets P.
-        engine: "sort" (exact in every slice) or "auto".
+        kernel: `Riesz(1.0)`, or with the bins any other: one that they cannot resolve (much narrower than the data) is refused,
+            and gradients of `Riesz(r)`, r < 1, come with a warning. Their accuracy is in docs/design.md.
+        slices: number of directions P. Whole orthogonal blocks pay: a multiple of d for "orthogonal", of the next power of
+            two for "hadamard".
+        directions: "orthogonal" (Haar blocks), "hadamard" (orthogonal blocks by a fast transform), "sobol"
+            (quasi-Monte-Carlo), "independent", "auto" (orthogonal up to d = 64, hadamard above), or a tensor (P, d) of unit
+            rows, which then sets P.
+        engine: "sort" (exact in every slice; Riesz(1.0)), "bins" (linear time, memory that does not grow with N; in a slice
+            off by at most the mass of a point's bin, some 1e-3 in all), or "auto": bins for float32 and 4096 points or
+            more, and for other kernels.
         generator: source of the random directions; None for torch's default generator.
         statistic: "V" (never negative) or "U" (unbiased in the samples too).
         x_weights: non-negative weights of x that sum to one, (N,) or (..., N); None for 1/N.
@@ -49,8 +54,8 @@ def sliced_mmd2(
         The value, 0-dimensional or of the batch's shape; differentiable once by x, y and the weights.
 
     Raises:
-        TypeError: wrong type or dtype. ValueError: wrong shape, empty, NaN or infinity, unknown name, bad weights,
-        or a kernel other than `Riesz(1.0)`.
+        TypeError: wrong type or dtype. ValueError: wrong shape, empty, NaN or infinity, unknown name, bad weights, a
+        kernel that the engine does not take, or derivatives by weights asked of the bins.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
@@ -78,9 +83,9 @@ def sliced_mmd2_gradient(
     x_weights: Any = None,
     y_weights: Any = None,
 ) -> Any:
-    """Gradient of `sliced_mmd2` with respect to x, without autograd: one sort per slice, nothing else kept.
+    """Gradient of `sliced_mmd2` with respect to x, without autograd.
 
-    ∂/∂x_i = a_i c_{d,1} · mean_p 2[G_p(⟨ξ_p, x_i⟩) − F_p(⟨ξ_p, x_i⟩)] ξ_p with the distribution functions F of the
+    r = 1: ∂/∂x_i = a_i c_{d,1} · mean_p 2[G_p(⟨ξ_p, x_i⟩) − F_p(⟨ξ_p, x_i⟩)] ξ_p with the distribution functions F of the
     projected x and G of the projected y, mid-ranks at ties (paper, section 3). Copies of one point share their gradient only
     on average: the projections of two copies can differ by rounding. Args and errors as `sliced_mmd2`.
 

@@ -20,6 +20,7 @@ one width on all slices, cover all points, and must resolve the slice (`Kernel.s
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +123,12 @@ def evaluate(
         raise ValueError(
             "x_weights, y_weights: derivatives by weights are not to be had from engine 'bins'; use engine='sort' "
             "(Riesz(1.0)), or mmd2"
+        )
+    if isinstance(kernel, Riesz) and kernel.r < 1 and (need[1] or need[2]):
+        warnings.warn(
+            f"kernel: gradients of {kernel!r} on slices can be off by their own size: forces grow without bound as points "
+            "meet, and bins do not resolve that (values are right); mmd2_gradient is exact",
+            stacklevel=2,
         )
     if x.ndim > 2:
         return _batched(x, y, a, b, xi, kernel, unbiased, need)

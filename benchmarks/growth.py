@@ -1,7 +1,8 @@
 """Growth with N = M: time per particle, and peak memory beyond inputs and output, each size in a process of its own.
 
-Points lie in memory-mapped files. Memory is the growth of the resident set that belongs to no file (RssAnon), less the gradient
-itself, watched every few milliseconds while the second of two calls runs.
+Points lie in memory-mapped files. Memory is the growth of the resident set that belongs to no file (RssAnon) from before the
+first call, compiled code and all, less the gradient itself, watched every few milliseconds. Seconds are the least of three
+calls after the first.
 
 Run: python benchmarks/growth.py [--d 784] [--slices 1024] [--largest 1000000] [--scratch FOLDER]
 """
@@ -47,15 +48,13 @@ def one(n: int, d: int, slices: int, scratch: str) -> None:
             while not done.wait(0.003):
                 peak[0] = max(peak[0], anonymous())
 
+        before = anonymous()
+        thread = threading.Thread(target=watch)
+        thread.start()
         seconds = []
-        for k in range(3):
-            g = torch.Generator().manual_seed(k)
-            before = anonymous()
-            if k == 2:
-                thread = threading.Thread(target=watch)
-                thread.start()
+        for k in range(4):
             start = time.perf_counter()
-            gradient = rf.sliced_mmd2_gradient(x, y, slices=slices, engine="bins", generator=g)
+            gradient = rf.sliced_mmd2_gradient(x, y, slices=slices, engine="bins", generator=torch.Generator().manual_seed(k))
             seconds.append(time.perf_counter() - start)
             size = gradient.numel() * 4
             del gradient

@@ -24,7 +24,7 @@ KINDS: dict[str, Callable[[int, int, Tensor, torch.Generator | None], Directions
     "sobol": lambda P, d, like, g: Directions(sobol.sample(P, d, g).to(like)),
 }
 
-# Up to here Haar blocks cost little, and they are the better ones (docs/design.md); above, fast transforms win.
+# Up to here Haar blocks cost little and need no padding; above, a QR factorisation, O(d³), would cost more than its slices.
 _LARGEST_HAAR = 64
 
 

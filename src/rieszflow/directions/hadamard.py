@@ -2,7 +2,7 @@
 
 H is the orthonormal Hadamard matrix and D₁, D₂ are random signs, so a block of n directions costs 2n random bits, and
 projecting a point on all of them takes 2n log₂ n additions instead of 2n² operations. Padding is an isometry: the constant of
-slicing is the one of R^n. Two rounds are as good as three, measured (docs/design.md). Every row has the second moments of the
+slicing is the one of R^n. Every row has the second moments of the
 uniform distribution on the sphere exactly and higher ones up to O(1/n), which small n would show: below `SMALLEST` points are
 padded up to it. Source of the construction: Yu et al., Orthogonal Random Features (NeurIPS 2016), section 4.
 """

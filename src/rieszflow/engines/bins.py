@@ -34,6 +34,7 @@ from rieszflow.directions.hadamard import width
 from rieszflow.engines import _bins_cpu as cpu
 from rieszflow.engines._bins_device import Device
 from rieszflow.engines._result import Result
+from rieszflow.engines._scale import power_of_two
 from rieszflow.kernels import Kernel, Riesz
 
 __all__ = ["BINS", "Tables", "evaluate", "tables"]
@@ -200,9 +201,7 @@ def _grid(xi: Directions, y: Tensor, x: Tensor, kernel: Kernel) -> Tables:
     # The median of some points as the origin: near it projections keep more digits, and no outlier moves it.
     shift = sample_y[:31].median(dim=0).values
     largest = max((s - shift).abs().max().item() for s in (sample_x, sample_y))
-    limit = 120 if y.dtype == torch.float32 else 1000
-    scale = 2.0 ** -max(-limit, min(limit, math.frexp(largest)[1])) if 0 < largest < math.inf else 1.0
-    t = Tables(xi, shift, scale, None, None, BINS)
+    t = Tables(xi, shift, power_of_two(largest, y.dtype), None, None, BINS)
     if kernel != Riesz(1.0):
         return _even_grid(t, y, x, kernel)
     p = _project(t, torch.cat([sample_x, sample_y])).cpu().numpy()

@@ -6,7 +6,6 @@ its own loop with a radix sort, O(N+M).
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numba
@@ -18,6 +17,7 @@ from rieszflow._threads import share
 from rieszflow.directions import Directions
 from rieszflow.directions.hadamard import OPTIONS
 from rieszflow.engines._result import Result
+from rieszflow.engines._scale import power_of_two
 from rieszflow.kernels import Kernel, Riesz
 
 __all__ = ["Profile", "evaluate", "gradient", "profile"]
@@ -45,7 +45,7 @@ def evaluate(
     centre = y[..., :31, :].median(-2, keepdim=True).values
     x, y = x - centre, y - centre
     # A power of two, without rounding, keeps very small numbers from becoming denormal on the way.
-    scale = _scale(x, y)
+    scale = power_of_two(max(x.abs().amax().item(), y.abs().amax().item()), x.dtype)
     x, y = x * scale, y * scale
     alpha, beta = _self_factor(a, x, unbiased), _self_factor(b, y, unbiased)
     grad_x: Any
@@ -78,12 +78,6 @@ def evaluate(
         None if grad_a is None else c / scale * grad_a,
         None if grad_b is None else c / scale * grad_b,
     )
-
-
-def _scale(x: Tensor, y: Tensor) -> float:
-    largest = max(x.abs().amax().item(), y.abs().amax().item())
-    limit = 120 if x.dtype == torch.float32 else 1000
-    return 2.0 ** -max(-limit, min(limit, math.frexp(largest)[1])) if 0 < largest < math.inf else 1.0
 
 
 def _self_factor(w: Tensor | None, x: Tensor, unbiased: bool) -> Tensor:

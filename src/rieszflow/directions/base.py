@@ -23,8 +23,10 @@ class Directions:
         self.xi = xi
         self.P, self.n = xi.shape
 
-    def project(self, x: Tensor) -> Tensor:
-        """⟨ξ_p, x_i⟩ for x (..., N, d): shape (..., P, N)."""
+    def project(self, x: Tensor, shift: Tensor | None = None, scale: float = 1.0) -> Tensor:
+        """⟨ξ_p, (x_i − shift)·scale⟩ for x (..., N, d) and shift (..., 1, d): shape (..., P, N)."""
+        if shift is not None:
+            x = (x - shift) * scale
         return torch.matmul(self.xi, x.transpose(-1, -2))
 
     def adjoint(self, g: Tensor) -> Tensor:

@@ -37,9 +37,11 @@ class Hadamard(Directions):
         self.signs, self.P, self.d, self.first = signs, P, d, first
         self.n = signs.shape[-1]
 
-    def project(self, x: Tensor) -> Tensor:
+    def project(self, x: Tensor, shift: Tensor | None = None, scale: float = 1.0) -> Tensor:
         if x.device.type == "cpu" and x.dtype == torch.float32 and x.ndim == 2:
-            return self._project_cpu(x)
+            return self._project_cpu(x, torch.zeros(self.d) if shift is None else shift, scale)
+        if shift is not None:
+            x = (x - shift) * scale
         x = torch.nn.functional.pad(x, (0, self.n - self.d)) / self.n
         blocks = [_transform(_transform(x * s[0]) * s[1])[..., rows] for s, rows, _ in self._pieces()]
         return torch.cat(blocks, -1).transpose(-1, -2)
@@ -74,11 +76,10 @@ class Hadamard(Directions):
         """The same directions, one block each; every one begins with its block's first row if this object does."""
         return [Hadamard(s[None], rows.stop - rows.start, self.d, rows.start) for s, rows, _ in self._pieces()]
 
-    def _project_cpu(self, x: Tensor) -> Tensor:
+    def _project_cpu(self, x: Tensor, shift: Tensor, scale: float) -> Tensor:
         out = torch.from_numpy(np.empty((self.P, len(x)), np.float32))
-        zero = np.zeros(self.d, np.float32)
         for s, rows, mine in self._pieces():
-            args = x.detach().numpy(), zero, np.float32(1), s.numpy(), rows.start, out[mine].numpy()
+            args = x.detach().numpy(), shift.flatten().numpy(), np.float32(scale), s.numpy(), rows.start, out[mine].numpy()
             share(_project, len(x), width(self.n), *args)
         return out
 

@@ -43,29 +43,28 @@ def evaluate(
     # Nothing here changes under a common shift; near the origin the projections keep more digits. The median of some points,
     # for an outlier would pull the mean away from all the others.
     centre = y[..., :31, :].median(-2, keepdim=True).values
-    x, y = x - centre, y - centre
     # A power of two, without rounding, keeps very small numbers from becoming denormal on the way.
-    scale = power_of_two(max(x.abs().amax().item(), y.abs().amax().item()), x.dtype)
-    x, y = x * scale, y * scale
+    scale = power_of_two(max(_reach(x, centre), _reach(y, centre)), x.dtype)
     alpha, beta = _self_factor(a, x, unbiased), _self_factor(b, y, unbiased)
-    grad_x: Any
-    grad_x, grad_y = torch.zeros_like(x) if need_x else None, torch.zeros_like(y) if need_y else None
+    grad_x: Tensor | None = None
+    grad_y: Tensor | None = None
     grad_a, grad_b = torch.zeros_like(x[..., 0]) if need_a else None, torch.zeros_like(y[..., 0]) if need_b else None
     value = torch.zeros(x.shape[:-2], dtype=torch.float64, device=x.device) if need_value else None
     numbers = (x.numel() + y.numel()) // x.shape[-1]
     for part in xi.split(max(1, _PROJECTIONS // numbers)):
         if not (need_value or need_y or need_a or need_b):
-            grad_x += part.adjoint(gradient(part.project(x), part.project(y), a, b, alpha))
+            forces = gradient(part.project(x, centre, scale), part.project(y, centre, scale), a, b, alpha)
+            grad_x = _sum(grad_x, part.adjoint(forces))
             continue
-        s = profile(part.project(x), part.project(y), a, b)
+        s = profile(part.project(x, centre, scale), part.project(y, centre, scale), a, b)
         if value is not None:
             # E|X−Y| − ½αE|X−X′| − ½βE|Y−Y′| in every slice; α = β = 1 for the V-statistic.
             correction = (alpha[..., 0] - 1) * s.spread_x + (beta[..., 0] - 1) * s.spread_y
             value += (s.distance - correction).double().sum(-1)
-        if grad_x is not None:
-            grad_x += part.adjoint(2 * s.G_x - 1 - alpha * (2 * s.F_x - 1))
-        if grad_y is not None:
-            grad_y += part.adjoint(2 * s.F_y - 1 - beta * (2 * s.G_y - 1))
+        if need_x:
+            grad_x = _sum(grad_x, part.adjoint(2 * s.G_x - 1 - alpha * (2 * s.F_x - 1)))
+        if need_y:
+            grad_y = _sum(grad_y, part.adjoint(2 * s.F_y - 1 - beta * (2 * s.G_y - 1)))
         if grad_a is not None:
             grad_a += _weights_gradient(s.potential_x, s.own_x, s.spread_x, a, alpha, unbiased)
         if grad_b is not None:
@@ -73,11 +72,21 @@ def evaluate(
     c = kernel.slicing_constant(xi.n) / xi.P
     return Result(
         None if value is None else c / scale * value,
-        None if grad_x is None else grad_x * _per_point(c, x, a),
-        None if grad_y is None else grad_y * _per_point(c, y, b),
+        None if grad_x is None else grad_x.mul_(_per_point(c, x, a)),
+        None if grad_y is None else grad_y.mul_(_per_point(c, y, b)),
         None if grad_a is None else c / scale * grad_a,
         None if grad_b is None else c / scale * grad_b,
     )
+
+
+def _reach(x: Tensor, centre: Tensor) -> float:
+    """The largest coordinate of x − centre, which is not formed."""
+    ends = torch.cat([x.amax(-2, keepdim=True) - centre, centre - x.amin(-2, keepdim=True)])
+    return ends.amax().item()
+
+
+def _sum(total: Tensor | None, part: Tensor) -> Tensor:
+    return part if total is None else total.add_(part)
 
 
 def _self_factor(w: Tensor | None, x: Tensor, unbiased: bool) -> Tensor:

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rieszflow._scratch import scratch
 from rieszflow._threads import share, threads
 from rieszflow.directions import Directions, Hadamard
 from rieszflow.directions.hadamard import width
@@ -274,7 +275,8 @@ class _Fused:
     @staticmethod
     def count(t: Tables, x: Tensor, w: Tensor | None, moments: bool = True) -> tuple[Any, Any]:
         P, bins = t.xi.P, t.B + 2 * _TAIL
-        counts = np.zeros((threads(), P, bins), np.int32 if w is None else np.float32)
+        counts = scratch("counts", (threads(), P, bins), np.int32 if w is None else np.float32)
+        counts.fill(0)
         sums = np.zeros((threads(), P if moments else 1, 2 * _TAIL))
         args = *_Fused._common(t, x), t.low, t.inverse, t.B, _weights(w), counts, sums
         share(cpu.fused_count, len(x), width(t.xi.n), *args)
@@ -303,7 +305,8 @@ class _Tiled:
     @staticmethod
     def count(t: Tables, x: Tensor, w: Tensor | None, moments: bool = True) -> tuple[Any, Any]:
         P, bins = t.xi.P, t.B + 2 * _TAIL
-        counts = np.zeros((1, P, bins), np.int32 if w is None else np.float32)
+        counts = scratch("counts", (1, P, bins), np.int32 if w is None else np.float32)
+        counts.fill(0)
         sums = np.zeros((1, P if moments else 1, 2 * _TAIL))
         weights = _weights(w)
         for start, tile in _Tiled._tiles(t, x):
@@ -345,7 +348,7 @@ class _Cumulated:
     def lines(self, g: Any, f: Any, alpha: float, factor: float, w: Tensor | None, self_weight: float) -> tuple[Any, Any]:
         if isinstance(f, Tensor):
             return Device.cumulate(f, g, alpha, factor * self.constant), None
-        lines = np.empty((f.shape[0], 2 * f.shape[1]), np.float32)
+        lines = scratch("lines", (f.shape[0], 2 * f.shape[1]), np.float32)
         share(cpu.cumulate, len(f), 1, f, g, alpha, factor * self.constant, lines)
         return lines, np.zeros(2, np.float32)
 

@@ -1,0 +1,34 @@
+"""Working memory of the compiled loops that is kept between calls, in huge pages where the system has them.
+
+Tables of some megabytes are swept once for every tile of points. In pages of 4 KB their addresses do not fit the processor's
+translation cache, and looking up takes more than twice as long; fresh memory would cost a page fault for each of them, too.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import threading
+from typing import Any
+
+import numpy as np
+
+__all__ = ["scratch"]
+
+_HUGE = 1 << 21
+_kept = threading.local()
+
+
+def scratch(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array with anything in it, valid until this thread's next call with the same name."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    buffers: dict[str, np.ndarray] = _kept.__dict__
+    if name not in buffers or not size <= buffers[name].size <= 4 * size + _HUGE:
+        buffers.pop(name, None)
+        memory = mmap.mmap(-1, size + _HUGE)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        whole = np.frombuffer(memory, np.uint8)
+        start = -whole.ctypes.data % _HUGE
+        buffers[name] = whole[start : start + size]
+    return buffers[name][:size].view(dtype).reshape(shape)

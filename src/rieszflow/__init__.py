@@ -1,5 +1,6 @@
 """rieszflow: comparing and moving distributions given by samples, with the Riesz kernel on one-dimensional slices."""
 
+from rieszflow.directions import LocalSlices
 from rieszflow.exact import energy_distance, mmd2, mmd2_gradient
 from rieszflow.flow import ParticleFlow
 from rieszflow.generative import GenerativeFlow
@@ -14,6 +15,7 @@ __all__ = [
     "InverseMultiquadric",
     "Kernel",
     "Laplace",
+    "LocalSlices",
     "Matern",
     "ParticleFlow",
     "Riesz",

@@ -1,7 +1,8 @@
 """Points on the unit sphere to project on: ξ_1, …, ξ_P.
 
 Adding a kind of direction is adding one file and one entry in `KINDS`: a function `sample(P, d, generator)` that returns a
-tensor (P, d) of unit rows, or one that returns `Directions` of its own (see hadamard.py).
+tensor (P, d) of unit rows, or one that returns `Directions` of its own (see hadamard.py). Kinds that need to know more than d
+are objects with that function as their method `sample` (see local.py).
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from torch import Tensor
 from rieszflow.directions import hadamard, independent, orthogonal, sobol
 from rieszflow.directions.base import Directions
 from rieszflow.directions.hadamard import Hadamard
+from rieszflow.directions.local import LocalSlices
 
-__all__ = ["KINDS", "Directions", "Hadamard", "sample"]
+__all__ = ["KINDS", "Directions", "Hadamard", "LocalSlices", "sample"]
 
 KINDS: dict[str, Callable[[int, int, Tensor, torch.Generator | None], Directions]] = {
     "independent": lambda P, d, like, g: Directions(independent.sample(P, d, g).to(like)),
@@ -28,7 +30,9 @@ KINDS: dict[str, Callable[[int, int, Tensor, torch.Generator | None], Directions
 _LARGEST_HAAR = 64
 
 
-def sample(kind: str | Tensor, P: int, d: int, like: Tensor, generator: torch.Generator | None = None) -> Directions:
+def sample(
+    kind: str | Tensor | LocalSlices, P: int, d: int, like: Tensor, generator: torch.Generator | None = None
+) -> Directions:
     """Draws P directions of a kind in R^d, with dtype and device of `like`. A tensor (P, d) is taken as it is."""
     if isinstance(kind, Tensor):
         if kind.ndim != 2 or kind.shape[1] != d or kind.shape[0] == 0:
@@ -37,9 +41,11 @@ def sample(kind: str | Tensor, P: int, d: int, like: Tensor, generator: torch.Ge
         if not ((norms - 1).abs() < 1e-4).all():
             raise ValueError("directions: rows of the tensor must be finite and have norm 1")
         return Directions(kind.detach().to(like))
+    if isinstance(kind, LocalSlices):
+        return kind.sample(P, d, like, generator)
     if kind == "auto":
         kind = "orthogonal" if d <= _LARGEST_HAAR else "hadamard"
     if kind not in KINDS:
-        accepted = ", ".join(repr(name) for name in ("auto", *KINDS))
+        accepted = ", ".join(repr(name) for name in ("auto", *KINDS)) + ", LocalSlices"
         raise ValueError(f"directions: {kind!r} given; {accepted} or a tensor (P, d) of unit rows are accepted")
     return KINDS[kind](P, d, like, generator)

@@ -1,0 +1,136 @@
+"""How far one gradient on bins is from what this machine allows, stage by stage.
+
+Three floors, each a count over a rate that is measured here, with all threads: bytes that must move between memory and the
+caches (points read, gradient written), additions of the fast transform (over the rate of multiply-adds in a matrix product:
+one slot each), and accesses to tables (increments or look-ups at random places of a table in the first-level cache). The three
+could overlap at best, so their greatest is the floor; their sum is what a processor that overlaps nothing would need. Seconds
+are the least of several calls.
+
+Run: python benchmarks/floor.py [--n 20000] [--d 784] [--repeats 7]
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numba
+import numpy as np
+import torch
+from common import parser, save
+
+import rieszflow as rf
+from rieszflow import _validate, directions
+from rieszflow._threads import share, threads
+from rieszflow.directions.hadamard import OPTIONS
+from rieszflow.engines import _bins_cpu as cpu
+from rieszflow.engines import bins
+
+ROW, ROUNDS = 4096, 4000
+
+
+@numba.njit(**OPTIONS)
+def increment(first, last, worker, tile, index, tables):
+    table = tables[worker]
+    for _ in range(first, last):
+        for i in range(index.shape[0]):
+            table[index[i]] += np.int32(1)
+
+
+@numba.njit(**OPTIONS)
+def look_up(first, last, worker, tile, index, tables, out):
+    table, row = tables[worker], out[worker]
+    for _ in range(first, last):
+        for i in range(index.shape[0]):
+            row[i] = table[index[i]]
+
+
+def least(way: Callable[[], Any], repeats: int) -> float:
+    way()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        way()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def rates(repeats: int) -> dict[str, float]:
+    """Bytes, additions and table accesses a second."""
+    rng, T = np.random.default_rng(0), threads()
+    memory = torch.ones(1 << 26)
+    a = torch.randn(2048, 2048)
+    index = rng.integers(0, bins.BINS + 2 * cpu.TAIL, ROW).astype(np.uint32)
+    small, wide = (np.zeros((T, bins.BINS + 2 * cpu.TAIL), t) for t in (np.int32, np.uint64))
+    rounds, scratch = ROUNDS * T, np.empty((T, ROW), np.uint64)
+    return {
+        "bytes read": memory.nbytes / least(memory.sum, repeats),
+        "bytes written": memory.nbytes / least(lambda: memory.fill_(2), repeats),
+        "additions": 2048**3 / least(lambda: a @ a, repeats),
+        "increments": rounds * ROW / least(lambda: share(increment, rounds, 1, index, small), repeats),
+        "look-ups": rounds * ROW / least(lambda: share(look_up, rounds, 1, index, wide, scratch), repeats),
+    }
+
+
+def main() -> None:
+    options = parser(__doc__, n=20_000, d=784, repeats=7).parse_args()
+    N, d, repeats = options.n, options.d, options.repeats
+    rate = rates(repeats)
+    print("measured, a second: " + ", ".join(f"{v / 1e9:.2f}·10⁹ {name}" for name, v in rate.items()))
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.rand(N, d, generator=g), torch.rand(N, d, generator=g) ** 2
+    n = max(64, 1 << (d - 1).bit_length())
+    (xi,) = bins.parts(directions.sample("hadamard", n, d, x, g))
+    kernel = rf.Riesz()
+    t = bins._grid(xi, y, x, kernel)
+    bins._count_target(t, y, None, moments=False)
+    mass, _ = t.passes.count(t, x, None, False)
+    solver = bins._Cumulated(t, kernel, mass, None, 1 / N)
+    lines, own = solver.lines(t.mass, mass, 1.0, 1.0, None, 1 / N)
+    transform = 2 * n * math.log2(n) * N  # two rounds of n log₂ n additions a point
+    points, table = 4 * N * d, 4 * n * (bins.BINS + 2 * cpu.TAIL)
+    # stage: seconds, bytes read, bytes written, additions, increments, look-ups
+    stages = {
+        "validation": (least(lambda: _validate.pair(x, y), repeats), 2 * points, 0, 0, 0, 0),
+        "ranges of the bins": (least(lambda: bins._grid(xi, y, x, kernel), repeats), 0, 0, 0, 0, 0),
+        "count y": (least(lambda: t.passes.count(t, y, None, False), repeats), points, 0, transform, N * n, 0),
+        "count x": (least(lambda: t.passes.count(t, x, None, False), repeats), points, 0, transform, N * n, 0),
+        "cumulate": (least(lambda: solver.lines(t.mass, mass, 1.0, 1.0, None, 1 / N), repeats), 2 * table, 2 * table, 0, 0, 0),
+        "look up": (
+            *(least(lambda: t.passes.look_up(t, x, None, lines, own), repeats), points, points),
+            *(2 * transform, 0, N * n),
+        ),
+    }
+    whole = least(lambda: rf.sliced_mmd2_gradient(x, y, slices=n, directions="hadamard", engine="bins", generator=g), repeats)
+    rows = []
+    for name, (seconds, *counts) in stages.items():
+        read_s, write_s, add_s, increment_s, look_s = (c / r for c, r in zip(counts, rate.values(), strict=True))
+        floors = {"memory": read_s + write_s, "additions": add_s, "tables": increment_s + look_s}
+        rows.append({"stage": name, "seconds": seconds, "floors": floors})
+    sums = {k: sum(r["floors"][k] for r in rows) for k in ("memory", "additions", "tables")}
+    rows.append({"stage": "sum of the stages", "seconds": sum(r["seconds"] for r in rows), "floors": sums})
+    rows.append({"stage": "the call as a whole", "seconds": whole, "floors": sums})
+    print(f"N = M = {N}, d = {d}, P = n = {n}, float32, {threads()} threads; milliseconds")
+    print(f"{'':>20} {'time':>7} {'memory':>7} {'adds':>7} {'tables':>7} {'time/greatest':>14} {'time/sum':>9}")
+    for r in rows:
+        floors = list(r["floors"].values())
+        top, total = max(floors), sum(floors)
+        shares = f"{r['seconds'] / top:14.1f} {r['seconds'] / total:9.1f}" if top else ""
+        print(f"{r['stage']:>20} {r['seconds'] * 1e3:7.1f} " + " ".join(f"{f * 1e3:7.1f}" for f in floors) + f" {shares}")
+    figure, axes = plt.subplots(figsize=(7, 2.8))
+    shown = rows[:-2]
+    axes.barh([r["stage"] for r in shown], [r["seconds"] * 1e3 for r in shown], color="lightgrey", label="measured")
+    left = np.zeros(len(shown))
+    for key, colour in zip(sums, ("tab:blue", "tab:orange", "tab:green"), strict=True):
+        part = np.array([r["floors"][key] * 1e3 for r in shown])
+        axes.barh([r["stage"] for r in shown], part, left=left, height=0.4, color=colour, label=f"{key} floor")
+        left += part
+    axes.set(xlabel="milliseconds", title=f"N = M = {N:,}, d = {d}, P = {n}")
+    axes.invert_yaxis()
+    axes.legend(fontsize=8)
+    save(options.out, "floor", {"n": N, "d": d, "slices": n, "rates": rate, "rows": rows}, figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Slices on patches of images: against patches cut out and stretched pixel by pixel, and against brute force on all patches."""
+
+import itertools
+import re
+
+import pytest
+import torch
+from problems import generator
+
+import rieszflow as rf
+from rieszflow.directions import sample
+
+
+def stretched(xi, kind, places):
+    """The directions (P, d) of a draw, written pixel by pixel from the directions on patches (places, rows, n)."""
+    C, H, W = kind.shape
+    s, k = kind.size, kind.scale
+    found = []
+    for row in range(xi.shape[1]):
+        for q, (top, left) in enumerate(places):
+            image = torch.zeros(kind.shape, dtype=xi.dtype)
+            patch = xi[q, row].view(C, s, s)
+            for c, i, j in itertools.product(range(C), range(s * k), range(s * k)):
+                image[c, (top + i) % H, (left + j) % W] = patch[c, i // k, j // k] / k
+            found.append(image.flatten())
+    return torch.stack(found)
+
+
+KINDS = [rf.LocalSlices((3, 10, 8), 3, 2), rf.LocalSlices((1, 8, 8), 7, 1), rf.LocalSlices((2, 6, 6), 2, 3)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("P", [1, 5, 40])
+def test_are_the_stretched_patches(kind, P):
+    d = kind.shape[0] * kind.shape[1] * kind.shape[2]
+    drawn = sample(kind, P, d, torch.zeros(1, dtype=torch.float64), generator(P))
+    side = kind.size * kind.scale
+    places = list(itertools.product(drawn.rows[::side].tolist(), drawn.columns[::side].tolist()))
+    dense = stretched(drawn.xi, kind, places)[:P]
+    # drawn in float32; below, sums of at most d products of numbers of size one in float64
+    torch.testing.assert_close(dense.norm(dim=1), torch.ones(P, dtype=torch.float64), rtol=0, atol=1e-6)
+    g = generator(1)
+    x, weights = torch.randn(11, d, generator=g, dtype=torch.float64), torch.randn(P, 11, generator=g, dtype=torch.float64)
+    torch.testing.assert_close(drawn.project(x), dense @ x.T, rtol=0, atol=1e-11)
+    torch.testing.assert_close(drawn.project(x, x[:1], 0.5), dense @ (0.5 * (x - x[0])).T, rtol=0, atol=1e-11)
+    torch.testing.assert_close(drawn.adjoint(weights), weights.T @ dense, rtol=0, atol=1e-11)
+    batch = torch.stack([x, 2 * x])
+    torch.testing.assert_close(drawn.project(batch), torch.stack([dense @ x.T, 2 * dense @ x.T]), rtol=0, atol=1e-11)
+    parts = drawn.split(7)
+    assert sum(p.P for p in parts) == P
+    torch.testing.assert_close(torch.cat([p.project(x) for p in parts]), dense @ x.T, rtol=0, atol=1e-11)
+    torch.testing.assert_close(sum(p.adjoint(w) for p, w in zip(parts, weights.split([p.P for p in parts]), strict=True)),
+                               weights.T @ dense, rtol=0, atol=1e-11)  # fmt: skip
+
+
+def test_every_pixel_is_seen():
+    kind = rf.LocalSlices((1, 9, 13), 4, 1)
+    drawn = sample(kind, 12, 9 * 13, torch.zeros(1), generator(0))
+    assert set(drawn.rows.tolist()) == set(range(9)) and set(drawn.columns.tolist()) == set(range(13))
+
+
+@pytest.mark.parametrize("engine", ["sort", "bins"])
+def test_mean_over_all_places_by_brute_force(engine):
+    """D² between patches, averaged over all places. 400 draws of 64 slices: relative spread of one slice about 1, so of the
+    mean 1/√25,600 = 0.6 %, and 5 of those are granted; bins of 600 points are off by less than 1 % on top."""
+    shape, s, k = (1, 6, 6), 2, 2
+    g = generator(3)
+    x, y = torch.rand(300, 36, generator=g), torch.rand(300, 36, generator=g) ** 2
+    exact = []
+    for top, left in itertools.product(range(6), range(6)):
+        rows, columns = (top + torch.arange(4)) % 6, (left + torch.arange(4)) % 6
+        cut = [z.view(-1, 6, 6)[:, rows][:, :, columns].view(-1, 2, 2, 2, 2).sum((2, 4)).flatten(1) / k for z in (x, y)]
+        exact.append(rf.mmd2(*cut))
+    kind = rf.LocalSlices(shape, s, k)
+    found = [rf.sliced_mmd2(x, y, slices=64, directions=kind, engine=engine, generator=g).item() for _ in range(400)]
+    assert sum(found) / 400 == pytest.approx(torch.stack(exact).mean().item(), rel=0.04)
+
+
+@pytest.mark.parametrize("engine", ["sort", "bins"])
+def test_gradient_by_autograd_of_the_dense_form(engine):
+    kind = rf.LocalSlices((3, 8, 8), 3, 2)
+    g = generator(4)
+    x, y = torch.rand(200, 192, generator=g), torch.rand(150, 192, generator=g) ** 3
+    drawn = sample(kind, 40, 192, x, generator(9))
+    side = kind.size * kind.scale
+    dense = stretched(drawn.xi, kind, list(itertools.product(drawn.rows[::side].tolist(), drawn.columns[::side].tolist())))[:40]
+    px, py = (dense @ z.T for z in (x, y))
+    per_slice = (torch.sign(px[:, :, None] - py[:, None]).mean(2) - torch.sign(px[:, :, None] - px[:, None]).mean(2)) / 200
+    expected = rf.Riesz().slicing_constant(27) / 40 * per_slice.T @ dense
+    found = rf.sliced_mmd2_gradient(x, y, slices=40, directions=kind, engine=engine, generator=generator(9))
+    # sort: ties that rounding makes or breaks, 1/150 of one slice of 40; bins: the mass of a bin, some 1/200
+    tolerance = 1e-3 if engine == "sort" else 2e-2
+    assert (found - expected).norm() < tolerance * expected.norm()
+
+
+def test_flow_with_patches_keeps_its_tables():
+    g = generator(5)
+    x, y = torch.rand(2500, 256, generator=g), 0.3 * torch.rand(2500, 256, generator=g)
+    flow = rf.ParticleFlow(y, slices=256, step_size=1.0, directions=rf.LocalSlices((1, 16, 16), 7), generator=g)
+    moved = flow.run(x, 60)
+    assert len(flow.tables._pool) == 8
+    assert rf.mmd2(moved[:500], y[:500]) < 0.05 * rf.mmd2(x[:500], y[:500])
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: rf.LocalSlices((1, 8, 8), 7, 2), "7 × 7 pixels stretched by 2 do not fit into images of 8 × 8"),
+        (lambda: rf.LocalSlices((1, 8), 7), "a shape (C, H, W)"),
+        (lambda: rf.LocalSlices((1, 8, 8), 0), "whole numbers are accepted"),
+        (lambda: rf.sliced_mmd2(torch.zeros(2, 5), torch.ones(2, 5), directions=rf.LocalSlices((1, 8, 8))), "have d = 5"),
+    ],
+)
+def test_bad_input(make, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        make()

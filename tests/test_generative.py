@@ -400,7 +400,7 @@ def test_stopped_inside_a_flow_with_kept_tables(tmp_path):
     with pytest.raises(Stop):
         rf.GenerativeFlow(**settings).fit(data, run=tmp_path / "stopped", progress=stop)
     state = Run.open(tmp_path / "stopped").load_state()
-    assert state[1]["step"] == 7 and int(state[0]["target.entries"]) == 3
+    assert state[1]["step"] == 7 and int(state[0]["target.0.entries"]) == 3
     rf.GenerativeFlow.resume(tmp_path / "stopped", data)
     for k in ("0001", "0002"):
         one, two = (tmp_path / run / "networks" / f"{k}.safetensors" for run in ("whole", "stopped"))

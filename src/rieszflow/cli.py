@@ -67,7 +67,7 @@ def train(
     dataset: Annotated[
         str,
         typer.Argument(
-            help="digits, fashion-mnist, mnist, cifar10, hf:NAME, a folder of images or IDX files, or a .npy/.npz file.",
+            help="digits, fashion-mnist, mnist, cifar10, celeba, hf:NAME, a folder of images or IDX files, a .npy/.npz file.",
             show_default=False,
         ),
     ],
@@ -90,7 +90,7 @@ def train(
     overrides = _overrides(set_ or [])
     overrides |= {key: value for key, value in (("seed", seed), ("device", device)) if value is not None}
     name = dataset.removeprefix("hf:")
-    if name in NAMED or name == "celeba":
+    if name in NAMED:
         config = Config.preset(name, preset, **overrides)
         content = load(dataset, data, config.held_out, config.seed)
     else:
@@ -99,7 +99,12 @@ def train(
         content = load(dataset, data, first.held_out, first.seed)
         config = Config.preset("images" if len(content.shape) == 3 else "vectors", preset, **overrides)
     out = out or Path("runs") / f"{Path(name).stem}-{Path(preset).stem}"
-    console.print(f"{content.name}: {len(content.train)} training data of shape {content.shape}; run: {out}", soft_wrap=True)
+    targets = min(config.targets or len(content.train), len(content.train))
+    console.print(
+        f"{content.name}: {len(content.train)} training data of shape {content.shape}, {config.particles} particles flow "
+        f"towards {targets} of them; run: {out}",
+        soft_wrap=True,
+    )
     with _Training() as show:
         flow = GenerativeFlow(config).fit(content, run=out, progress=show, draw=report.draw)
     assert flow.run is not None
@@ -118,8 +123,8 @@ def resume(
     from rieszflow.generative.model import load_data
 
     opened = Run.open(run)
-    if opened.finished() == opened.config.networks:
-        console.print(f"{run}: all {opened.config.networks} networks are trained already", soft_wrap=True)
+    if opened.finished() == opened.config.total_networks():
+        console.print(f"{run}: all {opened.finished()} networks are trained already", soft_wrap=True)
     with _Training() as show:
         GenerativeFlow.resume(run, load_data(opened, data), progress=show, draw=report.draw)
     _finished(opened)
@@ -218,13 +223,15 @@ def info(
     opened = Run.open(run)
     console.print(
         f"{run}: {opened.data['name']}, {opened.data['points']} training data of shape {opened.shape}, "
-        f"{opened.finished()} of {opened.config.networks} networks",
+        f"{opened.finished()} of {opened.config.total_networks()} networks",
         soft_wrap=True,
     )
-    if (state := opened.load_state()) is not None and opened.finished() < opened.config.networks:
+    if (state := opened.load_state()) is not None and opened.finished() < opened.config.total_networks():
         meta = state[1]
         console.print(f"checkpoint: network {meta['network']}, {meta['phase']}, step {meta['step']}", soft_wrap=True)
-    table = Table("network", "flow steps", "fit error", "particles", "network's particles", "fresh samples", "seconds")
+    table = Table(
+        "network", "pooled by", "flow steps", "fit error", "particles", "network's particles", "fresh samples", "seconds"
+    )
     for row in opened.metrics():
         table.add_row(*_cells(row))
     console.print(table)
@@ -248,7 +255,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     e = row["energy_distance"]
     distances = [f"{e[key]:.4f}" for key in ("particles", "network_particles", "fresh_samples")]
     seconds = f"{sum(row['seconds'].values()):.0f}"
-    return [str(row["network"]), str(row["flow_steps"]), f"{row['fit_error']:.3f}", *distances, seconds]
+    return [str(row["network"]), str(row["level"]), str(row["flow_steps"]), f"{row['fit_error']:.3f}", *distances, seconds]
 
 
 def _bars() -> Progress:
@@ -280,11 +287,12 @@ class _Training:
         )
         if progress.row is not None:
             self.bars.update(self.total, completed=progress.network)
-            number, steps, error, _, _, fresh, seconds = _cells(progress.row)
+            number, level, steps, error, _, _, fresh, seconds = _cells(progress.row)
             yardstick = progress.row["energy_distance"]["training_data"]
+            pooled = "" if level == "1" else f"  pooled by {level}"
             console.print(
-                f"network {number:>3}  flow steps {steps:>5}  fit error {error}  energy distance of fresh samples {fresh} "
-                f"(training data {yardstick:.4f})  {seconds:>5} s",
+                f"network {number:>3}{pooled}  flow steps {steps:>5}  fit error {error}  energy distance of fresh samples "
+                f"{fresh} (training data {yardstick:.4f})  {seconds:>5} s",
                 soft_wrap=True,
             )
 

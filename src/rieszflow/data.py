@@ -72,8 +72,8 @@ def load(name: str, path: str | os.PathLike[str] | None = None, held_out: float 
     """Loads a data set and splits it.
 
     Args:
-        name: "digits", "fashion-mnist", "mnist", "cifar10", "hf:NAME" (needs `datasets` and a network), or the path of
-            a folder of images, of IDX files, or of a .npy or .npz file.
+        name: "digits", "fashion-mnist", "mnist", "cifar10", "celeba", "hf:NAME" (needs `datasets` and a network), or the path
+            of a folder of images, of IDX files, or of a .npy or .npz file.
         path: where the files of a named data set are; None for the place where Debian's package puts them.
         held_out: share kept out of training, in (0, 1), where the data set has no test part of its own.
         seed: of the split.
@@ -284,6 +284,42 @@ def _hugging_face(name: str) -> _Parts:
     return _Parts(*arrays(parts["train"]), *arrays(parts["test"]))
 
 
+def _celeba_folder(path: Path | None) -> _Parts:
+    """CelebA as its authors give it away: img_align_celeba/*.jpg, and list_eval_partition.txt with lines "000001.jpg 0"."""
+    from PIL import Image
+
+    advice = (
+        "say with --data where the folder img_align_celeba and list_eval_partition.txt are, or use hf:celeba with a network"
+    )
+    if path is None:
+        raise DatasetError(f"celeba: no folder given; {advice}")
+    parts: dict[str, list[np.ndarray]] = {"0": [], "1": [], "2": []}  # for training, validation and test
+    listing = next(
+        (f for f in (path / "list_eval_partition.txt", path.parent / "list_eval_partition.txt") if f.is_file()), None
+    )
+    folder = path / "img_align_celeba" if (path / "img_align_celeba").is_dir() else path
+    if listing is None or not any(folder.glob("*.jpg")):
+        raise DatasetError(f"celeba: no list_eval_partition.txt, or no pictures, in {path}; {advice}")
+    for number, line in enumerate(listing.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        name, _, part = line.strip().partition(" ")
+        if not name:
+            continue
+        if part.strip() not in parts:
+            raise DatasetError(f"{listing}: line {number} is {line!r}; a file's name and 0, 1 or 2 are accepted")
+        try:
+            with Image.open(folder / name) as image:
+                if image.size != (178, 218):
+                    raise DatasetError(f"{folder / name}: {image.size[0]} × {image.size[1]} pixels; CelebA's have 178 × 218")
+                parts[part.strip()].append(_as_chw(np.asarray(_celeba(image.convert("RGB")))))
+        except (OSError, SyntaxError) as error:
+            raise DatasetError(f"{folder / name}: not a readable image ({error})") from None
+    if not parts["0"] or not parts["2"]:
+        raise DatasetError(
+            f"{listing}: {len(parts['0'])} pictures for training and {len(parts['2'])} for tests; both are needed"
+        )
+    return _Parts(np.stack(parts["0"]), test=np.stack(parts["2"]))
+
+
 def _celeba(image: Any) -> Any:
     """178 × 218 to the usual 64 × 64: the middle 140 × 140, made smaller."""
     left, top = (image.width - 140) // 2, (image.height - 140) // 2
@@ -365,4 +401,5 @@ NAMED: dict[str, Callable[[Path | None], _Parts]] = {
     "fashion-mnist": _fashion_mnist,
     "mnist": _mnist,
     "cifar10": _cifar10,
+    "celeba": _celeba_folder,
 }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rieszflow import _validate
+from rieszflow.directions import LocalSlices
 from rieszflow.exact import mmd2_gradient
 from rieszflow.kernels import Kernel, Riesz
 from rieszflow.target import Target
@@ -58,7 +59,7 @@ class ParticleFlow:
         slices: int | None = 1024,
         step_size: float = 1.0,
         momentum: float = 0.0,
-        directions: str | Tensor = "auto",
+        directions: str | Tensor | LocalSlices = "auto",
         engine: str = "auto",
         generator: torch.Generator | None = None,
         target_weights: Any = None,

@@ -159,7 +159,7 @@ def write_report(run: Run) -> Path:
     sections.append(f"<h2>Settings</h2><details><summary>config.yaml</summary><table>{settings}</table></details>")
     summary = (
         f"Generative sliced MMD flow on {run.data['points']} training data of shape {tuple(run.shape)}: "
-        f"{len(rows)} of {run.config.networks} networks trained"
+        f"{len(rows)} of {run.config.total_networks()} networks trained"
         + (f", {sum(rows[-1]['seconds'].values()):.0f} s of flow and fit." if rows else ".")
     )
     title = Path(run.data["name"]).name
@@ -186,12 +186,12 @@ def _inline(image: Image.Image, caption: str) -> str:
 
 
 def _rows_table(rows: list[dict[str, Any]]) -> str:
-    head = "network|flow steps|fit error|particles|network's particles|fresh samples|seconds"
+    head = "network|pooled by|flow steps|fit error|particles|network's particles|fresh samples|seconds"
     lines = ["<p>Energy distances (statisticians' convention, unbiased) to held-out data:</p><table><tr>"]
     lines += [f"<th>{name}</th>" for name in head.split("|")] + ["</tr>"]
     for row in rows:
         e = row["energy_distance"]
-        cells = [row["network"], row["flow_steps"], f"{row['fit_error']:.3f}"]
+        cells = [row["network"], row["level"], row["flow_steps"], f"{row['fit_error']:.3f}"]
         cells += [f"{e[key]:.4f}" for key in ("particles", "network_particles", "fresh_samples")]
         cells += [f"{sum(row['seconds'].values()):.0f}"]
         lines.append("<tr>" + "".join(f"<td>{_text(c)}</td>" for c in cells) + "</tr>")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rieszflow import _validate, directions, engines
-from rieszflow.directions import Directions
+from rieszflow.directions import Directions, LocalSlices
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 
 __all__ = ["sliced_mmd2", "sliced_mmd2_gradient"]
@@ -20,7 +20,7 @@ def sliced_mmd2(
     y: Any,
     kernel: Kernel = Riesz(1.0),
     slices: int = 1024,
-    directions: str | Tensor = "auto",
+    directions: str | Tensor | LocalSlices = "auto",
     engine: str = "auto",
     generator: torch.Generator | None = None,
     statistic: str = "V",
@@ -40,8 +40,8 @@ def sliced_mmd2(
         slices: number of directions P. Whole orthogonal blocks pay: a multiple of d for "orthogonal", of the next power of
             two for "hadamard".
         directions: "orthogonal" (Haar blocks), "hadamard" (orthogonal blocks by a fast transform), "sobol"
-            (quasi-Monte-Carlo), "independent", "auto" (orthogonal up to d = 64, hadamard above), or a tensor (P, d) of unit
-            rows, which then sets P.
+            (quasi-Monte-Carlo), "independent", "auto" (orthogonal up to d = 64, hadamard above), `LocalSlices` (patches
+            of images), or a tensor (P, d) of unit rows, which then sets P.
         engine: "sort" (exact in every slice; Riesz(1.0)), "bins" (linear time, memory that does not grow with N; in a slice
             off by at most the mass of a point's bin, some 1e-3 in all), or "auto": bins for float32 and 4096 points or
             more, and for other kernels.
@@ -76,7 +76,7 @@ def sliced_mmd2_gradient(
     y: Any,
     kernel: Kernel = Riesz(1.0),
     slices: int = 1024,
-    directions: str | Tensor = "auto",
+    directions: str | Tensor | LocalSlices = "auto",
     engine: str = "auto",
     generator: torch.Generator | None = None,
     statistic: str = "V",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rieszflow import _validate, directions, engines
+from rieszflow.directions import LocalSlices
 from rieszflow.engines import bins
 from rieszflow.engines._result import Result
 from rieszflow.kernels import Kernel, Riesz, check_kernel
@@ -47,7 +48,7 @@ class Target:
         y: Any,
         kernel: Kernel = Riesz(1.0),
         slices: int = 1024,
-        directions: str | Tensor = "auto",
+        directions: str | Tensor | LocalSlices = "auto",
         engine: str = "auto",
         generator: torch.Generator | None = None,
         weights: Any = None,

@@ -58,7 +58,7 @@ class LocalSlices:
                 f"{self.shape[1]} × {self.shape[2]}"
             )
 
-    def sample(self, P: int, d: int, like: Tensor, generator: torch.Generator | None) -> Directions:
+    def sample(self, P: int, d: int, like: Tensor, generator: torch.Generator | None) -> Local:
         if d != math.prod(self.shape):
             raise ValueError(f"directions: slices of images {self.shape} given, the points have d = {d}")
         device = generator.device if generator is not None else None
@@ -86,7 +86,7 @@ class Local(Directions):
 
     def __init__(self, xi: Tensor, kind: LocalSlices, rows: Tensor, columns: Tensor, P: int) -> None:
         self.xi, self.kind, self.rows, self.columns, self.P = xi, kind, rows, columns, P
-        self.n = xi.shape[-1]
+        self.places, self.n = len(xi), xi.shape[-1]
 
     def project(self, x: Tensor, shift: Tensor | None = None, scale: float = 1.0) -> Tensor:
         if shift is not None:

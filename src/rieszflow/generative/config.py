@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 from dataclasses import dataclass
@@ -27,9 +28,15 @@ class Config:
     Flow: N `particles` start as `latents`, noise that is "uniform" on [0, 1]^d (the paper's) or, for images, "smooth";
     `targets` M training data at most (None: all); `slices` P with `directions`, a set of which serves `reuse` steps (see
     `rieszflow.Target`); `step_size` τ (None: 0.3 times the targets' mean distance from one another, for forces have size one
-    whatever the dimension is); `momentum` m; with `clip` particles and samples are kept in the data's box [0, 1]^d. Network l
-    is trained after T_l flow steps: T_1 = `first_steps`, T_{l+1} = min(T_l + min(2^{l−1}·T_1, `growth_cap`), `steps_cap`) (the
-    paper's schedule); `networks` L in all.
+    whatever the dimension is); `momentum` m, which grows by `momentum_gain` from network to network up to `momentum_cap`; with
+    `clip` particles and samples are kept in the data's box [0, 1]^d. Network l is trained after T_l flow steps:
+    T_1 = `first_steps`, T_{l+1} = min(T_l + min(2^{l−1}·T_1, `growth_cap`), `steps_cap`) (the paper's schedule); L `networks`.
+
+    Images: `levels`, coarsest first, is a list of mappings with the key `factor` (images are pooled by it) and settings of that
+    level's own; the rest is taken from above. Factors end at 1 and divide one another; `networks` is then per level, schedule
+    and momentum begin anew in each, and particles are repeated up to the next level's size, plus `noise` of that standard
+    deviation. `local_scales`: slices on patches of `local_size` pixels stretched by each of these factors, in turn, `slices`
+    of them each (see `rieszflow.LocalSlices`); `local_steps` are their step sizes (empty: `step_size` for all).
 
     Fit: `fit_steps` Adam steps of `batch_size` with `learning_rate` decaying to 0 by a cosine, `loss` "squared" or "absolute",
     weights averaged with `ema` (0: off), each network started from the one before.
@@ -56,12 +63,19 @@ class Config:
     reuse: int = 8
     step_size: float | None = None
     momentum: float = 0.7
+    momentum_gain: float = 0.0
+    momentum_cap: float = 0.8
     first_steps: int = 16
     growth_cap: int = 64
     steps_cap: int = 256
     clip: bool = False
     latents: str = "uniform"
     networks: int = 10
+    levels: tuple[dict[str, Any], ...] = ()
+    noise: float = 0.0
+    local_scales: tuple[int, ...] = ()
+    local_size: int = 7
+    local_steps: tuple[float, ...] = ()
     network: str = "auto"
     channels: tuple[int, ...] = (32, 64)
     patch: int = 1
@@ -80,12 +94,61 @@ class Config:
     checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", tuple(self.channels) if isinstance(self.channels, list) else self.channels)
+        for name in _LISTS:
+            value = getattr(self, name)
+            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
         for field in dataclasses.fields(self):
             _check(field.name, getattr(self, field.name))
+        if self.local_steps and len(self.local_steps) != len(self.local_scales):
+            raise ConfigError(
+                f"local_steps: {len(self.local_steps)} step sizes given for {len(self.local_scales)} local_scales; one each is "
+                "accepted"
+            )
+        factors = [factor for factor, _ in self.level_configs()]
+        if factors[-1] != 1 or any(a <= b or a % b for a, b in itertools.pairwise(factors)):
+            raise ConfigError(
+                f"levels: factors {factors} given; falling ones that divide one another and end at 1 are accepted"
+            )
+
+    def level_configs(self) -> list[tuple[int, Config]]:
+        """Factor and settings of every level; without `levels`, one of factor 1 with these settings."""
+        if not self.levels:
+            return [(1, self)]
+        found = []
+        for k, own in enumerate(self.levels):
+            where = f"levels[{k}]"
+            if not isinstance(own, dict) or "factor" not in own:
+                raise ConfigError(
+                    f"{where}: {own!r} given; a mapping with the key factor, and settings of its own, is accepted"
+                )
+            own = dict(own)
+            factor = own.pop("factor")
+            if not isinstance(factor, int) or isinstance(factor, bool) or factor < 1:
+                raise ConfigError(f"{where}: factor: {factor!r} given; a whole number of at least 1 is accepted")
+            accepted = [f.name for f in dataclasses.fields(self) if f.name not in _WHOLE_RUN]
+            for key in own:
+                if key not in accepted:
+                    raise ConfigError(f"{where}: no setting {key!r} of a level; accepted: factor, {', '.join(accepted)}")
+            try:
+                found.append((factor, dataclasses.replace(self, levels=(), **own)))
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {error}") from None
+        return found
+
+    def total_networks(self) -> int:
+        """L, of all levels."""
+        return sum(config.networks for _, config in self.level_configs())
+
+    def momentum_of(self, network: int) -> float:
+        """m for the network-th network (from 1) of a level."""
+        if not self.momentum_gain:
+            return self.momentum
+        return min(self.momentum + self.momentum_gain * (network - 1), self.momentum_cap)
 
     def flow_steps(self) -> list[int]:
-        """T_1, …, T_L."""
+        """T_1, …, T_L of all levels."""
+        if self.levels:
+            return [steps for _, config in self.level_configs() for steps in config.flow_steps()]
         steps = [min(self.first_steps, self.steps_cap)]
         for level in range(self.networks - 1):
             steps.append(min(steps[-1] + min(self.first_steps << min(level, 40), self.growth_cap), self.steps_cap))
@@ -103,7 +166,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         values = dataclasses.asdict(self)
-        return {**values, "channels": list(self.channels)}
+        return {**values, **{name: list(values[name]) for name in _LISTS}}
 
     @classmethod
     def from_dict(cls, values: Any, source: str) -> Config:
@@ -149,10 +212,15 @@ def presets() -> list[tuple[str, str]]:
 
 _AT_LEAST_ONE = (
     "slices", "reuse", "first_steps", "growth_cap", "steps_cap", "networks", "patch", "layers", "width", "fit_steps",
-    "batch_size",
+    "batch_size", "local_size",
+)  # fmt: skip
+_LISTS = ("channels", "levels", "local_scales", "local_steps")
+_WHOLE_RUN = (
+    "particles", "targets", "clip", "latents", "levels", "network", "seed", "device", "mixed_precision", "held_out",
+    "checkpoint_seconds",
 )  # fmt: skip
 _POSITIVE = ("step_size", "learning_rate", "checkpoint_seconds")
-_FRACTIONS = {"momentum": "[0, 1)", "ema": "[0, 1)", "held_out": "(0, 1)"}
+_FRACTIONS = {"momentum": "[0, 1)", "momentum_gain": "[0, 1)", "momentum_cap": "[0, 1)", "ema": "[0, 1)", "held_out": "(0, 1)"}
 _CHOICES = {
     "network": ("auto", "unet", "mlp", "custom"),
     "latents": ("uniform", "smooth"),
@@ -191,6 +259,15 @@ def _check(name: str, value: Any) -> None:
     elif name == "channels":
         ok = isinstance(value, tuple) and len(value) > 0 and all(whole(v, 1) for v in value)
         need(ok, "a list of whole numbers, one per level, is")
+    elif name == "noise":
+        need(number and value >= 0, "a number of at least 0 is")
+    elif name == "local_scales":
+        need(isinstance(value, tuple) and all(whole(v, 1) for v in value), "a list of whole numbers of at least 1 is")
+    elif name == "local_steps":
+        fine = isinstance(value, tuple) and all(isinstance(v, (int, float)) and 0 < v < math.inf for v in value)
+        need(fine, "a list of positive numbers is")
+    elif name == "levels":
+        need(isinstance(value, tuple), "a list of mappings is")
     elif name in ("attention", "clip"):
         need(isinstance(value, bool), "true or false is")
     else:

@@ -19,6 +19,7 @@ from rieszflow.data import Dataset
 from rieszflow.generative.config import Config, ConfigError
 from rieszflow.generative.latents import draw_latents
 from rieszflow.generative.networks import as_data, build, displace
+from rieszflow.generative.pyramid import grow, levels
 from rieszflow.generative.run import Run, RunError
 from rieszflow.generative.training import Pictures, Progress, train
 
@@ -88,8 +89,9 @@ class GenerativeFlow:
         dataset = data if isinstance(data, Dataset) else _dataset(data, held_out, self.config)
         # Settings that do not fit the data or the machine are refused before any file is written.
         self.config.torch_device()
-        build(self.config, dataset.shape, self.network)
-        draw_latents(self.config, dataset.shape, 1, torch.Generator())
+        for level in levels(self.config, dataset.shape):
+            build(level.config, level.shape, self.network)
+            draw_latents(level.config, level.shape, 1, torch.Generator())
         if run is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="rieszflow-")
             run = self._temporary.name
@@ -161,16 +163,29 @@ class GenerativeFlow:
         if seed is not None:
             generator = torch.Generator().manual_seed(_validate.seed("seed", seed))
         device = self.config.torch_device()
-        x = draw_latents(self.config, self.run.shape, n, _validate.generator(generator)).to(device)
-        phi = build(self.config, self.run.shape, self.network).to(device)
-        for number in range(1, last + 1):
-            try:
-                phi.load_state_dict(self.run.load_network(number))
-            except RuntimeError as error:
-                raise RunError(f"{self.run.network_file(number)}: does not fit the network ({error})") from None
-            x = displace(phi, x, self.config.clip, batch_size)
-            if progress is not None:
-                progress(number, last)
+        generator = _validate.generator(generator)
+        x, shape = torch.empty(0), self.run.shape
+        for level in levels(self.config, self.run.shape):
+            if level.first > last:
+                break
+            noise = level.config.noise
+            x = (
+                draw_latents(level.config, level.shape, n, generator)
+                if level.first == 1
+                else grow(x, shape, level.shape, noise, generator)
+            )
+            x, shape = x.to(device), level.shape
+            phi = build(level.config, shape, self.network).to(device)
+            for number in range(level.first, min(last, level.last) + 1):
+                try:
+                    phi.load_state_dict(self.run.load_network(number))
+                except RuntimeError as error:
+                    raise RunError(f"{self.run.network_file(number)}: does not fit the network ({error})") from None
+                x = displace(phi, x, level.config.clip, batch_size)
+                if progress is not None:
+                    progress(number, last)
+        # a run that has not come to its last level yet: its samples are what they are, in larger pixels
+        x = grow(x, shape, self.run.shape, 0.0, None)
         low, high = self.run.data["low"], self.run.data["high"]
         return (as_data(x, self.run.shape).cpu() * (high - low) + low).view(n, *self.run.shape)
 

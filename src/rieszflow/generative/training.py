@@ -23,11 +23,14 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from rieszflow.data import Dataset
+from rieszflow.directions import LocalSlices
 from rieszflow.exact import energy_distance
 from rieszflow.flow import ParticleFlow
 from rieszflow.generative.latents import draw_latents
 from rieszflow.generative.networks import Displacement, as_data, build, displace
+from rieszflow.generative.pyramid import Level, grow, levels, shrink
 from rieszflow.generative.run import Run, RunError
+from rieszflow.kernels import Riesz
 
 __all__ = ["Progress", "train"]
 
@@ -89,14 +92,13 @@ class _Training:
             mixed_precision=config.mixed_precision, cpu=self.device.type == "cpu", device_placement=False
         )
         run.clear_temporaries()
+        self.levels = levels(config, run.shape)
         self.schedule = config.flow_steps()
         self.custom = copy.deepcopy(custom)
         train = data.train.flatten(1)
         self.chooser = torch.Generator().manual_seed(config.seed)
         targets = train[torch.randperm(len(train), generator=self.chooser)[: config.targets]]
-        self.targets = targets.to(self.device)
-        self.step_size = config.step_size or _STEP * _mean_distance(self.targets[:_WATCHED])
-        self.held_out = data.held_out.flatten(1)[:_WATCHED].to(self.device)
+        self.full_targets, self.full_held_out = targets, data.held_out.flatten(1)[:_WATCHED]
         # Two sources of randomness: what is drawn once per step on the device, and all the rest.
         self.slices = torch.Generator(self.device).manual_seed(config.seed + 1)
         self.rows = run.metrics()
@@ -104,19 +106,46 @@ class _Training:
 
     def _start(self) -> None:
         self.network, self.phase, self.step = 1, "flow", 0
+        self._enter_level(self.levels[0])
         self.x = self._latents(self.config.particles)
         self.fresh = self._latents(_WATCHED)
         self.path = self.fresh[None, :_PICTURED].clone()
-        self.velocity: Tensor | None = None
         self.seconds = {"flow": 0.0, "fit": 0.0, "finish": 0.0}
         self.rows = []
         self._begin_flow()
 
     def _latents(self, n: int) -> Tensor:
-        return draw_latents(self.config, self.run.shape, n, self.chooser).to(self.device)
+        return draw_latents(self.config, self.level.shape, n, self.chooser).to(self.device)
+
+    def _enter_level(self, level: Level) -> None:
+        """The targets as this level sees them, and no momentum yet."""
+        self.level = level
+        self.targets, self.held_out = (
+            shrink(t, self.run.shape, level.factor).to(self.device) for t in (self.full_targets, self.full_held_out)
+        )
+        self.step_sizes = self._step_sizes()
+        self.velocities: list[Tensor | None] = [None] * len(self.step_sizes)
+
+    def _step_sizes(self) -> list[float]:
+        """τ of the flow, or of every scale of local slices."""
+        config, some = self.level.config, self.targets[:_WATCHED]
+        kinds = self.level.local_slices()
+        if not kinds:
+            return [config.step_size or _STEP * _mean_distance(some)]
+        if config.local_steps:
+            return list(config.local_steps)
+        return [config.step_size or _STEP * _patch_distance(some, kind, config.slices) for kind in kinds]
+
+    def _next_level(self) -> None:
+        """Particles and fresh samples at the size of the level that the next network belongs to."""
+        old = self.level
+        self._enter_level(_level_of(self.network, self.levels))
+        noise = self.level.config.noise
+        self.x, self.fresh = (grow(t, old.shape, self.level.shape, noise, self.chooser) for t in (self.x, self.fresh))
+        self.path = grow(self.path, old.shape, self.level.shape, 0.0, None)
 
     def go(self) -> None:
-        while self.network <= self.config.networks:
+        while self.network <= self.levels[-1].last:
             if self.phase == "flow":
                 self._flow()
                 self._begin_fit()
@@ -124,32 +153,41 @@ class _Training:
                 self._fit()
             self._finish_network()
 
-    # Flow: x_old, x, velocity, and the flow's slices.
+    # Flow: x_old, x, velocities, and the flow's slices. Several scales of local slices are flows that take turns.
 
     def _begin_flow(self) -> None:
+        if self.level.last < self.network <= self.levels[-1].last:
+            self._next_level()
         self.phase, self.step, self.x_old = "flow", 0, self.x
-        self._build_flow()
+        self._build_flows()
         self._save()
 
-    def _build_flow(self) -> None:
-        self.flow = ParticleFlow(
-            self.targets,
-            slices=self.config.slices,
-            step_size=self.step_size,
-            momentum=self.config.momentum,
-            directions=self.config.directions,
-            generator=self.slices,
-            reuse=self.config.reuse,
-            bounds=(0.0, 1.0) if self.config.clip else None,
-        )
+    def _build_flows(self) -> None:
+        config = self.level.config
+        kinds: list[Any] = [*self.level.local_slices()] or [config.directions]
+        self.flows = [
+            ParticleFlow(
+                self.targets,
+                slices=config.slices,
+                step_size=step_size,
+                momentum=config.momentum_of(self.network - self.level.first + 1),
+                directions=kind,
+                generator=self.slices,
+                reuse=config.reuse,
+                bounds=(0.0, 1.0) if config.clip else None,
+            )
+            for kind, step_size in zip(kinds, self.step_sizes, strict=True)
+        ]
 
     def _flow(self) -> None:
-        steps, flow = self.schedule[self.network - 1], self.flow
-        flow.velocity = self.velocity
+        steps = self.schedule[self.network - 1]
+        for flow, velocity in zip(self.flows, self.velocities, strict=True):
+            flow.velocity = velocity
         clock = self._clock("flow")
         while self.step < steps:
-            self.x = flow.step(self.x)
-            self.velocity, self.step = flow.velocity, self.step + 1
+            for flow in self.flows:
+                self.x = flow.step(self.x)
+            self.velocities, self.step = [flow.velocity for flow in self.flows], self.step + 1
             next(clock)
             self._report(steps)
         if not torch.isfinite(self.x).all():
@@ -160,7 +198,7 @@ class _Training:
     def _begin_fit(self) -> None:
         self.phase, self.step = "fit", 0
         self._build()
-        if self.network > 1:
+        if self.network > self.level.first:
             self.average.load_state_dict(self.run.load_network(self.network - 1))
             self._inner().load_state_dict(self.average.state_dict())
         # A displacement of exactly zero cannot be divided by its size, and needs no network either.
@@ -171,17 +209,18 @@ class _Training:
         self._save()
 
     def _build(self) -> None:
-        self.average = build(self.config, self.run.shape, copy.deepcopy(self.custom)).to(self.device)
+        config, shape = self.level.config, self.level.shape
+        self.average = build(config, shape, copy.deepcopy(self.custom)).to(self.device)
         self.average.requires_grad_(False)
-        phi = build(self.config, self.run.shape, copy.deepcopy(self.custom)).to(self.device).requires_grad_(True)
-        optimiser = torch.optim.Adam(phi.parameters(), lr=self.config.learning_rate)
+        phi = build(config, shape, copy.deepcopy(self.custom)).to(self.device).requires_grad_(True)
+        optimiser = torch.optim.Adam(phi.parameters(), lr=config.learning_rate)
         self.phi, self.optimiser = self.accelerator.prepare(phi, optimiser)
 
     def _inner(self) -> Displacement:
         return self.accelerator.unwrap_model(self.phi)
 
     def _fit(self) -> None:
-        config, phi = self.config, self._inner()
+        config, phi = self.level.config, self._inner()
         wanted = (self.x_old - self.x) / phi.scale
         phi.train()
         clock = self._clock("fit")
@@ -204,7 +243,8 @@ class _Training:
     @torch.no_grad()
     def _update_average(self, phi: Displacement) -> None:
         # Like every average of a few steps it must forget its start: the decay grows with the steps done.
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step)) if self.config.ema else 0.0
+        ema = self.level.config.ema
+        decay = min(ema, (1 + self.step) / (10 + self.step)) if ema else 0.0
         for old, new in zip(self.average.state_dict().values(), phi.state_dict().values(), strict=True):
             old.lerp_(new, 1 - decay) if old.is_floating_point() else old.copy_(new)
 
@@ -224,6 +264,7 @@ class _Training:
 
         row: dict[str, Any] = {
             "network": self.network,
+            "level": self.level.factor,
             "flow_steps": self.schedule[self.network - 1],
             "flow_steps_total": sum(self.schedule[: self.network]),
             "displacement_rms": phi.scale.item(),
@@ -231,7 +272,7 @@ class _Training:
             "energy_distance": {
                 "particles": distance(flowed),
                 "network_particles": distance(self.x),
-                "fresh_samples": distance(as_data(self.fresh, self.run.shape)),
+                "fresh_samples": distance(as_data(self.fresh, self.level.shape)),
                 "training_data": distance(self.targets),
             },
         }
@@ -240,8 +281,9 @@ class _Training:
         # Network first, checkpoint last: a run killed between the two fits this network again, to the same weights.
         self.run.save_network(self.network, phi.state_dict(), {"fit_error": error})
         self.run.write_metrics(self.rows)
-        self.draw(self.run, Pictures(flowed.cpu(), self.fresh.cpu(), self.path.cpu()))
-        self.progress(Progress(self.network, self.config.networks, "fit", self.step, self.step, None, row))
+        whole = (grow(t.cpu(), self.level.shape, self.run.shape, 0.0, None) for t in (flowed, self.fresh, self.path))
+        self.draw(self.run, Pictures(*whole))
+        self.progress(Progress(self.network, self.levels[-1].last, "fit", self.step, self.step, None, row))
         self.seconds["finish"] += time.perf_counter() - started
         self.network += 1
         self._begin_flow()
@@ -249,7 +291,7 @@ class _Training:
     # Bookkeeping.
 
     def _report(self, steps: int, loss: float | None = None) -> None:
-        self.progress(Progress(self.network, self.config.networks, self.phase, self.step, steps, loss))
+        self.progress(Progress(self.network, self.levels[-1].last, self.phase, self.step, steps, loss))
 
     def _clock(self, phase: str) -> Iterator[None]:
         """Counts the seconds of a phase, and writes a checkpoint when one is due."""
@@ -279,10 +321,10 @@ class _Training:
             "random.chooser": self.chooser.get_state(),
             "random.slices": self.slices.get_state(),
         }
-        if self.velocity is not None:
-            tensors["velocity"] = self.velocity
+        tensors |= {f"velocity.{k}": v for k, v in enumerate(self.velocities) if v is not None}
         if self.phase == "flow":
-            tensors |= {"target." + name: t for name, t in self.flow.tables.state().items()}
+            for k, flow in enumerate(self.flows):
+                tensors |= {f"target.{k}.{name}": t for name, t in flow.tables.state().items()}
         if self.phase == "fit":
             tensors["random.fit"] = self.randomness if self.step == 0 else torch.get_rng_state()
             for prefix, module in (("phi.", self._inner()), ("average.", self.average)):
@@ -299,14 +341,17 @@ class _Training:
             self.x, self.x_old, self.fresh, self.path = (
                 tensors[name].to(self.device) for name in ("x", "x_old", "fresh", "path")
             )
-            velocity = tensors.get("velocity")
-            self.velocity = None if velocity is None else velocity.to(self.device)
+            self._enter_level(_level_of(self.network, self.levels))
+            for k in range(len(self.velocities)):
+                if (velocity := tensors.get(f"velocity.{k}")) is not None:
+                    self.velocities[k] = velocity.to(self.device)
             self.chooser.set_state(tensors["random.chooser"])
             self.slices.set_state(tensors["random.slices"])
             self.rows = self.rows[: self.network - 1]
-            self._build_flow()
+            self._build_flows()
             if self.phase == "flow":
-                self.flow.tables.load_state(_below(tensors, "target."))
+                for k, flow in enumerate(self.flows):
+                    flow.tables.load_state(_below(tensors, f"target.{k}."))
             if self.phase == "fit":
                 self.randomness = tensors["random.fit"]
                 self._build()
@@ -319,6 +364,24 @@ class _Training:
                 self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
         except (KeyError, RuntimeError, ValueError) as error:
             raise RunError(f"{self.run.path / 'state.safetensors'}: does not fit this run ({error})") from None
+
+
+def _level_of(network: int, all_levels: list[Level]) -> Level:
+    """The level that a network belongs to; the last one for a run that is at its end."""
+    return next((level for level in all_levels if network <= level.last), all_levels[-1])
+
+
+def _patch_distance(y: Tensor, kind: LocalSlices, P: int) -> float:
+    """What `_mean_distance` is for whole images: E‖patch of Y − patch of Y′‖, times the places that share a step's force.
+
+    A place has P / places slices for patches of n numbers; where those are fewer than n, most of a step is noise, and steps are
+    made shorter by as much.
+    """
+    generator = torch.Generator(y.device).manual_seed(0)
+    xi = kind.sample(1024, y.shape[1], y, generator)
+    p = xi.project(y)
+    distance = Riesz(1.0).slicing_constant(xi.n) * (p - p.roll(1, dims=1)).abs().mean().item()
+    return distance * min(xi.places, P / xi.n)
 
 
 def _mean_distance(y: Tensor) -> float:

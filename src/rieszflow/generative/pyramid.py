@@ -1,0 +1,79 @@
+"""Levels of resolution: the flow begins on images made small by average pooling, and goes on where they are larger.
+
+A run without `levels` is one level at full size. Source: paper, section 5 and its appendix on images.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rieszflow.directions import LocalSlices
+from rieszflow.generative.config import Config, ConfigError
+
+__all__ = ["Level", "grow", "levels", "shrink"]
+
+
+@dataclass(frozen=True)
+class Level:
+    """Networks `first` … `last` of a run, with their settings, on data of shape `shape`, pooled by `factor`."""
+
+    config: Config
+    factor: int
+    shape: tuple[int, ...]
+    first: int
+    last: int
+
+    def local_slices(self) -> list[LocalSlices]:
+        """One kind of slices for every scale of `local_scales`; none where slices see all of an image."""
+        config, (C, H, W) = self.config, (self.shape if len(self.shape) == 3 else (1, 1, 1))
+        try:
+            return [LocalSlices((C, H, W), config.local_size, scale) for scale in config.local_scales]
+        except ValueError as error:
+            raise ConfigError(f"local_scales: {error}") from None
+
+
+def levels(config: Config, shape: tuple[int, ...]) -> list[Level]:
+    """The levels of a run on data of a shape, coarsest first.
+
+    Raises:
+        ConfigError: levels or local slices of data that are no images, or that do not fit the images' size.
+    """
+    if (config.levels or config.local_scales) and len(shape) != 3:
+        name = "levels" if config.levels else "local_scales"
+        raise ConfigError(f"{name}: need images (C, H, W), the data have the shape {shape}")
+    found: list[Level] = []
+    for factor, settings in config.level_configs():
+        if any(side % factor for side in shape[1:]):
+            raise ConfigError(f"levels: the factor {factor} does not divide images of {shape[1]} × {shape[2]} pixels")
+        first = found[-1].last + 1 if found else 1
+        small = shape if factor == 1 else (shape[0], shape[1] // factor, shape[2] // factor)
+        found.append(Level(settings, factor, small, first, first + settings.networks - 1))
+        found[-1].local_slices()
+    return found
+
+
+def shrink(x: Tensor, shape: tuple[int, ...], factor: int) -> Tensor:
+    """Flat images (n, d) of a shape, made smaller by average pooling: (n, d / factor²)."""
+    if factor == 1:
+        return x
+    return torch.cat([functional.avg_pool2d(part.view(-1, *shape), factor).flatten(1) for part in x.split(10_000)])
+
+
+def grow(x: Tensor, small: tuple[int, ...], large: tuple[int, ...], noise: float, generator: torch.Generator | None) -> Tensor:
+    """Flat images, made larger by repeating pixels, plus Gaussian noise of a standard deviation, drawn on the CPU.
+
+    (…, d) of shape `small` to (…, d′) of shape `large`.
+    """
+    if small == large:
+        return x
+    images = x.reshape(-1, *small)
+    factor = large[1] // small[1]
+    images = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3).reshape(*x.shape[:-1], math.prod(large))
+    if not noise:
+        return images
+    return images + noise * torch.randn(images.shape, generator=generator).to(images)

@@ -22,6 +22,32 @@ def test_frechet_distance_against_scipy():
     assert metrics.frechet_distance(x + 3, x) == pytest.approx(45, rel=1e-8)
 
 
+def test_kernel_distance_by_loops():
+    g = generator(1)
+    x, y = torch.randn(9, 4, generator=g, dtype=torch.float64), 1 + torch.randn(9, 4, generator=g, dtype=torch.float64)
+
+    def mean(a, b, skip):
+        pairs = [(i, j) for i in range(9) for j in range(9) if not (skip and i == j)]
+        return sum((float(a[i] @ b[j]) / 4 + 1) ** 3 for i, j in pairs) / len(pairs)
+
+    wanted = mean(x, x, True) + mean(y, y, True) - 2 * mean(x, y, False)
+    assert metrics.kernel_distance(x, y) == pytest.approx(wanted, rel=1e-10)
+
+
+def test_energy_p_value():
+    """Uniform where the distributions are equal: the number of 200 p-values up to 0.1 is binomial, 20 ± 4.2; three of those
+    are exceeded once in 500 times. As small as it can be where they are not."""
+    g = generator(2)
+    found = [
+        metrics.energy_p_value(torch.rand(20, 3, generator=g), torch.rand(30, 3, generator=g), permutations=99, seed=k)
+        for k in range(200)
+    ]
+    assert 7 <= sum(p <= 0.1 for p in found) <= 33
+    x = torch.randn(100, 5, generator=g)
+    assert metrics.energy_p_value(x, torch.randn(80, 5, generator=g) + 1, permutations=999) == pytest.approx(0.001)
+    assert metrics.energy_p_value(x, x.flip(0)) == 1.0
+
+
 def test_precision_and_recall():
     g = generator(0)
     real = torch.randn(300, 2, generator=g)
@@ -49,11 +75,13 @@ def test_evaluate_ranks_as_a_person_would():
     noise = torch.rand(270, 1, 8, 8, generator=g)
     blurred = (digits.train[:270] + 0.3 * torch.randn(270, 1, 8, 8, generator=g)).clamp(0, 1)
     results = [metrics.evaluate(x, digits) for x in (digits.train[-270:], blurred, noise)]
-    for score in ("energy_distance_V", "energy_distance_U", "frechet_distance"):
+    for score in ("energy_distance_V", "energy_distance_U", "frechet_distance", "kernel_distance"):
         values = [r["scores"][score]["generated"] for r in results]
         assert values[0] < values[1] < values[2]
     for score in ("precision",):
         assert results[0]["scores"][score]["generated"] > results[2]["scores"][score]["generated"]
+    p = [r["scores"]["energy_p_value"]["generated"] for r in results]
+    assert p[0] > 0.01 and p[2] == pytest.approx(1 / 500)
     assert results[0]["classifier_accuracy"] > 0.95
     # Training images given as samples are found out: they are their own nearest neighbours.
     assert results[0]["nearest_training_distance"]["generated"] == 0
@@ -75,7 +103,11 @@ def test_bad_input():
     with pytest.raises(ValueError, match="^k: 10"):
         metrics.precision_recall(x, x, k=10)
     with pytest.raises(ValueError, match="^inception_weights: no file"):
-        metrics.inception_fid(torch.rand(4, 1, 8, 8), torch.rand(4, 1, 8, 8), "nowhere.pth")
+        metrics.inception_distances(torch.rand(4, 1, 8, 8), torch.rand(4, 1, 8, 8), "nowhere.pth")
+    with pytest.raises(ValueError, match="^permutations: 0"):
+        metrics.energy_p_value(x, x, permutations=0)
+    with pytest.raises(ValueError, match="^y: features of dimension 2"):
+        metrics.kernel_distance(x, torch.rand(10, 2))
 
 
 @pytest.mark.slow
@@ -88,5 +120,7 @@ def test_inception_fid_with_local_weights(tmp_path, monkeypatch):
         torch.save(module.FeatureExtractorInceptionV3("x", ["2048"]).state_dict(), tmp_path / "weights.pth")
     real = load("digits").held_out[:8]
     weights = tmp_path / "weights.pth"
-    same, noise = (metrics.inception_fid(x, real, weights) for x in (real, torch.rand(8, 1, 8, 8, generator=generator(0))))
-    assert abs(same) < 1e-3 * noise
+    noise = torch.rand(8, 1, 8, 8, generator=generator(0))
+    same, other = (metrics.inception_distances(x, real, weights) for x in (real, noise))
+    assert abs(same["inception_fid"]) < 1e-3 * other["inception_fid"]
+    assert same["inception_kid"] < other["inception_kid"]

@@ -19,7 +19,19 @@ from rieszflow import _validate
 from rieszflow.data import Dataset
 from rieszflow.exact import energy_distance
 
-__all__ = ["Classifier", "evaluate", "frechet_distance", "inception_fid", "nearest", "precision_recall", "train_classifier"]
+__all__ = [
+    "Classifier",
+    "energy_p_value",
+    "evaluate",
+    "frechet_distance",
+    "inception_distances",
+    "kernel_distance",
+    "nearest",
+    "precision_recall",
+    "train_classifier",
+]
+
+_TESTED = 2000  # data of each kind in the permutation test: it holds all their distances
 
 
 def _features(name: str, x: Any) -> Tensor:
@@ -27,6 +39,11 @@ def _features(name: str, x: Any) -> Tensor:
     if x.ndim != 2 or len(x) < 2:
         raise ValueError(f"{name}: shape {tuple(x.shape)} given; (n, d) with n of at least 2 is accepted")
     return x.double()
+
+
+def _equal_dimension(x: Tensor, y: Tensor) -> None:
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"y: features of dimension {y.shape[1]} given, x has {x.shape[1]}; they must be equal")
 
 
 def frechet_distance(x: Any, y: Any) -> float:
@@ -45,8 +62,7 @@ def frechet_distance(x: Any, y: Any) -> float:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     a, b = _features("x", x), _features("y", y)
-    if a.shape[1] != b.shape[1]:
-        raise ValueError(f"y: features of dimension {b.shape[1]} given, x has {a.shape[1]}; they must be equal")
+    _equal_dimension(a, b)
     network = nn.Identity()
     network.num_features = a.shape[1]  # type: ignore[assignment]
     # The distance is invariant under a common shift; without it sums of squares would lose digits.
@@ -55,6 +71,61 @@ def frechet_distance(x: Any, y: Any) -> float:
     fid.update(b - centre, real=True)
     fid.update(a - centre, real=False)
     return max(0.0, fid.compute().item())
+
+
+def kernel_distance(x: Any, y: Any) -> float:
+    """Squared MMD of two sets of features with the kernel (⟨x, y⟩/d + 1)³, U-statistic: unbiased, and so below 0 at times.
+
+    Unlike the Fréchet distance it has no bias for few samples. With Inception features it is the kernel inception distance
+    (KID) of the literature.
+
+    Args:
+        x, y: features (n, d) and (m, d), n, m ≥ 2; float32 or float64. Of the larger set the first min(n, m) are used.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [2.0]])
+        >>> kernel_distance(x, x + 3)
+        68.5
+
+    Source: Bińkowski et al., ICLR 2018. Computed by torchmetrics.
+    """
+    from torchmetrics.image.kid import poly_mmd
+
+    a, b = _features("x", x), _features("y", y)
+    _equal_dimension(a, b)
+    n = min(len(a), len(b))  # torchmetrics' formula is one for equal sizes
+    return poly_mmd(b[:n], a[:n]).item()
+
+
+def energy_p_value(x: Any, y: Any, permutations: int = 499, seed: int = 0) -> float:
+    """p-value of the energy test for equal distributions, by permutations: uniform on [0, 1] or larger where they are equal.
+
+    Args:
+        x, y: (n, d) and (m, d), n, m ≥ 2; float32 or float64. Distances of all pairs are held in memory, (n + m)² numbers.
+        permutations: B, at least 1; the least p-value is 1 / (B + 1). seed: of the permutations.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> energy_p_value(torch.rand(50, 2, generator=g), torch.rand(60, 2, generator=g) + 0.5)
+        0.002
+
+    Source: Székely and Rizzo, Testing for Equal Distributions in High Dimension (2004).
+    """
+    a, b = _features("x", x), _features("y", y)
+    _equal_dimension(a, b)
+    permutations = _validate.positive_int("permutations", permutations)
+    generator = torch.Generator().manual_seed(_validate.seed("seed", seed))
+    points = torch.cat([a, b])
+    distances = torch.cdist(points, points)
+    sign = torch.cat([a.new_full((len(a),), 1 / len(a)), b.new_full((len(b),), -1 / len(b))])
+    orders = torch.stack(
+        [torch.arange(len(points))] + [torch.randperm(len(points), generator=generator) for _ in range(permutations)]
+    )
+    w = sign[orders]  # (B + 1, n + m), the first one as given
+    statistics = -((w @ distances) * w).sum(1)
+    # Equal up to rounding counts as equal: sums of (n + m)² products of float64
+    least = statistics[0] - 1e-12 * statistics.abs().max()
+    return (statistics >= least).sum().item() / (permutations + 1)
 
 
 def precision_recall(x: Any, y: Any, k: int = 3) -> tuple[float, float]:
@@ -150,8 +221,9 @@ def evaluate(samples: Tensor, data: Dataset, seed: int = 0, inception_weights: s
     Returns:
         {"samples": n, "held_out": m, "seed", "feature_space", "classifier_accuracy", "scores": {score: {"generated": …,
         "training_data": …}}, "nearest_training_distance": {"generated": median, "held_out": median}}. The scores are
-        the energy distance (statisticians' convention, V- and U-statistic), "frechet_distance" in the feature space,
-        "precision", "recall", and "inception_fid" if asked for. n and m are both cut to the smaller of the two.
+        the energy distance (statisticians' convention, V- and U-statistic), its permutation p-value (of 2,000 data each at
+        most), "frechet_distance" and "kernel_distance" in the feature space, "precision", "recall", and "inception_fid" and
+        "inception_kid" if asked for. n and m are both cut to the smaller of the two.
     """
     n = min(len(samples), len(data.held_out), len(data.train))
     if n <= 3:
@@ -168,12 +240,14 @@ def evaluate(samples: Tensor, data: Dataset, seed: int = 0, inception_weights: s
         one = {
             "energy_distance_V": energy_distance(x.flatten(1), real.flatten(1), statistic="V").item(),
             "energy_distance_U": energy_distance(x.flatten(1), real.flatten(1), statistic="U").item(),
+            "energy_p_value": energy_p_value(x[:_TESTED].flatten(1), real[:_TESTED].flatten(1), seed=seed),
             "frechet_distance": frechet_distance(space.features(x), space.features(real)),
+            "kernel_distance": kernel_distance(space.features(x), space.features(real)),
             "precision": precision,
             "recall": recall,
         }
         if inception_weights is not None:
-            one["inception_fid"] = inception_fid(x, real, inception_weights)
+            one |= inception_distances(x, real, inception_weights)
         for score, value in one.items():
             scores.setdefault(score, {})[name] = value
     train = data.train.flatten(1)
@@ -196,30 +270,38 @@ def _feature_space(data: Dataset, seed: int) -> _Space:
     return _Space(f"64 features of a classifier trained on the labels of {data.name}", classifier.features, accuracy)
 
 
-def inception_fid(x: Tensor, y: Tensor, weights: str | Path) -> float:
-    """The literature's FID (Inception features, 2048), of images (n, C, H, W) in [0, 1], C 1 or 3, with local weights.
+def inception_distances(x: Tensor, y: Tensor, weights: str | Path) -> dict[str, float]:
+    """The literature's FID and KID (Inception features, 2048), of images (n, C, H, W) in [0, 1], C 1 or 3, with local weights.
 
     Args:
         weights: torch-fidelity's `weights-inception-2015-12-05-*.pth`. Needs the extra `rieszflow[fid]`.
+
+    Returns:
+        {"inception_fid": `frechet_distance`, "inception_kid": `kernel_distance`} of the features.
 
     Raises:
         ValueError: no such file, or not images. ImportError: the extra is not installed.
     """
     _check_inception(x, weights)
-    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.fid import NoTrainInceptionV3
 
-    fid = FrechetInceptionDistance(feature=2048, normalize=True, feature_extractor_weights_path=str(weights))
-    for images, real in ((y, True), (x, False)):
-        for part in images.clamp(0, 1).split(100):
-            fid.update(part.expand(-1, 3, -1, -1).float(), real=real)
-    return fid.compute().item()
+    network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
+
+    def features(images: Tensor) -> Tensor:
+        bytes_ = (images.clamp(0, 1).expand(-1, 3, -1, -1) * 255).byte()
+        return torch.cat([network(part) for part in bytes_.split(100)])
+
+    a, b = features(x), features(y)
+    return {"inception_fid": frechet_distance(a, b), "inception_kid": kernel_distance(a, b)}
 
 
 def _check_inception(x: Tensor, weights: str | Path) -> None:
     if not Path(weights).is_file():
         raise ValueError(f"inception_weights: no file {weights}; torch-fidelity's Inception weights are needed")
     if x.ndim != 4 or x.shape[1] not in (1, 3):
-        raise ValueError(f"inception_fid: data of shape {tuple(x.shape[1:])} given; images with 1 or 3 channels are needed")
+        raise ValueError(
+            f"inception_distances: data of shape {tuple(x.shape[1:])} given; images with 1 or 3 channels are needed"
+        )
     try:
         import torch_fidelity  # noqa: F401
     except ImportError:

@@ -12,6 +12,7 @@ from torch import nn
 
 import rieszflow as rf
 from rieszflow.generative import Config, ConfigError, Run, RunError, presets
+from rieszflow.generative.latents import draw_latents
 from rieszflow.generative.networks import build
 from rieszflow.generative.run import atomically, load_tensors, save_tensors
 
@@ -405,3 +406,57 @@ def test_stopped_inside_a_flow_with_kept_tables(tmp_path):
     for k in ("0001", "0002"):
         one, two = (tmp_path / run / "networks" / f"{k}.safetensors" for run in ("whole", "stopped"))
         assert one.read_bytes() == two.read_bytes()
+
+
+SHARED = {
+    "particles": 120, "networks": 3, "first_steps": 4, "slices": 16, "fit_steps": 15, "batch_size": 20, "channels": [8, 16],
+    "layers": 1, "device": "cpu", "shared": True, "checkpoint_seconds": 1e-9,
+}  # fmt: skip
+
+
+def test_one_network_for_all_steps(tmp_path):
+    """One file, one number of weights whatever the number of steps; it knows the step; killed and resumed it is the same."""
+    data = torch.rand(80, 1, 8, 8, generator=generator(0))
+    whole = rf.GenerativeFlow(**SHARED).fit(data, run=tmp_path / "whole")
+    assert [f.name for f in (tmp_path / "whole" / "networks").iterdir()] == ["0003.safetensors"]
+    assert whole.run.finished() == 3
+    phi = build(whole.config, (1, 8, 8))
+    phi.load_state_dict(whole.run.load_network(3))
+    assert phi.scale.shape == (3,) and (phi.scale != 1).all()
+    x = torch.rand(5, 64, generator=generator(1))
+    first, last = (phi(x, torch.full((5,), k)) for k in (0, 2))
+    assert not torch.allclose(first / phi.scale[0], last / phi.scale[2], atol=1e-3)
+    # the sampler applies it once a step, to the same latents
+    with torch.no_grad():
+        z = draw_latents(whole.config, (1, 8, 8), 5, generator(7))
+        for k in range(3):
+            z = z - phi(z, torch.full((5,), k))
+    torch.testing.assert_close(whole.sample(5, seed=7).flatten(1), z.clamp(0, 1), rtol=0, atol=1e-5)
+    for n, stop_at in enumerate([(1, "fit", 3), (2, "flow", 2), (3, "fit", 9)]):
+
+        def stop(p, stop_at=stop_at):
+            if (p.network, p.phase, p.step) == stop_at:
+                raise Stop
+
+        with pytest.raises(Stop):
+            rf.GenerativeFlow(**SHARED).fit(data, run=tmp_path / str(n), progress=stop)
+        resumed = rf.GenerativeFlow.resume(tmp_path / str(n), data)
+        assert resumed.run.network_file(3).read_bytes() == whole.run.network_file(3).read_bytes()
+        assert resumed.run.metrics()[-1]["energy_distance"] == whole.run.metrics()[-1]["energy_distance"]
+    with pytest.raises(ConfigError, match="which only 'unet' does; network is 'mlp'"):
+        rf.GenerativeFlow(**{**SHARED, "network": "mlp"}).fit(data)
+
+
+def test_one_network_remembers_its_first_step():
+    """After the last of three steps the first one's displacement is still there, to half of its size."""
+    g = generator(3)
+    data = (torch.rand(300, 1, 8, 8, generator=g) < 0.3).float()
+    settings = {**SHARED, "particles": 300, "fit_steps": 150, "batch_size": 50, "first_steps": 10, "slices": 64, "clip": True}
+    flow = rf.GenerativeFlow(**settings).fit(data)
+    state, _ = flow.run.load_state()
+    phi = build(flow.config, (1, 8, 8))
+    phi.load_state_dict(flow.run.load_network(3))
+    x, wanted = state["replay"][0].unbind(0)
+    with torch.no_grad():
+        found = phi(x, torch.zeros(len(x), dtype=torch.int64))
+    assert (found - wanted).norm() < 0.5 * wanted.norm()

@@ -114,11 +114,13 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop_at", [(2, "fit", 5), (3, "flow", 2), (4, "flow", 3)])
-def test_stopped_and_resumed_across_levels(tmp_path, stop_at):
+@pytest.mark.parametrize(
+    ("shared", "stop_at"), [(False, (2, "fit", 5)), (False, (3, "flow", 2)), (False, (4, "flow", 3)), (True, (3, "fit", 6))]
+)
+def test_stopped_and_resumed_across_levels(tmp_path, shared, stop_at):
     data = torch.from_numpy(patches(100, 16, 16).transpose(0, 3, 1, 2).copy()).float() / 255
     settings = {**TINY, "levels": [{"factor": 2, "networks": 2}, {"factor": 1, "networks": 2, "local_scales": [1, 2]}],
-                "checkpoint_seconds": 1e-9}  # fmt: skip
+                "checkpoint_seconds": 1e-9, "shared": shared}  # fmt: skip
     rf.GenerativeFlow(**settings).fit(data, run=tmp_path / "whole")
 
     def stop(p):
@@ -128,9 +130,11 @@ def test_stopped_and_resumed_across_levels(tmp_path, stop_at):
     with pytest.raises(Stop):
         rf.GenerativeFlow(**settings).fit(data, run=tmp_path / "stopped", progress=stop)
     rf.GenerativeFlow.resume(tmp_path / "stopped", data)
-    for number in range(1, 5):
+    for number in (2, 4) if shared else range(1, 5):
         a, b = (load_file(tmp_path / run / "networks" / f"{number:04d}.safetensors") for run in ("whole", "stopped"))
         assert all(torch.equal(a[key], b[key]) for key in a)
+    x, y = (rf.GenerativeFlow.load(tmp_path / run).sample(3, seed=0) for run in ("whole", "stopped"))
+    assert torch.equal(x, y)
 
 
 def test_samples_of_a_run_that_is_on_its_way(tmp_path):

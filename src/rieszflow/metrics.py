@@ -85,7 +85,7 @@ def kernel_distance(x: Any, y: Any) -> float:
     Example:
         >>> x = torch.tensor([[0.0], [2.0]])
         >>> kernel_distance(x, x + 3)
-        68.5
+        3259.0
 
     Source: Bińkowski et al., ICLR 2018. Computed by torchmetrics.
     """

@@ -43,7 +43,8 @@ class Config:
 
     Network: `network` is "unet" (diffusers' UNet2DModel on patches of `patch` × `patch` pixels, with `channels` per level,
     `layers` residual blocks a level and `attention` at the coarse level), "mlp" (`width`, `layers` hidden layers), "auto"
-    (unet for images) or "custom".
+    (unet for images) or "custom". `shared`: one unet for all steps of a level, which is told the step's number by diffusers'
+    time embedding; half of every batch are particles of earlier steps, so that it does not forget them.
 
     Run: `seed`; `device` ("auto", "cpu", "cuda", …); `mixed_precision` ("no", "bf16", "fp16"); `held_out` share where the
     data have no test part; `checkpoint_seconds` between checkpoints.
@@ -77,6 +78,7 @@ class Config:
     local_size: int = 7
     local_steps: tuple[float, ...] = ()
     network: str = "auto"
+    shared: bool = False
     channels: tuple[int, ...] = (32, 64)
     patch: int = 1
     layers: int = 2
@@ -216,7 +218,7 @@ _AT_LEAST_ONE = (
 )  # fmt: skip
 _LISTS = ("channels", "levels", "local_scales", "local_steps")
 _WHOLE_RUN = (
-    "particles", "targets", "clip", "latents", "levels", "network", "seed", "device", "mixed_precision", "held_out",
+    "particles", "targets", "clip", "latents", "levels", "network", "shared", "seed", "device", "mixed_precision", "held_out",
     "checkpoint_seconds",
 )  # fmt: skip
 _POSITIVE = ("step_size", "learning_rate", "checkpoint_seconds")
@@ -268,7 +270,7 @@ def _check(name: str, value: Any) -> None:
         need(fine, "a list of positive numbers is")
     elif name == "levels":
         need(isinstance(value, tuple), "a list of mappings is")
-    elif name in ("attention", "clip"):
+    elif name in ("attention", "clip", "shared"):
         need(isinstance(value, bool), "true or false is")
     else:
         need(isinstance(value, str), "a name is")

@@ -176,12 +176,16 @@ class GenerativeFlow:
             )
             x, shape = x.to(device), level.shape
             phi = build(level.config, shape, self.network).to(device)
-            for number in range(level.first, min(last, level.last) + 1):
-                try:
-                    phi.load_state_dict(self.run.load_network(number))
-                except RuntimeError as error:
-                    raise RunError(f"{self.run.network_file(number)}: does not fit the network ({error})") from None
-                x = displace(phi, x, level.config.clip, batch_size)
+            stop = min(last, level.last)
+            for number in range(level.first, stop + 1):
+                if not self.config.shared or number == level.first:
+                    file = stop if self.config.shared else number
+                    try:
+                        phi.load_state_dict(self.run.load_network(file))
+                    except RuntimeError as error:
+                        raise RunError(f"{self.run.network_file(file)}: does not fit the network ({error})") from None
+                step = number - level.first if self.config.shared else None
+                x = displace(phi, x, level.config.clip, step, batch_size)
                 if progress is not None:
                     progress(number, last)
         # a run that has not come to its last level yet: its samples are what they are, in larger pixels

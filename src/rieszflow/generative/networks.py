@@ -20,19 +20,23 @@ class Displacement(nn.Module):
     Particles near [0, 1] reach the network with a spread of about one, and what it has to learn, the displacement divided by
     its root mean square, has size one at every l: the same learning rate serves all networks. `scale` is saved with
     the weights.
+
+    With `steps` one network stands for that many: it is given the step's number 0, 1, … of every particle as well, (B,) int64,
+    and `scale` is one number a step.
     """
 
     scale: Tensor
 
-    def __init__(self, net: nn.Module, shape: tuple[int, ...]) -> None:
+    def __init__(self, net: nn.Module, shape: tuple[int, ...], steps: int | None = None) -> None:
         super().__init__()
         self.net = net
         self.shape = shape
-        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("scale", torch.ones(() if steps is None else (steps,)))
 
-    def normalised(self, x: Tensor) -> Tensor:
+    def normalised(self, x: Tensor, step: Tensor | None = None) -> Tensor:
         """Φ(x) / scale."""
-        out = self.net(4 * x.view(-1, *self.shape) - 2)
+        z = 4 * x.view(-1, *self.shape) - 2
+        out = self.net(z) if step is None else self.net(z, step)
         if not isinstance(out, Tensor) or out.shape != (len(x), *self.shape):
             given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise ConfigError(
@@ -40,8 +44,9 @@ class Displacement(nn.Module):
             )
         return out.flatten(1).float()
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.scale * self.normalised(x)
+    def forward(self, x: Tensor, step: Tensor | None = None) -> Tensor:
+        scale = self.scale if step is None else self.scale[step].unsqueeze(1)
+        return scale * self.normalised(x, step)
 
 
 def build(config: Config, shape: tuple[int, ...], custom: nn.Module | None = None) -> Displacement:
@@ -49,17 +54,20 @@ def build(config: Config, shape: tuple[int, ...], custom: nn.Module | None = Non
     kind = config.network
     if kind == "auto":
         kind = "unet" if len(shape) == 3 else "mlp"
+    if config.shared and kind != "unet":
+        raise ConfigError(f"shared: one network for all steps must know the step, which only 'unet' does; network is {kind!r}")
     if kind == "custom":
         if custom is None:
             raise ConfigError("network: 'custom' given; pass the nn.Module itself as `network=`")
         return Displacement(custom, shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return Displacement(_UNet(config, shape) if kind == "unet" else _mlp(config, shape), shape)
+        net = _UNet(config, shape) if kind == "unet" else _mlp(config, shape)
+        return Displacement(net, shape, config.networks if config.shared else None)
 
 
 class _UNet(nn.Module):
-    """diffusers' UNet2DModel as a plain map; its time input is held at 0, every network stands for one time.
+    """diffusers' UNet2DModel as a plain map; its time input is the step's number, or held at 0: one network for one step.
 
     With `patch` p > 1 the network sees p × p pixels as one with p² times the channels: on a CPU most of a UNet's time
     goes into its finest level, and this one is p² times smaller.
@@ -72,6 +80,7 @@ class _UNet(nn.Module):
         if len(shape) != 3:
             raise ConfigError(f"network: 'unet' needs images (C, H, W), the data have the shape {shape}; use 'mlp'")
         levels, patch = len(config.channels), config.patch
+        self.spacing = 1000 / config.networks  # the time embedding is made for times of 0 to 1000
         factor = patch * 2 ** (levels - 1)
         if factor > max(shape[1:]):
             raise ConfigError(
@@ -98,10 +107,11 @@ class _UNet(nn.Module):
             norm_num_groups=max(1, math.gcd(*config.channels) // 4),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, step: Tensor | None = None) -> Tensor:
         left, _, top, _ = self.pad
         padded = functional.pad(x, self.pad, mode="replicate") if any(self.pad) else x
-        out = self.unfold(self.unet(self.fold(padded), 0, return_dict=False)[0])
+        time = 0 if step is None else step * self.spacing
+        out = self.unfold(self.unet(self.fold(padded), time, return_dict=False)[0])
         return out[..., top : top + x.shape[-2], left : left + x.shape[-1]]
 
 
@@ -115,10 +125,11 @@ def _mlp(config: Config, shape: tuple[int, ...]) -> nn.Module:
 
 
 @torch.no_grad()
-def displace(phi: Displacement, x: Tensor, clip: bool, batch_size: int = 500) -> Tensor:
-    """x − Φ(x), in batches, the network in evaluation mode; clipped to [0, 1] like the flow's particles if `clip`."""
+def displace(phi: Displacement, x: Tensor, clip: bool, step: int | None = None, batch_size: int = 500) -> Tensor:
+    """x − Φ(x), Φ at a step if it stands for several, in batches; clipped to [0, 1] like the flow's particles if `clip`."""
     phi.eval()
-    x = torch.cat([part - phi(part) for part in x.split(batch_size)])
+    steps = None if step is None else torch.full((batch_size,), step, device=x.device)
+    x = torch.cat([part - phi(part, None if steps is None else steps[: len(part)]) for part in x.split(batch_size)])
     return x.clamp_(0, 1) if clip else x
 
 

@@ -159,7 +159,9 @@ class Run:
         return self.path / "networks" / f"{number:04d}.safetensors"
 
     def finished(self) -> int:
-        """Networks 1, 2, … that are there."""
+        """Networks 1, 2, … that are there; of a shared one, the steps that it has learned."""
+        if self.config.shared:
+            return max((int(file.stem) for file in (self.path / "networks").glob("[0-9]*.safetensors")), default=0)
         count = 0
         while self.network_file(count + 1).is_file():
             count += 1
@@ -167,6 +169,11 @@ class Run:
 
     def save_network(self, number: int, weights: dict[str, Tensor], meta: dict[str, Any]) -> None:
         save_tensors(self.network_file(number), "network", weights, {"number": number, **meta})
+
+    def forget_networks(self, first: int, last: int) -> None:
+        """Removes networks first … last, which a shared one has replaced."""
+        for number in range(first, last + 1):
+            self.network_file(number).unlink(missing_ok=True)
 
     def load_network(self, number: int) -> dict[str, Tensor]:
         tensors, meta = load_tensors(self.network_file(number), "network")

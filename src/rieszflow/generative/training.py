@@ -35,6 +35,7 @@ from rieszflow.kernels import Riesz
 __all__ = ["Progress", "train"]
 
 _WATCHED = 2000  # points in the energy distances of metrics.jsonl, and fresh samples followed through the networks
+_REPLAYED = 2000  # particles of every earlier step that a shared network goes on learning from
 _PICTURED = 12  # fresh samples whose way through the networks is kept
 _STEP = 0.3  # of the targets' mean distance: τ ≈ 1 on digits, 3 on Fashion-MNIST
 
@@ -108,7 +109,7 @@ class _Training:
         self.network, self.phase, self.step = 1, "flow", 0
         self._enter_level(self.levels[0])
         self.x = self._latents(self.config.particles)
-        self.fresh = self._latents(_WATCHED)
+        self.fresh = self.fresh_start = self._latents(_WATCHED)
         self.path = self.fresh[None, :_PICTURED].clone()
         self.seconds = {"flow": 0.0, "fit": 0.0, "finish": 0.0}
         self.rows = []
@@ -124,6 +125,8 @@ class _Training:
             shrink(t, self.run.shape, level.factor).to(self.device) for t in (self.full_targets, self.full_held_out)
         )
         self.step_sizes = self._step_sizes()
+        # of a shared network's earlier steps: where particles were, and where they went
+        self.replay = self.targets.new_empty(0, 2, min(_REPLAYED, self.config.particles), self.targets.shape[1])
         self.velocities: list[Tensor | None] = [None] * len(self.step_sizes)
 
     def _step_sizes(self) -> list[float]:
@@ -142,6 +145,7 @@ class _Training:
         self._enter_level(_level_of(self.network, self.levels))
         noise = self.level.config.noise
         self.x, self.fresh = (grow(t, old.shape, self.level.shape, noise, self.chooser) for t in (self.x, self.fresh))
+        self.fresh_start = self.fresh
         self.path = grow(self.path, old.shape, self.level.shape, 0.0, None)
 
     def go(self) -> None:
@@ -204,7 +208,7 @@ class _Training:
         # A displacement of exactly zero cannot be divided by its size, and needs no network either.
         scale = (self.x_old - self.x).pow(2).mean().sqrt().clamp(min=1e-12)
         for module in (self._inner(), self.average):
-            module.scale.copy_(scale)
+            (module.scale if self._number is None else module.scale[self._number]).copy_(scale)
         self.randomness = torch.Generator().manual_seed(self.config.seed + 1_000_003 * self.network).get_state()
         self._save()
 
@@ -216,20 +220,25 @@ class _Training:
         optimiser = torch.optim.Adam(phi.parameters(), lr=config.learning_rate)
         self.phi, self.optimiser = self.accelerator.prepare(phi, optimiser)
 
+    @property
+    def _number(self) -> int | None:
+        """What a shared network is told: the step's number within the level."""
+        return self.network - self.level.first if self.config.shared else None
+
     def _inner(self) -> Displacement:
         return self.accelerator.unwrap_model(self.phi)
 
     def _fit(self) -> None:
         config, phi = self.level.config, self._inner()
-        wanted = (self.x_old - self.x) / phi.scale
+        wanted = self.x_old - self.x
         phi.train()
         clock = self._clock("fit")
         while self.step < config.fit_steps:
             for group in self.optimiser.param_groups:
                 group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * self.step / config.fit_steps))
-            batch = torch.randint(len(wanted), (config.batch_size,), generator=self.chooser).to(self.device)
+            x, v, number = self._batch(wanted, config.batch_size)
             with self.accelerator.autocast():
-                residual = phi.normalised(self.x_old[batch]) - wanted[batch]
+                residual = phi.normalised(x, number) - v / (phi.scale if number is None else phi.scale[number, None])
             loss = residual.pow(2).mean() if config.loss == "squared" else residual.abs().mean()
             self.optimiser.zero_grad()
             self.accelerator.backward(loss)
@@ -239,6 +248,21 @@ class _Training:
             self.step += 1
             next(clock)
             self._report(config.fit_steps, loss.item())
+
+    def _batch(self, wanted: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Particles, their displacements, and what a shared network is told; half of them from its earlier steps, if any."""
+        K, _, R, _ = self.replay.shape
+        earlier = size // 2 if K else 0
+        rows = torch.randint(len(wanted), (size - earlier,), generator=self.chooser).to(self.device)
+        x, v = self.x_old[rows], wanted[rows]
+        if self._number is None:
+            return x, v, None
+        number = torch.full((size - earlier,), self._number, device=self.device)
+        if earlier:
+            k, rows = (torch.randint(n, (earlier,), generator=self.chooser).to(self.device) for n in (K, R))
+            old = self.replay[k, :, rows]
+            x, v, number = torch.cat([x, old[:, 0]]), torch.cat([v, old[:, 1]]), torch.cat([number, k])
+        return x, v, number
 
     @torch.no_grad()
     def _update_average(self, phi: Displacement) -> None:
@@ -251,12 +275,14 @@ class _Training:
     def _finish_network(self) -> None:
         started = time.perf_counter()
         flowed, phi = self.x, self.average
-        self.x = displace(phi, self.x_old, self.config.clip)
-        self.fresh = displace(phi, self.fresh, self.config.clip)
+        self.x = displace(phi, self.x_old, self.config.clip, self._number)
+        self._follow_samples(phi)
         if not torch.isfinite(self.x).all():
             raise RunError(f"network {self.network} returns non-finite values; try a smaller learning_rate")
-        self.path = torch.cat([self.path, self.fresh[None, :_PICTURED]])
         wanted = self.x_old - flowed
+        if self.config.shared:
+            pair = torch.stack([self.x_old, wanted])[None, :, : self.replay.shape[2]]
+            self.replay = torch.cat([self.replay, pair])
         error = ((self.x - flowed).pow(2).mean() / wanted.pow(2).mean().clamp(min=1e-24)).item()
 
         def distance(x: Tensor) -> float:
@@ -267,7 +293,7 @@ class _Training:
             "level": self.level.factor,
             "flow_steps": self.schedule[self.network - 1],
             "flow_steps_total": sum(self.schedule[: self.network]),
-            "displacement_rms": phi.scale.item(),
+            "displacement_rms": (phi.scale if self._number is None else phi.scale[self._number]).item(),
             "fit_error": error,
             "energy_distance": {
                 "particles": distance(flowed),
@@ -280,6 +306,8 @@ class _Training:
         self.rows = [*self.rows[: self.network - 1], row]
         # Network first, checkpoint last: a run killed between the two fits this network again, to the same weights.
         self.run.save_network(self.network, phi.state_dict(), {"fit_error": error})
+        if self.config.shared:
+            self.run.forget_networks(self.level.first, self.network - 1)
         self.run.write_metrics(self.rows)
         whole = (grow(t.cpu(), self.level.shape, self.run.shape, 0.0, None) for t in (flowed, self.fresh, self.path))
         self.draw(self.run, Pictures(*whole))
@@ -287,6 +315,16 @@ class _Training:
         self.seconds["finish"] += time.perf_counter() - started
         self.network += 1
         self._begin_flow()
+
+    def _follow_samples(self, phi: Displacement) -> None:
+        """Fresh samples one network further; through a shared one from the level's start, for it has changed at every step."""
+        numbers: list[int | None] = [None]
+        if self._number is not None:
+            self.fresh, numbers = self.fresh_start, list(range(self._number + 1))
+            self.path = self.path[: len(self.path) - self._number]
+        for number in numbers:
+            self.fresh = displace(phi, self.fresh, self.config.clip, number)
+            self.path = torch.cat([self.path, self.fresh[None, :_PICTURED]])
 
     # Bookkeeping.
 
@@ -321,6 +359,8 @@ class _Training:
             "random.chooser": self.chooser.get_state(),
             "random.slices": self.slices.get_state(),
         }
+        if self.config.shared:
+            tensors |= {"replay": self.replay, "fresh_start": self.fresh_start}
         tensors |= {f"velocity.{k}": v for k, v in enumerate(self.velocities) if v is not None}
         if self.phase == "flow":
             for k, flow in enumerate(self.flows):
@@ -342,6 +382,8 @@ class _Training:
                 tensors[name].to(self.device) for name in ("x", "x_old", "fresh", "path")
             )
             self._enter_level(_level_of(self.network, self.levels))
+            if self.config.shared:
+                self.replay, self.fresh_start = (tensors[name].to(self.device) for name in ("replay", "fresh_start"))
             for k in range(len(self.velocities)):
                 if (velocity := tensors.get(f"velocity.{k}")) is not None:
                     self.velocities[k] = velocity.to(self.device)

@@ -3,7 +3,7 @@
 Gradients, on Fashion-MNIST half way between noise and data: the energy distance by GeomLoss (`SamplesLoss("energy")`) and by
 autograd through `torch.cdist`, both exact and quadratic, and POT's sliced Wasserstein distance, which is another functional
 for the same task. A sliced gradient is a random one: its error is against the exact one of its own functional (for POT against
-16 times the slices), falls like 1/√P, and so the time to one error is seconds · error². Values: dcor in d dimensions, SciPy in
+8 times the slices), falls like 1/√P, and so the time to one error is seconds · error². Values: dcor in d dimensions, SciPy in
 one.
 
 Run: pip install -r benchmarks/peers.txt; python benchmarks/peers.py [--n 20000] [--slices 1024] [--repeats 3]
@@ -50,7 +50,7 @@ def gradients(n: int, slices: int, repeats: int, g: torch.Generator) -> list[dic
     seconds = in_turn(ways, repeats)
     exact = rf.mmd2_gradient(x.double(), y.double()).float()
     reference = {name: exact for name in ways}
-    reference["POT, sliced Wasserstein"] = torch.stack([wasserstein(slices) for _ in range(16)]).mean(0)
+    reference["POT, sliced Wasserstein"] = torch.stack([wasserstein(slices) for _ in range(8)]).mean(0)
     rows: list[dict[str, Any]] = []
     for name, way in ways.items():
         times = repeats if "sliced" in name.lower() else 1  # the others find the same every time

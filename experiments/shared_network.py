@@ -1,9 +1,9 @@
 """One network for all steps, told the step by a time embedding, against a sequence of networks: quality, size, sampling time.
 
-The `cpu` preset of digits (--full: of Fashion-MNIST), trained twice with one seed; runs are kept under --runs, and resumed if
-they were stopped.
+The `cpu` preset of digits (--full: of Fashion-MNIST), trained twice with one seed, and resumed where they were
+stopped.
 
-Run: python experiments/shared_network.py [--full]
+Runs lie in runs/shared-network-*. Run: python experiments/shared_network.py [--full]
 """
 
 import time
@@ -39,7 +39,7 @@ def main() -> None:
         trained = sum(flow.run.metrics()[-1]["seconds"].values())
         rows[label] = {"megabytes": size / 1e6, "sampling_seconds": seconds, "training_seconds": trained, "scores": scores}
         print(f"{label}: {size / 1e6:.1f} MB, {n} samples in {seconds:.1f} s, trained in {trained:.0f} s; "
-              + ", ".join(f"{k} {v['generated']:.4f} ({v['training_data']:.4f})" for k, v in scores.items()), flush=True)  # fmt: skip
+              + ", ".join(f"{k} {v['generated']:.4f} ({v['training_data']:.4f})" for k, v in scores.items()))  # fmt: skip
         axes.imshow(report.picture(x[:64].clamp(0, 1)), cmap="gray")
         axes.set(xticks=[], yticks=[], title=f"{label}: 2D² (U) {scores['energy_distance_U']['generated']:.4f}")
     save(given, "shared-network", {"data": name, "samples": n, "ways": rows}, figure)

@@ -13,6 +13,7 @@ from problems import generator
 from safetensors.torch import load_file
 
 import rieszflow as rf
+from rieszflow import report
 from rieszflow.data import DatasetError, load
 from rieszflow.generative import Config, ConfigError, Run, presets
 from rieszflow.generative.pyramid import grow, levels, shrink
@@ -74,13 +75,14 @@ def test_colour_images_from_their_files_to_samples(tmp_path, name, side):
         write_celeba(tmp_path / "data", patches(40, 218, 178), patches(10, 218, 178, 1))
     data = load(name, tmp_path / "data")
     assert data.shape == (3, side, side)
-    flow = rf.GenerativeFlow(**TINY, levels=TWO).fit(data, run=tmp_path / "run")
+    flow = rf.GenerativeFlow(**TINY, levels=TWO).fit(data, run=tmp_path / "run", draw=report.draw)
     rows = Run.open(tmp_path / "run").metrics()
     assert [(row["network"], row["level"], row["flow_steps"]) for row in rows] == [(1, 4, 4), (2, 4, 8), (3, 1, 4), (4, 1, 8)]
     x = flow.sample(20, seed=1)
     assert x.shape == (20, 3, side, side) and x.min() >= 0 and x.max() <= 1
     assert torch.equal(x, rf.GenerativeFlow.load(tmp_path / "run").sample(20, seed=1))
-    assert (tmp_path / "run" / "report.html").exists() is False  # pictures are the caller's: the command line's `draw`
+    picture = Image.open(tmp_path / "run" / "images" / "way.png")
+    assert picture.mode == "RGB" and (tmp_path / "run" / "report.html").stat().st_size > 10_000
 
 
 def test_celeba_is_cut_and_made_smaller(tmp_path):

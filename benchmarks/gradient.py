@@ -21,7 +21,7 @@ def main() -> None:
     x = torch.rand(options.n, options.d, generator=g)
     y = torch.rand(options.n, options.d, generator=g) ** 2
     xi = independent(options.slices, options.d, g)
-    target = rf.Target(y, slices=options.slices, engine="bins", generator=g, reuse=options.repeats + 2)
+    target = rf.Target(y, slices=options.slices, engine="bins", generator=g, reuse=2 * options.repeats + 3)
     target.gradient(x)
     kept = target._pool[0]
 

@@ -222,8 +222,9 @@ def evaluate(samples: Tensor, data: Dataset, seed: int = 0, inception_weights: s
         {"samples": n, "held_out": m, "seed", "feature_space", "classifier_accuracy", "scores": {score: {"generated": …,
         "training_data": …}}, "nearest_training_distance": {"generated": median, "held_out": median}}. The scores are
         the energy distance (statisticians' convention, V- and U-statistic), its permutation p-value (of 2,000 data each at
-        most), "frechet_distance" and "kernel_distance" in the feature space, "precision", "recall", and "inception_fid" and
-        "inception_kid" if asked for. n and m are both cut to the smaller of the two.
+        most), "frechet_distance" in the feature space, "kernel_distance" there (of features scaled to a mean square of one on
+        the real data), "precision", "recall", and "inception_fid" and "inception_kid" if asked for. n and m are both cut to the
+        smaller of the two.
     """
     n = min(len(samples), len(data.held_out), len(data.train))
     if n <= 3:
@@ -234,6 +235,8 @@ def evaluate(samples: Tensor, data: Dataset, seed: int = 0, inception_weights: s
     sets = {"generated": samples[:n], "training_data": data.train[torch.randperm(len(data.train), generator=generator)[:n]]}
     real = data.held_out[torch.randperm(len(data.held_out), generator=generator)[:n]]
     space = _feature_space(data, seed)
+    # The cubic kernel expects features of size one, as Inception's are nearly; a classifier's are what they happen to be.
+    size = space.features(real).square().mean().sqrt()
     scores: dict[str, dict[str, float]] = {}
     for name, x in sets.items():
         precision, recall = precision_recall(space.features(x), space.features(real))
@@ -242,7 +245,7 @@ def evaluate(samples: Tensor, data: Dataset, seed: int = 0, inception_weights: s
             "energy_distance_U": energy_distance(x.flatten(1), real.flatten(1), statistic="U").item(),
             "energy_p_value": energy_p_value(x[:_TESTED].flatten(1), real[:_TESTED].flatten(1), seed=seed),
             "frechet_distance": frechet_distance(space.features(x), space.features(real)),
-            "kernel_distance": kernel_distance(space.features(x), space.features(real)),
+            "kernel_distance": kernel_distance(space.features(x) / size, space.features(real) / size),
             "precision": precision,
             "recall": recall,
         }

@@ -1,6 +1,7 @@
 """Engines, fast directions and kept targets: against brute force on small inputs, against one another on large ones."""
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from problems import KERNELS, clouds, generator, gradient_1d_by_hand, kernel_by_
 
 import rieszflow as rf
 from rieszflow import directions, engines
+from rieszflow._scratch import scratch
 from rieszflow.directions.hadamard import Hadamard
 from rieszflow.engines import _bins_cpu, bins
 from rieszflow.engines._bins_device import Device
@@ -458,3 +460,18 @@ def test_weights_derivatives_need_the_exact_engine():
         rf.sliced_mmd2(x, y, slices=8, engine="bins", x_weights=a)
     rf.sliced_mmd2(x, y, slices=8, x_weights=a).backward()  # "auto" takes it
     assert torch.isfinite(a.grad).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_scratch_is_each_process_own():
+    """What a forked process writes into its working memory must not reach its parent's."""
+    mine = scratch("test", (1000,), np.float32)
+    mine[:] = 1
+    child = os.fork()
+    if child == 0:
+        scratch("test", (1000,), np.float32)[:] = 2
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (scratch("test", (1000,), np.float32) == 1).all()
+    assert scratch("test", (10, 20), np.int64).shape == (10, 20)
+    assert scratch("test", (3000, 2000), np.float32).nbytes == 24_000_000

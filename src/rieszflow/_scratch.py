@@ -16,6 +16,8 @@ import numpy as np
 __all__ = ["scratch"]
 
 _HUGE = 1 << 21
+# Python's default is memory that a forked process shares with its parent.
+_PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 _kept = threading.local()
 
 
@@ -25,7 +27,7 @@ def scratch(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     buffers: dict[str, np.ndarray] = _kept.__dict__
     if name not in buffers or not size <= buffers[name].size <= 4 * size + _HUGE:
         buffers.pop(name, None)
-        memory = mmap.mmap(-1, size + _HUGE)
+        memory = mmap.mmap(-1, size + _HUGE, **_PRIVATE)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             memory.madvise(mmap.MADV_HUGEPAGE)
         whole = np.frombuffer(memory, np.uint8)

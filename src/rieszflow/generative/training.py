@@ -137,7 +137,7 @@ class _Training:
             return [config.step_size or _STEP * _mean_distance(some)]
         if config.local_steps:
             return list(config.local_steps)
-        return [config.step_size or _STEP * _patch_distance(some, kind, config.slices) for kind in kinds]
+        return [config.step_size or _STEP * _patch_distance(some, kind, config.slices) / len(kinds) for kind in kinds]
 
     def _next_level(self) -> None:
         """Particles and fresh samples at the size of the level that the next network belongs to."""
@@ -417,7 +417,7 @@ def _patch_distance(y: Tensor, kind: LocalSlices, P: int) -> float:
     """What `_mean_distance` is for whole images: E‖patch of Y − patch of Y′‖, times the places that share a step's force.
 
     A place has P / places slices for patches of n numbers; where those are fewer than n, most of a step is noise, and steps are
-    made shorter by as much.
+    made shorter by as much. Several scales take turns, and share a step's length.
     """
     generator = torch.Generator(y.device).manual_seed(0)
     xi = kind.sample(1024, y.shape[1], y, generator)

@@ -41,7 +41,7 @@ def in_turn(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[
     """Seconds of every way, A B C A B C …, after one round that is not counted.
 
     Each call that counts comes right after one that does not: else a way would pay for the memory that the one before it left
-    in pieces (the call after the usual implementation, which frees some gigabytes, takes up to half as long again).
+    in pieces: the usual implementation frees some gigabytes.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for k in range(repeats + 1):

@@ -20,6 +20,7 @@ from shared import images, options, save
 import rieszflow as rf
 from rieszflow.generative import Config
 from rieszflow.generative.latents import draw_latents
+from rieszflow.generative.training import default_steps
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
@@ -33,7 +34,7 @@ def main() -> None:
     y, held_out, shape = images("fashion-mnist", n, g)
     d = y.shape[1]
     uniform, smooth = (draw_latents(Config(latents=kind), shape, n, g) for kind in ("uniform", "smooth"))
-    tau = 0.3 * torch.pdist(y[:2000]).mean().item()
+    (tau,) = default_steps(y[:2000], [], 1024)
     start = time.perf_counter()
     for _ in range(3):
         usual(uniform, y, independent(1000, d, g))

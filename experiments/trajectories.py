@@ -30,12 +30,12 @@ def main() -> None:
             )
         figure = Figure(figsize=(13, 6), layout="tight")
         left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.3))
+        shown = steps[::2]
         for axes, (m, grid) in zip((left, middle), grids.items(), strict=True):
-            axes.imshow(picture(grid.clamp(0, 1).view(-1, *shape), columns=8), cmap="gray", aspect="auto")
-            axes.set(title=f"momentum {m}", xticks=[], yticks=[])
-            rows = len(steps[::2])
-            height = picture(grid.clamp(0, 1).view(-1, *shape), columns=8).height
-            axes.set_yticks([(k + 0.5) * height / rows for k in range(rows)], [f"{s}" for s in steps[::2]])
+            image = picture(grid.clamp(0, 1).view(-1, *shape), columns=8)
+            axes.imshow(image, cmap="gray", aspect="auto")
+            axes.set(title=f"momentum {m}", xticks=[])
+            axes.set_yticks([(k + 0.5) * image.height / len(shown) for k in range(len(shown))], [str(s) for s in shown])
         for label, distance in curves.items():
             right.loglog(steps, [max(v, 1e-4) for v in distance], "o-", label=label)
         yardstick = rf.energy_distance(y[:2000], held_out[:2000], statistic="U").item()

@@ -17,7 +17,7 @@ from rieszflow import report
 from rieszflow.data import DatasetError, load
 from rieszflow.generative import Config, ConfigError, Run, presets
 from rieszflow.generative.pyramid import grow, levels, shrink
-from rieszflow.generative.training import _patch_distance
+from rieszflow.generative.training import default_steps
 
 TINY = {
     "particles": 150,
@@ -123,9 +123,9 @@ def test_patches_improve_photographs_at_the_default_step():
     x = grow(shrink(z, (3, 32, 32), 2), (3, 16, 16), (3, 32, 32), 0.05, generator(0))
     kinds = [rf.LocalSlices((3, 32, 32), 7, scale) for scale in (1, 2, 4)]
     flows = [
-        rf.ParticleFlow(y, slices=512, step_size=0.3 * _patch_distance(y, k, 512) / 3, directions=k, engine="bins",
+        rf.ParticleFlow(y, slices=512, step_size=step, directions=k, engine="bins",
                         generator=generator(1), bounds=(0.0, 1.0))
-        for k in kinds
+        for k, step in zip(kinds, default_steps(y, kinds, 512), strict=True)
     ]  # fmt: skip
     before = rf.energy_distance(x, held_out, statistic="U")
     for _ in range(8):

@@ -1,7 +1,7 @@
 """Working memory of the compiled loops that is kept between calls, in huge pages where the system has them.
 
 Tables of some megabytes are swept once for every tile of points. In pages of 4 KB their addresses do not fit the processor's
-translation cache, and looking up takes more than twice as long; fresh memory would cost a page fault for each of them, too.
+translation cache, which makes looking up slow by chance; fresh memory would cost a page fault for each of them, too.
 """
 
 from __future__ import annotations

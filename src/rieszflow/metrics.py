@@ -236,16 +236,18 @@ def evaluate(samples: Tensor, data: Dataset, seed: int = 0, inception_weights: s
     real = data.held_out[torch.randperm(len(data.held_out), generator=generator)[:n]]
     space = _feature_space(data, seed)
     # The cubic kernel expects features of size one, as Inception's are nearly; a classifier's are what they happen to be.
-    size = space.features(real).square().mean().sqrt()
+    real_features = space.features(real)
+    size = real_features.square().mean().sqrt()
     scores: dict[str, dict[str, float]] = {}
     for name, x in sets.items():
-        precision, recall = precision_recall(space.features(x), space.features(real))
+        features = space.features(x)
+        precision, recall = precision_recall(features, real_features)
         one = {
             "energy_distance_V": energy_distance(x.flatten(1), real.flatten(1), statistic="V").item(),
             "energy_distance_U": energy_distance(x.flatten(1), real.flatten(1), statistic="U").item(),
             "energy_p_value": energy_p_value(x[:_TESTED].flatten(1), real[:_TESTED].flatten(1), seed=seed),
-            "frechet_distance": frechet_distance(space.features(x), space.features(real)),
-            "kernel_distance": kernel_distance(space.features(x) / size, space.features(real) / size),
+            "frechet_distance": frechet_distance(features, real_features),
+            "kernel_distance": kernel_distance(features / size, real_features / size),
             "precision": precision,
             "recall": recall,
         }

@@ -32,7 +32,7 @@ from rieszflow.generative.pyramid import Level, grow, levels, shrink
 from rieszflow.generative.run import Run, RunError
 from rieszflow.kernels import Riesz
 
-__all__ = ["Progress", "train"]
+__all__ = ["Progress", "default_steps", "train"]
 
 _WATCHED = 2000  # points in the energy distances of metrics.jsonl, and fresh samples followed through the networks
 _REPLAYED = 2000  # particles of every earlier step that a shared network goes on learning from
@@ -131,13 +131,12 @@ class _Training:
 
     def _step_sizes(self) -> list[float]:
         """τ of the flow, or of every scale of local slices."""
-        config, some = self.level.config, self.targets[:_WATCHED]
-        kinds = self.level.local_slices()
-        if not kinds:
-            return [config.step_size or _STEP * _mean_distance(some)]
+        config, kinds = self.level.config, self.level.local_slices()
         if config.local_steps:
             return list(config.local_steps)
-        return [config.step_size or _STEP * _patch_distance(some, kind, config.slices) / len(kinds) for kind in kinds]
+        if config.step_size is not None:
+            return [config.step_size] * max(1, len(kinds))
+        return default_steps(self.targets[:_WATCHED], kinds, config.slices)
 
     def _next_level(self) -> None:
         """Particles and fresh samples at the size of the level that the next network belongs to."""
@@ -413,11 +412,18 @@ def _level_of(network: int, all_levels: list[Level]) -> Level:
     return next((level for level in all_levels if network <= level.last), all_levels[-1])
 
 
+def default_steps(y: Tensor, kinds: list[LocalSlices], P: int) -> list[float]:
+    """τ towards targets y where the settings name none: one, or one for every kind of slices on patches, which take turns."""
+    if not kinds:
+        return [_STEP * _mean_distance(y)]
+    return [_STEP * _patch_distance(y, kind, P) / len(kinds) for kind in kinds]
+
+
 def _patch_distance(y: Tensor, kind: LocalSlices, P: int) -> float:
     """What `_mean_distance` is for whole images: E‖patch of Y − patch of Y′‖, times the places that share a step's force.
 
     A place has P / places slices for patches of n numbers; where those are fewer than n, most of a step is noise, and steps are
-    made shorter by as much. Several scales take turns, and share a step's length.
+    made shorter by as much.
     """
     generator = torch.Generator(y.device).manual_seed(0)
     xi = kind.sample(1024, y.shape[1], y, generator)

@@ -286,8 +286,6 @@ def _hugging_face(name: str) -> _Parts:
 
 def _celeba_folder(path: Path | None) -> _Parts:
     """CelebA as its authors give it away: img_align_celeba/*.jpg, and list_eval_partition.txt with lines "000001.jpg 0"."""
-    from PIL import Image
-
     advice = (
         "say with --data where the folder img_align_celeba and list_eval_partition.txt are, or use hf:celeba with a network"
     )
@@ -306,13 +304,10 @@ def _celeba_folder(path: Path | None) -> _Parts:
             continue
         if part.strip() not in parts:
             raise DatasetError(f"{listing}: line {number} is {line!r}; a file's name and 0, 1 or 2 are accepted")
-        try:
-            with Image.open(folder / name) as image:
-                if image.size != (178, 218):
-                    raise DatasetError(f"{folder / name}: {image.size[0]} × {image.size[1]} pixels; CelebA's have 178 × 218")
-                parts[part.strip()].append(_as_chw(np.asarray(_celeba(image.convert("RGB")))))
-        except (OSError, SyntaxError) as error:
-            raise DatasetError(f"{folder / name}: not a readable image ({error})") from None
+        image = _open_image(folder / name)
+        if image.size != (178, 218):
+            raise DatasetError(f"{folder / name}: {image.size[0]} × {image.size[1]} pixels; CelebA's have 178 × 218")
+        parts[part.strip()].append(_as_chw(np.asarray(_celeba(image.convert("RGB")))))
     if not parts["0"] or not parts["2"]:
         raise DatasetError(
             f"{listing}: {len(parts['0'])} pictures for training and {len(parts['2'])} for tests; both are needed"
@@ -371,21 +366,28 @@ def _numpy_file(path: Path) -> _Parts:
     return _Parts(x, labels)
 
 
-def _image_folder(folder: Path) -> _Parts:
-    """All images below the folder; images in subfolders are labelled by them."""
+def _open_image(file: Path) -> Any:
+    """A picture with its pixels read; the file is closed."""
     from PIL import Image
 
+    try:
+        with Image.open(file) as image:
+            image.load()
+            return image
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DatasetError(f"{file}: not a readable image ({error})") from None
+
+
+def _image_folder(folder: Path) -> _Parts:
+    """All images below the folder; images in subfolders are labelled by them."""
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in _IMAGE_SUFFIXES and f.is_file())
     if not files:
         raise DatasetError(f"{folder}: no images ({', '.join(sorted(_IMAGE_SUFFIXES))}) and no IDX files in it")
     images = []
     for file in files:
-        try:
-            with Image.open(file) as image:
-                grey = image.mode in ("1", "L", "I;16", "LA")
-                images.append(_as_chw(np.asarray(image.convert("L" if grey else "RGB"))))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DatasetError(f"{file}: not a readable image ({error})") from None
+        image = _open_image(file)
+        grey = image.mode in ("1", "L", "I;16", "LA")
+        images.append(_as_chw(np.asarray(image.convert("L" if grey else "RGB"))))
         if images[-1].shape != images[0].shape:
             raise DatasetError(
                 f"{file}: shape {images[-1].shape} (C, H, W), but {files[0].name} has {images[0].shape}; "

@@ -9,7 +9,7 @@ __all__ = ["Directions"]
 
 
 class Directions:
-    """P directions ξ_1, …, ξ_P as a dense matrix `xi` (P, d). Structured kinds override the methods.
+    """P directions ξ_1, …, ξ_P as a dense matrix `xi` (P, d). Structured kinds override `_project` and the other methods.
 
     Attributes:
         P: number of directions.
@@ -25,8 +25,9 @@ class Directions:
 
     def project(self, x: Tensor, shift: Tensor | None = None, scale: float = 1.0) -> Tensor:
         """⟨ξ_p, (x_i − shift)·scale⟩ for x (..., N, d) and shift (..., 1, d): shape (..., P, N)."""
-        if shift is not None:
-            x = (x - shift) * scale
+        return self._project(x if shift is None else (x - shift) * scale)
+
+    def _project(self, x: Tensor) -> Tensor:
         return torch.matmul(self.xi, x.transpose(-1, -2))
 
     def adjoint(self, g: Tensor) -> Tensor:

@@ -40,8 +40,9 @@ class Hadamard(Directions):
     def project(self, x: Tensor, shift: Tensor | None = None, scale: float = 1.0) -> Tensor:
         if x.device.type == "cpu" and x.dtype == torch.float32 and x.ndim == 2:
             return self._project_cpu(x, torch.zeros(self.d) if shift is None else shift, scale)
-        if shift is not None:
-            x = (x - shift) * scale
+        return super().project(x, shift, scale)
+
+    def _project(self, x: Tensor) -> Tensor:
         x = torch.nn.functional.pad(x, (0, self.n - self.d)) / self.n
         blocks = [_transform(_transform(x * s[0]) * s[1])[..., rows] for s, rows, _ in self._pieces()]
         return torch.cat(blocks, -1).transpose(-1, -2)

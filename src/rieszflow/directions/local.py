@@ -88,9 +88,7 @@ class Local(Directions):
         self.xi, self.kind, self.rows, self.columns, self.P = xi, kind, rows, columns, P
         self.places, self.n = len(xi), xi.shape[-1]
 
-    def project(self, x: Tensor, shift: Tensor | None = None, scale: float = 1.0) -> Tensor:
-        if shift is not None:
-            x = (x - shift) * scale
+    def _project(self, x: Tensor) -> Tensor:
         C, H, W = self.kind.shape
         s, k = self.kind.size, self.kind.scale
         batch = x.shape[:-1]

@@ -91,7 +91,7 @@ def test_bins_keep_their_bound(x_shape, y_shape, n):
     xi = torch.ones(1, 1)
     got, exact = (rf.sliced_mmd2_gradient(x, y, directions=xi, engine=e)[:, 0] * n for e in ("bins", "sort"))
     (t,) = bins.tables(y, None, directions.Directions(xi), rf.Riesz(1.0), x)
-    f, _ = t.passes.count(t, x, None)
+    f, _ = t.passes.count(t, x, None, False)
     u, index = np.empty(n, np.float32), np.empty(n, np.uint32)
     _bins_cpu.locate(bins._project(t, x)[0].numpy(), n, t.low[0], t.inverse[0], t.B, u, index)
     own = np.array([_bins_cpu.place(v, t.B)[0] for v in u])
@@ -144,7 +144,11 @@ def test_engines_agree(kind, statistic, weighted, d):
             x, y, slices=256, directions=kind, engine=engine, statistic=statistic,
             x_weights=a, y_weights=b, generator=generator(5),
         )  # fmt: skip
-        torch.testing.assert_close(leaves[0].grad, gradient, rtol=1e-4, atol=1e-9)
+        if engine == "bins" and kind == "hadamard":
+            # Half as many bins serve where no value is asked for.
+            assert relative(gradient, leaves[0].grad) < 0.01
+        else:
+            torch.testing.assert_close(leaves[0].grad, gradient, rtol=1e-4, atol=1e-9)
         results[engine] = value.detach(), leaves[0].grad, leaves[1].grad
     (v, gx, gy), (w, hx, hy) = results["bins"], results["sort"]
     assert v.item() == pytest.approx(w.item(), rel=2e-3)
@@ -170,7 +174,8 @@ def test_batches_and_float64_on_bins():
         one = rf.sliced_mmd2_gradient(x[k], y[k], slices=64, engine="bins", x_weights=a[k], generator=generator(2))
         assert torch.equal(one, gradient[k])
         exact = rf.sliced_mmd2_gradient(x[k], y[k], slices=64, engine="sort", x_weights=a[k], generator=generator(2))
-        assert relative(one, exact) < 0.05  # 100 points in 1024 bins: now and then two share one
+        # 100 points in 128 bins: many share one, and are off by about a point, of differences of some ten
+        assert relative(one, exact) < 0.1
 
 
 @pytest.mark.parametrize("engine", ENGINES)

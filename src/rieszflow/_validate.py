@@ -38,7 +38,13 @@ def points(name: str, x: Any, look: bool = True) -> Tensor:
 
 def _finite(x: Tensor) -> bool:
     # A sum is finite only if everything in it is, and costs one pass without an array of answers; it may overflow, though.
-    return math.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
+    if x.device.type == "cpu":
+        with np.errstate(all="ignore"):
+            # NumPy's, for PyTorch's threads would go on spinning afterwards in the way of our own
+            total = float(x.numpy().sum())
+    else:
+        total = x.sum().item()
+    return math.isfinite(total) or bool(torch.isfinite(x).all())
 
 
 def pair(x: Any, y: Any, check_y: bool = True) -> tuple[Tensor, Tensor, Answer]:

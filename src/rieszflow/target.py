@@ -121,8 +121,7 @@ class Target:
         for k, entry in enumerate(self._pool):
             state[f"{k}.seed"], state[f"{k}.uses"] = torch.tensor(entry.seed), torch.tensor(entry.uses)
             for i, t in enumerate(entry.tables):
-                numbers = {"low": t.low, "inverse": t.inverse, "shift": t.shift, "scale": t.scale, "outside": t.outside}
-                state |= {f"{k}.{i}.{name}": torch.as_tensor(v).clone() for name, v in numbers.items()}
+                state |= {f"{k}.{i}.{name}": v for name, v in t.range().items()}
         return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -133,8 +132,8 @@ class Target:
             seed = int(state[f"{k}.seed"])
             found = []
             for i, part in enumerate(bins.parts(self._sample(seed))):
-                numbers = {name: state[f"{k}.{i}.{name}"] for name in ("low", "inverse", "shift", "scale", "outside")}
-                found.append(bins.recount(part, self.y, self.weights, **numbers))
+                known = {name.removeprefix(f"{k}.{i}."): v for name, v in state.items() if name.startswith(f"{k}.{i}.")}
+                found.append(bins.recount(part, self.y, self.weights, known))
             self._pool.append(_Entry(seed, found, int(state[f"{k}.uses"])))
 
 

@@ -1,7 +1,7 @@
 """The bins' loops on the CPU: count, cumulate, look up. Nothing here holds more than one tile of projections a thread.
 
 Layout of a slice's table: TAIL geometric bins on the left, B equal ones over [low, low + B/inverse), TAIL geometric ones on the
-right. Four geometric bins an octave, 32 octaves: a point 10⁷ times the range away still has a bin of its own magnitude.
+right. Two geometric bins an octave, 32 octaves: a point 10⁷ times the range away still has a bin of its own magnitude.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import numpy as np
 
 from rieszflow.directions.hadamard import OPTIONS, backward, forward
 
-TAIL = 128
-_FIRST = 64.0  # the first geometric bins are B/64 · 1/4 equal ones wide
+TAIL = 64
+PER_OCTAVE = 2
+FIRST = 64.0  # the first geometric bins are B/64 · 1/2 equal ones wide
 # A bin that holds more than this many times the mass of its emptier neighbour holds a point mass: the excess counts as
 # a tie in the middle of the bin instead of being spread over it.
 STEEP = 2.0
@@ -27,12 +28,12 @@ def place(u, B):
         k = int(u)
         return TAIL + k, np.float32(u - k)
     right = u >= B
-    v = 1.0 + (u - B if right else -u) * (_FIRST / B)
+    v = 1.0 + (u - B if right else -u) * (FIRST / B)
     mantissa, exponent = math.frexp(min(v, 1e30))
-    quarter = (2.0 * mantissa - 1.0) * 4.0
-    step = min(int(quarter), 3)
-    k = (exponent - 1) * 4 + step
-    fraction = np.float32(quarter - step)
+    within = (2.0 * mantissa - 1.0) * PER_OCTAVE
+    step = min(int(within), PER_OCTAVE - 1)
+    k = (exponent - 1) * PER_OCTAVE + step
+    fraction = np.float32(within - step)
     if k >= TAIL:
         k, fraction = TAIL - 1, np.float32(0.5)
     if right:
@@ -43,7 +44,7 @@ def place(u, B):
 @numba.njit(**OPTIONS)
 def tail_edge(k, B):
     """Distance from the range, in equal bins, of the inner edge of the k-th geometric bin."""
-    return (2.0 ** (k // 4) * (1.0 + (k % 4) / 4.0) - 1.0) * B / _FIRST
+    return (2.0 ** (k // PER_OCTAVE) * (1.0 + (k % PER_OCTAVE) / PER_OCTAVE) - 1.0) * B / FIRST
 
 
 # Called for every row of every tile: a call that is not inlined would cost as much as the work.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rieszflow.engines._bins_cpu import _FIRST, STEEP, TAIL
+from rieszflow.engines._bins_cpu import FIRST, PER_OCTAVE, STEEP, TAIL
 
 __all__ = ["Device"]
 
@@ -30,12 +30,12 @@ class Device:
         inside, right = (u >= 0) & (u < t.B), u >= t.B
         k = u.floor().clamp(0, t.B - 1)
         fraction = u - k
-        v = 1 + torch.where(right, u - t.B, -u).clamp(min=0) * (_FIRST / t.B)
+        v = 1 + torch.where(right, u - t.B, -u).clamp(min=0) * (FIRST / t.B)
         mantissa, exponent = torch.frexp(v.clamp(max=1e30))
-        quarter = (2 * mantissa - 1) * 4
-        step = quarter.floor().clamp(max=3)
-        far = (exponent - 1) * 4 + step.long()
-        within = torch.where(far >= TAIL, 0.5, quarter - step)
+        within = (2 * mantissa - 1) * PER_OCTAVE
+        step = within.floor().clamp(max=PER_OCTAVE - 1)
+        far = (exponent - 1) * PER_OCTAVE + step.long()
+        within = torch.where(far >= TAIL, 0.5, within - step)
         far = far.clamp(max=TAIL - 1)
         index = torch.where(inside, TAIL + k.long(), torch.where(right, TAIL + t.B + far, TAIL - 1 - far))
         return index, torch.where(inside, fraction, torch.where(right, within, 1 - within)), u
@@ -46,7 +46,7 @@ class Device:
         return torch.stack([e[0] for e in ends]).amin(0), torch.stack([e[1] for e in ends]).amax(0)
 
     @staticmethod
-    def count(t: Any, x: Tensor, w: Tensor | None, moments: bool = True) -> tuple[Tensor, Tensor]:
+    def count(t: Any, x: Tensor, w: Tensor | None, moments: bool, memory: str | None = None) -> tuple[Tensor, Tensor]:
         P = t.xi.P
         mass = torch.zeros(P, t.B + 2 * TAIL, device=x.device)
         sums = torch.zeros(P, 2 * TAIL, dtype=torch.float64, device=x.device)

@@ -40,9 +40,11 @@ from rieszflow.kernels import Kernel, Riesz
 
 __all__ = ["BINS", "Tables", "evaluate", "tables"]
 
-BINS = 1024  # equal bins of a slice
+BINS = 1024  # equal bins of a slice, fewer for the gradients of few points
+_FEWEST_BINS = 128
+_PER_BIN = 8  # points; their random places within a bin are an error small beside the slices' own
 _PART = 1024  # dense directions at a time
-_SAMPLE = 256  # points of each cloud that decide the range
+_SAMPLE = 128  # points of each cloud, at most, that decide the range, and half as many at least
 _MOST_BINS = 16384
 _PER_WAVE = 6.0  # equal bins in a kernel's slice_scale, which is a wave length over 2π
 _RIESZ_BINS = 4096
@@ -68,6 +70,11 @@ class Tables:
     self_weight: float = 0.0  # Σ b²
     outside: float = 0.0  # share of the projections that lie outside of the equal bins
 
+    def range(self) -> dict[str, Tensor]:
+        """The few numbers that say where the bins are."""
+        known = {"low": self.low, "inverse": self.inverse, "shift": self.shift, "scale": self.scale, "B": self.B}
+        return {name: torch.as_tensor(v).clone() for name, v in {**known, "outside": self.outside}.items()}
+
     @property
     def passes(self) -> Any:
         if self.shift.device.type != "cpu":
@@ -83,30 +90,29 @@ def parts(xi: Directions) -> list[Directions]:
 
 def tables(y: Tensor, b: Tensor | None, xi: Directions, kernel: Kernel, reach: Tensor) -> list[Tables]:
     """The target's tables on all parts of the directions, over a range that serves points like `reach` too."""
-    found = [_grid(part, y, reach, kernel) for part in parts(xi)]
+    found = [_grid(part, y, reach, kernel, _enough(part, y, reach)) for part in parts(xi)]
     for t in found:
         _count_target(t, y, b, moments=False)
+        t.outside = _outside(t, t.mass)
     return found
 
 
-def recount(
-    xi: Directions, y: Tensor, b: Tensor | None, low: Tensor, inverse: Tensor, shift: Tensor, scale: Tensor, outside: Tensor
-) -> Tables:
-    """The target's tables on a part of the directions over a range known from before."""
-    t = Tables(xi, shift.to(y), float(scale), None, None, BINS)
-    _set_range(t, low.cpu().numpy(), inverse.cpu().numpy())
+def recount(xi: Directions, y: Tensor, b: Tensor | None, known: dict[str, Tensor]) -> Tables:
+    """The target's tables on a part of the directions over a range known from before: what `Tables.range` returned."""
+    t = Tables(xi, known["shift"].to(y), float(known["scale"]), None, None, int(known["B"]))
+    _set_range(t, known["low"].cpu().numpy(), known["inverse"].cpu().numpy())
     _count_target(t, y, b, moments=False)
-    t.outside = float(outside)
+    t.outside = float(known["outside"])
     return t
 
 
-def _count_target(t: Tables, y: Tensor, b: Tensor | None, moments: bool) -> None:
-    t.mass, t.moments = t.passes.count(t, y, b, moments)
+def _count_target(t: Tables, y: Tensor, b: Tensor | None, moments: bool, memory: str | None = None) -> None:
+    t.mass, t.moments = t.passes.count(t, y, b, moments, memory)
     t.self_weight = _self_weight(b, y)
-    t.outside = _outside(t, t.mass)
 
 
 def _outside(t: Tables, mass: Any) -> float:
+    """The share of projections that lie outside of the equal bins."""
     return float(mass[:, :_TAIL].sum() + mass[:, _TAIL + t.B :].sum()) / t.xi.P
 
 
@@ -135,9 +141,9 @@ def evaluate(
     if x.ndim > 2:
         return _batched(x, y, a, b, xi, kernel, unbiased, need)
     result = Result()
-    for grid in parts(xi):
-        t = _grid(grid, y, x, kernel)
-        _count_target(t, y, b, moments=need[0])
+    for part in parts(xi):
+        t = _grid(part, y, x, kernel, BINS if need[0] else _enough(part, y, x))
+        _count_target(t, y, b, moments=need[0], memory="mass of y")
         result = result + against(t, x, y, a, b, kernel, unbiased, need, xi.P)
     return result
 
@@ -155,7 +161,7 @@ def against(
 ) -> Result:
     """What one part of P slices in all contributes, given the target's tables; y itself is needed for its derivative only."""
     need_value, need_x, need_y = need[:3]
-    mass, moments = t.passes.count(t, x, a, need_value)
+    mass, moments = t.passes.count(t, x, a, need_value, "mass of x")
     self_weight = _self_weight(a, x)
     alpha = 1 / (1 - self_weight) if unbiased else 1.0
     beta = 1 / (1 - t.self_weight) if unbiased else 1.0
@@ -196,29 +202,44 @@ def _self_weight(w: Tensor | None, x: Tensor) -> float:
 # Range of the bins.
 
 
-def _grid(xi: Directions, y: Tensor, x: Tensor, kernel: Kernel) -> Tables:
-    rows = torch.from_numpy(np.random.default_rng(0).integers(0, 2**62, _SAMPLE)).to(y.device)
-    sample_x, sample_y = x[rows % x.shape[0]], y[rows % y.shape[0]]
+def _enough(xi: Directions, y: Tensor, x: Tensor) -> int:
+    """Bins for a gradient: so few for few points that filling and cumulating the tables costs less than counting does.
+
+    Not on dense directions, which serve small d: there whole numbers stay whole, and are told apart by empty bins between them.
+    """
+    many = (len(y) + len(x)) // _PER_BIN if isinstance(xi, Hadamard) else BINS
+    return max(_FEWEST_BINS, min(BINS, 1 << max(0, many.bit_length() - 1)))
+
+
+def _grid(xi: Directions, y: Tensor, x: Tensor, kernel: Kernel, B: int) -> Tables:
+    half = max(_SAMPLE // 2, min(_SAMPLE, (len(y) + len(x)) // 32))
+    rows = np.random.default_rng(0).integers(0, 2**62, half)
+    # In NumPy, for PyTorch's threads go on spinning after an operation, in the way of those that count.
+    points = np.concatenate([_rows(cloud, rows % len(cloud)) for cloud in (x, y)])
     # The median of some points as the origin: near it projections keep more digits, and no outlier moves it.
-    shift = sample_y[:31].median(dim=0).values
-    largest = max((s - shift).abs().max().item() for s in (sample_x, sample_y))
-    t = Tables(xi, shift, power_of_two(largest, y.dtype), None, None, BINS)
+    shift = np.partition(points[half : half + 31], 15, axis=0)[15]
+    largest = float(max((points.max(0) - shift).max(), (shift - points.min(0)).max()))
+    t = Tables(xi, torch.from_numpy(shift).to(y.device), power_of_two(largest, y.dtype), None, None, B)
     if kernel != Riesz(1.0):
         return _even_grid(t, y, x, kernel)
-    p = _project(t, torch.cat([sample_x, sample_y])).cpu().numpy()
+    p = _project(t, torch.from_numpy(points).to(y.device)).cpu().numpy()
     p.sort(axis=1)
-    p = p.astype(np.float64)
     S = p.shape[1]
-    low, high, middle = p[:, 0], p[:, -1], p[:, S // 2]
+    low, high, middle, first, last = (p[:, k].astype(np.float64) for k in (0, -1, S // 2, S // 10, S - 1 - S // 10))
     margin = 0.15 * (high - low)
-    bulk = p[:, S - 1 - S // 10] - p[:, S // 10]
-    reach = np.where(bulk > 0, 4 * bulk, high - low + margin)
+    reach = np.where(last > first, 4 * (last - first), high - low + margin)
     low, high = np.maximum(low - margin, middle - reach), np.minimum(high + margin, middle + reach)
     # All projections equal: bins as wide as their rounding, around the value.
     least = 1e-4 * np.maximum(np.abs(middle), 1e-30)
     narrow = high - low < least
-    _set_range(t, np.where(narrow, middle - least, low), BINS / np.where(narrow, 2 * least, high - low))
+    _set_range(t, np.where(narrow, middle - least, low), B / np.where(narrow, 2 * least, high - low))
     return t
+
+
+def _rows(x: Tensor, rows: np.ndarray) -> np.ndarray:
+    if x.device.type == "cpu":
+        return x.detach().numpy()[rows]
+    return x.detach()[torch.from_numpy(rows).to(x.device)].cpu().numpy()
 
 
 def _set_range(t: Tables, low: np.ndarray, inverse: np.ndarray) -> None:
@@ -248,7 +269,10 @@ def _even_grid(t: Tables, y: Tensor, x: Tensor, kernel: Kernel) -> Tables:
 
 
 def _project(t: Tables, x: Tensor) -> Tensor:
-    return t.xi.project(((x.detach() - t.shift) * t.scale).float())
+    x = x.detach()
+    if x.dtype == torch.float32:
+        return t.xi.project(x, t.shift, t.scale)
+    return t.xi.project(((x - t.shift) * t.scale).float())
 
 
 # Passes over the points on the CPU: fused with the fast transform, or on tiles of a matrix product.
@@ -273,14 +297,14 @@ class _Fused:
         return extent[:, 0].min(0), extent[:, 1].max(0)
 
     @staticmethod
-    def count(t: Tables, x: Tensor, w: Tensor | None, moments: bool = True) -> tuple[Any, Any]:
+    def count(t: Tables, x: Tensor, w: Tensor | None, moments: bool, memory: str | None = None) -> tuple[Any, Any]:
         P, bins = t.xi.P, t.B + 2 * _TAIL
         counts = scratch("counts", (threads(), P, bins), np.int32 if w is None else np.float32)
         counts.fill(0)
         sums = np.zeros((threads(), P if moments else 1, 2 * _TAIL))
         args = *_Fused._common(t, x), t.low, t.inverse, t.B, _weights(w), counts, sums
         share(cpu.fused_count, len(x), width(t.xi.n), *args)
-        return _merged(counts, sums, w, len(x))
+        return _merged(counts, sums, w, len(x), memory)
 
     @staticmethod
     def look_up(t: Tables, x: Tensor, w: Tensor | None, lines: Any, own: Any) -> Tensor:
@@ -303,7 +327,7 @@ class _Tiled:
         return torch.stack([e[0] for e in ends]).amin(0).numpy(), torch.stack([e[1] for e in ends]).amax(0).numpy()
 
     @staticmethod
-    def count(t: Tables, x: Tensor, w: Tensor | None, moments: bool = True) -> tuple[Any, Any]:
+    def count(t: Tables, x: Tensor, w: Tensor | None, moments: bool, memory: str | None = None) -> tuple[Any, Any]:
         P, bins = t.xi.P, t.B + 2 * _TAIL
         counts = scratch("counts", (1, P, bins), np.int32 if w is None else np.float32)
         counts.fill(0)
@@ -311,7 +335,7 @@ class _Tiled:
         weights = _weights(w)
         for start, tile in _Tiled._tiles(t, x):
             share(cpu.tile_count, P, 1, tile.numpy(), t.low, t.inverse, t.B, weights, start, counts[0], sums[0])
-        return _merged(counts, sums, w, len(x))
+        return _merged(counts, sums, w, len(x), memory)
 
     @staticmethod
     def look_up(t: Tables, x: Tensor, w: Tensor | None, lines: Any, own: Any) -> Tensor:
@@ -328,9 +352,11 @@ def _empty(x: Tensor) -> Tensor:
     return torch.from_numpy(np.empty(x.shape, x.detach().numpy().dtype))
 
 
-def _merged(counts: np.ndarray, sums: np.ndarray, w: Tensor | None, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """mass (P, bins), and moments (P, 2·TAIL), or of no use where they were not asked for."""
-    mass, moments = np.empty(counts.shape[1:], np.float32), np.empty(sums.shape[1:])
+def _merged(counts: np.ndarray, sums: np.ndarray, w: Tensor | None, n: int, memory: str | None) -> tuple[Any, Any]:
+    """mass (P, bins), in the scratch memory of that name or its own, and moments (P, 2·TAIL), of no use if not asked for."""
+    shape = counts.shape[1:]
+    mass = np.empty(shape, np.float32) if memory is None else scratch(memory, shape, np.float32)
+    moments = np.empty(sums.shape[1:])
     share(cpu.merge, len(mass), 1, counts, sums, 1.0 if w is not None else 1 / n, mass, moments)
     return mass, moments
 

@@ -30,7 +30,7 @@ from rieszflow.generative.config import Config
 __all__ = ["Run", "RunError", "atomically", "load_tensors", "save_tensors"]
 
 FORMAT = "rieszflow"
-VERSION = 2
+VERSION = 3
 
 
 class RunError(ValueError):

@@ -83,7 +83,7 @@ def main() -> None:
     n = max(64, 1 << (d - 1).bit_length())
     (xi,) = bins.parts(directions.sample("hadamard", n, d, x, g))
     kernel = rf.Riesz()
-    t = bins._grid(xi, y, x, kernel, bins.BINS)
+    (t,) = bins.grids(y, x, xi, kernel, value=False)
     bins._count_target(t, y, None, moments=False)
     mass, _ = t.passes.count(t, x, None, False)
     solver = bins._Cumulated(t, kernel, mass, None, 1 / N)
@@ -93,7 +93,7 @@ def main() -> None:
     # stage: seconds, bytes read, bytes written, additions, increments, look-ups
     stages = {
         "validation": (least(lambda: _validate.pair(x, y), repeats), 2 * points, 0, 0, 0, 0),
-        "ranges of the bins": (least(lambda: bins._grid(xi, y, x, kernel, bins.BINS), repeats), 0, 0, 0, 0, 0),
+        "ranges of the bins": (least(lambda: bins.grids(y, x, xi, kernel, value=False), repeats), 0, 0, 0, 0, 0),
         "count y": (least(lambda: t.passes.count(t, y, None, False), repeats), points, 0, transform, N * n, 0),
         "count x": (least(lambda: t.passes.count(t, x, None, False), repeats), points, 0, transform, N * n, 0),
         "cumulate": (least(lambda: solver.lines(t.mass, mass, 1.0, 1.0, None, 1 / N), repeats), 2 * table, 2 * table, 0, 0, 0),

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from rieszflow._files import atomically
 from rieszflow.data import load
-from rieszflow.generative.run import atomically
 
 
 def options(doc: str | None) -> argparse.Namespace:

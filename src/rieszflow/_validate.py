@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rieszflow._ranks import Group, summed
+
 DTYPES = (torch.float32, torch.float64)
 Answer = Callable[[Tensor], Any]
 
@@ -62,8 +64,8 @@ def pair(x: Any, y: Any, check_y: bool = True) -> tuple[Tensor, Tensor, Answer]:
     return x, y, (lambda t: t.detach().numpy()[()]) if numpy else (lambda t: t)
 
 
-def weights(name: str, w: Any, x: Tensor) -> Tensor | None:
-    """Non-negative weights of the points `x` that sum to one: (N,) or (..., N). None stays None: all 1/N."""
+def weights(name: str, w: Any, x: Tensor, group: Group = None) -> Tensor | None:
+    """Non-negative weights of the points `x` that sum to one, over all ranks of a group: (N,) or (..., N). None: all 1/N."""
     if w is None:
         return None
     if isinstance(w, np.ndarray):
@@ -77,7 +79,7 @@ def weights(name: str, w: Any, x: Tensor) -> Tensor | None:
     v = w.detach()
     if not torch.isfinite(v).all() or (v < 0).any():
         raise ValueError(f"{name}: contains negative or non-finite values; weights must be finite and non-negative")
-    total = v.double().sum(-1)
+    total = summed(v.double().sum(-1, keepdim=True), group).squeeze(-1)
     if ((total - 1).abs() > 1e-4).any():
         worst = total.flatten()[(total - 1).abs().argmax()].item()
         raise ValueError(f"{name}: sum {worst:.6g} given; weights must sum to one (divide by the sum first)")

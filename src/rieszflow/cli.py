@@ -145,8 +145,8 @@ def sample(
     import numpy as np
 
     from rieszflow import report
+    from rieszflow._files import atomically
     from rieszflow.generative import GenerativeFlow
-    from rieszflow.generative.run import atomically
 
     if out.suffix not in (".npz", ".npy"):
         raise ValueError(f"--out: {out} given; a name that ends in .npz or .npy is accepted")

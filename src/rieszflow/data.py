@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["NAMED", "Dataset", "DatasetError", "load"]
+__all__ = ["NAMED", "Dataset", "DatasetError", "load", "read_all"]
 
 _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
@@ -323,6 +323,11 @@ def _celeba(image: Any) -> Any:
 
 def _as_chw(image: np.ndarray) -> np.ndarray:
     return image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+
+
+def read_all(path: Path) -> np.ndarray:
+    """All data of a .npz file or a folder of images or IDX files, in their own values: (n, ...)."""
+    return _from_path(path).train
 
 
 def _from_path(path: Path) -> _Parts:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow import _validate
+from rieszflow import _ranks, _validate
+from rieszflow._ranks import Group
 from rieszflow.directions import LocalSlices
 from rieszflow.exact import mmd2_gradient
 from rieszflow.kernels import Kernel, Riesz
@@ -32,6 +33,8 @@ class ParticleFlow:
         target_weights: non-negative weights of the target that sum to one; None for 1/M.
         reuse: steps that a set of slices serves, spread so that no two steps in a row see the same (see `Target`); 1 for
             fresh slices at every step. Only the linear-time engine gains by it, and only it does so.
+        group: a torch.distributed process group whose ranks hold parts of particles and target each (see `Target`); with slices
+            only. None: all are here.
         bounds: (low, high): after every step coordinates are clipped to this interval (projected gradient), for targets known
             to lie in the box, like images in [0, 1]^d; None for no bounds.
 
@@ -65,7 +68,10 @@ class ParticleFlow:
         target_weights: Any = None,
         reuse: int = 8,
         bounds: tuple[float, float] | None = None,
+        group: Group = None,
     ) -> None:
+        if group is not None and slices is None:
+            raise ValueError("group: given without slices; the exact gradient is to be had in one process only")
         self.target = _validate.points("target", target).detach()
         self.kernel = kernel
         self.slices = None if slices is None else _validate.positive_int("slices", slices)
@@ -73,7 +79,7 @@ class ParticleFlow:
         if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
             raise ValueError(f"momentum: {momentum!r} given; a number in [0, 1) is accepted")
         self.momentum = float(momentum)
-        self.target_weights = _validate.weights("target_weights", target_weights, self.target)
+        self.target_weights = _validate.weights("target_weights", target_weights, self.target, _ranks.check(group))
         self.tables = Target(
             self.target,
             kernel,
@@ -83,6 +89,7 @@ class ParticleFlow:
             _validate.generator(generator),
             self.target_weights,
             reuse,
+            group,
         )
         if bounds is not None and not (len(bounds) == 2 and bounds[0] < bounds[1]):
             raise ValueError(f"bounds: {bounds!r} given; a pair (low, high) with low < high, or None, is accepted")
@@ -108,7 +115,7 @@ class ParticleFlow:
             )
         else:
             self.velocity = gradient + self.momentum * self.velocity
-        x = x - self.step_size * x.shape[-2] * self.velocity
+        x = x - self.step_size * _ranks.total(x.shape[-2], self.tables.group) * self.velocity
         return x if self.bounds is None else x.clamp_(*self.bounds)
 
     def run(self, x: Any, steps: int, callback: Callable[[int, Tensor], Any] | None = None, record: Iterable[int] = ()) -> Any:

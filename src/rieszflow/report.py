@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from rieszflow.generative.run import Run, atomically
+from rieszflow._files import atomically
+from rieszflow.generative.run import Run
 from rieszflow.generative.training import Pictures
 
 __all__ = ["draw", "picture", "save_picture", "write_report"]

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rieszflow import _validate, directions, engines
+from rieszflow import _ranks, _validate, directions, engines
+from rieszflow._ranks import Group
 from rieszflow.directions import LocalSlices
 from rieszflow.engines import bins
 from rieszflow.engines._result import Result
@@ -31,6 +32,10 @@ class Target:
         generator: source of the slices; None for torch's default generator.
         weights: non-negative weights of y that sum to one; None for 1/M.
         reuse: calls that a set of slices serves, at least 1; 1 for fresh slices in every call.
+        group: a torch.distributed process group: y, weights (which then sum to one over all ranks) and the points of `gradient`
+            are this rank's parts of clouds that lie on all ranks, and every rank makes the same calls. The ranks add up tables,
+            4 (B + 128) P bytes for B bins whatever N is, and use the first rank's slices. Results are those of one process to
+            rounding. On the linear-time engine only. None: clouds are here whole.
 
     Raises:
         TypeError, ValueError: what `sliced_mmd2_gradient` refuses.
@@ -53,16 +58,20 @@ class Target:
         generator: torch.Generator | None = None,
         weights: Any = None,
         reuse: int = 8,
+        group: Group = None,
     ) -> None:
         self.y = _validate.points("y", y).detach()
+        self.group = _ranks.check(group)
         check_kernel(kernel)
         self.kernel = kernel
         self.slices = _validate.positive_int("slices", slices)
         self.directions = directions
-        engines.get(engine, kernel, self.y, self.y)
-        self.engine = engine
+        self.engine = "bins" if group is not None and engine == "auto" else engine
+        if group is not None and self.engine != "bins":
+            raise ValueError(f"engine: {engine!r} given with a group; 'bins' and 'auto' are accepted")
+        engines.get(self.engine, kernel, self.y, self.y)
         self.generator = _validate.generator(generator)
-        self.weights = _validate.weights("weights", weights, self.y)
+        self.weights = _validate.weights("weights", weights, self.y, self.group)
         self.reuse = _validate.positive_int("reuse", reuse)
         self._pool: list[_Entry] = []
         self._calls = 0
@@ -74,19 +83,24 @@ class Target:
             TypeError, ValueError: what `sliced_mmd2_gradient` refuses.
         """
         x, _, answer = _validate.pair(x, self.y.numpy() if not isinstance(x, Tensor) else self.y, check_y=False)
-        a = _validate.weights("x_weights", x_weights, x)
+        a = _validate.weights("x_weights", x_weights, x, self.group)
         unbiased = _validate.statistic(statistic, ("x", x, a), ("y", self.y, self.weights)) == "U"
         x = x.detach()
         solver = engines.get(self.engine, self.kernel, x, self.y)
         need = (False, True, False, False, False)
         if solver is not bins or self.kernel != Riesz(1.0) or x.ndim > 2 or self.reuse == 1:
-            xi = directions.sample(self.directions, self.slices, x.shape[-1], x, self.generator)
-            return answer(solver.evaluate(x, self.y, a, self.weights, xi, self.kernel, unbiased, need).x)
+            if self.group is None:
+                xi = directions.sample(self.directions, self.slices, x.shape[-1], x, self.generator)
+                result = solver.evaluate(x, self.y, a, self.weights, xi, self.kernel, unbiased, need)
+            else:
+                xi = self._sample(self._seed())
+                result = bins.evaluate(x, self.y, a, self.weights, xi, self.kernel, unbiased, need, self.group)
+            return answer(result.x)
         entry = self._turn(x)
         result = Result()
         drift = False
         for t in entry.tables:
-            part = bins.against(t, x, None, a, None, self.kernel, unbiased, need, entry.P)
+            part = bins.against(t, x, None, a, None, self.kernel, unbiased, need, entry.P, self.group)
             drift |= part.outside > t.outside + _DRIFT
             result += part
         if drift:
@@ -101,15 +115,19 @@ class Target:
         if turn < len(self._pool) and self._pool[turn].uses < self.reuse:
             entry = self._pool[turn]
         else:
-            device = self.generator.device if self.generator is not None else None
-            seed = int(torch.randint(2**62, (), generator=self.generator, device=device).item())
-            entry = _Entry(seed, bins.tables(self.y, self.weights, self._sample(seed), self.kernel, x))
+            seed = self._seed()
+            entry = _Entry(seed, bins.tables(self.y, self.weights, self._sample(seed), self.kernel, x, self.group))
             if turn < len(self._pool):
                 self._pool[turn] = entry
             else:
                 self._pool.append(entry)
         entry.uses += 1
         return entry
+
+    def _seed(self) -> int:
+        """Of the next slices, the same on all ranks."""
+        device = self.generator.device if self.generator is not None else None
+        return _ranks.agreed(int(torch.randint(2**62, (), generator=self.generator, device=device).item()), self.group)
 
     def _sample(self, seed: int) -> directions.Directions:
         generator = torch.Generator(self.y.device).manual_seed(seed)
@@ -133,7 +151,7 @@ class Target:
             found = []
             for i, part in enumerate(bins.parts(self._sample(seed))):
                 known = {name.removeprefix(f"{k}.{i}."): v for name, v in state.items() if name.startswith(f"{k}.{i}.")}
-                found.append(bins.recount(part, self.y, self.weights, known))
+                found.append(bins.recount(part, self.y, self.weights, known, self.group))
             self._pool.append(_Entry(seed, found, int(state[f"{k}.uses"])))
 
 

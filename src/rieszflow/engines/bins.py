@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rieszflow._ranks import Group, offset, summed, total, widest
 from rieszflow._scratch import scratch
 from rieszflow._threads import share, threads
 from rieszflow.directions import Directions, Hadamard
@@ -38,7 +39,7 @@ from rieszflow.engines._result import Result
 from rieszflow.engines._scale import power_of_two
 from rieszflow.kernels import Kernel, Riesz
 
-__all__ = ["BINS", "Tables", "evaluate", "tables"]
+__all__ = ["BINS", "Tables", "against", "evaluate", "grids", "known", "parts", "recount", "tables"]
 
 BINS = 1024  # equal bins of a slice, fewer for the gradients of few points
 _FEWEST_BINS = 128
@@ -88,27 +89,45 @@ def parts(xi: Directions) -> list[Directions]:
     return list(xi.blocks()) if isinstance(xi, Hadamard) else xi.split(_PART)
 
 
-def tables(y: Tensor, b: Tensor | None, xi: Directions, kernel: Kernel, reach: Tensor) -> list[Tables]:
+def tables(y: Tensor, b: Tensor | None, xi: Directions, kernel: Kernel, reach: Tensor, group: Group = None) -> list[Tables]:
     """The target's tables on all parts of the directions, over a range that serves points like `reach` too."""
-    found = [_grid(part, y, reach, kernel, _enough(part, y, reach)) for part in parts(xi)]
+    found = grids(y, reach, xi, kernel, value=False, group=group)
     for t in found:
-        _count_target(t, y, b, moments=False)
+        _count_target(t, y, b, moments=False, group=group)
         t.outside = _outside(t, t.mass)
     return found
 
 
-def recount(xi: Directions, y: Tensor, b: Tensor | None, known: dict[str, Tensor]) -> Tables:
-    """The target's tables on a part of the directions over a range known from before: what `Tables.range` returned."""
-    t = Tables(xi, known["shift"].to(y), float(known["scale"]), None, None, int(known["B"]))
-    _set_range(t, known["low"].cpu().numpy(), known["inverse"].cpu().numpy())
-    _count_target(t, y, b, moments=False)
-    t.outside = float(known["outside"])
+def known(xi: Directions, like: Tensor, range: dict[str, Tensor]) -> Tables:
+    """Empty tables on a part of the directions with the bins of other ones: `range` is what `Tables.range` returned."""
+    t = Tables(xi, range["shift"].to(like), float(range["scale"]), None, None, int(range["B"]))
+    _set_range(t, range["low"].cpu().numpy(), range["inverse"].cpu().numpy())
+    t.outside = float(range["outside"])
     return t
 
 
-def _count_target(t: Tables, y: Tensor, b: Tensor | None, moments: bool, memory: str | None = None) -> None:
-    t.mass, t.moments = t.passes.count(t, y, b, moments, memory)
-    t.self_weight = _self_weight(b, y)
+def recount(xi: Directions, y: Tensor, b: Tensor | None, range: dict[str, Tensor], group: Group = None) -> Tables:
+    """The target's tables on a part of the directions over a range known from before."""
+    t = known(xi, y, range)
+    _count_target(t, y, b, moments=False, group=group)
+    return t
+
+
+def _count_target(
+    t: Tables, y: Tensor, b: Tensor | None, moments: bool, memory: str | None = None, group: Group = None
+) -> None:
+    t.mass, t.moments, t.self_weight = _counted(t, y, b, moments, memory, group)
+
+
+def _counted(t: Tables, x: Tensor, w: Tensor | None, moments: bool, memory: str | None, group: Group) -> tuple[Any, Any, float]:
+    """A cloud's mass and moments on a part of the slices, and Σw²: of all ranks' points."""
+    if group is None:
+        return *t.passes.count(t, x, w, moments, memory), _self_weight(w, x)
+    sums = [summed(v, group) for v in t.passes.count(t, x, w, moments, memory, 1.0)]
+    many = total(len(x), group)
+    if w is None:
+        return *(v / many for v in sums), 1 / many
+    return *sums, float(summed((w.detach().double() ** 2).sum().reshape(1), group))
 
 
 def _outside(t: Tables, mass: Any) -> float:
@@ -125,8 +144,9 @@ def evaluate(
     kernel: Kernel,
     unbiased: bool,
     need: tuple[bool, ...],
+    group: Group = None,
 ) -> Result:
-    """See `rieszflow.engines`. Clouds (N, d), (M, d); batches one after another."""
+    """See `rieszflow.engines`. Clouds (N, d), (M, d); batches one after another. With a group they are this rank's parts."""
     if need[3] or need[4]:
         raise ValueError(
             "x_weights, y_weights: derivatives by weights are not to be had from engine 'bins'; use engine='sort' "
@@ -139,12 +159,13 @@ def evaluate(
             stacklevel=2,
         )
     if x.ndim > 2:
+        if group is not None:
+            raise ValueError("group: given with batches of clouds; one cloud (N, d) over the ranks is accepted")
         return _batched(x, y, a, b, xi, kernel, unbiased, need)
     result = Result()
-    for part in parts(xi):
-        t = _grid(part, y, x, kernel, BINS if need[0] else _enough(part, y, x))
-        _count_target(t, y, b, moments=need[0], memory="mass of y")
-        result = result + against(t, x, y, a, b, kernel, unbiased, need, xi.P)
+    for t in grids(y, x, xi, kernel, need[0], group):
+        _count_target(t, y, b, moments=need[0], memory="mass of y", group=group)
+        result = result + against(t, x, y, a, b, kernel, unbiased, need, xi.P, group)
     return result
 
 
@@ -158,11 +179,11 @@ def against(
     unbiased: bool,
     need: tuple[bool, ...],
     P: int,
+    group: Group = None,
 ) -> Result:
     """What one part of P slices in all contributes, given the target's tables; y itself is needed for its derivative only."""
     need_value, need_x, need_y = need[:3]
-    mass, moments = t.passes.count(t, x, a, need_value, "mass of x")
-    self_weight = _self_weight(a, x)
+    mass, moments, self_weight = _counted(t, x, a, need_value, "mass of x", group)
     alpha = 1 / (1 - self_weight) if unbiased else 1.0
     beta = 1 / (1 - t.self_weight) if unbiased else 1.0
     method = _Cumulated if kernel == Riesz(1.0) else _Convolved
@@ -171,11 +192,13 @@ def against(
     if need_value:
         result.value = solver.value(alpha, beta, unbiased) / P
     if need_x:
-        lines, own = solver.lines(t.mass, mass, alpha, 1 / P if a is not None else 1 / (P * x.shape[0]), a, self_weight)
+        each = 1.0 if a is not None else self_weight  # without weights both Σw² and a point's own are 1/N
+        lines, own = solver.lines(t.mass, mass, alpha, each / P, a, self_weight)
         result.x = t.passes.look_up(t, x, a, lines, own)
     if need_y:
         assert y is not None
-        lines, own = solver.lines(mass, t.mass, beta, 1 / P if b is not None else 1 / (P * y.shape[0]), b, t.self_weight)
+        each = 1.0 if b is not None else t.self_weight
+        lines, own = solver.lines(mass, t.mass, beta, each / P, b, t.self_weight)
         result.y = t.passes.look_up(t, y, b, lines, own)
     return result
 
@@ -202,27 +225,55 @@ def _self_weight(w: Tensor | None, x: Tensor) -> float:
 # Range of the bins.
 
 
-def _enough(xi: Directions, y: Tensor, x: Tensor) -> int:
+def grids(y: Tensor, x: Tensor, xi: Directions, kernel: Kernel, value: bool, group: Group = None) -> list[Tables]:
+    """Empty tables on all parts of the directions, with bins for two clouds; for gradients alone fewer may do."""
+    (first_y, M), (first_x, N) = offset(len(y), group), offset(len(x), group)
+    half = max(_SAMPLE // 2, min(_SAMPLE, (M + N) // 32))
+    rows = np.random.default_rng(0).integers(0, 2**62, half)
+    # In NumPy, for PyTorch's threads go on spinning after an operation, in the way of those that count.
+    points = np.concatenate([_rows(x, rows % N - first_x, group), _rows(y, rows % M - first_y, group)])
+    found = []
+    for part in parts(xi):
+        if kernel == Riesz(1.0):
+            found.append(_grid(part, points, y, BINS if value else _enough(part, M + N)))
+        else:
+            found.append(_even_grid(_empty_tables(part, points, y), y, x, kernel, group))
+    return found
+
+
+def _enough(xi: Directions, points: int) -> int:
     """Bins for a gradient: so few for few points that filling and cumulating the tables costs less than counting does.
 
     Not on dense directions, which serve small d: there whole numbers stay whole, and are told apart by empty bins between them.
     """
-    many = (len(y) + len(x)) // _PER_BIN if isinstance(xi, Hadamard) else BINS
+    many = points // _PER_BIN if isinstance(xi, Hadamard) else BINS
     return max(_FEWEST_BINS, min(BINS, 1 << max(0, many.bit_length() - 1)))
 
 
-def _grid(xi: Directions, y: Tensor, x: Tensor, kernel: Kernel, B: int) -> Tables:
-    half = max(_SAMPLE // 2, min(_SAMPLE, (len(y) + len(x)) // 32))
-    rows = np.random.default_rng(0).integers(0, 2**62, half)
-    # In NumPy, for PyTorch's threads go on spinning after an operation, in the way of those that count.
-    points = np.concatenate([_rows(cloud, rows % len(cloud)) for cloud in (x, y)])
+def _rows(x: Tensor, rows: np.ndarray, group: Group) -> np.ndarray:
+    """Rows of all ranks' points, numbered from this rank's first one."""
+    here = (rows >= 0) & (rows < len(x))
+    x = x.detach()
+    mine = x.numpy()[rows[here]] if x.device.type == "cpu" else x[torch.from_numpy(rows[here]).to(x.device)].cpu().numpy()
+    if group is None:
+        return mine
+    found = np.zeros((len(rows), x.shape[1]), mine.dtype)
+    found[here] = mine
+    return summed(found, group)
+
+
+def _empty_tables(xi: Directions, points: np.ndarray, like: Tensor) -> Tables:
     # The median of some points as the origin: near it projections keep more digits, and no outlier moves it.
-    shift = np.partition(points[half : half + 31], 15, axis=0)[15]
+    shift = np.partition(points[-31:], min(15, len(points) - 1), axis=0)[min(15, len(points) - 1)]
     largest = float(max((points.max(0) - shift).max(), (shift - points.min(0)).max()))
-    t = Tables(xi, torch.from_numpy(shift).to(y.device), power_of_two(largest, y.dtype), None, None, B)
-    if kernel != Riesz(1.0):
-        return _even_grid(t, y, x, kernel)
-    p = _project(t, torch.from_numpy(points).to(y.device)).cpu().numpy()
+    return Tables(xi, torch.from_numpy(shift).to(like.device), power_of_two(largest, like.dtype), None, None, BINS)
+
+
+def _grid(xi: Directions, points: np.ndarray, like: Tensor, B: int = BINS) -> Tables:
+    """Empty tables with a range for clouds of which `points` (S, d) are a sample, the target's at the end."""
+    t = _empty_tables(xi, points, like)
+    t.B = B
+    p = _project(t, torch.from_numpy(points).to(like.device)).cpu().numpy()
     p.sort(axis=1)
     S = p.shape[1]
     low, high, middle, first, last = (p[:, k].astype(np.float64) for k in (0, -1, S // 2, S // 10, S - 1 - S // 10))
@@ -236,23 +287,18 @@ def _grid(xi: Directions, y: Tensor, x: Tensor, kernel: Kernel, B: int) -> Table
     return t
 
 
-def _rows(x: Tensor, rows: np.ndarray) -> np.ndarray:
-    if x.device.type == "cpu":
-        return x.detach().numpy()[rows]
-    return x.detach()[torch.from_numpy(rows).to(x.device)].cpu().numpy()
-
-
 def _set_range(t: Tables, low: np.ndarray, inverse: np.ndarray) -> None:
     t.low, t.inverse = np.ascontiguousarray(low, np.float32), np.ascontiguousarray(inverse, np.float32)
     if t.shift.device.type != "cpu":
         t.low, t.inverse = (torch.from_numpy(v).to(t.shift.device) for v in (t.low, t.inverse))
 
 
-def _even_grid(t: Tables, y: Tensor, x: Tensor, kernel: Kernel) -> Tables:
+def _even_grid(t: Tables, y: Tensor, x: Tensor, kernel: Kernel, group: Group) -> Tables:
     """One width for all slices, and every point inside the range."""
     ends = [t.passes.extent(t, cloud) for cloud in (x, y)]
     low = np.minimum(*(np.asarray(e[0].cpu() if isinstance(e[0], Tensor) else e[0], np.float64) for e in ends))
     high = np.maximum(*(np.asarray(e[1].cpu() if isinstance(e[1], Tensor) else e[1], np.float64) for e in ends))
+    low, high = widest(low, high, group)
     span = max(float((high - low).max()), 1e-30)
     wave = kernel.slice_scale(t.xi.n)
     needed = _RIESZ_BINS if wave is None else _PER_WAVE * span / (t.scale * wave)
@@ -297,14 +343,16 @@ class _Fused:
         return extent[:, 0].min(0), extent[:, 1].max(0)
 
     @staticmethod
-    def count(t: Tables, x: Tensor, w: Tensor | None, moments: bool, memory: str | None = None) -> tuple[Any, Any]:
+    def count(
+        t: Tables, x: Tensor, w: Tensor | None, moments: bool, memory: str | None = None, scale: float | None = None
+    ) -> tuple[Any, Any]:
         P, bins = t.xi.P, t.B + 2 * _TAIL
         counts = scratch("counts", (threads(), P, bins), np.int32 if w is None else np.float32)
         counts.fill(0)
         sums = np.zeros((threads(), P if moments else 1, 2 * _TAIL))
         args = *_Fused._common(t, x), t.low, t.inverse, t.B, _weights(w), counts, sums
         share(cpu.fused_count, len(x), width(t.xi.n), *args)
-        return _merged(counts, sums, w, len(x), memory)
+        return _merged(counts, sums, _share(w, len(x)) if scale is None else scale, memory)
 
     @staticmethod
     def look_up(t: Tables, x: Tensor, w: Tensor | None, lines: Any, own: Any) -> Tensor:
@@ -327,7 +375,9 @@ class _Tiled:
         return torch.stack([e[0] for e in ends]).amin(0).numpy(), torch.stack([e[1] for e in ends]).amax(0).numpy()
 
     @staticmethod
-    def count(t: Tables, x: Tensor, w: Tensor | None, moments: bool, memory: str | None = None) -> tuple[Any, Any]:
+    def count(
+        t: Tables, x: Tensor, w: Tensor | None, moments: bool, memory: str | None = None, scale: float | None = None
+    ) -> tuple[Any, Any]:
         P, bins = t.xi.P, t.B + 2 * _TAIL
         counts = scratch("counts", (1, P, bins), np.int32 if w is None else np.float32)
         counts.fill(0)
@@ -335,7 +385,7 @@ class _Tiled:
         weights = _weights(w)
         for start, tile in _Tiled._tiles(t, x):
             share(cpu.tile_count, P, 1, tile.numpy(), t.low, t.inverse, t.B, weights, start, counts[0], sums[0])
-        return _merged(counts, sums, w, len(x), memory)
+        return _merged(counts, sums, _share(w, len(x)) if scale is None else scale, memory)
 
     @staticmethod
     def look_up(t: Tables, x: Tensor, w: Tensor | None, lines: Any, own: Any) -> Tensor:
@@ -352,12 +402,17 @@ def _empty(x: Tensor) -> Tensor:
     return torch.from_numpy(np.empty(x.shape, x.detach().numpy().dtype))
 
 
-def _merged(counts: np.ndarray, sums: np.ndarray, w: Tensor | None, n: int, memory: str | None) -> tuple[Any, Any]:
+def _share(w: Tensor | None, n: int) -> float:
+    """What a count of one is as a mass."""
+    return 1 / n if w is None else 1.0
+
+
+def _merged(counts: np.ndarray, sums: np.ndarray, scale: float, memory: str | None) -> tuple[Any, Any]:
     """mass (P, bins), in the scratch memory of that name or its own, and moments (P, 2·TAIL), of no use if not asked for."""
     shape = counts.shape[1:]
     mass = np.empty(shape, np.float32) if memory is None else scratch(memory, shape, np.float32)
     moments = np.empty(sums.shape[1:])
-    share(cpu.merge, len(mass), 1, counts, sums, 1.0 if w is not None else 1 / n, mass, moments)
+    share(cpu.merge, len(mass), 1, counts, sums, scale, mass, moments)
     return mass, moments
 
 

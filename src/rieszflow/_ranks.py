@@ -1,0 +1,74 @@
+"""What the processes of a torch.distributed group tell one another about a cloud that lies in parts on all of them.
+
+`group` is None for a cloud that is here whole; then nothing is sent. The cloud is the ranks' parts one after another.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+__all__ = ["Group", "agreed", "check", "offset", "summed", "total", "widest"]
+
+Group = Any  # dist.ProcessGroup, or None
+
+
+def check(group: Group) -> Group:
+    """The `group` argument of a public function."""
+    if group is None:
+        return None
+    if not dist.is_available() or not dist.is_initialized():
+        raise ValueError(
+            "group: given, but torch.distributed is not initialised; call torch.distributed.init_process_group first"
+        )
+    if not isinstance(group, dist.ProcessGroup):
+        raise TypeError(f"group: {type(group).__name__} given; a torch.distributed.ProcessGroup or None is accepted")
+    return group
+
+
+def _device(group: Group) -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend(group) == "nccl" else torch.device("cpu")
+
+
+def summed(values: Any, group: Group, operation: Any = None) -> Any:
+    """The sum over all ranks of an array or tensor, in its own memory where the backend allows it."""
+    if group is None:
+        return values
+    tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+    sent = tensor.to(_device(group))
+    dist.all_reduce(sent, operation or dist.ReduceOp.SUM, group=group)
+    if sent is not tensor:
+        tensor.copy_(sent)
+    return values
+
+
+def widest(low: Any, high: Any, group: Group) -> tuple[Any, Any]:
+    """Least of `low` and greatest of `high`, element by element."""
+    if group is None:
+        return low, high
+    return summed(low, group, dist.ReduceOp.MIN), summed(high, group, dist.ReduceOp.MAX)
+
+
+def total(n: int, group: Group) -> int:
+    """The number of points of all ranks."""
+    return int(summed(np.array([n], np.int64), group)[0])
+
+
+def offset(n: int, group: Group) -> tuple[int, int]:
+    """Number of the first of this rank's n points among all, and how many all are."""
+    if group is None:
+        return 0, n
+    sizes = np.zeros(dist.get_world_size(group), np.int64)
+    sizes[dist.get_rank(group)] = n
+    summed(sizes, group)
+    return int(sizes[: dist.get_rank(group)].sum()), int(sizes.sum())
+
+
+def agreed(number: int, group: Group) -> int:
+    """The first rank's number, on all of them."""
+    if group is None:
+        return number
+    return int(summed(np.array([number if dist.get_rank(group) == 0 else 0], np.int64), group)[0])

@@ -5,7 +5,9 @@ from rieszflow.exact import energy_distance, mmd2, mmd2_gradient
 from rieszflow.flow import ParticleFlow
 from rieszflow.generative import GenerativeFlow
 from rieszflow.kernels import Gaussian, InverseMultiquadric, Kernel, Laplace, Matern, Riesz
+from rieszflow.sketch import SliceSketch
 from rieszflow.sliced import sliced_mmd2, sliced_mmd2_gradient
+from rieszflow.stream import stream
 from rieszflow.target import Target
 
 __version__ = "0.1.0"
@@ -19,10 +21,12 @@ __all__ = [
     "Matern",
     "ParticleFlow",
     "Riesz",
+    "SliceSketch",
     "Target",
     "energy_distance",
     "mmd2",
     "mmd2_gradient",
     "sliced_mmd2",
     "sliced_mmd2_gradient",
+    "stream",
 ]

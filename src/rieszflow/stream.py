@@ -50,7 +50,7 @@ class Stream:
                 )
             yield points
 
-    def __len__(self) -> int:
+    def count(self) -> int:
         """The number of points, by a pass if need be."""
         if self.n is None:
             self.n = sum(len(batch) for batch in self)

@@ -433,7 +433,8 @@ class _Cumulated:
         share(cpu.cumulate, len(f), 1, f, g, alpha, factor * self.constant, lines)
         return lines, np.zeros(2, np.float32)
 
-    def value(self, alpha: float, beta: float, unbiased: bool) -> Tensor:
+    def integrals(self) -> tuple[Tensor, Tensor, Tensor]:
+        """∫(F − G)², ∫F(1 − F) and ∫G(1 − G) on every slice, (P,) each, in the points' unit."""
         t = self.t
         if isinstance(self.mass, Tensor):
             distance, spread_x, spread_y = Device.integrals(t, self.mass, self.moments)
@@ -441,8 +442,15 @@ class _Cumulated:
             out = np.empty((len(self.mass), 3))
             share(cpu.integrals, len(out), 1, self.mass, t.mass, self.moments, t.moments, t.inverse, out)
             distance, spread_x, spread_y = torch.from_numpy(out).unbind(1)
-        each = distance - (alpha - 1) * spread_x - (beta - 1) * spread_y
-        return each.sum() * (self.constant / t.scale)
+        return distance / t.scale, spread_x / t.scale, spread_y / t.scale
+
+    def values(self, alpha: float, beta: float) -> Tensor:
+        """D² on every slice, (P,), times the constant of slicing."""
+        distance, spread_x, spread_y = self.integrals()
+        return self.constant * (distance - (alpha - 1) * spread_x - (beta - 1) * spread_y)
+
+    def value(self, alpha: float, beta: float, unbiased: bool) -> Tensor:
+        return self.values(alpha, beta).sum()
 
 
 class _Convolved:

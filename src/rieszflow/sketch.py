@@ -1,0 +1,369 @@
+"""The table of bins as an object: a summary of a point cloud that adds up, is saved, compared, and pulls points to itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rieszflow import _ranks, _validate, directions
+from rieszflow._files import FileError, load_tensors, save_tensors
+from rieszflow._ranks import Group
+from rieszflow.directions import KINDS, Directions
+from rieszflow.engines import bins
+from rieszflow.engines._result import Result
+from rieszflow.kernels import Riesz
+from rieszflow.stream import stream
+
+__all__ = ["SliceSketch"]
+
+_PASS = 1 << 22  # points counted in one go: whole numbers of this size are exact in float32
+_RANGE = 256  # rows that decide the range
+_MOST_AXES = 4096  # columns that are slices of their own; more of them cost more than they tell
+_RIESZ = Riesz(1.0)
+
+
+class Axes(Directions):
+    """The coordinate axes as slices."""
+
+    def __init__(self, d: int) -> None:
+        self.P, self.n = d, 1
+
+    def _project(self, x: Tensor) -> Tensor:
+        return x.transpose(-1, -2).contiguous()
+
+    def adjoint(self, g: Tensor) -> Tensor:
+        return g.transpose(-1, -2)
+
+
+class SliceSketch:
+    """How many points of a cloud lie in every bin of every slice: all that the sliced energy distance needs to know of them.
+
+    Its size is 1,152 numbers a slice whatever the number of points. Sketches of parts add up to the sketch of the whole,
+    exactly for points without weights. Only sketches with the same slices and bins can be compared or merged: make them
+    by `empty`. On every slice a distribution function is wrong by at most the mass of the bin (engines/bins.py).
+
+    Args:
+        rows: some points (m, d), m ≥ 1, that say where the bins should be, and are not counted; tensor or array, float32 or
+            float64. Points outside fall into bins that grow geometrically.
+        slices: random directions P.
+        directions: "auto", "orthogonal", "hadamard", "sobol" or "independent", as in `sliced_mmd2`.
+        seed: of the directions.
+        names: of the d columns, to go with the sketch.
+
+    Attributes:
+        n: points counted. weight: their weights' sum, n without weights.
+        d, slices, directions, seed, names: as given.
+
+    Raises:
+        TypeError, ValueError: wrong kind, shape or dtype, NaN or infinity, an unknown name.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> day, night = torch.randn(5000, 3, generator=g), torch.randn(5000, 3, generator=g) + 1
+        >>> reference = SliceSketch.of(day[:3000])
+        >>> reference = reference + reference.empty().update(day[3000:])
+        >>> reference.n, round(reference.distance(night, "U"), 2)
+        (5000, 0.52)
+    """
+
+    def __init__(
+        self,
+        rows: Any,
+        slices: int = 1024,
+        directions: str = "auto",
+        seed: int = 0,
+        names: list[str] | None = None,
+    ) -> None:
+        rows = _validate.points("rows", rows).detach()
+        if rows.ndim != 2:
+            raise ValueError(f"rows: shape {tuple(rows.shape)} given; (m, d) is accepted")
+        chosen = np.random.default_rng(0).permutation(len(rows))[:_RANGE]
+        sample = rows.cpu().numpy()[chosen]
+        self._settle(rows.shape[1], slices, directions, seed, names)
+        xi = self._directions(rows)
+        self._parts = [bins._grid(part, sample, rows) for part in [*bins.parts(xi), *self._axes()]]
+        self._clear()
+
+    def _settle(self, d: int, slices: Any, kind: Any, seed: Any, names: Any) -> None:
+        self.d, self.slices, self.seed = d, _validate.positive_int("slices", slices), _validate.seed("seed", seed)
+        if kind not in ("auto", *KINDS):
+            accepted = ", ".join(repr(name) for name in ("auto", *KINDS))
+            raise ValueError(f"directions: {kind!r} given; {accepted} are accepted")
+        self.directions = kind
+        if names is not None and (len(names) != d or not all(isinstance(name, str) for name in names)):
+            raise ValueError(f"names: {len(names)} given for {d} columns; a list of as many strings is accepted")
+        self.names = names
+
+    def _directions(self, like: Tensor) -> Directions:
+        generator = torch.Generator().manual_seed(self.seed)
+        return directions.sample(self.directions, self.slices, self.d, like.float(), generator)
+
+    def _axes(self) -> list[Directions]:
+        return [Axes(self.d)] if 1 < self.d <= _MOST_AXES else []
+
+    def _clear(self) -> None:
+        self.n, self.weight, self._squares, self._weighted = 0, 0.0, 0.0, False
+        shapes = [(t.xi.P, t.B + 2 * bins._TAIL) for t in self._parts]
+        device = self._parts[0].shift.device
+        self._counts = [torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes]
+        self._sums = [torch.zeros(P, 2 * bins._TAIL, dtype=torch.float64, device=device) for P, _ in shapes]
+
+    @classmethod
+    def of(
+        cls,
+        source: Any,
+        slices: int = 1024,
+        directions: str = "auto",
+        seed: int = 0,
+        progress: Callable[[int, int | None], Any] | None = None,
+    ) -> SliceSketch:
+        """The sketch of all that `rieszflow.stream` takes, its bins where the first batch lies; args as above and in `update`."""
+        points = stream(source)
+        return cls(points.first, slices, directions, seed, points.names).update(points, progress=progress)
+
+    def empty(self) -> SliceSketch:
+        """A sketch of nothing with the same slices and bins, to be filled, compared and merged with this one."""
+        other = object.__new__(SliceSketch)
+        other._settle(self.d, self.slices, self.directions, self.seed, self.names)
+        other._parts = [dataclasses.replace(t, mass=None, moments=None) for t in self._parts]
+        other._clear()
+        return other
+
+    # Counting.
+
+    def update(self, source: Any, weights: Any = None, progress: Callable[[int, int | None], Any] | None = None) -> SliceSketch:
+        """Counts more points: all that `rieszflow.stream` takes.
+
+        Args:
+            source: points (n, d) in batches; float32 or float64, on the device of the sketch.
+            weights: (n,), non-negative, for a single tensor or array; None for one each. They need not sum to one.
+            progress: called after every batch with points counted in this call, and how many there are or None.
+
+        Returns:
+            This sketch.
+        """
+        points = stream(source)
+        if points.d != self.d:
+            raise ValueError(f"source: points of dimension {points.d} given, the sketch has d = {self.d}; they must be equal")
+        w = None if weights is None else self._checked_weights(weights, source)
+        if self.n and self._weighted != (w is not None):
+            raise ValueError("weights: a sketch holds points with weights or points without, not both")
+        # Its own counts until the pass has come to its end: an error in the middle leaves the sketch as it was.
+        fresh = self.empty()
+        fresh._weighted = w is not None
+        done = 0
+        for batch in points:
+            for part in batch.split(_PASS):
+                fresh._count(part, None if w is None else w[done : done + len(part)])
+                done += len(part)
+            if progress is not None:
+                progress(done, points.n)
+        self._add(fresh)
+        return self
+
+    def _checked_weights(self, weights: Any, source: Any) -> Tensor:
+        if not isinstance(source, (Tensor, np.ndarray)):
+            raise ValueError("weights: given with batches; they are accepted with one tensor or array of points")
+        w = torch.as_tensor(weights)
+        if w.shape != (len(source),) or not w.is_floating_point():
+            raise ValueError(f"weights: shape {tuple(w.shape)}, {w.dtype} given; ({len(source)},) floating is accepted")
+        if not torch.isfinite(w).all() or (w < 0).any() or w.sum() <= 0:
+            raise ValueError("weights: must be finite and non-negative, and not all zero")
+        return w.detach()
+
+    def _count(self, x: Tensor, w: Tensor | None) -> None:
+        x = x.detach()
+        for t, counts, sums in zip(self._parts, self._counts, self._sums, strict=True):
+            mass, moments = t.passes.count(t, x.to(t.shift.dtype), w, True, "sketch", 1.0)
+            counts += torch.as_tensor(mass)
+            sums += torch.as_tensor(moments)
+        self.n += len(x)
+        self.weight += float(len(x) if w is None else w.double().sum())
+        self._squares += float(len(x) if w is None else (w.double() ** 2).sum())
+
+    def _add(self, other: SliceSketch) -> None:
+        for mine, theirs in zip([*self._counts, *self._sums], [*other._counts, *other._sums], strict=True):
+            mine += theirs
+        self.n, self.weight = self.n + other.n, self.weight + other.weight
+        self._squares, self._weighted = self._squares + other._squares, self._weighted or other._weighted
+
+    def merge(self, other: SliceSketch) -> SliceSketch:
+        """Adds another sketch's points to this one, which is returned.
+
+        Raises:
+            ValueError: it has other slices or bins, or weights where this one has none.
+        """
+        self._like("other", other)
+        if self.n and other.n and self._weighted != other._weighted:
+            raise ValueError("other: one sketch is of points with weights and the other is not; they cannot be merged")
+        self._add(other)
+        return self
+
+    def __add__(self, other: SliceSketch) -> SliceSketch:
+        if not isinstance(other, SliceSketch):
+            return NotImplemented
+        return self.empty().merge(self).merge(other)
+
+    def reduce(self, group: Group) -> SliceSketch:
+        """Adds up the sketches of all ranks of a torch.distributed group, on every one of them; this sketch is returned.
+
+        Every rank needs the same bins: make the sketch from the same rows everywhere, or send it round first.
+        """
+        group = _ranks.check(group)
+        for table in (*self._counts, *self._sums):
+            _ranks.summed(table, group)
+        numbers = _ranks.summed(np.array([self.n, self.weight, self._squares], np.float64), group)
+        self.n, self.weight, self._squares = int(numbers[0]), float(numbers[1]), float(numbers[2])
+        return self
+
+    def _like(self, name: str, other: Any) -> None:
+        if not isinstance(other, SliceSketch):
+            raise TypeError(f"{name}: {type(other).__name__} given; a SliceSketch is accepted")
+        for what in ("d", "slices", "directions", "seed"):
+            mine, theirs = getattr(self, what), getattr(other, what)
+            if mine != theirs:
+                raise ValueError(f"{name}: a sketch with {what} = {theirs!r} given, this one has {mine!r}; they must be equal")
+        for a, b in zip(self._parts, other._parts, strict=True):
+            one, two = a.range(), b.range()
+            if any(not torch.equal(one[key].cpu(), two[key].cpu()) for key in one if key != "outside"):
+                raise ValueError(f"{name}: its bins lie elsewhere; make sketches that are to be compared by `empty()`")
+
+    # Comparing.
+
+    def _tables(self) -> list[bins.Tables]:
+        """As the engine wants them: masses that sum to one."""
+        if self.n == 0:
+            raise ValueError("the sketch is empty; count points with `update` first")
+        parts = []
+        for t, counts, sums in zip(self._parts, self._counts, self._sums, strict=True):
+            normal: list[Any] = [(counts / self.weight).float(), sums / self.weight]
+            mass, moments = normal if t.shift.device.type != "cpu" else (v.numpy() for v in normal)
+            parts.append(dataclasses.replace(t, mass=mass, moments=moments, self_weight=self._squares / self.weight**2))
+        return parts
+
+    def _other(self, other: Any) -> SliceSketch:
+        if not isinstance(other, SliceSketch):
+            return self.empty().update(other)
+        self._like("other", other)
+        return other
+
+    def distance(self, other: Any, statistic: str = "V") -> float:
+        """D² between the points of two sketches, as `sliced_mmd2` with these slices gives it (half the energy distance).
+
+        Args:
+            other: a sketch with the same slices and bins, or points: all that `rieszflow.stream` takes.
+            statistic: "V" (non-negative) or "U" (unbiased).
+
+        Raises:
+            ValueError: an empty sketch, one with other slices or bins, points of another dimension.
+        """
+        other = self._other(other)
+        unbiased = self._unbiased(statistic, other)
+        return sum(each.sum().item() for each in self._distances(other, unbiased)[: self._random]) / self.slices
+
+    @property
+    def _random(self) -> int:
+        """Parts of the tables that belong to random slices."""
+        return len(self._parts) - len(self._axes())
+
+    def _unbiased(self, statistic: Any, *others: SliceSketch) -> bool:
+        if statistic not in ("V", "U"):
+            raise ValueError(f'statistic: {statistic!r} given; "V" (non-negative) and "U" (unbiased) are accepted')
+        if statistic == "U" and min(s.n for s in (self, *others)) < 2:
+            raise ValueError('statistic: "U" needs at least two points in every cloud')
+        return statistic == "U"
+
+    def _distances(self, other: SliceSketch, unbiased: bool) -> list[Tensor]:
+        """D² on every slice of every part, times the constant of slicing."""
+        found = []
+        for t, s in zip(self._tables(), other._tables(), strict=True):
+            alpha, beta = (1 / (1 - v.self_weight) if unbiased else 1.0 for v in (s, t))
+            found.append(bins._Cumulated(t, _RIESZ, s.mass, s.moments, s.self_weight).values(alpha, beta))
+        return found
+
+    def slice_distances(self, other: Any, statistic: str = "V") -> Tensor:
+        """D² on every random slice, (P,) float64; their mean is `distance`."""
+        other = self._other(other)
+        return torch.cat(self._distances(other, self._unbiased(statistic, other))[: self._random])
+
+    def feature_distances(self, other: Any) -> Tensor:
+        """How much every column differs by itself, (d,) float64 in [0, 1]: D² / E|X − Y|, free of the column's unit.
+
+        0 for equal distributions, 1 for two different constants. Source: Székely and Rizzo, the energy coefficient of
+        inhomogeneity. Up to d = 4,096.
+        """
+        other = self._other(other)
+        if not self._axes() and self.d > 1:
+            raise ValueError(f"columns of d = {self.d} are not counted by themselves; up to {_MOST_AXES} are")
+        t, s = self._tables()[-1], other._tables()[-1]
+        if self.d == 1:  # the random slices are the column
+            t, s = self._tables()[0], other._tables()[0]
+        distance, spread_x, spread_y = bins._Cumulated(t, _RIESZ, s.mass, s.moments, s.self_weight).integrals()
+        mean = distance + spread_x + spread_y  # E|X − Y|
+        return torch.where(mean > 0, distance / mean, 0)[: self.d]
+
+    def gradient(self, points: Any, statistic: str = "V", weights: Any = None) -> Any:
+        """Gradient of D²(points, sketch) by the points, (N, d): tensor for tensor, array for array.
+
+        Args:
+            points: (N, d), float32 or float64, on the sketch's device. statistic: "V" or "U". weights: of the points, (N,),
+                which sum to one; None for 1/N.
+        """
+        x = _validate.points("points", points).detach()
+        if x.shape[1:] != (self.d,):
+            raise ValueError(f"points: shape {tuple(x.shape)} given; (N, {self.d}) is accepted")
+        a = _validate.weights("weights", weights, x)
+        unbiased = _validate.statistic(statistic, ("points", x, a)) == "U" and self._unbiased("U")
+        result, need = Result(), (False, True, False, False, False)
+        for t in self._tables()[: self._random]:
+            t = dataclasses.replace(t, shift=t.shift.to(x))
+            result += bins.against(t, x, None, a, None, _RIESZ, unbiased, need, self.slices)
+        assert result.x is not None
+        return result.x.numpy() if isinstance(points, np.ndarray) else result.x
+
+    # Files.
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a safetensors file that appears whole or not at all."""
+        tensors: dict[str, Tensor] = {}
+        for k, (t, counts, sums) in enumerate(zip(self._parts, self._counts, self._sums, strict=True)):
+            small = not self._weighted and self.weight < 2**31
+            tensors |= {f"{k}.counts": counts.int() if small else counts, f"{k}.sums": sums}
+            tensors |= {f"{k}.{name}": v for name, v in t.range().items()}
+        meta = {
+            "d": self.d, "slices": self.slices, "directions": self.directions, "seed": self.seed, "names": self.names,
+            "n": self.n, "weight": self.weight, "squares": self._squares, "weighted": self._weighted,
+        }  # fmt: skip
+        save_tensors(Path(path), "sketch", tensors, meta)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> SliceSketch:
+        """Reads what `save` wrote. Raises ValueError for a damaged or foreign file, or one of another version."""
+        tensors, meta = load_tensors(Path(path), "sketch")
+        sketch = object.__new__(cls)
+        try:
+            sketch._settle(meta["d"], meta["slices"], meta["directions"], meta["seed"], meta["names"])
+            xi = [*bins.parts(sketch._directions(tensors["0.shift"])), *sketch._axes()]
+            sketch._parts = []
+            for k, part in enumerate(xi):
+                names = ("low", "inverse", "shift", "scale", "B", "outside")
+                sketch._parts.append(bins.known(part, tensors["0.shift"], {name: tensors[f"{k}.{name}"] for name in names}))
+            sketch._clear()
+            sketch.n, sketch.weight, sketch._squares = meta["n"], meta["weight"], meta["squares"]
+            sketch._weighted = meta["weighted"]
+            for k in range(len(xi)):
+                sketch._counts[k] += tensors[f"{k}.counts"]
+                sketch._sums[k] += tensors[f"{k}.sums"]
+        except (KeyError, RuntimeError) as error:
+            raise FileError(f"{path}: damaged: its parts do not fit together ({error})") from None
+        return sketch
+
+    def __repr__(self) -> str:
+        return f"SliceSketch({self.n} points, d = {self.d}, {self.slices} slices)"

@@ -96,7 +96,7 @@ def test_distance_from_itself_is_zero_and_symmetric():
 
 
 def test_outliers_and_far_data_are_counted():
-    """Bins were laid for x; y lies a thousand ranges away, where geometric bins are half as wide as far: values know the mean."""
+    """Bins were laid for x; y is a thousand ranges away, where bins are half as wide as far: values know the mean in them."""
     x, _ = clouds(d=3)
     y = x + 1000
     sketch = SliceSketch.of(x, slices=128, seed=5)

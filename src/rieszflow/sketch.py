@@ -124,7 +124,7 @@ class SliceSketch:
         seed: int = 0,
         progress: Callable[[int, int | None], Any] | None = None,
     ) -> SliceSketch:
-        """The sketch of all that `rieszflow.stream` takes, its bins where the first batch lies; args as above and in `update`."""
+        """The sketch of all that `rieszflow.stream` takes, its bins where the first batch lies. Args: above, and `update`."""
         points = stream(source)
         return cls(points.first, slices, directions, seed, points.names).update(points, progress=progress)
 

@@ -1,0 +1,89 @@
+"""Clouds over the processes of torchrun (gloo): the same results as in one process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import rieszflow as rf
+
+HERE = Path(__file__).parent / "ranks"
+
+
+def torchrun(processes, *command, **options):
+    """The finished `torchrun`; a hanging one is killed after five minutes, and raises."""
+    full = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *command]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [str(part) for part in full], capture_output=True, text=True, timeout=300, env=environment, **options
+    )
+
+
+def clouds(folder, N, M, d=70):
+    g = np.random.default_rng(N)
+    x, y = g.normal(size=(N, d)).astype(np.float32), (g.normal(size=(M, d)) * 1.5 + 0.3).astype(np.float32)
+    a, b = (w / w.sum() for w in (g.random(N, np.float32), g.random(M, np.float32)))
+    np.savez(folder / "in.npz", x=x, y=y, a=a, b=b)
+    return tuple(torch.from_numpy(v) for v in (x, y, a, b))
+
+
+def relative(a, b):
+    return ((torch.as_tensor(a) - b).norm() / b.norm()).item()
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+def test_the_same_as_one_process(tmp_path, processes):
+    """N and M that no number divides. A point's place in its tile changes with its rank, and the last bit of its projections
+    with it; one that lies on a bin's edge is then counted next door: changes of one point in a bin of some, rarely."""
+    x, y, a, b = clouds(tmp_path, 1009, 811)
+    done = torchrun(processes, HERE / "flow.py", tmp_path / "in.npz", tmp_path / "out.npz")
+    assert done.returncode == 0, done.stderr
+    got = np.load(tmp_path / "out.npz")
+
+    def target(**settings):
+        return rf.Target(y, generator=torch.Generator().manual_seed(5), slices=130, engine="bins", **settings)
+
+    assert relative(got["V"], target().gradient(x)) < 1e-3
+    assert relative(got["U"], target().gradient(x, statistic="U")) < 1e-3
+    assert relative(got["weights"], target(weights=b).gradient(x, x_weights=a)) < 1e-3
+    # In one process fresh slices come from the generator itself; here from a seed that all ranks agree on.
+    seed = int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(5)))
+    fresh = rf.sliced_mmd2_gradient(x, y, slices=130, engine="bins", generator=torch.Generator().manual_seed(seed))
+    assert relative(got["fresh"], fresh) < 1e-3
+    smooth = rf.sliced_mmd2_gradient(
+        x, y, rf.Gaussian(5.0), slices=130, engine="bins", generator=torch.Generator().manual_seed(seed)
+    )
+    assert relative(got["kernel"], smooth) < 1e-4  # no jumps at bins' edges
+    flow = rf.ParticleFlow(
+        y, slices=130, momentum=0.5, generator=torch.Generator().manual_seed(9), reuse=2, engine="bins"
+    )
+    moved = flow.run(x, 5)
+    assert relative(got["flow"] - x.numpy(), moved - x) < 1e-2  # five steps, each from where the last one ended
+    sketch = rf.SliceSketch(torch.cat([x, y]), slices=64).update(y)
+    assert got["rows"] == sketch.n == 811
+    assert float(got["sketch"]) == pytest.approx(sketch.distance(x), rel=1e-5)
+
+
+def test_what_is_sent_does_not_depend_on_the_number_of_points(tmp_path):
+    sent = []
+    for N in (5_000, 20_000):  # both large enough for all bins
+        clouds(tmp_path, N, 4_000)
+        done = torchrun(2, HERE / "flow.py", tmp_path / "in.npz", tmp_path / "out.npz")
+        assert done.returncode == 0, done.stderr
+        sent.append(np.load(tmp_path / "out.npz")["sent"])
+    assert len(sent[0]) == len(sent[1]) and (sent[0] == sent[1]).all()
+    tables = 130 * (1024 + 128) * 4
+    # Five steps, and three sets of slices for two steps each, need eight tables; the rest is a few numbers and sampled rows.
+    assert 8 * tables <= sent[0].sum() < 8.5 * tables
+
+
+def test_group_refused():
+    x = torch.zeros(4, 3)
+    with pytest.raises(ValueError, match="torch.distributed is not initialised"):
+        rf.Target(x, group="all")
+    with pytest.raises(ValueError, match="group: given without slices"):
+        rf.ParticleFlow(x, slices=None, group="all")

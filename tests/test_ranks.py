@@ -18,9 +18,7 @@ def torchrun(processes, *command, **options):
     """The finished `torchrun`; a hanging one is killed after five minutes, and raises."""
     full = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *command]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [str(part) for part in full], capture_output=True, text=True, timeout=300, env=environment, **options
-    )
+    return subprocess.run([str(part) for part in full], capture_output=True, text=True, timeout=300, env=environment, **options)
 
 
 def clouds(folder, N, M, d=70):
@@ -58,9 +56,7 @@ def test_the_same_as_one_process(tmp_path, processes):
         x, y, rf.Gaussian(5.0), slices=130, engine="bins", generator=torch.Generator().manual_seed(seed)
     )
     assert relative(got["kernel"], smooth) < 1e-4  # no jumps at bins' edges
-    flow = rf.ParticleFlow(
-        y, slices=130, momentum=0.5, generator=torch.Generator().manual_seed(9), reuse=2, engine="bins"
-    )
+    flow = rf.ParticleFlow(y, slices=130, momentum=0.5, generator=torch.Generator().manual_seed(9), reuse=2, engine="bins")
     moved = flow.run(x, 5)
     assert relative(got["flow"] - x.numpy(), moved - x) < 1e-2  # five steps, each from where the last one ended
     sketch = rf.SliceSketch(torch.cat([x, y]), slices=64).update(y)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +24,10 @@ def points(name: str, x: Any, look: bool = True) -> Tensor:
             raise TypeError(f"{name}: dtype {x.dtype} given; float32 and float64 are accepted")
         if x.dtype.byteorder not in "=|":
             x = x.astype(x.dtype.newbyteorder("="))
-        # Negative strides and read-only memory are common in NumPy and foreign to torch.
-        x = torch.from_numpy(np.ascontiguousarray(x) if x.flags.writeable else x.copy())
+        with warnings.catch_warnings():
+            # Read-only memory: a file that is mapped, say. Nobody here writes to points, and it may be too large to copy.
+            warnings.simplefilter("ignore")
+            x = torch.from_numpy(np.ascontiguousarray(x))  # negative strides are foreign to torch
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: {type(x).__name__} given; a torch.Tensor or numpy.ndarray of shape (N, d) is accepted")
     if x.dtype not in DTYPES:
@@ -49,10 +52,10 @@ def _finite(x: Tensor) -> bool:
     return math.isfinite(total) or bool(torch.isfinite(x).all())
 
 
-def pair(x: Any, y: Any, check_y: bool = True) -> tuple[Tensor, Tensor, Answer]:
+def pair(x: Any, y: Any, look: bool = True) -> tuple[Tensor, Tensor, Answer]:
     """Both point clouds, and the function that answers in kind: NumPy if both came as NumPy."""
     numpy = isinstance(x, np.ndarray) and isinstance(y, np.ndarray)
-    x, y = points("x", x), points("y", y, check_y)
+    x, y = points("x", x, look), points("y", y, look)
     if x.shape[-1] != y.shape[-1]:
         raise ValueError(f"y: points of dimension d = {y.shape[-1]} given, x has d = {x.shape[-1]}; they must be equal")
     if x.shape[:-2] != y.shape[:-2]:

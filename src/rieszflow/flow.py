@@ -14,6 +14,7 @@ from rieszflow._ranks import Group
 from rieszflow.directions import LocalSlices
 from rieszflow.exact import mmd2_gradient
 from rieszflow.kernels import Kernel, Riesz
+from rieszflow.stream import stream
 from rieszflow.target import Target
 
 __all__ = ["ParticleFlow"]
@@ -23,7 +24,7 @@ class ParticleFlow:
     """The flow of particles towards a target: v ← ∇D²(x) + m v, x ← x − τ N v (paper, section 3).
 
     Args:
-        target: points y, (M, d) or (..., M, d); float32 or float64; tensor or NumPy array.
+        target: points y, (M, d) or (..., M, d); float32 or float64; tensor or NumPy array. Or batches of them: see `Target`.
         kernel: any; on slices kernels other than `Riesz(1.0)` must not be too narrow for the data (see `sliced_mmd2`).
         slices: random directions P; None for the exact gradient by brute force, O(NM).
         step_size: τ > 0, in units where 1 moves every particle by N times its gradient.
@@ -72,14 +73,16 @@ class ParticleFlow:
     ) -> None:
         if group is not None and slices is None:
             raise ValueError("group: given without slices; the exact gradient is to be had in one process only")
-        self.target = _validate.points("target", target).detach()
+        in_memory = isinstance(target, (Tensor, np.ndarray))
+        self.target = _validate.points("target", target).detach() if in_memory else stream(target)
+        if slices is None and not in_memory:
+            raise ValueError("target: comes in batches, and slices is None; the exact gradient needs a tensor or array")
         self.kernel = kernel
         self.slices = None if slices is None else _validate.positive_int("slices", slices)
         self.step_size = _validate.positive_float("step_size", step_size)
         if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
             raise ValueError(f"momentum: {momentum!r} given; a number in [0, 1) is accepted")
         self.momentum = float(momentum)
-        self.target_weights = _validate.weights("target_weights", target_weights, self.target, _ranks.check(group))
         self.tables = Target(
             self.target,
             kernel,
@@ -87,7 +90,7 @@ class ParticleFlow:
             directions,
             engine,
             _validate.generator(generator),
-            self.target_weights,
+            target_weights,
             reuse,
             group,
         )
@@ -100,7 +103,7 @@ class ParticleFlow:
     def gradient(self, x: Tensor) -> Tensor:
         """∇D² at the particles; shape of x."""
         if self.slices is None:
-            return mmd2_gradient(x, self.target, self.kernel, y_weights=self.target_weights)
+            return mmd2_gradient(x, self.target, self.kernel, y_weights=self.tables.weights)
         return self.tables.gradient(x)
 
     def step(self, x: Tensor) -> Tensor:

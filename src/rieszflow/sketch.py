@@ -231,7 +231,7 @@ class SliceSketch:
             if mine != theirs:
                 raise ValueError(f"{name}: a sketch with {what} = {theirs!r} given, this one has {mine!r}; they must be equal")
         for a, b in zip(self._parts, other._parts, strict=True):
-            one, two = a.range(), b.range()
+            one, two = a.span(), b.span()
             if any(not torch.equal(one[key].cpu(), two[key].cpu()) for key in one if key != "outside"):
                 raise ValueError(f"{name}: its bins lie elsewhere; make sketches that are to be compared by `empty()`")
 
@@ -336,7 +336,7 @@ class SliceSketch:
         for k, (t, counts, sums) in enumerate(zip(self._parts, self._counts, self._sums, strict=True)):
             small = not self._weighted and self.weight < 2**31
             tensors |= {f"{k}.counts": counts.int() if small else counts, f"{k}.sums": sums}
-            tensors |= {f"{k}.{name}": v for name, v in t.range().items()}
+            tensors |= {f"{k}.{name}": v for name, v in t.span().items()}
         meta = {
             "d": self.d, "slices": self.slices, "directions": self.directions, "seed": self.seed, "names": self.names,
             "n": self.n, "weight": self.weight, "squares": self._squares, "weighted": self._weighted,

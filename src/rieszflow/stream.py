@@ -32,9 +32,14 @@ class Stream:
     """
 
     def __init__(
-        self, name: str, batches: Callable[[], Iterable[Any]], n: int | None = None, names: list[str] | None = None
+        self,
+        name: str,
+        batches: Callable[[], Iterable[Any]],
+        n: int | None = None,
+        names: list[str] | None = None,
+        rows: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
-        self.name, self._batches, self.n, self.names = name, batches, n, names
+        self.name, self._batches, self.n, self.names, self._rows = name, batches, n, names, rows
         self.d = 0
         first = next(iter(self), None)
         if first is None:
@@ -49,6 +54,13 @@ class Stream:
                     f"{self.name}, batch {number}: points of dimension {points.shape[1]} given, earlier ones have {self.d}"
                 )
             yield points
+
+    def rows(self, numbers: np.ndarray) -> np.ndarray:
+        """Points by their numbers, from anywhere where that is cheap, else of the first batch: a sample is meant."""
+        if self._rows is None:
+            return self.first.cpu().numpy()[numbers % len(self.first)]
+        found = _points(self._rows(numbers), f"{self.name}, some rows")
+        return found.cpu().numpy()
 
     def count(self) -> int:
         """The number of points, by a pass if need be."""
@@ -126,7 +138,7 @@ def _points(batch: Any, name: str) -> Tensor:
 
 def _array(name: str, array: Any) -> Stream:
     step = _rows(array.size // max(1, len(array)) if isinstance(array, np.ndarray) else array[:1].numel())
-    return Stream(name, lambda: (array[k : k + step] for k in range(0, len(array), step)), len(array))
+    return Stream(name, lambda: (array[k : k + step] for k in range(0, len(array), step)), len(array), rows=lambda k: array[k])
 
 
 def _rows(d: int) -> int:
@@ -171,7 +183,15 @@ def _npy(path: Path) -> Stream:
             for k in range(0, shape[0], step):
                 yield np.fromfile(file, dtype, min(step, shape[0] - k) * d).reshape(-1, d)
 
-    return Stream(str(path), batches, shape[0])
+    def rows(numbers: np.ndarray) -> np.ndarray:
+        with open(path, "rb") as file:
+            found = []
+            for k in numbers:
+                file.seek(start + int(k) * d * dtype.itemsize)
+                found.append(np.fromfile(file, dtype, d))
+        return np.stack(found) if found else np.empty((0, d), dtype)
+
+    return Stream(str(path), batches, shape[0], rows=rows)
 
 
 def _arrow(path: Path) -> Any:

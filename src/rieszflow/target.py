@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from rieszflow.directions import LocalSlices
 from rieszflow.engines import bins
 from rieszflow.engines._result import Result
 from rieszflow.kernels import Kernel, Riesz, check_kernel
+from rieszflow.stream import stream
 
 __all__ = ["Target"]
 
@@ -27,7 +29,9 @@ class Target:
     then they are drawn anew. The tables take 5 KB a slice and set.
 
     Args:
-        y: points (M, d) or (..., M, d); float32 or float64; tensor or NumPy array.
+        y: points (M, d) or (..., M, d); float32 or float64; tensor or NumPy array. Or whatever else `rieszflow.stream` takes,
+            (M, d) in batches, for a target too large for memory: with Riesz(1.0) on the linear-time engine, without weights;
+            it is passed over once for a set of slices, that is once in `reuse` calls on average.
         kernel, slices, directions, engine: as in `sliced_mmd2_gradient`.
         generator: source of the slices; None for torch's default generator.
         weights: non-negative weights of y that sum to one; None for 1/M.
@@ -60,7 +64,8 @@ class Target:
         reuse: int = 8,
         group: Group = None,
     ) -> None:
-        self.y = _validate.points("y", y).detach()
+        self.stream = None if isinstance(y, (Tensor, np.ndarray)) else stream(y)
+        self.y = _validate.points("y", y if self.stream is None else self.stream.first).detach()
         self.group = _ranks.check(group)
         check_kernel(kernel)
         self.kernel = kernel
@@ -69,6 +74,10 @@ class Target:
         self.engine = "bins" if group is not None and engine == "auto" else engine
         if group is not None and self.engine != "bins":
             raise ValueError(f"engine: {engine!r} given with a group; 'bins' and 'auto' are accepted")
+        if self.stream is not None:
+            if engine not in ("auto", "bins") or kernel != Riesz(1.0) or weights is not None:
+                raise ValueError("y: comes in batches; engine 'bins' or 'auto' and Riesz(1.0), without weights, are accepted")
+            self.engine = "bins"
         engines.get(self.engine, kernel, self.y, self.y)
         self.generator = _validate.generator(generator)
         self.weights = _validate.weights("weights", weights, self.y, self.group)
@@ -82,20 +91,24 @@ class Target:
         Raises:
             TypeError, ValueError: what `sliced_mmd2_gradient` refuses.
         """
-        x, _, answer = _validate.pair(x, self.y.numpy() if not isinstance(x, Tensor) else self.y, check_y=False)
+        numpy = isinstance(x, np.ndarray)
+        x = _validate.points("x", x)
+        y = self.y if self.stream is None else self.y.to(x.dtype)
+        x, _, _ = _validate.pair(x, y, look=False)
         a = _validate.weights("x_weights", x_weights, x, self.group)
         unbiased = _validate.statistic(statistic, ("x", x, a), ("y", self.y, self.weights)) == "U"
         x = x.detach()
         solver = engines.get(self.engine, self.kernel, x, self.y)
         need = (False, True, False, False, False)
-        if solver is not bins or self.kernel != Riesz(1.0) or x.ndim > 2 or self.reuse == 1:
+        one_by_one = x.ndim > 2 or self.reuse == 1
+        if self.stream is None and (solver is not bins or self.kernel != Riesz(1.0) or one_by_one):
             if self.group is None:
                 xi = directions.sample(self.directions, self.slices, x.shape[-1], x, self.generator)
                 result = solver.evaluate(x, self.y, a, self.weights, xi, self.kernel, unbiased, need)
             else:
                 xi = self._sample(self._seed())
                 result = bins.evaluate(x, self.y, a, self.weights, xi, self.kernel, unbiased, need, self.group)
-            return answer(result.x)
+            return self._answer(result, numpy)
         entry = self._turn(x)
         result = Result()
         drift = False
@@ -105,8 +118,12 @@ class Target:
             result += part
         if drift:
             self._pool.remove(entry)
+        return self._answer(result, numpy)
+
+    @staticmethod
+    def _answer(result: Result, numpy: bool) -> Any:
         assert result.x is not None
-        return answer(result.x)
+        return result.x.numpy() if numpy else result.x
 
     def _turn(self, x: Tensor) -> _Entry:
         """The set of slices whose turn it is, fresh if the pool is not full or it has done its duty."""
@@ -116,7 +133,8 @@ class Target:
             entry = self._pool[turn]
         else:
             seed = self._seed()
-            entry = _Entry(seed, bins.tables(self.y, self.weights, self._sample(seed), self.kernel, x, self.group))
+            y = self.y if self.stream is None else self.stream
+            entry = _Entry(seed, bins.tables(y, self.weights, self._sample(seed), self.kernel, x, self.group))
             if turn < len(self._pool):
                 self._pool[turn] = entry
             else:
@@ -139,7 +157,7 @@ class Target:
         for k, entry in enumerate(self._pool):
             state[f"{k}.seed"], state[f"{k}.uses"] = torch.tensor(entry.seed), torch.tensor(entry.uses)
             for i, t in enumerate(entry.tables):
-                state |= {f"{k}.{i}.{name}": v for name, v in t.range().items()}
+                state |= {f"{k}.{i}.{name}": v for name, v in t.span().items()}
         return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -150,8 +168,9 @@ class Target:
             seed = int(state[f"{k}.seed"])
             found = []
             for i, part in enumerate(bins.parts(self._sample(seed))):
-                known = {name.removeprefix(f"{k}.{i}."): v for name, v in state.items() if name.startswith(f"{k}.{i}.")}
-                found.append(bins.recount(part, self.y, self.weights, known, self.group))
+                span = {name.removeprefix(f"{k}.{i}."): v for name, v in state.items() if name.startswith(f"{k}.{i}.")}
+                found.append(bins.known(part, self.y, span))
+            bins.fill(found, self.y if self.stream is None else self.stream, self.weights, self.group)
             self._pool.append(_Entry(seed, found, int(state[f"{k}.uses"])))
 
 

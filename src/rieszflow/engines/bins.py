@@ -38,8 +38,9 @@ from rieszflow.engines._bins_device import Device
 from rieszflow.engines._result import Result
 from rieszflow.engines._scale import power_of_two
 from rieszflow.kernels import Kernel, Riesz
+from rieszflow.stream import Stream
 
-__all__ = ["BINS", "Tables", "against", "evaluate", "grids", "known", "parts", "recount", "tables"]
+__all__ = ["BINS", "Tables", "against", "evaluate", "fill", "grids", "known", "parts", "tables"]
 
 BINS = 1024  # equal bins of a slice, fewer for the gradients of few points
 _FEWEST_BINS = 128
@@ -71,7 +72,7 @@ class Tables:
     self_weight: float = 0.0  # Σ b²
     outside: float = 0.0  # share of the projections that lie outside of the equal bins
 
-    def range(self) -> dict[str, Tensor]:
+    def span(self) -> dict[str, Tensor]:
         """The few numbers that say where the bins are."""
         known = {"low": self.low, "inverse": self.inverse, "shift": self.shift, "scale": self.scale, "B": self.B}
         return {name: torch.as_tensor(v).clone() for name, v in {**known, "outside": self.outside}.items()}
@@ -89,28 +90,42 @@ def parts(xi: Directions) -> list[Directions]:
     return list(xi.blocks()) if isinstance(xi, Hadamard) else xi.split(_PART)
 
 
-def tables(y: Tensor, b: Tensor | None, xi: Directions, kernel: Kernel, reach: Tensor, group: Group = None) -> list[Tables]:
+def tables(
+    y: Tensor | Stream, b: Tensor | None, xi: Directions, kernel: Kernel, reach: Tensor, group: Group = None
+) -> list[Tables]:
     """The target's tables on all parts of the directions, over a range that serves points like `reach` too."""
     found = grids(y, reach, xi, kernel, value=False, group=group)
+    fill(found, y, b, group)
     for t in found:
-        _count_target(t, y, b, moments=False, group=group)
         t.outside = _outside(t, t.mass)
     return found
 
 
-def known(xi: Directions, like: Tensor, range: dict[str, Tensor]) -> Tables:
-    """Empty tables on a part of the directions with the bins of other ones: `range` is what `Tables.range` returned."""
-    t = Tables(xi, range["shift"].to(like), float(range["scale"]), None, None, int(range["B"]))
-    _set_range(t, range["low"].cpu().numpy(), range["inverse"].cpu().numpy())
-    t.outside = float(range["outside"])
+def known(xi: Directions, like: Tensor, span: dict[str, Tensor]) -> Tables:
+    """Empty tables on a part of the directions with the bins of other ones: `span` is what `Tables.span` returned."""
+    t = Tables(xi, span["shift"].to(like), float(span["scale"]), None, None, int(span["B"]))
+    _set_range(t, span["low"].cpu().numpy(), span["inverse"].cpu().numpy())
+    t.outside = float(span["outside"])
     return t
 
 
-def recount(xi: Directions, y: Tensor, b: Tensor | None, range: dict[str, Tensor], group: Group = None) -> Tables:
-    """The target's tables on a part of the directions over a range known from before."""
-    t = known(xi, y, range)
-    _count_target(t, y, b, moments=False, group=group)
-    return t
+def fill(found: list[Tables], y: Tensor | Stream, b: Tensor | None, group: Group = None) -> None:
+    """Counts the target, in one pass over it if it comes in batches (then without weights)."""
+    if isinstance(y, Tensor):
+        for t in found:
+            _count_target(t, y, b, moments=False, group=group)
+        return
+    n, sums = 0, [np.zeros((t.xi.P, t.B + 2 * _TAIL)) for t in found]
+    for batch in y:
+        n += len(batch)
+        for t, counts in zip(found, sums, strict=True):
+            counts += t.passes.count(t, batch.to(t.shift), None, False, "mass of y", 1.0)[0]
+    n = total(n, group)
+    for t, counts in zip(found, sums, strict=True):
+        mass = (summed(counts, group) / n).astype(np.float32)
+        t.mass, t.self_weight = torch.from_numpy(mass).to(t.shift.device), 1 / n
+        if t.shift.device.type == "cpu":
+            t.mass = mass
 
 
 def _count_target(
@@ -225,9 +240,9 @@ def _self_weight(w: Tensor | None, x: Tensor) -> float:
 # Range of the bins.
 
 
-def grids(y: Tensor, x: Tensor, xi: Directions, kernel: Kernel, value: bool, group: Group = None) -> list[Tables]:
+def grids(y: Tensor | Stream, x: Tensor, xi: Directions, kernel: Kernel, value: bool, group: Group = None) -> list[Tables]:
     """Empty tables on all parts of the directions, with bins for two clouds; for gradients alone fewer may do."""
-    (first_y, M), (first_x, N) = offset(len(y), group), offset(len(x), group)
+    (first_y, M), (first_x, N) = offset(len(y) if isinstance(y, Tensor) else y.count(), group), offset(len(x), group)
     half = max(_SAMPLE // 2, min(_SAMPLE, (M + N) // 32))
     rows = np.random.default_rng(0).integers(0, 2**62, half)
     # In NumPy, for PyTorch's threads go on spinning after an operation, in the way of those that count.
@@ -235,9 +250,10 @@ def grids(y: Tensor, x: Tensor, xi: Directions, kernel: Kernel, value: bool, gro
     found = []
     for part in parts(xi):
         if kernel == Riesz(1.0):
-            found.append(_grid(part, points, y, BINS if value else _enough(part, M + N)))
+            found.append(_grid(part, points, x, BINS if value else _enough(part, M + N)))
         else:
-            found.append(_even_grid(_empty_tables(part, points, y), y, x, kernel, group))
+            assert isinstance(y, Tensor)
+            found.append(_even_grid(_empty_tables(part, points, x), y, x, kernel, group))
     return found
 
 
@@ -250,14 +266,18 @@ def _enough(xi: Directions, points: int) -> int:
     return max(_FEWEST_BINS, min(BINS, 1 << max(0, many.bit_length() - 1)))
 
 
-def _rows(x: Tensor, rows: np.ndarray, group: Group) -> np.ndarray:
+def _rows(x: Tensor | Stream, rows: np.ndarray, group: Group) -> np.ndarray:
     """Rows of all ranks' points, numbered from this rank's first one."""
-    here = (rows >= 0) & (rows < len(x))
-    x = x.detach()
-    mine = x.numpy()[rows[here]] if x.device.type == "cpu" else x[torch.from_numpy(rows[here]).to(x.device)].cpu().numpy()
+    here = (rows >= 0) & (rows < (len(x) if isinstance(x, Tensor) else x.count()))
+    if not isinstance(x, Tensor):
+        mine = x.rows(rows[here])
+    elif x.device.type == "cpu":
+        mine = x.detach().numpy()[rows[here]]
+    else:
+        mine = x.detach()[torch.from_numpy(rows[here]).to(x.device)].cpu().numpy()
     if group is None:
         return mine
-    found = np.zeros((len(rows), x.shape[1]), mine.dtype)
+    found = np.zeros((len(rows), mine.shape[1]), mine.dtype)
     found[here] = mine
     return summed(found, group)
 
@@ -266,14 +286,14 @@ def _empty_tables(xi: Directions, points: np.ndarray, like: Tensor) -> Tables:
     # The median of some points as the origin: near it projections keep more digits, and no outlier moves it.
     shift = np.partition(points[-31:], min(15, len(points) - 1), axis=0)[min(15, len(points) - 1)]
     largest = float(max((points.max(0) - shift).max(), (shift - points.min(0)).max()))
-    return Tables(xi, torch.from_numpy(shift).to(like.device), power_of_two(largest, like.dtype), None, None, BINS)
+    return Tables(xi, torch.from_numpy(shift).to(like), power_of_two(largest, like.dtype), None, None, BINS)
 
 
 def _grid(xi: Directions, points: np.ndarray, like: Tensor, B: int = BINS) -> Tables:
     """Empty tables with a range for clouds of which `points` (S, d) are a sample, the target's at the end."""
     t = _empty_tables(xi, points, like)
     t.B = B
-    p = _project(t, torch.from_numpy(points).to(like.device)).cpu().numpy()
+    p = _project(t, torch.from_numpy(points).to(like)).cpu().numpy()
     p.sort(axis=1)
     S = p.shape[1]
     low, high, middle, first, last = (p[:, k].astype(np.float64) for k in (0, -1, S // 2, S // 10, S - 1 - S // 10))

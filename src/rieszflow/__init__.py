@@ -9,6 +9,7 @@ from rieszflow.sketch import SliceSketch
 from rieszflow.sliced import sliced_mmd2, sliced_mmd2_gradient
 from rieszflow.stream import stream
 from rieszflow.target import Target
+from rieszflow.two_sample import TwoSampleTest, drift_test, two_sample_test
 
 __version__ = "0.1.0"
 __all__ = [
@@ -23,10 +24,13 @@ __all__ = [
     "Riesz",
     "SliceSketch",
     "Target",
+    "TwoSampleTest",
+    "drift_test",
     "energy_distance",
     "mmd2",
     "mmd2_gradient",
     "sliced_mmd2",
     "sliced_mmd2_gradient",
     "stream",
+    "two_sample_test",
 ]

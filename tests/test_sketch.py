@@ -287,7 +287,8 @@ def test_bad_sources(tmp_path, table):
         "gap.csv": "column 'b' has missing values",
         "gap.parquet": "column 'a' has missing values",
         "bad.parquet": "not a Parquet data set",
-        "none.npy": "no file or folder that exists",
+        "none.npy": "no such file or folder",
+        "none.parquet": "no such file or folder",
     }.items():
         with pytest.raises(ValueError, match=says):
             stream(tmp_path / name)

@@ -1,4 +1,4 @@
-"""rieszflow train | resume | sample | evaluate | info."""
+"""rieszflow train | resume | sample | evaluate | info | compare | sketch."""
 
 from __future__ import annotations
 
@@ -238,6 +238,129 @@ def info(
     console.print("energy distances (statisticians' convention, unbiased) are to held-out data", soft_wrap=True)
 
 
+SOURCE = "a .npy, .npz, .csv or .parquet file, a folder of Parquet files or images"
+
+
+@app.command()
+@_one_line_errors
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help=f"{SOURCE}, or a .sketch file.", show_default=False)],
+    b: Annotated[str, typer.Argument(metavar="B", help="Likewise; one row is one point.", show_default=False)],
+    slices: Annotated[int, typer.Option(help="Random directions; a sketch's own if there is one.")] = 256,
+    permutations: Annotated[int, typer.Option(help="The least p-value is one over this plus one.")] = 999,
+    seed: Annotated[int, typer.Option(help="Seed of directions and permutations.")] = 0,
+    top: Annotated[int, typer.Option(help="Columns to name, those that differ most.")] = 5,
+    out: Annotated[Path, typer.Option(help="Picture of the columns and the slice that differ most.")] = Path("compare.png"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of a table.")] = False,
+) -> None:
+    """Test whether two files hold samples of one distribution; say by how much and where they differ."""
+    import json
+
+    from rieszflow import report
+    from rieszflow.sketch import SliceSketch
+    from rieszflow.two_sample import drift_test, two_sample_test
+
+    if out.suffix != ".png":
+        raise ValueError(f"--out: {out} given; a name that ends in .png is accepted")
+    if top < 0:
+        raise ValueError(f"--top: {top} given; 0 or more is accepted")
+    one, two = (SliceSketch.load(path) if path.endswith(".sketch") else None for path in (a, b))
+    found: dict[str, Any] = {"a": a, "b": b}
+    with _Passes() as passes:
+        if one is not None and two is not None:
+            test, x, y = None, one, two
+            found |= {"distance": y.distance(x, "U"), "interval": None, "p_value": None}
+        else:
+            if one is not None:
+                test = drift_test(b, one, permutations, seed, progress=passes)
+                x, y = one, test.x
+            elif two is not None:
+                test = drift_test(a, two, permutations, seed, progress=passes)
+                x, y = test.x, two
+            else:
+                test = two_sample_test(a, b, slices, permutations, seed=seed, progress=passes)
+                x, y = test.x, test.y
+            found |= {"distance": test.distance, "interval": list(test.interval), "p_value": test.p_value}
+    found |= {"n": [x.n, y.n], "d": x.d, "slices": x.slices, "convention": "half the energy distance"}
+    columns = []
+    if x.d == 1 or len(x._parts) > x._random:
+        names, apart = report.column_names(y), y.feature_distances(x)
+        columns = [(names[k], apart[k].item()) for k in apart.argsort(descending=True)[:top].tolist()]
+    found["columns"] = [{"name": name, "energy_coefficient": value} for name, value in columns]
+    report.save_picture(out, report.comparison(x, y, (Path(a).name, Path(b).name)))
+    if as_json:
+        print(json.dumps(found))
+        return
+    console.print(f"{a}: {x.n} points; {b}: {y.n} points; d = {x.d}, {x.slices} slices", soft_wrap=True)
+    line = f"distance (D², half the energy distance): {found['distance']:.6g}"
+    if test is None:
+        console.print(f"{line}; two sketches have no points left, so there is no test", soft_wrap=True)
+    else:
+        low, high = test.interval
+        how = "permutations" if test.blocks[1] > 1 else "multipliers (approximate)"
+        console.print(f"{line}, 95 % interval {low:.3g} … {high:.3g}", soft_wrap=True)
+        console.print(f"p-value {test.p_value:.4g} ({test.permutations} {how})", soft_wrap=True)
+    if columns:
+        table = Table("column", "energy coefficient (0: alike, 1: apart)")
+        for name, value in columns:
+            table.add_row(name, f"{value:.3g}")
+        console.print(table)
+    console.print(f"picture: {out}", soft_wrap=True)
+
+
+@app.command()
+@_one_line_errors
+def sketch(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE…", help=f"{SOURCE}; or .sketch files with equal bins.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The sketch.", show_default=False)],
+    slices: Annotated[int, typer.Option(help="Random directions: 5 KB each.")] = 256,
+    seed: Annotated[int, typer.Option(help="Seed of the directions.")] = 0,
+    like: Annotated[
+        Path | None,
+        typer.Option(help="A sketch whose slices and bins to take, to merge and compare with it.", show_default=False),
+    ] = None,
+) -> None:
+    """Sum up files of any size in a sketch of a few megabytes, to compare new data with later."""
+    from rieszflow.sketch import SliceSketch
+    from rieszflow.stream import stream
+
+    total = SliceSketch.load(like).empty() if like is not None else None
+    with _Passes() as passes:
+        for source in sources:
+            if source.endswith(".sketch"):
+                part = SliceSketch.load(source)
+                total = part if total is None else total.merge(part)
+                continue
+            points = stream(source)
+            if total is None:
+                total = SliceSketch(points.first, slices, "auto", seed, points.names)
+            total.update(points, progress=functools.partial(passes, Path(source).name))
+    assert total is not None
+    total.save(out)
+    console.print(f"{out}: {total.n} points, d = {total.d}, {out.stat().st_size / 1e6:.1f} MB", soft_wrap=True)
+
+
+class _Passes:
+    """A live bar for every pass over points."""
+
+    def __enter__(self) -> _Passes:
+        self.bars = _bars()
+        self.tasks: dict[str, Any] = {}
+        self.bars.start()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.bars.stop()
+
+    def __call__(self, name: str, done: int, total: int | None) -> None:
+        if name not in self.tasks:
+            self.tasks[name] = self.bars.add_task(name)
+        self.bars.update(self.tasks[name], completed=done, total=total)
+
+
 def _overrides(items: list[str]) -> dict[str, Any]:
     values = {}
     for item in items:
@@ -260,7 +383,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 def _bars() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True)
+    # Where nobody watches, Rich would print an empty line for every bar.
+    return Progress(*columns, console=console, transient=True, disable=not console.is_interactive)
 
 
 class _Training:

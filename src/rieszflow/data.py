@@ -327,6 +327,8 @@ def _as_chw(image: np.ndarray) -> np.ndarray:
 
 def read_all(path: Path) -> np.ndarray:
     """All data of a .npz file or a folder of images or IDX files, in their own values: (n, ...)."""
+    if not path.exists():
+        raise DatasetError(f"{path}: no such file or folder")
     return _from_path(path).train
 
 

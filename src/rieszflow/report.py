@@ -18,8 +18,9 @@ from torch import Tensor
 from rieszflow._files import atomically
 from rieszflow.generative.run import Run
 from rieszflow.generative.training import Pictures
+from rieszflow.sketch import SliceSketch
 
-__all__ = ["draw", "picture", "save_picture", "write_report"]
+__all__ = ["column_names", "comparison", "draw", "picture", "save_picture", "write_report"]
 
 _GRID = 64  # images in a grid
 _CLOUD = 2000  # points in a scatter plot
@@ -103,6 +104,34 @@ def _curves(rows: list[dict[str, Any]]) -> Image.Image:
     left.legend(fontsize=7)
     right.plot(steps, [row["fit_error"] for row in rows], marker="o", ms=3, color="tab:red")
     right.set(xlabel="network", ylabel="fit error, relative squared", ylim=(0, None))
+    return _image(figure)
+
+
+def column_names(sketch: SliceSketch) -> list[str]:
+    return sketch.names or [f"column {k}" for k in range(sketch.d)]
+
+
+def comparison(x: SliceSketch, y: SliceSketch, labels: tuple[str, str]) -> Image.Image:
+    """Histograms of two sketches on the columns and on the random slice that differ most."""
+    panels: list[tuple[str, int, int]] = []  # title, part of the tables, row in it
+    axes = len(x._parts) - x._random
+    if axes:
+        apart = y.feature_distances(x)
+        names = column_names(y)
+        panels += [(names[k], len(x._parts) - 1, k) for k in apart.argsort(descending=True)[:3].tolist()]
+    row = int(y.slice_distances(x).argmax())
+    for part in range(x._random):
+        if row < x._parts[part].xi.P:
+            panels.append((f"slice {row + sum(t.xi.P for t in x._parts[:part])}", part, row))
+            break
+        row -= x._parts[part].xi.P
+    figure = Figure(figsize=(3.4 * len(panels), 2.8), dpi=110, layout="tight")
+    for axis, (title, part, row) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+        for sketch, label in zip((x, y), labels, strict=True):
+            edges, density = sketch.histogram(part, row)
+            axis.stairs(density, edges, fill=True, alpha=0.45, label=label)
+        axis.set(title=title, yticks=[])
+    figure.axes[0].legend(fontsize=7)
     return _image(figure)
 
 

@@ -328,6 +328,18 @@ class SliceSketch:
         assert result.x is not None
         return result.x.numpy() if isinstance(points, np.ndarray) else result.x
 
+    def histogram(self, part: int, row: int, bars: int = 64) -> tuple[np.ndarray, np.ndarray]:
+        """Edges (bars + 1,) in the points' unit, and density (bars,), of the equal bins of one slice of one part.
+
+        For slices other than columns positions are relative to the sketch's origin.
+        """
+        t, many = self._parts[part], self._counts[part][row].cpu().numpy()
+        inside = many[bins._TAIL : bins._TAIL + t.B].reshape(bars, -1).sum(1) / max(self.weight, 1e-300)
+        low, inverse = float(t.low[row]), float(t.inverse[row])
+        origin = float(t.shift[row]) if isinstance(t.xi, Axes) else 0.0
+        edges = origin + (low + np.arange(bars + 1) * (t.B / bars) / inverse) / t.scale
+        return edges, inside / np.diff(edges)
+
     # Files.
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -150,7 +150,7 @@ def _file(path: Path) -> Stream:
         return _npy(path)
     if path.suffix == ".csv" and path.is_file():
         return _csv(path)
-    if path.suffix in (".parquet", ".pq") or (path.is_dir() and any(path.rglob("*.parquet"))):
+    if (path.suffix in (".parquet", ".pq") and path.exists()) or (path.is_dir() and any(path.rglob("*.parquet"))):
         return _parquet(path)
     return _array(str(path), read_all(path))
 

@@ -3,13 +3,16 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 import rieszflow as rf
+from rieszflow.generative import Run
 
 HERE = Path(__file__).parent / "ranks"
 
@@ -83,3 +86,77 @@ def test_group_refused():
         rf.Target(x, group="all")
     with pytest.raises(ValueError, match="group: given without slices"):
         rf.ParticleFlow(x, slices=None, group="all")
+
+
+# The generative training, from the command line under torchrun.
+
+SETTINGS = [
+    "particles=2601", "networks=3", "first_steps=8", "growth_cap=8", "slices=64", "network=mlp", "width=32", "layers=2",
+    "fit_steps=60", "checkpoint_seconds=0.000001", "ema=0.9",
+]  # fmt: skip
+
+
+def training(out, *more):
+    settings = [part for item in (*SETTINGS, *more) for part in ("--set", item)]
+    return ["-m", "rieszflow", "train", "digits", "--out", out, "--seed", 3, "--device", "cpu", *settings]
+
+
+@pytest.mark.parametrize("more", [[], ["shared=true", "network=unet", "channels=[8]", "layers=1"]])
+def test_training_over_two_processes(tmp_path, more):
+    alone = subprocess.run([sys.executable, *map(str, training(tmp_path / "one", *more))], capture_output=True, text=True)
+    assert alone.returncode == 0, alone.stderr
+    done = torchrun(2, *training(tmp_path / "two", *more))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("network   1") == 1  # one process speaks
+    one, two = (Run.open(tmp_path / name).metrics() for name in ("one", "two"))
+    assert len(two) == 3
+    # The first flow sees the same particles, targets and slices; a step is some 0.3 of a distance, a point at a bin's edge
+    # that is counted next door changes a force by one of some hundred.
+    for key in ("particles", "training_data"):
+        assert two[0]["energy_distance"][key] == pytest.approx(one[0]["energy_distance"][key], rel=1e-3, abs=1e-4)
+    assert two[0]["displacement_rms"] == pytest.approx(one[0]["displacement_rms"], rel=1e-3)
+    # Then networks have seen other batches: as good, not the same.
+    assert two[0]["fit_error"] == pytest.approx(one[0]["fit_error"], rel=0.3)
+    assert two[-1]["energy_distance"]["fresh_samples"] < 2 * one[-1]["energy_distance"]["fresh_samples"] + 0.02
+    sample = subprocess.run(
+        [sys.executable, "-m", "rieszflow", "sample", tmp_path / "two", "-n", "20", "--out", tmp_path / "s.npz"]
+    )
+    assert sample.returncode == 0
+
+
+@pytest.mark.parametrize("resumed_by", [1, 3])
+def test_one_process_killed_and_resumed_by_another_number(tmp_path, resumed_by):
+    """SIGKILL of the second process in the second network: the job ends soon, not well; nothing is broken; resume goes on."""
+    run = tmp_path / "run"
+    command = training(run, "fit_steps=300")
+    full = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *map(str, command)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    job = subprocess.Popen(full, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        deadline = time.monotonic() + 120
+        while not (run / "networks" / "0001.safetensors").exists():
+            assert job.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        ranks = [p for p in psutil.Process(job.pid).children() if "rieszflow" in p.cmdline()]
+        assert len(ranks) == 2
+        victim = next(p for p in ranks if p.environ()["RANK"] == "1")
+        victim.kill()
+        _, errors = job.communicate(timeout=60)
+    finally:
+        job.kill()
+    assert job.returncode != 0 and ("SIGKILL" in errors or "another process of this run has ended" in errors)
+    assert Run.open(run).finished() < 3
+    resume = ["-m", "rieszflow", "resume", run]
+    if resumed_by == 1:
+        done = subprocess.run([sys.executable, *map(str, resume)], capture_output=True, text=True)
+    else:
+        done = torchrun(resumed_by, *resume)
+    assert done.returncode == 0, done.stderr
+    rows = Run.open(run).metrics()
+    assert [row["network"] for row in rows] == [1, 2, 3]
+    assert rows[-1]["energy_distance"]["fresh_samples"] < rows[0]["energy_distance"]["fresh_samples"] + 0.02
+
+
+def test_more_processes_than_particles(tmp_path):
+    done = torchrun(3, *training(tmp_path / "run", "particles=2"))
+    assert done.returncode != 0 and "3 processes given for 2 particles" in done.stderr

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-__all__ = ["Group", "agreed", "check", "offset", "summed", "total", "widest"]
+__all__ = ["Group", "agreed", "check", "joined", "offset", "part", "summed", "total", "widest"]
 
 Group = Any  # dist.ProcessGroup, or None
 
@@ -65,6 +66,21 @@ def offset(n: int, group: Group) -> tuple[int, int]:
     sizes[dist.get_rank(group)] = n
     summed(sizes, group)
     return int(sizes[: dist.get_rank(group)].sum()), int(sizes.sum())
+
+
+def part(t: Tensor, group: Group) -> Tensor:
+    """This rank's rows of a tensor that all ranks have whole."""
+    return t if group is None else t.tensor_split(dist.get_world_size(group))[dist.get_rank(group)].clone()
+
+
+def joined(t: Tensor, group: Group) -> Tensor:
+    """The rows of all ranks, on all of them: the inverse of `part`."""
+    if group is None:
+        return t
+    first, many = offset(len(t), group)
+    whole = t.new_zeros(many, *t.shape[1:])
+    whole[first : first + len(t)] = t
+    return summed(whole, group)
 
 
 def agreed(number: int, group: Group) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -23,7 +24,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     add_completion=False,
 )
-console = Console()
+# Under torchrun the first process speaks for all of them.
+_RANK = int(os.environ.get("RANK", "0"))
+console = Console(quiet=_RANK != 0)
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
 
@@ -44,7 +47,8 @@ def _one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _fail(message: str, code: int) -> None:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    process = f"process {_RANK}: " if _RANK else ""
+    print(f"error: {process}" + " ".join(message.split()), file=sys.stderr)
     raise typer.Exit(code)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 
 from rieszflow import _validate, data
@@ -95,7 +96,11 @@ class GenerativeFlow:
         if run is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="rieszflow-")
             run = self._temporary.name
-        self.run = Run.create(run, self.config, describe(dataset))
+        # Under torchrun the first process makes the folder, and the others find it.
+        ranks = PartialState(cpu=self.config.torch_device().type == "cpu")
+        with ranks.main_process_first():
+            create = ranks.is_main_process
+            self.run = Run.create(run, self.config, describe(dataset)) if create else Run.open(run)
         train(self.run, dataset, self.network, progress, draw)
         return self
 

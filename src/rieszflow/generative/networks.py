@@ -33,8 +33,8 @@ class Displacement(nn.Module):
         self.shape = shape
         self.register_buffer("scale", torch.ones(() if steps is None else (steps,)))
 
-    def normalised(self, x: Tensor, step: Tensor | None = None) -> Tensor:
-        """Φ(x) / scale."""
+    def forward(self, x: Tensor, step: Tensor | None = None, normalised: bool = False) -> Tensor:
+        """Φ(x), or Φ(x) / scale."""
         z = 4 * x.view(-1, *self.shape) - 2
         out = self.net(z) if step is None else self.net(z, step)
         if not isinstance(out, Tensor) or out.shape != (len(x), *self.shape):
@@ -42,11 +42,10 @@ class Displacement(nn.Module):
             raise ConfigError(
                 f"network: returns {given} for an input of shape {(len(x), *self.shape)}; equal shapes are needed"
             )
-        return out.flatten(1).float()
-
-    def forward(self, x: Tensor, step: Tensor | None = None) -> Tensor:
-        scale = self.scale if step is None else self.scale[step].unsqueeze(1)
-        return scale * self.normalised(x, step)
+        flat = out.flatten(1).float()
+        if normalised:
+            return flat
+        return flat * (self.scale if step is None else self.scale[step].unsqueeze(1))
 
 
 def build(config: Config, shape: tuple[int, ...], custom: nn.Module | None = None) -> Displacement:

@@ -5,6 +5,11 @@ For l = 1, …, L (paper, section 4): x_old = x; T_l flow steps move x; Φ_l is 
 
 A training is a small state machine (network, phase, step); `_save` writes all of it, so that a run killed anywhere goes on
 from its last checkpoint to bit-identical networks on a CPU.
+
+Over the processes of torchrun or `accelerate launch` every rank holds a part of the particles and of the targets. Flow steps
+add up tables (see `Target`), the fit is data-parallel, each rank drawing its share of a batch from its own particles. What is
+random and common (latents, noise, slices) is drawn alike on all ranks; the first rank writes the run's folder, which all must
+see. Checkpoints hold whole clouds, so any number of processes can resume them.
 """
 
 from __future__ import annotations
@@ -18,10 +23,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
+from rieszflow import _ranks
 from rieszflow.data import Dataset
 from rieszflow.directions import LocalSlices
 from rieszflow.exact import energy_distance
@@ -76,15 +82,27 @@ def train(
     """Trains a run to its end, from its last checkpoint if it has one.
 
     Raises:
-        RunError: a checkpoint is damaged, or another process is training the run.
+        RunError: a checkpoint is damaged, another process is training the run, or one of the processes of this run has ended.
     """
-    with run.exclusively():
-        _Training(run, data, custom, progress or (lambda _: None), draw or (lambda run, pictures: None)).go()
+    ranks = PartialState(cpu=run.config.torch_device().type == "cpu")
+    silent = not ranks.is_main_process
+    with contextlib.nullcontext() if silent else run.exclusively():
+        arguments = (None, None) if silent else (progress, draw)
+        try:
+            _Training(run, data, custom, *arguments).go()
+        except (RuntimeError, torch.distributed.DistError) as error:
+            if ranks.num_processes > 1 and (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+                raise RunError(
+                    f"{run.path}: another process of this run has ended or cannot be reached; resume the run"
+                ) from error
+            raise
 
 
 class _Training:
     def __init__(self, run: Run, data: Dataset, custom: Any, progress: Any, draw: Any) -> None:
-        self.run, self.config, self.progress, self.draw = run, run.config, progress, draw
+        self.run, self.config = run, run.config
+        self.progress = progress or (lambda _: None)
+        self.draw = draw or (lambda run, pictures: None)
         config = run.config
         # accelerate keeps its state in a global; another run in this process may have asked for another precision.
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -92,7 +110,14 @@ class _Training:
         self.accelerator = Accelerator(
             mixed_precision=config.mixed_precision, cpu=self.device.type == "cpu", device_placement=False
         )
-        run.clear_temporaries()
+        self.main, self.world = self.accelerator.is_main_process, self.accelerator.num_processes
+        self.group = torch.distributed.group.WORLD if self.world > 1 else None
+        if self.world > config.particles:
+            raise RunError(f"{self.world} processes given for {config.particles} particles; every one needs some")
+        if self.group is not None and self.device.type == "cuda":
+            self.device = self.accelerator.device
+        if self.main:
+            run.clear_temporaries()
         self.levels = levels(config, run.shape)
         self.schedule = config.flow_steps()
         self.custom = copy.deepcopy(custom)
@@ -102,13 +127,14 @@ class _Training:
         self.full_targets, self.full_held_out = targets, data.held_out.flatten(1)[:_WATCHED]
         # Two sources of randomness: what is drawn once per step on the device, and all the rest.
         self.slices = torch.Generator(self.device).manual_seed(config.seed + 1)
+        self.accelerator.wait_for_everyone()
         self.rows = run.metrics()
         self._start() if (saved := run.load_state()) is None else self._restore(*saved)
 
     def _start(self) -> None:
         self.network, self.phase, self.step = 1, "flow", 0
         self._enter_level(self.levels[0])
-        self.x = self._latents(self.config.particles)
+        self.x = _ranks.part(self._latents(self.config.particles), self.group)
         self.fresh = self.fresh_start = self._latents(_WATCHED)
         self.path = self.fresh[None, :_PICTURED].clone()
         self.seconds = {"flow": 0.0, "fit": 0.0, "finish": 0.0}
@@ -121,12 +147,14 @@ class _Training:
     def _enter_level(self, level: Level) -> None:
         """The targets as this level sees them, and no momentum yet."""
         self.level = level
-        self.targets, self.held_out = (
+        targets, self.held_out = (
             shrink(t, self.run.shape, level.factor).to(self.device) for t in (self.full_targets, self.full_held_out)
         )
+        self.watched, self.targets = targets[:_WATCHED], _ranks.part(targets, self.group)
         self.step_sizes = self._step_sizes()
         # of a shared network's earlier steps: where particles were, and where they went
-        self.replay = self.targets.new_empty(0, 2, min(_REPLAYED, self.config.particles), self.targets.shape[1])
+        replayed = _ranks.part(torch.empty(min(_REPLAYED, self.config.particles)), self.group)
+        self.replay = self.targets.new_empty(0, 2, len(replayed), self.targets.shape[1])
         self.velocities: list[Tensor | None] = [None] * len(self.step_sizes)
 
     def _step_sizes(self) -> list[float]:
@@ -136,14 +164,18 @@ class _Training:
             return list(config.local_steps)
         if config.step_size is not None:
             return [config.step_size] * max(1, len(kinds))
-        return default_steps(self.targets[:_WATCHED], kinds, config.slices)
+        return default_steps(self.watched, kinds, config.slices)
 
     def _next_level(self) -> None:
         """Particles and fresh samples at the size of the level that the next network belongs to."""
         old = self.level
         self._enter_level(_level_of(self.network, self.levels))
         noise = self.level.config.noise
-        self.x, self.fresh = (grow(t, old.shape, self.level.shape, noise, self.chooser) for t in (self.x, self.fresh))
+        self.x = grow(self.x, old.shape, self.level.shape, 0.0, None)
+        if noise:
+            white = torch.randn(self.config.particles, self.x.shape[1], generator=self.chooser)
+            self.x = self.x + noise * _ranks.part(white, self.group).to(self.x)
+        self.fresh = grow(self.fresh, old.shape, self.level.shape, noise, self.chooser)
         self.fresh_start = self.fresh
         self.path = grow(self.path, old.shape, self.level.shape, 0.0, None)
 
@@ -178,6 +210,7 @@ class _Training:
                 generator=self.slices,
                 reuse=config.reuse,
                 bounds=(0.0, 1.0) if config.clip else None,
+                group=self.group,
             )
             for kind, step_size in zip(kinds, self.step_sizes, strict=True)
         ]
@@ -205,7 +238,7 @@ class _Training:
             self.average.load_state_dict(self.run.load_network(self.network - 1))
             self._inner().load_state_dict(self.average.state_dict())
         # A displacement of exactly zero cannot be divided by its size, and needs no network either.
-        scale = (self.x_old - self.x).pow(2).mean().sqrt().clamp(min=1e-12)
+        scale = self._mean((self.x_old - self.x).pow(2)).sqrt().clamp(min=1e-12)
         for module in (self._inner(), self.average):
             (module.scale if self._number is None else module.scale[self._number]).copy_(scale)
         self.randomness = torch.Generator().manual_seed(self.config.seed + 1_000_003 * self.network).get_state()
@@ -230,14 +263,19 @@ class _Training:
     def _fit(self) -> None:
         config, phi = self.level.config, self._inner()
         wanted = self.x_old - self.x
+        # What a rank draws of its own; one process goes on with the common source, and is resumed exactly.
+        self.drawer = self.chooser
+        if self.group is not None:
+            numbers = (config.seed, self.network, self.step, self.accelerator.process_index)
+            self.drawer = torch.Generator().manual_seed(hash(numbers) % 2**63)
         phi.train()
         clock = self._clock("fit")
         while self.step < config.fit_steps:
             for group in self.optimiser.param_groups:
                 group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * self.step / config.fit_steps))
-            x, v, number = self._batch(wanted, config.batch_size)
+            x, v, number = self._batch(wanted, max(1, config.batch_size // self.world))
             with self.accelerator.autocast():
-                residual = phi.normalised(x, number) - v / (phi.scale if number is None else phi.scale[number, None])
+                residual = self.phi(x, number, normalised=True) - v / (phi.scale if number is None else phi.scale[number, None])
             loss = residual.pow(2).mean() if config.loss == "squared" else residual.abs().mean()
             self.optimiser.zero_grad()
             self.accelerator.backward(loss)
@@ -252,13 +290,13 @@ class _Training:
         """Particles, their displacements, and what a shared network is told; half of them from its earlier steps, if any."""
         K, _, R, _ = self.replay.shape
         earlier = size // 2 if K else 0
-        rows = torch.randint(len(wanted), (size - earlier,), generator=self.chooser).to(self.device)
+        rows = torch.randint(len(wanted), (size - earlier,), generator=self.drawer).to(self.device)
         x, v = self.x_old[rows], wanted[rows]
         if self._number is None:
             return x, v, None
         number = torch.full((size - earlier,), self._number, device=self.device)
         if earlier:
-            k, rows = (torch.randint(n, (earlier,), generator=self.chooser).to(self.device) for n in (K, R))
+            k, rows = (torch.randint(n, (earlier,), generator=self.drawer).to(self.device) for n in (K, R))
             old = self.replay[k, :, rows]
             x, v, number = torch.cat([x, old[:, 0]]), torch.cat([v, old[:, 1]]), torch.cat([number, k])
         return x, v, number
@@ -275,17 +313,27 @@ class _Training:
         started = time.perf_counter()
         flowed, phi = self.x, self.average
         self.x = displace(phi, self.x_old, self.config.clip, self._number)
-        self._follow_samples(phi)
-        if not torch.isfinite(self.x).all():
-            raise RunError(f"network {self.network} returns non-finite values; try a smaller learning_rate")
         wanted = self.x_old - flowed
+        error = (self._mean((self.x - flowed).pow(2)) / self._mean(wanted.pow(2)).clamp(min=1e-24)).item()
+        if not math.isfinite(error):
+            raise RunError(f"network {self.network} returns non-finite values; try a smaller learning_rate")
         if self.config.shared:
             pair = torch.stack([self.x_old, wanted])[None, :, : self.replay.shape[2]]
             self.replay = torch.cat([self.replay, pair])
-        error = ((self.x - flowed).pow(2).mean() / wanted.pow(2).mean().clamp(min=1e-24)).item()
+        shown, after = (_ranks.joined(t[:_WATCHED], self.group)[:_WATCHED] for t in (flowed, self.x))
+        if self.main:
+            self._record(phi, error, shown, after)
+        self.accelerator.wait_for_everyone()
+        self.seconds["finish"] += time.perf_counter() - started
+        self.network += 1
+        self._begin_flow()
+
+    def _record(self, phi: Displacement, error: float, shown: Tensor, after: Tensor) -> None:
+        """Metrics, pictures and the network's file: the first rank's work."""
+        self._follow_samples(phi)
 
         def distance(x: Tensor) -> float:
-            return energy_distance(x[:_WATCHED], self.held_out, statistic="U").item()
+            return energy_distance(x, self.held_out, statistic="U").item()
 
         row: dict[str, Any] = {
             "network": self.network,
@@ -295,10 +343,10 @@ class _Training:
             "displacement_rms": (phi.scale if self._number is None else phi.scale[self._number]).item(),
             "fit_error": error,
             "energy_distance": {
-                "particles": distance(flowed),
-                "network_particles": distance(self.x),
+                "particles": distance(shown),
+                "network_particles": distance(after),
                 "fresh_samples": distance(as_data(self.fresh, self.level.shape)),
-                "training_data": distance(self.targets),
+                "training_data": distance(self.watched),
             },
         }
         row["seconds"] = dict(self.seconds)
@@ -308,12 +356,17 @@ class _Training:
         if self.config.shared:
             self.run.forget_networks(self.level.first, self.network - 1)
         self.run.write_metrics(self.rows)
-        whole = (grow(t.cpu(), self.level.shape, self.run.shape, 0.0, None) for t in (flowed, self.fresh, self.path))
+        whole = (grow(t.cpu(), self.level.shape, self.run.shape, 0.0, None) for t in (shown, self.fresh, self.path))
         self.draw(self.run, Pictures(*whole))
         self.progress(Progress(self.network, self.levels[-1].last, "fit", self.step, self.step, None, row))
-        self.seconds["finish"] += time.perf_counter() - started
-        self.network += 1
-        self._begin_flow()
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """The mean over all ranks' particles."""
+        if self.group is None:
+            return values.mean()
+        both = torch.stack([values.sum().double(), torch.tensor(values.numel(), dtype=torch.float64, device=values.device)])
+        total, many = _ranks.summed(both, self.group)
+        return (total / many).float()
 
     def _follow_samples(self, phi: Displacement) -> None:
         """Fresh samples one network further; through a shared one from the level's start, for it has changed at every step."""
@@ -337,7 +390,8 @@ class _Training:
             now = time.perf_counter()
             self.seconds[phase] += now - last
             last = now
-            if now - saved > self.config.checkpoint_seconds:
+            # The first rank's clock is the one that counts: all ranks save together.
+            if _ranks.agreed(int(now - saved > self.config.checkpoint_seconds), self.group):
                 self._save()
                 saved = time.perf_counter()
             yield
@@ -351,16 +405,20 @@ class _Training:
 
     def _save(self) -> None:
         tensors = {
-            "x": self.x,
-            "x_old": self.x_old,
+            "x": _ranks.joined(self.x, self.group),
+            "x_old": _ranks.joined(self.x_old, self.group),
             "fresh": self.fresh,
             "path": self.path,
             "random.chooser": self.chooser.get_state(),
             "random.slices": self.slices.get_state(),
         }
         if self.config.shared:
-            tensors |= {"replay": self.replay, "fresh_start": self.fresh_start}
-        tensors |= {f"velocity.{k}": v for k, v in enumerate(self.velocities) if v is not None}
+            # (steps, 2, particles, d) with the particles in front, so that ranks' parts are rows
+            replay = _ranks.joined(self.replay.movedim(2, 0), self.group).movedim(0, 2)
+            tensors |= {"replay": replay, "fresh_start": self.fresh_start}
+        tensors |= {f"velocity.{k}": _ranks.joined(v, self.group) for k, v in enumerate(self.velocities) if v is not None}
+        if not self.main:
+            return
         if self.phase == "flow":
             for k, flow in enumerate(self.flows):
                 tensors |= {f"target.{k}.{name}": t for name, t in flow.tables.state().items()}
@@ -377,15 +435,15 @@ class _Training:
         try:
             self.network, self.phase, self.step = meta["network"], meta["phase"], meta["step"]
             self.seconds = meta["seconds"]
-            self.x, self.x_old, self.fresh, self.path = (
-                tensors[name].to(self.device) for name in ("x", "x_old", "fresh", "path")
-            )
+            self.x, self.x_old = (_ranks.part(tensors[name].to(self.device), self.group) for name in ("x", "x_old"))
+            self.fresh, self.path = (tensors[name].to(self.device) for name in ("fresh", "path"))
             self._enter_level(_level_of(self.network, self.levels))
             if self.config.shared:
-                self.replay, self.fresh_start = (tensors[name].to(self.device) for name in ("replay", "fresh_start"))
+                replay = _ranks.part(tensors["replay"].to(self.device).movedim(2, 0), self.group)
+                self.replay, self.fresh_start = replay.movedim(0, 2), tensors["fresh_start"].to(self.device)
             for k in range(len(self.velocities)):
                 if (velocity := tensors.get(f"velocity.{k}")) is not None:
-                    self.velocities[k] = velocity.to(self.device)
+                    self.velocities[k] = _ranks.part(velocity.to(self.device), self.group)
             self.chooser.set_state(tensors["random.chooser"])
             self.slices.set_state(tensors["random.slices"])
             self.rows = self.rows[: self.network - 1]

@@ -117,8 +117,9 @@ class ParticleFlow:
                 "set velocity = None to start anew"
             )
         else:
-            self.velocity = gradient + self.momentum * self.velocity
-        x = x - self.step_size * _ranks.total(x.shape[-2], self.tables.group) * self.velocity
+            # In the gradient's memory: fresh arrays of this size cost more than the additions.
+            self.velocity = gradient.add_(self.velocity, alpha=self.momentum)
+        x = torch.add(x, self.velocity, alpha=-self.step_size * _ranks.total(x.shape[-2], self.tables.group))
         return x if self.bounds is None else x.clamp_(*self.bounds)
 
     def run(self, x: Any, steps: int, callback: Callable[[int, Tensor], Any] | None = None, record: Iterable[int] = ()) -> Any:

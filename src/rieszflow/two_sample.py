@@ -185,7 +185,8 @@ def _deal(
         for k, mine in enumerate(order.split(drawn.tolist())[:K]):
             if len(mine):
                 for t, c in zip(parts, counts, strict=True):
-                    c[k] += t.passes.count(t, batch[mine].to(t.shift), None, False, "block", 1.0)[0]
+                    mass, _ = t.passes.count(t, batch[mine].to(t.shift), None, False, "block", 1.0)
+                    c[k] += torch.as_tensor(mass).cpu().numpy()
         if progress is not None:
             progress(name, whole.n, cloud.count())
     return whole, counts

@@ -115,17 +115,15 @@ def fill(found: list[Tables], y: Tensor | Stream, b: Tensor | None, group: Group
         for t in found:
             _count_target(t, y, b, moments=False, group=group)
         return
-    n, sums = 0, [np.zeros((t.xi.P, t.B + 2 * _TAIL)) for t in found]
+    n, sums = 0, [torch.zeros(t.xi.P, t.B + 2 * _TAIL, dtype=torch.float64, device=t.shift.device) for t in found]
     for batch in y:
         n += len(batch)
         for t, counts in zip(found, sums, strict=True):
-            counts += t.passes.count(t, batch.to(t.shift), None, False, "mass of y", 1.0)[0]
+            counts += torch.as_tensor(t.passes.count(t, batch.to(t.shift), None, False, "mass of y", 1.0)[0])
     n = total(n, group)
     for t, counts in zip(found, sums, strict=True):
-        mass = (summed(counts, group) / n).astype(np.float32)
-        t.mass, t.self_weight = torch.from_numpy(mass).to(t.shift.device), 1 / n
-        if t.shift.device.type == "cpu":
-            t.mass = mass
+        mass = (summed(counts, group) / n).float()
+        t.mass, t.self_weight = mass.numpy() if mass.device.type == "cpu" else mass, 1 / n
 
 
 def _count_target(

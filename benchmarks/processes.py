@@ -5,7 +5,7 @@ the targets' tables are kept. Seconds are the median of some steps, on the slowe
 torch.distributed.all_reduce.
 
 The model: step = N · a + b + c, with a seconds a particle on two threads and b for what a step costs without particles, both
-fitted to the steps of one process, and c for one all-reduce of the tables, measured by itself. It predicts two processes.
+fitted to the steps of one process, and c for one all-reduce of its tables, measured by itself. It predicts two processes.
 
 From it, what a step of 10⁹ particles takes on 1,000 processes of two such threads, a ring all-reduce over links of 25 Gbit/s
 in it.
@@ -102,19 +102,19 @@ def main() -> None:
     # Least squares of relative errors: aN/s + b/s = 1 for the seconds s of one process.
     seconds = np.array([row["processes 1"]["seconds"] for row in rows])
     (a, b), *_ = np.linalg.lstsq(np.stack([np.array(sizes) / seconds, 1 / seconds], 1), np.ones(len(rows)), rcond=None)
-    reduce = statistics.median(row["processes 2"]["reduce"] for row in rows[1:])  # of all bins
-    model = {"seconds_a_particle": a, "seconds_a_step": b, "seconds_an_all_reduce": reduce}
+    model = {"seconds_a_particle": a, "seconds_a_step": b}
     for row in rows:
         for k in (1, 2):
             found = row[f"processes {k}"]
             # two threads in all, so the particles' part is the same for one process and for two
-            found["predicted"] = row["N"] * a + b + (reduce if k > 1 else 0.0)
+            found["predicted"] = row["N"] * a + b + found["reduce"]
             off = found["predicted"] / found["seconds"] - 1
             print(
                 f"N = M = {row['N']:>7,}, {k} process{'es' if k > 1 else '  '}: {1e3 * found['seconds']:7.1f} ms a step, "
                 f"{found['sent'] / 1e6:5.2f} MB sent, predicted {1e3 * found['predicted']:7.1f} ms ({100 * off:+.0f} %)"
             )
-    print(f"model: {1e6 * a:.2f} µs a particle + {1e3 * b:.1f} ms a step + {1e3 * reduce:.1f} ms an all-reduce")
+    reduce = rows[-1]["processes 2"]["reduce"]
+    print(f"model: {1e6 * a:.2f} µs a particle + {1e3 * b:.1f} ms a step + {1e3 * reduce:.1f} ms for all tables' all-reduce")
     table, k, N = rows[-1]["processes 2"]["sent"], 1000, 10**9
     ring = 2 * (k - 1) * (table / k / LINK + DELAY)
     large = {"particles": N, "processes": k, "compute": N / k * a, "all_reduce": ring, "sent_by_each": 2 * table}

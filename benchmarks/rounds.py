@@ -75,7 +75,7 @@ def main() -> None:
     axes.set_yticks(range(len(rows)), [r["data"] for r in rows])
     axes.set(xlabel="relative error of the gradient, one block of n directions")
     axes.invert_yaxis()
-    axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     save(options.out, "rounds", {"repeats": options.repeats, "rows": rows}, figure)
 
 

@@ -101,7 +101,10 @@ def training(out, *more):
     return ["-m", "rieszflow", "train", "digits", "--out", out, "--seed", 3, "--device", "cpu", *settings]
 
 
-@pytest.mark.parametrize("more", [[], ["shared=true", "network=unet", "channels=[8]", "layers=1"]])
+SHARED = ["shared=true", "network=unet", "channels=[8]", "layers=1"]
+
+
+@pytest.mark.parametrize("more", [[], pytest.param(SHARED, marks=pytest.mark.slow)])
 def test_training_over_two_processes(tmp_path, more):
     alone = subprocess.run([sys.executable, *map(str, training(tmp_path / "one", *more))], capture_output=True, text=True)
     assert alone.returncode == 0, alone.stderr
@@ -124,7 +127,7 @@ def test_training_over_two_processes(tmp_path, more):
     assert sample.returncode == 0
 
 
-@pytest.mark.parametrize("resumed_by", [1, 3])
+@pytest.mark.parametrize("resumed_by", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_one_process_killed_and_resumed_by_another_number(tmp_path, resumed_by):
     """SIGKILL of the second process in the second network: the job ends soon, not well; nothing is broken; resume goes on."""
     run = tmp_path / "run"

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import rieszflow as rf
 from rieszflow import SliceSketch, stream
@@ -236,6 +237,17 @@ def test_files_are_the_points(tmp_path, table):
             torch.testing.assert_close(torch.cat(list(found)).float(), table, rtol=1e-6, atol=1e-6)
     assert stream(tmp_path / "a.csv").names == ["u", "v", "w"] == stream(tmp_path / "a.parquet").names
     assert stream(tmp_path / "lists.parquet").names == ["embedding[0]", "embedding[1]", "embedding[2]"]
+
+
+def test_a_folder_of_images_is_its_pixels(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 3, 3), np.uint8)
+    for k, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{k}.png")
+    found = stream(tmp_path)
+    assert (found.d, found.count()) == (36, 5)
+    # (C, H, W), as everywhere
+    want = torch.from_numpy(pixels.transpose(0, 3, 1, 2).reshape(5, 36)).float()
+    assert torch.equal(torch.cat(list(found)), want)
 
 
 def test_batches_are_the_points(table):

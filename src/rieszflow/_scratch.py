@@ -12,8 +12,10 @@ import threading
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-__all__ = ["scratch"]
+__all__ = ["fresh", "scratch"]
 
 _HUGE = 1 << 21
 # Python's default is memory that a forked process shares with its parent.
@@ -34,3 +36,10 @@ def scratch(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         start = -whole.ctypes.data % _HUGE
         buffers[name] = whole[start : start + size]
     return buffers[name][:size].view(dtype).reshape(shape)
+
+
+def fresh(x: Tensor) -> Tensor:
+    """A tensor like x with anything in it. On the CPU from NumPy, which asks for huge pages: the first touch costs half."""
+    if x.device.type != "cpu":
+        return torch.empty_like(x)
+    return torch.from_numpy(np.empty(x.shape, x.detach().numpy().dtype))

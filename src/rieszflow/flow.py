@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rieszflow import _ranks, _validate
 from rieszflow._ranks import Group
+from rieszflow._scratch import fresh
 from rieszflow.directions import LocalSlices
 from rieszflow.exact import mmd2_gradient
 from rieszflow.kernels import Kernel, Riesz
@@ -119,7 +120,8 @@ class ParticleFlow:
         else:
             # In the gradient's memory: fresh arrays of this size cost more than the additions.
             self.velocity = gradient.add_(self.velocity, alpha=self.momentum)
-        x = torch.add(x, self.velocity, alpha=-self.step_size * _ranks.total(x.shape[-2], self.tables.group))
+        tau = self.step_size * _ranks.total(x.shape[-2], self.tables.group)
+        x = torch.add(x, self.velocity, alpha=-tau, out=fresh(x))
         return x if self.bounds is None else x.clamp_(*self.bounds)
 
     def run(self, x: Any, steps: int, callback: Callable[[int, Tensor], Any] | None = None, record: Iterable[int] = ()) -> Any:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from rieszflow._ranks import Group, offset, summed, total, widest
-from rieszflow._scratch import scratch
+from rieszflow._scratch import fresh, scratch
 from rieszflow._threads import share, threads
 from rieszflow.directions import Directions, Hadamard
 from rieszflow.directions.hadamard import width
@@ -374,7 +374,7 @@ class _Fused:
 
     @staticmethod
     def look_up(t: Tables, x: Tensor, w: Tensor | None, lines: Any, own: Any) -> Tensor:
-        out = _empty(x)
+        out = fresh(x)
         args = *_Fused._common(t, x), t.low, t.inverse, t.B, _weights(w), lines.view(np.uint64), own, out.numpy()
         share(cpu.fused_look_up, len(x), width(t.xi.n), *args)
         return out
@@ -407,17 +407,12 @@ class _Tiled:
 
     @staticmethod
     def look_up(t: Tables, x: Tensor, w: Tensor | None, lines: Any, own: Any) -> Tensor:
-        out = _empty(x)
+        out = fresh(x)
         weights = _weights(w)
         for start, tile in _Tiled._tiles(t, x):
             share(cpu.tile_look_up, t.xi.P, 1, tile.numpy(), t.low, t.inverse, t.B, weights, start, lines.view(np.uint64), own)
             out[start : start + tile.shape[1]] = t.xi.adjoint(tile)
         return out
-
-
-def _empty(x: Tensor) -> Tensor:
-    # From NumPy, which asks for huge pages: the first touch of a large array costs less than half.
-    return torch.from_numpy(np.empty(x.shape, x.detach().numpy().dtype))
 
 
 def _share(w: Tensor | None, n: int) -> float:

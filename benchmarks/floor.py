@@ -84,9 +84,9 @@ def main() -> None:
     (xi,) = bins.parts(directions.sample("hadamard", n, d, x, g))
     kernel = rf.Riesz()
     (t,) = bins.grids(y, x, xi, kernel, value=False)
-    bins._count_target(t, y, None, moments=False)
-    mass, _ = t.passes.count(t, x, None, False)
-    solver = bins._Cumulated(t, kernel, mass, None, 1 / N)
+    bins.fill([t], y, None)
+    mass, _ = t.passes.count(t, x, None, False, 1 / N)
+    solver = bins.Cumulated(t, kernel, mass, None, 1 / N)
     lines, own = solver.lines(t.mass, mass, 1.0, 1.0, None, 1 / N)
     transform = 2 * n * math.log2(n) * N  # two rounds of n log₂ n additions a point
     points, table = 4 * N * d, 4 * n * (bins.BINS + 2 * cpu.TAIL)
@@ -94,8 +94,8 @@ def main() -> None:
     stages = {
         "validation": (least(lambda: _validate.pair(x, y), repeats), 2 * points, 0, 0, 0, 0),
         "ranges of the bins": (least(lambda: bins.grids(y, x, xi, kernel, value=False), repeats), 0, 0, 0, 0, 0),
-        "count y": (least(lambda: t.passes.count(t, y, None, False), repeats), points, 0, transform, N * n, 0),
-        "count x": (least(lambda: t.passes.count(t, x, None, False), repeats), points, 0, transform, N * n, 0),
+        "count y": (least(lambda: t.passes.count(t, y, None, False, 1 / N), repeats), points, 0, transform, N * n, 0),
+        "count x": (least(lambda: t.passes.count(t, x, None, False, 1 / N), repeats), points, 0, transform, N * n, 0),
         "cumulate": (least(lambda: solver.lines(t.mass, mass, 1.0, 1.0, None, 1 / N), repeats), 2 * table, 2 * table, 0, 0, 0),
         "look up": (
             *(least(lambda: t.passes.look_up(t, x, None, lines, own), repeats), points, points),

@@ -91,7 +91,7 @@ def test_bins_keep_their_bound(x_shape, y_shape, n):
     xi = torch.ones(1, 1)
     got, exact = (rf.sliced_mmd2_gradient(x, y, directions=xi, engine=e)[:, 0] * n for e in ("bins", "sort"))
     (t,) = bins.tables(y, None, directions.Directions(xi), rf.Riesz(1.0), x)
-    f, _ = t.passes.count(t, x, None, False)
+    f, _ = t.passes.count(t, x, None, False, 1 / len(x))
     u, index = np.empty(n, np.float32), np.empty(n, np.uint32)
     _bins_cpu.locate(bins._project(t, x)[0].numpy(), n, t.low[0], t.inverse[0], t.B, u, index)
     own = np.array([_bins_cpu.place(v, t.B)[0] for v in u])

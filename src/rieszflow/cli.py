@@ -287,7 +287,7 @@ def compare(
             found |= {"distance": test.distance, "interval": list(test.interval), "p_value": test.p_value}
     found |= {"n": [x.n, y.n], "d": x.d, "slices": x.slices, "convention": "half the energy distance"}
     columns = []
-    if x.d == 1 or len(x._parts) > x._random:
+    if x.columns:
         names, apart = report.column_names(y), y.feature_distances(x)
         columns = [(names[k], apart[k].item()) for k in apart.argsort(descending=True)[:top].tolist()]
     found["columns"] = [{"name": name, "energy_coefficient": value} for name, value in columns]

@@ -113,22 +113,16 @@ def column_names(sketch: SliceSketch) -> list[str]:
 
 def comparison(x: SliceSketch, y: SliceSketch, labels: tuple[str, str]) -> Image.Image:
     """Histograms of two sketches on the columns and on the random slice that differ most."""
-    panels: list[tuple[str, int, int]] = []  # title, part of the tables, row in it
-    axes = len(x._parts) - x._random
-    if axes:
-        apart = y.feature_distances(x)
+    panels: list[tuple[str, int, bool]] = []  # title, number, whether it is a column
+    if x.columns:
         names = column_names(y)
-        panels += [(names[k], len(x._parts) - 1, k) for k in apart.argsort(descending=True)[:3].tolist()]
-    row = int(y.slice_distances(x).argmax())
-    for part in range(x._random):
-        if row < x._parts[part].xi.P:
-            panels.append((f"slice {row + sum(t.xi.P for t in x._parts[:part])}", part, row))
-            break
-        row -= x._parts[part].xi.P
+        panels += [(names[k], k, True) for k in y.feature_distances(x).argsort(descending=True)[:3].tolist()]
+    k = int(y.slice_distances(x).argmax())
+    panels.append((f"slice {k}", k, False))
     figure = Figure(figsize=(3.4 * len(panels), 2.8), dpi=110, layout="tight")
-    for axis, (title, part, row) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+    for axis, (title, number, column) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         for sketch, label in zip((x, y), labels, strict=True):
-            edges, density = sketch.histogram(part, row)
+            edges, density = sketch.histogram(number, column)
             axis.stairs(density, edges, fill=True, alpha=0.45, label=label)
         axis.set(title=title, yticks=[])
     figure.axes[0].legend(fontsize=7)

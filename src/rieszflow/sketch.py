@@ -41,6 +41,12 @@ class Axes(Directions):
     def adjoint(self, g: Tensor) -> Tensor:
         return g.transpose(-1, -2)
 
+    def split(self, rows: int) -> list[Directions]:
+        return [self]
+
+    def single(self) -> Directions:
+        return self
+
 
 class SliceSketch:
     """How many points of a cloud lie in every bin of every slice: all that the sliced energy distance needs to know of them.
@@ -87,8 +93,9 @@ class SliceSketch:
         chosen = np.random.default_rng(0).permutation(len(rows))[:_RANGE]
         sample = rows.cpu().numpy()[chosen]
         self._settle(rows.shape[1], slices, directions, seed, names)
-        xi = self._directions(rows)
-        self._parts = [bins._grid(part, sample, rows) for part in [*bins.parts(xi), *self._axes()]]
+        self._parts = [t for xi in self._directions(rows) for t in bins.empties(xi, sample, rows)]
+        for t in self._parts:
+            bins.settle(t, sample)
         self._clear()
 
     def _settle(self, d: int, slices: Any, kind: Any, seed: Any, names: Any) -> None:
@@ -101,19 +108,23 @@ class SliceSketch:
             raise ValueError(f"names: {len(names)} given for {d} columns; a list of as many strings is accepted")
         self.names = names
 
-    def _directions(self, like: Tensor) -> Directions:
-        generator = torch.Generator().manual_seed(self.seed)
-        return directions.sample(self.directions, self.slices, self.d, like.float(), generator)
+    @property
+    def columns(self) -> bool:
+        """Whether columns are counted by themselves: up to d = 4,096."""
+        return self.d <= _MOST_AXES
 
-    def _axes(self) -> list[Directions]:
-        return [Axes(self.d)] if 1 < self.d <= _MOST_AXES else []
+    def _directions(self, like: Tensor) -> list[Directions]:
+        """The random slices, and the columns."""
+        generator = torch.Generator().manual_seed(self.seed)
+        random = directions.sample(self.directions, self.slices, self.d, like.float(), generator)
+        return [random, Axes(self.d)] if self.columns else [random]
 
     def _clear(self) -> None:
         self.n, self.weight, self._squares, self._weighted = 0, 0.0, 0.0, False
-        shapes = [(t.xi.P, t.B + 2 * bins._TAIL) for t in self._parts]
+        shapes = [(t.xi.P, t.B + 2 * bins.TAIL) for t in self._parts]
         device = self._parts[0].shift.device
         self._counts = [torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes]
-        self._sums = [torch.zeros(P, 2 * bins._TAIL, dtype=torch.float64, device=device) for P, _ in shapes]
+        self._sums = [torch.zeros(P, 2 * bins.TAIL, dtype=torch.float64, device=device) for P, _ in shapes]
 
     @classmethod
     def of(
@@ -181,7 +192,7 @@ class SliceSketch:
     def _count(self, x: Tensor, w: Tensor | None) -> None:
         x = x.detach()
         for t, counts, sums in zip(self._parts, self._counts, self._sums, strict=True):
-            mass, moments = t.passes.count(t, x.to(t.shift.dtype), w, True, "sketch", 1.0)
+            mass, moments = t.passes.count(t, x.to(t.shift.dtype), w, True, 1.0, "sketch")
             counts += torch.as_tensor(mass)
             sums += torch.as_tensor(moments)
         self.n += len(x)
@@ -271,7 +282,7 @@ class SliceSketch:
     @property
     def _random(self) -> int:
         """Parts of the tables that belong to random slices."""
-        return len(self._parts) - len(self._axes())
+        return len(self._parts) - self.columns
 
     def _unbiased(self, statistic: Any, *others: SliceSketch) -> bool:
         if statistic not in ("V", "U"):
@@ -285,7 +296,7 @@ class SliceSketch:
         found = []
         for t, s in zip(self._tables(), other._tables(), strict=True):
             alpha, beta = (1 / (1 - v.self_weight) if unbiased else 1.0 for v in (s, t))
-            found.append(bins._Cumulated(t, _RIESZ, s.mass, s.moments, s.self_weight).values(alpha, beta))
+            found.append(bins.Cumulated(t, _RIESZ, s.mass, s.moments, s.self_weight).values(alpha, beta))
         return found
 
     def slice_distances(self, other: Any, statistic: str = "V") -> Tensor:
@@ -300,14 +311,12 @@ class SliceSketch:
         inhomogeneity. Up to d = 4,096.
         """
         other = self._other(other)
-        if not self._axes() and self.d > 1:
+        if not self.columns:
             raise ValueError(f"columns of d = {self.d} are not counted by themselves; up to {_MOST_AXES} are")
         t, s = self._tables()[-1], other._tables()[-1]
-        if self.d == 1:  # the random slices are the column
-            t, s = self._tables()[0], other._tables()[0]
-        distance, spread_x, spread_y = bins._Cumulated(t, _RIESZ, s.mass, s.moments, s.self_weight).integrals()
+        distance, spread_x, spread_y = bins.Cumulated(t, _RIESZ, s.mass, s.moments, s.self_weight).integrals()
         mean = distance + spread_x + spread_y  # E|X − Y|
-        return torch.where(mean > 0, distance / mean, 0)[: self.d]
+        return torch.where(mean > 0, distance / mean, 0)
 
     def gradient(self, points: Any, statistic: str = "V", weights: Any = None) -> Any:
         """Gradient of D²(points, sketch) by the points, (N, d): tensor for tensor, array for array.
@@ -328,15 +337,19 @@ class SliceSketch:
         assert result.x is not None
         return result.x.numpy() if isinstance(points, np.ndarray) else result.x
 
-    def histogram(self, part: int, row: int, bars: int = 64) -> tuple[np.ndarray, np.ndarray]:
-        """Edges (bars + 1,) in the points' unit, and density (bars,), of the equal bins of one slice of one part.
+    def histogram(self, k: int, column: bool = False, bars: int = 64) -> tuple[np.ndarray, np.ndarray]:
+        """Edges (bars + 1,) in the points' unit, and density (bars,), of the equal bins of slice k, or of column k.
 
-        For slices other than columns positions are relative to the sketch's origin.
+        On a slice positions are relative to the sketch's origin.
         """
+        part, row = (self._random, k) if column else (0, k)
+        while row >= self._parts[part].xi.P:
+            row -= self._parts[part].xi.P
+            part += 1
         t, many = self._parts[part], self._counts[part][row].cpu().numpy()
-        inside = many[bins._TAIL : bins._TAIL + t.B].reshape(bars, -1).sum(1) / max(self.weight, 1e-300)
+        inside = many[bins.TAIL : bins.TAIL + t.B].reshape(bars, -1).sum(1) / max(self.weight, 1e-300)
         low, inverse = float(t.low[row]), float(t.inverse[row])
-        origin = float(t.shift[row]) if isinstance(t.xi, Axes) else 0.0
+        origin = float(t.shift[row]) if column else 0.0
         edges = origin + (low + np.arange(bars + 1) * (t.B / bars) / inverse) / t.scale
         return edges, inside / np.diff(edges)
 
@@ -362,11 +375,11 @@ class SliceSketch:
         sketch = object.__new__(cls)
         try:
             sketch._settle(meta["d"], meta["slices"], meta["directions"], meta["seed"], meta["names"])
-            xi = [*bins.parts(sketch._directions(tensors["0.shift"])), *sketch._axes()]
+            xi = [part for kind in sketch._directions(tensors["0.shift"]) for part in bins.parts(kind)]
             sketch._parts = []
             for k, part in enumerate(xi):
-                names = ("low", "inverse", "shift", "scale", "B", "outside")
-                sketch._parts.append(bins.known(part, tensors["0.shift"], {name: tensors[f"{k}.{name}"] for name in names}))
+                span = {name: tensors[f"{k}.{name}"] for name in bins.SPAN}
+                sketch._parts.append(bins.known(part, tensors["0.shift"], span))
             sketch._clear()
             sketch.n, sketch.weight, sketch._squares = meta["n"], meta["weight"], meta["squares"]
             sketch._weighted = meta["weighted"]

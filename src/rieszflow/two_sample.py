@@ -174,7 +174,7 @@ def _deal(
 ) -> tuple[SliceSketch, list[np.ndarray]]:
     """The sketch of a cloud, and the counts (K, P, bins) of K blocks of `size` random points on every part of the slices."""
     whole, parts = empty.empty(), empty._parts[: empty._random]
-    counts = [np.zeros((K, t.xi.P, t.B + 2 * bins._TAIL), np.float32) for t in parts]
+    counts = [np.zeros((K, t.xi.P, t.B + 2 * bins.TAIL), np.float32) for t in parts]
     # How many points every block still gets, and how many none does: who gets which is drawn batch by batch.
     left = np.array([size] * K + [cloud.count() - K * size])
     for batch in cloud:
@@ -185,7 +185,7 @@ def _deal(
         for k, mine in enumerate(order.split(drawn.tolist())[:K]):
             if len(mine):
                 for t, c in zip(parts, counts, strict=True):
-                    mass, _ = t.passes.count(t, batch[mine].to(t.shift), None, False, "block", 1.0)
+                    mass, _ = t.passes.count(t, batch[mine].to(t.shift), None, False, 1.0, "block")
                     c[k] += torch.as_tensor(mass).cpu().numpy()
         if progress is not None:
             progress(name, whole.n, cloud.count())
@@ -216,7 +216,7 @@ def _gram(like: SliceSketch, masses: list[np.ndarray], w: np.ndarray) -> tuple[n
 
 def _pieces(t: bins.Tables, mass: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Some slices at a time: masses (K, p, bins), and the roots of the bins' widths (p, bins)."""
-    tail = np.diff([cpu.tail_edge(k, t.B) for k in range(bins._TAIL + 1)])
+    tail = np.diff([cpu.tail_edge(k, t.B) for k in range(bins.TAIL + 1)])
     widths = np.concatenate([tail[::-1], np.ones(t.B), tail])
     inverse = np.asarray(t.inverse.cpu() if isinstance(t.inverse, torch.Tensor) else t.inverse, np.float64)
     step = max(1, _TOGETHER // (2 * len(mass) * len(widths)))

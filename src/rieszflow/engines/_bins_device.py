@@ -46,9 +46,7 @@ class Device:
         return torch.stack([e[0] for e in ends]).amin(0), torch.stack([e[1] for e in ends]).amax(0)
 
     @staticmethod
-    def count(
-        t: Any, x: Tensor, w: Tensor | None, moments: bool, memory: str | None = None, scale: float | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def count(t: Any, x: Tensor, w: Tensor | None, moments: bool, scale: float, memory: str | None = None) -> tuple[Any, Any]:
         P = t.xi.P
         mass = torch.zeros(P, t.B + 2 * TAIL, device=x.device)
         sums = torch.zeros(P, 2 * TAIL, dtype=torch.float64, device=x.device)
@@ -59,8 +57,6 @@ class Device:
             slot = torch.where(index < TAIL, index, (index - t.B).clamp(min=0))
             tail = (index < TAIL) | (index >= TAIL + t.B)
             sums.scatter_add_(1, slot.clamp(max=2 * TAIL - 1), torch.where(tail, u * weights, 0).double())
-        if scale is None:
-            scale = 1.0 if w is not None else 1 / len(x)
         return mass * scale, sums * scale
 
     @staticmethod

@@ -40,7 +40,22 @@ from rieszflow.engines._scale import power_of_two
 from rieszflow.kernels import Kernel, Riesz
 from rieszflow.stream import Stream
 
-__all__ = ["BINS", "Tables", "against", "evaluate", "fill", "grids", "known", "parts", "tables"]
+__all__ = [
+    "BINS",
+    "SPAN",
+    "TAIL",
+    "Cumulated",
+    "Tables",
+    "against",
+    "empties",
+    "evaluate",
+    "fill",
+    "grids",
+    "known",
+    "parts",
+    "settle",
+    "tables",
+]
 
 BINS = 1024  # equal bins of a slice, fewer for the gradients of few points
 _FEWEST_BINS = 128
@@ -50,7 +65,8 @@ _SAMPLE = 128  # points of each cloud, at most, that decide the range, and half 
 _MOST_BINS = 16384
 _PER_WAVE = 6.0  # equal bins in a kernel's slice_scale, which is a wave length over 2π
 _RIESZ_BINS = 4096
-_TAIL = cpu.TAIL
+TAIL = cpu.TAIL
+SPAN = ("low", "inverse", "shift", "scale", "B", "outside")
 
 
 @dataclass
@@ -74,8 +90,7 @@ class Tables:
 
     def span(self) -> dict[str, Tensor]:
         """The few numbers that say where the bins are."""
-        known = {"low": self.low, "inverse": self.inverse, "shift": self.shift, "scale": self.scale, "B": self.B}
-        return {name: torch.as_tensor(v).clone() for name, v in {**known, "outside": self.outside}.items()}
+        return {name: torch.as_tensor(getattr(self, name)).clone() for name in SPAN}
 
     @property
     def passes(self) -> Any:
@@ -113,30 +128,24 @@ def fill(found: list[Tables], y: Tensor | Stream, b: Tensor | None, group: Group
     """Counts the target, in one pass over it if it comes in batches (then without weights)."""
     if isinstance(y, Tensor):
         for t in found:
-            _count_target(t, y, b, moments=False, group=group)
+            t.mass, t.moments, t.self_weight = _counted(t, y, b, False, None, group)
         return
-    n, sums = 0, [torch.zeros(t.xi.P, t.B + 2 * _TAIL, dtype=torch.float64, device=t.shift.device) for t in found]
+    n, sums = 0, [torch.zeros(t.xi.P, t.B + 2 * TAIL, dtype=torch.float64, device=t.shift.device) for t in found]
     for batch in y:
         n += len(batch)
         for t, counts in zip(found, sums, strict=True):
-            counts += torch.as_tensor(t.passes.count(t, batch.to(t.shift), None, False, "mass of y", 1.0)[0])
+            counts += torch.as_tensor(t.passes.count(t, batch.to(t.shift), None, False, 1.0, "mass of y")[0])
     n = total(n, group)
     for t, counts in zip(found, sums, strict=True):
         mass = (summed(counts, group) / n).float()
         t.mass, t.self_weight = mass.numpy() if mass.device.type == "cpu" else mass, 1 / n
 
 
-def _count_target(
-    t: Tables, y: Tensor, b: Tensor | None, moments: bool, memory: str | None = None, group: Group = None
-) -> None:
-    t.mass, t.moments, t.self_weight = _counted(t, y, b, moments, memory, group)
-
-
 def _counted(t: Tables, x: Tensor, w: Tensor | None, moments: bool, memory: str | None, group: Group) -> tuple[Any, Any, float]:
     """A cloud's mass and moments on a part of the slices, and Σw²: of all ranks' points."""
     if group is None:
-        return *t.passes.count(t, x, w, moments, memory), _self_weight(w, x)
-    sums = [summed(v, group) for v in t.passes.count(t, x, w, moments, memory, 1.0)]
+        return *t.passes.count(t, x, w, moments, 1 / len(x) if w is None else 1.0, memory), _self_weight(w, x)
+    sums = [summed(v, group) for v in t.passes.count(t, x, w, moments, 1.0, memory)]
     many = total(len(x), group)
     if w is None:
         return *(v / many for v in sums), 1 / many
@@ -145,7 +154,7 @@ def _counted(t: Tables, x: Tensor, w: Tensor | None, moments: bool, memory: str 
 
 def _outside(t: Tables, mass: Any) -> float:
     """The share of projections that lie outside of the equal bins."""
-    return float(mass[:, :_TAIL].sum() + mass[:, _TAIL + t.B :].sum()) / t.xi.P
+    return float(mass[:, :TAIL].sum() + mass[:, TAIL + t.B :].sum()) / t.xi.P
 
 
 def evaluate(
@@ -177,7 +186,7 @@ def evaluate(
         return _batched(x, y, a, b, xi, kernel, unbiased, need)
     result = Result()
     for t in grids(y, x, xi, kernel, need[0], group):
-        _count_target(t, y, b, moments=need[0], memory="mass of y", group=group)
+        t.mass, t.moments, t.self_weight = _counted(t, y, b, need[0], "mass of y", group)
         result = result + against(t, x, y, a, b, kernel, unbiased, need, xi.P, group)
     return result
 
@@ -199,7 +208,7 @@ def against(
     mass, moments, self_weight = _counted(t, x, a, need_value, "mass of x", group)
     alpha = 1 / (1 - self_weight) if unbiased else 1.0
     beta = 1 / (1 - t.self_weight) if unbiased else 1.0
-    method = _Cumulated if kernel == Riesz(1.0) else _Convolved
+    method = Cumulated if kernel == Riesz(1.0) else _Convolved
     solver = method(t, kernel, mass, moments, self_weight)
     result = Result(outside=_outside(t, mass))
     if need_value:
@@ -240,19 +249,19 @@ def _self_weight(w: Tensor | None, x: Tensor) -> float:
 
 def grids(y: Tensor | Stream, x: Tensor, xi: Directions, kernel: Kernel, value: bool, group: Group = None) -> list[Tables]:
     """Empty tables on all parts of the directions, with bins for two clouds; for gradients alone fewer may do."""
-    (first_y, M), (first_x, N) = offset(len(y) if isinstance(y, Tensor) else y.count(), group), offset(len(x), group)
+    (first_y, M), (first_x, N) = offset(_many(y), group), offset(len(x), group)
     half = max(_SAMPLE // 2, min(_SAMPLE, (M + N) // 32))
     rows = np.random.default_rng(0).integers(0, 2**62, half)
     # In NumPy, for PyTorch's threads go on spinning after an operation, in the way of those that count.
     points = np.concatenate([_rows(x, rows % N - first_x, group), _rows(y, rows % M - first_y, group)])
-    found = []
-    for part in parts(xi):
+    empty = empties(xi, points, x)
+    for t in empty:
         if kernel == Riesz(1.0):
-            found.append(_grid(part, points, x, BINS if value else _enough(part, M + N)))
+            settle(t, points, BINS if value else _enough(t.xi, M + N))
         else:
             assert isinstance(y, Tensor)
-            found.append(_even_grid(_empty_tables(part, points, x), y, x, kernel, group))
-    return found
+            _settle_evenly(t, y, x, kernel, group)
+    return empty
 
 
 def _enough(xi: Directions, points: int) -> int:
@@ -264,9 +273,13 @@ def _enough(xi: Directions, points: int) -> int:
     return max(_FEWEST_BINS, min(BINS, 1 << max(0, many.bit_length() - 1)))
 
 
+def _many(x: Tensor | Stream) -> int:
+    return len(x) if isinstance(x, Tensor) else x.count()
+
+
 def _rows(x: Tensor | Stream, rows: np.ndarray, group: Group) -> np.ndarray:
     """Rows of all ranks' points, numbered from this rank's first one."""
-    here = (rows >= 0) & (rows < (len(x) if isinstance(x, Tensor) else x.count()))
+    here = (rows >= 0) & (rows < _many(x))
     if not isinstance(x, Tensor):
         mine = x.rows(rows[here])
     elif x.device.type == "cpu":
@@ -280,18 +293,20 @@ def _rows(x: Tensor | Stream, rows: np.ndarray, group: Group) -> np.ndarray:
     return summed(found, group)
 
 
-def _empty_tables(xi: Directions, points: np.ndarray, like: Tensor) -> Tables:
+def empties(xi: Directions, points: np.ndarray, like: Tensor) -> list[Tables]:
+    """Tables without bins on all parts of the directions; `points` (S, d) are a sample of the clouds, the target's last."""
     # The median of some points as the origin: near it projections keep more digits, and no outlier moves it.
-    shift = np.partition(points[-31:], min(15, len(points) - 1), axis=0)[min(15, len(points) - 1)]
+    middle = min(15, len(points) - 1)
+    shift = np.partition(points[-31:], middle, axis=0)[middle]
     largest = float(max((points.max(0) - shift).max(), (shift - points.min(0)).max()))
-    return Tables(xi, torch.from_numpy(shift).to(like), power_of_two(largest, like.dtype), None, None, BINS)
+    origin, scale = torch.from_numpy(shift).to(like), power_of_two(largest, like.dtype)
+    return [Tables(part, origin, scale, None, None, BINS) for part in parts(xi)]
 
 
-def _grid(xi: Directions, points: np.ndarray, like: Tensor, B: int = BINS) -> Tables:
-    """Empty tables with a range for clouds of which `points` (S, d) are a sample, the target's at the end."""
-    t = _empty_tables(xi, points, like)
+def settle(t: Tables, points: np.ndarray, B: int = BINS) -> None:
+    """B bins where a sample of the points lies."""
     t.B = B
-    p = _project(t, torch.from_numpy(points).to(like)).cpu().numpy()
+    p = _project(t, torch.from_numpy(points).to(t.shift)).cpu().numpy()
     p.sort(axis=1)
     S = p.shape[1]
     low, high, middle, first, last = (p[:, k].astype(np.float64) for k in (0, -1, S // 2, S // 10, S - 1 - S // 10))
@@ -302,7 +317,6 @@ def _grid(xi: Directions, points: np.ndarray, like: Tensor, B: int = BINS) -> Ta
     least = 1e-4 * np.maximum(np.abs(middle), 1e-30)
     narrow = high - low < least
     _set_range(t, np.where(narrow, middle - least, low), B / np.where(narrow, 2 * least, high - low))
-    return t
 
 
 def _set_range(t: Tables, low: np.ndarray, inverse: np.ndarray) -> None:
@@ -311,8 +325,8 @@ def _set_range(t: Tables, low: np.ndarray, inverse: np.ndarray) -> None:
         t.low, t.inverse = (torch.from_numpy(v).to(t.shift.device) for v in (t.low, t.inverse))
 
 
-def _even_grid(t: Tables, y: Tensor, x: Tensor, kernel: Kernel, group: Group) -> Tables:
-    """One width for all slices, and every point inside the range."""
+def _settle_evenly(t: Tables, y: Tensor, x: Tensor, kernel: Kernel, group: Group) -> None:
+    """Bins of one width for all slices, and every point inside the range."""
     ends = [t.passes.extent(t, cloud) for cloud in (x, y)]
     low = np.minimum(*(np.asarray(e[0].cpu() if isinstance(e[0], Tensor) else e[0], np.float64) for e in ends))
     high = np.maximum(*(np.asarray(e[1].cpu() if isinstance(e[1], Tensor) else e[1], np.float64) for e in ends))
@@ -329,7 +343,6 @@ def _even_grid(t: Tables, y: Tensor, x: Tensor, kernel: Kernel, group: Group) ->
     width = span / (B - 4)
     t.B = B
     _set_range(t, 0.5 * (low + high) - 0.5 * B * width, np.full(t.xi.P, 1 / width))
-    return t
 
 
 def _project(t: Tables, x: Tensor) -> Tensor:
@@ -362,15 +375,15 @@ class _Fused:
 
     @staticmethod
     def count(
-        t: Tables, x: Tensor, w: Tensor | None, moments: bool, memory: str | None = None, scale: float | None = None
+        t: Tables, x: Tensor, w: Tensor | None, moments: bool, scale: float, memory: str | None = None
     ) -> tuple[Any, Any]:
-        P, bins = t.xi.P, t.B + 2 * _TAIL
+        P, bins = t.xi.P, t.B + 2 * TAIL
         counts = scratch("counts", (threads(), P, bins), np.int32 if w is None else np.float32)
         counts.fill(0)
-        sums = np.zeros((threads(), P if moments else 1, 2 * _TAIL))
+        sums = np.zeros((threads(), P if moments else 1, 2 * TAIL))
         args = *_Fused._common(t, x), t.low, t.inverse, t.B, _weights(w), counts, sums
         share(cpu.fused_count, len(x), width(t.xi.n), *args)
-        return _merged(counts, sums, _share(w, len(x)) if scale is None else scale, memory)
+        return _merged(counts, sums, scale, memory)
 
     @staticmethod
     def look_up(t: Tables, x: Tensor, w: Tensor | None, lines: Any, own: Any) -> Tensor:
@@ -394,16 +407,16 @@ class _Tiled:
 
     @staticmethod
     def count(
-        t: Tables, x: Tensor, w: Tensor | None, moments: bool, memory: str | None = None, scale: float | None = None
+        t: Tables, x: Tensor, w: Tensor | None, moments: bool, scale: float, memory: str | None = None
     ) -> tuple[Any, Any]:
-        P, bins = t.xi.P, t.B + 2 * _TAIL
+        P, bins = t.xi.P, t.B + 2 * TAIL
         counts = scratch("counts", (1, P, bins), np.int32 if w is None else np.float32)
         counts.fill(0)
-        sums = np.zeros((1, P if moments else 1, 2 * _TAIL))
+        sums = np.zeros((1, P if moments else 1, 2 * TAIL))
         weights = _weights(w)
         for start, tile in _Tiled._tiles(t, x):
             share(cpu.tile_count, P, 1, tile.numpy(), t.low, t.inverse, t.B, weights, start, counts[0], sums[0])
-        return _merged(counts, sums, _share(w, len(x)) if scale is None else scale, memory)
+        return _merged(counts, sums, scale, memory)
 
     @staticmethod
     def look_up(t: Tables, x: Tensor, w: Tensor | None, lines: Any, own: Any) -> Tensor:
@@ -413,11 +426,6 @@ class _Tiled:
             share(cpu.tile_look_up, t.xi.P, 1, tile.numpy(), t.low, t.inverse, t.B, weights, start, lines.view(np.uint64), own)
             out[start : start + tile.shape[1]] = t.xi.adjoint(tile)
         return out
-
-
-def _share(w: Tensor | None, n: int) -> float:
-    """What a count of one is as a mass."""
-    return 1 / n if w is None else 1.0
 
 
 def _merged(counts: np.ndarray, sums: np.ndarray, scale: float, memory: str | None) -> tuple[Any, Any]:
@@ -432,7 +440,7 @@ def _merged(counts: np.ndarray, sums: np.ndarray, scale: float, memory: str | No
 # From tables to lines that a projection looks up, and to values.
 
 
-class _Cumulated:
+class Cumulated:
     """r = 1: cumulative sums."""
 
     def __init__(self, t: Tables, kernel: Kernel, mass: Any, moments: Any, self_weight: float) -> None:
@@ -471,25 +479,25 @@ class _Convolved:
 
     def __init__(self, t: Tables, kernel: Kernel, mass: Any, moments: Any, self_weight: float) -> None:
         self.t, self.kernel, self.self_weight = t, kernel, self_weight
-        self.f, self.g = (torch.as_tensor(m)[:, _TAIL : _TAIL + t.B].float() for m in (mass, t.mass))
+        self.f, self.g = (torch.as_tensor(m)[:, TAIL : TAIL + t.B].float() for m in (mass, t.mass))
         self.width = 1 / (float(t.inverse[0]) * t.scale)
 
     def lines(self, g: Any, f: Any, alpha: float, factor: float, w: Tensor | None, self_weight: float) -> tuple[Any, Any]:
         B, on_cpu = self.t.B, isinstance(f, np.ndarray)
-        f, g = (torch.as_tensor(m)[:, _TAIL : _TAIL + B] for m in (f, g))
+        f, g = (torch.as_tensor(m)[:, TAIL : TAIL + B] for m in (f, g))
         K = self.kernel.slice_values(np.arange(B + 1) * self.width, self.t.xi.n)
         K = np.concatenate([K[:0:-1], K])  # offsets −B … B
         q = (K[1:] - K[:-1]) / self.width  # of a bin on the edge j = −B+1 … B bins right of its left edge
         q = torch.from_numpy(np.roll(q, -(B - 1))).to(f)
         spectrum = torch.fft.rfft(alpha * f - g, n=2 * B) * torch.fft.rfft(q)
         slope = torch.fft.irfft(spectrum, n=2 * B)[:, : B + 1]
-        lines = torch.zeros(f.shape[0], B + 2 * _TAIL, 2, dtype=torch.float32, device=f.device)
-        lines[:, _TAIL : _TAIL + B, 0] = factor * slope[:, :-1]
-        lines[:, _TAIL : _TAIL + B, 1] = factor * slope.diff(dim=1)
+        lines = torch.zeros(f.shape[0], B + 2 * TAIL, 2, dtype=torch.float32, device=f.device)
+        lines[:, TAIL : TAIL + B, 0] = factor * slope[:, :-1]
+        lines[:, TAIL : TAIL + B, 1] = factor * slope.diff(dim=1)
         # A point exerts no force on itself, its share of its own bin does: q[0] at the left edge, −q[0] at the right one.
         own = alpha * float(q[0]) * torch.tensor([1.0, -2.0])
         if w is None:
-            lines[:, _TAIL : _TAIL + B] -= (factor * self_weight * own).to(lines)
+            lines[:, TAIL : TAIL + B] -= (factor * self_weight * own).to(lines)
             own = torch.zeros(2)
         else:
             own *= factor

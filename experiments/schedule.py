@@ -34,7 +34,7 @@ def main() -> None:
     y, held_out, shape = images("fashion-mnist", n, g)
     d = y.shape[1]
     uniform, smooth = (draw_latents(Config(latents=kind), shape, n, g) for kind in ("uniform", "smooth"))
-    (tau,) = default_steps(y[:2000], [], 1024)
+    (tau,) = default_steps(y[:2000], [], 1024, 0.8)
     start = time.perf_counter()
     for _ in range(3):
         usual(uniform, y, independent(1000, d, g))

@@ -125,7 +125,7 @@ def test_patches_improve_photographs_at_the_default_step():
     flows = [
         rf.ParticleFlow(y, slices=512, step_size=step, directions=k, engine="bins",
                         generator=generator(1), bounds=(0.0, 1.0))
-        for k, step in zip(kinds, default_steps(y, kinds, 512), strict=True)
+        for k, step in zip(kinds, default_steps(y, kinds, 512, 0.0), strict=True)
     ]  # fmt: skip
     before = rf.energy_distance(x, held_out, statistic="U")
     for _ in range(8):

@@ -114,3 +114,14 @@ def test_bad_streamed_targets():
         rf.ParticleFlow([y], slices=None)
     with pytest.raises(ValueError, match="no points in it"):
         rf.Target([])
+
+
+def test_a_pass_reports_where_it_is():
+    x, y = clouds()
+    seen = []
+    source = rf.stream(torch.from_numpy(y).split(700), progress=lambda done, n: seen.append((done, n)))
+    flow = rf.ParticleFlow(source, slices=64, generator=torch.Generator().manual_seed(2))
+    seen.clear()  # to count the points of a list takes a pass
+    flow.step(torch.from_numpy(x))
+    assert [done for done, _ in seen][-5:] == [700, 1400, 2100, 2800, 3000]
+    assert seen[-1] == (3000, 3000)

@@ -29,6 +29,7 @@ class Stream:
         d: dimension; points of more than one axis are flattened.
         n: number of points, or None where only a pass would tell.
         names: of the d columns, or None.
+        progress: called during every pass, or None; see `stream`.
     """
 
     def __init__(
@@ -41,12 +42,14 @@ class Stream:
     ) -> None:
         self.name, self._batches, self.n, self.names, self._rows = name, batches, n, names, rows
         self.d = 0
+        self.progress: Callable[[int, int | None], Any] | None = None
         first = next(iter(self), None)
         if first is None:
             raise ValueError(f"{name}: no points in it; at least one is needed")
         self.first, self.d = first, first.shape[1]
 
     def __iter__(self) -> Iterator[Tensor]:
+        done = 0
         for number, batch in enumerate(self._batches()):
             points = _points(batch, f"{self.name}, batch {number}")
             if self.d not in (0, points.shape[1]):
@@ -54,6 +57,9 @@ class Stream:
                     f"{self.name}, batch {number}: points of dimension {points.shape[1]} given, earlier ones have {self.d}"
                 )
             yield points
+            done += len(points)
+            if self.progress is not None:
+                self.progress(done, self.n)
 
     def rows(self, numbers: np.ndarray) -> np.ndarray:
         """Points by their numbers, from anywhere where that is cheap, else of the first batch: a sample is meant."""
@@ -69,7 +75,7 @@ class Stream:
         return self.n
 
 
-def stream(source: Any) -> Stream:
+def stream(source: Any, progress: Callable[[int, int | None], Any] | None = None) -> Stream:
     """Whatever holds points, as a `Stream`.
 
     Args:
@@ -77,6 +83,8 @@ def stream(source: Any) -> Stream:
             or of images; a DataLoader or list of batches; an iterator of batches, which can be passed over once. Of a batch
             that is a tuple, list or dict the first entry counts. Whole numbers and half precision become float32. Of tables the
             numeric columns count, lists of fixed size included.
+        progress: called after every batch that was dealt with, in every pass, with the points passed over in this pass and
+            how many there are, or None. So `ParticleFlow(stream("huge.npy", progress=bar))` shows where a long step is.
 
     Raises:
         TypeError, ValueError, OSError: no points in it, a wrong kind or dtype, NaN, infinity or missing values, batches of
@@ -87,8 +95,12 @@ def stream(source: Any) -> Stream:
         >>> [tuple(batch.shape) for batch in stream([torch.zeros(3, 2, 2), torch.zeros(1, 2, 2)])]
         [(3, 4), (1, 4)]
     """
-    if isinstance(source, Stream):
-        return source
+    found = source if isinstance(source, Stream) else _open(source)
+    found.progress = progress or found.progress
+    return found
+
+
+def _open(source: Any) -> Stream:
     if isinstance(source, (str, os.PathLike)):
         return _file(Path(source))
     if isinstance(source, (Tensor, np.ndarray)):

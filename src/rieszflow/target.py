@@ -25,17 +25,18 @@ class Target:
     """Points y to move others towards, with what does not change about them kept between calls.
 
     `gradient(x)` is `sliced_mmd2_gradient(x, y)` on random slices. With Riesz(1.0) and the linear-time engine, a set of slices
-    and the target's tables on it serve `reuse` calls, `reuse` sets in turn, so that no two calls in a row see the same slices;
-    then they are drawn anew. The tables take 5 KB a slice and set.
+    and the target's tables on it can serve `reuse` calls, `reuse` sets in turn, so that no two calls in a row see the same
+    slices; then they are drawn anew. The tables take 5 KB a slice and set.
 
     Args:
         y: points (M, d) or (..., M, d); float32 or float64; tensor or NumPy array. Or whatever else `rieszflow.stream` takes,
             (M, d) in batches, for a target too large for memory: with Riesz(1.0) on the linear-time engine, without weights;
             it is passed over once for a set of slices, that is once in `reuse` calls on average.
         kernel, slices, directions, engine: as in `sliced_mmd2_gradient`.
-        generator: source of the slices; None for torch's default generator.
+        generator: source of the seeds of slices, one for every set; None for torch's default generator.
         weights: non-negative weights of y that sum to one; None for 1/M.
-        reuse: calls that a set of slices serves, at least 1; 1 for fresh slices in every call.
+        reuse: calls that a set of slices serves, at least 1; 1 for fresh slices in every call. A flow gets further on fresh
+            slices (see `ParticleFlow`); more is for targets so much larger than x that to pass over them is what takes time.
         group: a torch.distributed process group: y, weights (which then sum to one over all ranks) and the points of `gradient`
             are this rank's parts of clouds that lie on all ranks, and every rank makes the same calls. The ranks add up tables,
             4 (B + 128) P bytes for B bins whatever N is, and use the first rank's slices. Results are those of one process to
@@ -61,7 +62,7 @@ class Target:
         engine: str = "auto",
         generator: torch.Generator | None = None,
         weights: Any = None,
-        reuse: int = 8,
+        reuse: int = 1,
         group: Group = None,
     ) -> None:
         self.stream = None if isinstance(y, (Tensor, np.ndarray)) else stream(y)
@@ -102,12 +103,8 @@ class Target:
         need = (False, True, False, False, False)
         one_by_one = x.ndim > 2 or self.reuse == 1
         if self.stream is None and (solver is not bins or self.kernel != Riesz(1.0) or one_by_one):
-            if self.group is None:
-                xi = directions.sample(self.directions, self.slices, x.shape[-1], x, self.generator)
-                result = solver.evaluate(x, self.y, a, self.weights, xi, self.kernel, unbiased, need)
-            else:
-                xi = self._sample(self._seed())
-                result = bins.evaluate(x, self.y, a, self.weights, xi, self.kernel, unbiased, need, self.group)
+            arguments = (x, self.y, a, self.weights, self._sample(self._seed()), self.kernel, unbiased, need)
+            result = solver.evaluate(*arguments) if self.group is None else bins.evaluate(*arguments, self.group)
             return self._answer(result, numpy)
         entry = self._turn(x)
         result = Result()

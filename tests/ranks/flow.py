@@ -29,7 +29,7 @@ def main(source: str, out: str) -> None:
     found["V"] = target().gradient(x)
     found["U"] = target().gradient(x, statistic="U")
     found["weights"] = target(weights=b).gradient(x, x_weights=a)
-    found["fresh"] = target(reuse=1).gradient(x)
+    found["kept"] = target(reuse=2).gradient(x)
     found["kernel"] = target(kernel=rf.Gaussian(5.0)).gradient(x)
     sent = []
     original = dist.all_reduce

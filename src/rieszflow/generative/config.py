@@ -27,9 +27,9 @@ class Config:
 
     Flow: N `particles` start as `latents`, noise that is "uniform" on [0, 1]^d (the paper's) or, for images, "smooth";
     `targets` M training data at most (None: all); `slices` P with `directions`, a set of which serves `reuse` steps (see
-    `rieszflow.Target`); `step_size` τ (None: 0.3 times the targets' mean distance from one another, for forces have size one
-    whatever the dimension is); `momentum` m, which grows by `momentum_gain` from network to network up to `momentum_cap`; with
-    `clip` particles and samples are kept in the data's box [0, 1]^d. Network l is trained after T_l flow steps:
+    `rieszflow.Target`); `step_size` τ (None: 0.4 (1 − m) times the targets' mean distance from one another, for forces have
+    size one whatever the dimension is); `momentum` m, which grows by `momentum_gain` from network to network up to
+    `momentum_cap`; with `clip` particles and samples are kept in the data's box [0, 1]^d. Network l is trained after T_l steps:
     T_1 = `first_steps`, T_{l+1} = min(T_l + min(2^{l−1}·T_1, `growth_cap`), `steps_cap`) (the paper's schedule); L `networks`.
 
     Images: `levels`, coarsest first, is a list of mappings with the key `factor` (images are pooled by it) and settings of that
@@ -61,7 +61,7 @@ class Config:
     targets: int | None = None
     slices: int = 256
     directions: str = "auto"
-    reuse: int = 8
+    reuse: int = 1
     step_size: float | None = None
     momentum: float = 0.7
     momentum_gain: float = 0.0

@@ -88,8 +88,10 @@ def main() -> None:
             for label, r in results.items():
                 style = {"lw": 2.5} if label.startswith("Riesz") else {"lw": 0.8, "ls": "--"}
                 axes.loglog(marks[1:], [max(v, 1e-6) for v in r[key][1:]], label=label, **style)
-            axes.set(xlabel="steps", ylabel=key)
-        axes.legend(fontsize=6, ncols=3, loc="upper left", bbox_to_anchor=(0, -0.2))
+            axes.set(xlabel="steps", ylabel={"W1": "W₁"}.get(key, "energy distance"))
+        place = figure.add_subplot(grid[2, 5:])
+        place.axis("off")
+        place.legend(*axes.get_legend_handles_labels(), fontsize=8, ncols=3, loc="center")
         content = {label: {k: v for k, v in r.items() if k != "x"} for label, r in results.items()}
         save(given, f"kernels-{name}", {"N": n, "steps": marks, "scale": scale, "kernels": content}, figure)
 

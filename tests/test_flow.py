@@ -90,3 +90,28 @@ def test_bounds():
     x, y = clouds(1, 6, 8, 3)
     free, kept = (rf.ParticleFlow(y, slices=4, generator=generator(0), bounds=b) for b in (None, (-0.5, 0.5)))
     assert torch.equal(kept.step(x), free.step(x).clamp(-0.5, 0.5))
+
+
+@pytest.mark.parametrize("reuse", [1, 2])
+def test_memory_is_used_again_only_when_nobody_looks_at_it(reuse):
+    """Kept particles, velocities, views and arrays stay what they were; dropped ones are where the next results go."""
+    x, y = clouds(1, 3000, 2000, 70, torch.float32)
+
+    def flow():
+        return rf.ParticleFlow(y, slices=128, momentum=0.5, engine="bins", generator=generator(3), reuse=reuse)
+
+    kept, copies, one = [], [], flow()
+    end = x
+    for _ in range(8):
+        end = one.step(end)
+        for t in (end, one.velocity[:5], end.numpy()[1:3]):
+            kept.append(t)
+            copies.append(torch.as_tensor(t).clone())
+    assert all(torch.equal(torch.as_tensor(t), copy) for t, copy in zip(kept, copies, strict=True))
+    again, places = x.clone(), set()
+    two = flow()
+    for _ in range(8):
+        again = two.step(again)
+        places.add(again.data_ptr())
+    assert torch.equal(again, end)
+    assert len(places) <= 3

@@ -6,21 +6,24 @@ translation cache, which makes looking up slow by chance; fresh memory would cos
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import threading
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["fresh", "scratch"]
+__all__ = ["Recycled", "fresh", "scratch"]
 
 _HUGE = 1 << 21
 # Python's default is memory that a forked process shares with its parent.
 _PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-_kept = threading.local()
+_kept, _current = threading.local(), threading.local()
 
 
 def scratch(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -42,4 +45,41 @@ def fresh(x: Tensor) -> Tensor:
     """A tensor like x with anything in it. On the CPU from NumPy, which asks for huge pages: the first touch costs half."""
     if x.device.type != "cpu":
         return torch.empty_like(x)
-    return torch.from_numpy(np.empty(x.shape, x.detach().numpy().dtype))
+    pool: Recycled | None = getattr(_current, "pool", None)
+    shape, dtype = tuple(x.shape), x.detach().numpy().dtype
+    return torch.from_numpy(np.empty(shape, dtype) if pool is None else pool.array(shape, dtype))
+
+
+class Recycled:
+    """The last results' memory, used again for new ones as soon as no tensor is left that looks at it.
+
+    A step of a flow makes two arrays and frees two. To the system a fresh gigabyte costs more than the step.
+    """
+
+    _MOST = 3  # the particles, their velocity and their gradient
+
+    def __init__(self) -> None:
+        # A tensor made of a view keeps that very view alive, so the view's end is the end of all that look at the memory.
+        self._arrays: list[tuple[np.ndarray, weakref.ref[np.ndarray]]] = []
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> Any:
+        return Recycled, ()  # a copy starts with nothing
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """`fresh` takes this thread's arrays from here."""
+        before, _current.pool = getattr(_current, "pool", None), self
+        try:
+            yield
+        finally:
+            _current.pool = before
+
+    def array(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        with self._lock:
+            fitting = [(a, seen) for a, seen in self._arrays if a.shape == shape and a.dtype == dtype]
+            unused = next((k for k, (_, seen) in enumerate(fitting) if seen() is None), None)
+            memory = np.empty(shape, dtype) if unused is None else fitting.pop(unused)[0]
+            view = memory.view()
+            self._arrays = [*fitting, (memory, weakref.ref(view))][-self._MOST :]
+        return view

@@ -122,7 +122,8 @@ class ParticleFlow:
             # In the gradient's memory: fresh arrays of this size cost more than the additions.
             self.velocity = gradient.add_(self.velocity, alpha=self.momentum)
         tau = self.step_size * _ranks.total(x.shape[-2], self.tables.group)
-        x = torch.add(x, self.velocity, alpha=-tau, out=fresh(x))
+        with self.tables.memory.in_use():
+            x = torch.add(x, self.velocity, alpha=-tau, out=fresh(x))
         return x if self.bounds is None else x.clamp_(*self.bounds)
 
     def run(self, x: Any, steps: int, callback: Callable[[int, Tensor], Any] | None = None, record: Iterable[int] = ()) -> Any:

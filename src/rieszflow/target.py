@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rieszflow import _ranks, _validate, directions, engines
 from rieszflow._ranks import Group
+from rieszflow._scratch import Recycled
 from rieszflow.directions import LocalSlices
 from rieszflow.engines import bins
 from rieszflow.engines._result import Result
@@ -85,6 +86,7 @@ class Target:
         self.reuse = _validate.positive_int("reuse", reuse)
         self._pool: list[_Entry] = []
         self._calls = 0
+        self.memory = Recycled()
 
     def gradient(self, x: Any, statistic: str = "V", x_weights: Any = None) -> Any:
         """Gradient of D² with respect to x, (..., N, d) like the target in d, batch, dtype and device; NumPy for NumPy.
@@ -98,14 +100,18 @@ class Target:
         x, _, _ = _validate.pair(x, y, look=False)
         a = _validate.weights("x_weights", x_weights, x, self.group)
         unbiased = _validate.statistic(statistic, ("x", x, a), ("y", self.y, self.weights)) == "U"
-        x = x.detach()
+        with self.memory.in_use():
+            result = self._evaluate(x.detach(), a, unbiased)
+        assert result.x is not None
+        return result.x.numpy() if numpy else result.x
+
+    def _evaluate(self, x: Tensor, a: Tensor | None, unbiased: bool) -> Result:
         solver = engines.get(self.engine, self.kernel, x, self.y)
         need = (False, True, False, False, False)
         one_by_one = x.ndim > 2 or self.reuse == 1
         if self.stream is None and (solver is not bins or self.kernel != Riesz(1.0) or one_by_one):
             arguments = (x, self.y, a, self.weights, self._sample(self._seed()), self.kernel, unbiased, need)
-            result = solver.evaluate(*arguments) if self.group is None else bins.evaluate(*arguments, self.group)
-            return self._answer(result, numpy)
+            return solver.evaluate(*arguments) if self.group is None else bins.evaluate(*arguments, self.group)
         entry = self._turn(x)
         result = Result()
         drift = False
@@ -115,12 +121,7 @@ class Target:
             result += part
         if drift:
             self._pool.remove(entry)
-        return self._answer(result, numpy)
-
-    @staticmethod
-    def _answer(result: Result, numpy: bool) -> Any:
-        assert result.x is not None
-        return result.x.numpy() if numpy else result.x
+        return result
 
     def _turn(self, x: Tensor) -> _Entry:
         """The set of slices whose turn it is, fresh if the pool is not full or it has done its duty."""

@@ -26,7 +26,10 @@ def test_the_api_in_ten_lines(tmp_path, monkeypatch):
     assert torch.equal(names["again"].sample(100, seed=0), names["new"])
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/gallery.md", "docs/fashion-mnist.md", "docs/design.md", "docs/scaling.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "docs/gallery.md", "docs/fashion-mnist.md", "docs/photographs.md", "docs/design.md", "docs/scaling.md"],
+)
 def test_every_picture_and_page_is_there(page):
     file = Path(__file__).parent.parent / page
     for target in re.findall(r"\]\(([^)]+)\)", file.read_text(encoding="utf-8")):

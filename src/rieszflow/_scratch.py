@@ -1,4 +1,4 @@
-"""Working memory of the compiled loops that is kept between calls, in huge pages where the system has them.
+"""Memory that is kept between calls: what the compiled loops work in, in huge pages where the system has them, and results.
 
 Tables of some megabytes are swept once for every tile of points. In pages of 4 KB their addresses do not fit the processor's
 translation cache, which makes looking up slow by chance; fresh memory would cost a page fault for each of them, too.
@@ -53,7 +53,7 @@ def fresh(x: Tensor) -> Tensor:
 class Recycled:
     """The last results' memory, used again for new ones as soon as no tensor is left that looks at it.
 
-    A step of a flow makes two arrays and frees two. To the system a fresh gigabyte costs more than the step.
+    A step of a flow makes two arrays and frees two. Fresh ones of a gigabyte would cost nearly as much as the step itself.
     """
 
     _MOST = 3  # the particles, their velocity and their gradient

@@ -86,7 +86,7 @@ class Target:
         self.reuse = _validate.positive_int("reuse", reuse)
         self._pool: list[_Entry] = []
         self._calls = 0
-        self.memory = Recycled()
+        self.memory = Recycled()  # of gradients, and of the particles of a flow
 
     def gradient(self, x: Any, statistic: str = "V", x_weights: Any = None) -> Any:
         """Gradient of D² with respect to x, (..., N, d) like the target in d, batch, dtype and device; NumPy for NumPy.

@@ -5,7 +5,7 @@ twice, with other slices. The noise's share is half the mean square of the two d
 of a displacement. Beside it the energy distance that the steps led to (U-statistic, 2,000 held-out images), and the time
 of a step. Step sizes in units of the targets' mean distance, times 1 − m.
 
-Run: python benchmarks/noise.py [--particles 10000] [--before 128]
+Run: python benchmarks/noise.py [--particles 10000] [--before 32]
 """
 
 import itertools
@@ -26,7 +26,7 @@ WAYS = list(itertools.product((8, 2, 1), (1.5, 0.4)))  # reuse, step size
 
 
 def main() -> None:
-    options = parser(__doc__, particles=10_000, before=128).parse_args()
+    options = parser(__doc__, particles=10_000, before=32).parse_args()
     data = load("fashion-mnist")
     g = torch.Generator().manual_seed(0)
     y = data.train.flatten(1)[torch.randperm(len(data.train), generator=g)[:12_000]]

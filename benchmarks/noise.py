@@ -63,7 +63,11 @@ def main() -> None:
     for reuse, step in WAYS:
         own = [r for r in rows if (r["reuse"], r["step"]) == (reuse, step)]
         axes.plot([r["noise"] for r in own], [r["distance"] for r in own], "o-", label=f"used {reuse} ×, step {step}")
-    axes.set(xlabel="share of noise in the displacement", ylabel="energy distance (U)", title=f"after {STEPS} further steps")
+    axes.set(
+        xlabel="share of noise in the displacement",
+        ylabel="energy distance (U)",
+        title=f"after {STEPS[0]} (upper ends) and {STEPS[1]} further steps",
+    )
     axes.legend(fontsize=8)
     save(options.out, "noise", {"particles": options.particles, "before": options.before, "rows": rows}, figure)
 

@@ -35,7 +35,7 @@ class ParticleFlow:
         target_weights: non-negative weights of the target that sum to one; None for 1/M.
         reuse: steps that a set of slices serves, spread so that no two steps in a row see the same (see `Target`); 1 for
             fresh slices at every step. A second use of slices moves particles less, and mostly astray: 8 save a quarter of a
-            step where N = M, and take three to four times as many. Only the linear-time engine does so.
+            step where N = M, and take four times as many. Only the linear-time engine does so.
         group: a torch.distributed process group whose ranks hold parts of particles and target each (see `Target`); with slices
             only. None: all are here.
         bounds: (low, high): after every step coordinates are clipped to this interval (projected gradient), for targets known

@@ -1,4 +1,4 @@
-"""A target that remembers: its tables on a pool of slices, so that a gradient costs nothing for the target."""
+"""A target that can remember: its tables on a pool of slices, so that a gradient costs nothing for the target."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """rieszflow: comparing and moving distributions given by samples, with the Riesz kernel on one-dimensional slices."""
 
+from rieszflow._notices import Notice
 from rieszflow.directions import LocalSlices
 from rieszflow.exact import energy_distance, mmd2, mmd2_gradient
 from rieszflow.flow import ParticleFlow
@@ -20,6 +21,7 @@ __all__ = [
     "Laplace",
     "LocalSlices",
     "Matern",
+    "Notice",
     "ParticleFlow",
     "Riesz",
     "SliceSketch",

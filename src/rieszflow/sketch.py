@@ -20,6 +20,7 @@ from rieszflow.engines import bins
 from rieszflow.engines._result import Result
 from rieszflow.kernels import Riesz
 from rieszflow.stream import stream
+from rieszflow.tables import difference
 
 __all__ = ["SliceSketch"]
 
@@ -46,6 +47,12 @@ class Axes(Directions):
 
     def single(self) -> Directions:
         return self
+
+
+def met(t: bins.Tables, x: Tensor) -> tuple[bins.Tables, Tensor]:
+    """Tables and points in the wider of their two dtypes: an origin far away is subtracted before anything is rounded."""
+    dtype = torch.promote_types(t.shift.dtype, x.dtype)
+    return dataclasses.replace(t, shift=t.shift.to(dtype)), x.to(dtype)
 
 
 class SliceSketch:
@@ -106,7 +113,9 @@ class SliceSketch:
         self.directions = kind
         if names is not None and (len(names) != d or not all(isinstance(name, str) for name in names)):
             raise ValueError(f"names: {len(names)} given for {d} columns; a list of as many strings is accepted")
-        self.names = names
+        if names is not None and len(set(names)) < d:
+            raise ValueError("names: some are equal; different ones are accepted, for tables are matched by them")
+        self.names = None if names is None else list(names)
 
     @property
     def columns(self) -> bool:
@@ -153,14 +162,15 @@ class SliceSketch:
         """Counts more points: all that `rieszflow.stream` takes.
 
         Args:
-            source: points (n, d) in batches; float32 or float64, on the device of the sketch.
+            source: points (n, d) in batches, on the device of the sketch. A table's columns are matched by name with those
+                that the sketch was made of.
             weights: (n,), non-negative, for a single tensor or array; None for one each. They need not sum to one.
             progress: called after every batch with points counted in this call, and how many there are or None.
 
         Returns:
             This sketch.
         """
-        points = stream(source)
+        points = stream(source).matched(self.names, "the sketch")
         if points.d != self.d:
             raise ValueError(f"source: points of dimension {points.d} given, the sketch has d = {self.d}; they must be equal")
         w = None if weights is None else self._checked_weights(weights, source)
@@ -192,7 +202,8 @@ class SliceSketch:
     def _count(self, x: Tensor, w: Tensor | None) -> None:
         x = x.detach()
         for t, counts, sums in zip(self._parts, self._counts, self._sums, strict=True):
-            mass, moments = t.passes.count(t, x.to(t.shift.dtype), w, True, 1.0, "sketch")
+            t, x = met(t, x)
+            mass, moments = t.passes.count(t, x, w, True, 1.0, "sketch")
             counts += torch.as_tensor(mass)
             sums += torch.as_tensor(moments)
         self.n += len(x)
@@ -241,6 +252,11 @@ class SliceSketch:
             mine, theirs = getattr(self, what), getattr(other, what)
             if mine != theirs:
                 raise ValueError(f"{name}: a sketch with {what} = {theirs!r} given, this one has {mine!r}; they must be equal")
+        if self.names is not None and other.names is not None and self.names != other.names:
+            how = "the same columns in another order"
+            if set(self.names) != set(other.names):
+                how = "other columns: it " + difference(other.names, self.names, "this one has")
+            raise ValueError(f"{name}: a sketch of {how}; make sketches that are to be compared by `empty()`")
         for a, b in zip(self._parts, other._parts, strict=True):
             one, two = a.span(), b.span()
             if any(not torch.equal(one[key].cpu(), two[key].cpu()) for key in one if key != "outside"):
@@ -332,10 +348,11 @@ class SliceSketch:
         unbiased = _validate.statistic(statistic, ("points", x, a)) == "U" and self._unbiased("U")
         result, need = Result(), (False, True, False, False, False)
         for t in self._tables()[: self._random]:
-            t = dataclasses.replace(t, shift=t.shift.to(x))
-            result += bins.against(t, x, None, a, None, _RIESZ, unbiased, need, self.slices)
+            t, wide = met(t, x)
+            result += bins.against(t, wide, None, a, None, _RIESZ, unbiased, need, self.slices)
         assert result.x is not None
-        return result.x.numpy() if isinstance(points, np.ndarray) else result.x
+        gradient = result.x.to(x.dtype)
+        return gradient.numpy() if isinstance(points, np.ndarray) else gradient
 
     def histogram(self, k: int, column: bool = False, bars: int = 64) -> tuple[np.ndarray, np.ndarray]:
         """Edges (bars + 1,) in the points' unit, and density (bars,), of the equal bins of slice k, or of column k.

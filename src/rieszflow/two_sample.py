@@ -21,8 +21,9 @@ from rieszflow import _validate
 from rieszflow.engines import _bins_cpu as cpu
 from rieszflow.engines import bins
 from rieszflow.kernels import Riesz
-from rieszflow.sketch import SliceSketch
+from rieszflow.sketch import SliceSketch, met
 from rieszflow.stream import Stream, stream
+from rieszflow.stream import common as stream_common
 
 __all__ = ["TwoSampleTest", "drift_test", "two_sample_test"]
 
@@ -65,6 +66,7 @@ def two_sample_test(
     directions: str = "auto",
     seed: int = 0,
     progress: Progress | None = None,
+    common: bool = False,
 ) -> TwoSampleTest:
     """Tests whether two samples are of one distribution, by the sliced energy distance and permutations of blocks.
 
@@ -75,6 +77,8 @@ def two_sample_test(
         permutations: B; the least p-value is 1 / (B + 1).
         directions: as in `SliceSketch`. seed: of directions, blocks and permutations.
         progress: called after every batch with "x" or "y", points counted, and how many there are.
+        common: of tables with different columns, compare those that both have. Without it different columns are refused;
+            equal ones in another order are matched by name.
 
     Raises:
         TypeError, ValueError: what `rieszflow.stream` refuses, different d, fewer than two points.
@@ -86,6 +90,7 @@ def two_sample_test(
         (True, 0.001)
     """
     x, y = _points("x", x), _points("y", y)
+    x, y = stream_common(x, y) if common else (x, y.matched(x.names, x.name, x.left_out))
     if x.d != y.d:
         raise ValueError(f"y: points of dimension d = {y.d} given, x has d = {x.d}; they must be equal")
     permutations = _validate.positive_int("permutations", permutations)
@@ -135,7 +140,7 @@ def drift_test(
         raise TypeError(f"reference: {type(reference).__name__} given; a SliceSketch is accepted")
     if reference.n < 2 or reference._weighted:
         raise ValueError("reference: a sketch of two or more points without weights is needed")
-    x = _points("x", x)
+    x = _points("x", x).matched(reference.names, "the reference")
     if x.d != reference.d:
         raise ValueError(f"x: points of dimension d = {x.d} given, the reference has d = {reference.d}; they must be equal")
     permutations = _validate.positive_int("permutations", permutations)
@@ -185,7 +190,8 @@ def _deal(
         for k, mine in enumerate(order.split(drawn.tolist())[:K]):
             if len(mine):
                 for t, c in zip(parts, counts, strict=True):
-                    mass, _ = t.passes.count(t, batch[mine].to(t.shift), None, False, 1.0, "block")
+                    t, points = met(t, batch[mine])
+                    mass, _ = t.passes.count(t, points, None, False, 1.0, "block")
                     c[k] += torch.as_tensor(mass).cpu().numpy()
         if progress is not None:
             progress(name, whole.n, cloud.count())

@@ -314,7 +314,7 @@ def settle(t: Tables, points: np.ndarray, B: int = BINS) -> None:
     reach = np.where(last > first, 4 * (last - first), high - low + margin)
     low, high = np.maximum(low - margin, middle - reach), np.minimum(high + margin, middle + reach)
     # All projections equal: bins as wide as their rounding, around the value.
-    least = 1e-4 * np.maximum(np.abs(middle), 1e-30)
+    least = 1e-4 * np.maximum(np.abs(middle), 1e-6)  # the unit is that of the points; narrower bins would be lost to overflow
     narrow = high - low < least
     _set_range(t, np.where(narrow, middle - least, low), B / np.where(narrow, 2 * least, high - low))
 

@@ -1,0 +1,144 @@
+"""What counts as a point: arrays, lists, loaders and iterators, one rule for all, and an error where it is ambiguous."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+import rieszflow as rf
+from rieszflow import Notice, stream
+
+
+def whole(source):
+    return torch.cat(list(stream(source)))
+
+
+def test_one_dimension():
+    x = np.arange(5.0)
+    assert whole(x).tolist() == whole(torch.from_numpy(x)).tolist() == [[0], [1], [2], [3], [4]]
+    assert whole([x[:2, None], x[2:, None]]).tolist() == [[0], [1], [2], [3], [4]]
+    assert whole(iter([x[:, None]])).shape == (5, 1)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        [np.zeros(3), np.ones(3)],  # two points, or six of one dimension
+        [torch.zeros(3)],
+        iter([torch.zeros(3)]),
+        DataLoader(TensorDataset(torch.zeros(6)), batch_size=3),
+        DataLoader(torch.zeros(6, 3), batch_size=None),  # gives single points
+        [(torch.zeros(4), torch.zeros(4))],
+    ],
+)
+@pytest.mark.filterwarnings("ignore::rieszflow.Notice")
+def test_a_batch_of_one_axis_is_ambiguous(source):
+    with pytest.raises(ValueError, match=r"batch 0: shape \(\d,\) given, which can be one point or many"):
+        stream(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (TensorDataset(torch.zeros(4, 2)), "TensorDataset gives single points; put it into a torch.utils.data.DataLoader"),
+        ([[1.0, 2.0], [3.0, 4.0]], "batch 0: a single point, or plain numbers"),
+        ([1.0, 2.0], "batch 0: float given"),
+        (((torch.zeros(3, 8, 8), 4) for _ in range(3)), "batch 0: a single point"),  # (image, label), one by one
+        ({"x": torch.zeros(3, 2)}, "a mapping given"),
+        ([{"age": torch.zeros(3, 1), "income": torch.zeros(3, 1)}], "the keys 'age', 'income' given; one key, or one of 'x'"),
+        ([{"x": torch.zeros(3, 1), "image": torch.zeros(3, 1)}], "the keys 'x', 'image' given"),
+        ([()], "an empty tuple"),
+        ([[]], "an empty list"),
+        (np.array([1, 2j]), "dtype complex128"),
+        (torch.zeros(3, 2, dtype=torch.complex64), "torch.complex64"),
+        (np.array([[1, None]], dtype=object), "dtype object"),
+        (np.zeros((2, 2), "M8[s]"), "dtype datetime64"),
+        (np.zeros(3, [("a", "f4"), ("b", "f4")]), "dtype"),
+        (np.ma.masked_array(np.zeros((3, 2)), mask=[[0, 0], [0, 1], [0, 0]]), "a masked array with 1 masked values"),
+        (torch.zeros(3, 2).to_sparse(), "sparse"),
+        (torch.zeros(3, 2, device="meta"), "meta"),
+        (torch.quantize_per_tensor(torch.zeros(3, 2), 0.1, 0, torch.quint8), "quint8"),
+        ("x", "no such file"),
+    ],
+)
+def test_refused(source, says):
+    with pytest.raises((TypeError, ValueError), match=says) as error:
+        stream(source)
+    assert "\n" not in str(error.value)
+
+
+def test_what_counts_of_a_batch_is_said():
+    x, labels = torch.arange(8.0).view(4, 2), torch.arange(4)
+    for source, says in (
+        (DataLoader(TensorDataset(x, labels), batch_size=2), "DataLoader: of every batch, 2 entries, the first one counts"),
+        ([{"label": labels, "pixel_values": x}], "the entry 'pixel_values' counts"),
+    ):
+        with pytest.warns(Notice, match=says):
+            assert torch.equal(whole(source), x)
+
+
+def test_kinds_of_numbers():
+    """Float types are taken as they are or widened without loss; whole numbers keep all their digits."""
+    numbers = [[0.0, 1.0], [2.0, 200.0]]
+    for dtype in (np.float16, np.float32, np.uint8, np.int16, np.uint16, ">f4", ">i2"):
+        got = whole(np.array(numbers, dtype))
+        assert got.dtype == torch.float32 and got.tolist() == numbers, dtype
+    for dtype in (np.float64, np.longdouble, np.int32, np.uint32, np.int64, np.uint64, ">f8", ">i8"):
+        got = whole(np.array(numbers, dtype))
+        assert got.dtype == torch.float64 and got.tolist() == numbers, dtype
+    assert whole(np.array([[True, False]])).tolist() == [[1, 0]]
+    for dtype in (torch.bfloat16, torch.float16, torch.int16, torch.uint8, torch.uint16):
+        assert whole(torch.tensor(numbers).to(dtype)).dtype == torch.float32
+    big = 2**24 + torch.arange(4)[:, None]
+    for tensor in (big, big.int(), big.to(torch.uint32), big.to(torch.uint64)):
+        assert whole(tensor).tolist() == big.tolist() and whole(tensor).dtype == torch.float64
+
+
+def test_views_of_memory():
+    """Strides, order and flags of the memory do not matter."""
+    g = np.random.default_rng(0)
+    x = g.normal(size=(6, 4))
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    t = torch.from_numpy(x)
+    conjugate = torch.complex(torch.zeros_like(t), -t).conj().imag  # a view with the negative bit
+    for view in (
+        np.asfortranarray(x), x[::-1][::-1], frozen, np.ma.masked_array(x), t.clone().requires_grad_(), t.t().contiguous().t(),
+        conjugate, x.astype(">f8"), np.lib.stride_tricks.as_strided(x, x.shape, x.strides),
+    ):  # fmt: skip
+        assert np.array_equal(whole(view).numpy(), x)
+    assert np.array_equal(whole(np.matrix(x)).numpy(), x)
+    assert whole(torch.ones(1, 3).expand(5, 3)).shape == (5, 3)
+    with torch.inference_mode():
+        made_here = torch.ones(2, 2)
+    assert whole(made_here).tolist() == [[1, 1], [1, 1]]
+
+
+def test_npy_and_npz_and_memory_agree(tmp_path):
+    g = np.random.default_rng(0)
+    for name, x in {
+        "columns": np.asfortranarray(g.normal(size=(50, 3))),
+        "single": g.normal(size=50),
+        "whole": g.integers(-(2**40), 2**40, (50, 2)),
+        "cube": g.normal(size=(20, 3, 2, 2)).astype(np.float32),
+        "flags": g.random((50, 2)) < 0.5,
+        "half": g.normal(size=(50, 2)).astype(np.float16),
+        "swapped": g.normal(size=(50, 2)).astype(">f4"),
+    }.items():
+        np.save(tmp_path / f"{name}.npy", x)
+        np.savez(tmp_path / f"{name}.npz", x=x)
+        want = x.reshape(len(x), -1).astype(float)
+        for source in (x, tmp_path / f"{name}.npy", tmp_path / f"{name}.npz", [x[:, None] if x.ndim == 1 else x]):
+            got = stream(source)
+            assert torch.cat(list(got)).double().equal(torch.from_numpy(want)), name
+            assert np.array_equal(got.rows(np.array([3, 1])), want[[3, 1]]), name
+    version = tmp_path / "version.npy"
+    with open(version, "wb") as file:
+        np.lib.format.write_array(file, np.ones((2, 2)), version=(3, 0))
+    assert whole(version).tolist() == [[1, 1], [1, 1]]
+
+
+def test_a_notice_points_at_the_callers_line():
+    with pytest.warns(Notice) as caught:
+        rf.SliceSketch.of([(torch.zeros(3, 2), torch.zeros(3))], slices=4)
+    assert caught[0].filename == __file__

@@ -1,0 +1,497 @@
+"""Tables: which columns are read, as what numbers, and that nothing is left out without a word."""
+
+import datetime
+import gzip
+import warnings
+from decimal import Decimal
+
+import numpy as np
+import pytest
+import torch
+
+import rieszflow as rf
+from rieszflow import Notice, SliceSketch, stream
+
+pa = pytest.importorskip("pyarrow")
+import pyarrow.parquet as pq  # noqa: E402  (an extra)
+
+
+def points(source, **options):
+    """All points of a source, and its notices."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = stream(source, **options)
+        matrix = torch.cat(list(found)).numpy()
+    return found, matrix, [str(w.message) for w in caught if w.category is Notice]
+
+
+def write(path, text, encoding="utf-8"):
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def table(path, columns):
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def frames(names, n=400, seed=0):
+    """Columns of age and income, in an order, as an array."""
+    g = np.random.default_rng(seed)
+    columns = {"age": g.normal(40, 10, n), "income": g.normal(3000, 500, n), "size": g.normal(2, 1, n)}
+    return {name: columns[name] for name in names}
+
+
+# Columns are matched by name.
+
+
+def save(path, columns):
+    """The same table in one of the formats."""
+    if path.suffix == ".parquet":
+        return table(path, columns)
+    np.savetxt(path, np.stack(list(columns.values()), 1), delimiter=",", header=",".join(columns), comments="", fmt="%.17g")
+    return path
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_columns_in_another_order_are_matched(tmp_path, ending):
+    """The very same numbers come out, to the bit, wherever two clouds meet."""
+    a = save(tmp_path / f"a.{ending}", frames(["age", "income", "size"], seed=0))
+    b = save(tmp_path / f"b.{ending}", frames(["age", "income", "size"], seed=1))
+    swapped = save(tmp_path / f"c.{ending}", frames(["size", "income", "age"], seed=1))
+    want = rf.two_sample_test(a, b, slices=8, permutations=19)
+    got = rf.two_sample_test(a, swapped, slices=8, permutations=19)
+    assert (got.p_value, got.distance) == (want.p_value, want.distance) and got.y.names == ["age", "income", "size"]
+    reference = SliceSketch.of(a, slices=8)
+    assert reference.distance(swapped) == reference.distance(b)
+    assert torch.equal(reference.feature_distances(swapped), reference.feature_distances(b))
+    assert rf.drift_test(swapped, reference, 19).p_value == rf.drift_test(b, reference, 19).p_value
+    assert reference.empty().update(swapped).distance(b) == 0
+    frame = pa.table(frames(["income", "size", "age"], seed=1))
+    assert rf.two_sample_test(a, frame, slices=8, permutations=19).distance == want.distance
+
+
+def test_other_columns_are_refused(tmp_path):
+    a = save(tmp_path / "a.csv", frames(["age", "income"]))
+    b = save(tmp_path / "b.csv", {"height": np.arange(9.0), "weight": np.arange(9.0)})
+    c = save(tmp_path / "c.csv", frames(["age", "income", "size"]))
+    text = write(tmp_path / "t.csv", "age,income\n" + "1,much\n2,little\n" * 5)
+    sketch = SliceSketch.of(a, slices=4)
+    for other, says in (
+        (b, "columns are others: it has 'height', 'weight', .* 'age', 'income'"),
+        (c, "has the column 'size' more"),
+        (text, "column 'income' holds no numbers here \\(text\\), and does in"),
+    ):
+        with pytest.warns(Notice) if other is text else warnings.catch_warnings():
+            with pytest.raises(ValueError, match=says):
+                rf.two_sample_test(a, other)
+            for way in (sketch.update, sketch.distance, sketch.feature_distances, lambda o: rf.drift_test(o, sketch)):
+                with pytest.raises(ValueError, match=says):
+                    way(other)
+    with pytest.warns(Notice), pytest.raises(ValueError, match="column 'income' holds numbers here, and none in .*text"):
+        rf.two_sample_test(text, a)
+    with pytest.raises(ValueError, match="lacks 'size'"):
+        rf.two_sample_test(c, a)
+    assert sketch.n == 400  # nothing was taken in
+    swapped = SliceSketch.of(pa.table(frames(["income", "age"])), slices=4)
+    with pytest.raises(ValueError, match="the same columns in another order"):
+        sketch.merge(swapped)
+    with pytest.raises(ValueError, match="other columns: it its|other columns"):
+        sketch.distance(SliceSketch.of(b, slices=4))
+
+
+def test_common_columns_on_request(tmp_path):
+    a = save(tmp_path / "a.csv", frames(["age", "income"], seed=0))
+    c = save(tmp_path / "c.parquet", frames(["size", "income", "age"], seed=1))
+    with pytest.warns(Notice, match=r"c.parquet: left out 'size': not in the other table"):
+        got = rf.two_sample_test(a, c, slices=8, permutations=19, common=True)
+    want = rf.two_sample_test(a, stream(c, columns=["age", "income"]), slices=8, permutations=19)
+    assert (got.p_value, got.distance) == (want.p_value, want.distance)
+    with pytest.raises(ValueError, match="no column in common"):
+        rf.two_sample_test(stream(a, columns=["age"]), stream(c, columns=["size"]), common=True)
+    with pytest.raises(ValueError, match="points has no names"):
+        rf.two_sample_test(np.zeros((3, 2)), a, common=True)
+
+
+def test_names_are_kept_in_a_sketch(tmp_path):
+    a = save(tmp_path / "a.parquet", frames(["age", "income"]))
+    SliceSketch.of(a, slices=4).save(tmp_path / "a.sketch")
+    again = SliceSketch.load(tmp_path / "a.sketch")
+    swapped = save(tmp_path / "b.parquet", frames(["income", "age"]))
+    assert again.names == ["age", "income"] and again.distance(swapped) == 0
+    with pytest.warns(Notice, match="points: has no names of columns, the sketch has; columns are matched by their position"):
+        assert again.distance(np.stack(list(frames(["age", "income"]).values()), 1)) == 0
+    with pytest.raises(ValueError, match="names: some are equal"):
+        SliceSketch(np.zeros((2, 2)), names=["a", "a"])
+
+
+# Which columns are read.
+
+
+def test_numbers_of_all_kinds_in_parquet(tmp_path):
+    values = [1.5, -2.25, 3.0]
+    file = table(tmp_path / "a.parquet", {
+        "half": pa.array(np.array(values, np.float16)),
+        "decimal": pa.array([Decimal(str(v)) for v in values], pa.decimal128(12, 2)),
+        "wide": pa.array([Decimal(str(v)) for v in values], pa.decimal256(50, 4)),
+        "flag": pa.array([True, False, True]),
+        "byte": pa.array([1, 2, 255], pa.uint8()),
+        "category": pa.array(values).dictionary_encode(),
+        "pair": pa.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]),
+        "fixed": pa.array([[1, 2], [3, 4], [5, 6]], pa.list_(pa.int64(), 2)),
+        "square": pa.array([[[1, 2], [3, 4]]] * 3),
+        "large": pa.array([[7.0], [8.0], [9.0]], pa.large_list(pa.float32())),
+    })  # fmt: skip
+    found, matrix, notices = points(file)
+    pairs = [[1, 2], [3, 4], [5, 6]]
+    want = np.column_stack(
+        [values, values, values, [1, 0, 1], [1, 2, 255], values, pairs, pairs, [[1, 2, 3, 4]] * 3, [7, 8, 9]]
+    )
+    assert matrix.dtype == np.float64 and np.array_equal(matrix, want) and notices == []
+    assert found.names is not None and found.names[6:10] == ["pair[0]", "pair[1]", "fixed[0]", "fixed[1]"]
+    single = table(tmp_path / "b.parquet", {"x": pa.array([1, 2], pa.float32()), "n": pa.array([1, 2], pa.int16())})
+    assert points(single)[1].dtype == np.float32  # float32 holds all of it
+
+
+def test_every_column_left_out_is_named_with_its_reason(tmp_path):
+    file = table(tmp_path / "a.parquet", {
+        "x": [1.0, 2.0], "label": ["a", "b"], "when": pa.array([1, 2], pa.timestamp("ms")), "none": pa.nulls(2),
+        "image": [{"bytes": b"1", "path": "p"}] * 2, "raw": [b"1", b"2"], "words": [["a"], ["b", "c"]],
+        "kind": pa.array(["u", "v"]).dictionary_encode(), "__index_level_0__": [5, 6],
+    })  # fmt: skip
+    found, matrix, (said,) = points(file)
+    assert matrix[:, 0].tolist() == [1, 2] and found.names == ["x"]
+    reasons = {
+        "label": "text", "when": "dates or times", "none": "empty", "image": "nested: struct", "raw": "binary",
+        "words": "lists of text", "kind": "text", "__index_level_0__": "an index",
+    }  # fmt: skip
+    for column, reason in reasons.items():
+        assert f"{column!r} ({reason}" in said
+        assert found.left_out[column].startswith(reason)
+    assert points(file, columns=["x"])[2] == points(file, exclude=list(found.left_out))[2] == []
+    assert points(file, columns=["__index_level_0__", "x"])[1].tolist() == [[5, 1], [6, 2]]
+    with pytest.raises(ValueError, match="column 'label' was asked for and holds no numbers: text"):
+        stream(file, columns=["label"])
+    with pytest.raises(ValueError, match="no column 'lable'; did you mean 'label'"):
+        stream(file, exclude=["lable"])
+    with pytest.raises(ValueError, match="no numeric columns among x, .*'label': text"):
+        stream(file, exclude=["x", "__index_level_0__"])
+
+
+def test_index_columns_of_csv(tmp_path):
+    file = write(tmp_path / "a.csv", ",x\n0,5\n1,6\n")
+    found, matrix, (said,) = points(file)
+    assert found.names == ["x"] and matrix.tolist() == [[5], [6]] and "'' (an index, as pandas writes it)" in said
+    assert points(write(tmp_path / "b.csv", "Unnamed: 0,x\n0,5\n1,6\n"))[1].tolist() == [[5], [6]]
+    assert points(file, columns=["", "x"])[1].tolist() == [[0, 5], [1, 6]]
+
+
+@pytest.mark.parametrize(
+    ("cells", "says", "options", "want"),
+    [
+        (["1", "?", "3"], "line 3: '\\?' is no number as the others are; give missing=\\['\\?'\\]", {"missing": ["?"]}, [1, 3]),
+        (["1", "NA", "3"], "has missing values \\(line 3\\)", {"missing": []}, [1, 3]),
+        (["1", "", "3"], "has missing values \\(line 3\\)", {"missing": []}, [1, 3]),
+        (["1", "nan", "3"], "has missing values \\(line 3\\)", {"missing": []}, [1, 3]),
+        (["1", "x", "3"], "line 3: 'x' is no number as the others are; mend it", None, None),
+        (['"1,234"', '"2,000"', "7"], "line 2: '1,234' is no number.*thousands", {"thousands": ","}, [1234, 2000, 7]),
+        (['"1,5"', '"-2,25"', "7"], "line 2: '1,5' is no number.*decimal", {"decimal": ","}, [1.5, -2.25, 7]),
+        (["1.234.567,5", "2"], "no number|cells", {"thousands": ".", "decimal": ",", "delimiter": ";"}, [1234567.5, 2]),
+        (["12%", "13%", "14%"], "line 2: '12%' is no number", None, None),
+        (["$12", "$13", "$14"], "line 2: '\\$12' is no number", None, None),
+        (["?", "?", "?"], "line 2: '\\?' is no number", {"exclude": ["v"]}, None),
+        (["1", "inf", "3"], "NaN or infinity", None, None),
+        (["1", "1e400", "3"], "NaN or infinity", None, None),
+    ],
+)
+def test_cells_that_are_no_plain_numbers(tmp_path, cells, says, options, want):
+    """They are an error that names the place, or read as an option says; the column is never dropped for them."""
+    delimiter = ";" if options and options.get("delimiter") else ","
+    file = write(tmp_path / "a.csv", f"u{delimiter}v\n" + "".join(f"{k}{delimiter}{c}\n" for k, c in enumerate(cells)))
+    with pytest.raises(ValueError, match=says) as error:
+        points(file)
+    assert "\n" not in str(error.value) and "a.csv" in str(error.value)
+    if options is not None:
+        found, matrix, notices = points(file, **options)
+        if want is None:
+            assert found.names == ["u"]
+        else:
+            assert matrix[:, 1].tolist() == want
+            assert ("left out 1 row" in "".join(notices)) == (len(want) < len(cells))
+
+
+def test_text_in_parquet_that_means_numbers(tmp_path):
+    file = table(tmp_path / "a.parquet", {"x": [1.0, 2.0, 3.0], "v": ["1,5", "2", None]})
+    with pytest.raises(ValueError, match="column 'v', row 0: '1,5' is no number"):
+        stream(file)
+    assert points(file, decimal=",", missing=[])[1].tolist() == [[1, 1.5], [2, 2]]
+    point = table(tmp_path / "b.parquet", {"v": ["1,5", "2.5"]})
+    with pytest.raises(ValueError, match=r"row 1: '2\.5' is no number"):
+        stream(point, decimal=",")
+    assert points(table(tmp_path / "c.parquet", {"v": ["1.5", " 2 "]}))[1].tolist() == [[1.5], [2]]
+
+
+def test_missing_values_name_their_row_and_can_be_left_out(tmp_path):
+    file = table(tmp_path / "a.parquet", {"x": pa.array([1, None, 3]), "e": pa.array([[1.0, 2.0], [3.0, 4.0], [None, 6.0]])})
+    with pytest.raises(ValueError, match=r"column 'x' has missing values \(row 1\)"):
+        stream(file)
+    found, matrix, notices = points(file, missing=[])
+    assert matrix.tolist() == [[1, 1, 2]] and found.n is None and found.count() == 1
+    assert any("left out 2 rows with missing values" in said for said in notices)
+    nan = table(tmp_path / "n.parquet", {"x": [1.0, float("nan"), 3.0]})
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        stream(nan)
+    assert points(nan, missing=[])[1].tolist() == [[1], [3]]
+
+
+def test_dates_as_seconds_if_asked(tmp_path):
+    day = datetime.datetime(2026, 3, 1, 12, 30, tzinfo=datetime.UTC)
+    seconds = day.timestamp()
+    file = table(tmp_path / "a.parquet", {
+        "s": pa.array([day], pa.timestamp("s", tz="UTC")), "ns": pa.array([day], pa.timestamp("ns", tz="UTC")),
+        "local": pa.array([day.replace(tzinfo=None)], pa.timestamp("us")), "date": pa.array([day.date()]),
+        "date64": pa.array([day.date()], pa.date64()), "time": pa.array([day.time()], pa.time64("us")),
+        "short": pa.array([day.time()], pa.time32("ms")), "span": pa.array([datetime.timedelta(days=1, microseconds=5)]),
+    })  # fmt: skip
+    midnight = seconds - 45000
+    got = points(file, dates=True)[1]
+    assert got.tolist() == [[seconds, seconds, seconds, midnight, midnight, 45000, 45000, 86400 + 5e-6]]
+    csv = write(tmp_path / "a.csv", "x,t\n1,2026-03-01 12:30:00\n2,2026-03-01 12:30:01\n")
+    assert points(csv, dates=True)[1].tolist() == [[1, seconds], [2, seconds + 1]]
+    assert points(csv)[0].left_out == {"t": "dates or times; dates=True reads them as seconds"}
+
+
+def test_lists_of_unequal_length(tmp_path):
+    file = table(tmp_path / "a.parquet", {"e": pa.array([[1.0, 2.0], [3.0]])})
+    with pytest.raises(ValueError, match=r"column 'e': a list of 1 numbers \(row 1\), earlier ones have 2"):
+        stream(file)
+    (tmp_path / "many").mkdir()
+    table(tmp_path / "many" / "0.parquet", {"e": pa.array([[1.0, 2.0]])})
+    table(tmp_path / "many" / "1.parquet", {"e": pa.array([[3.0]])})
+    with pytest.raises(ValueError, match=r"1.parquet: column 'e': lists of 1 numbers, earlier ones have 2"):
+        points(tmp_path / "many")
+    with pytest.raises(ValueError, match="empty lists"):
+        stream(table(tmp_path / "c.parquet", {"e": pa.array([[], []], pa.list_(pa.float64()))}))
+
+
+# Headers, delimiters, encodings.
+
+
+def test_a_first_row_of_numbers_is_a_point(tmp_path):
+    file = write(tmp_path / "x.csv", "1.5,2\n3,4\n5,6\n")
+    found, matrix, (said,) = points(file)
+    assert matrix.tolist() == [[1.5, 2], [3, 4], [5, 6]] and found.names is None and "has no header" in said
+    assert points(file, header=True)[0].names == ["1.5", "2"]
+    counted = write(tmp_path / "p.csv", "0,1\n7,8\n")  # as pandas writes an array
+    with pytest.raises(ValueError, match="its first row, 0,1, can be a header or a point; give header=True or header=False"):
+        stream(counted)
+    assert points(counted, header=False)[1].tolist() == [[0, 1], [7, 8]]
+    assert points(counted, header=True)[1].tolist() == [[7, 8]]
+    assert points(write(tmp_path / "y.csv", "name,2019,2020\n1,2,3\n"))[0].names == ["name", "2019", "2020"]
+    other = write(tmp_path / "z.csv", "2.5,2\n3,4\n5,7\n")
+    assert rf.two_sample_test(file, other, slices=4, permutations=9).x.n == 3  # by position: neither has names
+
+
+def test_forms_of_text(tmp_path):
+    want = [[1, 2], [3, 4]]
+    for name, text, encoding, options in (
+        ("a.csv", "\ufeffa,b\r\n1,2\r\n3,4\r\n", "utf-8", {}),
+        ("a.tsv", "a\tb\n1\t2\n3\t4\n", "utf-8", {}),
+        ("A.CSV", "a,b\n1,2\n\n3,4\n\n", "utf-8", {}),
+        ("s.csv", "a;b\n1;2\n3;4\n", "utf-8", {"delimiter": ";"}),
+        ("l.csv", "a,größe\n1,2\n3,4\n", "latin-1", {"encoding": "latin-1"}),
+        ("u.csv", "a,b\n1,2\n3,4\n", "utf-16", {"encoding": "utf-16"}),
+        ("q.csv", 'a,b,c\n"1","2","x\ny"\n"3","4",z\n', "utf-8", {"exclude": ["c"]}),
+        ("n.csv", "# a,b\n1,2\n3,4\n", "utf-8", {}),
+        ("w.csv", "a, b\n 1, 2\n3 ,4\n", "utf-8", {}),
+    ):
+        found, matrix, notices = points(write(tmp_path / name, text, encoding), **options)
+        assert matrix.tolist() == want and notices == [], name
+        assert found.names is not None and found.names[0] == "a"
+    (tmp_path / "z.csv.gz").write_bytes(gzip.compress(b"a,b\n1,2\n3,4\n"))
+    assert points(tmp_path / "z.csv.gz")[1].tolist() == want
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("dup.csv", b"x,x\n1,2\n", "two columns are called 'x'"),
+        ("latin.csv", "größe\n1\n".encode("latin-1"), "not text in the encoding utf-8; give encoding='latin-1'"),
+        ("late.csv", b"a\n" + b"1\n" * 600_000 + "ü\n".encode("latin-1"), "encoding utf-8"),
+        ("wide.csv", "a,b\n1,2\n".encode("utf-16"), "encoding|zero bytes"),
+        ("ragged.csv", b"x,y\n1,2\n3,4,5\n", "line 3 has 3 cells, the first line has 2"),
+        ("trail.csv", b"x,y\n1,2,\n", "line 2 has 3 cells"),
+        ("empty.csv", b"", "its first line is empty"),
+        ("blank.csv", b"\n\nx\n1\n", "its first line is empty"),
+        ("head.csv", b"x,y\n", "no points|no numeric columns"),
+        ("semi.csv", b"x;y\n1;2\n", "if its cells are separated by ';', give delimiter=';'"),
+        ("notes.txt", b"1 2\n", "of a format that is not read; accepted: .csv"),
+        ("noise.csv.gz", b"hello", "cannot be read|damaged"),
+        ("noise.parquet", b"hello", "not a Parquet data set"),
+        ("bool.csv", b"x\ntrue\nfalse\n" + b"true\n" * 300_000 + b"5\n", "not a table|is no number"),
+    ],
+)
+def test_bad_tables_are_one_line(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=says) as error:
+        points(tmp_path / name)
+    assert "\n" not in str(error.value) and name in str(error.value)
+
+
+def test_types_that_change_after_the_first_megabyte(tmp_path):
+    many = 150_000
+    start = "id,v\n" + "".join(f"{k},0\n" for k in range(many))
+    _, matrix, notices = points(write(tmp_path / "late.csv", start + f"{many},0.5\n"))
+    assert matrix[-1].tolist() == [many, 0.5] and len(matrix) == many + 1 and notices == []
+    with pytest.raises(ValueError, match=f"column 'v', line {many + 2}: 'x' is no number"):
+        points(write(tmp_path / "text.csv", start + "9,x\n"))
+    with pytest.raises(ValueError, match=f"column 'v' has missing values \\(line {many + 2}\\)"):
+        points(write(tmp_path / "gap.csv", start + "9,\n"))
+    empty = "u,v\n" + "".join(f"{k}.5,\n" for k in range(many))
+    with pytest.raises(ValueError, match=r"column 'v' has missing values \(line 2\)"):
+        points(write(tmp_path / "first.csv", empty + "1.5,7\n"))
+    assert points(write(tmp_path / "none.csv", empty))[0].left_out == {"v": "empty: no value in it"}
+
+
+def test_random_tables_come_back_as_they_were_written(tmp_path):
+    """Any float64 written with 17 digits is read to the bit, whatever stands around it."""
+    g = np.random.default_rng(0)
+    for trial in range(5):
+        d, n = int(g.integers(1, 7)), int(g.integers(1, 50))
+        values = g.normal(size=(n, d)) * 10.0 ** g.integers(-200, 200, (n, d))
+        names = [f"c{k}{'; '[k % 2]}" for k in range(d)]
+        order = g.permutation(d)
+        np.savetxt(
+            tmp_path / "a.csv",
+            values[:, order],
+            delimiter=",",
+            header=",".join(names[k] for k in order),
+            comments="",
+            fmt="%.17g",
+        )
+        found, matrix, _ = points(tmp_path / "a.csv", columns=names)
+        assert found.names == names and np.array_equal(matrix, values), trial
+
+
+# Folders and frames.
+
+
+def test_shards(tmp_path):
+    g = np.random.default_rng(0)
+    x = g.normal(size=(20, 2))
+    whole = table(tmp_path / "whole.parquet", {"a": x[:, 0], "b": x[:, 1]})
+    folder = tmp_path / "shards"
+    (folder / "_delta_log").mkdir(parents=True)
+    (folder / "_delta_log" / "0.json").write_text("{}")
+    (folder / "._x.parquet").write_bytes(b"\0")
+    (folder / "_SUCCESS").write_text("")
+    table(folder / "0.parquet", {"a": x[:9, 0], "b": x[:9, 1]})
+    table(folder / "1.parquet", {"b": x[9:, 1], "a": x[9:, 0]})  # another order
+    table(folder / "2.parquet", {"a": pa.array([], pa.int8()), "b": pa.nulls(0)})  # no rows
+    found, matrix, notices = points(folder)
+    assert found.n == 20 and np.array_equal(matrix, points(whole)[1]) and notices == []
+    table(folder / "3.parquet", {"a": [7], "b": [8]})  # whole numbers
+    assert points(folder)[1][-1].tolist() == [7, 8]
+    (folder / "README.md").write_text("hello")
+    assert "left out 'README.md'" in points(folder)[2][0]
+    table(folder / "4.parquet", {"a": [7], "b": ["x"]})
+    with pytest.raises(ValueError, match=r"4.parquet: column 'b' holds no numbers here \(text\), and does in .*0.parquet"):
+        stream(folder)
+    table(folder / "4.parquet", {"a": [7], "c": [8]})
+    with pytest.raises(ValueError, match=r"4.parquet: its columns are others: it has 'c', .*0.parquet has 'b'"):
+        stream(folder)
+    (folder / "4.parquet").unlink()
+    write(folder / "5.csv", "a,b\n1,2\n")
+    with pytest.raises(ValueError, match="tables of one kind"):
+        stream(folder)
+    csvs = tmp_path / "csvs"
+    csvs.mkdir()
+    write(csvs / "part-0.csv", "a,b\n1,2\n")
+    write(csvs / "part-1.csv", "b,a\n4,3\n")
+    assert points(csvs)[1].tolist() == [[1, 2], [3, 4]]
+    hive = tmp_path / "hive" / "year=2020"
+    hive.mkdir(parents=True)
+    table(hive / "0.parquet", {"a": [1.0]})
+    assert "'year=2020'" in points(tmp_path / "hive")[2][0]
+
+
+def test_frames(tmp_path):
+    """Whatever gives itself to Arrow: tables, batches, and readers, which are read whole."""
+    whole = pa.table({"a": [1.0, 2.0], "name": ["x", "y"], "b": [3, 4]})
+
+    class Foreign:
+        def __arrow_c_stream__(self, requested_schema=None):
+            return whole.__arrow_c_stream__(requested_schema)
+
+    for frame in (whole, whole.to_batches()[0], Foreign(), pa.RecordBatchReader.from_stream(whole)):
+        found, matrix, (said,) = points(frame)
+        assert found.names == ["a", "b"] and matrix.tolist() == [[1, 3], [2, 4]] and "'name' (text)" in said
+    assert points(whole, columns=["b"])[1].tolist() == [[3], [4]]
+    with pytest.raises(ValueError, match="cannot be read as a table"):
+        stream(pa.chunked_array([[1.0, 2.0]]))
+    with pytest.raises(ValueError, match="two columns are called 'x'"):
+        stream(pa.table([pa.array([1]), pa.array([2])], names=["x", "x"]))
+
+
+# Large whole numbers.
+
+
+def test_whole_numbers_keep_their_digits(tmp_path):
+    """Epoch seconds: D² by brute force in float64. Slices of one dimension are all alike: only the bins' error is left."""
+    g = np.random.default_rng(0)
+    a, b = 1_700_000_000 + g.integers(0, 60, (400, 1)), 1_700_000_040 + g.integers(0, 20, (400, 1))
+    want = rf.mmd2(a.astype(float), b.astype(float), statistic="U")
+    np.save(tmp_path / "a.npy", a)
+    np.savez(tmp_path / "a.npz", x=a)
+    write(tmp_path / "a.csv", "t\n" + "\n".join(map(str, a[:, 0])) + "\n")
+    table(tmp_path / "a.parquet", {"t": a[:, 0]})
+    reference = SliceSketch(np.concatenate([a, b]).astype(float), slices=4).update(b)
+    for source in (
+        a,
+        torch.from_numpy(a),
+        *(tmp_path / f"a.{e}" for e in ("npy", "npz", "csv", "parquet")),
+        [a[:200], a[200:]],
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Notice)  # some have names, and some have not
+            test = rf.two_sample_test(source, b, slices=4)
+            assert test.p_value == 0.001 and test.distance == pytest.approx(want, rel=2e-3)
+            assert reference.distance(source, "U") == pytest.approx(want, rel=2e-3)
+    # A float32 reference cannot hold such numbers; wider points are not narrowed to it.
+    near = torch.zeros(50, 1)
+    sketch = SliceSketch.of(near, slices=4)
+    assert sketch.distance(torch.full((50, 1), 2.0**24 + 1, dtype=torch.float64)) == pytest.approx(2**24 + 1, rel=1e-6)
+
+
+def test_whole_numbers_beyond_what_float64_tells_apart(tmp_path):
+    near = 1_700_000_000_000_000_000 + np.arange(50)  # nanoseconds
+    far = 1_700_000_000_000_000_000 + np.arange(50) * 10**12
+    with pytest.raises(ValueError, match=r"whole numbers near 1.7e\+18 lie so close together .* subtract an offset"):
+        stream(near)
+    write(tmp_path / "a.csv", "t\n" + "\n".join(map(str, near)) + "\n")
+    with pytest.raises(ValueError, match="column 't': whole numbers near"):
+        stream(tmp_path / "a.csv")
+    assert np.array_equal(points(far)[1][:, 0], far.astype(float))
+    assert (
+        points(np.full(5, near[0]))[1].ptp() == 0 if hasattr(np.ndarray, "ptp") else np.ptp(points(np.full(5, near[0]))[1]) == 0
+    )
+
+
+def test_bad_options(tmp_path):
+    file = write(tmp_path / "a.csv", "a,b\n1,2\n")
+    for options, says in (
+        ({"columns": "a"}, "columns: 'a' given; a list of names"),
+        ({"columns": []}, "one or more different names"),
+        ({"columns": ["a", "a"]}, "one or more different names"),
+        ({"header": 3}, "header: 3 given"),
+        ({"delimiter": ";;"}, "delimiter: ';;' given; a single character"),
+        ({"decimal": None}, "decimal: None given"),
+        ({"thousands": "."}, "thousands: '.' given, and decimal is the same"),
+        ({"missing": "?"}, "missing: '\\?' given; a list of texts"),
+        ({"dates": 1}, "dates: 1 given"),
+        ({"encoding": "klingon"}, "encoding: 'klingon' given"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            stream(file, **options)
+    with pytest.raises(ValueError, match="options for tables are given"):
+        stream(np.zeros((2, 2)), columns=["a"])

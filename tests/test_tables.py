@@ -222,18 +222,19 @@ def test_cells_that_are_no_plain_numbers(tmp_path, cells, says, options, want):
 
 def test_text_in_parquet_that_means_numbers(tmp_path):
     file = table(tmp_path / "a.parquet", {"x": [1.0, 2.0, 3.0], "v": ["1,5", "2", None]})
-    with pytest.raises(ValueError, match="column 'v', row 0: '1,5' is no number"):
+    with pytest.raises(ValueError, match="column 'v', row 0, counted from 0: '1,5' is no number"):
         stream(file)
     assert points(file, decimal=",", missing=[])[1].tolist() == [[1, 1.5], [2, 2]]
     point = table(tmp_path / "b.parquet", {"v": ["1,5", "2.5"]})
-    with pytest.raises(ValueError, match=r"row 1: '2\.5' is no number"):
+    with pytest.raises(ValueError, match=r"row 1, counted from 0: '2\.5' is no number"):
         stream(point, decimal=",")
-    assert points(table(tmp_path / "c.parquet", {"v": ["1.5", " 2 "]}))[1].tolist() == [[1.5], [2]]
+    _, matrix, (said,) = points(table(tmp_path / "c.parquet", {"v": ["1.5", " 2 "]}))
+    assert matrix.tolist() == [[1.5], [2]] and "column 'v' is of text that reads as numbers" in said
 
 
 def test_missing_values_name_their_row_and_can_be_left_out(tmp_path):
     file = table(tmp_path / "a.parquet", {"x": pa.array([1, None, 3]), "e": pa.array([[1.0, 2.0], [3.0, 4.0], [None, 6.0]])})
-    with pytest.raises(ValueError, match=r"column 'x' has missing values \(row 1\)"):
+    with pytest.raises(ValueError, match=r"column 'x' has missing values \(row 1,"):
         stream(file)
     found, matrix, notices = points(file, missing=[])
     assert matrix.tolist() == [[1, 1, 2]] and found.n is None and found.count() == 1
@@ -263,7 +264,7 @@ def test_dates_as_seconds_if_asked(tmp_path):
 
 def test_lists_of_unequal_length(tmp_path):
     file = table(tmp_path / "a.parquet", {"e": pa.array([[1.0, 2.0], [3.0]])})
-    with pytest.raises(ValueError, match=r"column 'e': a list of 1 numbers \(row 1\), earlier ones have 2"):
+    with pytest.raises(ValueError, match=r"column 'e': a list of 1 numbers \(row 1, counted from 0\), earlier ones have 2"):
         stream(file)
     (tmp_path / "many").mkdir()
     table(tmp_path / "many" / "0.parquet", {"e": pa.array([[1.0, 2.0]])})

@@ -17,7 +17,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,7 @@ class _Part:
     place: Callable[[str, int], str]
     n: int | None = None
     named: bool = True
+    typed: bool = True  # the types are the file's own, not found by looking at the cells
     explain: Callable[[list[str], Exception], Exception] | None = None
 
 
@@ -173,7 +174,7 @@ def open_frame(frame: Any, reading: Reading) -> Table:
     def batches(columns: list[str]) -> Iterator[Any]:
         return iter(table.select(columns).to_batches(_ROWS))
 
-    return _table(name, [_Part(name, table.schema, batches, lambda _, row: f"row {row}", table.num_rows)], reading, pa)
+    return _table(name, [_Part(name, table.schema, batches, _row, table.num_rows)], reading, pa)
 
 
 def arrow(name: str) -> Any:
@@ -186,6 +187,10 @@ def arrow(name: str) -> Any:
     except ImportError:
         raise ImportError(f"{name}: tables need the extra: pip install 'rieszflow[tables]'") from None
     return pyarrow
+
+
+def _row(column: str, row: int) -> str:
+    return f"row {row}, counted from 0"
 
 
 def _line(error: Exception) -> str:
@@ -214,6 +219,8 @@ def _files(folder: Path) -> list[Path]:
     rest = [f.name for f in found if f not in tables]
     if rest:
         notice(f"{folder}: left out {named(rest)}: no tables")
+    if not tables:
+        raise DatasetError(f"{folder}: holds no tables but hidden ones")
     keys = sorted({p for f in tables for p in f.relative_to(folder).parts[:-1] if "=" in p})
     if keys:
         notice(f"{folder}: the names of folders ({named(keys)}) are not read as a column")
@@ -243,7 +250,7 @@ def _parquet(file: Path, pa: Any) -> _Part:
     def explain(columns: list[str], error: Exception) -> Exception:
         return DatasetError(f"{file}: damaged ({_line(error)})")
 
-    return _Part(str(file), schema, batches, lambda _, row: f"row {row}", n, explain=explain)
+    return _Part(str(file), schema, batches, _row, n, explain=explain)
 
 
 def _rows(d: int) -> int:
@@ -283,7 +290,7 @@ class _Csv:
                 kind = pa.float64()
             self.types[name] = kind
         known = pa.schema(list(self.types.items()))
-        return _Part(str(self.file), known, self._open, self.where, None, self.lines > 0, self.explained)
+        return _Part(str(self.file), known, self._open, self.where, None, self.lines > 0, False, self.explained)
 
     def _open(self, columns: list[str] | None = None, text: bool = False) -> Any:
         """A reader of some columns, by the types found, or as text; of all of them by types to be found."""
@@ -416,15 +423,6 @@ def _mixed(name: str, column: str, place: str, cell: str) -> DatasetError:
 # Which columns are read, and as what.
 
 
-@dataclass
-class _Kinds:
-    """How each column is read: `width` numbers a row (None: the first batch tells), or not at all, with the reason."""
-
-    read: dict[str, int | None] = field(default_factory=dict)
-    left: dict[str, str] = field(default_factory=dict)
-    single: bool = True  # whether float32 holds all of it
-
-
 def _table(name: str, parts: list[_Part], reading: Reading, pa: Any) -> Table:
     names = list(parts[0].schema.names)
     for part in parts:
@@ -435,30 +433,27 @@ def _table(name: str, parts: list[_Part], reading: Reading, pa: Any) -> Table:
             )
     _known(name, names, (*(reading.columns or ()), *reading.exclude))
     wanted = [c for c in reading.columns or names if c not in reading.exclude]
-    kinds = _kinds(parts, wanted, reading, pa)
-    chosen = reading.columns is not None
-    for column in wanted:
-        if (reason := kinds.left.get(column)) is None:
-            continue
-        if chosen:
-            raise DatasetError(f"{name}: column {column!r} was asked for and holds no numbers: {reason}")
-    columns = [c for c in wanted if c in kinds.read]
-    if not chosen:
-        columns = _without_index(names, columns, kinds.left)
+    left, single = _left_out(parts, wanted, reading, pa)
+    columns = [c for c in wanted if c not in left]
+    if reading.columns is None:
+        columns = _without_index(names, columns, left)
+    elif left:
+        column = next(c for c in wanted if c in left)
+        raise DatasetError(f"{name}: column {column!r} was asked for and holds no numbers: {left[column]}")
     if not columns:
-        reasons = "; ".join(f"{c!r}: {r}" for c, r in list(kinds.left.items())[:6])
+        reasons = "; ".join(f"{c!r}: {r}" for c, r in list(left.items())[:6])
         hint = _other_delimiter(names, reading)
         raise DatasetError(f"{name}: no numeric columns among {', '.join(names[:20])} ({reasons}){hint}")
-    if kinds.left:
-        shown = [f"{c!r} ({reason})" for c, reason in kinds.left.items()]
+    if left:
+        shown = [f"{c!r} ({reason})" for c, reason in left.items()]
         more = f" and {len(shown) - 20} more" if len(shown) > 20 else ""
         notice(f"{name}: left out {'column' if len(shown) == 1 else 'columns'} {', '.join(shown[:20])}{more}")
-    reader = _Reader(name, parts, columns, kinds.single, reading, pa)
+    reader = _Reader(name, parts, columns, single, reading, pa)
     widths = reader.widths()
     flat = [c if w == 1 and c not in reader.lists else f"{c}[{k}]" for c, w in widths.items() for k in range(w)]
     counted = [part.n for part in parts]
     n = None if reading.missing is not None or any(k is None for k in counted) else sum(k or 0 for k in counted)
-    return Table(name, flat if parts[0].named else None, n, reader.matrices, kinds.left)
+    return Table(name, flat if parts[0].named else None, n, reader.matrices, left)
 
 
 def _different(name: str, names: list[str]) -> list[str]:
@@ -505,33 +500,29 @@ def _other_delimiter(names: list[str], reading: Reading) -> str:
     return ""
 
 
-def _kinds(parts: list[_Part], wanted: list[str], reading: Reading, pa: Any) -> _Kinds:
-    found = _Kinds()
-    sample: dict[str, Any] = {}  # of columns of text, for all at once
+def _left_out(parts: list[_Part], wanted: list[str], reading: Reading, pa: Any) -> tuple[dict[str, str], bool]:
+    """Columns that are not read, with the reason, and whether float32 holds all of the others."""
+    left, single = {}, True
+    samples = [
+        _first(part, [c for c in wanted if _reason(part.schema.field(c).type, reading, pa) == "text"], pa) for part in parts
+    ]
     for column in wanted:
         reasons: dict[str, str | None] = {}
-        for part in parts:
+        for part, sample in zip(parts, samples, strict=True):
             kind = part.schema.field(column).type
             if part.n == 0 or (pa.types.is_null(kind) and len(parts) > 1):
                 continue  # a file without rows, or without a value in this column, has no type of its own
             reason = _reason(kind, reading, pa)
-            if reason == "text":
-                if not sample:
-                    texts = [c for c in wanted if _reason(part.schema.field(c).type, reading, pa) == "text"]
-                    sample = _first(part, texts, pa)
-                reason = _text_kind(part, column, sample.get(column), reading, pa)
-            reasons[part.name] = reason
-            found.single &= reason is not None or _is_single(kind, pa)
+            reasons[part.name] = _text_kind(part, column, sample.get(column), reading) if reason == "text" else reason
+            single &= reason is not None or _is_single(kind, pa)
         kinds = set(reasons.values()) or {"empty: no value in it"}
         if None in kinds and len(kinds) > 1:
-            (one, why) = next((name, r) for name, r in reasons.items() if r is not None)
+            one, why = next((name, r) for name, r in reasons.items() if r is not None)
             other = next(name for name, r in reasons.items() if r is None)
             raise DatasetError(f"{one}: column {column!r} holds no numbers here ({why}), and does in {other}")
-        if None in kinds:
-            found.read[column] = None
-        else:
-            found.left[column] = str(next(iter(kinds)))
-    return found
+        if None not in kinds:
+            left[column] = str(next(iter(kinds)))
+    return left, single
 
 
 def _reason(kind: Any, reading: Reading, pa: Any) -> str | None:
@@ -576,6 +567,9 @@ def _is_single(kind: Any, pa: Any) -> bool:
 
 
 def _first(part: _Part, columns: list[str], pa: Any) -> dict[str, Any]:
+    """The first rows of some columns."""
+    if not columns:
+        return {}
     try:
         batch = next(iter(part.batches(columns)), None)
     except (pa.ArrowException, OSError, UnicodeError):
@@ -583,19 +577,17 @@ def _first(part: _Part, columns: list[str], pa: Any) -> dict[str, Any]:
     return {} if batch is None else {c: batch.column(c) for c in columns}
 
 
-def _text_kind(part: _Part, column: str, values: Any, reading: Reading, pa: Any) -> str | None:
+def _text_kind(part: _Part, column: str, values: Any, reading: Reading) -> str | None:
     """Whether cells of text are numbers that the options read (None), no numbers (the reason), or a mixture (an error)."""
-    if values is None:
-        return "text"
-    cells = [v for v in values.to_pylist()[:_ROWS]]
+    cells = [] if values is None else values.to_pylist()[:_ROWS]
     known = [(k, v) for k, v in enumerate(cells) if v is not None and v.strip() and v not in (reading.missing or ())]
-    if not known:
-        return "empty: no value in it"
     plain = [bool(_PLAIN.fullmatch(reading.plain(v))) for _, v in known]
-    if all(plain):
+    if known and all(plain):
+        if part.typed:
+            notice(f"{part.name}: column {column!r} is of text that reads as numbers, and is read so")
         return None
     if not any(plain) and not any(_MEANT.fullmatch(v) for _, v in known):
-        if all(v.strip().lower() in _NO_VALUE for _, v in known):
+        if known and all(v.strip().lower() in _NO_VALUE for _, v in known):
             raise _mixed(part.name, column, part.place(column, known[0][0]), known[0][1])
         return "text"
     row, cell = next(pair for pair, fine in zip(known, plain, strict=True) if not fine)

@@ -116,7 +116,7 @@ class _Part:
     """One file, or a frame: its columns' types, and a pass over some of them. `place(column, row)` says where a row is."""
 
     name: str
-    schema: Any
+    types: dict[str, Any]
     batches: Callable[[list[str]], Iterator[Any]]
     place: Callable[[str, int], str]
     n: int | None = None
@@ -141,20 +141,21 @@ def is_frame(source: Any) -> bool:
     return hasattr(source, "__arrow_c_stream__") or hasattr(source, "__dataframe__")
 
 
-def open_table(path: Path, reading: Reading) -> Table:
-    """A table's file, or a folder of files with the same columns.
+def open_table(path: Path | list[Path], reading: Reading) -> Table:
+    """A table's file, or several, or a folder of files, with the same columns.
 
     Raises:
         DatasetError: no table, damaged, no numbers in it, missing values, or columns that do not fit together.
     """
-    pa = arrow(str(path))
-    files = _files(path) if path.is_dir() else [path]
+    name = f"{path[0]}, …" if isinstance(path, list) else str(path)
+    pa = arrow(name)
+    files = path if isinstance(path, list) else _files(path) if path.is_dir() else [path]
     parts = []
     for file in files:
         if not file.is_file():
             raise DatasetError(f"{file}: no such file or folder")
         parts.append(_parquet(file, pa) if suffix(file) in PARQUET else _Csv(file, reading, pa).part())
-    return _table(str(path), parts, reading, pa)
+    return _table(name, parts, reading, pa)
 
 
 def open_frame(frame: Any, reading: Reading) -> Table:
@@ -174,7 +175,7 @@ def open_frame(frame: Any, reading: Reading) -> Table:
     def batches(columns: list[str]) -> Iterator[Any]:
         return iter(table.select(columns).to_batches(_ROWS))
 
-    return _table(name, [_Part(name, table.schema, batches, _row, table.num_rows)], reading, pa)
+    return _table(name, [_Part(name, _types(name, table.schema), batches, _row, table.num_rows)], reading, pa)
 
 
 def arrow(name: str) -> Any:
@@ -187,6 +188,10 @@ def arrow(name: str) -> Any:
     except ImportError:
         raise ImportError(f"{name}: tables need the extra: pip install 'rieszflow[tables]'") from None
     return pyarrow
+
+
+def _types(name: str, schema: Any) -> dict[str, Any]:
+    return dict(zip(_different(name, schema.names), schema.types, strict=True))
 
 
 def _row(column: str, row: int) -> str:
@@ -250,7 +255,7 @@ def _parquet(file: Path, pa: Any) -> _Part:
     def explain(columns: list[str], error: Exception) -> Exception:
         return DatasetError(f"{file}: damaged ({_line(error)})")
 
-    return _Part(str(file), schema, batches, _row, n, explain=explain)
+    return _Part(str(file), _types(str(file), schema), batches, _row, n, explain=explain)
 
 
 def _rows(d: int) -> int:
@@ -267,6 +272,7 @@ class _Csv:
         self.file, self.reading, self.pa = file, reading, pa
         self.delimiter = reading.delimiter or ("\t" if suffix(file).startswith(".tsv") else ",")
         self.lines = 0  # of the header
+        self.longest = 0
         self.names = _different(str(file), self._header())
         self.types: dict[str, Any] = {}
 
@@ -289,13 +295,12 @@ class _Csv:
             elif t.is_null(kind) and first is not None and not self._empty(name):
                 kind = pa.float64()
             self.types[name] = kind
-        known = pa.schema(list(self.types.items()))
-        return _Part(str(self.file), known, self._open, self.where, None, self.lines > 0, False, self.explained)
+        return _Part(str(self.file), self.types, self._open, self.where, None, self.lines > 0, False, self.explained)
 
     def _open(self, columns: list[str] | None = None, text: bool = False) -> Any:
         """A reader of some columns, by the types found, or as text; of all of them by types to be found."""
         pa = self.pa
-        read = pa.csv.ReadOptions(encoding=self.reading.encoding, block_size=_SNIFFED)
+        read = pa.csv.ReadOptions(encoding=self.reading.encoding, block_size=max(_SNIFFED, 16 * self.longest))
         read.column_names, read.skip_rows = self.names, self.lines
         # Cells may go over several lines; told so, pyarrow never cuts one in two.
         parse = pa.csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True)
@@ -331,6 +336,7 @@ class _Csv:
             with self._text() as text:
                 rows = csv.reader(text, delimiter=self.delimiter)
                 first, lines = next(rows, []), rows.line_num
+                self.longest = 4 * sum(len(cell) + 3 for cell in first)  # bytes of a row, more or less
         except UnicodeError:
             raise self._other_encoding() from None
         except (OSError, EOFError, csv.Error, zlib.error) as error:
@@ -349,8 +355,8 @@ class _Csv:
             return [f"column {k}" for k in range(len(first))]
         self.lines = lines
         if first[0].startswith("#"):
-            first[0] = first[0].lstrip("#").lstrip()  # numpy.savetxt marks its header as a comment
-        return first
+            first[0] = first[0].lstrip("#")  # numpy.savetxt marks its header as a comment
+        return [name.strip() for name in first]
 
     def _refuse_counting(self, first: list[str]) -> None:
         """0, 1, 2, … is what pandas calls columns without names, and may be a point as well."""
@@ -362,9 +368,14 @@ class _Csv:
             )
 
     def _other_encoding(self) -> DatasetError:
-        return DatasetError(
-            f"{self.file}: not text in the encoding {self.reading.encoding}; give encoding='latin-1', say, or save it as UTF-8"
-        )
+        with open(self.file, "rb") as file:
+            start = file.read(2)
+        advice = "give encoding='latin-1', say, or save it as UTF-8"
+        if start in (b"\xff\xfe", b"\xfe\xff"):
+            advice = "give encoding='utf-16'"
+        elif start == b"\x1f\x8b":
+            advice = "it is compressed: a name that ends in .gz is read"
+        return DatasetError(f"{self.file}: not text in the encoding {self.reading.encoding}; {advice}")
 
     # Slowly, line by line, for messages only.
 
@@ -386,11 +397,15 @@ class _Csv:
         if isinstance(error, UnicodeError) or "UTF8" in str(error):
             return self._other_encoding()
         no_values = set(self._no_values(self.pa.csv.ConvertOptions()))
-        wanted = [(self.names.index(c), c) for c in columns]
+        where = {name: k for k, name in enumerate(self.names)}
+        wanted = [(where[c], c) for c in columns]
         try:
             for line, row in self._cells():
                 if len(row) != len(self.names):
-                    return DatasetError(f"{self.file}: line {line} has {len(row)} cells, the first line has {len(self.names)}")
+                    return DatasetError(
+                        f"{self.file}: line {line} has {len(row)} cells, the first line has {len(self.names)}"
+                        + _other_delimiter(self.names, self.reading)
+                    )
                 for k, name in wanted if "conversion" in str(error) else ():
                     cell = self.reading.plain(row[k])
                     if row[k].strip() not in no_values and not _PLAIN.fullmatch(cell) and "inf" not in cell.lower():
@@ -424,9 +439,9 @@ def _mixed(name: str, column: str, place: str, cell: str) -> DatasetError:
 
 
 def _table(name: str, parts: list[_Part], reading: Reading, pa: Any) -> Table:
-    names = list(parts[0].schema.names)
+    names = list(parts[0].types)
     for part in parts:
-        mine = _different(part.name, list(part.schema.names))
+        mine = list(part.types)
         if set(mine) != set(names):
             raise DatasetError(
                 f"{part.name}: {difference(mine, names, f'{parts[0].name} has')}; all files need the same columns"
@@ -440,6 +455,8 @@ def _table(name: str, parts: list[_Part], reading: Reading, pa: Any) -> Table:
     elif left:
         column = next(c for c in wanted if c in left)
         raise DatasetError(f"{name}: column {column!r} was asked for and holds no numbers: {left[column]}")
+    if not wanted:
+        raise DatasetError(f"{name}: no column is left after exclude={list(reading.exclude)!r}")
     if not columns:
         reasons = "; ".join(f"{c!r}: {r}" for c, r in list(left.items())[:6])
         hint = _other_delimiter(names, reading)
@@ -503,13 +520,11 @@ def _other_delimiter(names: list[str], reading: Reading) -> str:
 def _left_out(parts: list[_Part], wanted: list[str], reading: Reading, pa: Any) -> tuple[dict[str, str], bool]:
     """Columns that are not read, with the reason, and whether float32 holds all of the others."""
     left, single = {}, True
-    samples = [
-        _first(part, [c for c in wanted if _reason(part.schema.field(c).type, reading, pa) == "text"], pa) for part in parts
-    ]
+    samples = [_first(part, [c for c in wanted if _reason(part.types[c], reading, pa) == "text"], pa) for part in parts]
     for column in wanted:
         reasons: dict[str, str | None] = {}
         for part, sample in zip(parts, samples, strict=True):
-            kind = part.schema.field(column).type
+            kind = part.types[column]
             if part.n == 0 or (pa.types.is_null(kind) and len(parts) > 1):
                 continue  # a file without rows, or without a value in this column, has no type of its own
             reason = _reason(kind, reading, pa)
@@ -605,7 +620,7 @@ class _Reader:
         self.name, self.parts, self.columns, self.reading, self.pa = name, parts, columns, reading, pa
         self.dtype = np.float32 if single else np.float64
         self.found: dict[str, int] = {}  # numbers a row has in a column, once seen
-        self.lists = {c for c in columns if any(self._nested(part.schema.field(c).type) for part in parts)}
+        self.lists = {c for c in columns if any(self._nested(part.types[c]) for part in parts)}
 
     def _nested(self, kind: Any) -> bool:
         return _is_list(_storage(kind, self.pa), self.pa)
@@ -676,6 +691,8 @@ class _Reader:
             column = column.cast(pa.float64())
         elif t.is_temporal(kind):
             column = _seconds(column, pa)
+        elif t.is_null(kind):
+            column = column.cast(pa.float64())
         missing = column.is_null().to_numpy(zero_copy_only=False)
         if column.null_count:
             column = column.fill_null(False if t.is_boolean(column.type) else 0)

@@ -43,8 +43,8 @@ __all__ = ["NAMED", "Dataset", "DatasetError", "as_points", "has_pictures", "loa
 
 _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 _PICTURES = (
-    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".avif", ".heic", ".heif",
-    ".pgm", ".ppm", ".pbm", ".pnm", ".pfm", ".tga",
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".avif", ".heic",
+    ".heif", ".pgm", ".ppm", ".pbm", ".pnm", ".pfm", ".tga",
 )  # fmt: skip
 _TABLES = (".csv", ".tsv", ".csv.gz", ".parquet", ".pq")
 _ACCEPTED = (
@@ -273,19 +273,19 @@ def _in_unit(x: Any, name: str) -> Any:
     if isinstance(x, Tensor):
         kind, bits = str(x.dtype).removeprefix("torch."), x.element_size() * 8
         to: Callable[[Any], Any] = lambda t: x.to(t)  # noqa: E731
-        single, double = torch.float32, torch.float64
+        types: Any = (torch.float32, torch.float64)
     else:
         kind, bits = x.dtype.name, x.itemsize * 8
         to = lambda t: x.astype(t, copy=False)  # noqa: E731
-        single, double = np.float32, np.float64
+        types = (np.float32, np.float64)
     if kind in ("float32", "float64"):
         return x
     if bits <= 16 or kind == "bool":
-        found = to(single)
+        found = to(types[0])
         if x.ndim == 4 and kind in ("uint8", "uint16"):
             found /= 255 if kind == "uint8" else 65535
         return found
-    return _checked_double(x, to(double), name)
+    return _checked_double(x, to(types[1]), name)
 
 
 def _checked_double(x: Any, found: Any, name: str) -> Any:
@@ -706,11 +706,12 @@ def _from_path(path: Path) -> _Parts:
 
 def _numpy_file(path: Path) -> _Parts:
     """.npy: the data. .npz: `x` (or the only array), and `labels` or `y` where there are some."""
+    x: np.ndarray | None
     labels, ignored = None, []
     try:
         content = np.load(path, allow_pickle=False)
         if isinstance(content, np.ndarray):
-            x = content
+            x, names = content, []
         else:
             with content:
                 names = list(content.files)
@@ -718,7 +719,7 @@ def _numpy_file(path: Path) -> _Parts:
                 rest = [k for k in names if k not in wanted]
                 key = next((k for k in ("x", "samples", "images", "data") if k in rest), rest[0] if len(rest) == 1 else None)
                 ignored = [k for k in rest if k != key]
-                x = None if key is None else content[key]
+                x = content[key] if key is not None else None
                 labels = content[wanted[0]] if wanted else None
     except Exception as error:  # a damaged archive can raise anything
         raise DatasetError(f"{path}: not a NumPy file of plain arrays, or damaged ({error})") from None
@@ -738,7 +739,8 @@ def _labels(path: Path, labels: np.ndarray, n: int) -> np.ndarray:
     # Floats that are whole are fine: pandas and R write such. A classifier has as many classes as the greatest says.
     if not fine or not ((labels >= 0) & (labels < 2**16) & (labels == np.floor(labels))).all():
         raise DatasetError(
-            f"{path}: labels of shape {labels.shape} and dtype {labels.dtype} given; whole numbers from 0 on ({n},) are accepted"
+            f"{path}: labels of shape {labels.shape} and dtype {labels.dtype} given; whole numbers of at least 0, one a "
+            f"datum ({n}), are accepted"
         )
     return labels.astype(np.int64)
 

@@ -76,8 +76,9 @@ class GenerativeFlow:
         """Trains on data, and returns itself.
 
         Args:
-            data: vectors (n, d) or images (n, C, H, W), float32 or float64; or a `rieszflow.data.Dataset`. Scaled to
-                [0, 1] inside; samples come back in the data's own values.
+            data: vectors (n, d) or images (n, C, H, W), of any real dtype; or a `rieszflow.data.Dataset`. Pictures of bytes
+                are taken in [0, 1], channels last are put first, as `rieszflow.data.as_points` does. Scaled to [0, 1] inside;
+                samples come back in the data's own values.
             held_out: data of the same form for the energy distances in the metrics; None to keep a share back.
             run: folder for networks, checkpoints and metrics, which must be empty or absent; None for a temporary one
                 that lives as long as this object (`save` keeps it).
@@ -157,7 +158,8 @@ class GenerativeFlow:
             progress: called with (networks done, networks).
 
         Returns:
-            (n, d) or (n, C, H, W), float32, on the CPU, in the data's own values; images are clipped to their range.
+            (n, d) or (n, C, H, W), on the CPU, in the data's own values; images are clipped to their range. float32, but
+            float64 where float32 could not tell those values apart.
 
         Raises:
             RunError: nothing trained yet, or a damaged network. ValueError: n or batch_size below 1.
@@ -195,8 +197,9 @@ class GenerativeFlow:
                     progress(number, last)
         # a run that has not come to its last level yet: its samples are what they are, in larger pixels
         x = grow(x, shape, self.run.shape, 0.0, None)
-        low, high = self.run.data["low"], self.run.data["high"]
-        return (as_data(x, self.run.shape).cpu() * (high - low) + low).view(n, *self.run.shape)
+        known = self.run.data
+        x = as_data(x, self.run.shape).cpu()
+        return data.unscaled(x, known["low"], known["high"], known.get("centre")).view(n, *self.run.shape)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Copies the run (networks, settings, metrics, checkpoint) to a folder, which must be empty or absent."""
@@ -242,6 +245,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "shape": list(dataset.shape),
         "low": dataset.low,
         "high": dataset.high,
+        "centre": None if dataset.centre is None else list(dataset.centre),
         "points": len(dataset.train),
         "fingerprint": digest,
     }
@@ -264,9 +268,9 @@ def _dataset(x: Any, held_out: Any, config: Config) -> Dataset:
         if t is None:
             parts.append(None)
             continue
-        t = _validate.points(name, t).detach().cpu()
+        t = _validate.points(name, data.as_points(t, name)).cpu()
         if t.ndim not in (2, 4):
-            raise ValueError(f"{name}: shape {tuple(t.shape)} given; (n, d) or (n, C, H, W) is accepted")
+            raise ValueError(f"{name}: shape {tuple(t.shape)} given; (n, d), (n, H, W) or (n, C, H, W) is accepted")
         parts.append(t.numpy())
     train, test = parts
     assert train is not None

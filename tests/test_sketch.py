@@ -245,8 +245,8 @@ def test_a_folder_of_images_is_its_pixels(tmp_path):
         Image.fromarray(image).save(tmp_path / f"{k}.png")
     found = stream(tmp_path)
     assert (found.d, found.count()) == (36, 5)
-    # (C, H, W), as everywhere
-    want = torch.from_numpy(pixels.transpose(0, 3, 1, 2).reshape(5, 36)).float()
+    # (C, H, W) in [0, 1], as everywhere
+    want = torch.from_numpy(pixels.transpose(0, 3, 1, 2).reshape(5, 36)).float() / 255
     assert torch.equal(torch.cat(list(found)), want)
 
 
@@ -307,7 +307,7 @@ def test_bad_sources(tmp_path, table):
         (7, TypeError, "source: int given"),
         ([torch.zeros(2, 3), torch.zeros(2, 4)], ValueError, "batch 1: points of dimension 4 given, earlier ones have 3"),
         (np.array(["a"]), TypeError, "dtype"),
-        (["a"], TypeError, "batch 0: str given"),
+        ([b"a"], TypeError, "batch 0: bytes given"),
         (torch.tensor([[float("inf")]]), ValueError, "NaN or infinity"),
     ):
         with pytest.raises(error, match=says):

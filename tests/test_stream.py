@@ -57,7 +57,7 @@ def test_a_batch_of_one_axis_is_ambiguous(source):
         (np.ma.masked_array(np.zeros((3, 2)), mask=[[0, 0], [0, 1], [0, 0]]), "a masked array with 1 masked values"),
         (torch.zeros(3, 2).to_sparse(), "sparse"),
         (torch.zeros(3, 2, device="meta"), "meta"),
-        (torch.quantize_per_tensor(torch.zeros(3, 2), 0.1, 0, torch.quint8), "quint8"),
+        (torch.quantize_per_tensor(torch.zeros(3, 2), 0.1, 0, torch.quint8), "a sparse or quantized tensor"),
         ("x", "no such file"),
     ],
 )
@@ -142,3 +142,44 @@ def test_a_notice_points_at_the_callers_line():
     with pytest.warns(Notice) as caught:
         rf.SliceSketch.of([(torch.zeros(3, 2), torch.zeros(3))], slices=4)
     assert caught[0].filename == __file__
+
+
+class Once:
+    """Batches that can be had once, though it is no iterator."""
+
+    def __init__(self, batches):
+        self.opened = iter(batches)
+
+    def __iter__(self):
+        return self.opened
+
+
+def test_what_can_be_passed_over_once_only_is_not_cut_short():
+    x = torch.arange(24.0).view(12, 2)
+    found = stream(Once(x.split(4)))
+    assert torch.equal(torch.cat(list(found)), x)
+    with pytest.raises(ValueError, match="Once: 0 points in this pass, 12 expected"):
+        list(found)
+    with pytest.raises(ValueError, match="Once: 0 points in this pass"):
+        rf.two_sample_test(Once(x.split(4)), x)
+
+
+def test_batches_of_other_shapes_and_empty_ones():
+    assert len(whole([torch.zeros(0, 3), torch.ones(2, 3), torch.zeros(0, 3)])) == 2
+    with pytest.raises(ValueError, match=r"batch 1: points of shape \(1, 5, 2\) given, earlier ones have shape \(1, 2, 5\)"):
+        list(stream([torch.zeros(2, 1, 2, 5), torch.zeros(2, 1, 5, 2)]))
+
+
+def test_files_that_change_or_hold_more(tmp_path):
+    file = tmp_path / "a.npy"
+    with open(file, "wb") as opened:
+        np.save(opened, np.zeros((3, 2)))
+        np.save(opened, np.ones((3, 2)))
+    with pytest.raises(ValueError, match="a.npy: more in it than one array"):
+        stream(file)
+    np.save(file, np.zeros((200_000, 4)))
+    found = stream(file)
+    with open(file, "r+b") as opened:
+        opened.truncate(1000)
+    with pytest.raises(ValueError, match="has become shorter"):
+        list(found)

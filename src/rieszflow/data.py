@@ -882,8 +882,3 @@ NAMED: dict[str, Callable[[Path | None], _Parts]] = {
     "cifar10": _cifar10,
     "celeba": _celeba_folder,
 }
-
-
-def has_pictures(folder: Path) -> bool:
-    """STUB until the other branch is merged."""
-    return any(f.suffix.lower() in _IMAGE_SUFFIXES for f in folder.rglob("*"))

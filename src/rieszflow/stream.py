@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from rieszflow import _validate
 from rieszflow._notices import notice
-from rieszflow.data import DatasetError, has_pictures, read_all
+from rieszflow.data import DatasetError, as_points, has_pictures, read_all
 from rieszflow.tables import (
     PARQUET,
     TEXT,
@@ -29,7 +30,6 @@ from rieszflow.tables import (
     open_frame,
     open_table,
     suffix,
-    whole_numbers,
 )
 
 __all__ = ["Stream", "common", "stream"]
@@ -64,7 +64,7 @@ class Stream:
     ) -> None:
         self.name, self._batches, self.n, self.names, self._rows = name, batches, n, names, rows
         self.left_out, self.is_table = left_out or {}, is_table
-        self.d = 0
+        self._shape: tuple[int, ...] | None = None  # of a point, before it is flattened
         self.progress: Callable[[int, int | None], Any] | None = None
         first = next(iter(self), None)
         if first is None:
@@ -74,22 +74,37 @@ class Stream:
     def __iter__(self) -> Iterator[Tensor]:
         done = 0
         for number, batch in enumerate(self._batches()):
-            points = _points(batch, f"{self.name}, batch {number}")
-            if self.d not in (0, points.shape[1]):
-                raise ValueError(
-                    f"{self.name}, batch {number}: points of dimension {points.shape[1]} given, earlier ones have {self.d}"
-                )
-            yield points
-            done += len(points)
+            points = _numbers(batch, f"{self.name}, batch {number}")
+            if not len(points):
+                continue
+            self._alike(tuple(points.shape[1:]), number)
+            flat = _validate.points(f"{self.name}, batch {number}", points.reshape(len(points), -1))
+            yield flat
+            done += len(flat)
             if self.progress is not None:
                 self.progress(done, self.n)
+        if self.n not in (None, done):
+            raise ValueError(
+                f"{self.name}: {done} points in this pass, {self.n} expected; give something that can be passed over again, "
+                "or a file that nobody changes"
+            )
+        self.n = done
+
+    def _alike(self, shape: tuple[int, ...], number: int) -> None:
+        """Refuses points of another shape than the earlier ones."""
+        if self._shape is None:
+            self._shape = shape
+        if shape != self._shape:
+            given, earlier = (f"dimension {s[0]}" if len(s) == 1 else f"shape {s}" for s in (shape, self._shape))
+            earlier = earlier.removeprefix("dimension ")
+            raise ValueError(f"{self.name}, batch {number}: points of {given} given, earlier ones have {earlier}")
 
     def rows(self, numbers: np.ndarray) -> np.ndarray:
         """Points by their numbers, from anywhere where that is cheap, else of the first batch: a sample is meant."""
         if self._rows is None:
             return self.first.cpu().numpy()[numbers % len(self.first)]
-        found = _points(self._rows(numbers), f"{self.name}, some rows")
-        return found.cpu().numpy()
+        found = _numbers(self._rows(numbers), f"{self.name}, some rows")
+        return found.reshape(len(found), -1).cpu().numpy()
 
     def count(self) -> int:
         """The number of points, by a pass if need be."""
@@ -133,7 +148,8 @@ class Stream:
 
     def _chosen(self, names: list[str]) -> Stream:
         """Only these columns, in this order."""
-        order = [(self.names or []).index(name) for name in names]
+        places = {name: k for k, name in enumerate(self.names or [])}
+        order = [places[name] for name in names]
         where = np.array(order)
         rows = None if self._rows is None else lambda numbers: self.rows(numbers)[:, where]
         return Stream(self.name, lambda: (batch[:, order] for batch in self), self.n, list(names), rows, self.left_out, True)
@@ -177,7 +193,7 @@ def stream(
 
     - a tensor or array (n, …): n points, flattened; (n,) are n points of one dimension;
     - a file: .npy (read in pieces), .npz, .csv, .tsv (also .gz), .parquet; a folder of such tables with equal columns, or of
-      pictures. A row of a table is a point;
+      pictures; a list of tables' files. A row of a table is a point;
     - a data frame: of pandas, polars, Arrow, or anything else that gives itself to Arrow;
     - a DataLoader or list of batches, or an iterator of batches, which can be passed over once. A batch is (m, d) or
       (m, C, H, W). Of a batch that is a tuple or list, (points, labels) say, the first entry counts, and a notice says so; of
@@ -221,6 +237,8 @@ def stream(
         found = _table(open_frame(source, reading))
     elif isinstance(source, (str, os.PathLike)):
         found = _file(Path(source), reading)
+    elif isinstance(source, (list, tuple)) and source and all(isinstance(s, (str, os.PathLike)) for s in source):
+        found = _table(open_table([_a_table(Path(s)) for s in source], reading))
     else:
         found = _batches(source)
     if reading != Reading() and not found.is_table:
@@ -238,66 +256,48 @@ def _batches(source: Any) -> Stream:
         raise TypeError(f"source: {type(source).__name__} gives single points; put it into a torch.utils.data.DataLoader")
     if isinstance(source, Mapping):
         raise TypeError("source: a mapping given; give one array, a table, or batches of points")
-    if isinstance(source, Iterator):
-        return Stream("iterator", _once(source))
     if isinstance(source, Iterable):
-        return Stream(type(source).__name__, lambda: source)
+        return Stream("iterator" if isinstance(source, Iterator) else type(source).__name__, _passes(source))
     raise TypeError(f"source: {type(source).__name__} given; a tensor, array, file, table, or batches are accepted")
 
 
-def _once(iterator: Iterator[Any]) -> Callable[[], Iterable[Any]]:
-    """The first call looks at the first batch only, the second passes over everything."""
+def _passes(source: Iterable[Any]) -> Callable[[], Iterable[Any]]:
+    """Passes over batches. The first one is for a look at the first batch, and the second goes on from there."""
+    begun: list[Iterator[Any]] = []
     seen: list[Any] = []
 
+    def look(passing: Iterator[Any]) -> Iterator[Any]:
+        for batch in passing:
+            seen.append(batch)
+            yield batch
+
     def batches() -> Iterable[Any]:
-        if not seen:
-            seen.extend(itertools.islice(iterator, 1))
-            return list(seen)
-        if seen[-1] is None:
+        if not begun:
+            begun.append(iter(source))
+            return look(begun[0])
+        if seen:
+            first = list(seen)
+            seen.clear()
+            return itertools.chain(first, begun[0])
+        if isinstance(source, Iterator):
             raise ValueError("iterator: can be passed over once; give a list, a DataLoader or a file for more")
-        first = seen[0]
-        seen.append(None)
-        return itertools.chain([first], iterator)
+        return source
 
     return batches
 
 
-def _points(batch: Any, name: str, single: bool = False) -> Tensor:
-    """A batch as (m, d), float32 or float64 and finite; (m,) is refused but for a `single` array."""
-    batch = _entry(batch, name)
-    if isinstance(batch, np.ma.MaskedArray):
-        if np.ma.is_masked(batch):
-            raise TypeError(f"{name}: a masked array with {int(batch.mask.sum())} masked values given; fill or drop them first")
-        batch = batch.data
-    if isinstance(batch, np.ndarray):
-        if batch.dtype.kind not in "fiub":
-            raise TypeError(f"{name}: dtype {batch.dtype} given; real numbers are accepted")
-        if batch.dtype.kind in "iu":
-            batch = whole_numbers(batch, name)
-        elif batch.dtype.kind == "b" or batch.dtype.itemsize < 4:
-            batch = batch.astype(np.float32)
-        elif batch.dtype.itemsize > 8:
-            batch = batch.astype(np.float64)
-    elif isinstance(batch, Tensor):
-        batch = _dense(name, batch)
-        if not batch.is_floating_point() and batch.dtype.itemsize > 2:
-            on_cpu = batch.device.type == "cpu"
-            batch = torch.from_numpy(whole_numbers(batch.numpy(), name)) if on_cpu else batch.to(torch.float64)
-        elif batch.dtype not in _validate.DTYPES:
-            batch = batch.to(torch.float32)
-    else:
-        raise TypeError(f"{name}: {type(batch).__name__} given; a tensor or array (m, ...) is accepted")
-    if batch.ndim == 0 or (batch.ndim == 1 and not single):
+def _numbers(batch: Any, name: str) -> Tensor:
+    """A batch as a tensor (m, …) of float32 or float64, pictures with their channels first."""
+    batch = as_points(_entry(batch, name), name)
+    if batch.ndim < 2:
         raise ValueError(
             f"{name}: shape {tuple(batch.shape)} given, which can be one point or many; batches (m, d) are accepted"
         )
-    return _validate.points(name, batch.reshape(len(batch), -1))
-
-
-def _dense(name: str, x: Tensor) -> Tensor:
-    if x.is_complex() or x.is_quantized or x.layout != torch.strided or x.device.type == "meta":
-        raise TypeError(f"{name}: {x.dtype}, {x.layout} on {x.device} given; dense tensors of real numbers are accepted")
-    return x.detach().resolve_neg()
+    if isinstance(batch, Tensor):
+        return batch
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of memory that cannot be written: nobody here writes to points
+        return torch.from_numpy(np.ascontiguousarray(batch))
 
 
 _ENTRIES = ("x", "image", "images", "pixel_values", "data")
@@ -330,11 +330,10 @@ def _entry(batch: Any, name: str) -> Any:
 
 
 def _array(name: str, array: Any) -> Stream:
-    # A matrix of its own class stays two-dimensional when a row is taken, and a mask is seen before anything is cut off.
+    if isinstance(array, Tensor) and (array.is_nested or array.layout != torch.strided):
+        as_points(array, name)  # says what is accepted
     if isinstance(array, np.matrix):
-        array = np.asarray(array)
-    elif isinstance(array, Tensor):
-        array = _dense(name, array)
+        array = np.asarray(array)  # a row of a matrix is a matrix again
     if len(array) == 0:
         raise ValueError(f"{name}: shape {tuple(array.shape)} is empty; at least one point is needed")
     column = array[:, None] if array.ndim == 1 else array
@@ -364,6 +363,12 @@ def _file(path: Path, reading: Reading) -> Stream:
     return _array(str(path), read_all(path))
 
 
+def _a_table(path: Path) -> Path:
+    if not is_table(path) or path.is_dir():
+        raise DatasetError(f"{path}: given in a list of files; tables are accepted there ({', '.join((*TEXT, *PARQUET))})")
+    return path
+
+
 def _is_folder_of_tables(folder: Path) -> bool:
     return not has_pictures(folder) and any(is_table(file) for file in folder.rglob("*"))
 
@@ -384,8 +389,9 @@ def _npy(path: Path) -> Stream:
         raise DatasetError(f"{path}: shape {shape} given; points (n, d) are accepted")
     d = math.prod(shape[1:])
     needed, there = shape[0] * d * dtype.itemsize, path.stat().st_size - start
-    if there < needed:
-        raise DatasetError(f"{path}: truncated: {there} bytes of data, the header promises {needed}")
+    if there != needed:
+        what = "truncated" if there < needed else "more in it than one array"
+        raise DatasetError(f"{path}: {what}: {there} bytes of data, the header promises {needed}")
     if by_columns and len(shape) > 1:
         return _array(str(path), np.load(path, mmap_mode="r"))  # a row's numbers lie far apart in the file
     step = _rows(d)
@@ -395,7 +401,10 @@ def _npy(path: Path) -> Stream:
             file.seek(start)
             for k in range(0, shape[0], step):
                 m = min(step, shape[0] - k)
-                yield np.fromfile(file, dtype, m * d).reshape(m, *(shape[1:] or (1,)))
+                content = np.fromfile(file, dtype, m * d)
+                if content.size < m * d:
+                    raise DatasetError(f"{path}: has become shorter while it was read")
+                yield content.reshape(m, *(shape[1:] or (1,)))
 
     def rows(numbers: np.ndarray) -> np.ndarray:
         with open(path, "rb") as file:

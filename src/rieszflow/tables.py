@@ -13,7 +13,6 @@ import functools
 import gzip
 import io
 import itertools
-import math
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from rieszflow._notices import notice
-from rieszflow.data import DatasetError
+from rieszflow.data import DatasetError, as_points
 
-__all__ = ["Reading", "Table", "is_frame", "is_table", "named", "open_frame", "open_table", "suffix", "whole_numbers"]
+__all__ = ["Reading", "Table", "is_frame", "is_table", "named", "open_frame", "open_table", "suffix"]
 
 TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 PARQUET = (".parquet", ".pq")
@@ -655,10 +654,13 @@ class _Reader:
             )
 
     def _matrix(self, part: _Part, batch: Any, row: int) -> np.ndarray:
-        columns, bad = [], np.zeros(batch.num_rows, bool)
+        pa, columns, bad = self.pa, [], np.zeros(batch.num_rows, bool)
         for name in self.columns:
-            place = f"{part.name}: column {name!r}"
-            values, missing = self._values(batch.column(name), place, functools.partial(_at, part, name, row))
+            place, column = f"{part.name}: column {name!r}", batch.column(name)
+            if column.type in (pa.float64(), pa.float32()) and not column.null_count and self.reading.missing is None:
+                columns.append(column.to_numpy()[:, None])  # what most columns are, and tables can have many
+                continue
+            values, missing = self._values(column, place, functools.partial(_at, part, name, row))
             if self.found.setdefault(name, values.shape[1]) != values.shape[1]:
                 raise DatasetError(
                     f"{place}: lists of {values.shape[1]} numbers, earlier ones have {self.found[name]}; one length is needed"
@@ -670,7 +672,7 @@ class _Reader:
                 )
             bad |= missing
             columns.append(values)
-        matrix = np.concatenate(columns, 1)
+        matrix = np.concatenate(columns, 1, dtype=self.dtype)
         return matrix[~bad] if bad.any() else matrix
 
     def _values(self, column: Any, place: str, where: Callable[[int], str]) -> tuple[np.ndarray, np.ndarray]:
@@ -698,7 +700,7 @@ class _Reader:
             column = column.fill_null(False if t.is_boolean(column.type) else 0)
         values = column.to_numpy(zero_copy_only=False)
         if values.dtype.kind in "iu":
-            values = whole_numbers(values, place)
+            values = as_points(values[:, None], place)[:, 0]
         values = values.astype(self.dtype, copy=False)
         if self.reading.missing is not None:
             missing = missing | np.isnan(values)
@@ -767,27 +769,3 @@ def _seconds(column: Any, pa: Any) -> Any:
         rest = pa.compute.subtract(whole, pa.compute.multiply(seconds, per))
         return pa.compute.add(seconds.cast(pa.float64()), pa.compute.divide(rest.cast(pa.float64()), float(per)))
     return pa.compute.divide(values, float(per))
-
-
-def whole_numbers(values: np.ndarray, place: str) -> np.ndarray:
-    """Whole numbers as floats that keep them apart: float32 for up to 16 bits, else float64.
-
-    Beyond 2^53 float64 rounds. That is refused where it would take more than a millionth of the numbers' spread.
-
-    Raises:
-        DatasetError: such numbers, with what to do.
-    """
-    if values.dtype.itemsize <= 2:
-        return values.astype(np.float32)
-    found = values.astype(np.float64)
-    if values.dtype.itemsize > 4 and found.size:
-        low, high = float(found.min()), float(found.max())
-        largest = max(-low, high)
-        if largest > 2**53 and high - low < 2**20 * math.ulp(largest):
-            origin = values.reshape(-1)[0]
-            if (found != found.reshape(-1)[0]).any() or (values != origin).any():
-                raise DatasetError(
-                    f"{place}: whole numbers near {largest:.3g} lie so close together that float64 cannot keep them apart; "
-                    "subtract an offset first"
-                )
-    return found

@@ -188,6 +188,10 @@ def test_sketches_that_do_not_fit():
         one.merge(x)
     with pytest.raises(ValueError, match=r"weights: shape \(3,\)"):
         one.empty().update(y, weights=torch.ones(3))
+    with pytest.raises(TypeError, match="weights: a masked array"):
+        one.empty().update(y, weights=np.ma.masked_less(np.arange(len(y)) * 1.0, 5))
+    with pytest.raises(TypeError, match="weights: dtype <U1 given"):
+        one.empty().update(y, weights=np.array(["a"] * len(y)))
 
 
 def test_an_error_in_the_middle_leaves_the_sketch_as_it_was():

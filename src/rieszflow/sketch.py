@@ -15,6 +15,7 @@ from torch import Tensor
 from rieszflow import _ranks, _validate, directions
 from rieszflow._files import FileError, load_tensors, save_tensors
 from rieszflow._ranks import Group
+from rieszflow.data import as_points
 from rieszflow.directions import KINDS, Directions
 from rieszflow.engines import bins
 from rieszflow.engines._result import Result
@@ -192,9 +193,9 @@ class SliceSketch:
     def _checked_weights(self, weights: Any, source: Any) -> Tensor:
         if not isinstance(source, (Tensor, np.ndarray)):
             raise ValueError("weights: given with batches; they are accepted with one tensor or array of points")
-        w = torch.as_tensor(weights)
-        if w.shape != (len(source),) or not w.is_floating_point():
-            raise ValueError(f"weights: shape {tuple(w.shape)}, {w.dtype} given; ({len(source)},) floating is accepted")
+        w = torch.as_tensor(as_points(weights, "weights"))
+        if w.shape != (len(source),):
+            raise ValueError(f"weights: shape {tuple(w.shape)} given; ({len(source)},) is accepted, one weight per point")
         if not torch.isfinite(w).all() or (w < 0).any() or w.sum() <= 0:
             raise ValueError("weights: must be finite and non-negative, and not all zero")
         return w.detach()

@@ -597,8 +597,8 @@ def _celeba_folder(path: Path | None) -> _Parts:
     named = sorted(folders, key=lambda f: f.name != "img_align_celeba")
     folder = next((f for f in named if any(e.name.endswith(".jpg") for e in _listed(f))), None)
     if listing is None or folder is None:
-        what = "list_eval_partition.txt (or .csv)" if listing is None else "pictures *.jpg"
-        raise DatasetError(f"celeba: no {what} in {_looked(path, folders)}; {advice}")
+        what = "no list_eval_partition.txt (or .csv), or no pictures"
+        raise DatasetError(f"celeba: {what}, in {_looked(path, folders)}; {advice}")
     parts: dict[str, list[np.ndarray]] = {"0": [], "1": [], "2": []}  # for training, validation and test
     try:
         lines = listing.read_text(encoding="utf-8-sig", errors="replace").splitlines()

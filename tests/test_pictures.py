@@ -235,7 +235,8 @@ def test_what_is_left_out_is_named_once(tmp_path):
     for name in ("4.psd", "5.svg", "a.npy", "b.parquet", "clip.mp4", "noname"):
         (folder / name).write_bytes(b"x")
     (folder / "9.png").symlink_to(tmp_path / "nowhere.png")
-    with pytest.warns(Notice, match="7 files are left out, .*: 4.psd, 5.svg, 9.png, …") as said:
+    (folder / "circle").symlink_to(folder / "circle")
+    with pytest.warns(Notice, match=r"left out, as no pictures that can be read: 4.psd, 5.svg, 9.png, … \(8 in all\)") as said:
         assert len(read_all(folder)) == 3
     assert len(said) == 1
 
@@ -526,6 +527,7 @@ def test_numbers_that_cannot_be_scaled(tmp_path, x, says):
         (torch.ones(3, 2, dtype=torch.complex64), "dtype torch.complex64 given"),
         (torch.eye(3).to_sparse(), "sparse"),
         (torch.ones(3, 2, device="meta"), "meta device"),
+        (torch.nested.nested_tensor([torch.zeros(3), torch.zeros(2)], layout=torch.jagged), "nested"),
         ([1, 2], "list given"),
     ],
 )
@@ -589,7 +591,7 @@ def test_archives(tmp_path):
         load(file)
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("x.txt", "words")
-    with pytest.raises(DatasetError, match="a.npz"):
+    with pytest.raises(DatasetError, match="a.npz: not a NumPy file of plain arrays: x.txt is none"):
         load(file)
 
 
@@ -742,9 +744,20 @@ def test_train_reads_tables(tmp_path):
     pytest.importorskip("pyarrow")
     x = np.random.default_rng(0).normal(size=(30, 2)).round(3)
     np.savetxt(tmp_path / "t.csv", x, "%.3f", ",", header="u,v", comments="")
-    found = load(tmp_path / "t.csv")
-    assert found.shape == (2,)
-    np.testing.assert_allclose(found.unscale(torch.from_numpy(whole(found))), ordered(x), atol=1e-5)
+    from pyarrow import parquet, table
+
+    (tmp_path / "shards").mkdir()
+    for k in (0, 15):
+        parquet.write_table(table({"u": x[k : k + 15, 0], "v": x[k : k + 15, 1]}), tmp_path / "shards" / f"{k:02}.parquet")
+    for source in (tmp_path / "t.csv", tmp_path / "shards"):
+        found = load(source)
+        assert found.shape == (2,)
+        np.testing.assert_allclose(found.unscale(torch.from_numpy(whole(found))), ordered(x), atol=1e-5)
+
+
+def test_digits_need_no_folder(tmp_path):
+    with pytest.warns(Notice, match="come with scikit-learn"):
+        load("digits", tmp_path)
 
 
 def test_arrays_of_data():

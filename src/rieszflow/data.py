@@ -221,8 +221,8 @@ def as_points(array: Any, name: str) -> Any:
 def _numbers(x: Any, name: str) -> Any:
     """`x` if it holds real numbers that are all there, as a plain array or tensor."""
     if isinstance(x, Tensor):
-        if x.layout != torch.strided or x.is_quantized:
-            raise TypeError(f"{name}: a sparse or quantized tensor given; x.to_dense() or x.dequantize() is accepted")
+        if x.layout != torch.strided or x.is_quantized or x.is_nested:
+            raise TypeError(f"{name}: a sparse, nested or quantized tensor given; a dense one of plain numbers is accepted")
         if x.is_meta:
             raise TypeError(f"{name}: a tensor on the meta device given, which holds no values; move the real one here")
         if x.is_complex():
@@ -384,6 +384,8 @@ def _check_values(name: str, values: np.ndarray) -> None:
 def _digits(path: Path | None) -> _Parts:
     from sklearn.datasets import load_digits
 
+    if path is not None:
+        notice(f"digits: come with scikit-learn; {path} is not looked at")
     bunch = load_digits()
     return _Parts((bunch.images[:, None] / 16).astype(np.float32), bunch.target)
 
@@ -398,11 +400,19 @@ def _listed(folder: Path) -> list[os.DirEntry[str]]:
     return sorted(found, key=lambda e: e.name)
 
 
+def _is(what: Callable[[], bool]) -> bool:
+    """The answer, or no: links in a circle, and what we may not look at, raise."""
+    try:
+        return what()
+    except OSError:
+        return False
+
+
 def _folders(path: Path, depth: int = 2) -> list[Path]:
     """A folder and those below it, nearest first: where the files of a data set may be."""
     found = level = [path] if path.is_dir() else []
     for _ in range(depth):
-        level = [Path(e.path) for folder in level for e in _listed(folder) if e.is_dir()]
+        level = [Path(e.path) for folder in level for e in _listed(folder) if _is(e.is_dir)]
         found = found + level
     return found
 
@@ -410,7 +420,7 @@ def _folders(path: Path, depth: int = 2) -> list[Path]:
 def _looked(path: Path, folders: list[Path]) -> str:
     """Where was looked, for messages."""
     if not folders:
-        return f"{path} (no such folder)"
+        return f"{path} ({'a file, no folder' if path.exists() else 'no such folder'})"
     below = [str(f.relative_to(path)) for f in folders if f not in (path, path.parent)]
     return f"{path}" + (f" and {len(below)} folders below it ({_some(below)})" if below else "")
 
@@ -597,8 +607,8 @@ def _celeba_folder(path: Path | None) -> _Parts:
     named = sorted(folders, key=lambda f: f.name != "img_align_celeba")
     folder = next((f for f in named if any(e.name.endswith(".jpg") for e in _listed(f))), None)
     if listing is None or folder is None:
-        what = "list_eval_partition.txt (or .csv)" if listing is None else "pictures *.jpg"
-        raise DatasetError(f"celeba: no {what} in {_looked(path, folders)}; {advice}")
+        what = "no list_eval_partition.txt (or .csv), or no pictures"
+        raise DatasetError(f"celeba: {what}, in {_looked(path, folders)}; {advice}")
     parts: dict[str, list[np.ndarray]] = {"0": [], "1": [], "2": []}  # for training, validation and test
     try:
         lines = listing.read_text(encoding="utf-8-sig", errors="replace").splitlines()
@@ -728,6 +738,8 @@ def _numpy_file(path: Path) -> _Parts:
     if ignored:
         notice(f"{path}: the array {key} is read; {_some(ignored, 9)} left out")
     try:
+        if isinstance(x, bytes):  # what np.load makes of a member that is no array
+            raise DatasetError(f"{path}: not a NumPy file of plain arrays: {key} is none")
         x = _channels_first(_numbers(x, str(path)), str(path))
     except TypeError as error:
         raise DatasetError(str(error)) from None
@@ -756,7 +768,7 @@ def _files(folder: Path) -> tuple[list[Path], list[Path]]:
             continue
         seen.add(real)
         for entry in _listed(place):
-            if entry.is_dir():
+            if _is(entry.is_dir):
                 (links if entry.is_symlink() else places).append(Path(entry.path))
             else:
                 found.append(Path(entry.path))
@@ -821,7 +833,7 @@ def _image_folder(folder: Path) -> _Parts:
     everything, again = _files(folder)
     # .heic is read where a plugin for it is registered with Pillow.
     suffixes = set(_PICTURES) & set(Image.registered_extensions())
-    files = [f for f in everything if f.suffix.lower() in suffixes and f.is_file()]
+    files = [f for f in everything if f.suffix.lower() in suffixes and _is(f.is_file)]
     rest = set(everything).difference(files)
     left_out = sorted(str(f.relative_to(folder)) for f in rest if not _beside(f))
     if not files:
@@ -830,7 +842,7 @@ def _image_folder(folder: Path) -> _Parts:
     if again:
         notice(f"{folder}: {_some([str(f) for f in again])}: links to folders that are read already, not followed")
     if left_out:
-        notice(f"{folder}: {len(left_out)} files are left out, which are no pictures that can be read: {_some(left_out)}")
+        notice(f"{folder}: left out, as no pictures that can be read: {_some(left_out)} ({len(left_out)} in all)")
     images: list[np.ndarray] = []
     remarks: dict[str, list[str]] = {}
     for file in files:

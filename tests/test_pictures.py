@@ -9,6 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from PIL import Image
 from test_data import cifar_batches, idx
@@ -764,3 +765,23 @@ def test_arrays_of_data():
     assert data.from_arrays("mine", bytes_of((9, 4, 4))).shape == (1, 4, 4)
     with pytest.raises(DatasetError, match="held-out values lie too far"):
         data.from_arrays("mine", np.eye(5) * 1e-30, np.full((2, 5), 1e30))
+
+
+def test_what_other_libraries_set_changes_nothing(tmp_path, monkeypatch):
+    """A truncated picture is an error, even where somebody told Pillow to fill it up with grey."""
+    from PIL import ImageFile
+
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "0.jpg")
+    content = (tmp_path / "0.jpg").read_bytes()
+    (tmp_path / "0.jpg").write_bytes(content[: len(content) // 2])
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(ValueError, match=r"0.jpg: not a readable image"):
+        rf.stream(tmp_path)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
+
+
+def test_a_sparse_matrix_is_no_array_of_points(tmp_path):
+    scipy.sparse.save_npz(tmp_path / "a.npz", scipy.sparse.csr_matrix(np.eye(3)))
+    with pytest.raises(ValueError, match="a.npz: a sparse matrix of SciPy; save its toarray"):
+        rf.stream(tmp_path / "a.npz")

@@ -57,7 +57,8 @@ def test_a_batch_of_one_axis_is_ambiguous(source):
         (np.ma.masked_array(np.zeros((3, 2)), mask=[[0, 0], [0, 1], [0, 0]]), "a masked array with 1 masked values"),
         (torch.zeros(3, 2).to_sparse(), "sparse"),
         (torch.zeros(3, 2, device="meta"), "meta"),
-        (torch.quantize_per_tensor(torch.zeros(3, 2), 0.1, 0, torch.quint8), "a sparse or quantized tensor"),
+        (torch.quantize_per_tensor(torch.zeros(3, 2), 0.1, 0, torch.quint8), "a sparse, nested or quantized tensor"),
+        (torch.zeros(3, 2).as_subclass(type("Own", (torch.Tensor,), {})), "an? Own given, a tensor of a class of its own"),
         ("x", "no such file"),
     ],
 )
@@ -104,11 +105,12 @@ def test_views_of_memory():
     conjugate = torch.complex(torch.zeros_like(t), -t).conj().imag  # a view with the negative bit
     for view in (
         np.asfortranarray(x), x[::-1][::-1], frozen, np.ma.masked_array(x), t.clone().requires_grad_(), t.t().contiguous().t(),
-        conjugate, x.astype(">f8"), np.lib.stride_tricks.as_strided(x, x.shape, x.strides),
+        conjugate, x.astype(">f8"), torch.nn.Parameter(t.clone()), np.lib.stride_tricks.as_strided(x, x.shape, x.strides),
     ):  # fmt: skip
         assert np.array_equal(whole(view).numpy(), x)
     assert np.array_equal(whole(np.matrix(x)).numpy(), x)
     assert whole(torch.ones(1, 3).expand(5, 3)).shape == (5, 3)
+    assert whole(x[:1][::-1]).shape == (1, 4)  # one row, and a step backwards that nobody takes
     with torch.inference_mode():
         made_here = torch.ones(2, 2)
     assert whole(made_here).tolist() == [[1, 1], [1, 1]]

@@ -223,6 +223,8 @@ def _numbers(x: Any, name: str) -> Any:
     if isinstance(x, Tensor):
         if x.layout != torch.strided or x.is_quantized or x.is_nested:
             raise TypeError(f"{name}: a sparse, nested or quantized tensor given; a dense one of plain numbers is accepted")
+        if type(x) not in (Tensor, torch.nn.Parameter, torch.nn.Buffer):
+            raise TypeError(f"{name}: a {type(x).__name__} given, a tensor of a class of its own; a plain tensor is accepted")
         if x.is_meta:
             raise TypeError(f"{name}: a tensor on the meta device given, which holds no values; move the real one here")
         if x.is_complex():
@@ -733,6 +735,8 @@ def _numpy_file(path: Path) -> _Parts:
                 labels = content[wanted[0]] if wanted else None
     except Exception as error:  # a damaged archive can raise anything
         raise DatasetError(f"{path}: not a NumPy file of plain arrays, or damaged ({error})") from None
+    if "format" in names and {"indices", "row", "offsets"} & set(names):
+        raise DatasetError(f"{path}: a sparse matrix of SciPy; save its toarray() instead")
     if x is None:
         raise DatasetError(f"{path}: arrays {', '.join(names) or 'none'} given; one named x is needed")
     if ignored:
@@ -777,8 +781,9 @@ def _files(folder: Path) -> tuple[list[Path], list[Path]]:
 
 def _open_image(file: Path) -> tuple[Any, list[str]]:
     """A picture with its pixels read and turned upright, and what is to be said of it; the file is closed."""
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageFile, ImageOps
 
+    lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False  # others set it, and get grey halves
     try:
         with Image.open(file) as image:
             said = ["several frames, of which the first is read"] if getattr(image, "is_animated", False) else []
@@ -789,6 +794,8 @@ def _open_image(file: Path) -> tuple[Any, list[str]]:
             ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # a damaged picture can raise anything
         raise DatasetError(f"{file}: not a readable image ({error})") from None
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
     if odd:
         raise DatasetError(f"{file}: 12 bits, or white as 0, which Pillow does not scale; save it with 16 bits and black as 0")
     if (";16" in raw or bits > 8 or ppm) and image.mode in ("RGB", "RGBA", "CMYK"):

@@ -297,7 +297,8 @@ def _numbers(batch: Any, name: str) -> Tensor:
         return batch
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of memory that cannot be written: nobody here writes to points
-        return torch.from_numpy(np.ascontiguousarray(batch))
+        batch = batch.copy() if any(step < 0 for step in batch.strides) else np.ascontiguousarray(batch)
+        return torch.from_numpy(batch)
 
 
 _ENTRIES = ("x", "image", "images", "pixel_values", "data")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from rieszflow._surroundings import plain
 from rieszflow.directions import hadamard, independent, orthogonal, sobol
 from rieszflow.directions.base import Directions
 from rieszflow.directions.hadamard import Hadamard
@@ -30,6 +31,7 @@ KINDS: dict[str, Callable[[int, int, Tensor, torch.Generator | None], Directions
 _LARGEST_HAAR = 64
 
 
+@plain
 def sample(
     kind: str | Tensor | LocalSlices, P: int, d: int, like: Tensor, generator: torch.Generator | None = None
 ) -> Directions:

@@ -5,11 +5,27 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
-__all__ = ["power_of_two"]
+__all__ = ["power_of_two", "times_power_of_two", "two_to"]
 
 
 def power_of_two(largest: float, dtype: torch.dtype) -> float:
     """The factor, free of rounding, that brings numbers up to `largest` near one; 1 for 0 and infinity."""
     limit = 120 if dtype == torch.float32 else 1000
     return 2.0 ** -max(-limit, min(limit, math.frexp(largest)[1])) if 0 < largest < math.inf else 1.0
+
+
+def two_to(n: Tensor) -> Tensor:
+    """2^n in float64 for whole numbers from −1022 to 1023, free of rounding, which the power functions are not."""
+    return ((n.long() + 1023) << 52).view(torch.float64)
+
+
+def times_power_of_two(v: Tensor, t: Tensor) -> Tensor:
+    """v · 2^t in float64 for any t down to −3000 and up to 3000; on the way nothing is too large that is not so in the end."""
+    n = t.floor()
+    v = v * torch.exp2(t - n)
+    third = (n / 3).trunc()
+    for part in (third, third, n - 2 * third):
+        v = v * two_to(part)
+    return v

@@ -68,6 +68,7 @@ def mmd2(
     _validate.statistic(statistic, ("x", x, a), ("y", y, b))
     # What was made in inference mode cannot be kept for a derivative; its copy can.
     x, y, a, b = (t if t is None or torch.is_inference_mode_enabled() or not t.is_inference() else t.clone() for t in (x, y, a, b))
+    a, b = (None if w is None else w.expand(t.shape[:-1]) for w, t in ((a, x), (b, y)))
     return answer(_MMD2.apply(x, y, a, b, kernel, statistic == "U"))
 
 
@@ -109,7 +110,8 @@ def mmd2_gradient(x: Any, y: Any, kernel: Kernel = Riesz(1.0), x_weights: Any = 
     check_kernel(kernel)
     a, b = _validate.weights("x_weights", x_weights, x), _validate.weights("y_weights", y_weights, y)
     dtype = x.dtype
-    x, y, a, b, shift = _prepared(*(None if t is None else t.detach() for t in (x, y, a, b)))
+    a, b = (None if w is None else w.detach().expand(t.shape[:-1]) for w, t in ((a, x), (b, y)))
+    x, y, a, b, shift = _prepared(x.detach(), y.detach(), a, b)
     gradient = a.unsqueeze(-1) * (_force(x, x, a, shift, kernel, True) - _force(x, y, b, shift, kernel))
     return answer(_in_own_unit(gradient, shift, kernel, 1).to(dtype))
 
@@ -302,4 +304,4 @@ def _or_equal(w: Tensor | None, x: Tensor) -> Tensor:
     """Weights (..., N) in float64, equal ones for None."""
     if w is None:
         return torch.full(x.shape[:-1], 1 / x.shape[-2], dtype=torch.float64, device=x.device)
-    return w.double().expand(x.shape[:-1])
+    return w.double()

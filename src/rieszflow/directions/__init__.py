@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from rieszflow import _validate
 from rieszflow._surroundings import plain
 from rieszflow.directions import hadamard, independent, orthogonal, sobol
 from rieszflow.directions.base import Directions
@@ -37,6 +38,7 @@ def sample(
 ) -> Directions:
     """Draws P directions of a kind in R^d, with dtype and device of `like`. A tensor (P, d) is taken as it is."""
     if isinstance(kind, Tensor):
+        kind = _validate.plain_tensor("directions", kind, f"(P, {d})")
         if kind.ndim != 2 or kind.shape[1] != d or kind.shape[0] == 0:
             raise ValueError(f"directions: tensor of shape {tuple(kind.shape)} given; (P, {d}) is accepted")
         norms = kind.detach().double().norm(dim=1)
@@ -47,7 +49,7 @@ def sample(
         return kind.sample(P, d, like, generator)
     if kind == "auto":
         kind = "orthogonal" if d <= _LARGEST_HAAR else "hadamard"
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         accepted = ", ".join(repr(name) for name in ("auto", *KINDS)) + ", LocalSlices"
         raise ValueError(f"directions: {kind!r} given; {accepted} or a tensor (P, d) of unit rows are accepted")
     return KINDS[kind](P, d, like, generator)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rieszflow import _validate
 from rieszflow._surroundings import plain
 from rieszflow.directions.base import Directions
 
@@ -50,9 +51,14 @@ class LocalSlices:
     scale: int = 1
 
     def __post_init__(self) -> None:
-        whole = all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in (*self.shape, self.size, self.scale))
-        if len(self.shape) != 3 or not whole:
-            raise ValueError(f"directions: {self!r} given; a shape (C, H, W), size and scale of whole numbers are accepted")
+        try:
+            C, H, W, size, scale = (_validate.positive_int("", v) for v in (*self.shape, self.size, self.scale))
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"directions: {self!r} given; a shape (C, H, W), size and scale of whole numbers are accepted"
+            ) from None
+        for name, value in (("shape", (C, H, W)), ("size", size), ("scale", scale)):
+            object.__setattr__(self, name, value)
         if self.size * self.scale > min(self.shape[1:]):
             raise ValueError(
                 f"directions: patches of {self.size} × {self.size} pixels stretched by {self.scale} do not fit into images of "

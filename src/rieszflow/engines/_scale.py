@@ -7,13 +7,20 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["power_of_two", "times_power_of_two", "two_to"]
+__all__ = ["power_of_two", "times_power_of_two", "two_to", "within_range"]
 
 
 def power_of_two(largest: float, dtype: torch.dtype) -> float:
     """The factor, free of rounding, that brings numbers up to `largest` near one; 1 for 0 and infinity."""
     limit = 120 if dtype == torch.float32 else 1000
     return 2.0 ** -max(-limit, min(limit, math.frexp(largest)[1])) if 0 < largest < math.inf else 1.0
+
+
+def within_range(largest: float, dtype: torch.dtype) -> float:
+    """`largest` if differences up to it are numbers of the dtype."""
+    if not math.isfinite(largest):
+        raise ValueError(f"x, y: points further apart than {dtype} can hold given; divide all coordinates by 4 first")
+    return largest
 
 
 def two_to(n: Tensor) -> Tensor:

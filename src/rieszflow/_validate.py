@@ -47,8 +47,8 @@ def plain_tensor(name: str, x: Any, shape: str) -> Tensor:
         raise TypeError(f"{name}: {type(x).__name__} given, which has no values yet; a tensor with values is accepted")
     if torch._C._functorch.is_functorch_wrapped_tensor(x):
         raise TypeError(
-            f"{name}: a tensor inside of torch.func (grad, vmap, jvp, …) given; plain tensors are accepted: derivatives come by "
-            "backward() or torch.autograd.grad, batches by dimensions in front"
+            f"{name}: a tensor inside of torch.func (grad, vmap, jvp, …) given; plain tensors are accepted: derivatives come "
+            "by backward() or torch.autograd.grad, batches by dimensions in front"
         )
     if type(x) not in (Tensor, torch.nn.Parameter):
         if type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__:

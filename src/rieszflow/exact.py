@@ -67,7 +67,8 @@ def mmd2(
     a, b = _validate.weights("x_weights", x_weights, x), _validate.weights("y_weights", y_weights, y)
     _validate.statistic(statistic, ("x", x, a), ("y", y, b))
     # What was made in inference mode cannot be kept for a derivative; its copy can.
-    x, y, a, b = (t if t is None or torch.is_inference_mode_enabled() or not t.is_inference() else t.clone() for t in (x, y, a, b))
+    if not torch.is_inference_mode_enabled():
+        x, y, a, b = (t.clone() if t is not None and t.is_inference() else t for t in (x, y, a, b))
     a, b = (None if w is None else w.expand(t.shape[:-1]) for w, t in ((a, x), (b, y)))
     return answer(_MMD2.apply(x, y, a, b, kernel, statistic == "U"))
 
@@ -158,7 +159,7 @@ class _MMD2(torch.autograd.Function):
 def once(name: str, gradients: Sequence[Tensor | None], roots: Sequence[Tensor | None]) -> list[Tensor | None]:
     """The gradients, such that to differentiate them by what they depend on is an error.
 
-    autograd's own marker `once_differentiable` says nothing where the upstream gradient is a constant: derivatives would be zero.
+    autograd's own marker `once_differentiable` says nothing where the upstream gradient is a constant: zeros would come out.
     """
     if not torch.is_grad_enabled():
         return list(gradients)
@@ -176,8 +177,8 @@ class _Once(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *upstream):  # type: ignore[no-untyped-def]
         raise RuntimeError(
-            f"{ctx.name}: differentiable once, and a second derivative was asked for (by a gradient penalty or a Hessian, say); "
-            "for few points write the sum over pairs in PyTorch"
+            f"{ctx.name}: differentiable once, and a second derivative was asked for (by a gradient penalty or a Hessian, "
+            "say); for few points write the sum over pairs in PyTorch"
         )
 
 
@@ -199,11 +200,13 @@ def _prepared(x: Tensor, y: Tensor, a: Tensor | None, b: Tensor | None) -> _Prep
 
 
 def _in_own_unit(v: Tensor, shift: Tensor, kernel: Kernel, order: int) -> Tensor:
-    """What came out for the points times 2^shift, a derivative by them of that order, for the points themselves."""
-    if kernel.degree is None or not shift.any():
-        return v  # other kernels were taken at the distances themselves
+    """What came out for the points times 2^shift for the points themselves; order 1: a derivative by them."""
+    if kernel.degree is None:  # taken at the distances themselves
+        return v / kernel.length if order else v
+    if not shift.any():
+        return v
     power = -shift.double() * (kernel.degree - order)
-    return times_power_of_two(v, power.reshape(*power.shape, *[1] * (v.ndim - power.ndim)))
+    return times_power_of_two(v, power.reshape(power.shape + (1,) * (v.ndim - power.ndim)))
 
 
 def _self_energy(x: Tensor, w: Tensor, shift: Tensor, kernel: Kernel, unbiased: bool) -> Tensor:
@@ -236,7 +239,7 @@ def _potential(x: Tensor, y: Tensor, b: Tensor, shift: Tensor, kernel: Kernel, o
 
 
 def _force(x: Tensor, y: Tensor, b: Tensor, shift: Tensor, kernel: Kernel, own: bool = False) -> Tensor:
-    """Σ_j b_j ∇₁K(x_i, y_j): (..., N, d). With `own`, y is x, and a point exerts none on itself."""
+    """`kernel.length` · Σ_j b_j ∇₁K(x_i, y_j): (..., N, d). With `own`, y is x, and a point exerts none on itself."""
     parts = []
     for chunk in _chunks(x, y):
         w = kernel.derivative(_distances(chunk.rho, shift, kernel)) * b.unsqueeze(-2)

@@ -1,7 +1,7 @@
-"""Radial kernels K(x, y) = k(‖x − y‖): value, slope, and their one-dimensional slices.
+"""Radial kernels K(x, y) = k(‖x − y‖): value, derivative, and their one-dimensional slices.
 
-Adding a kernel is adding one class here: the exact functionals need `value` and `derivative`, the sliced ones `slice_values` and
-`slice_scale`.
+Adding a kernel is adding one class here: the exact functionals need `value` and `derivative`, the sliced ones
+`slice_values` and `slice_scale`.
 """
 
 from __future__ import annotations
@@ -28,12 +28,17 @@ class Kernel(ABC):
 
     @abstractmethod
     def derivative(self, rho: Tensor) -> Tensor:
-        """k′(ρ), so that ∇ₓK(x, y) = k′(‖x − y‖)·(x − y)/‖x − y‖; 0 at ρ = 0, also where the kernel has a kink there."""
+        """`length` · k′(ρ); 0 at ρ = 0, also where the kernel has a kink there. ∇ₓK(x, y) = k′(‖x − y‖)·(x − y)/‖x − y‖."""
 
     @property
     def degree(self) -> float | None:
         """r with k(sρ) = s^r k(ρ); None for a kernel that has a length of its own."""
         return None
+
+    @property
+    def length(self) -> float:
+        """The kernel's own length, σ or c; 1 for a kernel that has a degree."""
+        return 1.0
 
     @abstractmethod
     def slice_values(self, t: np.ndarray, d: int) -> np.ndarray:
@@ -127,7 +132,7 @@ class Gaussian(Kernel):
 
     def derivative(self, rho: Tensor) -> Tensor:
         u = (rho / self.sigma).clamp(max=_NOTHING)
-        return -u * torch.exp(-0.5 * u**2) / self.sigma
+        return -u * torch.exp(-0.5 * u**2)
 
     def slice_values(self, t: np.ndarray, d: int) -> np.ndarray:
         """₁F₁(d/2; 1/2; −t²/(2σ²)) (Hertrich 2024, Table 1)."""
@@ -135,6 +140,10 @@ class Gaussian(Kernel):
 
     def slice_scale(self, d: int) -> float | None:
         return self.sigma / math.sqrt(d)
+
+    @property
+    def length(self) -> float:
+        return self.sigma
 
 
 @dataclass(frozen=True)
@@ -150,7 +159,7 @@ class Laplace(Kernel):
         return torch.exp(-rho / self.sigma)
 
     def derivative(self, rho: Tensor) -> Tensor:
-        return _where_positive(rho, -self.value(rho) / self.sigma)
+        return _where_positive(rho, -self.value(rho))
 
     def slice_values(self, t: np.ndarray, d: int) -> np.ndarray:
         """The mixture E g_d(t / (σ|Z|)) of Gaussian slices g_d, Z standard normal (Hertrich 2024, Table 1, for a series)."""
@@ -158,6 +167,10 @@ class Laplace(Kernel):
 
     def slice_scale(self, d: int) -> float | None:
         return self.sigma / math.sqrt(d)
+
+    @property
+    def length(self) -> float:
+        return self.sigma
 
 
 @dataclass(frozen=True)
@@ -175,7 +188,7 @@ class InverseMultiquadric(Kernel):
     def derivative(self, rho: Tensor) -> Tensor:
         u = (rho / self.c).clamp(max=_HUGE)
         root = self._root(u)
-        return -(u / root) / root / root / self.c
+        return -(u / root) / root / root
 
     @staticmethod
     def _root(u: Tensor) -> Tensor:
@@ -188,6 +201,10 @@ class InverseMultiquadric(Kernel):
 
     def slice_scale(self, d: int) -> float | None:
         return self.c / math.sqrt(d)
+
+    @property
+    def length(self) -> float:
+        return self.c
 
 
 @dataclass(frozen=True)
@@ -219,7 +236,7 @@ class Matern(Kernel):
     def derivative(self, rho: Tensor) -> Tensor:
         s = self._lengths(rho)
         polynomial = {0.5: torch.ones_like(s), 1.5: s, 2.5: s * (1 + s) / 3}[self.nu]
-        return _where_positive(rho, -polynomial * torch.exp(-s) * math.sqrt(2 * self.nu) / self.sigma)
+        return _where_positive(rho, -polynomial * torch.exp(-s) * math.sqrt(2 * self.nu))
 
     def _lengths(self, rho: Tensor) -> Tensor:
         return (math.sqrt(2 * self.nu) * (rho / self.sigma)).clamp(max=_NOTHING)
@@ -230,3 +247,7 @@ class Matern(Kernel):
 
     def slice_scale(self, d: int) -> float | None:
         return self.sigma / math.sqrt(d)
+
+    @property
+    def length(self) -> float:
+        return self.sigma

@@ -80,9 +80,7 @@ class LocalSlices:
         n = self.shape[0] * self.size**2
         blocks = [
             # Haar blocks at every place: orthogonal to one another within it
-            torch.linalg.qr(
-                torch.randn(places, n, min(n, each - k), generator=generator, device=device, dtype=torch.float32)
-            )
+            torch.linalg.qr(torch.randn(places, n, min(n, each - k), generator=generator, device=device, dtype=torch.float32))
             for k in range(0, each, n)
         ]
         signs = [r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2) for _, r in blocks]

@@ -341,8 +341,6 @@ def settle(t: Tables, points: np.ndarray, B: int = BINS) -> None:
     _set_range(t, np.where(narrow, middle - least, low), B / np.where(narrow, 2 * least, high - low))
 
 
-
-
 def _set_range(t: Tables, low: np.ndarray, inverse: np.ndarray) -> None:
     t.low, t.inverse = np.ascontiguousarray(low, np.float32), np.ascontiguousarray(inverse, np.float32)
     if t.shift.device.type != "cpu":

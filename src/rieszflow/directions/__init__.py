@@ -47,7 +47,7 @@ def sample(
         return Directions(kind.detach().to(like))
     if isinstance(kind, LocalSlices):
         return kind.sample(P, d, like, generator)
-    if kind == "auto":
+    if isinstance(kind, str) and kind == "auto":
         kind = "orthogonal" if d <= _LARGEST_HAAR else "hadamard"
     if not isinstance(kind, str) or kind not in KINDS:
         accepted = ", ".join(repr(name) for name in ("auto", *KINDS)) + ", LocalSlices"

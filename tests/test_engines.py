@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from problems import KERNELS, clouds, generator, gradient_1d_by_hand, kernel_by_hand, simplex
 
 import rieszflow as rf
-from rieszflow import directions, engines
+from rieszflow import _slices, directions, engines
 from rieszflow._scratch import scratch
 from rieszflow.directions.hadamard import Hadamard
 from rieszflow.engines import _bins_cpu, bins
@@ -299,6 +299,21 @@ def test_slices_average_to_the_kernel(kernel, d):
     np.testing.assert_allclose(mean, wanted, atol=1e-5 if kernel == rf.Riesz(0.3) else 1e-7)
 
 
+@pytest.mark.parametrize("dof", [1, 3, 5])
+@pytest.mark.parametrize("d", [1, 2, 7, 64])
+def test_kept_slices_are_the_quadrature(d, dof):
+    """Between the nodes, at distances from 1e-4 to 1e4 lengths of the slice, and beyond the end where nothing is left."""
+    t = 10 ** np.random.default_rng(d).uniform(-4, 4, 200) / math.sqrt(d)
+    np.testing.assert_allclose(_slices.student(t, d, dof), _slices._student(t, d, dof), rtol=0, atol=1e-8)
+    assert _slices.student(np.array([0.0]), d, dof)[0] == pytest.approx(1, abs=1e-9)
+    assert np.array_equal(_slices.student(np.array([[1e7, np.inf]]), d, dof), [[0, 0]])
+    # The functions are kept: as many nodes again are asked for by nobody.
+    before = _slices._student_interpolator.cache_info()
+    _slices.student(t, d, dof)
+    after = _slices._student_interpolator.cache_info()
+    assert after.hits == before.hits + 1 and after.misses == before.misses and after.maxsize is not None
+
+
 def brute_slices(x, y, kernel, xi, statistic, a, b):
     """Mean over slices of the one-dimensional functional with the kernel's slice, and its gradient, by all pairs."""
     px, py = xi.project(x).numpy(), xi.project(y).numpy()
@@ -382,6 +397,80 @@ def test_gradients_of_riesz_below_one_come_with_a_warning():
         rf.sliced_mmd2_gradient(x, y, rf.Riesz(0.5), slices=8)
     draws = torch.stack([rf.sliced_mmd2(x, y, rf.Riesz(0.5), slices=64, generator=generator(k)) for k in range(100)])
     assert (draws.mean() - rf.mmd2(x, y, rf.Riesz(0.5))).abs() < 5 * draws.std() / 10 + 1e-3 * draws.mean()
+
+
+def sized(kernel, s):
+    """The kernel for points s times as large, and the power of s that its values take."""
+    if isinstance(kernel, rf.Riesz):
+        return kernel, kernel.r
+    return (rf.Matern(kernel.nu, s) if isinstance(kernel, rf.Matern) else type(kernel)(s)), 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("kernel", [k for k in KERNELS if k != rf.Riesz(1.0)], ids=str)
+@pytest.mark.filterwarnings("ignore:kernel. gradients of Riesz")
+def test_kernels_on_bins_at_any_scale(kernel, dtype):
+    """All is taken in the unit of the projections: the same up to the rounding of one factor and of the result."""
+    x, y = clouds(1, 60, 50, 3, dtype)
+    kernel, _ = sized(kernel, 2.0)
+    for e in (93, 120, -93, -120) if dtype == torch.float32 else (515, 1000, -565, -1000):
+        other, r = sized(kernel, 2.0 ** (e + 1))
+        for statistic, kind in (("V", "orthogonal"), ("U", "hadamard")):
+            one, two = (
+                [f(c * x, c * y, k, 32, kind, statistic=statistic, generator=generator(2)).double()
+                 for f in (rf.sliced_mmd2, rf.sliced_mmd2_gradient)]
+                for k, c in ((kernel, 1.0), (other, 2.0**e))
+            )  # fmt: skip
+            for got, base, power in ((two[0], one[0], e * r), (two[1], one[1], e * (r - 1))):
+                wanted = base * 2.0 ** (power / 2) * 2.0 ** (power / 2)
+                if wanted.abs().max() > torch.finfo(dtype).max:
+                    assert torch.isinf(got).any() and not torch.isnan(got).any()
+                elif wanted.abs().max() > 1e5 * torch.finfo(dtype).tiny:  # below, results have fewer digits
+                    assert (got / wanted.abs().max() - wanted / wanted.abs().max()).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_any_scale_in_float64(engine):
+    x, y = clouds(1, 60, 50, 3)
+    options = {"slices": 32, "engine": engine}
+    value, gradient = (f(x, y, **options, generator=generator(2)) for f in (rf.sliced_mmd2, rf.sliced_mmd2_gradient))
+    for s in (2.0**1000, 2.0**515, 2.0**-560, 2.0**-1000):
+        assert rf.sliced_mmd2(s * x, s * y, **options, generator=generator(2)) == s * value
+        assert torch.equal(rf.sliced_mmd2_gradient(s * x, s * y, **options, generator=generator(2)), gradient)
+
+
+@pytest.mark.parametrize("kind", ["orthogonal", "hadamard"])
+def test_what_float32_cannot_hold_is_refused(kind, request):
+    """A point 10^50 times the spread away: its projections, in the others' unit, are no numbers. Never outside of a table."""
+    g = generator(1)
+    x, y = 1e-20 * torch.randn(3000, 70, generator=g), 1e-20 * torch.randn(3000, 70, generator=g)
+    x[1234], x[2345] = 1e30, -1e30
+    options = {"slices": 64, "directions": kind}
+    target = rf.Target(y, **options, engine="bins", reuse=2, generator=g)
+    for _ in range(2):
+        for function in (rf.sliced_mmd2, rf.sliced_mmd2_gradient):
+            with pytest.raises(ValueError, match="^x, y: points so far from the others"):
+                function(x, y, **options, engine="bins", generator=g)
+            with pytest.raises(ValueError, match="^x, y: points so far from the others"):
+                function(x, y, rf.Gaussian(1e10), **options, generator=g)
+            assert torch.isfinite(function(x, y, **options, engine="sort", generator=g)).all()
+        with pytest.raises(ValueError, match="^x, y: points so far from the others"):
+            target.gradient(x)
+        if "on_device_passes" not in request.fixturenames:
+            request.getfixturevalue("on_device_passes")
+    wide = torch.cat([torch.full((20, 3), 3e38), torch.full((20, 3), -3e38)])
+    for engine in ENGINES:
+        with pytest.raises(ValueError, match="^x, y: points further apart than torch.float32 can hold"):
+            rf.sliced_mmd2(wide, -wide, slices=8, engine=engine)
+
+
+def test_one_point_apart_from_many_copies():
+    """All of a sample in one place: bins as narrow as they get, and one point at 10^20 of their widths and more."""
+    for far in (1.0, 1e6):
+        x, y = torch.zeros(3000, 3), torch.zeros(2000, 3)
+        x[1234, 0] = far
+        got, exact = (rf.sliced_mmd2(x, y, slices=8, engine=e, generator=generator(1)).item() for e in ENGINES)
+        assert got == pytest.approx(exact, rel=1e-4)
 
 
 # The passes for other devices.

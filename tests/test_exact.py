@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import KERNELS, clouds, generator, mmd2_by_hand, simplex, two_gaussians_1d, two_uniforms_1d
+from problems import KERNELS, clouds, generator, kernel_by_hand, mmd2_by_hand, simplex, two_gaussians_1d, two_uniforms_1d
 from scipy.stats import energy_distance as scipy_energy_distance
 from scipy.stats import norm
 
@@ -173,3 +173,208 @@ def test_riesz_constant():
         sample = xi[:, 0].abs() ** r
         error = 5 * sample.std().item() / math.sqrt(len(sample))
         assert abs(1 / rf.Riesz(r).slicing_constant(7) - sample.mean().item()) < error
+
+
+def test_a_shared_weight_vector_collects_the_derivatives_of_a_batch():
+    x, y = (torch.stack(c) for c in zip(*(clouds(s, 6, 4, 3) for s in range(3)), strict=True))
+    a = simplex(1, 6).requires_grad_()
+    rf.mmd2(x, y, x_weights=a).sum().backward()
+    wanted = torch.zeros_like(a)
+    for k in range(3):
+        one = a.detach().clone().requires_grad_()
+        rf.mmd2(x[k], y[k], x_weights=one).backward()
+        wanted += one.grad
+    torch.testing.assert_close(a.grad, wanted, rtol=1e-13, atol=0)
+
+
+def test_equal_weights_are_equal_in_float32():
+    """1/3 and 1/7 rounded to float32 would leave the measures with different masses, 1e-8 of E‖X − Y‖ = 1e4."""
+    x, y = torch.tensor([[0.0], [1e4]]).repeat(3, 1), torch.tensor([[0.0], [1e4]]).repeat(7, 1)
+    assert abs(rf.mmd2(x, y).item()) < 1e-11
+
+
+# Numbers as large and as small as they get.
+
+
+def power_of_two_times(v, t):
+    """v · 2^t in parts, for 2^t alone may be no number."""
+    whole = math.floor(t)
+    v = v * 2.0 ** (t - whole)
+    for part in (whole // 2, whole - whole // 2):
+        v = v * 2.0**part
+    return v
+
+
+def close_to(got, wanted, rel):
+    """Equal to `rel` of the largest number, and infinite in the same places."""
+    inside = torch.isfinite(wanted)
+    if not torch.equal(got[~inside], wanted[~inside]):
+        return False
+    unit = torch.where(inside, wanted, 0).abs().max().clamp(min=torch.finfo(wanted.dtype).tiny)
+    return not inside.any() or bool((got / unit - wanted / unit)[inside].abs().max() < rel)
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=repr)
+@pytest.mark.parametrize("statistic", ["V", "U"])
+@given(seed=st.integers(0, 1000), e=st.integers(-960, 1010), weighted=st.booleans(), batch=st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_any_scale(kernel, statistic, seed, e, weighted, batch):
+    """Points and the kernel's length times 2^e: K times 2^(re), gradients 2^((r − 1)e), r = 0 for a kernel with a length.
+
+    Smaller numbers than these lose bits by themselves, for one of the batch is 2^−40 times the other."""
+    x, y = clouds(seed, 6, 5, 3)
+    if batch:
+        x, y = torch.stack([x, 2.0**-40 * x]), torch.stack([y, 2.0**-40 * y])
+    s = 2.0**e
+    r = kernel.degree or 0.0
+    scaled = kernel if kernel.degree else widened(kernel, s)
+    a, b = (simplex(2, 6).requires_grad_(), simplex(3, 5)) if weighted else (None, None)
+    leaves = x.clone().requires_grad_(), (s * x).requires_grad_()
+    values = [rf.mmd2(leaves[0], y, kernel, statistic, a, b), rf.mmd2(leaves[1], s * y, scaled, statistic, a, b)]
+    # Factors 2^t of some hundreds are rounded in t: some 1e-13; sums of thirty terms add 1e-14.
+    assert close_to(values[1], power_of_two_times(values[0], r * e), 1e-12)
+    inputs = [[leaf] if a is None else [leaf, a] for leaf in leaves]
+    one, two = (torch.autograd.grad(v.sum(), i) for v, i in zip(values, inputs, strict=True))
+    for members in range(2) if batch else [...]:  # each has its own size
+        assert close_to(two[0][members], power_of_two_times(one[0][members], (r - 1) * e), 1e-12)
+    if weighted:
+        assert close_to(two[1], power_of_two_times(one[1], r * e), 1e-12)
+    if r == 1:  # no rounding at all, but at the very end of the range
+        assert torch.equal(values[1].detach(), power_of_two_times(values[0].detach(), 1.0 * e)) or abs(e) > 900
+
+
+def widened(kernel, s):
+    match kernel:
+        case rf.Matern():
+            return rf.Matern(kernel.nu, kernel.sigma * s)
+        case rf.InverseMultiquadric():
+            return rf.InverseMultiquadric(kernel.c * s)
+    return type(kernel)(kernel.sigma * s)
+
+
+@pytest.mark.parametrize("scale", [1e30, 1e-30, 1e38, 1e-38, 1e-44])
+def test_any_scale_in_float32(scale):
+    """Taken in float64, and rounded once at the end."""
+    x, y = (0.2 * c.float() * scale for c in clouds(4, 20, 30, 3))
+    for kernel in (rf.Riesz(1.0), rf.Riesz(0.5), rf.Gaussian(scale)):
+        assert torch.equal(rf.mmd2(x, y, kernel), rf.mmd2(x.double(), y.double(), kernel).float())
+        assert torch.equal(rf.mmd2_gradient(x, y, kernel), rf.mmd2_gradient(x.double(), y.double(), kernel).float())
+
+
+def test_beyond_the_range_comes_infinity():
+    x, y = torch.tensor([[3e38], [3e38]]), torch.tensor([[-3e38], [-3e38]])
+    assert rf.mmd2(x, y).item() == math.inf  # 6e38
+    assert rf.mmd2(x, x, rf.Riesz(1.9)).item() == 0
+    assert rf.mmd2_gradient(x, y).flatten().tolist() == [0.5, 0.5]
+    assert rf.mmd2(x.double(), y.double()).item() == 2 * float(torch.tensor(3e38))
+    x, y = (torch.tensor([[v]], dtype=torch.float64) for v in (1.7e308, -1.7e308))
+    assert rf.mmd2(x, y).item() == math.inf
+    assert rf.mmd2(x, y, rf.Riesz(0.5)).item() == pytest.approx(math.sqrt(2) * math.sqrt(1.7e308), rel=1e-12)
+    assert rf.mmd2(x, y, rf.Gaussian(1e-300)).item() == 1
+
+
+def test_small_distances_beside_a_huge_one():
+    """What is near one another is so at any distance from the rest: one point 10^300 off, a kernel of length 10^−10."""
+    x = torch.tensor([[0.0, 0.0], [1e-10, 0.0], [1e290, 1e290]], dtype=torch.float64)
+    y = torch.tensor([[0.0, 2e-10]], dtype=torch.float64)
+    kernel = rf.Gaussian(1e-10)
+    e = math.exp
+    wanted = 0.5 * (3 + 2 * e(-0.5)) / 9 + 0.5 - (e(-2) + e(-2.5)) / 3
+    assert rf.mmd2(x, y, kernel).item() == pytest.approx(wanted, rel=1e-14)
+    # ∂/∂x_i of ½aᵀKa − aᵀKb: the third point feels nothing, and the others in the unit 1/σ
+    pull = torch.tensor(
+        [[e(-0.5) / 9, -2 * e(-2) / 3], [-e(-0.5) / 9 + e(-2.5) / 3, -2 * e(-2.5) / 3], [0, 0]], dtype=torch.float64
+    )
+    torch.testing.assert_close(1e-10 * rf.mmd2_gradient(x, y, kernel), pull, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("width", [0.3, 0.1, 0.05])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_u_statistic_of_a_narrow_kernel(width, weighted):
+    """Against sums without the diagonal, free of rounding. Pairs are some e^(−ρ²/2σ²) ~ 1e-2 … 1e-300: total less diagonal
+    would leave no digit of them."""
+    g = generator(1)
+    x, y = 5 * torch.rand(12, 2, generator=g, dtype=torch.float64), 5 * torch.rand(9, 2, generator=g, dtype=torch.float64)
+    kernel = rf.Gaussian(width)
+    a, b = (simplex(2, 12), simplex(3, 9)) if weighted else (torch.full((n,), 1 / n, dtype=torch.float64) for n in (12, 9))
+
+    def mean(P, Q, u, v, distinct):
+        pairs = [(i, j) for i in range(len(P)) for j in range(len(Q)) if not (distinct and i == j)]
+        total = math.fsum(u[i] * v[j] * kernel_by_hand(kernel, P[i], Q[j]) for i, j in pairs)
+        return total / math.fsum(u[i] * v[j] for i, j in pairs)
+
+    X, Y, A, B = (t.tolist() for t in (x, y, a, b))
+    parts = [0.5 * mean(X, X, A, A, True), 0.5 * mean(Y, Y, B, B, True), mean(X, Y, A, B, False)]
+    assert sum(parts) < 0.05
+    leaf = a.clone().requires_grad_()
+    value = rf.mmd2(x, y, kernel, "U", leaf, b)
+    # An exponent of some hundreds is known to 1e-13 of itself.
+    assert value.item() == pytest.approx(parts[0] + parts[1] - parts[2], abs=1e-11 * sum(parts), rel=0)
+    if weighted:
+        # ½ Σ' w w K / (1 − Σw²) − wᵀKb, by hand
+        K = torch.tensor(
+            [[kernel_by_hand(kernel, p, q) * (i != j) for j, q in enumerate(X)] for i, p in enumerate(X)], dtype=torch.float64
+        )
+        L = torch.tensor([[kernel_by_hand(kernel, p, q) for q in Y] for p in X], dtype=torch.float64)
+        n = 1 - (a**2).sum()
+        wanted = K @ a / n + (a @ K @ a) / n**2 * a - L @ b
+        (slope,) = torch.autograd.grad(value, leaf)
+        torch.testing.assert_close(slope, wanted, rtol=1e-10, atol=1e-11 * wanted.abs().max().item())
+
+
+def test_u_statistic_with_nearly_all_weight_on_one_point():
+    """½ E over distinct pairs of two points is their kernel, whatever the weights are."""
+    x, y = clouds(1, 2, 3, 2)
+    w = torch.tensor([1 - 1e-12, 1e-12], dtype=torch.float64)
+    own = rf.mmd2(x, y, rf.Gaussian(1.0), "U", w) - rf.mmd2(x[:1], y, rf.Gaussian(1.0))
+    k = kernel_by_hand(rf.Gaussian(1.0), x[0], x[1])
+    yy = [kernel_by_hand(rf.Gaussian(1.0), y[i], y[j]) for i in range(3) for j in range(3)]
+    off = [kernel_by_hand(rf.Gaussian(1.0), y[i], y[j]) for i in range(3) for j in range(3) if i != j]
+    assert own.item() == pytest.approx(0.5 * (k - 1) + 0.5 * (sum(off) / 6 - sum(yy) / 9), abs=1e-11)
+
+
+# Derivatives of derivatives.
+
+
+FUNCTIONALS = {
+    "mmd2": lambda x, y, **w: rf.mmd2(x, y, rf.Gaussian(1.0), **w),
+    "energy_distance": lambda x, y, **w: rf.energy_distance(x, y, 1.5, **w),
+    "sliced_mmd2": lambda x, y, **w: rf.sliced_mmd2(x, y, slices=8, generator=generator(1), **w),
+    "sliced on bins": lambda x, y, **w: rf.sliced_mmd2(x, y, slices=8, engine="bins", generator=generator(1)),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONALS)
+def test_a_second_derivative_is_an_error(name):
+    f = FUNCTIONALS[name]
+    x, y = clouds(1, 6, 5, 3)
+    says = "^(mmd2, energy_distance|sliced_mmd2): differentiable once"
+    for k in range(2):
+        leaves = [t.clone().requires_grad_(i == k) for i, t in enumerate((x, y))]
+        (first,) = torch.autograd.grad(f(*leaves), leaves[k], create_graph=True)
+        torch.testing.assert_close(first.detach(), torch.autograd.grad(f(*leaves), leaves[k])[0])  # itself it is right
+        with pytest.raises(RuntimeError, match=says):
+            (first**2).sum().backward()
+    for second in (torch.autograd.functional.hessian, lambda g, z: torch.autograd.functional.hvp(g, z, torch.ones_like(z))):
+        with pytest.raises(RuntimeError, match=says):
+            second(lambda z: f(z, y), x)
+    if name != "sliced on bins":
+        w = simplex(1, 6).requires_grad_()
+        (first,) = torch.autograd.grad(f(x, y, x_weights=w), w, create_graph=True)
+        with pytest.raises(RuntimeError, match=says):
+            (first**2).sum().backward()
+    # By the upstream gradient, too, though there it would be a first one.
+    leaf, factor = x.clone().requires_grad_(), torch.ones((), dtype=torch.float64, requires_grad=True)
+    (first,) = torch.autograd.grad(factor * f(leaf, y), leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match=says):
+        first.sum().backward()
+
+
+@pytest.mark.parametrize("name", FUNCTIONALS)
+def test_the_first_derivative_may_be_asked_for_with_a_graph(name):
+    """Whoever builds a graph and goes no further through it gets what he always got; so does who goes on beside it."""
+    x, y = clouds(1, 6, 5, 3)
+    leaf = x.clone().requires_grad_()
+    (first,) = torch.autograd.grad(FUNCTIONALS[name](leaf, y), leaf, create_graph=True)
+    (second,) = torch.autograd.grad((first.detach() * leaf**2).sum(), leaf)
+    torch.testing.assert_close(second, 2 * first.detach() * x)

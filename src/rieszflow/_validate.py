@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import numbers
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
 from rieszflow._ranks import Group, summed
@@ -19,19 +21,7 @@ Answer = Callable[[Tensor], Any]
 
 def points(name: str, x: Any, look: bool = True) -> Tensor:
     """`x` as a tensor of shape (..., N, d), N and d at least 1, float32 or float64, finite (not checked without `look`)."""
-    if isinstance(x, np.ndarray):
-        if x.dtype.kind not in "f" or x.dtype.itemsize not in (4, 8):
-            raise TypeError(f"{name}: dtype {x.dtype} given; float32 and float64 are accepted")
-        if x.dtype.byteorder not in "=|":
-            x = x.astype(x.dtype.newbyteorder("="))
-        with warnings.catch_warnings():
-            # Read-only memory: a file that is mapped, say. Nobody here writes to points, and it may be too large to copy.
-            warnings.simplefilter("ignore")
-            x = torch.from_numpy(np.ascontiguousarray(x))  # negative strides are foreign to torch
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: {type(x).__name__} given; a torch.Tensor or numpy.ndarray of shape (N, d) is accepted")
-    if x.dtype not in DTYPES:
-        raise TypeError(f"{name}: dtype {x.dtype} given; torch.float32 and torch.float64 are accepted")
+    x = plain_tensor(name, x, "(N, d)")
     if x.ndim < 2:
         raise ValueError(f"{name}: shape {tuple(x.shape)} given; (N, d) is accepted, with batch dimensions in front")
     if x.shape[-1] == 0 or x.shape[-2] == 0:
@@ -39,6 +29,61 @@ def points(name: str, x: Any, look: bool = True) -> Tensor:
     if look and not _finite(x.detach()):
         raise ValueError(f"{name}: contains NaN or infinity; only finite values are accepted")
     return x
+
+
+def plain_tensor(name: str, x: Any, shape: str) -> Tensor:
+    """A dense float32 or float64 tensor with the numbers of `x`, in its memory where that is possible.
+
+    What means more than its numbers (a mask, a unit, an imaginary part) or has none is refused.
+    """
+    if isinstance(x, np.ndarray):
+        return _of_array(name, x)
+    if not isinstance(x, Tensor):
+        advice = "; numpy.asarray(..., dtype=float) makes one" if isinstance(x, (list, tuple)) else ""
+        raise TypeError(
+            f"{name}: {type(x).__name__} given; a torch.Tensor or numpy.ndarray of shape {shape} is accepted{advice}"
+        )
+    if torch.nn.parameter.is_lazy(x):
+        raise TypeError(f"{name}: {type(x).__name__} given, which has no values yet; a tensor with values is accepted")
+    if torch._C._functorch.is_functorch_wrapped_tensor(x):
+        raise TypeError(
+            f"{name}: a tensor inside of torch.func (grad, vmap, jvp, …) given; plain tensors are accepted: derivatives come "
+            "by backward() or torch.autograd.grad, batches by dimensions in front"
+        )
+    if type(x) not in (Tensor, torch.nn.Parameter):
+        if type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+            raise TypeError(f"{name}: {type(x).__name__} given; a plain, dense torch.Tensor is accepted")
+        x = x.as_subclass(Tensor)
+    if x.is_nested:
+        raise TypeError(f"{name}: a nested tensor given; a plain, dense torch.Tensor is accepted")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name}: a tensor of layout {x.layout} given; a dense one is accepted (to_dense() makes one)")
+    if x.device.type == "meta":
+        raise TypeError(f"{name}: a tensor on the meta device given, which has no values; one with values is accepted")
+    if x.dtype not in DTYPES:
+        raise TypeError(f"{name}: dtype {x.dtype} given; torch.float32 and torch.float64 are accepted")
+    if forward_ad.unpack_dual(x).tangent is not None:
+        raise TypeError(f"{name}: a tensor with a forward-mode derivative given; derivatives come by backward() only")
+    return x.resolve_neg()
+
+
+def _of_array(name: str, x: np.ndarray) -> Tensor:
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name}: a masked array given, whose mask would be lost; fill or leave out what is masked first")
+    if type(x) not in (np.ndarray, np.memmap, np.matrix):
+        raise TypeError(
+            f"{name}: {type(x).__name__} given, an array that may mean more than its numbers; a plain numpy.ndarray is accepted"
+        )
+    if x.dtype.kind != "f" or x.dtype.itemsize not in (4, 8):
+        raise TypeError(f"{name}: dtype {x.dtype} given; float32 and float64 are accepted")
+    shape = x.shape
+    if x.dtype.byteorder not in "=|":
+        x = x.astype(x.dtype.newbyteorder("="))
+    with warnings.catch_warnings():
+        # Read-only memory: a file that is mapped, say. Nobody here writes to points, and it may be too large to copy.
+        warnings.simplefilter("ignore")
+        # Negative strides are foreign to torch. NumPy makes (1,) of a number's shape on the way.
+        return torch.from_numpy(np.ascontiguousarray(x).reshape(shape))
 
 
 def _finite(x: Tensor) -> bool:
@@ -71,10 +116,7 @@ def weights(name: str, w: Any, x: Tensor, group: Group = None) -> Tensor | None:
     """Non-negative weights of the points `x` that sum to one, over all ranks of a group: (N,) or (..., N). None: all 1/N."""
     if w is None:
         return None
-    if isinstance(w, np.ndarray):
-        w = torch.from_numpy(np.array(w))
-    if not isinstance(w, Tensor):
-        raise TypeError(f"{name}: {type(w).__name__} given; a tensor or array of shape (N,) is accepted")
+    w = plain_tensor(name, w, "(N,)")
     if w.dtype != x.dtype or w.device != x.device:
         raise TypeError(f"{name}: {w.dtype} on {w.device} given; {x.dtype} on {x.device} is needed, like its points")
     if tuple(w.shape) not in (tuple(x.shape[-2:-1]), tuple(x.shape[:-1])):
@@ -91,7 +133,7 @@ def weights(name: str, w: Any, x: Tensor, group: Group = None) -> Tensor | None:
 
 def statistic(name: Any, *clouds: tuple[str, Tensor, Tensor | None]) -> str:
     """`"V"` or `"U"`; U needs at least two points of positive weight in every cloud."""
-    if name not in ("V", "U"):
+    if not isinstance(name, str) or name not in ("V", "U"):
         raise ValueError(f'statistic: {name!r} given; "V" (non-negative) and "U" (unbiased) are accepted')
     if name == "U":
         for cloud, x, w in clouds:
@@ -112,10 +154,21 @@ def seed(name: str, value: Any) -> int:
     return int(value)
 
 
+def number(value: Any) -> float:
+    """A real number of whatever kind (Python's, NumPy's, a fraction) as a float; NaN for all else."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
 def positive_float(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+    v = number(value)
+    if not 0 < v < math.inf:
         raise ValueError(f"{name}: {value!r} given; a finite positive number is accepted")
-    return float(value)
+    return v
 
 
 def generator(value: Any) -> torch.Generator | None:

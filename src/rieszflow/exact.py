@@ -7,21 +7,28 @@ pairs is ever kept and derivatives at coincident points are finite.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rieszflow import _validate
+from rieszflow._surroundings import plain
+from rieszflow.engines._scale import times_power_of_two, two_to
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 
 __all__ = ["energy_distance", "mmd2", "mmd2_gradient"]
 
 _PAIRS = 1 << 22  # pairs of points in one chunk: 32 MB of float64 an array
-_CLOSE = 1e-6  # squared distances below this share of ‖x‖² + ‖y‖² are recomputed from differences
+_CLOSE = 1e-4  # squared distances below this share of ‖x‖² + ‖y‖² are taken from differences
+_ORDINARY = 100  # numbers from 2^−100 to 2^100 are squared as they are
+_LARGE = 400  # extreme ones are brought near 2^400, where squares and sums are far from the end of float64's range
+_TINY = 2.0**-900  # squares below have lost digits
 
 
+@plain
 def mmd2(
     x: Any, y: Any, kernel: Kernel = Riesz(1.0), statistic: str = "V", x_weights: Any = None, y_weights: Any = None
 ) -> Any:
@@ -39,12 +46,14 @@ def mmd2(
         y_weights: likewise for y.
 
     Returns:
-        The value, 0-dimensional or of the batch's shape; differentiable by x, y and the weights. NumPy for NumPy input.
+        The value, 0-dimensional or of the batch's shape; differentiable once by x, y and the weights. NumPy for NumPy input.
         Unit: that of the kernel (length^r for Riesz). Sums are taken in float64: relative error about 1e-12 of
-        E|K(X, Y)|, before rounding to the input's dtype.
+        E|K(X, Y)|, before rounding to the input's dtype. Points may be as large or small as numbers get; infinity comes out
+        where the result is beyond the dtype's range.
 
     Raises:
         TypeError: wrong type or dtype. ValueError: wrong shape, empty, NaN or infinity, unknown statistic, bad weights.
+        RuntimeError: a second derivative, on the way back.
 
     Example:
         >>> x, y = torch.zeros(1, 2), torch.tensor([[3.0, 4.0]])
@@ -57,7 +66,11 @@ def mmd2(
     check_kernel(kernel)
     a, b = _validate.weights("x_weights", x_weights, x), _validate.weights("y_weights", y_weights, y)
     _validate.statistic(statistic, ("x", x, a), ("y", y, b))
-    return answer(_MMD2.apply(x, y, _or_equal(a, x), _or_equal(b, y), kernel, statistic == "U"))
+    # What was made in inference mode cannot be kept for a derivative; its copy can.
+    if not torch.is_inference_mode_enabled():
+        x, y, a, b = (t.clone() if t is not None and t.is_inference() else t for t in (x, y, a, b))
+    a, b = (None if w is None else w.expand(t.shape[:-1]) for w, t in ((a, x), (b, y)))
+    return answer(_MMD2.apply(x, y, a, b, kernel, statistic == "U"))
 
 
 def energy_distance(x: Any, y: Any, r: float = 1.0, statistic: str = "V", x_weights: Any = None, y_weights: Any = None) -> Any:
@@ -79,6 +92,7 @@ def energy_distance(x: Any, y: Any, r: float = 1.0, statistic: str = "V", x_weig
     return 2 * mmd2(x, y, Riesz(r), statistic, x_weights, y_weights)
 
 
+@plain
 def mmd2_gradient(x: Any, y: Any, kernel: Kernel = Riesz(1.0), x_weights: Any = None, y_weights: Any = None) -> Any:
     """Gradient of `mmd2` (V-statistic) with respect to x by brute force, without autograd.
 
@@ -97,9 +111,10 @@ def mmd2_gradient(x: Any, y: Any, kernel: Kernel = Riesz(1.0), x_weights: Any = 
     check_kernel(kernel)
     a, b = _validate.weights("x_weights", x_weights, x), _validate.weights("y_weights", y_weights, y)
     dtype = x.dtype
-    x, y, a, b = (t.detach().double() for t in (x, y, _or_equal(a, x), _or_equal(b, y)))
-    gradient = a.unsqueeze(-1) * (_force(x, x, a, kernel) - _force(x, y, b, kernel))
-    return answer(gradient.to(dtype))
+    a, b = (None if w is None else w.detach().expand(t.shape[:-1]) for w, t in ((a, x), (b, y)))
+    x, y, a, b, shift = _prepared(x.detach(), y.detach(), a, b)
+    gradient = a.unsqueeze(-1) * (_force(x, x, a, shift, kernel, True) - _force(x, y, b, shift, kernel))
+    return answer(_in_own_unit(gradient, shift, kernel, 1).to(dtype))
 
 
 class _MMD2(torch.autograd.Function):
@@ -107,85 +122,189 @@ class _MMD2(torch.autograd.Function):
     def forward(ctx, x, y, a, b, kernel, unbiased):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x, y, a, b)
         ctx.kernel, ctx.unbiased, dtype = kernel, unbiased, x.dtype
-        x, y, a, b = (t.double() for t in (x, y, a, b))
-        self_x = _self_energy(a, _potential(x, x, a, kernel), kernel, unbiased)
-        self_y = _self_energy(b, _potential(y, y, b, kernel), kernel, unbiased)
-        cross = (a * _potential(x, y, b, kernel)).sum(-1)
-        return (0.5 * self_x + 0.5 * self_y - cross).to(dtype)
+        x, y, a, b, shift = _prepared(x, y, a, b)
+        self_x, self_y = (_self_energy(p, w, shift, kernel, unbiased) for p, w in ((x, a), (y, b)))
+        cross = (a * _potential(x, y, b, shift, kernel)).sum(-1)
+        value = 0.5 * self_x + 0.5 * self_y - cross
+        return _in_own_unit(value, shift, kernel, 0).to(dtype)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @plain
     def backward(ctx, upstream):  # type: ignore[no-untyped-def]
-        dtype = ctx.saved_tensors[0].dtype
-        x, y, a, b = (t.double() for t in ctx.saved_tensors)
-        kernel, unbiased = ctx.kernel, ctx.unbiased
-        upstream = upstream.double().unsqueeze(-1)
-        out: list[Tensor | None] = [None] * 6
+        inputs = ctx.saved_tensors
+        x, y, a, b, shift = _prepared(*(None if t is None else t.detach() for t in inputs))
+        kernel, unbiased, dtype = ctx.kernel, ctx.unbiased, inputs[0].dtype
+        upstream_ = upstream.detach().double().unsqueeze(-1)
+        out: list[Tensor | None] = [None] * 4
         for points, other, w, v, index in ((x, y, a, b, 0), (y, x, b, a, 1)):
-            factor = 1 / (1 - (w**2).sum(-1, keepdim=True)) if unbiased else torch.ones_like(w[..., :1])
+            pairs = _distinct(w).unsqueeze(-1) if unbiased else torch.ones_like(w[..., :1])
             if ctx.needs_input_grad[index]:
-                force = factor.unsqueeze(-1) * _force(points, points, w, kernel) - _force(points, other, v, kernel)
-                out[index] = (upstream.unsqueeze(-1) * w.unsqueeze(-1) * force).to(dtype)
+                force = _force(points, points, w, shift, kernel, True) / pairs.unsqueeze(-1)
+                force -= _force(points, other, v, shift, kernel)
+                gradient = upstream_.unsqueeze(-1) * w.unsqueeze(-1) * force
+                out[index] = _in_own_unit(gradient, shift, kernel, 1).to(dtype)
             if ctx.needs_input_grad[index + 2]:
-                own = _potential(points, points, w, kernel)
-                slope = own - _potential(points, other, v, kernel)
+                own = _potential(points, points, w, shift, kernel, True)
                 if unbiased:
-                    # ½ S/n with S = wᵀKw − k(0)Σw², n = 1 − Σw²: quotient rule.
-                    k0 = kernel.value(torch.zeros((), dtype=w.dtype, device=w.device))
-                    S = ((w * own).sum(-1, keepdim=True) - k0 * (w**2).sum(-1, keepdim=True)) * factor
-                    slope = slope + factor * (own - k0 * w + S * w) - own
-                out[index + 2] = (upstream * slope).to(dtype)
-        return tuple(out)
+                    # ½ S/n, S = Σ_{i≠k} w_i w_k K_ik, n = 1 − Σw²: quotient rule.
+                    S = (w * own).sum(-1, keepdim=True) / pairs
+                    own = (own + S * w) / pairs
+                else:
+                    own = own + w * _at_zero(kernel, w)
+                slope = upstream_ * (own - _potential(points, other, v, shift, kernel))
+                out[index + 2] = _in_own_unit(slope, shift, kernel, 0).to(dtype)
+        return *once("mmd2, energy_distance", out, (*inputs, upstream)), None, None
 
 
-def _self_energy(w: Tensor, potential: Tensor, kernel: Kernel, unbiased: bool) -> Tensor:
-    total = (w * potential).sum(-1)
-    if not unbiased:
-        return total
-    squares = (w**2).sum(-1)
-    return (total - squares * kernel.value(torch.zeros((), dtype=w.dtype, device=w.device))) / (1 - squares)
+def once(name: str, gradients: Sequence[Tensor | None], roots: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The gradients, such that to differentiate them by what they depend on is an error.
+
+    autograd's own marker `once_differentiable` says nothing where the upstream gradient is a constant: zeros would come out.
+    """
+    if not torch.is_grad_enabled():
+        return list(gradients)
+    given = [g for g in gradients if g is not None]
+    marked = iter(_Once.apply(name, len(given), *given, *(t for t in roots if t is not None and t.requires_grad)))
+    return [None if g is None else next(marked) for g in gradients]
 
 
-def _potential(x: Tensor, y: Tensor, b: Tensor, kernel: Kernel) -> Tensor:
-    """Σ_j b_j K(x_i, y_j): (..., N)."""
-    parts = [(kernel.value(rho) * b.unsqueeze(-2)).sum(-1) for _, rho, _ in _chunks(x, y)]
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, name, many, *tensors):  # type: ignore[no-untyped-def]
+        ctx.name = name
+        return tuple(t.detach() for t in tensors[:many])
+
+    @staticmethod
+    def backward(ctx, *upstream):  # type: ignore[no-untyped-def]
+        raise RuntimeError(
+            f"{ctx.name}: differentiable once, and a second derivative was asked for (by a gradient penalty or a Hessian, "
+            "say); for few points write the sum over pairs in PyTorch"
+        )
+
+
+_Prepared = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def _prepared(x: Tensor, y: Tensor, a: Tensor | None, b: Tensor | None) -> _Prepared:
+    """Points times 2^shift and weights, in float64. The shift, (...), keeps squares of extreme numbers within range."""
+    x, y, a, b = x.double(), y.double(), _or_equal(a, x), _or_equal(b, y)
+    largest = torch.maximum(x.abs().amax((-2, -1)), y.abs().amax((-2, -1)))
+    exponent = torch.frexp(largest).exponent.long()
+    # Ordinary numbers stay as they are. Extreme ones become large, but not too large to be squared: so small ones among them
+    # keep their digits, too.
+    extreme = (exponent.abs() > _ORDINARY) & (largest > 0)
+    shift = torch.where(extreme, (_LARGE - exponent).clamp(max=1000), 0)
+    if extreme.any():
+        x, y = (t * two_to(shift)[..., None, None] for t in (x, y))
+    return x, y, a, b, shift
+
+
+def _in_own_unit(v: Tensor, shift: Tensor, kernel: Kernel, order: int) -> Tensor:
+    """What came out for the points times 2^shift for the points themselves; order 1: a derivative by them."""
+    if kernel.degree is None:  # taken at the distances themselves
+        return v / kernel.length if order else v
+    if not shift.any():
+        return v
+    power = -shift.double() * (kernel.degree - order)
+    return times_power_of_two(v, power.reshape(power.shape + (1,) * (v.ndim - power.ndim)))
+
+
+def _self_energy(x: Tensor, w: Tensor, shift: Tensor, kernel: Kernel, unbiased: bool) -> Tensor:
+    # The pairs of a point with itself are left out and not subtracted: of a narrow kernel they are nearly everything.
+    total = (w * _potential(x, x, w, shift, kernel, True)).sum(-1)
+    return total / _distinct(w) if unbiased else total + _at_zero(kernel, w) * (w**2).sum(-1)
+
+
+def _at_zero(kernel: Kernel, like: Tensor) -> Tensor:
+    return kernel.value(torch.zeros((), dtype=like.dtype, device=like.device))
+
+
+def _distinct(w: Tensor) -> Tensor:
+    """Σ_{i≠k} w_i w_k, without cancellation where one point has nearly all the weight: (...)."""
+    most, index = w.max(-1, keepdim=True)
+    others = w.scatter(-1, index, 0)
+    rest = others.sum(-1)
+    return 2 * most.squeeze(-1) * rest + (rest**2 - (others**2).sum(-1))
+
+
+def _potential(x: Tensor, y: Tensor, b: Tensor, shift: Tensor, kernel: Kernel, own: bool = False) -> Tensor:
+    """Σ_j b_j K(x_i, y_j): (..., N). With `own`, y is x, and without j = i."""
+    parts = []
+    for chunk in _chunks(x, y):
+        values = kernel.value(_distances(chunk.rho, shift, kernel)) * b.unsqueeze(-2)
+        if own:
+            values.diagonal(chunk.start, -2, -1).zero_()
+        parts.append(values.sum(-1))
     return torch.cat(parts, -1)
 
 
-def _force(x: Tensor, y: Tensor, b: Tensor, kernel: Kernel) -> Tensor:
-    """Σ_j b_j ∇₁K(x_i, y_j): (..., N, d)."""
+def _force(x: Tensor, y: Tensor, b: Tensor, shift: Tensor, kernel: Kernel, own: bool = False) -> Tensor:
+    """`kernel.length` · Σ_j b_j ∇₁K(x_i, y_j): (..., N, d). With `own`, y is x, and a point exerts none on itself."""
     parts = []
-    for part, rho, centred in _chunks(x, y):
-        w = kernel.slope(rho) * b.unsqueeze(-2)
-        parts.append(part * w.sum(-1, keepdim=True) - w @ centred)
+    for chunk in _chunks(x, y):
+        w = kernel.derivative(_distances(chunk.rho, shift, kernel)) * b.unsqueeze(-2)
+        w = torch.where(chunk.rho > 0, w / chunk.rho, 0)
+        if own:
+            w.diagonal(chunk.start, -2, -1).zero_()
+        # Between close points w is great and the difference small: taken from the points, for a sum would cancel.
+        near = []
+        for pairs in chunk.close:
+            near.append(w[pairs].unsqueeze(-1) * chunk.differences(pairs))
+            w[pairs] = 0
+        force = chunk.x * w.sum(-1, keepdim=True) - w @ chunk.y
+        for pairs, pull in zip(chunk.close, near, strict=True):
+            force.index_put_(pairs[:-1], pull, accumulate=True)
+        parts.append(force)
     return torch.cat(parts, -2)
 
 
-def _chunks(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Rows of x (centred), their distances to all of y, and y (centred alike)."""
+def _distances(rho: Tensor, shift: Tensor, kernel: Kernel) -> Tensor:
+    """Distances as the kernel wants them: the points' own where it has a length, times 2^shift where it has none."""
+    return rho if kernel.degree is not None else rho * two_to(-shift)[..., None, None]
+
+
+@dataclass
+class _Chunk:
+    """Some rows of x against all of y. `close`: indices (..., i, j) of close pairs, in parts."""
+
+    start: int
+    x: Tensor  # centred, as y
+    y: Tensor
+    rho: Tensor
+    close: list[tuple[Tensor, ...]]
+    origin: tuple[Tensor, Tensor]  # the rows of x, and y, as they came
+
+    def differences(self, pairs: tuple[Tensor, ...]) -> Tensor:
+        *batch, i, j = pairs
+        return self.origin[0][(*batch, i)] - self.origin[1][(*batch, j)]
+
+
+def _chunks(x: Tensor, y: Tensor) -> Iterator[_Chunk]:
     # Distances do not change when both clouds move; near the origin ‖x‖² + ‖y‖² − 2⟨x, y⟩ cancels least.
     centre = y.mean(-2, keepdim=True)
-    x, y = x - centre, y - centre
-    y_norms = (y**2).sum(-1).unsqueeze(-2)
+    centred = y - centre
+    y_norms = (centred**2).sum(-1).unsqueeze(-2)
     batch = max(1, x[..., 0, 0].numel())
-    for part in x.split(max(1, _PAIRS // (y.shape[-2] * batch)), dim=-2):
+    start = 0
+    for rows in x.split(max(1, _PAIRS // (y.shape[-2] * batch)), dim=-2):
+        part = rows - centre
         norms = (part**2).sum(-1).unsqueeze(-1) + y_norms
-        squares = (norms - 2 * part @ y.transpose(-1, -2)).clamp_(min=0)
-        close = squares <= _CLOSE * norms
-        if close.any():
-            _from_differences(squares, close, part, y)
-        yield part, squares.sqrt_(), y
-
-
-def _from_differences(squares: Tensor, close: Tensor, x: Tensor, y: Tensor) -> None:
-    """Replaces the squared distances of close pairs, where the product form has lost its digits."""
-    for pairs in close.nonzero().split(max(1, _PAIRS // x.shape[-1])):
-        *batch, i, j = pairs.unbind(-1)
-        squares[(*batch, i, j)] = ((x[(*batch, i)] - y[(*batch, j)]) ** 2).sum(-1)
+        rho = (norms - 2 * part @ centred.transpose(-1, -2)).clamp_(min=0)
+        close = ((rho <= _CLOSE * norms) | (norms < _TINY)).nonzero()
+        rho.sqrt_()
+        parts = [p.unbind(-1) for p in close.split(max(1, _PAIRS // x.shape[-1]))] if len(close) else []
+        chunk = _Chunk(start, part, centred, rho, parts, (rows, y))
+        for pairs in parts:
+            difference = chunk.differences(pairs)
+            largest = difference.abs().amax(-1, keepdim=True)
+            unit = torch.where(largest > 0, largest, 1)  # squares of the smallest numbers are zero
+            rho[pairs] = ((difference / unit) ** 2).sum(-1).sqrt() * largest.squeeze(-1)
+        yield chunk
+        start += rows.shape[-2]
 
 
 def _or_equal(w: Tensor | None, x: Tensor) -> Tensor:
-    """Weights of the shape (..., N), equal ones for None."""
+    """Weights (..., N) in float64, equal ones for None."""
     if w is None:
-        return torch.full(x.shape[:-1], 1 / x.shape[-2], dtype=x.dtype, device=x.device)
-    return w.expand(x.shape[:-1])
+        return torch.full(x.shape[:-1], 1 / x.shape[-2], dtype=torch.float64, device=x.device)
+    return w.double()

@@ -82,9 +82,9 @@ class ParticleFlow:
         self.kernel = kernel
         self.slices = None if slices is None else _validate.positive_int("slices", slices)
         self.step_size = _validate.positive_float("step_size", step_size)
-        if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
+        self.momentum = _validate.number(momentum)
+        if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum: {momentum!r} given; a number in [0, 1) is accepted")
-        self.momentum = float(momentum)
         self.tables = Target(
             self.target,
             kernel,
@@ -96,20 +96,19 @@ class ParticleFlow:
             reuse,
             group,
         )
-        if bounds is not None and not (len(bounds) == 2 and bounds[0] < bounds[1]):
-            raise ValueError(f"bounds: {bounds!r} given; a pair (low, high) with low < high, or None, is accepted")
-        self.bounds = bounds
+        self.bounds = None if bounds is None else _interval(bounds)
         self.velocity: Tensor | None = None
         self.trajectory: dict[int, Any] = {}
 
     def gradient(self, x: Tensor) -> Tensor:
-        """∇D² at the particles; shape of x."""
+        """∇D² at the particles; shape of x, detached."""
         if self.slices is None:
             return mmd2_gradient(x, self.target, self.kernel, y_weights=self.tables.weights)
         return self.tables.gradient(x)
 
     def step(self, x: Tensor) -> Tensor:
-        """One step: the new particles; `x` is left as it is."""
+        """One step: the new particles, detached; `x` is left as it is."""
+        x = _validate.points("x", x, look=False).detach()
         gradient = self.gradient(x)
         if self.velocity is None:
             self.velocity = gradient
@@ -137,7 +136,7 @@ class ParticleFlow:
                 number to particles in the kind of `x`.
 
         Returns:
-            The particles after the last step: a tensor, or an array if `x` was one.
+            The particles after the last step: a tensor, detached, or an array if `x` was one.
         """
         numpy = isinstance(x, np.ndarray)
         x = _validate.points("x", x).detach()
@@ -155,3 +154,10 @@ class ParticleFlow:
             if callback is not None and callback(k, x) is True:
                 break
         return x.numpy() if numpy else x
+
+
+def _interval(bounds: Any) -> tuple[float, float]:
+    ends = tuple(_validate.number(v) for v in bounds) if isinstance(bounds, (tuple, list, np.ndarray)) else ()
+    if len(ends) != 2 or not ends[0] < ends[1]:
+        raise ValueError(f"bounds: {bounds!r} given; a pair (low, high) with low < high, or None, is accepted")
+    return ends

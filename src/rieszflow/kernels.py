@@ -1,7 +1,7 @@
-"""Radial kernels K(x, y) = k(‖x − y‖): value, slope, and their one-dimensional slices.
+"""Radial kernels K(x, y) = k(‖x − y‖): value, derivative, and their one-dimensional slices.
 
-Adding a kernel is adding one class here: the exact functionals need `value` and `slope`, the sliced ones `slice_values` and
-`slice_scale`.
+Adding a kernel is adding one class here: the exact functionals need `value` and `derivative`, the sliced ones
+`slice_values` and `slice_scale`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,18 @@ class Kernel(ABC):
         """k(ρ) for distances ρ ≥ 0 of any shape."""
 
     @abstractmethod
-    def slope(self, rho: Tensor) -> Tensor:
-        """k′(ρ)/ρ, so that ∇ₓK(x, y) = slope(‖x − y‖)·(x − y); 0 at ρ = 0 where the kernel has a kink there."""
+    def derivative(self, rho: Tensor) -> Tensor:
+        """`length` · k′(ρ); 0 at ρ = 0, also where the kernel has a kink there. ∇ₓK(x, y) = k′(‖x − y‖)·(x − y)/‖x − y‖."""
+
+    @property
+    def degree(self) -> float | None:
+        """r with k(sρ) = s^r k(ρ); None for a kernel that has a length of its own."""
+        return None
+
+    @property
+    def length(self) -> float:
+        """The kernel's own length, σ or c; 1 for a kernel that has a degree."""
+        return 1.0
 
     @abstractmethod
     def slice_values(self, t: np.ndarray, d: int) -> np.ndarray:
@@ -37,6 +47,10 @@ class Kernel(ABC):
     @abstractmethod
     def slice_scale(self, d: int) -> float | None:
         """Length over which f changes in R^d, a wave length over 2π; None where it has none (Riesz)."""
+
+
+_NOTHING = 1e4  # exp(−t) is 0 from here on, whatever polynomial stands before it
+_HUGE = 1e300
 
 
 def check_kernel(kernel: object) -> None:
@@ -69,14 +83,20 @@ class Riesz(Kernel):
     r: float = 1.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.r, bool) or not isinstance(self.r, (int, float)) or not 0 < self.r < 2:
+        r = _validate.number(self.r)
+        if not 0 < r < 2:
             raise ValueError(f"r: {self.r!r} given; a number in the open interval (0, 2) is accepted")
+        object.__setattr__(self, "r", r)
 
     def value(self, rho: Tensor) -> Tensor:
         return -(rho**self.r)
 
-    def slope(self, rho: Tensor) -> Tensor:
-        return _where_positive(rho, -self.r * rho ** (self.r - 2))
+    def derivative(self, rho: Tensor) -> Tensor:
+        return _where_positive(rho, -self.r * rho ** (self.r - 1))
+
+    @property
+    def degree(self) -> float | None:
+        return self.r
 
     def slice_values(self, t: np.ndarray, d: int) -> np.ndarray:
         return -self.slicing_constant(d) * t**self.r
@@ -105,13 +125,14 @@ class Gaussian(Kernel):
     sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        _validate.positive_float("sigma", self.sigma)
+        object.__setattr__(self, "sigma", _validate.positive_float("sigma", self.sigma))
 
     def value(self, rho: Tensor) -> Tensor:
         return torch.exp(-0.5 * (rho / self.sigma) ** 2)
 
-    def slope(self, rho: Tensor) -> Tensor:
-        return -self.value(rho) / self.sigma**2
+    def derivative(self, rho: Tensor) -> Tensor:
+        u = (rho / self.sigma).clamp(max=_NOTHING)
+        return -u * torch.exp(-0.5 * u**2)
 
     def slice_values(self, t: np.ndarray, d: int) -> np.ndarray:
         """₁F₁(d/2; 1/2; −t²/(2σ²)) (Hertrich 2024, Table 1)."""
@@ -119,6 +140,10 @@ class Gaussian(Kernel):
 
     def slice_scale(self, d: int) -> float | None:
         return self.sigma / math.sqrt(d)
+
+    @property
+    def length(self) -> float:
+        return self.sigma
 
 
 @dataclass(frozen=True)
@@ -128,13 +153,13 @@ class Laplace(Kernel):
     sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        _validate.positive_float("sigma", self.sigma)
+        object.__setattr__(self, "sigma", _validate.positive_float("sigma", self.sigma))
 
     def value(self, rho: Tensor) -> Tensor:
         return torch.exp(-rho / self.sigma)
 
-    def slope(self, rho: Tensor) -> Tensor:
-        return _where_positive(rho, -self.value(rho) / (self.sigma * rho))
+    def derivative(self, rho: Tensor) -> Tensor:
+        return _where_positive(rho, -self.value(rho))
 
     def slice_values(self, t: np.ndarray, d: int) -> np.ndarray:
         """The mixture E g_d(t / (σ|Z|)) of Gaussian slices g_d, Z standard normal (Hertrich 2024, Table 1, for a series)."""
@@ -142,6 +167,10 @@ class Laplace(Kernel):
 
     def slice_scale(self, d: int) -> float | None:
         return self.sigma / math.sqrt(d)
+
+    @property
+    def length(self) -> float:
+        return self.sigma
 
 
 @dataclass(frozen=True)
@@ -151,13 +180,20 @@ class InverseMultiquadric(Kernel):
     c: float = 1.0
 
     def __post_init__(self) -> None:
-        _validate.positive_float("c", self.c)
+        object.__setattr__(self, "c", _validate.positive_float("c", self.c))
 
     def value(self, rho: Tensor) -> Tensor:
-        return (1 + (rho / self.c) ** 2) ** -0.5
+        return 1 / self._root(rho / self.c)
 
-    def slope(self, rho: Tensor) -> Tensor:
-        return -((1 + (rho / self.c) ** 2) ** -1.5) / self.c**2
+    def derivative(self, rho: Tensor) -> Tensor:
+        u = (rho / self.c).clamp(max=_HUGE)
+        root = self._root(u)
+        return -(u / root) / root / root
+
+    @staticmethod
+    def _root(u: Tensor) -> Tensor:
+        """√(1 + u²), whose square may be too large a number."""
+        return torch.hypot(torch.ones_like(u), u)
 
     def slice_values(self, t: np.ndarray, d: int) -> np.ndarray:
         """(1 + t²/c²)^(−d/2): the mixture of ₁F₁(d/2; 1/2; −τ t²/c²) over τ ~ Γ(1/2) is ₂F₁(d/2, 1/2; 1/2; −t²/c²)."""
@@ -165,6 +201,10 @@ class InverseMultiquadric(Kernel):
 
     def slice_scale(self, d: int) -> float | None:
         return self.c / math.sqrt(d)
+
+    @property
+    def length(self) -> float:
+        return self.c
 
 
 @dataclass(frozen=True)
@@ -182,22 +222,24 @@ class Matern(Kernel):
     sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.nu not in (0.5, 1.5, 2.5):
+        nu = _validate.number(self.nu)
+        if nu not in (0.5, 1.5, 2.5):
             raise ValueError(f"nu: {self.nu!r} given; 0.5, 1.5 and 2.5 are accepted")
-        _validate.positive_float("sigma", self.sigma)
+        object.__setattr__(self, "nu", nu)
+        object.__setattr__(self, "sigma", _validate.positive_float("sigma", self.sigma))
 
     def value(self, rho: Tensor) -> Tensor:
-        s = math.sqrt(2 * self.nu) * rho / self.sigma
+        s = self._lengths(rho)
         polynomial = {0.5: torch.ones_like(s), 1.5: 1 + s, 2.5: 1 + s + s**2 / 3}[self.nu]
         return polynomial * torch.exp(-s)
 
-    def slope(self, rho: Tensor) -> Tensor:
-        a = math.sqrt(2 * self.nu) / self.sigma
-        s = a * rho
-        if self.nu == 0.5:
-            return _where_positive(rho, -a * torch.exp(-s) / rho)
-        factor = torch.ones_like(s) if self.nu == 1.5 else (1 + s) / 3
-        return -(a**2) * factor * torch.exp(-s)
+    def derivative(self, rho: Tensor) -> Tensor:
+        s = self._lengths(rho)
+        polynomial = {0.5: torch.ones_like(s), 1.5: s, 2.5: s * (1 + s) / 3}[self.nu]
+        return _where_positive(rho, -polynomial * torch.exp(-s) * math.sqrt(2 * self.nu))
+
+    def _lengths(self, rho: Tensor) -> Tensor:
+        return (math.sqrt(2 * self.nu) * (rho / self.sigma)).clamp(max=_NOTHING)
 
     def slice_values(self, t: np.ndarray, d: int) -> np.ndarray:
         """The mixture E g_d(t √(2ν) / (σ χ_2ν)) of Gaussian slices g_d (Hertrich 2024, Table 1, for a series)."""
@@ -205,3 +247,7 @@ class Matern(Kernel):
 
     def slice_scale(self, d: int) -> float | None:
         return self.sigma / math.sqrt(d)
+
+    @property
+    def length(self) -> float:
+        return self.sigma

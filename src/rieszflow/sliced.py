@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from rieszflow import _validate, directions, engines
+from rieszflow._surroundings import plain
 from rieszflow.directions import Directions, LocalSlices
+from rieszflow.exact import once
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 
 __all__ = ["sliced_mmd2", "sliced_mmd2_gradient"]
 
 
+@plain
 def sliced_mmd2(
     x: Any,
     y: Any,
@@ -55,7 +58,8 @@ def sliced_mmd2(
 
     Raises:
         TypeError: wrong type or dtype. ValueError: wrong shape, empty, NaN or infinity, unknown name, bad weights, a
-        kernel that the engine does not take, or derivatives by weights asked of the bins.
+        kernel that the engine does not take, derivatives by weights asked of the bins, or points further apart than
+        the dtype can hold. RuntimeError: a second derivative, on the way back.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
@@ -68,9 +72,13 @@ def sliced_mmd2(
     _validate.statistic(statistic, ("x", x, a), ("y", y, b))
     by_weights = any(w is not None and w.requires_grad for w in (a, b))
     xi, solver = _setup(x, y, kernel, slices, directions, engine, generator, by_weights)
-    return answer(_SlicedMMD2.apply(x, y, a, b, xi, solver, kernel, statistic == "U"))
+    # Nothing, but hanging on all that derivatives are taken by, which itself need not be kept for the way back.
+    leaves = [t[..., :0].flatten() for t in (x, y, a, b) if t is not None and t.requires_grad]
+    root = torch.cat(leaves) if leaves else None
+    return answer(_SlicedMMD2.apply(x, y, a, b, root, xi, solver, kernel, statistic == "U"))
 
 
+@plain
 def sliced_mmd2_gradient(
     x: Any,
     y: Any,
@@ -118,20 +126,20 @@ class _SlicedMMD2(torch.autograd.Function):
     """The derivatives by all arguments come out of the forward pass: keeping them is N·d + M·d numbers."""
 
     @staticmethod
-    def forward(ctx, x, y, a, b, xi, solver, kernel, unbiased):  # type: ignore[no-untyped-def]
+    def forward(ctx, x, y, a, b, root, xi, solver, kernel, unbiased):  # type: ignore[no-untyped-def]
         result = solver.evaluate(x.detach(), y.detach(), a, b, xi, kernel, unbiased, (True, *ctx.needs_input_grad[:4]))
-        ctx.save_for_backward(result.x, result.y, result.a, result.b)
+        ctx.save_for_backward(result.x, result.y, result.a, result.b, root)
         # A weight vector (N,) shared by a batch collects the derivative of every member.
         ctx.weight_shapes = [None if w is None else w.shape for w in (a, b)]
         return result.value.to(x.dtype)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, upstream):  # type: ignore[no-untyped-def]
-        grad_x, grad_y, grad_a, grad_b = ctx.saved_tensors
-        points = [None if g is None else upstream[..., None, None] * g for g in (grad_x, grad_y)]
+        grad_x, grad_y, grad_a, grad_b, root = ctx.saved_tensors
+        factor = upstream.detach()
+        points = [None if g is None else factor[..., None, None] * g for g in (grad_x, grad_y)]
         weights = [
-            None if g is None else (upstream[..., None] * g).sum_to_size(shape)
+            None if g is None else (factor[..., None] * g).sum_to_size(shape)
             for g, shape in zip((grad_a, grad_b), ctx.weight_shapes, strict=True)
         ]
-        return *points, *weights, None, None, None, None
+        return *once("sliced_mmd2", [*points, *weights], [root, upstream]), None, None, None, None, None

@@ -91,6 +91,8 @@ class Target:
     def gradient(self, x: Any, statistic: str = "V", x_weights: Any = None) -> Any:
         """Gradient of D² with respect to x, (..., N, d) like the target in d, batch, dtype and device; NumPy for NumPy.
 
+        Detached, like `sliced_mmd2_gradient`'s: nothing can be differentiated through it.
+
         Raises:
             TypeError, ValueError: what `sliced_mmd2_gradient` refuses.
         """
@@ -142,7 +144,7 @@ class Target:
 
     def _seed(self) -> int:
         """Of the next slices, the same on all ranks."""
-        device = self.generator.device if self.generator is not None else None
+        device = self.generator.device if self.generator is not None else "cpu"
         return _ranks.agreed(int(torch.randint(2**62, (), generator=self.generator, device=device).item()), self.group)
 
     def _sample(self, seed: int) -> directions.Directions:
@@ -151,9 +153,9 @@ class Target:
 
     def state(self) -> dict[str, Tensor]:
         """What is needed to go on with the very same slices and ranges: a few numbers a slice. See `load_state`."""
-        state = {"calls": torch.tensor(self._calls), "entries": torch.tensor(len(self._pool))}
+        state = {"calls": _whole(self._calls), "entries": _whole(len(self._pool))}
         for k, entry in enumerate(self._pool):
-            state[f"{k}.seed"], state[f"{k}.uses"] = torch.tensor(entry.seed), torch.tensor(entry.uses)
+            state[f"{k}.seed"], state[f"{k}.uses"] = _whole(entry.seed), _whole(entry.uses)
             for i, t in enumerate(entry.tables):
                 state |= {f"{k}.{i}.{name}": v for name, v in t.span().items()}
         return state
@@ -170,6 +172,10 @@ class Target:
                 found.append(bins.known(part, self.y, span))
             bins.fill(found, self.y if self.stream is None else self.stream, self.weights, self.group)
             self._pool.append(_Entry(seed, found, int(state[f"{k}.uses"])))
+
+
+def _whole(number: int) -> Tensor:
+    return torch.tensor(number, dtype=torch.int64, device="cpu")
 
 
 class _Entry:

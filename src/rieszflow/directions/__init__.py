@@ -12,6 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from rieszflow import _validate
+from rieszflow._surroundings import plain
 from rieszflow.directions import hadamard, independent, orthogonal, sobol
 from rieszflow.directions.base import Directions
 from rieszflow.directions.hadamard import Hadamard
@@ -30,11 +32,13 @@ KINDS: dict[str, Callable[[int, int, Tensor, torch.Generator | None], Directions
 _LARGEST_HAAR = 64
 
 
+@plain
 def sample(
     kind: str | Tensor | LocalSlices, P: int, d: int, like: Tensor, generator: torch.Generator | None = None
 ) -> Directions:
     """Draws P directions of a kind in R^d, with dtype and device of `like`. A tensor (P, d) is taken as it is."""
     if isinstance(kind, Tensor):
+        kind = _validate.plain_tensor("directions", kind, f"(P, {d})")
         if kind.ndim != 2 or kind.shape[1] != d or kind.shape[0] == 0:
             raise ValueError(f"directions: tensor of shape {tuple(kind.shape)} given; (P, {d}) is accepted")
         norms = kind.detach().double().norm(dim=1)
@@ -43,9 +47,9 @@ def sample(
         return Directions(kind.detach().to(like))
     if isinstance(kind, LocalSlices):
         return kind.sample(P, d, like, generator)
-    if kind == "auto":
+    if isinstance(kind, str) and kind == "auto":
         kind = "orthogonal" if d <= _LARGEST_HAAR else "hadamard"
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         accepted = ", ".join(repr(name) for name in ("auto", *KINDS)) + ", LocalSlices"
         raise ValueError(f"directions: {kind!r} given; {accepted} or a tensor (P, d) of unit rows are accepted")
     return KINDS[kind](P, d, like, generator)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rieszflow._surroundings import plain
+
 __all__ = ["Directions"]
 
 
@@ -27,9 +29,11 @@ class Directions:
         """⟨ξ_p, (x_i − shift)·scale⟩ for x (..., N, d) and shift (..., 1, d): shape (..., P, N)."""
         return self._project(x if shift is None else (x - shift) * scale)
 
+    @plain
     def _project(self, x: Tensor) -> Tensor:
         return torch.matmul(self.xi, x.transpose(-1, -2))
 
+    @plain
     def adjoint(self, g: Tensor) -> Tensor:
         """Σ_p g_pi ξ_p for g (..., P, N): shape (..., N, d)."""
         return torch.matmul(g.transpose(-1, -2), self.xi)

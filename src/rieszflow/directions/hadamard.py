@@ -25,7 +25,7 @@ SMALLEST = 64
 def sample(P: int, d: int, like: Tensor, generator: torch.Generator | None) -> Hadamard:
     n = max(SMALLEST, 1 << (d - 1).bit_length())
     blocks = -(-P // n)
-    device = generator.device if generator is not None else None
+    device = generator.device if generator is not None else "cpu"
     signs = 2 * torch.randint(2, (blocks, 2, n), generator=generator, device=device, dtype=torch.int8) - 1
     return Hadamard(signs.to(like), P, d)
 
@@ -39,7 +39,7 @@ class Hadamard(Directions):
 
     def project(self, x: Tensor, shift: Tensor | None = None, scale: float = 1.0) -> Tensor:
         if x.device.type == "cpu" and x.dtype == torch.float32 and x.ndim == 2:
-            return self._project_cpu(x, torch.zeros(self.d) if shift is None else shift, scale)
+            return self._project_cpu(x, x.new_zeros(self.d) if shift is None else shift, scale)
         return super().project(x, shift, scale)
 
     def _project(self, x: Tensor) -> Tensor:

@@ -7,6 +7,6 @@ from torch import Tensor
 
 
 def sample(P: int, d: int, generator: torch.Generator | None) -> Tensor:
-    device = generator.device if generator is not None else None
-    xi = torch.randn(P, d, generator=generator, device=device)
+    device = generator.device if generator is not None else "cpu"
+    xi = torch.randn(P, d, generator=generator, device=device, dtype=torch.float32)
     return torch.nn.functional.normalize(xi, dim=1)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rieszflow import _validate
+from rieszflow._surroundings import plain
 from rieszflow.directions.base import Directions
 
 __all__ = ["LocalSlices"]
@@ -49,9 +51,14 @@ class LocalSlices:
     scale: int = 1
 
     def __post_init__(self) -> None:
-        whole = all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in (*self.shape, self.size, self.scale))
-        if len(self.shape) != 3 or not whole:
-            raise ValueError(f"directions: {self!r} given; a shape (C, H, W), size and scale of whole numbers are accepted")
+        try:
+            C, H, W, size, scale = (_validate.positive_int("", v) for v in (*self.shape, self.size, self.scale))
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"directions: {self!r} given; a shape (C, H, W), size and scale of whole numbers are accepted"
+            ) from None
+        for name, value in (("shape", (C, H, W)), ("size", size), ("scale", scale)):
+            object.__setattr__(self, name, value)
         if self.size * self.scale > min(self.shape[1:]):
             raise ValueError(
                 f"directions: patches of {self.size} × {self.size} pixels stretched by {self.scale} do not fit into images of "
@@ -61,19 +68,19 @@ class LocalSlices:
     def sample(self, P: int, d: int, like: Tensor, generator: torch.Generator | None) -> Local:
         if d != math.prod(self.shape):
             raise ValueError(f"directions: slices of images {self.shape} given, the points have d = {d}")
-        device = generator.device if generator is not None else None
+        device = generator.device if generator is not None else "cpu"
         side, grids = self.size * self.scale, []
         for length in self.shape[1:]:
             tiles = -(-length // side)
             origin = int(torch.randint(length, (), generator=generator, device=device))
-            starts = (origin + torch.arange(tiles) * length // tiles)[:, None]
-            grids.append(((starts + torch.arange(side)) % length).flatten().to(like.device))
+            starts = (origin + torch.arange(tiles, device="cpu") * length // tiles)[:, None]
+            grids.append(((starts + torch.arange(side, device="cpu")) % length).flatten().to(like.device))
         places = len(grids[0]) * len(grids[1]) // side**2
         each = -(-P // places)
         n = self.shape[0] * self.size**2
         blocks = [
             # Haar blocks at every place: orthogonal to one another within it
-            torch.linalg.qr(torch.randn(places, n, min(n, each - k), generator=generator, device=device))
+            torch.linalg.qr(torch.randn(places, n, min(n, each - k), generator=generator, device=device, dtype=torch.float32))
             for k in range(0, each, n)
         ]
         signs = [r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2) for _, r in blocks]
@@ -88,6 +95,7 @@ class Local(Directions):
         self.xi, self.kind, self.rows, self.columns, self.P = xi, kind, rows, columns, P
         self.places, self.n = len(xi), xi.shape[-1]
 
+    @plain
     def _project(self, x: Tensor) -> Tensor:
         C, H, W = self.kind.shape
         s, k = self.kind.size, self.kind.scale
@@ -101,6 +109,7 @@ class Local(Directions):
         projected = projected.transpose(0, 1).reshape(-1, projected.shape[-1])[: self.P]
         return projected.view(self.P, *batch).movedim(0, -2)
 
+    @plain
     def adjoint(self, g: Tensor) -> Tensor:
         C, H, W = self.kind.shape
         s, k = self.kind.size, self.kind.scale

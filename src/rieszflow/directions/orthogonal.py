@@ -12,9 +12,10 @@ from torch import Tensor
 
 
 def sample(P: int, d: int, generator: torch.Generator | None) -> Tensor:
-    device = generator.device if generator is not None else None
+    device = generator.device if generator is not None else "cpu"
     blocks = []
     for start in range(0, P, d):
-        q, r = torch.linalg.qr(torch.randn(d, min(d, P - start), generator=generator, device=device))
+        normal = torch.randn(d, min(d, P - start), generator=generator, device=device, dtype=torch.float32)
+        q, r = torch.linalg.qr(normal)
         blocks.append((q * r.diagonal().sign()).T)
     return torch.cat(blocks)

@@ -15,8 +15,12 @@ LARGEST = torch.quasirandom.SobolEngine.MAXDIM
 def sample(P: int, d: int, generator: torch.Generator | None) -> Tensor:
     if d > LARGEST:
         raise ValueError(f"directions: 'sobol' given for points of dimension d = {d}; up to {LARGEST} is accepted")
-    device = generator.device if generator is not None else None
+    device = generator.device if generator is not None else "cpu"
     seed = torch.randint(2**31, (), generator=generator, device=device).item()
-    u = torch.quasirandom.SobolEngine(d, scramble=True, seed=int(seed)).draw(P, dtype=torch.float64)
+    engine = torch.quasirandom.SobolEngine(d, scramble=True, seed=int(seed))
+    # The engine rounds its first point to torch's default dtype of the moment; here it always has float32's digits.
+    first = engine.quasi.to(torch.float32) / 2**engine.MAXBIT
+    u = engine.draw(P, dtype=torch.float64)
+    u[0] = first
     xi = torch.special.ndtri(u.clamp(2.0**-40, 1 - 2.0**-40))
     return torch.nn.functional.normalize(xi, dim=1)

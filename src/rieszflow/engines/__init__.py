@@ -29,10 +29,10 @@ _FEW = 4096
 
 def get(name: str, kernel: Kernel, x: Tensor, y: Tensor, by_weights: bool = False) -> ModuleType:
     """The engine of a name. `"auto"` is exact where that is cheap, wanted (float64) or the only way (by weights)."""
-    if name == "auto":
+    if isinstance(name, str) and name == "auto":
         if by_weights or x.dtype.itemsize > 4 or x.shape[-2] + y.shape[-2] < _FEW:
             return sort if kernel == Riesz(1.0) else bins
         return bins
-    if name not in ENGINES:
+    if not isinstance(name, str) or name not in ENGINES:
         raise ValueError(f"engine: {name!r} given; {', '.join(repr(n) for n in ('auto', *ENGINES))} are accepted")
     return ENGINES[name]

@@ -7,9 +7,11 @@ right. Two geometric bins an octave, 32 octaves: a point 10⁷ times the range a
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
+import torch
 
 from rieszflow.directions.hadamard import OPTIONS, backward, forward
 
@@ -21,6 +23,19 @@ FIRST = 64.0  # the first geometric bins are B/64 · 1/2 equal ones wide
 STEEP = 2.0
 
 
+def check_inside(positions: Any, all_of_them: bool = True) -> None:
+    """Positions outside of the bins, or sums of them, are numbers: they are none for points too far off for float32.
+
+    Infinity is told by its sign and does no harm where positions are not `all` wanted.
+    """
+    isfinite, isnan = (np.isfinite, np.isnan) if isinstance(positions, np.ndarray) else (torch.isfinite, torch.isnan)
+    if (not isfinite(positions).all()) if all_of_them else isnan(positions).any():
+        raise ValueError(
+            "x, y: points so far from the others given (some 10^30 times their spread) that float32 cannot hold the slices; "
+            "mmd2 and mmd2_gradient take them"
+        )
+
+
 @numba.njit(**OPTIONS)
 def place(u, B):
     """Bin and fraction inside it of a point u equal bins right of `low`, anywhere on the line."""
@@ -29,7 +44,9 @@ def place(u, B):
         return TAIL + k, np.float32(u - k)
     right = u >= B
     v = 1.0 + (u - B if right else -u) * (FIRST / B)
-    mantissa, exponent = math.frexp(min(v, 1e30))
+    if not v < 1e30:  # infinity, and what is no number
+        v = 1e30
+    mantissa, exponent = math.frexp(v)
     within = (2.0 * mantissa - 1.0) * PER_OCTAVE
     step = min(int(within), PER_OCTAVE - 1)
     k = (exponent - 1) * PER_OCTAVE + step

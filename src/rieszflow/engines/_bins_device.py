@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rieszflow.engines._bins_cpu import FIRST, PER_OCTAVE, STEEP, TAIL
+from rieszflow.engines._bins_cpu import FIRST, PER_OCTAVE, STEEP, TAIL, check_inside
 
 __all__ = ["Device"]
 
@@ -28,9 +28,9 @@ class Device:
         """Bin, fraction inside it, and position, (P, m) each; see _bins_cpu.place."""
         u = (projected - t.low[:, None]) * t.inverse[:, None]
         inside, right = (u >= 0) & (u < t.B), u >= t.B
-        k = u.floor().clamp(0, t.B - 1)
+        k = u.floor().nan_to_num(0).clamp(0, t.B - 1)
         fraction = u - k
-        v = 1 + torch.where(right, u - t.B, -u).clamp(min=0) * (FIRST / t.B)
+        v = 1 + torch.where(right, u - t.B, -u).clamp(min=0).nan_to_num(1e30) * (FIRST / t.B)
         mantissa, exponent = torch.frexp(v.clamp(max=1e30))
         within = (2 * mantissa - 1) * PER_OCTAVE
         step = within.floor().clamp(max=PER_OCTAVE - 1)
@@ -48,7 +48,7 @@ class Device:
     @staticmethod
     def count(t: Any, x: Tensor, w: Tensor | None, moments: bool, scale: float, memory: str | None = None) -> tuple[Any, Any]:
         P = t.xi.P
-        mass = torch.zeros(P, t.B + 2 * TAIL, device=x.device)
+        mass = torch.zeros(P, t.B + 2 * TAIL, dtype=torch.float32, device=x.device)
         sums = torch.zeros(P, 2 * TAIL, dtype=torch.float64, device=x.device)
         for part, tile in Device._tiles(t, x):
             index, _, u = Device._place(t, tile)
@@ -57,6 +57,7 @@ class Device:
             slot = torch.where(index < TAIL, index, (index - t.B).clamp(min=0))
             tail = (index < TAIL) | (index >= TAIL + t.B)
             sums.scatter_add_(1, slot.clamp(max=2 * TAIL - 1), torch.where(tail, u * weights, 0).double())
+        check_inside(sums, moments)
         return mass * scale, sums * scale
 
     @staticmethod

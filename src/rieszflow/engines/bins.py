@@ -30,13 +30,14 @@ from torch import Tensor
 
 from rieszflow._ranks import Group, offset, summed, total, widest
 from rieszflow._scratch import fresh, scratch
+from rieszflow._surroundings import plain
 from rieszflow._threads import share, threads
 from rieszflow.directions import Directions, Hadamard
 from rieszflow.directions.hadamard import width
 from rieszflow.engines import _bins_cpu as cpu
 from rieszflow.engines._bins_device import Device
 from rieszflow.engines._result import Result
-from rieszflow.engines._scale import power_of_two
+from rieszflow.engines._scale import power_of_two, times_power_of_two, within_range
 from rieszflow.kernels import Kernel, Riesz
 from rieszflow.stream import Stream
 
@@ -90,13 +91,22 @@ class Tables:
 
     def span(self) -> dict[str, Tensor]:
         """The few numbers that say where the bins are."""
-        return {name: torch.as_tensor(getattr(self, name)).clone() for name in SPAN}
+        return {name: _as_tensor(getattr(self, name)) for name in SPAN}
 
     @property
     def passes(self) -> Any:
         if self.shift.device.type != "cpu":
             return Device
         return _Fused if isinstance(self.xi, Hadamard) and self.xi.first == 0 else _Tiled
+
+
+def _as_tensor(value: Any) -> Tensor:
+    """A copy."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    if isinstance(value, Tensor):
+        return value.clone()
+    return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.int64, device="cpu")
 
 
 def parts(xi: Directions) -> list[Directions]:
@@ -116,6 +126,7 @@ def tables(
     return found
 
 
+@plain
 def known(xi: Directions, like: Tensor, span: dict[str, Tensor]) -> Tables:
     """Empty tables on a part of the directions with the bins of other ones: `span` is what `Tables.span` returned."""
     t = Tables(xi, span["shift"].to(like), float(span["scale"]), None, None, int(span["B"]))
@@ -124,6 +135,7 @@ def known(xi: Directions, like: Tensor, span: dict[str, Tensor]) -> Tables:
     return t
 
 
+@plain
 def fill(found: list[Tables], y: Tensor | Stream, b: Tensor | None, group: Group = None) -> None:
     """Counts the target, in one pass over it if it comes in batches (then without weights)."""
     if isinstance(y, Tensor):
@@ -134,7 +146,8 @@ def fill(found: list[Tables], y: Tensor | Stream, b: Tensor | None, group: Group
     for batch in y:
         n += len(batch)
         for t, counts in zip(found, sums, strict=True):
-            counts += torch.as_tensor(t.passes.count(t, batch.to(t.shift), None, False, 1.0, "mass of y")[0])
+            mass, _ = t.passes.count(t, batch.to(t.shift), None, False, 1.0, "mass of y")
+            counts += torch.from_numpy(mass) if isinstance(mass, np.ndarray) else mass
     n = total(n, group)
     for t, counts in zip(found, sums, strict=True):
         mass = (summed(counts, group) / n).float()
@@ -157,6 +170,7 @@ def _outside(t: Tables, mass: Any) -> float:
     return float(mass[:, :TAIL].sum() + mass[:, TAIL + t.B :].sum()) / t.xi.P
 
 
+@plain
 def evaluate(
     x: Tensor,
     y: Tensor,
@@ -191,6 +205,7 @@ def evaluate(
     return result
 
 
+@plain
 def against(
     t: Tables,
     x: Tensor,
@@ -216,13 +231,17 @@ def against(
     if need_x:
         each = 1.0 if a is not None else self_weight  # without weights both Σw² and a point's own are 1/N
         lines, own = solver.lines(t.mass, mass, alpha, each / P, a, self_weight)
-        result.x = t.passes.look_up(t, x, a, lines, own)
+        result.x = _times(t.passes.look_up(t, x, a, lines, own), solver.unit)
     if need_y:
         assert y is not None
         each = 1.0 if b is not None else t.self_weight
         lines, own = solver.lines(mass, t.mass, beta, each / P, b, t.self_weight)
-        result.y = t.passes.look_up(t, y, b, lines, own)
+        result.y = _times(t.passes.look_up(t, y, b, lines, own), solver.unit)
     return result
+
+
+def _times(gradient: Tensor, unit: float) -> Tensor:
+    return gradient if unit == 1 else gradient.mul_(unit)
 
 
 def _batched(x: Tensor, y: Tensor, a: Any, b: Any, xi: Directions, kernel: Kernel, unbiased: bool, need: Any) -> Result:
@@ -247,6 +266,7 @@ def _self_weight(w: Tensor | None, x: Tensor) -> float:
 # Range of the bins.
 
 
+@plain
 def grids(y: Tensor | Stream, x: Tensor, xi: Directions, kernel: Kernel, value: bool, group: Group = None) -> list[Tables]:
     """Empty tables on all parts of the directions, with bins for two clouds; for gradients alone fewer may do."""
     (first_y, M), (first_x, N) = offset(_many(y), group), offset(len(x), group)
@@ -293,16 +313,18 @@ def _rows(x: Tensor | Stream, rows: np.ndarray, group: Group) -> np.ndarray:
     return summed(found, group)
 
 
+@plain
 def empties(xi: Directions, points: np.ndarray, like: Tensor) -> list[Tables]:
     """Tables without bins on all parts of the directions; `points` (S, d) are a sample of the clouds, the target's last."""
     # The median of some points as the origin: near it projections keep more digits, and no outlier moves it.
     middle = min(15, len(points) - 1)
     shift = np.partition(points[-31:], middle, axis=0)[middle]
     largest = float(max((points.max(0) - shift).max(), (shift - points.min(0)).max()))
-    origin, scale = torch.from_numpy(shift).to(like), power_of_two(largest, like.dtype)
+    origin, scale = torch.from_numpy(shift).to(like), power_of_two(within_range(largest, like.dtype), like.dtype)
     return [Tables(part, origin, scale, None, None, BINS) for part in parts(xi)]
 
 
+@plain
 def settle(t: Tables, points: np.ndarray, B: int = BINS) -> None:
     """B bins where a sample of the points lies."""
     t.B = B
@@ -314,7 +336,8 @@ def settle(t: Tables, points: np.ndarray, B: int = BINS) -> None:
     reach = np.where(last > first, 4 * (last - first), high - low + margin)
     low, high = np.maximum(low - margin, middle - reach), np.minimum(high + margin, middle + reach)
     # All projections equal: bins as wide as their rounding, around the value.
-    least = 1e-4 * np.maximum(np.abs(middle), 1e-6)  # the unit is that of the points; narrower bins would be lost to overflow
+    # The unit is that of the points; narrower bins would be lost to overflow.
+    least = 1e-4 * np.maximum(np.abs(middle), 1e-6)
     narrow = high - low < least
     _set_range(t, np.where(narrow, middle - least, low), B / np.where(narrow, 2 * least, high - low))
 
@@ -331,15 +354,17 @@ def _settle_evenly(t: Tables, y: Tensor, x: Tensor, kernel: Kernel, group: Group
     low = np.minimum(*(np.asarray(e[0].cpu() if isinstance(e[0], Tensor) else e[0], np.float64) for e in ends))
     high = np.maximum(*(np.asarray(e[1].cpu() if isinstance(e[1], Tensor) else e[1], np.float64) for e in ends))
     low, high = widest(low, high, group)
+    cpu.check_inside(np.concatenate([low, high]))
     span = max(float((high - low).max()), 1e-30)
     wave = kernel.slice_scale(t.xi.n)
-    needed = _RIESZ_BINS if wave is None else _PER_WAVE * span / (t.scale * wave)
-    B = 1 << math.ceil(math.log2(max(needed, 512)))
-    if B > _MOST_BINS:
+    length = np.float64(span) / t.scale  # may be infinity, as may the next
+    needed = _RIESZ_BINS if wave is None else float(_PER_WAVE * length / wave)
+    if needed > _MOST_BINS:
         raise ValueError(
-            f"kernel: {kernel!r} is too narrow for these points: the widest slice, {span / t.scale:.3g} long, would need "
+            f"kernel: {kernel!r} is too narrow for these points: the widest slice, {length:.3g} long, would need "
             f"{needed:.3g} bins to resolve it, {_MOST_BINS} are accepted; use mmd2 and mmd2_gradient"
         )
+    B = 1 << math.ceil(math.log2(max(needed, 512)))
     width = span / (B - 4)
     t.B = B
     _set_range(t, 0.5 * (low + high) - 0.5 * B * width, np.full(t.xi.P, 1 / width))
@@ -383,7 +408,7 @@ class _Fused:
         sums = np.zeros((threads(), P if moments else 1, 2 * TAIL))
         args = *_Fused._common(t, x), t.low, t.inverse, t.B, _weights(w), counts, sums
         share(cpu.fused_count, len(x), width(t.xi.n), *args)
-        return _merged(counts, sums, scale, memory)
+        return _merged(counts, sums, scale, memory, moments)
 
     @staticmethod
     def look_up(t: Tables, x: Tensor, w: Tensor | None, lines: Any, own: Any) -> Tensor:
@@ -416,7 +441,7 @@ class _Tiled:
         weights = _weights(w)
         for start, tile in _Tiled._tiles(t, x):
             share(cpu.tile_count, P, 1, tile.numpy(), t.low, t.inverse, t.B, weights, start, counts[0], sums[0])
-        return _merged(counts, sums, scale, memory)
+        return _merged(counts, sums, scale, memory, moments)
 
     @staticmethod
     def look_up(t: Tables, x: Tensor, w: Tensor | None, lines: Any, own: Any) -> Tensor:
@@ -428,8 +453,9 @@ class _Tiled:
         return out
 
 
-def _merged(counts: np.ndarray, sums: np.ndarray, scale: float, memory: str | None) -> tuple[Any, Any]:
+def _merged(counts: np.ndarray, sums: np.ndarray, scale: float, memory: str | None, wanted: bool) -> tuple[Any, Any]:
     """mass (P, bins), in the scratch memory of that name or its own, and moments (P, 2·TAIL), of no use if not asked for."""
+    cpu.check_inside(sums, wanted)
     shape = counts.shape[1:]
     mass = np.empty(shape, np.float32) if memory is None else scratch(memory, shape, np.float32)
     moments = np.empty(sums.shape[1:])
@@ -446,6 +472,7 @@ class Cumulated:
     def __init__(self, t: Tables, kernel: Kernel, mass: Any, moments: Any, self_weight: float) -> None:
         self.t, self.mass, self.moments = t, mass, moments
         self.constant = Riesz(1.0).slicing_constant(t.xi.n)
+        self.unit = 1.0  # of gradients
 
     def lines(self, g: Any, f: Any, alpha: float, factor: float, w: Tensor | None, self_weight: float) -> tuple[Any, Any]:
         if isinstance(f, Tensor):
@@ -475,17 +502,24 @@ class Cumulated:
 
 
 class _Convolved:
-    """Any kernel: convolution with its slice along the bins, by FFT."""
+    """Any kernel: convolution with its slice along the bins, by FFT. All in the unit of the projections, which are near one."""
 
     def __init__(self, t: Tables, kernel: Kernel, mass: Any, moments: Any, self_weight: float) -> None:
         self.t, self.kernel, self.self_weight = t, kernel, self_weight
-        self.f, self.g = (torch.as_tensor(m)[:, TAIL : TAIL + t.B].float() for m in (mass, t.mass))
-        self.width = 1 / (float(t.inverse[0]) * t.scale)
+        self.f, self.g = (_equal_bins(m, t.B).float() for m in (mass, t.mass))
+        self.width = 1 / float(t.inverse[0])
+        # The kernel of the points is this number to the power of its degree times the one of projections.
+        self.octaves = -(math.frexp(t.scale)[1] - 1)
+        self.unit = 2.0 ** (self.octaves * ((kernel.degree or 0.0) - 1))  # of gradients
+
+    def _slice(self, v: np.ndarray) -> np.ndarray:
+        """The kernel's slice at distances between projections."""
+        return self.kernel.slice_values(v if self.kernel.degree is not None else v / self.t.scale, self.t.xi.n)
 
     def lines(self, g: Any, f: Any, alpha: float, factor: float, w: Tensor | None, self_weight: float) -> tuple[Any, Any]:
         B, on_cpu = self.t.B, isinstance(f, np.ndarray)
-        f, g = (torch.as_tensor(m)[:, TAIL : TAIL + B] for m in (f, g))
-        K = self.kernel.slice_values(np.arange(B + 1) * self.width, self.t.xi.n)
+        f, g = (_equal_bins(m, B) for m in (f, g))
+        K = self._slice(np.arange(B + 1) * self.width)
         K = np.concatenate([K[:0:-1], K])  # offsets −B … B
         q = (K[1:] - K[:-1]) / self.width  # of a bin on the edge j = −B+1 … B bins right of its left edge
         q = torch.from_numpy(np.roll(q, -(B - 1))).to(f)
@@ -495,10 +529,10 @@ class _Convolved:
         lines[:, TAIL : TAIL + B, 0] = factor * slope[:, :-1]
         lines[:, TAIL : TAIL + B, 1] = factor * slope.diff(dim=1)
         # A point exerts no force on itself, its share of its own bin does: q[0] at the left edge, −q[0] at the right one.
-        own = alpha * float(q[0]) * torch.tensor([1.0, -2.0])
+        own = alpha * float(q[0]) * torch.tensor([1.0, -2.0], dtype=torch.float32, device="cpu")
         if w is None:
             lines[:, TAIL : TAIL + B] -= (factor * self_weight * own).to(lines)
-            own = torch.zeros(2)
+            own = torch.zeros_like(own)
         else:
             own *= factor
             lines = lines.contiguous()
@@ -507,13 +541,13 @@ class _Convolved:
         return lines, own.to(lines.device)
 
     def value(self, alpha: float, beta: float, unbiased: bool) -> Tensor:
-        B, n = self.t.B, self.t.xi.n
+        B = self.t.B
         # Mean of the slice over two evenly filled bins j apart: ∫ (1 − |v|) k((j + v) w) dv.
         nodes, weights = np.polynomial.legendre.leggauss(16)
         v, c = 0.5 * (nodes + 1), 0.5 * weights * (1 - 0.5 * (nodes + 1))
         j = np.arange(B)[:, None]
-        K = sum((self.kernel.slice_values(np.abs(j + s * v) * self.width, n) * c).sum(1) for s in (1, -1))
-        at_zero = float(self.kernel.slice_values(np.zeros(1), n)[0])
+        K = sum((self._slice(np.abs(j + s * v) * self.width) * c).sum(1) for s in (1, -1))
+        at_zero = float(self._slice(np.zeros(1))[0])
         circle = torch.from_numpy(np.concatenate([K, [0.0], K[:0:-1]])).to(self.f.device)
         spectrum = torch.fft.rfft(circle)
         total = torch.zeros((), dtype=torch.float64, device=self.f.device)
@@ -529,4 +563,9 @@ class _Convolved:
                 # The pairs of a point with itself are at distance 0, not anywhere in a bin.
                 own = (self.self_weight + self.t.self_weight) * (at_zero - K[0])
                 total += (0.5 * ((h * (by_f - by_g)).sum(1) + own)).sum()
-        return total
+        power = torch.tensor(self.octaves * (self.kernel.degree or 0.0), dtype=torch.float64, device=total.device)
+        return times_power_of_two(total, power)
+
+
+def _equal_bins(mass: Any, B: int) -> Tensor:
+    return (torch.from_numpy(mass) if isinstance(mass, np.ndarray) else mass)[:, TAIL : TAIL + B]

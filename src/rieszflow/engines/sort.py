@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rieszflow._surroundings import plain
 from rieszflow._threads import share
 from rieszflow.directions import Directions
 from rieszflow.directions.hadamard import OPTIONS
 from rieszflow.engines._result import Result
-from rieszflow.engines._scale import power_of_two
+from rieszflow.engines._scale import power_of_two, within_range
 from rieszflow.kernels import Kernel, Riesz
 
 __all__ = ["Profile", "evaluate", "gradient", "profile"]
@@ -25,6 +26,7 @@ __all__ = ["Profile", "evaluate", "gradient", "profile"]
 _PROJECTIONS = 1 << 26  # projected numbers in one chunk of slices: 256 MB of float32
 
 
+@plain
 def evaluate(
     x: Tensor,
     y: Tensor,
@@ -42,9 +44,11 @@ def evaluate(
     x, y = x.detach(), y.detach()
     # Nothing here changes under a common shift; near the origin the projections keep more digits. The median of some points,
     # for an outlier would pull the mean away from all the others.
-    centre = y[..., :31, :].median(-2, keepdim=True).values
+    some = y[..., :31, :].sort(dim=-2).values
+    middle = (some.shape[-2] - 1) // 2
+    centre = some[..., middle : middle + 1, :]
     # A power of two, without rounding, keeps very small numbers from becoming denormal on the way.
-    scale = power_of_two(max(_reach(x, centre), _reach(y, centre)), x.dtype)
+    scale = power_of_two(within_range(max(_reach(x, centre), _reach(y, centre)), x.dtype), x.dtype)
     alpha, beta = _self_factor(a, x, unbiased), _self_factor(b, y, unbiased)
     grad_x: Tensor | None = None
     grad_y: Tensor | None = None

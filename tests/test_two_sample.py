@@ -131,3 +131,14 @@ def test_bad_input():
         rf.drift_test(x[:, :2], sketch)
     with pytest.raises(ValueError, match="can be passed over once"):
         rf.two_sample_test(iter([x]), x)
+
+
+def test_drift_of_points_with_more_digits_than_the_reference():
+    """Whatever dtypes meet, equal points are in equal bins: the same numbers give the same p-value, to the bit."""
+    g = np.random.default_rng(0)
+    x, y = g.integers(0, 5, (300, 2)).astype(np.float32), g.integers(0, 5, (900, 2)).astype(np.float32)
+    found = set()
+    for mine in (x, x.astype(np.float64)):
+        for theirs in (y, y.astype(np.float64)):
+            found.add(rf.drift_test(mine, rf.SliceSketch.of(theirs, slices=8), 99).p_value)
+    assert len(found) == 1

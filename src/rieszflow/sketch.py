@@ -14,7 +14,9 @@ from torch import Tensor
 
 from rieszflow import _ranks, _validate, directions
 from rieszflow._files import FileError, load_tensors, save_tensors
+from rieszflow._notices import notice
 from rieszflow._ranks import Group
+from rieszflow._reservoir import Reservoir, capacity
 from rieszflow.data import as_points
 from rieszflow.directions import KINDS, Directions
 from rieszflow.engines import bins
@@ -70,10 +72,12 @@ class SliceSketch:
         directions: "auto", "orthogonal", "hadamard", "sobol" or "independent", as in `sliced_mmd2`.
         seed: of the directions.
         names: of the d columns, to go with the sketch.
+        sample: random points to keep as they came, for `drift_test`; they are saved, too. 0 for none, where points must not be
+            kept: then there is no drift test. None for 2,048, or fewer where they were more than 2^20 numbers, but 64.
 
     Attributes:
         n: points counted. weight: their weights' sum, n without weights.
-        d, slices, directions, seed, names: as given.
+        d, slices, directions, seed, names, sample: as given.
 
     Raises:
         TypeError, ValueError: wrong kind, shape or dtype, NaN or infinity, an unknown name.
@@ -94,16 +98,18 @@ class SliceSketch:
         directions: str = "auto",
         seed: int = 0,
         names: list[str] | None = None,
+        sample: int | None = None,
     ) -> None:
         rows = _validate.points("rows", rows).detach()
         if rows.ndim != 2:
             raise ValueError(f"rows: shape {tuple(rows.shape)} given; (m, d) is accepted")
         chosen = np.random.default_rng(0).permutation(len(rows))[:_RANGE]
-        sample = rows.cpu().numpy()[chosen]
+        some = rows.cpu().numpy()[chosen]
         self._settle(rows.shape[1], slices, directions, seed, names)
-        self._parts = [t for xi in self._directions(rows) for t in bins.empties(xi, sample, rows)]
+        self.sample = capacity(sample, self.d)
+        self._parts = [t for xi in self._directions(rows) for t in bins.empties(xi, some, rows)]
         for t in self._parts:
-            bins.settle(t, sample)
+            bins.settle(t, some)
         self._clear()
 
     def _settle(self, d: int, slices: Any, kind: Any, seed: Any, names: Any) -> None:
@@ -135,6 +141,7 @@ class SliceSketch:
         device = self._parts[0].shift.device
         self._counts = [torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes]
         self._sums = [torch.zeros(P, 2 * bins.TAIL, dtype=torch.float64, device=device) for P, _ in shapes]
+        self._reservoir = Reservoir(self.sample, self.d, self.seed)
 
     @classmethod
     def of(
@@ -144,18 +151,40 @@ class SliceSketch:
         directions: str = "auto",
         seed: int = 0,
         progress: Callable[[int, int | None], Any] | None = None,
+        sample: int | None = None,
     ) -> SliceSketch:
         """The sketch of all that `rieszflow.stream` takes, its bins where the first batch lies. Args: above, and `update`."""
         points = stream(source)
-        return cls(points.first, slices, directions, seed, points.names).update(points, progress=progress)
+        return cls(points.first, slices, directions, seed, points.names, sample).update(points, progress=progress)
 
     def empty(self) -> SliceSketch:
         """A sketch of nothing with the same slices and bins, to be filled, compared and merged with this one."""
         other = object.__new__(SliceSketch)
         other._settle(self.d, self.slices, self.directions, self.seed, self.names)
+        other.sample = self.sample
         other._parts = [dataclasses.replace(t, mass=None, moments=None) for t in self._parts]
         other._clear()
         return other
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which points are centred: that of the rows that the sketch was made from."""
+        return self._parts[0].shift.dtype
+
+    def wider(self, dtype: torch.dtype) -> SliceSketch:
+        """A sketch of nothing with the same slices and bins, for points of another dtype."""
+        other = self.empty()
+        other._parts = [dataclasses.replace(t, shift=t.shift.to(dtype)) for t in other._parts]
+        return other
+
+    @property
+    def kept(self) -> Tensor | None:
+        """Random points of all that were counted, each as likely, (k, d) float64, k = min(sample, n).
+
+        None if there are none to be had: with sample = 0 or weights, and from files of versions that kept none.
+        """
+        known = self._reservoir.size > 0 and self._reservoir.seen == self.n
+        return torch.from_numpy(self._reservoir.rows) if known else None
 
     # Counting.
 
@@ -202,6 +231,8 @@ class SliceSketch:
 
     def _count(self, x: Tensor, w: Tensor | None) -> None:
         x = x.detach()
+        if w is None:
+            self._reservoir.see(x)
         for t, counts, sums in zip(self._parts, self._counts, self._sums, strict=True):
             t, x = met(t, x)
             mass, moments = t.passes.count(t, x, w, True, 1.0, "sketch")
@@ -216,6 +247,8 @@ class SliceSketch:
             mine += theirs
         self.n, self.weight = self.n + other.n, self.weight + other.weight
         self._squares, self._weighted = self._squares + other._squares, self._weighted or other._weighted
+        self._reservoir.add(other._reservoir)
+        self.sample = self._reservoir.size
 
     def merge(self, other: SliceSketch) -> SliceSketch:
         """Adds another sketch's points to this one, which is returned.
@@ -226,8 +259,14 @@ class SliceSketch:
         self._like("other", other)
         if self.n and other.n and self._weighted != other._weighted:
             raise ValueError("other: one sketch is of points with weights and the other is not; they cannot be merged")
+        self._say_if_unsampled(other)
         self._add(other)
         return self
+
+    def _say_if_unsampled(self, other: SliceSketch) -> None:
+        if self.n and other.n and not self._weighted and (self.kept is None) != (other.kept is None):
+            which = "this sketch" if self.kept is None else "the other sketch"
+            notice(f"merge: {which} keeps no sample of its points, so the sum keeps none, and drift_test will refuse it")
 
     def __add__(self, other: SliceSketch) -> SliceSketch:
         if not isinstance(other, SliceSketch):
@@ -244,6 +283,7 @@ class SliceSketch:
             _ranks.summed(table, group)
         numbers = _ranks.summed(np.array([self.n, self.weight, self._squares], np.float64), group)
         self.n, self.weight, self._squares = int(numbers[0]), float(numbers[1]), float(numbers[2])
+        self._reservoir.reduce(group)
         return self
 
     def _like(self, name: str, other: Any) -> None:
@@ -260,7 +300,7 @@ class SliceSketch:
             raise ValueError(f"{name}: a sketch of {how}; make sketches that are to be compared by `empty()`")
         for a, b in zip(self._parts, other._parts, strict=True):
             one, two = a.span(), b.span()
-            if any(not torch.equal(one[key].cpu(), two[key].cpu()) for key in one if key != "outside"):
+            if any(not torch.equal(one[key].cpu().double(), two[key].cpu().double()) for key in one if key != "outside"):
                 raise ValueError(f"{name}: its bins lie elsewhere; make sketches that are to be compared by `empty()`")
 
     # Comparing.
@@ -384,6 +424,7 @@ class SliceSketch:
             "d": self.d, "slices": self.slices, "directions": self.directions, "seed": self.seed, "names": self.names,
             "n": self.n, "weight": self.weight, "squares": self._squares, "weighted": self._weighted,
         }  # fmt: skip
+        tensors, meta = tensors | self._reservoir.tensors(), meta | {"sample": self.sample, "seen": self._reservoir.seen}
         save_tensors(Path(path), "sketch", tensors, meta)
 
     @classmethod
@@ -398,7 +439,10 @@ class SliceSketch:
             for k, part in enumerate(xi):
                 span = {name: tensors[f"{k}.{name}"] for name in bins.SPAN}
                 sketch._parts.append(bins.known(part, tensors["0.shift"], span))
+            sketch.sample = capacity(meta.get("sample"), sketch.d)
             sketch._clear()
+            if "seen" in meta:  # else of a version that kept no points
+                sketch._reservoir.fill(tensors, meta["seen"])
             sketch.n, sketch.weight, sketch._squares = meta["n"], meta["weight"], meta["squares"]
             sketch._weighted = meta["weighted"]
             for k in range(len(xi)):

@@ -1,23 +1,29 @@
 """Are two samples of one distribution? A test that passes over the points once, whatever the number of permutations.
 
 Points are dealt at random into blocks of equal size, whose tables of bins are counted. For r = 1 the statistic D² is a squared
-Euclidean norm: with the distribution functions F_k of the blocks on all slices as vectors, it is ‖Σ_k w_k F_k‖², w = 1/K_x on
-the blocks of x and −1/K_y on those of y. Permuting whole blocks needs their Gram matrix and nothing else: B permutations cost
-B·K² operations, not B·N·P. Under the null hypothesis blocks are exchangeable, so the p-value is exact, and some tens of blocks
-have nearly the power of single points. Source: Domingo-Enrich, Dwivedi, Mackey, Cheap Permutation Testing (2025).
+Euclidean norm: with the distribution functions F_k of the blocks on all slices as vectors, it is ‖Σ_k w_k F_k‖², with the
+blocks' shares of x as w_k, and less their shares of y. Permuting whole blocks needs their Gram matrix and nothing else: B
+permutations cost B·K² operations, not B·N·P. Points that are in no block are a vector each for x and y that keeps its place.
+Given those, blocks are exchangeable under the null hypothesis, so the p-value is exact, and some tens of blocks have nearly the
+power of single points. Source: Domingo-Enrich, Dwivedi, Mackey, Cheap Permutation Testing (2025).
+
+Where the points of y are gone, the random ones that its sketch has kept are the blocks, and all others keep their place.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.stats
 import torch
 
 from rieszflow import _validate
+from rieszflow._notices import notice
 from rieszflow.engines import _bins_cpu as cpu
 from rieszflow.engines import bins
 from rieszflow.kernels import Riesz
@@ -28,8 +34,11 @@ from rieszflow.stream import common as stream_common
 __all__ = ["TwoSampleTest", "drift_test", "two_sample_test"]
 
 _BLOCKS = 32  # of the smaller sample
-_MOST_TIMES = 8  # as many of the larger one; what it has more than that does not enter the test
-_TOGETHER = 1 << 24  # numbers of all blocks at a time in the Gram matrix
+_MOST_TIMES = 8  # as many of the larger one; what it has more than that keeps its place
+_MOST_TIMES_DRIFT = 4  # a sketch has 1,024 slices, and so larger tables than the two-sample test
+_TOGETHER = 1 << 24  # numbers of all rows at a time in the Gram matrix
+_TIE = 1e-12  # of the largest entry of the Gram matrix: sums of the same float64 numbers in another order
+_LEVEL = 0.05  # of tests, usually
 
 Progress = Callable[[str, int, int], Any]
 
@@ -39,12 +48,12 @@ class TwoSampleTest:
     """What a test found.
 
     Attributes:
-        p_value: probability of a statistic as large if both samples are of one distribution.
+        p_value: probability of a statistic as large if both samples are of one distribution; exact.
         distance: D² (half the energy distance) of all points on the slices, unbiased: it may be below 0.
-        interval: approximate 95 % confidence interval of D²: 1.96 standard errors, of the points by the jackknife over blocks
-            and of the slices by their spread.
-        permutations: B.
-        blocks: blocks of x and of y. tested: points of x and of y in them.
+        interval: approximate 95 % confidence interval of D²: standard errors, of the points by the spread of their blocks and
+            of the slices by theirs, times Student's quantile for the number of blocks.
+        permutations: B; or the number of all ways to split the points, where that is less than B + 2: then all are tried.
+        blocks: blocks of x and of y that are permuted. tested: points of x and of y in them; the others keep their place.
         x, y: sketches of all points, for `feature_distances`, `slice_distances` and more.
     """
 
@@ -70,11 +79,15 @@ def two_sample_test(
 ) -> TwoSampleTest:
     """Tests whether two samples are of one distribution, by the sliced energy distance and permutations of blocks.
 
+    The p-value is exact for independent points of any distribution and any n and m: ties, constants and heavy tails included.
+    If the null hypothesis holds, it is at most α with a probability of at most α. The interval is approximate.
+
     Args:
         x, y: points (n, d) and (m, d), n, m ≥ 2: all that `rieszflow.stream` takes, but iterators. Where one has more than 8
-            times as many as the other, a random part of it is tested; all of it enters the distance.
+            times as many as the other, a random part of it is permuted; all of it enters the statistic and the distance.
         slices: random directions P. Whole orthogonal blocks pay (see `sliced_mmd2`).
-        permutations: B; the least p-value is 1 / (B + 1).
+        permutations: B; the least p-value is 1 / (B + 1). Where the points can be split in less than B + 2 ways, all are tried.
+            A notice says so if the p-value cannot be as small as 0.05.
         directions: as in `SliceSketch`. seed: of directions, blocks and permutations.
         progress: called after every batch with "x" or "y", points counted, and how many there are.
         common: of tables with different columns, compare those that both have. Without it different columns are refused;
@@ -97,24 +110,14 @@ def two_sample_test(
     n, m = x.count(), y.count()
     size = max(1, min(n, m) // _BLOCKS)
     K, L = (min(many // size, _MOST_TIMES * _BLOCKS) for many in (n, m))
-    rows = np.random.default_rng(0).integers(0, 2**62, 128)
-    some = np.concatenate([x.rows(rows % n), y.rows(rows % m)])
+    # Drawn from all points alike: bins that know which points are of x would tell them from those of y.
+    rows = np.random.default_rng(0).integers(0, n + m, 256)
+    some = np.concatenate([cloud.rows(mine) for cloud, mine in ((x, rows[rows < n]), (y, rows[rows >= n] - n)) if len(mine)])
     empty = SliceSketch(some, slices, directions, seed, x.names or y.names)
-    rng = np.random.default_rng(seed)
-    sketches, blocks = [], []
-    for name, cloud, many in (("x", x, K), ("y", y, L)):
-        whole, counts = _deal(empty, cloud, many, size, rng, name, progress)
-        sketches.append(whole)
-        blocks.append(counts)
-    w = np.concatenate([np.full(K, 1 / K), np.full(L, -1 / L)])
-    gram, slice_error = _gram(empty, [np.concatenate(pair) / size for pair in zip(*blocks, strict=True)], w)
-    null = _squares(rng.permuted(np.tile(w, (permutations, 1)), axis=1), gram)
-    distance = sketches[1].distance(sketches[0], "U")
-    half = 1.96 * math.hypot(_jackknife(gram, K), slice_error)
-    return TwoSampleTest(
-        _p_value(_squares(w[None], gram)[0], null), distance, (distance - half, distance + half), permutations,
-        (K, L), (K * size, L * size), *sketches,
-    )  # fmt: skip
+    rng = _generator(seed)
+    one, of_x = _deal(empty, x, K, size, rng, "x", progress)
+    two, of_y = _deal(empty, y, L, size, rng, "y", progress)
+    return _test(one, two, of_x, of_y, size, permutations, rng)
 
 
 def drift_test(
@@ -122,19 +125,24 @@ def drift_test(
 ) -> TwoSampleTest:
     """Tests whether points are of the distribution that a sketch was made of: for drift, where the reference's points are gone.
 
-    They cannot be permuted then. The null distribution of D² is that of ‖Σ_k ε_k (F_k − F)‖² with standard normal multipliers ε
-    on the blocks of x (wild bootstrap), widened by 1 + n/m for the noise of the reference's m points. It is approximate:
-    right for many points in x.
+    Blocks of x are permuted with blocks of the random points that the sketch has kept (`SliceSketch.kept`); all points of x and
+    of the reference enter the statistic. The p-value is exact as that of `two_sample_test` is. Its power is that of a test
+    against all points of the reference for x of fewer points than were kept; for more of them it grows with the number kept.
 
     Args:
         x: points (n, d), n ≥ 2: all that `rieszflow.stream` takes, but iterators.
-        reference: a sketch of points without weights.
-        permutations: draws of the multipliers. seed: of blocks and multipliers. progress: as in `two_sample_test`.
+        reference: a sketch of points without weights that keeps at least two of them.
+        permutations: as in `two_sample_test`. seed: of blocks and permutations. progress: as in `two_sample_test`.
 
     Raises:
-        TypeError, ValueError: what `rieszflow.stream` refuses, another d, an empty or weighted sketch.
+        TypeError, ValueError: what `rieszflow.stream` refuses, another d, an empty or weighted sketch, one without points kept.
 
-    Source: Leucht and Neumann, Dependent wild bootstrap for degenerate U- and V-statistics (2013).
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> reference = SliceSketch.of(torch.randn(5000, 2, generator=g), slices=64)
+        >>> same, other = torch.randn(300, 2, generator=g), torch.randn(300, 2, generator=g) + 0.5
+        >>> drift_test(same, reference).p_value > 0.05, drift_test(other, reference).p_value
+        (True, 0.001)
     """
     if not isinstance(reference, SliceSketch):
         raise TypeError(f"reference: {type(reference).__name__} given; a SliceSketch is accepted")
@@ -144,27 +152,23 @@ def drift_test(
     if x.d != reference.d:
         raise ValueError(f"x: points of dimension d = {x.d} given, the reference has d = {reference.d}; they must be equal")
     permutations = _validate.positive_int("permutations", permutations)
-    n = x.count()
-    K = min(n, 2 * _BLOCKS)
-    size = n // K
-    rng = np.random.default_rng(seed)
-    whole, counts = _deal(reference.empty(), x, K, size, rng, "x", progress)
-    masses = [
-        np.concatenate([c / size, (r.cpu().numpy() / reference.weight)[None]])
-        for c, r in zip(counts, reference._counts[: reference._random], strict=True)
-    ]
-    w = np.append(np.full(K, 1 / K), -1.0)
-    gram, slice_error = _gram(reference, masses, w)
-    widened = 1 + K * size / reference.n
-    inner = gram[:K, :K]
-    centred = inner - inner.mean(0) - inner.mean(1)[:, None] + inner.mean()
-    null = widened * K / (K - 1) * _squares(rng.normal(size=(permutations, K)) / K, centred)
-    distance = reference.distance(whole, "U")
-    half = 1.96 * math.hypot(math.sqrt(widened) * _jackknife(gram, K), slice_error)
-    return TwoSampleTest(
-        _p_value(_squares(w[None], gram)[0], null), distance, (distance - half, distance + half), permutations,
-        (K, 1), (K * size, reference.n), whole, reference,
-    )  # fmt: skip
+    kept = reference.kept
+    if kept is None or len(kept) < 2:
+        raise ValueError(
+            "reference: a sketch that keeps a sample of its points is needed for a test; this one was made with sample=0 or 1, "
+            "or by an earlier version, or merged with one that was. Its distances are right; for a test make it again"
+        )
+    n, R = x.count(), len(kept)
+    size = max(1, min(n, R) // _BLOCKS)
+    K, L = (min(many // size, _MOST_TIMES_DRIFT * _BLOCKS) for many in (n, R))
+    rng = _generator(seed)
+    # In one dtype: equal points must be in equal bins, whichever side they are on.
+    dtype = torch.promote_types(x.first.dtype, reference.dtype)
+    kept = kept.to(dtype) if torch.equal(kept.to(dtype).double(), kept) else kept
+    cast = reference.empty().wider(kept.dtype)
+    whole, of_x = _deal(cast, x, K, size, rng, "x", progress)
+    _, of_reference = _deal(cast, stream(kept), L, size, rng, "reference", None)
+    return _test(whole, reference, of_x, of_reference, size, permutations, rng)
 
 
 def _points(name: str, source: Any) -> Stream:
@@ -174,12 +178,17 @@ def _points(name: str, source: Any) -> Stream:
     return found
 
 
+def _generator(seed: Any) -> np.random.Generator:
+    """Not `default_rng(seed)`: data made with that would meet the same numbers here again."""
+    return np.random.default_rng([_validate.seed("seed", seed), 0x7E57])
+
+
 def _deal(
     empty: SliceSketch, cloud: Stream, K: int, size: int, rng: np.random.Generator, name: str, progress: Progress | None
 ) -> tuple[SliceSketch, list[np.ndarray]]:
     """The sketch of a cloud, and the counts (K, P, bins) of K blocks of `size` random points on every part of the slices."""
     whole, parts = empty.empty(), empty._parts[: empty._random]
-    counts = [np.zeros((K, t.xi.P, t.B + 2 * bins.TAIL), np.float32) for t in parts]
+    counts = [np.zeros((K, t.xi.P, t.B + 2 * bins.TAIL), np.min_scalar_type(size)) for t in parts]
     # How many points every block still gets, and how many none does: who gets which is drawn batch by batch.
     left = np.array([size] * K + [cloud.count() - K * size])
     for batch in cloud:
@@ -189,45 +198,100 @@ def _deal(
         order = torch.from_numpy(rng.permutation(len(batch)))
         for k, mine in enumerate(order.split(drawn.tolist())[:K]):
             if len(mine):
+                # A single point twice: its projections, a product with a vector, would differ in the last digit from those of
+                # the same point among others, and equal points must be in equal bins.
+                times = 2 if len(mine) == 1 else 1
                 for t, c in zip(parts, counts, strict=True):
-                    t, points = met(t, batch[mine])
-                    mass, _ = t.passes.count(t, points, None, False, 1.0, "block")
-                    c[k] += torch.as_tensor(mass).cpu().numpy()
+                    t, points = met(t, batch[mine.repeat(times)])
+                    mass, _ = t.passes.count(t, points, None, False, 1 / times, "block")
+                    c[k] += torch.as_tensor(mass).cpu().numpy().astype(c.dtype)
         if progress is not None:
             progress(name, whole.n, cloud.count())
     return whole, counts
 
 
-def _gram(like: SliceSketch, masses: list[np.ndarray], w: np.ndarray) -> tuple[np.ndarray, float]:
-    """Gram matrix (K, K) of the blocks' distribution functions less their mean, and the slices' standard error of wᵀGw.
+def _test(
+    x: SliceSketch,
+    y: SliceSketch,
+    of_x: list[np.ndarray],
+    of_y: list[np.ndarray],
+    size: int,
+    permutations: int,
+    rng: np.random.Generator,
+) -> TwoSampleTest:
+    """x, y: all points. of_x, of_y: counts of the blocks to permute, of `size` points each, on every part of the slices."""
+    K, L = len(of_x[0]), len(of_y[0])
+    # The rows of the Gram matrix: blocks of x, blocks of y, what is in no block of x and of y. Then what they weigh in x and y.
+    masses, others = [], [x.n - K * size, y.n - L * size]
+    for k, blocks in enumerate(zip(of_x, of_y, strict=True)):
+        rest = [s._counts[k].cpu().numpy() - b.sum(0, dtype=np.float64) for s, b in zip((x, y), blocks, strict=True)]
+        masses.append([*blocks, np.stack(rest)])
+    in_x = np.array([size] * K + [0] * L + [others[0], 0]) / x.n
+    in_y = np.array([0] * K + [size] * L + [0, others[1]]) / y.n
+    numbers = np.array([size] * (K + L) + [max(1, many) for many in others])
+    gram, slice_error = _gram(x, masses, numbers, in_x - in_y)
+    p_value, tried = _permute(gram, in_x - in_y, K, L, permutations, rng)
+    distance = y.distance(x, "U")
+    error = math.hypot(_points_error(gram, in_x, in_y, K, L), slice_error)
+    half = float(scipy.stats.t.ppf(0.975, min(K, L) - 1)) * error
+    return TwoSampleTest(p_value, distance, (distance - half, distance + half), tried, (K, L), (K * size, L * size), x, y)
 
-    masses: of the blocks on every part, (K, P, bins).
+
+def _gram(like: SliceSketch, masses: list[list[np.ndarray]], numbers: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, float]:
+    """Gram matrix (K, K) of the rows' distribution functions less the first one, and the slices' standard error of wᵀGw.
+
+    masses: of every part, arrays (…, P, bins) that have K rows together. numbers: of points in every row.
     """
     K = len(w)
     gram, each = np.zeros((K, K)), []
     for t, mass in zip(like._parts[: like._random], masses, strict=True):
         unit = Riesz(1.0).slicing_constant(t.xi.n) / (t.scale * like.slices)
-        for part, root in _pieces(t, mass):
-            f = part.astype(np.float64)
-            f -= f.mean(0)
-            F = f.cumsum(-1)
-            # A difference that goes from a to b over a bin of width h has the square's integral h ((a + b)²/4 + (b − a)²/12).
-            features = np.stack([(F - f / 2) * root, f * (root / math.sqrt(12))], -1) * math.sqrt(unit)
-            each.append((np.tensordot(w, features, 1) ** 2).sum((-1, -2)))
-            flat = features.reshape(K, -1)
-            gram += flat @ flat.T
+        for some, h in _pieces(t, K):
+            f = np.concatenate([m[:, some] for m in mass]) / numbers[:, None, None]
+            F = (f - f[0]).cumsum(-1)
+            # Differences of distribution functions are linear between edges, so that over a bin of width h from a to b their
+            # product with another from c to d has the integral h (ac + bd + (ad + bc)/2) / 3. At both ends all are 0.
+            inner = h[:, 1:] / 6
+            integrated = F * (h / 3)
+            integrated[..., :-1] += F[..., :-1] * (2 * inner) + F[..., 1:] * inner
+            integrated[..., 1:] += F[..., :-1] * inner
+            each.append((np.tensordot(w, F, 1) * np.tensordot(w, integrated, 1)).sum(-1) * unit)
+            gram += unit * (F.reshape(K, -1) @ integrated.reshape(K, -1).T)
     values = np.concatenate(each) * like.slices
     return gram, float(values.std() / math.sqrt(len(values)))
 
 
-def _pieces(t: bins.Tables, mass: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Some slices at a time: masses (K, p, bins), and the roots of the bins' widths (p, bins)."""
+def _pieces(t: bins.Tables, K: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """Some slices at a time, for tables of K rows: which, and the widths of their bins (p, bins)."""
     tail = np.diff([cpu.tail_edge(k, t.B) for k in range(bins.TAIL + 1)])
     widths = np.concatenate([tail[::-1], np.ones(t.B), tail])
     inverse = np.asarray(t.inverse.cpu() if isinstance(t.inverse, torch.Tensor) else t.inverse, np.float64)
-    step = max(1, _TOGETHER // (2 * len(mass) * len(widths)))
+    step = max(1, _TOGETHER // (4 * K * len(widths)))
     for k in range(0, t.xi.P, step):
-        yield mass[:, k : k + step], np.sqrt(widths / inverse[k : k + step, None])
+        yield slice(k, k + step), widths / inverse[k : k + step, None]
+
+
+def _permute(gram: np.ndarray, w: np.ndarray, K: int, L: int, permutations: int, rng: np.random.Generator) -> tuple[float, int]:
+    """The p-value of wᵀGw among those with the first K + L weights permuted, and how many were tried."""
+    ways = math.comb(K + L, K)
+    whole = ways <= permutations + 1
+    if whole:
+        tried = np.tile(w, (ways, 1))
+        tried[:, : K + L] = w[K]
+        for row, chosen in zip(tried, itertools.combinations(range(K + L), K), strict=True):
+            row[list(chosen)] = w[0]
+    else:
+        tried = np.tile(w, (permutations, 1))
+        tried[:, : K + L] = rng.permuted(tried[:, : K + L], axis=1)
+    null, tie = _squares(tried, gram), _TIE * gram.diagonal()[w != 0].max()
+    found = int((null >= _squares(w[None], gram)[0] - tie).sum())
+    # All ways contain the one that was found; random ones do not.
+    p_value = found / ways if whole else (1 + found) / (permutations + 1)
+    least = (null >= null.max() - tie).mean() if whole else 1 / (permutations + 1)
+    if least > _LEVEL:
+        why = f"there are {ways} ways to split so few points" if whole else f"{permutations} permutations are tried"
+        notice(f"p-value: cannot be less than {least:.3g}, whatever the samples look like: {why}")
+    return p_value, len(tried)
 
 
 def _squares(w: np.ndarray, gram: np.ndarray) -> np.ndarray:
@@ -235,27 +299,19 @@ def _squares(w: np.ndarray, gram: np.ndarray) -> np.ndarray:
     return ((w @ gram) * w).sum(1)
 
 
-def _p_value(statistic: float, null: np.ndarray) -> float:
-    # Equal up to rounding counts as equal: sums of products of float64.
-    return float(1 + (null >= statistic - 1e-9 * abs(statistic)).sum()) / (len(null) + 1)
+def _points_error(gram: np.ndarray, in_x: np.ndarray, in_y: np.ndarray, K: int, L: int) -> float:
+    """Standard error of D² from the points: Hoeffding's two terms, by the blocks.
 
-
-def _jackknife(gram: np.ndarray, k: int) -> float:
-    """Standard error of D² (without the pairs of a block with itself) from leaving out one block of x (the first k) or y.
-
-    A single block for y is a reference that does not vary.
+    The first is the spread of what every block adds to D², without its distance from itself. The second is there if x and y are
+    alike, or all blocks of one of them: it is the spread of products of different blocks, of all of them as one sample.
     """
-    inner, across, outer = gram[:k, :k], gram[:k, k:], gram[k:, k:]
-    L = len(outer)
-    of_x, of_y = (g.sum() - np.trace(g) for g in (inner, outer))
-    rows_x, rows_y = (g.sum(1) - np.diag(g) for g in (inner, outer))
-    constant = of_y / (L * (L - 1)) if L > 1 else outer[0, 0]
     variance = 0.0
-    if k > 2:
-        without = (of_x - 2 * rows_x) / ((k - 1) * (k - 2)) + constant - 2 * (across.sum() - across.sum(1)) / ((k - 1) * L)
-        variance += (k - 1) / k * ((without - without.mean()) ** 2).sum()
-    if L > 2:
-        fixed = of_x / (k * (k - 1))
-        without = fixed + (of_y - 2 * rows_y) / ((L - 1) * (L - 2)) - 2 * (across.sum() - across.sum(0)) / (k * (L - 1))
-        variance += (L - 1) / L * ((without - without.mean()) ** 2).sum()
-    return math.sqrt(variance)
+    for mine, theirs, these in ((in_x, in_y, slice(K)), (in_y, in_x, slice(K, K + L))):
+        share = mine[these]
+        own = gram[these] @ mine - share * gram.diagonal()[these]
+        adds = 2 * (own / (1 - share) - gram[these] @ theirs)
+        variance += adds.var(ddof=1) * share[0]
+    pooled = gram[: K + L, : K + L]
+    centred = pooled - pooled.mean(0) - pooled.mean(1)[:, None] + pooled.mean()
+    products = ((centred**2).sum() - (centred.diagonal() ** 2).sum()) / ((K + L) * (K + L - 1))
+    return math.sqrt(variance + 2 * (in_x[0] + in_y[K]) ** 2 * products)

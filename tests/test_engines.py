@@ -473,6 +473,22 @@ def test_one_point_apart_from_many_copies():
         assert got == pytest.approx(exact, rel=1e-4)
 
 
+def test_kernels_that_are_too_wide_come_with_a_warning():
+    """Up to there gradients are right; beyond, the kernel's values differ in their last digits only."""
+    x, y = clouds(1, 60, 50, 3)
+    options = {"slices": 32, "directions": "orthogonal"}
+    for s in (1e2, 1e3):
+        one, two = (
+            rf.sliced_mmd2_gradient(x, y, rf.Gaussian(v), **options, generator=generator(1)) * v**2 for v in (10 * s, s)
+        )
+        # k is 1 − ρ²/2σ² up to ρ⁴/8σ⁴: all slopes are the same but for the unit, and for 1e-16 σ²/ρw, w a 500th of ρ
+        assert relative(one, two) < 0.01
+    for kernel in (rf.Gaussian(1e6), rf.Laplace(1e6), rf.Matern(1.5, 1e9), rf.InverseMultiquadric(1e200)):
+        with pytest.warns(UserWarning, match="^kernel: .* times as wide"):
+            rf.sliced_mmd2_gradient(x, y, kernel, **options)
+    assert rf.sliced_mmd2_gradient(x[:1].expand(5, 3), x[:1], rf.Gaussian(1e9), **options).abs().max() == 0
+
+
 # The passes for other devices.
 
 

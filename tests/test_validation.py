@@ -202,6 +202,7 @@ def test_weights_that_are_one_number():
         rf.mmd2(GOOD, GOOD, x_weights=np.array(1.0, np.float32))
 
 
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
 def test_the_same_numbers_in_other_memory(function):
     """Whatever the memory looks like, the answer is that of a plain copy."""

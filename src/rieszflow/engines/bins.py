@@ -66,6 +66,7 @@ _SAMPLE = 128  # points of each cloud, at most, that decide the range, and half 
 _MOST_BINS = 16384
 _PER_WAVE = 6.0  # equal bins in a kernel's slice_scale, which is a wave length over 2π
 _RIESZ_BINS = 4096
+_WIDEST = 1e4  # times the widest slice: a kernel is 1 − 1e-8 there, and its digits beyond the fourth are in doubt
 TAIL = cpu.TAIL
 SPAN = ("low", "inverse", "shift", "scale", "B", "outside")
 
@@ -363,6 +364,12 @@ def _settle_evenly(t: Tables, y: Tensor, x: Tensor, kernel: Kernel, group: Group
         raise ValueError(
             f"kernel: {kernel!r} is too narrow for these points: the widest slice, {length:.3g} long, would need "
             f"{needed:.3g} bins to resolve it, {_MOST_BINS} are accepted; use mmd2 and mmd2_gradient"
+        )
+    if wave is not None and span > 1e-30 and kernel.length > _WIDEST * length:
+        warnings.warn(
+            f"kernel: {kernel!r} is more than {_WIDEST:.0e} times as wide as these points lie apart: its values are nearly "
+            "equal, and few digits of their differences are left in slices; mmd2_gradient is exact",
+            stacklevel=2,
         )
     B = 1 << math.ceil(math.log2(max(needed, 512)))
     width = span / (B - 4)

@@ -3,13 +3,17 @@
 Counts of rejections are held against the binomial distribution with an error probability of 1e-6 a line.
 """
 
+import itertools
+import warnings
+
 import numpy as np
 import pytest
 import scipy.stats
 import torch
 
 import rieszflow as rf
-from rieszflow import metrics
+from rieszflow import metrics, two_sample
+from rieszflow._files import load_tensors, save_tensors
 
 ERROR = 1e-6
 
@@ -38,7 +42,7 @@ def test_p_values_are_uniform_under_the_null(n, m):
 
 
 def test_drift_p_values_are_nearly_uniform_under_the_null():
-    """Approximate: 200 points against 1,000, where the reference's own noise counts. Levels may be off by a quarter."""
+    """200 points against 1,000, where the reference's own noise counts: not only within a quarter, but exact."""
     p = []
     for k in range(100):
         g = generator(k)
@@ -46,6 +50,178 @@ def test_drift_p_values_are_nearly_uniform_under_the_null():
         p.append(rf.drift_test(torch.randn(200, 3, generator=g), reference, 99, seed=k).p_value)
     for level in (0.1, 0.3, 0.5):
         assert rejected(p, 0.75 * level)[0] > ERROR and rejected(p, 1.25 * level)[1] > ERROR
+        assert min(rejected(p, level)) > ERROR
+
+
+def flags(p):
+    return lambda g, n: (g.random((n, 1)) < p) * 1.0
+
+
+# Where the spread of one sample says little of the distribution's: hardly any spread, few points, no moments, unequal sizes.
+HARD = {
+    "rare flag": (flags(0.02), 100, 400),
+    "mostly constant": (flags(0.005), 100, 400),
+    "two coins": (flags(0.5), 2, 40),
+    "three against four": (lambda g, n: g.normal(size=(n, 1)), 3, 4),
+    "Cauchy": (lambda g, n: g.standard_cauchy((n, 1)), 5, 40),
+    "Pareto without a mean": (lambda g, n: g.pareto(0.5, (n, 1)), 2, 1000),
+    "one-hot": (lambda g, n: np.eye(4)[g.integers(0, 4, n)], 20, 5),
+}
+
+
+def both(x, y, permutations=99, seed=0):
+    """p-values of the two tests."""
+    slices = 1 if x.shape[1] == 1 else 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rf.Notice)
+        one = rf.two_sample_test(x, y, slices, permutations, seed=seed)
+        other = rf.drift_test(x, rf.SliceSketch.of(y, slices, seed=seed), permutations, seed)
+    return one.p_value, other.p_value
+
+
+@pytest.mark.parametrize("case", HARD)
+@pytest.mark.parametrize("permutations", [19, 99])
+def test_no_distribution_is_rejected_more_often_than_the_level(case, permutations):
+    """Both tests, 60 pairs: 14 rejections or more have a probability below ERROR at level 0.05."""
+    draw, n, m = HARD[case]
+    p = []
+    for k in range(60):
+        g = np.random.default_rng([k, n, m])
+        p.append(both(draw(g, n), draw(g, m), permutations, k))
+    for each in zip(*p, strict=True):
+        assert rejected(each, 0.05)[1] > ERROR
+        assert rejected(each, 0.2)[1] > ERROR
+
+
+def test_what_differs_is_rejected_in_hard_cases_too():
+    """So that p = 1 for everything would not do. Each has a probability far below 1e-6 of going well under the null."""
+    g = np.random.default_rng(1)
+    for x, y in (
+        (flags(0.3)(g, 100), flags(0.02)(g, 400)),
+        (g.standard_cauchy((40, 1)) + 5, g.standard_cauchy((200, 1))),
+        (g.lognormal(size=(100, 1)), g.lognormal(1, size=(300, 1))),
+        (np.zeros((5, 1)), np.ones((40, 1))),
+        (np.eye(4)[g.integers(0, 2, 40)], np.eye(4)[g.integers(0, 4, 40)]),
+        (np.full((2, 1), 50.0), g.normal(size=(2000, 1))),
+    ):
+        assert max(both(x, y, 199)) <= 0.01
+    assert both(np.zeros((5, 1)), np.ones((40, 1))) == (0.01, 0.01)  # the least that 99 permutations can give
+    assert both(np.full((7, 3), 0.1), np.full((90, 3), 0.1)) == (1, 1)  # rounding is no difference
+
+
+def test_a_batch_without_spread_is_not_drift_by_that_alone():
+    """1,000 zeros of a flag with P(1) = 0.001 are had one time in three; of one with P(1) = 0.05, one time in 10^22."""
+    g = np.random.default_rng(0)
+    x = np.zeros((1000, 1))
+    for chance, low, high in ((0.001, 0.1, 1), (0.05, 0, 0.01)):
+        reference = rf.SliceSketch.of(flags(chance)(g, 20_000), slices=1)
+        assert reference.kept.sum() > 0
+        assert low <= rf.drift_test(x, reference, 199).p_value <= high
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 3), (3, 3), (4, 5)])
+def test_few_points_are_split_in_all_ways(n, m):
+    """p is the share of all splits whose D² is as large, by brute force. A point counts as spread over its bin, at most
+    1.3/1024 of the range wide (bins.settle), and that puts its distances off by as much, and D² by twice that. Where another
+    split is as near as both errors, p may be either; flags are far apart, or equal."""
+    clear = 0
+    for k in range(8):
+        g = np.random.default_rng([k, n, m])
+        z = g.normal(size=(n + m, 1)) if k % 2 else g.integers(0, 2, (n + m, 1)) * 1.0
+        found = []
+        for chosen in itertools.combinations(range(n + m), n):
+            others = [j for j in range(n + m) if j not in chosen]
+            found.append(rf.mmd2(z[list(chosen)], z[others]))
+        apart = np.array(found) - found[0]
+        off = 4 * 1.3 / 1024 * (z.max() - z.min()) + 1e-12
+        exact, least, most = ((apart >= limit).mean() for limit in (-1e-12, off, -off))
+        told = ((np.abs(apart) < 1e-12) | (np.abs(apart) > off)).all()
+        clear += told
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", rf.Notice)
+            reference = rf.SliceSketch(z, slices=1).update(z[n:])
+            for test in (rf.two_sample_test(z[:n], z[n:], 1), rf.drift_test(z[:n], reference)):
+                assert test.permutations == len(found) and test.blocks == (n, m)
+                # The split itself, and its mirror image, are ties.
+                assert max(least, 1 / len(found)) - 1e-12 <= test.p_value <= most + 1e-12
+                if told:
+                    assert test.p_value == pytest.approx(exact, abs=1e-12)
+    assert clear >= 4
+
+
+def test_a_p_value_that_cannot_be_small_says_so():
+    x = np.arange(2.0)[:, None]
+    with pytest.warns(rf.Notice, match=r"p-value: cannot be less than 0.333.*6 ways to split"):
+        rf.two_sample_test(x, x + 10, 1)
+    with pytest.warns(rf.Notice, match=r"p-value: cannot be less than 0.1,.*9 permutations"):
+        rf.two_sample_test(np.arange(60.0)[:, None], np.arange(60.0)[:, None], 1, 9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", rf.Notice)
+        rf.two_sample_test(x, np.arange(40.0)[:, None], 1)
+        rf.two_sample_test(x, np.arange(40.0)[:, None], 1, 19)
+
+
+@pytest.mark.parametrize(("n", "m"), [(70, 100), (3, 900), (1500, 40)])
+def test_the_statistic_is_the_distance_of_all_points(monkeypatch, n, m):
+    """Those in no block included. Both count the same bins; the sketch's masses are float32, and points in its outer bins are
+    known by their mean there: as in test_sketch, 0.2 %."""
+    seen, permute = [], two_sample._permute
+
+    def spy(gram, w, *others):
+        seen.append(w @ gram @ w)
+        return permute(gram, w, *others)
+
+    monkeypatch.setattr(two_sample, "_permute", spy)
+    g = generator(0)
+    x, y = torch.randn(n, 2, generator=g), torch.randn(m, 2, generator=g) + 0.5
+    test = rf.two_sample_test(x, y, 8, 99)
+    assert seen[0] == pytest.approx(test.y.distance(test.x), rel=2e-3)
+    reference = rf.SliceSketch.of(y, 8, sample=30)
+    drift = rf.drift_test(x, reference, 99)
+    assert seen[1] == pytest.approx(reference.distance(x), rel=2e-3)
+    assert drift.tested[1] == 30 < m and drift.y is reference
+
+
+def test_intervals_of_few_or_equal_points_are_not_too_sure():
+    """Blocks of one value have no spread, and that of their distance is no nought: a flag of 0.02 in 100 points, all 0 in one
+    of eight. At least as many intervals hold D² = 0 as 95 % leave (binomial, error 1e-6), with 5 points as with 100."""
+    for draw, n, m in ((flags(0.02), 100, 300), (lambda g, n: g.normal(size=(n, 1)), 5, 5)):
+        hits = 0
+        for k in range(40):
+            g = np.random.default_rng([k, n])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", rf.Notice)
+                low, high = rf.two_sample_test(draw(g, n), draw(g, m), 1, 1, seed=k).interval
+            hits += low <= 0 <= high
+        assert hits >= scipy.stats.binom(40, 0.95).ppf(ERROR)
+
+
+def test_a_reference_without_a_sample_is_refused(tmp_path):
+    x = torch.randn(50, 3, generator=generator(0))
+    sketch = rf.SliceSketch.of(x, slices=8)
+    bare = rf.SliceSketch.of(x, slices=8, sample=0)
+    with pytest.raises(ValueError, match="reference: a sketch that keeps a sample"):
+        rf.drift_test(x, bare)
+    with pytest.warns(rf.Notice, match="keeps no sample"):
+        total = sketch + bare
+    with pytest.raises(ValueError, match="reference: a sketch that keeps a sample"):
+        rf.drift_test(x, total)
+    # A file of a version that kept none.
+    sketch.save(tmp_path / "a.sketch")
+    tensors, meta = load_tensors(tmp_path / "a.sketch", "sketch")
+    tensors = {name: t for name, t in tensors.items() if not name.startswith("sample")}
+    meta = {name: v for name, v in meta.items() if name not in ("sample", "seen")}
+    save_tensors(tmp_path / "old.sketch", "sketch", tensors, meta)
+    old = rf.SliceSketch.load(tmp_path / "old.sketch")
+    assert old.kept is None and old.distance(x) == sketch.distance(x)
+    with pytest.raises(ValueError, match="reference: a sketch that keeps a sample"):
+        rf.drift_test(x, old)
+    assert len(old.empty().update(x).kept) == 50  # what is counted from here on is kept
+    with pytest.raises(ValueError, match="without weights"):
+        rf.drift_test(x, sketch.empty().update(x, weights=torch.ones(50)))
+    for seed in (-1, 1.5):
+        with pytest.raises(ValueError, match="seed"):
+            rf.drift_test(x, sketch, seed=seed)
 
 
 def test_power_is_that_of_brute_force():

@@ -1,6 +1,7 @@
 """Runs whose files were lost, swapped, edited or damaged, and disks that are full: one line that names the file, or the right
 result. `test_fuzz.py` does the same at random."""
 
+import contextlib
 import json
 import os
 import re
@@ -29,7 +30,7 @@ TINY = {
     "particles": 60, "networks": 3, "first_steps": 2, "growth_cap": 2, "slices": 4, "fit_steps": 6, "width": 8, "layers": 1,
     "device": "cpu", "checkpoint_seconds": 1e-9,
 }  # fmt: skip
-SHARED = {**TINY, "width": 256, "channels": [8], "shared": True}
+SHARED = {**TINY, "fit_steps": 3, "channels": [8], "shared": True}
 
 
 def points(seed=0):
@@ -222,31 +223,45 @@ def test_a_lost_state(run, whole, tmp_path):
     same_run(tmp_path / "half", whole)
 
 
-@pytest.mark.parametrize("where", ["save_network", "forget_networks", "write_metrics"])
-def test_one_network_for_all_steps_killed_between_its_writes(tmp_path, monkeypatch, where):
+@pytest.fixture(scope="module")
+def whole_shared(tmp_path_factory):
+    return rf.GenerativeFlow(**SHARED).fit(images(), run=tmp_path_factory.mktemp("shared") / "run").run.path
+
+
+@pytest.mark.parametrize(
+    ("write", "second"),
+    [
+        pytest.param("save_network", lambda arguments: arguments[0] == 2, marks=pytest.mark.slow),
+        ("forget_networks", lambda arguments: arguments == (1, 1)),
+        pytest.param("write_metrics", lambda arguments: len(arguments[0]) == 2, marks=pytest.mark.slow),
+    ],
+)
+def test_one_network_for_all_steps_killed_between_its_writes(tmp_path, monkeypatch, whole_shared, write, second):
     """The three writes after a fit; after the second the network that the checkpoint goes on from is there no more."""
-    data = images()
-    rf.GenerativeFlow(**SHARED).fit(data, run=tmp_path / "whole")
-    original = getattr(Run, where)
+    original = getattr(Run, write)
 
     def killed(self, *arguments):
-        result = original(self, *arguments)
-        if (2 in arguments) if where == "save_network" else (arguments == (1, 1) or (arguments and len(arguments[0:1]) and where == "write_metrics" and len(arguments[0]) == 2)):
+        original(self, *arguments)
+        if second(arguments):
             raise Stop
-        return result
 
-    monkeypatch.setattr(Run, where, killed)
-    with pytest.raises(Stop):
-        rf.GenerativeFlow(**SHARED).fit(data, run=tmp_path / "run")
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, write, killed)
+        with pytest.raises(Stop):
+            rf.GenerativeFlow(**SHARED).fit(images(), run=tmp_path / "run")
     assert Run.open(tmp_path / "run").missing() == []
-    resume(tmp_path / "run", data)
-    same_run(tmp_path / "run", tmp_path / "whole")
-    network(tmp_path / "run", 3).unlink()
-    refused(lambda: sample(tmp_path / "run"), "0003.safetensors: is missing")
+    resume(tmp_path / "run", images())
+    same_run(tmp_path / "run", whole_shared)
+
+
+@pytest.mark.slow
+def test_the_one_network_for_all_steps_is_missing(tmp_path, whole_shared):
+    run = shutil.copytree(whole_shared, tmp_path / "run")
+    network(run, 3).unlink()
+    refused(lambda: sample(run), "0003.safetensors: is missing")
     with pytest.warns(Notice):
-        resume(tmp_path / "run", data)
-    same_run(tmp_path / "run", tmp_path / "whole")
+        resume(run, images())
+    same_run(run, whole_shared)
 
 
 def test_files_beside_the_networks_are_not_networks(run):
@@ -335,7 +350,7 @@ def test_what_may_be_edited(run, tmp_path, whole):
 
 def test_more_networks_of_the_last_level_only(tmp_path):
     levels = [{"factor": 2, "networks": 1}, {"factor": 1, "networks": 1}]
-    settings = {**TINY, "width": 256, "channels": [8], "levels": levels}
+    settings = {**TINY, "width": 256, "channels": [8], "fit_steps": 2, "levels": levels}
     rf.GenerativeFlow(**settings).fit(images(), run=tmp_path / "run")
     edit(tmp_path / "run", lambda c: c["config"]["levels"][1].update(networks=2))
     resume(tmp_path / "run", images())
@@ -425,7 +440,7 @@ def test_scores_that_were_damaged_or_are_of_other_networks(run, other):
         (lambda c: c["data"].update(high=-99), "data: high: -99 given; a finite number above low"),
         (lambda c: c["data"].update(high=c["data"]["low"]), "data: high"),
         (lambda c: c["data"].update(points=0), "data: points: 0 given"),
-        (lambda c: c["data"].update(points=16**9999), "data: points: a very long number given"),
+        (lambda c: c["data"].update(points="HUGE"), "data: points: a very long number given"),
         (lambda c: c["data"].update(name=5), "data: name: 5 given; text is"),
         (lambda c: c["data"].update(path=5), "data: path: 5 given; null or text is"),
         (lambda c: c["data"].update(fingerprint=None), "data: fingerprint: None given"),
@@ -445,11 +460,11 @@ def test_scores_that_were_damaged_or_are_of_other_networks(run, other):
         (lambda c: c["config"].update(slices=10**12), "slices"),
         (lambda c: c["config"].update(networks=10**9), "networks"),
         (lambda c: c["config"].update(networks=[3]), "networks: [3] given"),
-        (lambda c: c["config"].update(learning_rate=16**9999), "learning_rate: a very long number given"),
+        (lambda c: c["config"].update(learning_rate="HUGE"), "learning_rate: a very long number given"),
         (lambda c: c["config"].update(momentum=".5"), "momentum: '.5' given"),
         (lambda c: c["config"].update(device=5), "device: 5 given; a name is"),
         (lambda c: c["config"].update(local_steps=[True], local_scales=[1]), "local_steps"),
-        (lambda c: c["config"].update(levels=[{"factor": 1}] * 10**4), "levels"),
+        (lambda c: c["config"].update(levels=[{"factor": 1}] * 200), "levels"),
         (lambda c: c["config"].update(levels=[{"factor": 2**70}]), "levels[0]: factor"),
         (lambda c: c["config"].update(levels=[{"factor": 1, "netwroks": 2}]), "did you mean 'networks'?"),
     ],
@@ -457,12 +472,7 @@ def test_scores_that_were_damaged_or_are_of_other_networks(run, other):
 def test_config_files_that_cannot_be(run, change, says):
     content = yaml.safe_load((run / "config.yaml").read_text())
     change(content)
-    text = dump_yaml(content) if says.find("very long") < 0 else dump_yaml(content) if False else None
-    if text is None:  # Python writes no such numbers in decimal digits
-        text = (run / "config.yaml").read_text()
-        key = says.split(": a very")[0].split(": ")[-1]
-        text = re.sub(rf"(?m)^  {key}: .*$", f"  {key}: 0x1{'0' * 9999}", text)
-    (run / "config.yaml").write_text(text)
+    (run / "config.yaml").write_text(dump_yaml(content).replace("HUGE", "0x1" + "0" * 9999))
     refused(lambda: Run.open(run), str(run), says)
 
 
@@ -481,7 +491,7 @@ def test_config_files_that_cannot_be(run, change, says):
         (b"a: 2001-99-99\n", "YAML"),
         (b"a: " + b"9" * 5000, "YAML"),
         (b"? [1, 2]\n: 3\n", "YAML"),
-        (b"[" * 5000, "YAML"),
+        (b"[" * 1500, "YAML"),
         (b"a: 1\n" * 100_000, "larger than 0.1 MB"),
         (b"\0\0\0", "YAML"),
     ],
@@ -582,7 +592,8 @@ def test_leftovers_of_processes_that_are_gone(tmp_path):
     leftovers = [f".a [x].{here}-{gone}-{k}.tmp.npz" for k in (0, 7)]
     kept = [
         f".a [x].{here}-{os.getpid()}-0.tmp.npz", f".a [x].{here}-1-0.tmp.npz", f".a [x].00000000-{gone}-0.tmp.npz",
-        f".b.{here}-{gone}-0.tmp.npz", f".a [x].{here}-{gone}-0.tmp.png", f".a [x].{gone}.tmp.npz", ".a [x].npz", "a [x].npz.tmp",
+        f".b.{here}-{gone}-0.tmp.npz", f".a [x].{here}-{gone}-0.tmp.png", f".a [x].{gone}.tmp.npz", ".a [x].npz",
+        "a [x].npz.tmp",
     ]  # fmt: skip
     for name in [*leftovers, *kept]:
         (tmp_path / name).touch()
@@ -672,10 +683,11 @@ def small_disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_full_disk_at_every_write(small_disk, tmp_path, whole):
+@pytest.mark.parametrize("numbers", [(0, 1, 3), pytest.param(range(40), marks=pytest.mark.slow)])
+def test_a_full_disk_at_every_write(small_disk, tmp_path, whole, numbers):
     """The disk is full from the k-th file on, for every k; with room again the run ends as if nothing had been."""
     path, filler, ended = small_disk / "run", small_disk / "filler", False
-    for k in range(40):
+    for k in numbers:
         writes = 0
         original = _files.atomically
 
@@ -683,10 +695,9 @@ def test_a_full_disk_at_every_write(small_disk, tmp_path, whole):
             nonlocal writes
             writes += 1
             if writes == k + 1:
-                with open(filler, "wb") as out, pytest.raises(OSError, match="No space"):
+                with open(filler, "wb", buffering=0) as out, contextlib.suppress(OSError):
                     while True:
                         out.write(b"x" * 4096)
-                        out.flush()
             return original(file, write)
 
         with pytest.MonkeyPatch.context() as patch:
@@ -694,9 +705,11 @@ def test_a_full_disk_at_every_write(small_disk, tmp_path, whole):
             patch.setattr(rf.generative.run, "atomically", counting)
             try:
                 rf.GenerativeFlow(**{**TINY, "checkpoint_seconds": 60}).fit(points(), run=path)
-                ended = True
             except OSError as error:
-                assert re.search(r"(cannot be written|cannot be made|cannot be locked).*No space left on device", str(error))
+                message = str(error)
+            else:
+                ended = True
+        assert ended or re.search(r"cannot be (written|made|locked).*No space left on device", message)
         filler.unlink(missing_ok=True)
         if ended:
             break
@@ -705,7 +718,7 @@ def test_a_full_disk_at_every_write(small_disk, tmp_path, whole):
             same_run(path, whole)
         assert not list(small_disk.rglob(".*tmp*"))
         shutil.rmtree(path, ignore_errors=True)
-    assert ended and k > 8
+    assert len(numbers) == 3 or (ended and k > 8)
 
 
 def test_a_run_that_may_only_be_read(run, whole):
@@ -726,35 +739,19 @@ def test_a_run_that_may_only_be_read(run, whole):
 
 
 def test_two_begin_in_one_folder_at_once(tmp_path, monkeypatch):
-    """The second one sees the first one's config.yaml, and does not write over it."""
-    path, results = tmp_path / "run", []
-    original = Run._check_empty
-    barrier = threading.Barrier(2)
+    """The second one, which has seen an empty folder too, does not write over the first one's config.yaml."""
+    path, first = tmp_path / "run", []
+    original = Run.exclusively
 
-    def both_look(self):
-        original(self)
-        if not results:
-            results.append(None)
-            barrier.wait(timeout=30)
+    def overtaken(self):
+        if not first:
+            first.append(self)
+            Run.create(path, Config(seed=1), DATA)
+        return original(self)
 
-    def second():
-        barrier.wait(timeout=30)
-
-    monkeypatch.setattr(Run, "_check_empty", both_look)
-    thread = threading.Thread(target=lambda: (Run.create(path, Config(seed=1), DATA), results.append("first")))
-    results_of_second = []
-
-    def create():
-        try:
-            Run.create(path, Config(seed=2), DATA)
-        except RunError as error:
-            results_of_second.append(str(error))
-
-    thread.start()
-    barrier.wait(timeout=30)
-    thread.join()
-    create()
-    assert Run.open(path).config.seed == 1 and "not an empty folder" in results_of_second[0]
+    monkeypatch.setattr(Run, "exclusively", overtaken)
+    refused(lambda: Run.create(path, Config(seed=2), DATA), "not an empty folder")
+    assert first and Run.open(path).config.seed == 1
 
 
 DATA = {"name": "tensor", "path": None, "shape": [2], "low": 0.0, "high": 1.0, "points": 5, "fingerprint": "0" * 32}
@@ -765,7 +762,7 @@ def test_a_run_that_is_copied_while_it_is_trained(tmp_path, whole):
     copies = []
 
     def copy(p):
-        if p.step in (1, 4):
+        if (p.network, p.phase, p.step) in ((1, "fit", 4), (2, "flow", 1), (3, "fit", 1)):
             copies.append(tmp_path / f"{p.network}-{p.phase}-{p.step}")
             shutil.copytree(tmp_path / "run", copies[-1])
 
@@ -789,7 +786,11 @@ def test_versions_of_runs_and_sketches(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.bool, torch.int8, torch.complex64, torch.float64])
 def test_tensors_of_every_kind(tmp_path, dtype):
-    tensors = {"a": torch.arange(6).reshape(2, 3).to(dtype), "b": torch.zeros((), dtype=dtype), "c": torch.zeros(0, 3, dtype=dtype)}
+    tensors = {
+        "a": torch.arange(6).reshape(2, 3).to(dtype),
+        "b": torch.zeros((), dtype=dtype),
+        "c": torch.zeros(0, 3, dtype=dtype),
+    }
     save_tensors(tmp_path / "x", "network", tensors, {})
     found, _ = load_tensors(tmp_path / "x", "network")
     assert all(torch.equal(found[name], tensors[name]) and found[name].dtype == dtype for name in tensors)

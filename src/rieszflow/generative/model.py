@@ -130,6 +130,7 @@ class GenerativeFlow:
         """
         flow = cls.load(run, network)
         assert flow.run is not None
+        flow.run.check()
         if data is None:
             dataset = load_data(flow.run)
         else:

@@ -189,12 +189,18 @@ class Run:
         except (FileError, KeyError, TypeError):
             return None
 
+    def check(self) -> None:
+        """That what is there was trained with the settings and data of config.yaml, by the files' headers alone: quickly."""
+        for number in self._there():
+            self._check_belongs(self.network_file(number), load_header(self.network_file(number), "network")[0])
+
     def trained(self) -> int:
         """How many networks samples go through: all that have been trained so far.
 
         Raises:
-            RunError: one of them is missing, or there are more than config.yaml names.
+            RunError: one of them is missing or of another run, or there are more than config.yaml names.
         """
+        self.check()
         there, total = self._there(), self.config.total_networks()
         if there and there[-1] > total:
             raise RunError(
@@ -249,7 +255,7 @@ class Run:
     def _identity(self) -> dict[str, Any]:
         """What networks and checkpoints depend on. Where the data lie may change: their fingerprint says that it is they."""
         data = {key: value for key, value in self.data.items() if key not in ("name", "path")}
-        return json.loads(json.dumps({"settings": self.config.fixed(), "data": data}, default=str))
+        return json.loads(json.dumps({"settings": self.config.fixed(), "data": data}, default=str, sort_keys=True))
 
     def _check_belongs(self, file: Path, meta: dict[str, Any]) -> None:
         for part, now in self._identity().items():

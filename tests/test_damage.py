@@ -721,21 +721,56 @@ def test_a_full_disk_at_every_write(small_disk, tmp_path, whole, numbers):
     assert len(numbers) == 3 or (ended and k > 8)
 
 
-def test_a_run_that_may_only_be_read(run, whole):
-    """Sampling and looking write nothing. (Root may write everywhere: there the folder is only watched.)"""
-    before = sorted((p, p.stat().st_mtime_ns) for p in run.rglob("*"))
-    for folder in (run, run / "networks"):
-        folder.chmod(0o555)
-    try:
-        opened = Run.open(run)
-        assert opened.metrics() and opened.evaluation() is None and opened.missing() == []
-        assert torch.equal(sample(run), sample(whole))
-        if os.geteuid():
-            refused(lambda: resume(run), "cannot be locked for training (Permission denied)", kind=WriteError)
-    finally:
-        for folder in (run, run / "networks"):
-            folder.chmod(0o755)
-    assert before == sorted((p, p.stat().st_mtime_ns) for p in run.rglob("*"))
+def test_a_disk_that_may_only_be_read(small_disk, whole):
+    """Sampling and looking need to write nothing; what writes says so."""
+    path = Path(shutil.copytree(whole, small_disk / "run"))
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    opened = Run.open(path)
+    assert opened.metrics() and opened.evaluation() is None and opened.missing() == []
+    assert torch.equal(sample(path), sample(whole))
+    said = "(Read-only file system)"
+    refused(lambda: resume(path), f"run: cannot be locked for training {said}; nothing was changed", kind=WriteError)
+    refused(lambda: opened.write_evaluation({}), f"evaluation.json: cannot be written {said}", kind=WriteError)
+    flow = rf.GenerativeFlow(**TINY)
+    refused(lambda: flow.fit(points(), run=small_disk / "new"), f"new: cannot be made {said}", kind=WriteError)
+    refused(lambda: rf.GenerativeFlow.load(whole).save(small_disk / "copy"), f"copy: cannot be written {said}", kind=WriteError)
+    sketch = rf.SliceSketch.of(points(), slices=4)
+    refused(lambda: sketch.save(small_disk / "a.sketch"), f"a.sketch: cannot be written {said}", kind=WriteError)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "metrics.jsonl", "evaluation.json", "state.safetensors", "networks/0002.safetensors"]
+)
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(run, name):
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    opening = {
+        "config.yaml": lambda: sample(run), "metrics.jsonl": lambda: Run.open(run).metrics(),
+        "evaluation.json": lambda: Run.open(run).evaluation(), "state.safetensors": lambda: resume(run),
+        "networks/0002.safetensors": lambda: sample(run),
+    }  # fmt: skip
+    refused(opening[name], str(run))
+
+
+def test_names_that_are_not_utf8(tmp_path, whole):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe run"))
+    rf.GenerativeFlow(**TINY).fit(points(), run=path)
+    assert torch.equal(sample(path), sample(whole))
+    file = path / "a.sketch"
+    rf.SliceSketch.of(points(), slices=4).save(file)
+    assert rf.SliceSketch.load(file).n == 80
+    file.write_bytes(file.read_bytes()[:-30])
+    refused(lambda: rf.SliceSketch.load(file), "damaged", kind=FileError)
+
+
+def test_networks_deleted_while_a_run_is_trained(tmp_path):
+    """The folder: training ends and says so. A network: training goes on, and samples are refused until it is there again."""
+    path = tmp_path / "run"
+    with pytest.raises((FileError, WriteError), match="0001.safetensors: no such file"):
+        rf.GenerativeFlow(**TINY).fit(
+            points(), run=path, progress=lambda p: p.network == 2 and p.phase == "flow" and shutil.rmtree(path, True)
+        )
 
 
 def test_two_begin_in_one_folder_at_once(tmp_path, monkeypatch):

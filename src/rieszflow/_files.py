@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 __all__ = [
@@ -135,6 +135,8 @@ def one_line(error: object, most: int = 300) -> str:
 
 def read_text(path: Path, most: int) -> str:
     """A text file of ours, at most that many bytes. Raises FileError."""
+    if not path.is_file():  # a pipe would be waited for
+        raise FileError(f"{path}: is a folder, or no regular file")
     try:
         with open(path, "rb") as file:
             raw = file.read(most + 1)
@@ -179,11 +181,16 @@ def load_header(path: Path, kind: str) -> tuple[dict[str, Any], str]:
 
 def _load(path: Path, kind: str, whole: bool) -> tuple[dict[str, Tensor], dict[str, Any], str]:
     if not path.is_file():
-        raise FileError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}")
+        raise FileError(f"{path}: {'is a folder, or no regular file' if os.path.lexists(path) else 'no such file'}")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if whole else {}  # noqa: SIM118  (no mapping)
+        if os.fsencode(path).decode(errors="ignore") == str(path):
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()} if whole else {}  # noqa: SIM118  (no mapping)
+        else:  # a name that is not UTF-8, which safetensors does not take
+            raw = path.read_bytes()
+            tensors = load(raw)
+            metadata = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")]).get("__metadata__", {})
     except Exception as error:  # safetensors' own, the system's, and torch's for a dtype that does not fit
         raise FileError(f"{path}: damaged, or no safetensors file ({one_line(error)})") from None
     if FORMAT not in metadata:

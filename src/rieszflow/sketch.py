@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rieszflow import _ranks, _validate, directions
-from rieszflow._files import FileError, load_tensors, save_tensors
+from rieszflow._files import FileError, load_tensors, one_line, save_tensors
 from rieszflow._ranks import Group
 from rieszflow.directions import KINDS, Directions
 from rieszflow.engines import bins
@@ -375,6 +375,9 @@ class SliceSketch:
         sketch = object.__new__(cls)
         try:
             sketch._settle(meta["d"], meta["slices"], meta["directions"], meta["seed"], meta["names"])
+            rows = sum(len(t) for name, t in tensors.items() if name.endswith(".counts"))
+            if rows != sketch.slices + sketch.d * sketch.columns:  # before as many directions are drawn
+                raise ValueError(f"tables of {rows} slices, {sketch.slices} and {sketch.d} columns are named")
             xi = [part for kind in sketch._directions(tensors["0.shift"]) for part in bins.parts(kind)]
             sketch._parts = []
             for k, part in enumerate(xi):
@@ -384,10 +387,15 @@ class SliceSketch:
             sketch.n, sketch.weight, sketch._squares = meta["n"], meta["weight"], meta["squares"]
             sketch._weighted = meta["weighted"]
             for k in range(len(xi)):
-                sketch._counts[k] += tensors[f"{k}.counts"]
-                sketch._sums[k] += tensors[f"{k}.sums"]
-        except (KeyError, RuntimeError) as error:
-            raise FileError(f"{path}: damaged: its parts do not fit together ({error})") from None
+                for mine, name in ((sketch._counts[k], "counts"), (sketch._sums[k], "sums")):
+                    theirs = tensors[f"{k}.{name}"]
+                    if theirs.shape != mine.shape or not theirs.isfinite().all():
+                        raise ValueError(
+                            f"{name} of shape {tuple(theirs.shape)}, finite ones of {tuple(mine.shape)} are needed"
+                        )
+                    mine += theirs
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise FileError(f"{path}: damaged: its parts do not fit together ({one_line(error)})") from None
         return sketch
 
     def __repr__(self) -> str:

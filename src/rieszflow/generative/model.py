@@ -226,7 +226,9 @@ class GenerativeFlow:
                     path.rmdir()
                 os.replace(temporary, path)
         except OSError as error:
-            raise WriteError(f"{path}: cannot be written ({one_line(error)}); nothing is left behind") from error
+            raise WriteError(
+                f"{path}: cannot be written ({error.strerror or one_line(error)}); nothing is left behind"
+            ) from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], network: nn.Module | None = None) -> GenerativeFlow:

@@ -93,7 +93,7 @@ class Run:
         """The run in a folder. Raises RunError for whatever in its config.yaml cannot be."""
         path = Path(path)
         file = path / "config.yaml"
-        if not file.is_file():
+        if not os.path.isfile(file):  # which raises nothing, whatever the name is
             raise RunError(f"{path}: no run of rieszflow (no config.yaml in it)")
         try:
             content = parse_yaml(read_text(file, YAML_BYTES))

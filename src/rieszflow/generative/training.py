@@ -19,6 +19,8 @@ import copy
 import hashlib
 import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -97,7 +99,8 @@ def train(
         check_memory(level.config, level.shape, device, training=True)
     ranks = PartialState(cpu=device.type == "cpu")
     silent = not ranks.is_main_process
-    with contextlib.nullcontext() if silent else run.exclusively():
+    told = _told_to_end(run) if ranks.num_processes > 1 else contextlib.nullcontext()
+    with told, contextlib.nullcontext() if silent else run.exclusively():
         arguments = (None, None) if silent else (progress, draw)
         if run.load_state() is None and run.complete():
             return
@@ -109,6 +112,25 @@ def train(
                     f"{run.path}: another process of this run has ended or cannot be reached; resume the run"
                 ) from error
             raise
+
+
+@contextlib.contextmanager
+def _told_to_end(run: Run) -> Iterator[None]:
+    """SIGTERM is an error with a sentence: torchrun sends it to all others as soon as one process has ended."""
+
+    def end(number: int, frame: Any) -> None:
+        raise RunError(
+            f"{run.path}: told to end (SIGTERM), as torchrun does when another process of this run has ended; resume the run"
+        )
+
+    if threading.current_thread() is not threading.main_thread():  # only there Python takes signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Training:

@@ -154,6 +154,12 @@ def test_a_folder_in_the_place_of_a_network(run):
     network(run, 2).mkdir()
     refused(lambda: sample(run), "0002.safetensors: is missing; a folder is in its place")
     refused(lambda: resume(run), "0002.safetensors: a folder is in the place of a network; remove it")
+    network(run, 1).unlink()
+    (run / "state.safetensors").unlink()
+    refused(lambda: resume(run), "0002.safetensors: a folder is in the place of a network; remove it")
+    network(run, 2).rmdir()
+    with pytest.warns(Notice, match="state.safetensors is missing: the training begins again"):
+        resume(run)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
@@ -266,7 +272,14 @@ def test_the_one_network_for_all_steps_is_missing(tmp_path, whole_shared):
 
 def test_files_beside_the_networks_are_not_networks(run):
     expected = sample(run)
-    for name in ("0002 (copy).safetensors", "1abc.safetensors", "0004.safetensors.part", "._0001.safetensors"):
+    for name in (
+        "0002 (copy).safetensors",
+        "1abc.safetensors",
+        "00002.safetensors",
+        "0000.safetensors",
+        "0004.safetensors.part",
+        "._0001.safetensors",
+    ):
         (run / "networks" / name).write_bytes(b"junk")
     assert Run.open(run).finished() == 3 and torch.equal(sample(run), expected)
     shutil.copy(network(run, 3), network(run, 4))
@@ -492,7 +505,7 @@ def test_config_files_that_cannot_be(run, change, says):
         (b"a: " + b"9" * 5000, "YAML"),
         (b"? [1, 2]\n: 3\n", "YAML"),
         (b"[" * 1500, "YAML"),
-        (b"a: 1\n" * 100_000, "larger than 0.1 MB"),
+        (b"a: 1\n" * 1_000_000, "larger than 4 MB"),
         (b"\0\0\0", "YAML"),
     ],
 )  # fmt: skip
@@ -554,6 +567,11 @@ def test_more_memory_than_there_is(tmp_path, monkeypatch, settings, shape):
     flow = rf.GenerativeFlow(config)
     refused(lambda: flow.fit(torch.rand(20, *shape), run=tmp_path / "run"), "there are 16.0 GiB")
     assert not (tmp_path / "run").exists()
+
+
+def test_more_samples_than_memory(run):
+    refused(lambda: rf.GenerativeFlow.load(run).sample(10**13), "GiB for samples")
+    assert torch.equal(rf.GenerativeFlow.load(run).sample(5, seed=1, batch_size=10**15), sample(run))
 
 
 def test_attention_needs_some_channels():

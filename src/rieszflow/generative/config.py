@@ -243,7 +243,7 @@ def presets() -> list[tuple[str, str]]:
     return [(d, n) for d, n, _ in (name.rsplit(".", 2) for name in names)]
 
 
-YAML_BYTES = 100_000  # settings are some 1,000; the parser needs a second for these
+YAML_BYTES = 4_000_000  # settings are some 1,000; the data section may hold numbers of every column
 
 
 class _Loader(yaml.SafeLoader):
@@ -255,10 +255,12 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for k, key in enumerate(keys):
-            if key in keys[:k]:
-                raise ValueError(f"line {node.value[k][0].start_mark.line + 1}: the key {shown(key[1])} is there twice")
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise ValueError(f"line {key.start_mark.line + 1}: the key {shown(key.value)} is there twice")
+                seen.add((key.tag, key.value))
         return super().construct_mapping(node, deep)
 
 

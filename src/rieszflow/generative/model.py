@@ -181,6 +181,7 @@ class GenerativeFlow:
         device = self.config.torch_device()
         generator = _validate.generator(generator)
         x, shape = torch.empty(0), self.run.shape
+        check_memory(levels(self.config, shape)[-1].config, shape, device, training=False, samples=n)
         for level in levels(self.config, self.run.shape):
             if level.first > last:
                 break
@@ -191,7 +192,6 @@ class GenerativeFlow:
                 else grow(x, shape, level.shape, noise, generator)
             )
             x, shape = x.to(device), level.shape
-            check_memory(level.config, shape, device, training=False)
             phi = build(level.config, shape, self.network).to(device)
             stop = min(last, level.last)
             for number in range(level.first, stop + 1):

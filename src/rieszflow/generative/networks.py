@@ -66,11 +66,11 @@ def build(config: Config, shape: tuple[int, ...], custom: nn.Module | None = Non
         return Displacement(net, shape, config.networks if config.shared else None)
 
 
-def check_memory(config: Config, shape: tuple[int, ...], device: torch.device, training: bool) -> None:
+def check_memory(config: Config, shape: tuple[int, ...], device: torch.device, training: bool, samples: int = 0) -> None:
     """Refuses settings that cannot work on this machine, before anything is allocated: the least that they need is counted.
 
     In float32: the weights, for training with gradients, average and the optimiser's two moments; all particles before and
-    after a step; the slices' tables, 1,152 numbers each.
+    after a step; the slices' tables, 1,152 numbers each; samples before and after a network.
 
     Raises:
         ConfigError: more is needed than the machine (or the GPU) has.
@@ -81,7 +81,7 @@ def check_memory(config: Config, shape: tuple[int, ...], device: torch.device, t
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     else:
         return
-    need = {"weights": 4 * _weights(config, shape) * (5 if training else 1)}
+    need = {"weights": 4 * _weights(config, shape) * (5 if training else 1), "samples": 2 * 4 * samples * math.prod(shape)}
     if training:
         need |= {"particles": 2 * 4 * config.particles * math.prod(shape), "slices": 4 * 1152 * config.slices}
     if sum(need.values()) > there:
@@ -166,7 +166,7 @@ def _mlp(config: Config, shape: tuple[int, ...]) -> nn.Module:
 def displace(phi: Displacement, x: Tensor, clip: bool, step: int | None = None, batch_size: int = 500) -> Tensor:
     """x − Φ(x), Φ at a step if it stands for several, in batches; clipped to [0, 1] like the flow's particles if `clip`."""
     phi.eval()
-    steps = None if step is None else torch.full((batch_size,), step, device=x.device)
+    steps = None if step is None else torch.full((min(batch_size, len(x)),), step, device=x.device)
     x = torch.cat([part - phi(part, None if steps is None else steps[: len(part)]) for part in x.split(batch_size)])
     return x.clamp_(0, 1) if clip else x
 

@@ -146,7 +146,8 @@ class Run:
         """Numbers of the networks that are there, in order."""
         folder = self.path / "networks"
         names = (file.name for file in folder.iterdir() if file.is_file()) if folder.is_dir() else ()
-        return sorted(int(name.split(".")[0]) for name in names if re.fullmatch(r"\d{4,9}\.safetensors", name))
+        numbers = {int(name[:-12]) for name in names if re.fullmatch(r"[0-9]{4,9}\.safetensors", name)}
+        return sorted(number for number in numbers if number and self.network_file(number).is_file())
 
     def _needed(self, last: int) -> list[int]:
         """Numbers of the files that stand for networks 1 … last: a shared network has one for its level."""
@@ -240,7 +241,7 @@ class Run:
         try:
             tensors, meta = load_tensors(file, "network")
         except FileError as error:
-            if "damaged" in str(error):
+            if ": damaged" in str(error):
                 raise RunError(f"{error}; to train it again, remove it and resume the run") from None
             raise
         if meta.get("number") != number:
@@ -285,7 +286,7 @@ class Run:
         try:
             tensors, meta = load_tensors(file, "state")
         except FileError as error:
-            if "damaged" in str(error):
+            if ": damaged" in str(error):
                 raise RunError(f"{error}; remove it and resume, and the run begins again") from None
             raise
         self._check_belongs(file, meta)

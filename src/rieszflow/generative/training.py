@@ -169,21 +169,21 @@ class _Training:
 
     def _continue(self, saved: tuple[dict[str, Tensor], dict[str, Any]] | None) -> None:
         """From a checkpoint, if all that came before it is there and whole; otherwise from the start."""
-        run, missing = self.run, []
+        run, why = self.run, None
+        for file in map(run.network_file, range(1, self.levels[-1].last + 1)):
+            if file.is_dir():
+                raise RunError(f"{file}: a folder is in the place of a network; remove it, and resume")
         if saved is not None:
             if not (missing := run.missing(saved[1]["network"] - 1)):
                 run.verify(saved[1])
                 self._restore(*saved)
                 return
-            for number in missing:
-                if run.network_file(number).is_dir():
-                    raise RunError(f"{run.network_file(number)}: a folder is in the place of a network; remove it, and resume")
             self.later = (missing[-1], *saved)
-            why = f"{run.network_file(missing[0])} is missing"
-        elif run.finished():
-            why = f"{run.path / 'state.safetensors'} is missing"
-        if (missing or run.finished()) and self.main:
-            notice(f"{why}: the training begins again at the first network")
+            why = run.network_file(missing[0])
+        elif run.finished() or run.missing():
+            why = run.path / "state.safetensors"
+        if why is not None and self.main:
+            notice(f"{why} is missing: the training begins again at the first network")
         self._start()
 
     def _caught_up(self) -> bool:

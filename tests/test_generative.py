@@ -262,6 +262,9 @@ def test_foreign_files_are_refused(trained, tmp_path):
     with pytest.raises(RunError, match="holds a state, a network is needed"):
         rf.GenerativeFlow.load(tmp_path / "run").sample(1)
     save_tensors(file, "network", {"x": torch.zeros(1)}, {"number": 1})
+    with pytest.raises(RunError, match="belongs to another run"):
+        rf.GenerativeFlow.load(tmp_path / "run").sample(1)
+    Run.open(tmp_path / "run").save_network(1, {"x": torch.zeros(1)}, {})
     with pytest.raises(RunError, match="does not fit the network"):
         rf.GenerativeFlow.load(tmp_path / "run").sample(1)
     torch.save({"a": 1}, tmp_path / "p.safetensors")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import rieszflow as rf
 from rieszflow import report
+from rieszflow._notices import Notice
 from rieszflow.data import DatasetError, load
 from rieszflow.generative import Config, ConfigError, Run, presets
 from rieszflow.generative.pyramid import grow, levels, shrink
@@ -171,7 +172,8 @@ def test_samples_of_a_run_that_is_on_its_way(tmp_path):
     flow = rf.GenerativeFlow(**TINY, levels=TWO)
     with pytest.raises(Stop):
         flow.fit(data, run=tmp_path / "run", progress=stop)
-    x = rf.GenerativeFlow.load(tmp_path / "run").sample(3, seed=0)
+    with pytest.warns(Notice, match="samples go through 2 of 4 networks"):
+        x = rf.GenerativeFlow.load(tmp_path / "run").sample(3, seed=0)
     assert torch.equal(x, x[:, :, ::4, ::4].repeat_interleave(4, 2).repeat_interleave(4, 3))
 
 
@@ -214,9 +216,12 @@ def test_own_preset_in_ten_lines(tmp_path):
         ({"levels": [{"networks": 2}]}, "levels[0]: {'networks': 2} given; a mapping with the key factor"),
         (
             {"levels": [{"factor": 2, "sclices": 3}, {"factor": 1}]},
-            "levels[0]: no setting 'sclices' of a level; accepted: factor",
+            "levels[0]: no setting 'sclices' of a level; did you mean 'slices'?",
         ),
-        ({"levels": [{"factor": 1, "particles": 3}]}, "levels[0]: no setting 'particles' of a level"),
+        (
+            {"levels": [{"factor": 1, "particles": 3}]},
+            "levels[0]: no setting 'particles' of a level; it is one of the whole run",
+        ),
         ({"levels": [{"factor": 2, "slices": 0}, {"factor": 1}]}, "levels[0]: slices: 0 given"),
         ({"levels": [{"factor": 2}]}, "levels: factors [2] given; falling ones that divide one another and end at 1"),
         ({"levels": [{"factor": 3}, {"factor": 2}, {"factor": 1}]}, "levels: factors [3, 2, 1] given"),

@@ -1,6 +1,8 @@
 """Clouds over the processes of torchrun (gloo): the same results as in one process."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +14,8 @@ import pytest
 import torch
 
 import rieszflow as rf
-from rieszflow.generative import Run
+from rieszflow.generative import Run, RunError
+from rieszflow.generative.training import _told_to_end
 
 HERE = Path(__file__).parent / "ranks"
 
@@ -142,6 +145,8 @@ def test_one_process_killed_and_resumed_by_another_number(tmp_path, resumed_by):
     finally:
         job.kill()
     assert job.returncode != 0 and ("SIGKILL" in errors or "another process of this run has ended" in errors)
+    # The one that is left says what to do before torchrun, which ends it, prints its own pages.
+    assert len(re.findall(r"(?m)^error: .*another process of this run has ended.*; resume the run$", errors)) == 1
     assert Run.open(run).finished() < 3
     resume = ["-m", "rieszflow", "resume", run]
     if resumed_by == 1:
@@ -152,6 +157,20 @@ def test_one_process_killed_and_resumed_by_another_number(tmp_path, resumed_by):
     rows = Run.open(run).metrics()
     assert [row["network"] for row in rows] == [1, 2, 3]
     assert rows[-1]["energy_distance"]["fresh_samples"] < rows[0]["energy_distance"]["fresh_samples"] + 0.02
+
+
+def test_told_to_end():
+    """What torchrun sends to the processes that are left is a sentence, and only as long as a training runs."""
+    run, before = Run(Path("somewhere"), None, {}), signal.getsignal(signal.SIGTERM)
+
+    def training():
+        with _told_to_end(run):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    with pytest.raises(RunError, match=r"somewhere: told to end \(SIGTERM\).*; resume the run"):
+        training()
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_more_processes_than_particles(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rieszflow import _ranks, _validate, directions
-from rieszflow._files import FileError, load_tensors, save_tensors
+from rieszflow._files import FileError, load_tensors, one_line, save_tensors
 from rieszflow._notices import notice
 from rieszflow._ranks import Group
 from rieszflow._reservoir import Reservoir, capacity
@@ -118,7 +119,7 @@ class SliceSketch:
             accepted = ", ".join(repr(name) for name in ("auto", *KINDS))
             raise ValueError(f"directions: {kind!r} given; {accepted} are accepted")
         self.directions = kind
-        if names is not None and (len(names) != d or not all(isinstance(name, str) for name in names)):
+        if names is not None and (isinstance(names, str) or len(names) != d or not all(isinstance(name, str) for name in names)):
             raise ValueError(f"names: {len(names)} given for {d} columns; a list of as many strings is accepted")
         if names is not None and len(set(names)) < d:
             raise ValueError("names: some are equal; different ones are accepted, for tables are matched by them")
@@ -434,6 +435,9 @@ class SliceSketch:
         sketch = object.__new__(cls)
         try:
             sketch._settle(meta["d"], meta["slices"], meta["directions"], meta["seed"], meta["names"])
+            rows = sum(len(t) for name, t in tensors.items() if name.endswith(".counts"))
+            if rows != sketch.slices + sketch.d * sketch.columns:  # before as many directions are drawn
+                raise ValueError(f"tables of {rows} slices, {sketch.slices} and {sketch.d} columns are named")
             xi = [part for kind in sketch._directions(tensors["0.shift"]) for part in bins.parts(kind)]
             sketch._parts = []
             for k, part in enumerate(xi):
@@ -445,11 +449,19 @@ class SliceSketch:
                 sketch._reservoir.fill(tensors, meta["seen"])
             sketch.n, sketch.weight, sketch._squares = meta["n"], meta["weight"], meta["squares"]
             sketch._weighted = meta["weighted"]
+            sums = (sketch.n, sketch.weight, sketch._squares)
+            if type(sketch.n) is not int or type(sketch._weighted) is not bool or not all(0 <= v < math.inf for v in sums):
+                raise ValueError(f"{sketch.n!r} points of weight {sketch.weight!r}")
             for k in range(len(xi)):
-                sketch._counts[k] += tensors[f"{k}.counts"]
-                sketch._sums[k] += tensors[f"{k}.sums"]
-        except (KeyError, RuntimeError) as error:
-            raise FileError(f"{path}: damaged: its parts do not fit together ({error})") from None
+                for mine, name in ((sketch._counts[k], "counts"), (sketch._sums[k], "sums")):
+                    theirs = tensors[f"{k}.{name}"]
+                    if theirs.shape != mine.shape or not theirs.isfinite().all():
+                        raise ValueError(
+                            f"{name} of shape {tuple(theirs.shape)}, finite ones of {tuple(mine.shape)} are needed"
+                        )
+                    mine += theirs
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise FileError(f"{path}: damaged: its parts do not fit together ({one_line(error)})") from None
         return sketch
 
     def __repr__(self) -> str:

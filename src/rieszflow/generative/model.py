@@ -16,10 +16,12 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from rieszflow import _validate, data
+from rieszflow._files import WriteError, aside, one_line
+from rieszflow._notices import notice
 from rieszflow.data import Dataset
 from rieszflow.generative.config import Config, ConfigError
 from rieszflow.generative.latents import draw_latents
-from rieszflow.generative.networks import as_data, build, displace
+from rieszflow.generative.networks import as_data, build, check_memory, displace
 from rieszflow.generative.pyramid import grow, levels
 from rieszflow.generative.run import Run, RunError
 from rieszflow.generative.training import Pictures, Progress, train
@@ -90,15 +92,16 @@ class GenerativeFlow:
         """
         dataset = data if isinstance(data, Dataset) else _dataset(data, held_out, self.config)
         # Settings that do not fit the data or the machine are refused before any file is written.
-        self.config.torch_device()
+        device = self.config.torch_device()
         for level in levels(self.config, dataset.shape):
+            check_memory(level.config, level.shape, device, training=True)
             build(level.config, level.shape, self.network)
             draw_latents(level.config, level.shape, 1, torch.Generator())
         if run is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="rieszflow-")
             run = self._temporary.name
         # Under torchrun the first process makes the folder, and the others find it.
-        ranks = PartialState(cpu=self.config.torch_device().type == "cpu")
+        ranks = PartialState(cpu=device.type == "cpu")
         with ranks.main_process_first():
             create = ranks.is_main_process
             self.run = Run.create(run, self.config, describe(dataset)) if create else Run.open(run)
@@ -128,6 +131,7 @@ class GenerativeFlow:
         """
         flow = cls.load(run, network)
         assert flow.run is not None
+        flow.run.check()
         if data is None:
             dataset = load_data(flow.run)
         else:
@@ -138,6 +142,10 @@ class GenerativeFlow:
                 f"{flow.run.path}: began with {then['points']} training data of {then['name']}; "
                 f"those given now ({now['points']} of {now['name']}) are not the same"
             )
+        for key in now.keys() & then.keys() - {"name", "path"}:
+            if now[key] != then[key]:
+                file = flow.run.path / "config.yaml"
+                raise RunError(f"{file}: {key} of the data is {then[key]!r}, the data given now have {now[key]!r}")
         train(flow.run, dataset, network, progress, draw)
         return flow
 
@@ -162,16 +170,20 @@ class GenerativeFlow:
             float64 where float32 could not tell those values apart.
 
         Raises:
-            RunError: nothing trained yet, or a damaged network. ValueError: n or batch_size below 1.
+            RunError: nothing trained yet; a network is missing, damaged or of another run; or config.yaml was edited.
+            ValueError: n or batch_size below 1.
         """
         n, batch_size = _validate.positive_int("n", n), _validate.positive_int("batch_size", batch_size)
-        if self.run is None or (last := self.run.finished()) == 0:
+        if self.run is None or (last := self.run.trained()) == 0:
             raise RunError("no trained network yet: call fit first, or resume the run")
+        if last < (total := self.config.total_networks()):
+            notice(f"{self.run.path}: is not trained to its end; samples go through {last} of {total} networks")
         if seed is not None:
             generator = torch.Generator().manual_seed(_validate.seed("seed", seed))
         device = self.config.torch_device()
         generator = _validate.generator(generator)
         x, shape = torch.empty(0), self.run.shape
+        check_memory(levels(self.config, shape)[-1].config, shape, device, training=False, samples=n)
         for level in levels(self.config, self.run.shape):
             if level.first > last:
                 break
@@ -190,7 +202,8 @@ class GenerativeFlow:
                     try:
                         phi.load_state_dict(self.run.load_network(file))
                     except RuntimeError as error:
-                        raise RunError(f"{self.run.network_file(file)}: does not fit the network ({error})") from None
+                        reason = one_line(error)
+                        raise RunError(f"{self.run.network_file(file)}: does not fit the network ({reason})") from None
                 step = number - level.first if self.config.shared else None
                 x = displace(phi, x, level.config.clip, step, batch_size)
                 if progress is not None:
@@ -208,17 +221,17 @@ class GenerativeFlow:
         path = Path(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(f"{path}: exists and is not an empty folder; choose another")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
-            shutil.copytree(self.run.path, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
-            temporary.chmod(0o755)
-            if path.exists():
-                path.rmdir()
-            os.replace(temporary, path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+            with aside(path) as temporary:
+                shutil.copytree(self.run.path, temporary, ignore=shutil.ignore_patterns(".*"))
+                temporary.chmod(0o755)
+                if path.exists():
+                    path.rmdir()
+                os.replace(temporary, path)
+        except OSError as error:
+            raise WriteError(
+                f"{path}: cannot be written ({error.strerror or one_line(error)}); nothing is left behind"
+            ) from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], network: nn.Module | None = None) -> GenerativeFlow:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from rieszflow.generative.config import Config, ConfigError
 
-__all__ = ["Displacement", "as_data", "build", "displace"]
+__all__ = ["Displacement", "as_data", "build", "check_memory", "displace"]
 
 
 class Displacement(nn.Module):
@@ -65,6 +66,40 @@ def build(config: Config, shape: tuple[int, ...], custom: nn.Module | None = Non
         return Displacement(net, shape, config.networks if config.shared else None)
 
 
+def check_memory(config: Config, shape: tuple[int, ...], device: torch.device, training: bool, samples: int = 0) -> None:
+    """Refuses settings that cannot work on this machine, before anything is allocated: the least that they need is counted.
+
+    In float32: the weights, for training with gradients, average and the optimiser's two moments; all particles before and
+    after a step; the slices' tables, 1,152 numbers each; samples before and after a network.
+
+    Raises:
+        ConfigError: more is needed than the machine (or the GPU) has.
+    """
+    if device.type == "cuda":
+        there = torch.cuda.get_device_properties(device).total_memory
+    elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:
+        return
+    need = {"weights": 4 * _weights(config, shape) * (5 if training else 1), "samples": 2 * 4 * samples * math.prod(shape)}
+    if training:
+        need |= {"particles": 2 * 4 * config.particles * math.prod(shape), "slices": 4 * 1152 * config.slices}
+    if sum(need.values()) > there:
+        parts = ", ".join(f"{size / 2**30:,.1f} GiB for {what}" for what, size in need.items() if size > 2**26)
+        raise ConfigError(f"the settings need {parts} at least, for data of shape {shape}; there are {there / 2**30:,.1f} GiB")
+
+
+def _weights(config: Config, shape: tuple[int, ...]) -> int:
+    """How many numbers a network has, without making it; none of a custom one, which is there already."""
+    if config.network == "custom":
+        return 0
+    if config.network == "mlp" or len(shape) != 3:
+        d, width = math.prod(shape), config.width
+        return (2 * d + 1) * width + d + (config.layers - 1) * (width + 1) * width
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return sum(p.numel() for p in _UNet(config, shape).parameters())
+
+
 class _UNet(nn.Module):
     """diffusers' UNet2DModel as a plain map; its time input is the step's number, or held at 0: one network for one step.
 
@@ -80,6 +115,10 @@ class _UNet(nn.Module):
             raise ConfigError(f"network: 'unet' needs images (C, H, W), the data have the shape {shape}; use 'mlp'")
         levels, patch = len(config.channels), config.patch
         self.spacing = 1000 / config.networks  # the time embedding is made for times of 0 to 1000
+        if config.attention and config.channels[-1] < 8:
+            raise ConfigError(
+                f"attention: needs 8 channels or more at the coarse level, channels ends with {config.channels[-1]}"
+            )
         factor = patch * 2 ** (levels - 1)
         if factor > max(shape[1:]):
             raise ConfigError(
@@ -127,7 +166,7 @@ def _mlp(config: Config, shape: tuple[int, ...]) -> nn.Module:
 def displace(phi: Displacement, x: Tensor, clip: bool, step: int | None = None, batch_size: int = 500) -> Tensor:
     """x − Φ(x), Φ at a step if it stands for several, in batches; clipped to [0, 1] like the flow's particles if `clip`."""
     phi.eval()
-    steps = None if step is None else torch.full((batch_size,), step, device=x.device)
+    steps = None if step is None else torch.full((min(batch_size, len(x)),), step, device=x.device)
     x = torch.cat([part - phi(part, None if steps is None else steps[: len(part)]) for part in x.split(batch_size)])
     return x.clamp_(0, 1) if clip else x
 

@@ -16,7 +16,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
+import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,14 +32,16 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from rieszflow import _ranks
+from rieszflow._files import one_line
+from rieszflow._notices import notice
 from rieszflow.data import Dataset
 from rieszflow.directions import LocalSlices
 from rieszflow.exact import energy_distance
 from rieszflow.flow import ParticleFlow
 from rieszflow.generative.latents import draw_latents
-from rieszflow.generative.networks import Displacement, as_data, build, displace
+from rieszflow.generative.networks import Displacement, as_data, build, check_memory, displace
 from rieszflow.generative.pyramid import Level, grow, levels, shrink
-from rieszflow.generative.run import Run, RunError
+from rieszflow.generative.run import RESTORED, Run, RunError
 from rieszflow.kernels import Riesz
 
 __all__ = ["Progress", "default_steps", "train"]
@@ -81,13 +87,23 @@ def train(
 ) -> None:
     """Trains a run to its end, from its last checkpoint if it has one.
 
+    Networks that are missing are trained again. The particles that led to them are gone, so this begins at the first one, on a
+    CPU with the same results; where they are the same, the networks after the missing ones are kept.
+
     Raises:
-        RunError: a checkpoint is damaged, another process is training the run, or one of the processes of this run has ended.
+        RunError: a file is damaged or of another run, another process is training the run, or one of the processes of this run
+            has ended.
     """
-    ranks = PartialState(cpu=run.config.torch_device().type == "cpu")
+    device = run.config.torch_device()
+    for level in levels(run.config, run.shape):
+        check_memory(level.config, level.shape, device, training=True)
+    ranks = PartialState(cpu=device.type == "cpu")
     silent = not ranks.is_main_process
-    with contextlib.nullcontext() if silent else run.exclusively():
+    told = _told_to_end(run) if ranks.num_processes > 1 else contextlib.nullcontext()
+    with told, contextlib.nullcontext() if silent else run.exclusively():
         arguments = (None, None) if silent else (progress, draw)
+        if run.load_state() is None and run.complete():
+            return
         try:
             _Training(run, data, custom, *arguments).go()
         except (RuntimeError, torch.distributed.DistError) as error:
@@ -96,6 +112,25 @@ def train(
                     f"{run.path}: another process of this run has ended or cannot be reached; resume the run"
                 ) from error
             raise
+
+
+@contextlib.contextmanager
+def _told_to_end(run: Run) -> Iterator[None]:
+    """SIGTERM is an error with a sentence: torchrun sends it to all others as soon as one process has ended."""
+
+    def end(number: int, frame: Any) -> None:
+        raise RunError(
+            f"{run.path}: told to end (SIGTERM), as torchrun does when another process of this run has ended; resume the run"
+        )
+
+    if threading.current_thread() is not threading.main_thread():  # only there Python takes signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Training:
@@ -127,9 +162,44 @@ class _Training:
         self.full_targets, self.full_held_out = targets, data.held_out.flatten(1)[:_WATCHED]
         # Two sources of randomness: what is drawn once per step on the device, and all the rest.
         self.slices = torch.Generator(self.device).manual_seed(config.seed + 1)
+        self.held_out_digest = hashlib.blake2b(self.full_held_out.contiguous().numpy().tobytes(), digest_size=16).hexdigest()
+        self.later: tuple[int, dict[str, Tensor], dict[str, Any]] | None = None
         self.accelerator.wait_for_everyone()
-        self.rows = run.metrics()
-        self._start() if (saved := run.load_state()) is None else self._restore(*saved)
+        self._continue(run.load_state())
+
+    def _continue(self, saved: tuple[dict[str, Tensor], dict[str, Any]] | None) -> None:
+        """From a checkpoint, if all that came before it is there and whole; otherwise from the start."""
+        run, why = self.run, None
+        for file in map(run.network_file, range(1, self.levels[-1].last + 1)):
+            if file.is_dir():
+                raise RunError(f"{file}: a folder is in the place of a network; remove it, and resume")
+        if saved is not None:
+            if not (missing := run.missing(saved[1]["network"] - 1)):
+                run.verify(saved[1])
+                self._restore(*saved)
+                return
+            self.later = (missing[-1], *saved)
+            why = run.network_file(missing[0])
+        elif run.finished() or run.missing():
+            why = run.path / "state.safetensors"
+        if why is not None and self.main:
+            notice(f"{why} is missing: the training begins again at the first network")
+        self._start()
+
+    def _caught_up(self) -> bool:
+        """Whether the network that was missing is what it was: then the checkpoint of before goes on from there."""
+        assert self.later is not None
+        _, tensors, meta = self.later
+        self.later = None
+        try:
+            self.run.verify(meta)
+        except RunError:  # other weights, as on a GPU: what was trained after them does not fit any more
+            return False
+        if self.main:
+            self.run.write_metrics(meta["rows"])
+            self.run.save_state(tensors, meta)
+        self._restore(tensors, meta)
+        return True
 
     def _start(self) -> None:
         self.network, self.phase, self.step = 1, "flow", 0
@@ -138,7 +208,8 @@ class _Training:
         self.fresh = self.fresh_start = self._latents(_WATCHED)
         self.path = self.fresh[None, :_PICTURED].clone()
         self.seconds = {"flow": 0.0, "fit": 0.0, "finish": 0.0}
-        self.rows = []
+        self.rows: list[dict[str, Any]] = []
+        self.after = ""  # checksum of the last finished network
         self._begin_flow()
 
     def _latents(self, n: int) -> Tensor:
@@ -325,6 +396,8 @@ class _Training:
             self._record(phi, error, shown, after)
         self.accelerator.wait_for_everyone()
         self.seconds["finish"] += time.perf_counter() - started
+        if self.later is not None and self.network == self.later[0] and self._caught_up():
+            return
         self.network += 1
         self._begin_flow()
 
@@ -350,9 +423,9 @@ class _Training:
             },
         }
         row["seconds"] = dict(self.seconds)
-        self.rows = [*self.rows[: self.network - 1], row]
         # Network first, checkpoint last: a run killed between the two fits this network again, to the same weights.
-        self.run.save_network(self.network, phi.state_dict(), {"fit_error": error})
+        self.after = row["network_checksum"] = self.run.save_network(self.network, phi.state_dict(), {"fit_error": error})
+        self.rows = [*self.rows[: self.network - 1], row]
         if self.config.shared:
             self.run.forget_networks(self.level.first, self.network - 1)
         self.run.write_metrics(self.rows)
@@ -428,13 +501,24 @@ class _Training:
                 tensors |= {prefix + name: t for name, t in module.state_dict().items()}
             for number, slots in self.optimiser.state_dict()["state"].items():
                 tensors |= {f"adam.{number}.{name}": t for name, t in slots.items()}
-        meta = {"network": self.network, "phase": self.phase, "step": self.step, "seconds": self.seconds}
+        if self.custom is not None and self.network <= self.levels[-1].first:
+            # What a level's first network starts from: whoever resumes may have made the module anew.
+            tensors |= {f"custom.{name}": t for name, t in self.custom.state_dict().items()}
+        meta = {
+            "network": self.network, "phase": self.phase, "step": self.step, "seconds": self.seconds, "after": self.after,
+            "held_out": self.held_out_digest, "rows": self.rows,
+        }  # fmt: skip
         self.run.save_state(tensors, meta)
 
     def _restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        if meta.get("held_out") != self.held_out_digest:
+            raise RunError(f"{self.run.path}: began with other held-out data than those given now")
         try:
             self.network, self.phase, self.step = meta["network"], meta["phase"], meta["step"]
-            self.seconds = meta["seconds"]
+            self.seconds, self.after = meta["seconds"], meta["after"]
+            self.rows = meta["rows"][: self.network - 1]
+            if custom := _below(tensors, "custom."):
+                self.custom.load_state_dict(custom)
             self.x, self.x_old = (_ranks.part(tensors[name].to(self.device), self.group) for name in ("x", "x_old"))
             self.fresh, self.path = (tensors[name].to(self.device) for name in ("fresh", "path"))
             self._enter_level(_level_of(self.network, self.levels))
@@ -446,7 +530,6 @@ class _Training:
                     self.velocities[k] = _ranks.part(velocity.to(self.device), self.group)
             self.chooser.set_state(tensors["random.chooser"])
             self.slices.set_state(tensors["random.slices"])
-            self.rows = self.rows[: self.network - 1]
             self._build_flows()
             if self.phase == "flow":
                 for k, flow in enumerate(self.flows):
@@ -461,8 +544,20 @@ class _Training:
                     number, slot = name.split(".")
                     state.setdefault(int(number), {})[slot] = t
                 self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise RunError(f"{self.run.path / 'state.safetensors'}: does not fit this run ({error})") from None
+        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+            raise RunError(f"{self.run.path / 'state.safetensors'}: does not fit this run ({one_line(error)})") from None
+        if self.main:
+            self._restore_metrics()
+
+    def _restore_metrics(self) -> None:
+        """metrics.jsonl, where it is not what the checkpoint says that it was."""
+        try:
+            there, why = self.run.metrics()[: len(self.rows)], "metrics.jsonl: other lines than the checkpoint has"
+        except RunError as error:
+            there, why = [], str(error)
+        if json.dumps(there) != json.dumps(self.rows):
+            self.run.write_metrics(self.rows)
+            notice(f"{why.removesuffix('; ' + RESTORED)}: its lines are written anew from the checkpoint")
 
 
 def _level_of(network: int, all_levels: list[Level]) -> Level:

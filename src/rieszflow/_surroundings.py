@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 import torch
 
-__all__ = ["plain"]
+__all__ = ["defaults", "plain"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,6 +43,22 @@ def plain(function: Callable[P, R]) -> Callable[P, R]:
                 stack.enter_context(_whole_products())
             stack.enter_context(np.errstate(all="ignore"))
             return function(*args, **kwargs)
+
+    return call
+
+
+def defaults(function: Callable[P, R]) -> Callable[P, R]:
+    """The function under torch's own defaults: for networks, whose libraries name neither dtype nor device."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        dtype = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            with torch.device("cpu"), torch.autocast("cpu", enabled=False), torch.inference_mode(False), torch.enable_grad():
+                return function(*args, **kwargs)
+        finally:
+            torch.set_default_dtype(dtype)
 
     return call
 

@@ -18,6 +18,7 @@ from rieszflow._files import FileError, load_tensors, one_line, save_tensors
 from rieszflow._notices import notice
 from rieszflow._ranks import Group
 from rieszflow._reservoir import Reservoir, capacity
+from rieszflow._surroundings import plain
 from rieszflow.data import as_points
 from rieszflow.directions import KINDS, Directions
 from rieszflow.engines import bins
@@ -51,6 +52,11 @@ class Axes(Directions):
 
     def single(self) -> Directions:
         return self
+
+
+def _tensor(v: Any) -> Tensor:
+    """Not `as_tensor`, which would take an array to a default device."""
+    return torch.from_numpy(v) if isinstance(v, np.ndarray) else v
 
 
 def met(t: bins.Tables, x: Tensor) -> tuple[bins.Tables, Tensor]:
@@ -92,6 +98,7 @@ class SliceSketch:
         (5000, 0.52)
     """
 
+    @plain
     def __init__(
         self,
         rows: Any,
@@ -119,7 +126,8 @@ class SliceSketch:
             accepted = ", ".join(repr(name) for name in ("auto", *KINDS))
             raise ValueError(f"directions: {kind!r} given; {accepted} are accepted")
         self.directions = kind
-        if names is not None and (isinstance(names, str) or len(names) != d or not all(isinstance(name, str) for name in names)):
+        listed = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+        if names is not None and not (listed and len(names) == d):
             raise ValueError(f"names: {len(names)} given for {d} columns; a list of as many strings is accepted")
         if names is not None and len(set(names)) < d:
             raise ValueError("names: some are equal; different ones are accepted, for tables are matched by them")
@@ -189,6 +197,7 @@ class SliceSketch:
 
     # Counting.
 
+    @plain
     def update(self, source: Any, weights: Any = None, progress: Callable[[int, int | None], Any] | None = None) -> SliceSketch:
         """Counts more points: all that `rieszflow.stream` takes.
 
@@ -223,7 +232,7 @@ class SliceSketch:
     def _checked_weights(self, weights: Any, source: Any) -> Tensor:
         if not isinstance(source, (Tensor, np.ndarray)):
             raise ValueError("weights: given with batches; they are accepted with one tensor or array of points")
-        w = torch.as_tensor(as_points(weights, "weights"))
+        w = _tensor(as_points(weights, "weights"))
         if w.shape != (len(source),):
             raise ValueError(f"weights: shape {tuple(w.shape)} given; ({len(source)},) is accepted, one weight per point")
         if not torch.isfinite(w).all() or (w < 0).any() or w.sum() <= 0:
@@ -237,8 +246,8 @@ class SliceSketch:
         for t, counts, sums in zip(self._parts, self._counts, self._sums, strict=True):
             t, x = met(t, x)
             mass, moments = t.passes.count(t, x, w, True, 1.0, "sketch")
-            counts += torch.as_tensor(mass)
-            sums += torch.as_tensor(moments)
+            counts += _tensor(mass)
+            sums += _tensor(moments)
         self.n += len(x)
         self.weight += float(len(x) if w is None else w.double().sum())
         self._squares += float(len(x) if w is None else (w.double() ** 2).sum())
@@ -323,6 +332,7 @@ class SliceSketch:
         self._like("other", other)
         return other
 
+    @plain
     def distance(self, other: Any, statistic: str = "V") -> float:
         """D² between the points of two sketches, as `sliced_mmd2` with these slices gives it (half the energy distance).
 
@@ -357,11 +367,13 @@ class SliceSketch:
             found.append(bins.Cumulated(t, _RIESZ, s.mass, s.moments, s.self_weight).values(alpha, beta))
         return found
 
+    @plain
     def slice_distances(self, other: Any, statistic: str = "V") -> Tensor:
         """D² on every random slice, (P,) float64; their mean is `distance`."""
         other = self._other(other)
         return torch.cat(self._distances(other, self._unbiased(statistic, other))[: self._random])
 
+    @plain
     def feature_distances(self, other: Any) -> Tensor:
         """How much every column differs by itself, (d,) float64 in [0, 1]: D² / E|X − Y|, free of the column's unit.
 
@@ -376,6 +388,7 @@ class SliceSketch:
         mean = distance + spread_x + spread_y  # E|X − Y|
         return torch.where(mean > 0, distance / mean, 0)
 
+    @plain
     def gradient(self, points: Any, statistic: str = "V", weights: Any = None) -> Any:
         """Gradient of D²(points, sketch) by the points, (N, d): tensor for tensor, array for array.
 

@@ -24,6 +24,7 @@ import torch
 
 from rieszflow import _validate
 from rieszflow._notices import notice
+from rieszflow._surroundings import plain
 from rieszflow.engines import _bins_cpu as cpu
 from rieszflow.engines import bins
 from rieszflow.kernels import Riesz
@@ -67,6 +68,7 @@ class TwoSampleTest:
     y: SliceSketch
 
 
+@plain
 def two_sample_test(
     x: Any,
     y: Any,
@@ -120,6 +122,7 @@ def two_sample_test(
     return _test(one, two, of_x, of_y, size, permutations, rng)
 
 
+@plain
 def drift_test(
     x: Any, reference: SliceSketch, permutations: int = 999, seed: int = 0, progress: Progress | None = None
 ) -> TwoSampleTest:
@@ -204,7 +207,7 @@ def _deal(
                 for t, c in zip(parts, counts, strict=True):
                     t, points = met(t, batch[mine.repeat(times)])
                     mass, _ = t.passes.count(t, points, None, False, 1 / times, "block")
-                    c[k] += torch.as_tensor(mass).cpu().numpy().astype(c.dtype)
+                    c[k] += (mass if isinstance(mass, np.ndarray) else mass.cpu().numpy()).astype(c.dtype)
         if progress is not None:
             progress(name, whole.n, cloud.count())
     return whole, counts

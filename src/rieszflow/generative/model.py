@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rieszflow import _validate, data
 from rieszflow._files import WriteError, aside, one_line
 from rieszflow._notices import notice
+from rieszflow._surroundings import defaults
 from rieszflow.data import Dataset
 from rieszflow.generative.config import Config, ConfigError
 from rieszflow.generative.latents import draw_latents
@@ -67,6 +68,7 @@ class GenerativeFlow:
         self.run: Run | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
+    @defaults
     def fit(
         self,
         data: Dataset | Tensor | np.ndarray,
@@ -109,6 +111,7 @@ class GenerativeFlow:
         return self
 
     @classmethod
+    @defaults
     def resume(
         cls,
         run: str | os.PathLike[str],
@@ -149,6 +152,7 @@ class GenerativeFlow:
         train(flow.run, dataset, network, progress, draw)
         return flow
 
+    @defaults
     def sample(
         self,
         n: int,

@@ -421,5 +421,9 @@ def _check_data(file: Path, data: Any) -> None:
     need("shape", sound and math.prod(shape) <= _LARGEST, "a list (d) or (C, H, W) of whole numbers of at least 1 is")
     need("low", number(data["low"]), "a finite number is")
     need("high", number(data["high"]) and data["high"] > data["low"], "a finite number above low is")
+    centre, d = data.get("centre"), math.prod(shape)
+    centred = isinstance(centre, list) and len(centre) == d and all(number(v) for v in centre)
+    if centre is not None and not centred:
+        raise RunError(f"{file}: data: centre: {shown(centre)} given; null or a list of {d} numbers is accepted")
     need("points", whole(data["points"], 1), "a whole number of at least 1 is")
     need("fingerprint", isinstance(data["fingerprint"], str), "text is")

@@ -11,7 +11,8 @@ import math
 import numba
 import numpy as np
 
-from rieszflow.directions.hadamard import OPTIONS, backward, forward
+from rieszflow._compiled import OPTIONS
+from rieszflow.directions.hadamard import backward, forward
 
 TAIL = 64
 PER_OCTAVE = 2

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rieszflow._compiled import OPTIONS
 from rieszflow._threads import share
 from rieszflow.directions import Directions
-from rieszflow.directions.hadamard import OPTIONS
 from rieszflow.engines._result import Result
 from rieszflow.engines._scale import power_of_two
 from rieszflow.kernels import Kernel, Riesz

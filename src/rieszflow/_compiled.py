@@ -48,8 +48,12 @@ class _Announcer(event.Listener):
         if self.said or not event.data["dispatcher"].py_func.__module__.startswith("rieszflow."):
             return
         self.said = True
-        kept = "once" if KEPT else "in every process, for no folder to keep it in can be written: NUMBA_CACHE_DIR names one"
-        _LOG.info("compiling for this machine, %s; this takes some seconds", kept)
+        _LOG.info(
+            "compiling for this machine, once: some seconds"
+            if KEPT
+            else "compiling for this machine, some seconds in every process: no folder can be written to keep the result in; "
+            "NUMBA_CACHE_DIR names one"
+        )
 
     def on_end(self, event: event.Event) -> None:
         pass

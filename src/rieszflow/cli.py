@@ -29,6 +29,7 @@ try:
 
     from rieszflow import Notice, __version__
 except KeyboardInterrupt:  # nobody can catch it for us yet
+    print("error: interrupted", file=sys.stderr)
     sys.exit(130)
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def _line(text: str) -> str:
 
 
 def _say(kind: str, message: str) -> None:
-    print(f"{kind}: {_line(message)}", file=sys.stderr)
+    if sys.stderr is not None:  # closed by the caller; `print` would take stdout instead
+        print(f"{kind}: {_line(message)}", file=sys.stderr)
 
 
 class _Call:
@@ -146,7 +148,7 @@ _call = _Call()
 class _Commands(TyperGroup):
     """All commands, and the one way out of them: wrong input ends in one line on stderr; a bug keeps its traceback.
 
-    Exit codes: 1 for what a command refuses, 2 for what Typer refuses, 130 after Ctrl-C, 141 where nobody reads our output.
+    Exit codes: 1 for what a command refuses, 2 for what Typer refuses, 130 after Ctrl-C.
     """
 
     def main(self, args: Any = None, *rest: Any, **extra: Any) -> Any:
@@ -159,11 +161,13 @@ class _Commands(TyperGroup):
         try:
             with _call.notes_interrupts(), _call.prints_warnings():
                 code = super().main(args or ["--help"], *rest, **{**extra, "standalone_mode": False})
-                sys.stdout.flush()
+                if sys.stdout is not None:
+                    sys.stdout.flush()
         except BrokenPipeError:
-            # Nobody reads on, as after `| head`. Python would complain once more on flushing at its end.
+            # Nobody reads on, as after `| head`. Rich and Typer end quietly then, and so do we: Python would complain once
+            # more on flushing at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(141)
+            sys.exit(1)
         except (KeyboardInterrupt, typer.Abort):
             code = 130
         except Exception as error:

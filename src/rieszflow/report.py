@@ -116,8 +116,9 @@ def _distance_curves(rows: list[dict[str, Any]]) -> Image.Image:
 
 def _error_curve(rows: list[dict[str, Any]]) -> Image.Image:
     figure, axes, steps = _axes(rows)
-    axes.plot(steps, [row["fit_error"] for row in rows], marker="o", ms=3, color="tab:red")
-    axes.set(ylabel="fit error, relative squared", ylim=(0, None))
+    errors = [row["fit_error"] for row in rows]
+    axes.plot(steps, errors, marker="o", ms=3, color="tab:red")
+    axes.set(ylabel="fit error, relative squared", ylim=(0, 1.1 * max(errors) or 1))
     return _image(figure)
 
 

@@ -1,4 +1,4 @@
-"""The command line: real processes train, kill -9, resume, sample, evaluate, info; calls here end in one line for every mistake."""
+"""The command line. Real processes train, are killed, resume; calls in this process see one line for every mistake."""
 
 import contextlib
 import io
@@ -67,6 +67,17 @@ def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("cli") / "run"
     rieszflow(*train_arguments(path))
     return path
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory):
+    """A run on points without labels, which is evaluated without training a classifier."""
+    folder = tmp_path_factory.mktemp("points")
+    np.save(folder / "x.npy", np.random.default_rng(0).normal(size=(200, 2)))
+    settings = ["--set", "networks=3", "--set", "particles=50", "--set", "fit_steps=5", "--set", "width=8"]
+    done = called("train", "x.npy", "--out", "run", *settings, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
 
 
 def test_train_leaves_a_whole_run(run):
@@ -272,7 +283,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
 
 
 @pytest.mark.parametrize("after", [KeyboardInterrupt, ImportError])
-def test_interrupted(run, tmp_path, monkeypatch, after):
+def test_interrupted(points, tmp_path, monkeypatch, after):
     """Ctrl-C names the run if there is one to resume, in words for a shell; a library may make another error of it."""
 
     def interrupted(*_, **__):
@@ -284,7 +295,7 @@ def test_interrupted(run, tmp_path, monkeypatch, after):
             raise after("half imported") from None
 
     path = tmp_path / "my run"
-    shutil.copytree(run, path)
+    shutil.copytree(points, path)
     monkeypatch.setattr("rieszflow.generative.GenerativeFlow.resume", interrupted)
     monkeypatch.setattr("rieszflow.generative.GenerativeFlow.load", interrupted)
     old = signal.getsignal(signal.SIGINT)
@@ -340,14 +351,14 @@ def test_what_the_library_logs_is_a_note(monkeypatch):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
-def test_terminals_without_our_signs(run, tmp_path, encoding):
+def test_terminals_without_our_signs(points, tmp_path, encoding):
     """Every command prints its figures, and names that cannot be spelt do not stop it."""
     path = tmp_path / "größe数"
-    shutil.copytree(run, path)
+    shutil.copytree(points, path)
     np.save(tmp_path / "größe数.npy", np.random.default_rng(0).normal(size=(50, 2)))
     for command, shows in (
         (["info", path], "3 of 3 networks"),
-        (["sample", path, "-n", 4, "--out", tmp_path / "s数.npz"], "4 samples of shape (1, 8, 8)"),
+        (["sample", path, "-n", 4, "--out", tmp_path / "s数.npz"], "4 samples of shape (2,)"),
         (["evaluate", path, "-n", 20], "frechet_distance"),
         (["compare", tmp_path / "größe数.npy", tmp_path / "größe数.npy", "--out", tmp_path / "c.png"], "95 % interval"),
         (["--help"], "compare"),
@@ -366,10 +377,10 @@ def test_spelling():
 
 
 @pytest.mark.parametrize("columns", [80, 40])
-def test_tables_in_narrow_terminals(run, tmp_path, monkeypatch, columns):
+def test_tables_in_narrow_terminals(points, tmp_path, monkeypatch, columns):
     """No heading and no figure is cut or folded; a table that would be wider than the terminal is a list."""
     path = tmp_path / "run"
-    shutil.copytree(run, path)
+    shutil.copytree(points, path)
     monkeypatch.setenv("COLUMNS", str(columns))
     info, scores = called("info", path).stdout, called("evaluate", path, "-n", 20).stdout
     for row in Run.open(path).metrics():
@@ -386,11 +397,12 @@ def test_tables_in_narrow_terminals(run, tmp_path, monkeypatch, columns):
 def test_names_are_not_markup(tmp_path):
     """What Rich and Matplotlib take for markup, mathematics or "not to be shown", and what steers a terminal."""
     x = np.random.default_rng(0).normal(size=(50, 2))
-    for name in ("[red].npy", "_x.npy", "a$\\b$.npy", ":bug:.npy", "\x1b[31mx.npy", "数.npy"):
-        np.save(tmp_path / name, x)
-        done = called("compare", name, name, cwd=tmp_path)
+    for names in (("[red].npy", "_x.npy"), ("a$\\b$.npy", ":bug:.npy"), ("\x1b[31mx.npy", "数.npy")):
+        for name in names:
+            np.save(tmp_path / name, x)
+        done = called("compare", *names, "--slices", 16, "--permutations", 19, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert f"{name}: 50 points".replace("\x1b", "?") in done.stdout
+        assert all(f"{name}: 50 points".replace("\x1b", "?") in done.stdout for name in names)
     assert "boxes stand for them" in done.stderr
 
 
@@ -413,11 +425,11 @@ def test_remaining_time_from_the_first_steps(monkeypatch):
         assert overall.completed == overall.total
 
 
-def test_nobody_reads_on(run):
+def test_nobody_reads_on(points):
     """As in `| head -0`: quiet."""
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([sys.executable, "-m", "rieszflow", "info", run], stdout=writer, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, "-m", "rieszflow", "info", points], stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert done.returncode == 1 and done.stderr == ""
 

@@ -269,6 +269,7 @@ def train(
     dataset: Annotated[
         str,
         typer.Argument(
+            metavar="DATASET",
             help="digits, fashion-mnist, mnist, cifar10, celeba, hf:NAME, a folder of images or IDX files, a .npy/.npz file.",
             show_default=False,
         ),

@@ -113,7 +113,8 @@ import logging
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 import torch, rieszflow as rf
 x = torch.arange(12.0).reshape(6, 2)
-print(rf.sliced_mmd2(x, x + 1, slices=4, generator=torch.Generator().manual_seed(0), engine="sort").item())
+g = torch.Generator().manual_seed(0)
+print(rf.sliced_mmd2_gradient(x, x + 1, slices=4, generator=g, engine="sort").abs().sum().item())
 """
 
 

@@ -1,6 +1,9 @@
-"""The command line as real processes: train, kill -9, resume, sample, evaluate, info, and one line for every mistake."""
+"""The command line. Real processes train, are killed, resume; calls in this process see one line for every mistake."""
 
+import contextlib
+import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -8,13 +11,16 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from rieszflow.generative import Run
+from rieszflow import cli, report
+from rieszflow._notices import notice
+from rieszflow.generative import Config, Progress, Run
 
 TINY = [
     "particles=300", "networks=3", "first_steps=8", "growth_cap=8", "slices=16", "network=mlp", "width=32", "layers=2",
@@ -35,6 +41,22 @@ def rieszflow(*arguments, cwd=None, check=True):
     return done
 
 
+def called(*arguments, cwd=".", encoding="utf-8"):
+    """The same in this process: an interpreter and PyTorch take three seconds to start. A bug's exception comes through."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding, newline="") for _ in range(2)]
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(streams[0]),
+        contextlib.redirect_stderr(streams[1]),
+        pytest.raises(SystemExit) as end,
+    ):
+        cli.app([*map(str, arguments)])
+    for stream in streams:
+        stream.flush()
+    out, err = (stream.buffer.getvalue().decode(encoding) for stream in streams)
+    return subprocess.CompletedProcess(arguments, end.value.code, out, err)
+
+
 def train_arguments(out):
     settings = [part for item in TINY for part in ("--set", item)]
     return ["train", "digits", "--out", out, "--seed", 3, "--device", "cpu", *settings]
@@ -45,6 +67,17 @@ def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("cli") / "run"
     rieszflow(*train_arguments(path))
     return path
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory):
+    """A run on points without labels, which is evaluated without training a classifier."""
+    folder = tmp_path_factory.mktemp("points")
+    np.save(folder / "x.npy", np.random.default_rng(0).normal(size=(200, 2)))
+    settings = ["--set", "networks=3", "--set", "particles=50", "--set", "fit_steps=5", "--set", "width=8"]
+    done = called("train", "x.npy", "--out", "run", *settings, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
 
 
 def test_train_leaves_a_whole_run(run):
@@ -186,19 +219,250 @@ def open_in_chromium(page, folder):
         (["sample", "{run}", "--seed", "-1"], "seed"),
         (["evaluate", "{run}", "-n", "3"], "at least 4"),
         (["evaluate", "{run}", "--inception-weights", "nowhere.pth"], "no file nowhere.pth"),
+        (["evaluate", "{run}", "--seed", "-1"], "--seed: -1"),
+        (["sample", "{run}", "--batch-size", "0"], "--batch-size: 0"),
+        (["sample", "{run}", "--out", "no/x.npz"], "there is no folder no"),
+        (["sample", "{run}", "--out", "{run}/images/x.png/x.npz"], "there is no folder"),
+        (["train", "digits", "--out", "{run}/config.yaml"], "config.yaml is a file"),
+        (["train", "digits", "--out", "{run}/config.yaml/x"], "config.yaml is a file"),
+        (["train", "digits", "--out", "/proc/run"], "nothing can be written in /proc"),
+        (["sample", "{run}", "-n", "1000000000000000"], "not enough memory"),
     ],
 )
 def test_mistakes_end_in_one_line(run, tmp_path, arguments, says):
-    done = rieszflow(*(a.format(run=run, tmp=tmp_path) for a in arguments), cwd=tmp_path, check=False)
+    done = called(*(a.format(run=run, tmp=tmp_path) for a in arguments), cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and says in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     assert [p for p in Path(tmp_path).rglob("*") if p.is_file()] == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["trian"], "No such command 'trian'"),
+        (["train"], "Missing argument 'DATASET'"),
+        (["train", "digits", "--nonsense"], "No such option: --nonsense"),
+        (["sample", "run", "-n", "many"], "Invalid value for '-n'"),
+        (["sample", "run", "-n"], "requires an argument"),
+        (["info", "one", "two"], "unexpected extra argument"),
+    ],
+)
+def test_typers_refusals_are_one_line_too(arguments, says):
+    done = called(*arguments)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and says in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong"),
+    [
+        (["train", "digits"], ["--device", "warp"]),
+        (["train", "digits"], ["--out", "/proc/run"]),
+        (["train", "x.npy"], ["--device", "warp"]),
+        (["evaluate", "{run}"], ["-n", "0"]),
+        (["compare", "x.npy", "x.npy"], ["--out", "no/x.png"]),
+        (["compare", "x.npy", "x.npy"], ["--slices", "0"]),
+        (["sketch", "x.npy"], ["--out", "x.npy"]),
+    ],
+)
+def test_wrong_options_are_found_before_data_are_loaded(run, monkeypatch, command, wrong):
+    def loaded(*_, **__):
+        raise AssertionError("data were loaded")
+
+    for place in ("data.load", "generative.model.data.load", "two_sample.stream", "sketch.stream", "generative.GenerativeFlow"):
+        monkeypatch.setattr(f"rieszflow.{place}", loaded)
+    done = called(*(part.format(run=run) for part in command), *wrong)
+    assert done.returncode == 1 and wrong[0].strip("-") in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr("rieszflow.generative.presets", lambda: [][0])
+    with pytest.raises(IndexError):
+        cli.app(["info"])
+
+
+@pytest.mark.parametrize("after", [KeyboardInterrupt, ImportError])
+def test_interrupted(points, tmp_path, monkeypatch, after):
+    """Ctrl-C names the run if there is one to resume, in words for a shell; a library may make another error of it."""
+
+    def interrupted(*_, **__):
+        # as the system does it; raises KeyboardInterrupt in a function of ours, or an error of a half-imported library
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise after("half imported") from None
+
+    path = tmp_path / "my run"
+    shutil.copytree(points, path)
+    monkeypatch.setattr("rieszflow.generative.GenerativeFlow.resume", interrupted)
+    monkeypatch.setattr("rieszflow.generative.GenerativeFlow.load", interrupted)
+    old = signal.getsignal(signal.SIGINT)
+    try:
+        done = called("resume", path)
+        again = f"error: interrupted; `rieszflow resume '{path}'` goes on from the last checkpoint\n"
+        assert (done.returncode, done.stderr) == (130, again)
+        # Once more while tidying up ends the process at once, without a word of Python's.
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+        signal.signal(signal.SIGINT, old)
+        done = called("evaluate", path)
+        assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+    finally:
+        signal.signal(signal.SIGINT, old)
+
+
+def test_interrupted_while_importing():
+    """A second after the start PyTorch is being imported: one line, no traceback."""
+    command = [sys.executable, "-m", "rieszflow", "train", "digits"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    # Python may end itself by the signal where it was caught within an `exec`; to a shell both are 130.
+    assert process.returncode in (130, -signal.SIGINT) and (out, err) == ("", "error: interrupted\n")
+
+
+def test_notices_and_warnings_are_lines(tmp_path, monkeypatch):
+    """Notices once each, in --json too; other libraries' warnings are marked as such; nothing by other processes."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(50, 2)))
+    drawn = report.comparison
+
+    def comparison(*arguments):
+        for text in ("one\nthing", "one\nthing", "another"):
+            notice(text)
+        for _ in range(3):
+            warnings.warn_explicit("old", FutureWarning, "/site-packages/torch/nn.py", 7)
+        return drawn(*arguments)
+
+    monkeypatch.setattr(report, "comparison", comparison)
+    done = called("compare", "x.npy", "x.npy", "--json", cwd=tmp_path)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("note: compiling")]
+    assert lines == ["note: one thing", "note: another", "warning: old (FutureWarning of torch/nn.py)"]
+    assert json.loads(done.stdout)["notices"] == ["one\nthing", "another"]
+    monkeypatch.setattr(cli, "_RANK", 1)
+    assert called("compare", "x.npy", "x.npy", "--json", cwd=tmp_path).stderr == ""
+
+
+def test_what_the_library_logs_is_a_note(monkeypatch):
+    monkeypatch.setattr("rieszflow.generative.presets", lambda: logging.getLogger("rieszflow").info("compiling") or [])
+    assert called("info").stderr == "note: compiling\n"
+    assert not logging.getLogger("rieszflow").handlers
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_terminals_without_our_signs(points, tmp_path, encoding):
+    """Every command prints its figures, and names that cannot be spelt do not stop it."""
+    path = tmp_path / "größe数"
+    shutil.copytree(points, path)
+    np.save(tmp_path / "größe数.npy", np.random.default_rng(0).normal(size=(50, 2)))
+    for command, shows in (
+        (["info", path], "3 of 3 networks"),
+        (["sample", path, "-n", 4, "--out", tmp_path / "s数.npz"], "4 samples of shape (2,)"),
+        (["evaluate", path, "-n", 20], "frechet_distance"),
+        (["compare", tmp_path / "größe数.npy", tmp_path / "größe数.npy", "--out", tmp_path / "c.png"], "95 % interval"),
+        (["--help"], "compare"),
+    ):
+        done = called(*command, encoding=encoding)
+        assert done.returncode == 0, done.stderr
+        assert shows in done.stdout
+    done = called("compare", tmp_path / "ö…数.npy", "x.npy", "--out", tmp_path / "c.png", encoding=encoding)
+    spelt = {"ascii": "o...?.npy", "latin-1": "ö...?.npy", "cp1252": "ö…?.npy"}[encoding]
+    assert done.returncode == 1 and spelt in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_spelling():
+    signs = "D² = 1 × 2 … → ≥ Fréchet “a” \udcff 数"
+    assert signs.encode("ascii", "rieszflow") == b'D2 = 1 x 2 ... -> >= Frechet "a" ? ?'
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_tables_in_narrow_terminals(points, tmp_path, monkeypatch, columns):
+    """No heading and no figure is cut or folded; a table that would be wider than the terminal is a list."""
+    path = tmp_path / "run"
+    shutil.copytree(points, path)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    info, scores = called("info", path).stdout, called("evaluate", path, "-n", 20).stdout
+    for row in Run.open(path).metrics():
+        assert all(cell in info for cell in cli._cells(row))
+    for heading in ("network", "pooled", "steps", "fit error", "particles", "fitted", "fresh", "seconds"):
+        assert heading in info
+    for score, values in Run.open(path).evaluation()["scores"].items():
+        assert score in scores and f"{values['generated']:.4f}" in scores
+    assert ("│" in info, "│" in scores) == (columns == 80,) * 2
+    framed = [line for line in (info + scores).splitlines() if line[:1] in "┏┃┡│└"]
+    assert all(len(line) <= columns for line in framed)
+
+
+def test_names_are_not_markup(tmp_path):
+    """What Rich and Matplotlib take for markup, mathematics or "not to be shown", and what steers a terminal."""
+    x = np.random.default_rng(0).normal(size=(50, 2))
+    for names in (("[red].npy", "_x.npy"), ("a$\\b$.npy", ":bug:.npy"), ("\x1b[31mx.npy", "数.npy")):
+        for name in names:
+            np.save(tmp_path / name, x)
+        done = called("compare", *names, "--slices", 16, "--permutations", 19, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert all(f"{name}: 50 points".replace("\x1b", "?") in done.stdout for name in names)
+    assert "boxes stand for them" in done.stderr
+
+
+def test_remaining_time_from_the_first_steps(monkeypatch):
+    """The bar of the whole training counts scheduled steps: 8 + 10, 16 + 10 and, on the second level, 8 + 20."""
+    levels = [{"factor": 2, "networks": 2}, {"factor": 1, "networks": 1, "fit_steps": 20}]
+    config = Config(first_steps=8, growth_cap=8, steps_cap=64, fit_steps=10, levels=levels)
+    monkeypatch.setattr(cli, "console", cli.Console(file=io.StringIO(), force_terminal=True, width=80))
+    seconds = iter(range(1000))
+    with cli._Training(config) as show:
+        show.bars.get_time = lambda: float(next(seconds))
+        overall = show.bars.tasks[show.total]
+        assert overall.total == 18 + 26 + 28
+        for step in range(1, 6):
+            show(Progress(1, 3, "flow", step, 8))
+        assert overall.completed == 5 and overall.time_remaining is not None
+        show(Progress(2, 3, "fit", 4, 10, 0.5))
+        assert overall.completed == 18 + 16 + 4 and overall.description == "network 2 of 3"
+        show(Progress(3, 3, "fit", 20, 20, 0.5))
+        assert overall.completed == overall.total
+
+
+def test_nobody_reads_on(points):
+    """As in `| head -0`: quiet."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "rieszflow", "info", points], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.returncode == 1 and done.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_closed_streams(monkeypatch, name):
+    monkeypatch.setattr(sys, name, None)
+    for arguments, code in ((["info"], 0), (["info", "nothing"], 1)):
+        with pytest.raises(SystemExit) as end:
+            cli.app(arguments)
+        assert end.value.code == code
+
+
+def test_a_variable_of_another_program_does_not_silence_us(monkeypatch):
+    for values, rank in (({"RANK": "3"}, 0), ({"RANK": "", "WORLD_SIZE": "2"}, 0), ({"RANK": "1", "WORLD_SIZE": "2"}, 1)):
+        for name in ("RANK", "WORLD_SIZE"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+        assert cli._rank() == rank
+
+
 def test_help_reads_well():
     out = rieszflow("--help").stdout
     for command in ("train", "resume", "sample", "evaluate", "info"):
         assert command in out
-        assert rieszflow(command, "--help").returncode == 0
+        assert called(command, "--help").returncode == 0
     assert rieszflow("trian", check=False).returncode == 2
+    alone = called()
+    assert alone.returncode == 2 and "compare" in alone.stdout and alone.stderr == ""
+    assert called("--version").stdout == f"rieszflow {rieszflow_version()}\n"
+
+
+def rieszflow_version():
+    text = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    return re.search(r'^version = "(.*)"', text, re.MULTILINE)[1]

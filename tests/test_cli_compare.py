@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_cli import rieszflow
+from test_cli import called, rieszflow
 
 import rieszflow as rf
 
@@ -84,7 +84,7 @@ def test_mistakes_are_one_line(folder, arguments, says):
     np.save(folder / "flat.npy", np.zeros(5, np.float32))
     np.save(folder / "bad.npy", np.full((5, 3), np.nan, np.float32))
     (folder / "foreign.sketch").write_text("hello")
-    done = rieszflow(*arguments, cwd=folder, check=False)
+    done = called(*arguments, cwd=folder)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and says in done.stderr
     assert not (folder / "b.sketch").exists()

@@ -1,29 +1,63 @@
 """What the README says runs as it stands there."""
 
+import gc
 import re
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
 import rieszflow as rf
-from rieszflow.generative import Config
+from rieszflow.generative import Config, RunError
 from rieszflow.generative.pyramid import levels
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_api_in_ten_lines(tmp_path, monkeypatch):
+    """Twice, as in a notebook, in the same folder; and without a warning, that of a folder left open included."""
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    with torch.random.fork_rng(devices=[]):
+    # CPython throws warnings of a finalizer away, even as errors: they are recorded instead.
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         torch.manual_seed(0)
         names: dict = {}
+        exec(code.replace("networks=5, fit_steps=300", "networks=1, fit_steps=5"), names)  # the first time in a hurry
+        hurried = names["flow"].run.path
         exec(code, names)
+        gc.collect()
+        assert not hurried.exists() and names["flow"].run.path.is_dir()
+    assert [str(w.message) for w in caught if not issubclass(w.category, DeprecationWarning)] == []
     x, y, moved = names["x"], names["y"], names["moved"]
     assert rf.energy_distance(moved, y) < 0.5 * rf.energy_distance(x, y)
     assert names["new"].shape == (100, 50)
     assert torch.equal(names["again"].sample(100, seed=0), names["new"])
+
+
+def test_saving_over_something(tmp_path):
+    """A run is replaced if asked for, what is no run never; nothing hidden stays behind."""
+    flow = rf.GenerativeFlow(particles=20, networks=1, first_steps=2, slices=4, fit_steps=2, width=4)
+    flow.fit(torch.randn(20, 2, generator=torch.Generator().manual_seed(0)))
+    first = flow.run.path
+    flow.save(tmp_path / "run")
+    flow.fit(torch.randn(30, 2, generator=torch.Generator().manual_seed(1)))
+    assert not first.exists()
+    with pytest.raises(RunError, match="overwrite=True"):
+        flow.save(tmp_path / "run")
+    flow.save(tmp_path / "run", overwrite=True)
+    saved = rf.GenerativeFlow.load(tmp_path / "run")
+    assert torch.equal(saved.sample(3, seed=0), flow.sample(3, seed=0))
+    saved.save(tmp_path / "run", overwrite=True)  # onto itself: stays as it is
+    assert torch.equal(saved.sample(3, seed=0), flow.sample(3, seed=0))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "only copy.txt").write_text("dear")
+    for path in ("photos", "photos/only copy.txt"):
+        with pytest.raises(RunError, match="no run of rieszflow"):
+            flow.save(tmp_path / path, overwrite=True)
+    assert (tmp_path / "photos" / "only copy.txt").read_text() == "dear"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["photos", "run"]
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,23 @@
 """rieszflow: comparing and moving distributions given by samples, with the Riesz kernel on one-dimensional slices."""
 
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
 from rieszflow._notices import Notice
-from rieszflow.directions import LocalSlices
-from rieszflow.exact import energy_distance, mmd2, mmd2_gradient
-from rieszflow.flow import ParticleFlow
-from rieszflow.generative import GenerativeFlow
-from rieszflow.kernels import Gaussian, InverseMultiquadric, Kernel, Laplace, Matern, Riesz
-from rieszflow.sketch import SliceSketch
-from rieszflow.sliced import sliced_mmd2, sliced_mmd2_gradient
-from rieszflow.stream import stream
-from rieszflow.target import Target
-from rieszflow.two_sample import TwoSampleTest, drift_test, two_sample_test
+
+if TYPE_CHECKING:
+    from rieszflow.directions import LocalSlices
+    from rieszflow.exact import energy_distance, mmd2, mmd2_gradient
+    from rieszflow.flow import ParticleFlow
+    from rieszflow.generative import GenerativeFlow
+    from rieszflow.kernels import Gaussian, InverseMultiquadric, Kernel, Laplace, Matern, Riesz
+    from rieszflow.sketch import SliceSketch
+    from rieszflow.sliced import sliced_mmd2, sliced_mmd2_gradient
+    from rieszflow.stream import stream
+    from rieszflow.target import Target
+    from rieszflow.two_sample import TwoSampleTest, drift_test, two_sample_test
 
 __version__ = "0.1.0"
 __all__ = [
@@ -36,3 +43,51 @@ __all__ = [
     "stream",
     "two_sample_test",
 ]
+
+if not TYPE_CHECKING:
+    # PyTorch and what else we stand on take seconds to import: a name is fetched when it is asked for (PEP 562).
+    _HOME = {
+        "Gaussian": "kernels",
+        "GenerativeFlow": "generative",
+        "InverseMultiquadric": "kernels",
+        "Kernel": "kernels",
+        "Laplace": "kernels",
+        "LocalSlices": "directions",
+        "Matern": "kernels",
+        "ParticleFlow": "flow",
+        "Riesz": "kernels",
+        "SliceSketch": "sketch",
+        "Target": "target",
+        "TwoSampleTest": "two_sample",
+        "drift_test": "two_sample",
+        "energy_distance": "exact",
+        "mmd2": "exact",
+        "mmd2_gradient": "exact",
+        "sliced_mmd2": "sliced",
+        "sliced_mmd2_gradient": "sliced",
+        "stream": "stream",
+        "two_sample_test": "two_sample",
+    }
+    _MODULES = [
+        *("cli", "data", "directions", "engines", "exact", "flow", "generative", "kernels", "metrics", "report"),
+        *("sketch", "sliced", "target", "two_sample"),
+    ]
+
+    def __getattr__(name):
+        if name in _HOME:
+            value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+            return value
+        if name in _MODULES:
+            return importlib.import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__():
+        return sorted({*globals(), *__all__, *_MODULES})
+
+    class _Package(ModuleType):
+        def __setattr__(self, name: str, value: Any) -> None:
+            # On importing a submodule Python binds its name here. `rieszflow.stream` is the function of that name.
+            if not (name in _HOME and isinstance(value, ModuleType)):
+                super().__setattr__(name, value)
+
+    sys.modules[__name__].__class__ = _Package

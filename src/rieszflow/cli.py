@@ -2,59 +2,258 @@
 
 from __future__ import annotations
 
-import functools
-import os
 import sys
-from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
-from typing import Annotated, Any
 
-import typer
-import yaml
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+try:
+    import codecs
+    import functools
+    import io
+    import logging
+    import os
+    import shlex
+    import signal
+    import tempfile
+    import threading
+    import unicodedata
+    import warnings
+    from collections.abc import Iterator
+    from contextlib import contextmanager
+    from pathlib import Path
+    from typing import TYPE_CHECKING, Annotated, Any
+
+    import typer
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.table import Table
+    from typer.core import TyperGroup
+
+    from rieszflow import Notice, __version__
+except KeyboardInterrupt:  # nobody can catch it for us yet
+    print("error: interrupted", file=sys.stderr)
+    sys.exit(130)
+
+if TYPE_CHECKING:
+    from rieszflow.generative import Config
+
+# What a command needs beyond this is imported when it runs: PyTorch alone takes two seconds.
+
+
+def _rank() -> int:
+    """Under torchrun the first process speaks for all of them. A variable RANK alone may be anybody's."""
+    rank = os.environ.get("RANK", "")
+    return int(rank) if rank.isdecimal() and "WORLD_SIZE" in os.environ else 0
+
+
+_RANK = _rank()
+# Names of files and columns are no markup.
+console = Console(quiet=_RANK != 0, markup=False, emoji=False)
+
+_Refused: Any = typer.BadParameter.__mro__[2]  # ClickException; Typer has had Click's own, and now has a copy
+
+_SPELT = {"→": "->", "×": "x", "–": "-", "—": "-", "−": "-", "≥": ">=", "≤": "<=", "“": '"', "”": '"', "‘": "'", "’": "'"}
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """For terminals that are ASCII or the like: D2 for D², "..." for "…", and "?" rather than no result."""
+    assert isinstance(error, UnicodeEncodeError)
+    spelt = ""
+    for sign in error.object[error.start : error.end]:
+        plain = _SPELT.get(sign) or unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode()
+        spelt += plain or "?"
+    return spelt, error.end
+
+
+codecs.register_error("rieszflow", _spell)
+
+
+def _line(text: str) -> str:
+    """In one line and without what steers a terminal, for names come from files."""
+    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
+
+
+def _say(kind: str, message: str) -> None:
+    if sys.stderr is not None:  # closed by the caller; `print` would take stdout instead
+        print(f"{kind}: {_line(message)}", file=sys.stderr)
+
+
+class _Call:
+    """What is known of the command at work: the notices given so far, and the run that could be resumed."""
+
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+        self.run: Path | None = None
+        self.interrupted = False
+        self._said: set[str] = set()
+
+    @contextmanager
+    def prints_warnings(self) -> Iterator[None]:
+        """Our notices in one line each, other libraries' warnings likewise; every text once, and the first process only."""
+        log, handler = logging.getLogger("rieszflow"), _LogLines()
+        level = log.level
+        # It says that its folder for settings and fonts cannot be written. That harms nobody here.
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", Notice)
+            warnings.showwarning = self._show
+            log.addHandler(handler)
+            log.setLevel(logging.INFO)
+            try:
+                yield
+            finally:
+                log.removeHandler(handler)
+                log.setLevel(level)
+
+    def _show(
+        self, message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+    ) -> None:
+        text, ours = str(message), issubclass(category, Notice)
+        if ours and text not in self.notices:
+            self.notices.append(text)
+        if not ours:
+            text += f" ({category.__name__} of {'/'.join(Path(filename).parts[-2:])})"
+        if text not in self._said and _RANK == 0:
+            self._said.add(text)
+            _say("note" if ours else "warning", text)
+
+    @contextmanager
+    def notes_interrupts(self) -> Iterator[None]:
+        """Remembers Ctrl-C, for what is interrupted may end in another error: a half-imported library in an ImportError."""
+
+        def interrupt(*_: Any) -> None:
+            self.interrupted = True
+            raise KeyboardInterrupt
+
+        old = signal.getsignal(signal.SIGINT)
+        mine = threading.current_thread() is threading.main_thread() and old is signal.default_int_handler
+        if mine:
+            signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            if mine:  # a second Ctrl-C, while we tidy up, ends the process at once
+                signal.signal(signal.SIGINT, signal.SIG_DFL if self.interrupted else old)
+
+
+class _LogLines(logging.Handler):
+    """What the library logs, as notes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if _RANK == 0:
+            _say("note", record.getMessage())
+
+
+_call = _Call()
+
+
+class _Commands(TyperGroup):
+    """All commands, and the one way out of them: wrong input ends in one line on stderr; a bug keeps its traceback.
+
+    Exit codes: 1 for what a command refuses, 2 for what Typer refuses, 130 after Ctrl-C.
+    """
+
+    def main(self, args: Any = None, *rest: Any, **extra: Any) -> Any:
+        global _call
+        _call = _Call()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="rieszflow")
+        args = list(sys.argv[1:] if args is None else args)
+        try:
+            with _call.notes_interrupts(), _call.prints_warnings():
+                code = super().main(args or ["--help"], *rest, **{**extra, "standalone_mode": False})
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+        except BrokenPipeError:
+            # Nobody reads on, as after `| head`. Rich and Typer end quietly then, and so do we: Python would complain once
+            # more on flushing at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except (KeyboardInterrupt, typer.Abort):
+            code = 130
+        except Exception as error:
+            if not _call.interrupted:
+                code = _refusal(error)
+                if code is None:
+                    raise
+            else:
+                code = 130
+        if code == 130:
+            run = _call.run
+            on = f"; `rieszflow resume {shlex.quote(str(run))}` goes on from the last checkpoint"
+            _fail("interrupted" + (on if run is not None and (run / "config.yaml").is_file() else ""))
+        sys.exit(code or (0 if args else 2))
+
+
+def _refusal(error: Exception) -> int | None:
+    """Says what was wrong with the input and returns the exit code; None for a bug."""
+    if isinstance(error, _Refused):
+        _fail(error.format_message())
+        return int(error.exit_code)
+    if isinstance(error, MemoryError) or "allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError":
+        _fail(f"not enough memory ({error})" if str(error) else "not enough memory")
+        return 1
+    if isinstance(error, (ValueError, TypeError, OSError, ImportError)):
+        _fail(str(error))
+        return 1
+    return None
+
+
+def _fail(message: str) -> None:
+    _say("error", (f"process {_RANK}: " if _RANK else "") + message)
+
+
+# Checks that cost nothing, before a command loads or computes anything.
+
+
+def _at_least(option: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{option}: {value} given; a whole number of at least {least} is accepted")
+
+
+def _check_file(out: Path, *suffixes: str) -> None:
+    if out.suffix not in suffixes:
+        raise ValueError(f"--out: {out} given; a name that ends in {' or '.join(suffixes)} is accepted")
+    for file in {out, out.with_suffix(".png")}:
+        if file.is_dir():
+            raise ValueError(f"--out: {file} is a folder; a file's name is accepted")
+    if not out.parent.is_dir():
+        raise ValueError(f"--out: {out} given, but there is no folder {out.parent}; make it first")
+    _check_writable(out.parent)
+
+
+def _check_new_run(out: Path) -> None:
+    if _RANK:
+        return  # the first process makes the folder
+    if out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"--out: {out} exists and is not an empty folder; choose another, or resume it")
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"--out: {out} given, but {there} is a file; choose another")
+    _check_writable(there)
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(f"--out: nothing can be written in {folder} ({error.strerror}); choose another place") from None
+
 
 app = typer.Typer(
+    cls=_Commands,
     name="rieszflow",
     help="Turn noise into data along the sliced MMD flow with the Riesz kernel, and measure how well it went.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     add_completion=False,
 )
-# Under torchrun the first process speaks for all of them.
-_RANK = int(os.environ.get("RANK", "0"))
-console = Console(quiet=_RANK != 0)
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
 
 
-def _one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Wrong input ends in one line on stderr and exit code 1 (2 for what Typer itself refuses); a bug keeps its traceback."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except KeyboardInterrupt:
-            _fail("interrupted; `rieszflow resume RUN` goes on from the last checkpoint", 130)
-        except (ValueError, TypeError, OSError, ImportError) as error:
-            _fail(str(error), 1)
-
-    return wrapped
-
-
-def _fail(message: str, code: int) -> None:
-    process = f"process {_RANK}: " if _RANK else ""
-    print(f"error: {process}" + " ".join(message.split()), file=sys.stderr)
-    raise typer.Exit(code)
-
-
 def _version(wanted: bool) -> None:
     if wanted:
-        console.print(f"rieszflow {version('rieszflow')}", highlight=False)
+        console.print(f"rieszflow {__version__}", highlight=False)
         raise typer.Exit
 
 
@@ -66,11 +265,11 @@ def _root(
 
 
 @app.command()
-@_one_line_errors
 def train(
     dataset: Annotated[
         str,
         typer.Argument(
+            metavar="DATASET",
             help="digits, fashion-mnist, mnist, cifar10, celeba, hf:NAME, a folder of images or IDX files, a .npy/.npz file.",
             show_default=False,
         ),
@@ -87,36 +286,36 @@ def train(
     ] = None,
 ) -> None:
     """Train a generative flow on a data set; leaves networks, metrics and report.html in a folder."""
+    name = dataset.removeprefix("hf:")
+    out = out or Path("runs") / f"{Path(name).absolute().stem}-{Path(preset).stem}"
+    _check_new_run(out)
+    overrides = _overrides(set_ or [])
+    overrides |= {key: value for key, value in (("seed", seed), ("device", device)) if value is not None}
+
     from rieszflow import report
     from rieszflow.data import NAMED, load
     from rieszflow.generative import Config, GenerativeFlow
 
-    overrides = _overrides(set_ or [])
-    overrides |= {key: value for key, value in (("seed", seed), ("device", device)) if value is not None}
-    name = dataset.removeprefix("hf:")
-    if name in NAMED:
-        config = Config.preset(name, preset, **overrides)
-        content = load(dataset, data, config.held_out, config.seed)
-    else:
-        # What is in a file or folder decides between the presets for images and for vectors, but not the split's seed.
-        first = Config.preset("images", preset, **overrides)
-        content = load(dataset, data, first.held_out, first.seed)
-        config = Config.preset("images" if len(content.shape) == 3 else "vectors", preset, **overrides)
-    out = out or Path("runs") / f"{Path(name).stem}-{Path(preset).stem}"
+    # What is in a file or folder decides between the presets for images and for vectors, but not the split's seed.
+    config = Config.preset(name if name in NAMED else "images", preset, **overrides)
+    config.torch_device()
+    content = load(dataset, data, config.held_out, config.seed)
+    if name not in NAMED and len(content.shape) != 3:
+        config = Config.preset("vectors", preset, **overrides)
     targets = min(config.targets or len(content.train), len(content.train))
     console.print(
         f"{content.name}: {len(content.train)} training data of shape {content.shape}, {config.particles} particles flow "
         f"towards {targets} of them; run: {out}",
         soft_wrap=True,
     )
-    with _Training() as show:
+    _call.run = out
+    with _Training(config) as show:
         flow = GenerativeFlow(config).fit(content, run=out, progress=show, draw=report.draw)
     assert flow.run is not None
     _finished(flow.run)
 
 
 @app.command()
-@_one_line_errors
 def resume(
     run: RunArgument,
     data: Annotated[Path | None, typer.Option(help="Where the data are now, if they were moved.", show_default=False)] = None,
@@ -127,15 +326,16 @@ def resume(
     from rieszflow.generative.model import load_data
 
     opened = Run.open(run)
+    opened.config.torch_device()
     if opened.finished() == opened.config.total_networks():
         console.print(f"{run}: all {opened.finished()} networks are trained already", soft_wrap=True)
-    with _Training() as show:
+    _call.run = run
+    with _Training(opened.config) as show:
         GenerativeFlow.resume(run, load_data(opened, data), progress=show, draw=report.draw)
     _finished(opened)
 
 
 @app.command()
-@_one_line_errors
 def sample(
     run: RunArgument,
     n: Annotated[int, typer.Option("-n", help="How many samples.")] = 1000,
@@ -146,19 +346,20 @@ def sample(
     batch_size: Annotated[int, typer.Option(help="Samples in one pass of a network.")] = 500,
 ) -> None:
     """Draw new samples from a run, in the data's own values."""
+    for option, value, least in (("-n", n, 1), ("--seed", seed, 0), ("--batch-size", batch_size, 1)):
+        _at_least(option, value, least)
+    _check_file(out, ".npz", ".npy")
+
     import numpy as np
 
     from rieszflow import report
     from rieszflow._files import atomically
     from rieszflow.generative import GenerativeFlow
 
-    if out.suffix not in (".npz", ".npy"):
-        raise ValueError(f"--out: {out} given; a name that ends in .npz or .npy is accepted")
     flow = GenerativeFlow.load(run)
     assert flow.run is not None
-    with _bars() as bars:
-        task = bars.add_task("networks")
-        x = flow.sample(n, seed, None, batch_size, lambda done, of: bars.update(task, completed=done, total=of))
+    with _Passes() as passes:
+        x = flow.sample(n, seed, None, batch_size, functools.partial(passes, "networks"))
     array = x.numpy()
     atomically(out, lambda t: np.savez_compressed(t, x=array) if out.suffix == ".npz" else np.save(t, array))
     shown = (x[: 64 if x.ndim == 4 else 2000] - flow.run.data["low"]) / (flow.run.data["high"] - flow.run.data["low"])
@@ -167,7 +368,6 @@ def sample(
 
 
 @app.command()
-@_one_line_errors
 def evaluate(
     run: RunArgument,
     n: Annotated[int, typer.Option("-n", help="Samples, and as many held-out data, if there are.")] = 2000,
@@ -178,6 +378,8 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score fresh samples against held-out data, with real training data as the yardstick beside every score."""
+    _at_least("-n", n, 4)
+    _at_least("--seed", seed, 0)
     from rieszflow import metrics, report
     from rieszflow.generative import GenerativeFlow
     from rieszflow.generative.model import load_data
@@ -185,8 +387,10 @@ def evaluate(
     flow = GenerativeFlow.load(run)
     assert flow.run is not None
     content = load_data(flow.run, data)
-    with console.status("sampling and scoring"):
-        x = (flow.sample(n, seed) - content.low) / (content.high - content.low)
+    with _Passes() as passes:
+        x = flow.sample(n, seed, None, progress=functools.partial(passes, "networks"))
+    with console.status("scoring"):
+        x = (x - content.low) / (content.high - content.low)
         scores = metrics.evaluate(x, content, seed, inception_weights)
     flow.run.write_evaluation(scores)
     if x.ndim == 4:
@@ -197,22 +401,25 @@ def evaluate(
 
         report.save_picture(flow.run.path / "images" / "nearest.png", report.picture(torch.cat(pairs), columns=8))
     report.write_report(flow.run)
-    table = Table("score", "generated", "training data (yardstick)")
-    for score, values in scores["scores"].items():
-        table.add_row(score, f"{values['generated']:.4f}", f"{values['training_data']:.4f}")
-    console.print(table)
+    rows = [
+        [score, f"{values['generated']:.4f}", f"{values['training_data']:.4f}", scores["better"][score]]
+        for score, values in scores["scores"].items()
+    ]
+    _print_table(["score", "generated", "training data", "better"], rows)
+    console.print("training data: as many real ones, the yardstick", soft_wrap=True)
+    console.print(metrics.AROUND_ZERO, soft_wrap=True)
     console.print(f"{scores['samples']} samples against {scores['held_out']} held-out data, seed {seed}", soft_wrap=True)
     console.print(f"features: {scores['feature_space']} (not the Inception FID of the literature)", soft_wrap=True)
     memory = scores["nearest_training_distance"]
     console.print(
         f"median distance to the nearest training datum: generated {memory['generated']:.3f}, "
-        f"held-out {memory['held_out']:.3f}; all in {run / 'evaluation.json'} and {run / 'report.html'}",
+        f"held-out {memory['held_out']:.3f} (much smaller would mean memorising); "
+        f"all in {run / 'evaluation.json'} and {run / 'report.html'}",
         soft_wrap=True,
     )
 
 
 @app.command()
-@_one_line_errors
 def info(
     run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Folder of a run.", show_default=False)] = None,
 ) -> None:
@@ -221,8 +428,9 @@ def info(
     from rieszflow.generative import Run, presets
 
     if run is None:
-        console.print("data sets: " + ", ".join(NAMED) + ", hf:NAME, a folder of images or IDX files, a .npy or .npz file")
-        console.print("presets:   " + ", ".join(f"{d} {n}" for d, n in presets()))
+        own = ", hf:NAME, a folder of images or IDX files, a .npy or .npz file"
+        console.print("data sets: " + ", ".join(NAMED) + own, soft_wrap=True)
+        console.print("presets:   " + ", ".join(f"{d} {n}" for d, n in presets()), soft_wrap=True)
         return
     opened = Run.open(run)
     console.print(
@@ -233,20 +441,22 @@ def info(
     if (state := opened.load_state()) is not None and opened.finished() < opened.config.total_networks():
         meta = state[1]
         console.print(f"checkpoint: network {meta['network']}, {meta['phase']}, step {meta['step']}", soft_wrap=True)
-    table = Table(
-        "network", "pooled by", "flow steps", "fit error", "particles", "network's particles", "fresh samples", "seconds"
+    _print_table(
+        ["network", "pooled", "steps", "fit error", "particles", "fitted", "fresh", "seconds"],
+        [_cells(row) for row in opened.metrics()],
     )
-    for row in opened.metrics():
-        table.add_row(*_cells(row))
-    console.print(table)
-    console.print("energy distances (statisticians' convention, unbiased) are to held-out data", soft_wrap=True)
+    console.print(
+        "energy distances to held-out data, lower is better: of the flow's particles, of the particles fitted by the network, "
+        "of fresh samples; the statisticians' and unbiased: around 0, and so below it at times, where nothing differs. "
+        "Fit error: the share of the displacement that a network misses.",
+        soft_wrap=True,
+    )
 
 
 SOURCE = "a .npy, .npz, .csv or .parquet file, a folder of Parquet files or images"
 
 
 @app.command()
-@_one_line_errors
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help=f"{SOURCE}, or a .sketch file.", show_default=False)],
     b: Annotated[str, typer.Argument(metavar="B", help="Likewise; one row is one point.", show_default=False)],
@@ -258,16 +468,17 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of a table.")] = False,
 ) -> None:
     """Test whether two files hold samples of one distribution; say by how much and where they differ."""
+    numbers = (("--slices", slices, 1), ("--permutations", permutations, 1), ("--seed", seed, 0), ("--top", top, 0))
+    for option, value, least in numbers:
+        _at_least(option, value, least)
+    _check_file(out, ".png")
+
     import json
 
     from rieszflow import report
     from rieszflow.sketch import SliceSketch
     from rieszflow.two_sample import drift_test, two_sample_test
 
-    if out.suffix != ".png":
-        raise ValueError(f"--out: {out} given; a name that ends in .png is accepted")
-    if top < 0:
-        raise ValueError(f"--top: {top} given; 0 or more is accepted")
     one, two = (SliceSketch.load(path) if path.endswith(".sketch") else None for path in (a, b))
     found: dict[str, Any] = {"a": a, "b": b}
     with _Passes() as passes:
@@ -292,11 +503,12 @@ def compare(
         columns = [(names[k], apart[k].item()) for k in apart.argsort(descending=True)[:top].tolist()]
     found["columns"] = [{"name": name, "energy_coefficient": value} for name, value in columns]
     report.save_picture(out, report.comparison(x, y, (Path(a).name, Path(b).name)))
+    found["notices"] = _call.notices
     if as_json:
         print(json.dumps(found))
         return
-    console.print(f"{a}: {x.n} points; {b}: {y.n} points; d = {x.d}, {x.slices} slices", soft_wrap=True)
-    line = f"distance (D², half the energy distance): {found['distance']:.6g}"
+    console.print(_line(f"{a}: {x.n} points; {b}: {y.n} points; d = {x.d}, {x.slices} slices"), soft_wrap=True)
+    line = f"distance (D², half the energy distance; around 0 where nothing differs): {found['distance']:.6g}"
     if test is None:
         console.print(f"{line}; two sketches have no points left, so there is no test", soft_wrap=True)
     else:
@@ -305,15 +517,13 @@ def compare(
         console.print(f"{line}, 95 % interval {low:.3g} … {high:.3g}", soft_wrap=True)
         console.print(f"p-value {test.p_value:.4g} ({test.permutations} {how})", soft_wrap=True)
     if columns:
-        table = Table("column", "energy coefficient (0: alike, 1: apart)")
-        for name, value in columns:
-            table.add_row(name, f"{value:.3g}")
-        console.print(table)
+        _print_table(
+            ["column", "energy coefficient (0: alike, 1: apart)"], [[_line(name), f"{value:.3g}"] for name, value in columns]
+        )
     console.print(f"picture: {out}", soft_wrap=True)
 
 
 @app.command()
-@_one_line_errors
 def sketch(
     sources: Annotated[
         list[str],
@@ -328,6 +538,9 @@ def sketch(
     ] = None,
 ) -> None:
     """Sum up files of any size in a sketch of a few megabytes, to compare new data with later."""
+    _at_least("--slices", slices, 1)
+    _at_least("--seed", seed, 0)
+    _check_file(out, ".sketch")
     from rieszflow.sketch import SliceSketch
     from rieszflow.stream import stream
 
@@ -366,6 +579,8 @@ class _Passes:
 
 
 def _overrides(items: list[str]) -> dict[str, Any]:
+    import yaml
+
     values = {}
     for item in items:
         key, sign, value = item.partition("=")
@@ -385,18 +600,47 @@ def _cells(row: dict[str, Any]) -> list[str]:
     return [str(row["network"]), str(row["level"]), str(row["flow_steps"]), f"{row['fit_error']:.3f}", *distances, seconds]
 
 
-def _bars() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    # Where nobody watches, Rich would print an empty line for every bar.
-    return Progress(*columns, console=console, transient=True, disable=not console.is_interactive)
+def _print_table(headings: list[str], rows: list[list[str]]) -> None:
+    """A table where it fits in the terminal, else a line for every cell."""
+    table = Table(*headings)
+    for row in rows:
+        table.add_row(*row)
+    if console.measure(table, options=console.options.update(width=10_000)).maximum <= console.width:
+        console.print(table)
+        return
+    for row in rows:
+        console.print(f"{headings[0]} {row[0]}", soft_wrap=True)
+        for heading, cell in zip(headings[1:], row[1:], strict=True):
+            console.print(f"  {heading}: {cell}", soft_wrap=True)
+
+
+def _bars(period: float = 30) -> Progress:
+    """Bars whose remaining time goes by the speed of the last `period` seconds."""
+    columns = (
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    # Where nobody watches, Rich would print an empty line for every bar. It catches what goes to the terminal meanwhile, to
+    # keep the bars in order; stderr only where that is a terminal, too.
+    return Progress(
+        *columns, console=console, transient=True, disable=not console.is_interactive, speed_estimate_period=period,
+        redirect_stderr=sys.stderr.isatty(),
+    )  # fmt: skip
 
 
 class _Training:
-    """Live bars for the networks and the phase at work, and a line for every finished network."""
+    """Live bars for all scheduled steps and for the phase at work, and a line for every finished network."""
+
+    def __init__(self, config: Config) -> None:
+        fits = [level.fit_steps for _, level in config.level_configs() for _ in range(level.networks)]
+        self.schedule = list(zip(config.flow_steps(), fits, strict=True))
+        self.shown = -1
 
     def __enter__(self) -> _Training:
-        self.bars = _bars()
-        self.total = self.bars.add_task("networks", total=None)
+        # Flow and fit take turns, and their steps do not last equally long: the speed is that of the whole training.
+        self.bars = _bars(period=float("inf"))
+        self.steps = sum(map(sum, self.schedule))
+        self.total = self.bars.add_task("networks", total=self.steps)
         self.phase = self.bars.add_task("flow", total=None)
         self.bars.start()
         return self
@@ -405,16 +649,15 @@ class _Training:
         self.bars.stop()
 
     def __call__(self, progress: Any) -> None:
-        self.bars.update(self.total, completed=progress.network - 1, total=progress.networks)
+        flow, _ = self.schedule[progress.network - 1]
+        done = sum(map(sum, self.schedule[: progress.network - 1])) + (flow if progress.phase == "fit" else 0) + progress.step
+        # Rich remembers a thousand updates of a bar: in steps of a thousandth they tell of the whole training.
+        if (now := 1000 * done // self.steps) != self.shown:
+            self.shown = now
+            self.bars.update(self.total, description=f"network {progress.network} of {progress.networks}", completed=done)
         loss = "" if progress.loss is None else f", loss {progress.loss:.3f}"
-        self.bars.update(
-            self.phase,
-            description=f"{progress.phase} {progress.network}{loss}",
-            completed=progress.step,
-            total=progress.steps,
-        )
+        self.bars.update(self.phase, description=f"{progress.phase}{loss}", completed=progress.step, total=progress.steps)
         if progress.row is not None:
-            self.bars.update(self.total, completed=progress.network)
             number, level, steps, error, _, _, fresh, seconds = _cells(progress.row)
             yardstick = progress.row["energy_distance"]["training_data"]
             pooled = "" if level == "1" else f"  pooled by {level}"
@@ -426,6 +669,7 @@ class _Training:
 
 
 def _finished(run: Any) -> None:
+    console.print("energy distances: lower is better, around 0 and at times below it where nothing differs", soft_wrap=True)
     console.print(f"done: {run.path / 'report.html'}", soft_wrap=True)
 
 

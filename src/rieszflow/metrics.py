@@ -16,10 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from rieszflow import _validate
+from rieszflow._notices import notice
 from rieszflow.data import Dataset
 from rieszflow.exact import energy_distance
 
 __all__ = [
+    "AROUND_ZERO",
+    "BETTER",
     "Classifier",
     "energy_p_value",
     "evaluate",
@@ -31,6 +34,23 @@ __all__ = [
     "train_classifier",
 ]
 
+BETTER = {
+    "energy_distance_V": "lower",
+    "energy_distance_U": "lower",
+    "energy_p_value": "higher",
+    "frechet_distance": "lower",
+    "kernel_distance": "lower",
+    "precision": "higher",
+    "recall": "higher",
+    "inception_fid": "lower",
+    "inception_kid": "lower",
+}
+AROUND_ZERO = (
+    "energy_distance_U and kernel_distance are unbiased: around 0, and so below it at times, where nothing differs; a p-value "
+    "is anything in [0, 1] there, and near 0 where samples and data can be told apart"
+)
+
+_FEW = 1000  # held-out data; fewer make a Fréchet distance of real data to real data large, see `frechet_distance`
 _TESTED = 2000  # data of each kind in the permutation test: it holds all their distances
 
 
@@ -48,6 +68,8 @@ def _equal_dimension(x: Tensor, y: Tensor) -> None:
 
 def frechet_distance(x: Any, y: Any) -> float:
     """Squared Fréchet distance of the Gaussians fitted to two sets of features, ‖m₁ − m₂‖² + tr(S₁ + S₂ − 2(S₁S₂)^½).
+
+    Its mean is above 0 for equal distributions, by an amount that falls like 1/n: compare distances of equal n only.
 
     Args:
         x, y: features (n, d) and (m, d), n, m ≥ 2; float32 or float64.
@@ -220,7 +242,8 @@ def evaluate(samples: Tensor, data: Dataset, seed: int = 0, inception_weights: s
 
     Returns:
         {"samples": n, "held_out": m, "seed", "feature_space", "classifier_accuracy", "scores": {score: {"generated": …,
-        "training_data": …}}, "nearest_training_distance": {"generated": median, "held_out": median}}. The scores are
+        "training_data": …}}, "better": {score: "lower" or "higher"}, "cautions": [sentences, also given as `Notice`],
+        "nearest_training_distance": {"generated": median, "held_out": median}}. The scores are
         the energy distance (statisticians' convention, V- and U-statistic), its permutation p-value (of 2,000 data each at
         most), "frechet_distance" in the feature space, "kernel_distance" there (of features scaled to a mean square of one on
         the real data), "precision", "recall", and "inception_fid" and "inception_kid" if asked for. n and m are both cut to the
@@ -255,6 +278,13 @@ def evaluate(samples: Tensor, data: Dataset, seed: int = 0, inception_weights: s
             one |= inception_distances(x, real, inception_weights)
         for score, value in one.items():
             scores.setdefault(score, {})[name] = value
+    cautions = []
+    if n < _FEW:
+        cautions.append(
+            f"{n} held-out data are few: Fréchet distances, that of the training data too, are too large for fewer than {_FEW} "
+            "(the less data, the larger), and the other scores are noisy; compare them only between evaluations of as many data"
+        )
+        notice(cautions[0])
     train = data.train.flatten(1)
     memory = {k: nearest(v[:1000], train)[1].median().item() for k, v in (("generated", samples), ("held_out", real))}
     return {
@@ -264,6 +294,8 @@ def evaluate(samples: Tensor, data: Dataset, seed: int = 0, inception_weights: s
         "feature_space": space.name,
         "classifier_accuracy": space.accuracy,
         "scores": scores,
+        "better": {score: BETTER[score] for score in scores},
+        "cautions": cautions,
         "nearest_training_distance": memory,
     }
 

@@ -9,13 +9,12 @@ padded up to it. Source of the construction: Yu et al., Orthogonal Random Featur
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from rieszflow._compiled import OPTIONS
 from rieszflow._threads import share
 from rieszflow.directions.base import Directions
 
@@ -104,8 +103,6 @@ def _transform(x: Tensor) -> Tensor:
 
 # On the CPU points are transformed T at a time, side by side: tile[j·T + i] is coordinate j of the i-th of them. Then every
 # butterfly is the same operation on T neighbours, and a tile stays in the second-level cache.
-
-OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "fastmath": {"nsz", "contract"}, "error_model": "numpy"}
 
 
 def width(n: int) -> int:

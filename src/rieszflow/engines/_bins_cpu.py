@@ -13,7 +13,8 @@ import numba
 import numpy as np
 import torch
 
-from rieszflow.directions.hadamard import OPTIONS, backward, forward
+from rieszflow._compiled import OPTIONS
+from rieszflow.directions.hadamard import backward, forward
 
 TAIL = 64
 PER_OCTAVE = 2

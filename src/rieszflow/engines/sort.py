@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rieszflow._compiled import OPTIONS
 from rieszflow._surroundings import plain
 from rieszflow._threads import share
 from rieszflow.directions import Directions
-from rieszflow.directions.hadamard import OPTIONS
 from rieszflow.engines._result import Result
 from rieszflow.engines._scale import power_of_two, within_range
 from rieszflow.kernels import Kernel, Riesz

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ class GenerativeFlow:
         self.config = config or Config.from_dict(settings, "GenerativeFlow")
         self.network: nn.Module | None = network
         self.run: Run | None = None
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._temporary: weakref.finalize[..., GenerativeFlow] | None = None  # removes a temporary run's folder
 
     @defaults
     def fit(
@@ -100,8 +101,10 @@ class GenerativeFlow:
             build(level.config, level.shape, self.network)
             draw_latents(level.config, level.shape, 1, torch.Generator())
         if run is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="rieszflow-")
-            run = self._temporary.name
+            if self._temporary is not None:
+                self._temporary()
+            run = tempfile.mkdtemp(prefix="rieszflow-")
+            self._temporary = weakref.finalize(self, shutil.rmtree, run, ignore_errors=True)
         # Under torchrun the first process makes the folder, and the others find it.
         ranks = PartialState(cpu=device.type == "cpu")
         with ranks.main_process_first():
@@ -218,24 +221,50 @@ class GenerativeFlow:
         x = as_data(x, self.run.shape).cpu()
         return data.unscaled(x, known["low"], known["high"], known.get("centre")).view(n, *self.run.shape)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Copies the run (networks, settings, metrics, checkpoint) to a folder, which must be empty or absent."""
+    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Copies the run (networks, settings, metrics, checkpoint) to a folder.
+
+        Args:
+            path: the folder, which must be empty or absent.
+            overwrite: replace the run that is there. What is no run is never replaced.
+
+        Raises:
+            RunError: nothing to save, or something in the way.
+        """
         if self.run is None:
             raise RunError("nothing to save: call fit first")
         path = Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunError(f"{path}: exists and is not an empty folder; choose another")
+        there = path.exists() and (not path.is_dir() or any(path.iterdir()))
+        if there and not overwrite:
+            raise RunError(f"{path}: exists and is not an empty folder; choose another, or overwrite=True to replace a run")
+        if there and path.resolve() == self.run.path.resolve():
+            return
         try:
             with aside(path) as temporary:
                 shutil.copytree(self.run.path, temporary, ignore=shutil.ignore_patterns(".*"))
                 temporary.chmod(0o755)
+                if there:
+                    self._replace(path, temporary)
+                    return
                 if path.exists():
                     path.rmdir()
                 os.replace(temporary, path)
         except OSError as error:
             raise WriteError(
-                f"{path}: cannot be written ({error.strerror or one_line(error)}); nothing is left behind"
+                f"{path}: cannot be written ({error.strerror or one_line(error)}); what was there before is untouched"
             ) from error
+
+    @staticmethod
+    def _replace(path: Path, new: Path) -> None:
+        """Puts a run's folder in the place of another run's, which is not being trained."""
+        with aside(path) as old:
+            with Run.open(path).exclusively():
+                os.replace(path, old)
+            try:
+                os.replace(new, path)
+            except BaseException:
+                os.replace(old, path)
+                raise
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], network: nn.Module | None = None) -> GenerativeFlow:

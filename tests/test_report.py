@@ -1,0 +1,123 @@
+"""report.html: what a reader gets on any screen, and words for those who do not see the pictures."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rieszflow import metrics, report
+from rieszflow.generative import GenerativeFlow, Run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    x = torch.randn(60, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    flow = GenerativeFlow(particles=40, networks=2, first_steps=4, slices=8, fit_steps=4, network="mlp", width=8)
+    flow.fit(x, run=tmp_path_factory.mktemp("report") / "run", draw=report.draw)
+    scores = {score: {"generated": 0.25, "training_data": -0.125} for score in metrics.BETTER}
+    flow.run.write_evaluation(
+        {"samples": 9, "held_out": 9, "feature_space": "values", "scores": scores, "better": metrics.BETTER,
+         "cautions": ["9 are few <9>"], "nearest_training_distance": {"generated": 1.0, "held_out": 2.0}}
+    )  # fmt: skip
+    report.write_report(flow.run)
+    return flow.run
+
+
+class Page(HTMLParser):
+    """Pictures' words, and what every table lies in."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.alts, self.around_tables, self.text = [], [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        if tag == "img":
+            self.alts.append(values["alt"])
+        if tag == "table":
+            self.around_tables.append(self.open[-1])
+        if tag not in ("img", "meta", "link"):
+            self.open.append((tag, values.get("class")))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag  # well nested
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_words_and_boxes(run):
+    page = Page((run.path / "report.html").read_text(encoding="utf-8"))
+    assert page.around_tables == [("div", "wide")] * 3 and not page.open[1:]
+    first, last = run.metrics()
+    curves = f"fresh samples go from {first['energy_distance']['fresh_samples']:.3g} to"
+    assert any(curves in alt for alt in page.alts) and f"to {last['fit_error']:.3g}." in "".join(page.alts)
+    assert all(len(alt) > 40 for alt in page.alts) and len(set(page.alts)) == len(page.alts) == 5
+    for words in ("docs/design.md of the project", "lower is better", metrics.AROUND_ZERO[1:], "9 are few <9>"):
+        assert words in " ".join(page.text.split())
+
+
+def test_every_score_says_which_way_is_better(run):
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    rows = re.findall(r"<tr><td>(\w+)</td><td>0.2500</td><td>-0.1250</td><td>(\w+)</td></tr>", page)
+    assert dict(rows) == metrics.BETTER and set(metrics.BETTER.values()) == {"lower", "higher"}
+
+
+def test_an_evaluation_of_an_earlier_version(run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run")
+    old = run.evaluation()
+    for key in ("better", "cautions"):
+        del old[key]
+    (tmp_path / "run" / "evaluation.json").write_text(json.dumps(old))
+    page = report.write_report(Run.open(tmp_path / "run")).read_text(encoding="utf-8")
+    assert "<td>higher</td>" in page and "are few" not in page
+
+
+def test_names_that_are_no_text(run, tmp_path):
+    """A file's name may hold bytes that are no UTF-8; Python passes them on as lone surrogates."""
+    shutil.copytree(run.path, tmp_path / "run")
+    opened = Run.open(tmp_path / "run")
+    opened.data["name"] = "<b>\udcff.npy"
+    page = report.write_report(opened).read_text(encoding="utf-8")
+    assert "<h1>&lt;b&gt;?.npy</h1>" in page
+
+
+def test_long_names_are_shortened():
+    assert report._name("short\nname", 20) == "short name"
+    long = report._name("x" * 50 + ".parquet", 20)
+    assert len(long) == 20 and long.endswith("x.parquet"[-9:]) and "…" in long
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
+def test_on_a_phone_and_in_the_dark(run, tmp_path):
+    """500 pixels wide nothing is beyond the right edge, and a dark page is dark with readable words."""
+    script = (
+        "<script>onload = () => document.title = [document.documentElement.scrollWidth, innerWidth, "
+        "...[...document.images].map(i => i.getBoundingClientRect().right)]</script>"
+    )
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    (tmp_path / "page.html").write_text(page.replace("</body>", script + "</body>"), encoding="utf-8")
+    dom = chromium(tmp_path, "page.html", "--window-size=500,2000", "--dump-dom").stdout
+    width, inner, *edges = map(float, re.search("<title>(.*?)</title>", dom)[1].split(","))
+    assert width <= inner <= 500 and edges and max(edges) <= inner
+    (tmp_path / "dark.html").write_text(page.replace("prefers-color-scheme: dark", "min-width: 1px"), encoding="utf-8")
+    for name, dark in (("page", False), ("dark", True)):
+        chromium(tmp_path, f"{name}.html", "--window-size=500,2000", f"--screenshot={tmp_path / name}.png")
+        heading = np.asarray(Image.open(tmp_path / f"{name}.png").convert("L"), float)[:300]  # title and words
+        assert (np.median(heading) < 60, np.median(heading) > 200) == (dark, not dark)
+        assert heading.max() - heading.min() > 150
+
+
+def chromium(folder, page, *options):
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update"
+    command = ["chromium", *flags.split(), "--disable-sync", f"--user-data-dir={folder / 'profile'}", *options]
+    done = subprocess.run([*command, (folder / page).as_uri()], check=True, capture_output=True, text=True, timeout=120)
+    return done

@@ -88,3 +88,50 @@ def test_mistakes_are_one_line(folder, arguments, says):
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and says in done.stderr
     assert not (folder / "b.sketch").exists()
+
+
+def test_options_of_tables(tmp_path):
+    """The same table in two spellings is at distance 0; what is left out is said on stderr and in the JSON."""
+    numbers = [(40.25, 3000.5), (1234.5, -2.0), (7.0, 1e3)]
+    rows = "".join(f"{a},{b},x\n" for a, b in numbers)
+    (tmp_path / "a.csv").write_text("age,income,name\n" + rows)
+    german = "".join(f"x;{a!s};{b!s}\n".replace(".", ",") for a, b in [(b, a) for a, b in numbers])
+    (tmp_path / "b.csv").write_bytes(("größe;income;age\n" + german).encode("latin-1"))
+    common = ["--out", tmp_path / "c.png", "--permutations", 19]
+    done = called("compare", "a.csv", "b.csv", *common, cwd=tmp_path)
+    assert done.returncode == 1 and "b.csv: not text in the encoding utf-8" in done.stderr
+    sketch = ["sketch", "b.csv", "-o", "b.sketch", "--delimiter", ";", "--decimal", ",", "--encoding", "latin-1", "--slices", 4]
+    done = called(*sketch, "--exclude", "größe", "--columns", "age,income", "--keep", 0, cwd=tmp_path)
+    assert done.returncode == 0 and "b.sketch: 3 points, d = 2" in done.stdout and "with 0 random points" in done.stdout
+    called("sketch", "a.csv", "-o", "a.sketch", "--like", "b.sketch", cwd=tmp_path)
+    done = called("compare", "a.sketch", "b.sketch", *common, "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["distance"] < 0  # unbiased, of equal points
+    assert rf.SliceSketch.load(tmp_path / "a.sketch").distance(rf.SliceSketch.load(tmp_path / "b.sketch")) == 0
+    done = called("compare", "a.csv", "a.csv", *common, "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["notices"][0] == "a.csv: left out column 'name' (text)"
+    assert done.stderr.count("note: a.csv: left out column 'name' (text)") == 1
+    done = called("compare", "a.csv", "a.csv", "--header", "maybe", cwd=tmp_path)
+    assert done.returncode == 1 and "--header: maybe given; auto, yes and no are accepted" in done.stderr
+    done = called("compare", "a.csv", "b.sketch", "--slices", 9, cwd=tmp_path)
+    assert done.returncode == 1 and "--slices: 9 given; a sketch has its own slices" in done.stderr
+    done = called("sketch", "a.csv", "-o", "d.sketch", "--like", "b.sketch", "--seed", 1, cwd=tmp_path)
+    assert done.returncode == 1 and "--seed: 1 given with --like, whose sketch has its own" in done.stderr
+    done = called("compare", "a.csv", "b.sketch", "--common", cwd=tmp_path)
+    assert done.returncode == 1 and "--common: a sketch is of all its columns" in done.stderr
+
+
+def test_rows_with_missing_values_and_common_columns(tmp_path):
+    g = np.random.default_rng(0)
+    for name, extra in (("a", "u"), ("b", "w")):
+        rows = "".join(f"{x},{'?' if k == 3 else y},1\n" for k, (x, y) in enumerate(g.normal(size=(40, 2))))
+        (tmp_path / f"{name}.csv").write_text(f"x,y,{extra}\n" + rows)
+    common = ["compare", "a.csv", "b.csv", "--slices", 4, "--permutations", 19, "--json"]
+    done = called(*common, cwd=tmp_path)
+    assert done.returncode == 1 and "a.csv: column 'y', line 5: '?' is no number" in done.stderr
+    done = called(*common, "--missing", "?", cwd=tmp_path)
+    assert done.returncode == 1 and "columns are matched by name" in done.stderr
+    done = called(*common, "--missing", "?", "--common", cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert found["n"] == [39, 39] and {c["name"] for c in found["columns"]} == {"x", "y"}
+    assert "a.csv: left out 1 row with missing values" in found["notices"]
+    assert "b.csv: left out 'w': not in the other table" in found["notices"]

@@ -150,3 +150,36 @@ def test_inception_fid_with_local_weights(tmp_path, monkeypatch):
     same, other = (metrics.inception_distances(x, real, weights) for x in (real, noise))
     assert abs(same["inception_fid"]) < 1e-3 * other["inception_fid"]
     assert same["inception_kid"] < other["inception_kid"]
+
+
+@pytest.mark.parametrize("scale", [2.0**-560, 2.0**-400, 2.0**400, 2.0**515, 2.0**1000])
+def test_scores_of_points_of_any_size(scale):
+    """A power of two changes no digit of float64: what has no unit is the same, and lengths and their squares grow with it."""
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(40, 3, generator=g, dtype=torch.float64), torch.randn(30, 3, generator=g, dtype=torch.float64) + 0.4
+    assert metrics.energy_p_value(scale * x, scale * y, 99) == metrics.energy_p_value(x, y, 99)
+    assert metrics.precision_recall(scale * x, scale * y) == metrics.precision_recall(x, y)
+    index, length = metrics.nearest(scale * x, scale * y)
+    assert torch.equal(index, metrics.nearest(x, y)[0]) and torch.allclose(length / scale, metrics.nearest(x, y)[1], rtol=1e-12)
+    if 2.0**-500 < scale < 2.0**500:  # else the square is beyond float64
+        got = metrics.frechet_distance(scale * x, scale * y) / scale / scale
+        assert got == pytest.approx(metrics.frechet_distance(x, y), rel=1e-9)
+    if scale > 1:
+        with pytest.raises(ValueError, match="whose kernel overflows"):
+            metrics.kernel_distance(scale * x, scale * y)
+
+
+def test_scores_do_not_depend_on_torchs_defaults():
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(40, 3, generator=g), torch.randn(30, 3, generator=g)
+
+    def scores():
+        return metrics.energy_p_value(x, y, 99), metrics.precision_recall(x, y), metrics.frechet_distance(x, y)
+
+    want = scores()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"), torch.inference_mode():
+            assert scores() == want
+    finally:
+        torch.set_default_dtype(torch.float32)

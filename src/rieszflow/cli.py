@@ -270,7 +270,8 @@ def train(
         str,
         typer.Argument(
             metavar="DATASET",
-            help="digits, fashion-mnist, mnist, cifar10, celeba, hf:NAME, a folder of images or IDX files, a .npy/.npz file.",
+            help="digits, fashion-mnist, mnist, cifar10, celeba, hf:NAME, a folder of pictures or IDX files, a .npy or .npz "
+            "file, a .csv or .parquet table.",
             show_default=False,
         ),
     ],
@@ -354,6 +355,7 @@ def sample(
 
     from rieszflow import report
     from rieszflow._files import atomically
+    from rieszflow.data import scaled
     from rieszflow.generative import GenerativeFlow
 
     flow = GenerativeFlow.load(run)
@@ -362,7 +364,8 @@ def sample(
         x = flow.sample(n, seed, None, batch_size, functools.partial(passes, "networks"))
     array = x.numpy()
     atomically(out, lambda t: np.savez_compressed(t, x=array) if out.suffix == ".npz" else np.save(t, array))
-    shown = (x[: 64 if x.ndim == 4 else 2000] - flow.run.data["low"]) / (flow.run.data["high"] - flow.run.data["low"])
+    known = flow.run.data
+    shown = scaled(x[: 64 if x.ndim == 4 else 2000], known["low"], known["high"], known.get("centre"))
     report.save_picture(out.with_suffix(".png"), report.picture(shown))
     console.print(f"{out}: {n} samples of shape {tuple(x.shape[1:])}; picture: {out.with_suffix('.png')}", soft_wrap=True)
 
@@ -386,11 +389,12 @@ def evaluate(
 
     flow = GenerativeFlow.load(run)
     assert flow.run is not None
+    flow.run.metrics()  # the report needs them, and a damaged file should not cost the scoring
     content = load_data(flow.run, data)
     with _Passes() as passes:
         x = flow.sample(n, seed, None, progress=functools.partial(passes, "networks"))
     with console.status("scoring"):
-        x = (x - content.low) / (content.high - content.low)
+        x = content.scale(x)
         scores = metrics.evaluate(x, content, seed, inception_weights)
     flow.run.write_evaluation(scores)
     if x.ndim == 4:
@@ -428,7 +432,7 @@ def info(
     from rieszflow.generative import Run, presets
 
     if run is None:
-        own = ", hf:NAME, a folder of images or IDX files, a .npy or .npz file"
+        own = ", hf:NAME, a folder of pictures or IDX files, a .npy or .npz file, a .csv or .parquet table"
         console.print("data sets: " + ", ".join(NAMED) + own, soft_wrap=True)
         console.print("presets:   " + ", ".join(f"{d} {n}" for d, n in presets()), soft_wrap=True)
         return
@@ -438,6 +442,8 @@ def info(
         f"{opened.finished()} of {opened.config.total_networks()} networks",
         soft_wrap=True,
     )
+    if missing := opened.missing():
+        console.print(f"missing networks: {', '.join(map(str, missing))}; `rieszflow resume` trains them again", soft_wrap=True)
     if (state := opened.load_state()) is not None and opened.finished() < opened.config.total_networks():
         meta = state[1]
         console.print(f"checkpoint: network {meta['network']}, {meta['phase']}, step {meta['step']}", soft_wrap=True)
@@ -453,22 +459,70 @@ def info(
     )
 
 
-SOURCE = "a .npy, .npz, .csv or .parquet file, a folder of Parquet files or images"
+SOURCE = "a .npy, .npz, .csv, .tsv or .parquet file, a folder of tables or of pictures"
+
+# How tables are read: `rieszflow.stream` and docs/data.md say what each option means.
+Columns = Annotated[
+    str | None,
+    typer.Option(help="Columns of tables to read, separated by commas; default: all of numbers.", show_default=False),
+]
+Exclude = Annotated[str | None, typer.Option(help="Columns not to read, separated by commas.", show_default=False)]
+Header = Annotated[str, typer.Option(help="Whether CSV files have names in their first row: auto, yes or no.")]
+Delimiter = Annotated[str | None, typer.Option(help="Between the cells of CSV files; default: a comma.", show_default=False)]
+Decimal = Annotated[str, typer.Option(help="Decimal sign in text.")]
+Thousands = Annotated[str | None, typer.Option(help="Separator of thousands in text.", show_default=False)]
+Missing = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Text of a missing value; rows with one are left out. Repeatable; '' for empty cells.", show_default=False
+    ),
+]
+Dates = Annotated[bool, typer.Option("--dates", help="Read dates and times as seconds.")]
+Encoding = Annotated[str, typer.Option(help="Of CSV files.")]
+
+
+def _reading(
+    columns: str | None, exclude: str | None, header: str, delimiter: str | None, decimal: str, thousands: str | None,
+    missing: list[str] | None, dates: bool, encoding: str,
+) -> dict[str, Any]:  # fmt: skip
+    """The options of tables as `rieszflow.stream` takes them."""
+    import csv
+
+    if header not in ("auto", "yes", "no"):
+        raise ValueError(f"--header: {header} given; auto, yes and no are accepted")
+    named = {name: next(csv.reader([text])) for name, text in (("columns", columns), ("exclude", exclude)) if text is not None}
+    plain = {"delimiter": delimiter, "decimal": decimal, "thousands": thousands, "dates": dates, "encoding": encoding}
+    return {**named, **plain, "header": {"yes": True, "no": False}.get(header, "auto"), "missing": missing or None}
 
 
 @app.command()
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help=f"{SOURCE}, or a .sketch file.", show_default=False)],
     b: Annotated[str, typer.Argument(metavar="B", help="Likewise; one row is one point.", show_default=False)],
-    slices: Annotated[int, typer.Option(help="Random directions; a sketch's own if there is one.")] = 256,
+    slices: Annotated[int | None, typer.Option(help="Random directions; a sketch has its own.", show_default="256")] = None,
     permutations: Annotated[int, typer.Option(help="The least p-value is one over this plus one.")] = 999,
     seed: Annotated[int, typer.Option(help="Seed of directions and permutations.")] = 0,
     top: Annotated[int, typer.Option(help="Columns to name, those that differ most.")] = 5,
     out: Annotated[Path, typer.Option(help="Picture of the columns and the slice that differ most.")] = Path("compare.png"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of a table.")] = False,
+    common: Annotated[bool, typer.Option("--common", help="Compare the columns that both tables have.")] = False,
+    columns: Columns = None,
+    exclude: Exclude = None,
+    header: Header = "auto",
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
+    thousands: Thousands = None,
+    missing: Missing = None,
+    dates: Dates = False,
+    encoding: Encoding = "utf-8",
 ) -> None:
     """Test whether two files hold samples of one distribution; say by how much and where they differ."""
-    numbers = (("--slices", slices, 1), ("--permutations", permutations, 1), ("--seed", seed, 0), ("--top", top, 0))
+    numbers = (
+        ("--slices", 256 if slices is None else slices, 1),
+        ("--permutations", permutations, 1),
+        ("--seed", seed, 0),
+        ("--top", top, 0),
+    )
     for option, value, least in numbers:
         _at_least(option, value, least)
     _check_file(out, ".png")
@@ -477,9 +531,15 @@ def compare(
 
     from rieszflow import report
     from rieszflow.sketch import SliceSketch
+    from rieszflow.stream import stream
     from rieszflow.two_sample import drift_test, two_sample_test
 
+    reading = _reading(columns, exclude, header, delimiter, decimal, thousands, missing, dates, encoding)
     one, two = (SliceSketch.load(path) if path.endswith(".sketch") else None for path in (a, b))
+    if slices is not None and (one or two):
+        raise ValueError(f"--slices: {slices} given; a sketch has its own slices")
+    if common and (one or two):
+        raise ValueError("--common: a sketch is of all its columns; choose those of the other table with --columns")
     found: dict[str, Any] = {"a": a, "b": b}
     with _Passes() as passes:
         if one is not None and two is not None:
@@ -487,21 +547,22 @@ def compare(
             found |= {"distance": y.distance(x, "U"), "interval": None, "p_value": None}
         else:
             if one is not None:
-                test = drift_test(b, one, permutations, seed, progress=passes)
+                test = drift_test(stream(b, **reading), one, permutations, seed, progress=passes)
                 x, y = one, test.x
             elif two is not None:
-                test = drift_test(a, two, permutations, seed, progress=passes)
+                test = drift_test(stream(a, **reading), two, permutations, seed, progress=passes)
                 x, y = test.x, two
             else:
-                test = two_sample_test(a, b, slices, permutations, seed=seed, progress=passes)
+                left, right = (stream(path, **reading) for path in (a, b))
+                test = two_sample_test(left, right, slices or 256, permutations, seed=seed, progress=passes, common=common)
                 x, y = test.x, test.y
             found |= {"distance": test.distance, "interval": list(test.interval), "p_value": test.p_value}
     found |= {"n": [x.n, y.n], "d": x.d, "slices": x.slices, "convention": "half the energy distance"}
-    columns = []
+    differ = []
     if x.columns:
         names, apart = report.column_names(y), y.feature_distances(x)
-        columns = [(names[k], apart[k].item()) for k in apart.argsort(descending=True)[:top].tolist()]
-    found["columns"] = [{"name": name, "energy_coefficient": value} for name, value in columns]
+        differ = [(names[k], apart[k].item()) for k in apart.argsort(descending=True)[:top].tolist()]
+    found["columns"] = [{"name": name, "energy_coefficient": value} for name, value in differ]
     report.save_picture(out, report.comparison(x, y, (Path(a).name, Path(b).name)))
     found["notices"] = _call.notices
     if as_json:
@@ -513,12 +574,11 @@ def compare(
         console.print(f"{line}; two sketches have no points left, so there is no test", soft_wrap=True)
     else:
         low, high = test.interval
-        how = "permutations" if test.blocks[1] > 1 else "multipliers (approximate)"
         console.print(f"{line}, 95 % interval {low:.3g} … {high:.3g}", soft_wrap=True)
-        console.print(f"p-value {test.p_value:.4g} ({test.permutations} {how})", soft_wrap=True)
-    if columns:
+        console.print(f"p-value {test.p_value:.4g} ({test.permutations} permutations)", soft_wrap=True)
+    if differ:
         _print_table(
-            ["column", "energy coefficient (0: alike, 1: apart)"], [[_line(name), f"{value:.3g}"] for name, value in columns]
+            ["column", "energy coefficient (0: alike, 1: apart)"], [[_line(name), f"{value:.3g}"] for name, value in differ]
         )
     console.print(f"picture: {out}", soft_wrap=True)
 
@@ -530,20 +590,40 @@ def sketch(
         typer.Argument(metavar="SOURCE…", help=f"{SOURCE}; or .sketch files with equal bins.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The sketch.", show_default=False)],
-    slices: Annotated[int, typer.Option(help="Random directions: 5 KB each.")] = 256,
-    seed: Annotated[int, typer.Option(help="Seed of the directions.")] = 0,
+    slices: Annotated[int | None, typer.Option(help="Random directions: 5 KB each.", show_default="256")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the directions.", show_default="0")] = None,
     like: Annotated[
         Path | None,
         typer.Option(help="A sketch whose slices and bins to take, to merge and compare with it.", show_default=False),
     ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            help="Random points to keep as they are, for tests; 0 for none. Default: 2,048 at most.", show_default=False
+        ),
+    ] = None,
+    columns: Columns = None,
+    exclude: Exclude = None,
+    header: Header = "auto",
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
+    thousands: Thousands = None,
+    missing: Missing = None,
+    dates: Dates = False,
+    encoding: Encoding = "utf-8",
 ) -> None:
     """Sum up files of any size in a sketch of a few megabytes, to compare new data with later."""
-    _at_least("--slices", slices, 1)
-    _at_least("--seed", seed, 0)
+    settings = [("--slices", slices, 1), ("--seed", seed, 0), ("--keep", keep, 0)]
+    for option, value, least in settings:
+        if value is not None:
+            _at_least(option, value, least)
+            if like is not None:
+                raise ValueError(f"{option}: {value} given with --like, whose sketch has its own")
     _check_file(out, ".sketch")
     from rieszflow.sketch import SliceSketch
     from rieszflow.stream import stream
 
+    reading = _reading(columns, exclude, header, delimiter, decimal, thousands, missing, dates, encoding)
     total = SliceSketch.load(like).empty() if like is not None else None
     with _Passes() as passes:
         for source in sources:
@@ -551,13 +631,17 @@ def sketch(
                 part = SliceSketch.load(source)
                 total = part if total is None else total.merge(part)
                 continue
-            points = stream(source)
+            points = stream(source, **reading)
             if total is None:
-                total = SliceSketch(points.first, slices, "auto", seed, points.names)
+                total = SliceSketch(points.first, slices or 256, "auto", seed or 0, points.names, keep)
             total.update(points, progress=functools.partial(passes, Path(source).name))
     assert total is not None
     total.save(out)
-    console.print(f"{out}: {total.n} points, d = {total.d}, {out.stat().st_size / 1e6:.1f} MB", soft_wrap=True)
+    kept = 0 if total.kept is None else len(total.kept)
+    console.print(
+        f"{out}: {total.n} points, d = {total.d}, {out.stat().st_size / 1e6:.1f} MB, with {kept} random points as they are",
+        soft_wrap=True,
+    )
 
 
 class _Passes:
@@ -579,7 +663,7 @@ class _Passes:
 
 
 def _overrides(items: list[str]) -> dict[str, Any]:
-    import yaml
+    from rieszflow.generative.config import parse_yaml
 
     values = {}
     for item in items:
@@ -587,8 +671,8 @@ def _overrides(items: list[str]) -> dict[str, Any]:
         if not sign:
             raise ValueError(f"--set: {item!r} given; KEY=VALUE is accepted")
         try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            values[key] = parse_yaml(value)
+        except ValueError:
             raise ValueError(f"--set: the value of {key} is not readable: {value!r}") from None
     return values
 

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from rieszflow import _validate
 from rieszflow._notices import notice
+from rieszflow._surroundings import defaults
 from rieszflow.data import Dataset
+from rieszflow.engines._scale import power_of_two
 from rieszflow.exact import energy_distance
 
 __all__ = [
@@ -61,11 +63,17 @@ def _features(name: str, x: Any) -> Tensor:
     return x.double()
 
 
-def _equal_dimension(x: Tensor, y: Tensor) -> None:
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(f"y: features of dimension {y.shape[1]} given, x has {x.shape[1]}; they must be equal")
+def _pair(x: Any, y: Any) -> tuple[Tensor, Tensor, float]:
+    """Both sets of features in a unit, in which their squares neither overflow nor vanish, and that unit's factor."""
+    a, b = _features("x", x), _features("y", y)
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"y: features of dimension {b.shape[1]} given, x has {a.shape[1]}; they must be equal")
+    largest = max(a.abs().max().item(), b.abs().max().item())
+    unit = 1.0 if 1e-100 < largest < 1e100 else power_of_two(largest, a.dtype)
+    return a * unit, b * unit, unit
 
 
+@defaults
 def frechet_distance(x: Any, y: Any) -> float:
     """Squared Fréchet distance of the Gaussians fitted to two sets of features, ‖m₁ − m₂‖² + tr(S₁ + S₂ − 2(S₁S₂)^½).
 
@@ -83,8 +91,7 @@ def frechet_distance(x: Any, y: Any) -> float:
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    a, b = _features("x", x), _features("y", y)
-    _equal_dimension(a, b)
+    a, b, unit = _pair(x, y)
     network = nn.Identity()
     network.num_features = a.shape[1]  # type: ignore[assignment]
     # The distance is invariant under a common shift; without it sums of squares would lose digits.
@@ -92,9 +99,10 @@ def frechet_distance(x: Any, y: Any) -> float:
     fid = FrechetInceptionDistance(feature=network, normalize=True).set_dtype(torch.float64)
     fid.update(b - centre, real=True)
     fid.update(a - centre, real=False)
-    return max(0.0, fid.compute().item())
+    return max(0.0, fid.compute().item()) / unit / unit
 
 
+@defaults
 def kernel_distance(x: Any, y: Any) -> float:
     """Squared MMD of two sets of features with the kernel (⟨x, y⟩/d + 1)³, U-statistic: unbiased, and so below 0 at times.
 
@@ -113,12 +121,16 @@ def kernel_distance(x: Any, y: Any) -> float:
     """
     from torchmetrics.image.kid import poly_mmd
 
-    a, b = _features("x", x), _features("y", y)
-    _equal_dimension(a, b)
+    a, b, unit = _pair(x, y)
+    if unit < 1:
+        raise ValueError(
+            f"x, y: features of up to {1 / unit:.3g} given, whose kernel overflows; divide them by a constant first"
+        )
     n = min(len(a), len(b))  # torchmetrics' formula is one for equal sizes
-    return poly_mmd(b[:n], a[:n]).item()
+    return poly_mmd(b[:n] / unit, a[:n] / unit).item()
 
 
+@defaults
 def energy_p_value(x: Any, y: Any, permutations: int = 499, seed: int = 0) -> float:
     """p-value of the energy test for equal distributions, by permutations: uniform on [0, 1] or larger where they are equal.
 
@@ -133,8 +145,7 @@ def energy_p_value(x: Any, y: Any, permutations: int = 499, seed: int = 0) -> fl
 
     Source: Székely and Rizzo, Testing for Equal Distributions in High Dimension (2004).
     """
-    a, b = _features("x", x), _features("y", y)
-    _equal_dimension(a, b)
+    a, b, _ = _pair(x, y)
     permutations = _validate.positive_int("permutations", permutations)
     generator = torch.Generator().manual_seed(_validate.seed("seed", seed))
     points = torch.cat([a, b])
@@ -150,6 +161,7 @@ def energy_p_value(x: Any, y: Any, permutations: int = 499, seed: int = 0) -> fl
     return (statistics >= least).sum().item() / (permutations + 1)
 
 
+@defaults
 def precision_recall(x: Any, y: Any, k: int = 3) -> tuple[float, float]:
     """Improved precision and recall of generated features x against real features y, with k-nearest-neighbour balls.
 
@@ -161,7 +173,7 @@ def precision_recall(x: Any, y: Any, k: int = 3) -> tuple[float, float]:
 
     Source: Kynkäänniemi et al., NeurIPS 2019.
     """
-    x, y, k = _features("x", x), _features("y", y), _validate.positive_int("k", k)
+    (x, y, _), k = _pair(x, y), _validate.positive_int("k", k)
     if min(len(x), len(y)) <= k:
         raise ValueError(f"k: {k} given; fewer than the {min(len(x), len(y))} points are accepted")
 
@@ -173,10 +185,12 @@ def precision_recall(x: Any, y: Any, k: int = 3) -> tuple[float, float]:
     return covered(x, y), covered(y, x)
 
 
+@defaults
 def nearest(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """For every row of x the index of, and the L2 distance to, the nearest row of y: is the model memorising?"""
-    best = [torch.cdist(part.double(), y.double()).min(1) for part in x.flatten(1).split(256)]
-    return torch.cat([b.indices for b in best]), torch.cat([b.values for b in best])
+    a, b, unit = _pair(x.flatten(1), y.flatten(1))
+    best = [torch.cdist(part, b).min(1) for part in a.split(256)]
+    return torch.cat([found.indices for found in best]), torch.cat([found.values for found in best]) / unit
 
 
 class Classifier(nn.Module):
@@ -203,6 +217,7 @@ class Classifier(nn.Module):
         return torch.cat([self.body(part) for part in x.split(1000)])
 
 
+@defaults
 def train_classifier(data: Dataset, seed: int = 0, steps: int = 1500, batch_size: int = 128) -> tuple[Classifier, float]:
     """The classifier on the training labels, and its accuracy on the held-out ones."""
     assert data.train_labels is not None and data.held_out_labels is not None
@@ -231,6 +246,7 @@ class _Space:
     accuracy: float | None
 
 
+@defaults
 def evaluate(samples: Tensor, data: Dataset, seed: int = 0, inception_weights: str | Path | None = None) -> dict[str, Any]:
     """All scores of a generated set against held-out data, and of an equally large real training set beside them.
 
@@ -307,6 +323,7 @@ def _feature_space(data: Dataset, seed: int) -> _Space:
     return _Space(f"64 features of a classifier trained on the labels of {data.name}", classifier.features, accuracy)
 
 
+@defaults
 def inception_distances(x: Tensor, y: Tensor, weights: str | Path) -> dict[str, float]:
     """The literature's FID and KID (Inception features, 2048), of images (n, C, H, W) in [0, 1], C 1 or 3, with local weights.
 

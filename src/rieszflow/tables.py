@@ -649,9 +649,8 @@ class _Reader:
                     raise
                 raise part.explain(self.columns, error) from None
         if dropped:
-            notice(
-                f"{self.parts[0].name if len(self.parts) == 1 else 'the files'}: left out {dropped} rows with missing values"
-            )
+            rows = "1 row" if dropped == 1 else f"{dropped} rows"
+            notice(f"{self.name}: left out {rows} with missing values")
 
     def _matrix(self, part: _Part, batch: Any, row: int) -> np.ndarray:
         pa, columns, bad = self.pa, [], np.zeros(batch.num_rows, bool)

@@ -52,7 +52,8 @@ class TwoSampleTest:
         p_value: probability of a statistic as large if both samples are of one distribution; exact.
         distance: D² (half the energy distance) of all points on the slices, unbiased: it may be below 0.
         interval: approximate 95 % confidence interval of D²: standard errors, of the points by the spread of their blocks and
-            of the slices by theirs, times Student's quantile for the number of blocks.
+            of the slices by theirs, times Student's quantile for the number of blocks. Values that are too rare to be among the
+            points widen nothing: then it is too narrow.
         permutations: B; or the number of all ways to split the points, where that is less than B + 2: then all are tried.
         blocks: blocks of x and of y that are permuted. tested: points of x and of y in them; the others keep their place.
         x, y: sketches of all points, for `feature_distances`, `slice_distances` and more.
@@ -115,8 +116,8 @@ def two_sample_test(
     # Drawn from all points alike: bins that know which points are of x would tell them from those of y.
     rows = np.random.default_rng(0).integers(0, n + m, 256)
     some = np.concatenate([cloud.rows(mine) for cloud, mine in ((x, rows[rows < n]), (y, rows[rows >= n] - n)) if len(mine)])
-    empty = SliceSketch(some, slices, directions, seed, x.names or y.names)
     rng = _generator(seed)
+    empty = SliceSketch(some, slices, directions, int(rng.integers(0, 2**63)), x.names or y.names)
     one, of_x = _deal(empty, x, K, size, rng, "x", progress)
     two, of_y = _deal(empty, y, L, size, rng, "y", progress)
     return _test(one, two, of_x, of_y, size, permutations, rng)
@@ -135,7 +136,7 @@ def drift_test(
     Args:
         x: points (n, d), n ≥ 2: all that `rieszflow.stream` takes, but iterators.
         reference: a sketch of points without weights that keeps at least two of them.
-        permutations: as in `two_sample_test`. seed: of blocks and permutations. progress: as in `two_sample_test`.
+        permutations: as in `two_sample_test`. seed: of blocks and permutations. progress: as in `two_sample_test`, of x.
 
     Raises:
         TypeError, ValueError: what `rieszflow.stream` refuses, another d, an empty or weighted sketch, one without points kept.
@@ -182,7 +183,7 @@ def _points(name: str, source: Any) -> Stream:
 
 
 def _generator(seed: Any) -> np.random.Generator:
-    """Not `default_rng(seed)`: data made with that would meet the same numbers here again."""
+    """Not `default_rng(seed)`: data made with that, or with torch.manual_seed(seed), would meet the same numbers here again."""
     return np.random.default_rng([_validate.seed("seed", seed), 0x7E57])
 
 
@@ -237,7 +238,9 @@ def _test(
     distance = y.distance(x, "U")
     error = math.hypot(_points_error(gram, in_x, in_y, K, L), slice_error)
     half = float(scipy.stats.t.ppf(0.975, min(K, L) - 1)) * error
-    return TwoSampleTest(p_value, distance, (distance - half, distance + half), tried, (K, L), (K * size, L * size), x, y)
+    # Where nothing varies, the unbiased distance's correction is all that is left: the plain distance is not above the interval.
+    interval = distance - half, max(distance + half, y.distance(x))
+    return TwoSampleTest(p_value, distance, interval, tried, (K, L), (K * size, L * size), x, y)
 
 
 def _gram(like: SliceSketch, masses: list[list[np.ndarray]], numbers: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, float]:

@@ -847,3 +847,14 @@ def test_tensors_of_every_kind(tmp_path, dtype):
     save_tensors(tmp_path / "x", "network", tensors, {})
     found, _ = load_tensors(tmp_path / "x", "network")
     assert all(torch.equal(found[name], tensors[name]) and found[name].dtype == dtype for name in tensors)
+
+
+def test_names_that_are_none_and_data_that_are_none(tmp_path):
+    flow = rf.GenerativeFlow(particles=20, networks=1, fit_steps=2, width=4, first_steps=2)
+    with pytest.raises(TypeError, match="data: NoneType given"):
+        flow.fit(None)
+    with pytest.raises(ValueError, match="the name of a folder is needed"):
+        flow.fit(torch.rand(20, 2, generator=torch.Generator().manual_seed(0)), run=f"{tmp_path}/a\0b")
+    for name in ("", f"{tmp_path}/a\0b"):
+        with pytest.raises(ValueError, match="the name of a file or folder is needed"):
+            atomically(Path(name), lambda temporary: temporary.write_text("x"))

@@ -75,7 +75,7 @@ def test_an_evaluation_of_an_earlier_version(run, tmp_path):
     old = run.evaluation()
     for key in ("better", "cautions"):
         del old[key]
-    (tmp_path / "run" / "evaluation.json").write_text(json.dumps(old))
+    Run.open(tmp_path / "run").write_evaluation(old)
     page = report.write_report(Run.open(tmp_path / "run")).read_text(encoding="utf-8")
     assert "<td>higher</td>" in page and "are few" not in page
 

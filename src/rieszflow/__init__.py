@@ -70,7 +70,7 @@ if not TYPE_CHECKING:
     }
     _MODULES = [
         *("cli", "data", "directions", "engines", "exact", "flow", "generative", "kernels", "metrics", "report"),
-        *("sketch", "sliced", "target", "two_sample"),
+        *("sketch", "sliced", "tables", "target", "two_sample"),
     ]
 
     def __getattr__(name):

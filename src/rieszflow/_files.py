@@ -68,6 +68,8 @@ def aside(path: Path) -> Iterator[Path]:
 
     So is what processes that were killed in the middle have left of the same path: their number is in the name.
     """
+    if not path.name or "\0" in path.name:
+        raise ValueError(f"{str(path)!r}: the name of a file or folder is needed")
     path.parent.mkdir(parents=True, exist_ok=True)
     stem = (
         path.stem if len(os.fsencode(path.name)) < 150 else hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()

@@ -311,7 +311,7 @@ def _dataset(x: Any, held_out: Any, config: Config) -> Dataset:
     """A Dataset from tensors or arrays given in Python."""
     parts: list[np.ndarray | None] = []
     for name, t in (("data", x), ("held_out", held_out)):
-        if t is None:
+        if t is None and name == "held_out":
             parts.append(None)
             continue
         t = _validate.points(name, data.as_points(t, name)).cpu()

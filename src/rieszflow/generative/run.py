@@ -67,6 +67,8 @@ class Run:
     def create(cls, path: str | os.PathLike[str], config: Config, data: dict[str, Any]) -> Run:
         """A new folder, or an empty one. What a first write that was killed has left in it counts as nothing."""
         path = Path(path)
+        if "\0" in str(path):
+            raise RunError(f"{str(path)!r}: the name of a folder is needed")
         run = cls(path, config, data)
         run._check_empty()
         try:
@@ -255,7 +257,7 @@ class Run:
 
     def _identity(self) -> dict[str, Any]:
         """What networks and checkpoints depend on. Where the data lie may change: their fingerprint says that it is they."""
-        data = {key: value for key, value in self.data.items() if key not in ("name", "path")}
+        data = {"centre": None, **{key: value for key, value in self.data.items() if key not in ("name", "path")}}
         return json.loads(json.dumps({"settings": self.config.fixed(), "data": data}, default=str, sort_keys=True))
 
     def _check_belongs(self, file: Path, meta: dict[str, Any]) -> None:

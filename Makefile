@@ -12,8 +12,9 @@ demo: $(READY)
 	$(BIN)/rieszflow evaluate runs/demo
 	@echo "look at runs/demo/report.html"
 
+# Two tests at a time, each on one thread; `$(BIN)/python -m pytest tests/test_x.py` runs some as usual.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

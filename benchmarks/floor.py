@@ -22,8 +22,8 @@ from common import parser, save
 
 import rieszflow as rf
 from rieszflow import _validate, directions
+from rieszflow._compiled import OPTIONS
 from rieszflow._threads import share, threads
-from rieszflow.directions.hadamard import OPTIONS
 from rieszflow.engines import _bins_cpu as cpu
 from rieszflow.engines import bins
 

@@ -12,7 +12,7 @@ points and by the drift test that has a sketch of them.
 
 Cells are dealt to as many processes as there are cores, of one thread each.
 
-Run: OMP_NUM_THREADS=1 python benchmarks/null.py [--repeats 400] [--power 60]
+Run: OMP_NUM_THREADS=1 python benchmarks/null.py [--repeats 400] [--power 100]
 """
 
 import warnings
@@ -51,7 +51,7 @@ SIZES = ((2, 2), (2, 5), (5, 5), (5, 40), (40, 40), (100, 1000), (1000, 100), (2
 INTERVALS: dict[str, tuple[Draw, Draw]] = {
     "normal, d = 3, alike": (CASES["normal, d = 3"], CASES["normal, d = 3"]),
     "normal, d = 3, shift 0.5": (CASES["normal, d = 3"], lambda g, n: g.normal((0.5, 0, 0), size=(n, 3))),
-    "flag, 0.02 and 0.02": (flags(0.02), flags(0.02)),
+    "flag, 0.02 and 0.02": (CASES["flag, P(1) = 0.02"], CASES["flag, P(1) = 0.02"]),
     "flag, 0.02 and 0.1": (flags(0.02), flags(0.1)),
     "lognormal, scales 1 and 1.5": (lambda g, n: g.lognormal(size=(n, 1)), lambda g, n: 1.5 * g.lognormal(size=(n, 1))),
 }
@@ -99,7 +99,7 @@ def covered(name: str, n: int, m: int, repeats: int) -> dict[str, float]:
 def power(n: int, shift: float, repeats: int, d: int = 10, m: int = 20_000) -> dict[str, float]:
     hits = {"all points": 0, "2,048 kept": 0, "256 kept": 0}
     for k in range(repeats):
-        g = np.random.default_rng([k, n])
+        g = np.random.default_rng([k, n, round(1000 * shift)])
         x, y = g.normal(size=(n, d)), g.normal(size=(m, d))
         x[:, 0] += shift
         tests = {
@@ -131,7 +131,7 @@ def cells(
 
 
 def main() -> None:
-    options = parser(__doc__, repeats=400, power=60).parse_args()
+    options = parser(__doc__, repeats=400, power=100).parse_args()
     with ProcessPoolExecutor(initializer=warnings.simplefilter, initargs=("ignore", rf.Notice)) as pool:
         # Notices are of p-values that cannot be small.
         rejected = cells(pool, f"rejected at {LEVEL}, n : m", null, CASES, SIZES, options.repeats)

@@ -238,7 +238,7 @@ def _test(
     distance = y.distance(x, "U")
     error = math.hypot(_points_error(gram, in_x, in_y, K, L), slice_error)
     half = float(scipy.stats.t.ppf(0.975, min(K, L) - 1)) * error
-    # Where nothing varies, the unbiased distance's correction is all that is left: the plain distance is not above the interval.
+    # Where nothing varies, the unbiased distance's correction is all there is: the plain distance is not above the interval.
     interval = distance - half, max(distance + half, y.distance(x))
     return TwoSampleTest(p_value, distance, interval, tried, (K, L), (K * size, L * size), x, y)
 

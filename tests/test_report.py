@@ -1,6 +1,5 @@
 """report.html: what a reader gets on any screen, and words for those who do not see the pictures."""
 
-import json
 import re
 import shutil
 import subprocess

@@ -37,7 +37,7 @@ def main() -> None:
 
         ways = {
             "usual": lambda x=x: usual(x, y, independent(options.slices, y.shape[1], g)),
-            "bins": lambda x=x: rf.sliced_mmd2_gradient(x, y, slices=options.slices, engine="bins", generator=g),
+            "bins": lambda x=x: rf.sliced_mmd2_gradient(x, y, slices=options.slices, engine="bins", seed=g),
         }
         seconds = {name: statistics.median(t) for name, t in in_turn(ways, options.repeats).items()}
         errors = {name: error(way) for name, way in ways.items()}

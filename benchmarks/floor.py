@@ -102,7 +102,7 @@ def main() -> None:
             *(2 * transform, 0, N * n),
         ),
     }
-    whole = least(lambda: rf.sliced_mmd2_gradient(x, y, slices=n, directions="hadamard", engine="bins", generator=g), repeats)
+    whole = least(lambda: rf.sliced_mmd2_gradient(x, y, slices=n, directions="hadamard", engine="bins", seed=g), repeats)
     passing = least(lambda: t.passes.extent(t, x), repeats)  # one pass that loads and transforms, and keeps extremes only
     rows = []
     for name, (seconds, *counts) in stages.items():

@@ -21,7 +21,7 @@ def main() -> None:
     x = torch.rand(options.n, options.d, generator=g)
     y = torch.rand(options.n, options.d, generator=g) ** 2
     xi = independent(options.slices, options.d, g)
-    target = rf.Target(y, slices=options.slices, engine="bins", generator=g, reuse=2 * options.repeats + 3)
+    target = rf.Target(y, slices=options.slices, engine="bins", seed=g, reuse=2 * options.repeats + 3)
     target.gradient(x)
     kept = target._pool[0]
 
@@ -33,7 +33,7 @@ def main() -> None:
     binned = rf.sliced_mmd2_gradient(x, y, directions=xi, engine="bins")
     of_sort, of_bins = ((a - b).norm().item() / b.norm().item() for a, b in ((exact, slow), (binned, exact)))
     print(f"on the same directions sort differs from the usual way by {of_sort:.1e}, bins from sort by {of_bins:.1e}")
-    arguments = {"slices": options.slices, "directions": "hadamard", "generator": g}
+    arguments = {"slices": options.slices, "directions": "hadamard", "seed": g}
     seconds = in_turn(
         {
             "usual": lambda: usual(x, y, independent(options.slices, options.d, g)),

@@ -54,7 +54,7 @@ def one(n: int, d: int, slices: int, scratch: str) -> None:
         seconds = []
         for k in range(1 + max(3, min(40, 1_000_000 // n))):
             start = time.perf_counter()
-            gradient = rf.sliced_mmd2_gradient(x, y, slices=slices, engine="bins", generator=torch.Generator().manual_seed(k))
+            gradient = rf.sliced_mmd2_gradient(x, y, slices=slices, engine="bins", seed=torch.Generator().manual_seed(k))
             seconds.append(time.perf_counter() - start)
             size = gradient.numel() * 4
             del gradient

@@ -38,9 +38,7 @@ def main() -> None:
 
     def flow(seed: int, reuse: int, step: float) -> rf.ParticleFlow:
         tau, drawn = step * (1 - MOMENTUM) * mean, torch.Generator().manual_seed(seed)
-        return rf.ParticleFlow(
-            y, slices=1024, step_size=tau, momentum=MOMENTUM, reuse=reuse, bounds=(0.0, 1.0), generator=drawn
-        )
+        return rf.ParticleFlow(y, slices=1024, step_size=tau, momentum=MOMENTUM, reuse=reuse, bounds=(0.0, 1.0), seed=drawn)
 
     latents = draw_latents(Config(latents="smooth"), data.shape, options.particles, g)
     start = flow(1, 1, 1.5).run(latents, options.before)

@@ -41,7 +41,7 @@ def gradients(n: int, slices: int, repeats: int, g: torch.Generator) -> list[dic
         return by_autograd(lambda x: ot.sliced_wasserstein_distance(x, y, n_projections=P, seed=seed) ** 2, x)
 
     ways = {
-        "rieszflow, sliced": lambda: rf.sliced_mmd2_gradient(x, y, slices=slices, engine="bins", generator=g),
+        "rieszflow, sliced": lambda: rf.sliced_mmd2_gradient(x, y, slices=slices, engine="bins", seed=g),
         "rieszflow, exact": lambda: rf.mmd2_gradient(x, y),
         "torch.cdist": lambda: by_autograd(lambda x: torch.cdist(x, y).mean() - 0.5 * torch.cdist(x, x).mean(), x),
         "GeomLoss, tensorized": lambda: by_autograd(lambda x: energy(x, y), x),
@@ -81,7 +81,7 @@ def values(n: int, slices: int, repeats: int, g: torch.Generator) -> list[dict[s
     s, t = torch.randn(1_000_000, 1, generator=g), 1.1 * torch.randn(1_000_000, 1, generator=g)
     tasks = {
         f"N = M = {n:,}, d = {x.shape[1]}": {
-            "rieszflow, sliced": lambda: 2 * rf.sliced_mmd2(x, y, slices=slices, engine="bins", generator=g).item(),
+            "rieszflow, sliced": lambda: 2 * rf.sliced_mmd2(x, y, slices=slices, engine="bins", seed=g).item(),
             "rieszflow, exact": lambda: rf.energy_distance(x, y).item(),
             "dcor": lambda: float(dcor.energy_distance(x.numpy(), y.numpy())),
         },

@@ -44,7 +44,7 @@ def job(out: str, N: int, d: int, slices: int, repeats: int) -> None:
     g = torch.Generator().manual_seed(rank)
     x, y = torch.rand(n, d, generator=g), torch.rand(n, d, generator=g) ** 2
     group = dist.group.WORLD if world > 1 else None
-    flow = rf.ParticleFlow(y, slices=slices, engine="bins", generator=g, reuse=1000, group=group)
+    flow = rf.ParticleFlow(y, slices=slices, engine="bins", seed=g, reuse=1000, group=group)
     flow.tables.reuse = 1000  # one set of slices to begin with, used all along
     flow.tables.gradient(x)
     flow.tables._calls = 0

@@ -26,7 +26,7 @@ def main() -> None:
                 continue
             for _ in range(2):
                 start = time.perf_counter()
-                got = rf.sliced_mmd2_gradient(x, y, slices=P, engine="bins", generator=g)
+                got = rf.sliced_mmd2_gradient(x, y, slices=P, engine="bins", seed=g)
                 seconds = time.perf_counter() - start
             rows.append({"d": d, "P": P, "seconds": seconds, "error": ((got - exact).norm() / exact.norm()).item()})
         mine = [r for r in rows if r["d"] == d]

@@ -26,7 +26,7 @@ def main() -> None:
     rows = []
     for d, P, n in CASES:
         x = torch.rand(n, d, generator=torch.Generator().manual_seed(0))
-        empty = SliceSketch(x[:1000], P)
+        empty = SliceSketch(x[:1000], slices=P)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "x.npy"
             np.save(file, x.numpy())

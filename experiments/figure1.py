@@ -33,7 +33,7 @@ def seconds(way, repeats: int) -> float:
 
 
 def error(x, y, P: int, kind: str, draws: int, g: torch.Generator, exact: torch.Tensor) -> float:
-    found = [rf.sliced_mmd2_gradient(x, y, slices=P, directions=kind, engine="sort", generator=g) for _ in range(draws)]
+    found = [rf.sliced_mmd2_gradient(x, y, slices=P, directions=kind, engine="sort", seed=g) for _ in range(draws)]
     return sum(((f - exact).norm() / exact.norm()).item() for f in found) / draws
 
 
@@ -48,7 +48,7 @@ def main() -> None:
         if n <= 10_000 or given.full:
             row["brute force"] = 1000 * seconds(lambda x=x, y=y: rf.mmd2_gradient(x, y), 1 if n > 3000 else repeats)
         for P in (10, 100, 1000):
-            way = lambda x=x, y=y, P=P: rf.sliced_mmd2_gradient(x, y, slices=P, directions="hadamard", generator=g)  # noqa: E731
+            way = lambda x=x, y=y, P=P: rf.sliced_mmd2_gradient(x, y, slices=P, directions="hadamard", seed=g)  # noqa: E731
             row[f"sliced, P = {P}"] = 1000 * seconds(way, repeats)
         times.append(row)
         print("1,000 gradients, s: " + ", ".join(f"{k} {v:.3g}" for k, v in row.items()), flush=True)

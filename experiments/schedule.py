@@ -47,7 +47,7 @@ def main() -> None:
     marks = [2**k for k in range(last + 1)]
     rows = {}
     for name, (x, settings) in ways.items():
-        flow = rf.ParticleFlow(y, momentum=0.8, generator=torch.Generator().manual_seed(1), **settings)
+        flow = rf.ParticleFlow(y, momentum=0.8, seed=torch.Generator().manual_seed(1), **settings)
         seconds, distances, spent = [], [], 0.0
         for k in range(1, marks[-1] + 1):
             start = time.perf_counter()

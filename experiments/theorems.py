@@ -26,7 +26,7 @@ def theorem1(repeats: int, P: int, g: torch.Generator) -> list[dict]:
             c = kernel.slicing_constant(d)
             for _ in range(repeats):
                 x, y = torch.randn(8, d, generator=g).double(), 1 + torch.randn(9, d, generator=g).double()
-                exact = rf.mmd2(x, y, kernel).item()
+                exact = rf.mmd2(x, y, kernel=kernel).item()
                 xi = torch.nn.functional.normalize(torch.randn(P, d, generator=g).double(), dim=1)
                 px, py = (xi @ z.T for z in (x, y))
                 xy, xx, yy = (((p[:, :, None] - q[:, None]).abs() ** r).mean((1, 2)) for p, q in ((px, py), (px, px), (py, py)))
@@ -72,9 +72,7 @@ def theorem4(draws: int, g: torch.Generator) -> dict:
     def error(d: int, P: int) -> float:
         x, y = torch.rand(300, d, generator=g), torch.rand(300, d, generator=g) ** 2
         exact = rf.mmd2_gradient(x, y)
-        found = [
-            rf.sliced_mmd2_gradient(x, y, slices=P, directions="independent", engine="sort", generator=g) for _ in range(draws)
-        ]
+        found = [rf.sliced_mmd2_gradient(x, y, slices=P, directions="independent", engine="sort", seed=g) for _ in range(draws)]
         return sum(((f - exact).norm() / exact.norm()).item() for f in found) / draws
 
     Ps, ds = [16, 64, 256, 1024, 4096], [8, 32, 128, 512]

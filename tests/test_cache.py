@@ -38,7 +38,7 @@ def test_the_package_and_the_command_line_import_little(tmp_path):
 
 
 def test_every_public_name_is_there():
-    assert set(rf._HOME) | {"Notice"} == set(rf.__all__) and set(rf.__all__) <= set(dir(rf))
+    assert set(rf._HOME) | {"Notice", "Progress"} == set(rf.__all__) and set(rf.__all__) <= set(dir(rf))
     for name in rf.__all__:
         assert getattr(rf, name).__name__ == name
     modules = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
@@ -114,7 +114,7 @@ logging.basicConfig(level=logging.INFO, format="%(message)s")
 import torch, rieszflow as rf
 x = torch.arange(12.0).reshape(6, 2)
 g = torch.Generator().manual_seed(0)
-print(rf.sliced_mmd2_gradient(x, x + 1, slices=4, generator=g, engine="sort").abs().sum().item())
+print(rf.sliced_mmd2_gradient(x, x + 1, slices=4, seed=g, engine="sort").abs().sum().item())
 """
 
 

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rieszflow import cli, report
+from rieszflow import Progress, cli, report
 from rieszflow._notices import notice
-from rieszflow.generative import Config, Progress, Run
+from rieszflow.generative import Config, Run
 
 TINY = [
     "particles=300", "networks=3", "first_steps=8", "growth_cap=8", "slices=16", "network=mlp", "width=32", "layers=2",
@@ -418,11 +418,11 @@ def test_remaining_time_from_the_first_steps(monkeypatch):
         overall = show.bars.tasks[show.total]
         assert overall.total == 18 + 26 + 28
         for step in range(1, 6):
-            show(Progress(1, 3, "flow", step, 8))
+            show(Progress("flow", step, 8, 1, 3))
         assert overall.completed == 5 and overall.time_remaining is not None
-        show(Progress(2, 3, "fit", 4, 10, 0.5))
+        show(Progress("fit", 4, 10, 2, 3, 0.5))
         assert overall.completed == 18 + 16 + 4 and overall.description == "network 2 of 3"
-        show(Progress(3, 3, "fit", 20, 20, 0.5))
+        show(Progress("fit", 20, 20, 3, 3, 0.5))
         assert overall.completed == overall.total
 
 

@@ -47,7 +47,7 @@ class Stop(Exception):
 
 def stop_at(*where):
     def stop(p):
-        if (p.network, p.phase, p.step) == where:
+        if (p.network, p.what, p.done) == where:
             raise Stop
 
     return stop
@@ -787,7 +787,7 @@ def test_networks_deleted_while_a_run_is_trained(tmp_path):
     path = tmp_path / "run"
     with pytest.raises((FileError, WriteError), match="0001.safetensors: no such file"):
         rf.GenerativeFlow(**TINY).fit(
-            points(), run=path, progress=lambda p: p.network == 2 and p.phase == "flow" and shutil.rmtree(path, True)
+            points(), run=path, progress=lambda p: p.network == 2 and p.what == "flow" and shutil.rmtree(path, True)
         )
 
 
@@ -815,8 +815,8 @@ def test_a_run_that_is_copied_while_it_is_trained(tmp_path, whole):
     copies = []
 
     def copy(p):
-        if (p.network, p.phase, p.step) in ((1, "fit", 4), (2, "flow", 1), (3, "fit", 1)):
-            copies.append(tmp_path / f"{p.network}-{p.phase}-{p.step}")
+        if (p.network, p.what, p.done) in ((1, "fit", 4), (2, "flow", 1), (3, "fit", 1)):
+            copies.append(tmp_path / f"{p.network}-{p.what}-{p.done}")
             shutil.copytree(tmp_path / "run", copies[-1])
 
     rf.GenerativeFlow(**TINY).fit(points(), run=tmp_path / "run", progress=copy)

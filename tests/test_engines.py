@@ -137,12 +137,12 @@ def test_engines_agree(kind, statistic, weighted, d):
         leaves = x.clone().requires_grad_(), y.clone().requires_grad_()
         value = rf.sliced_mmd2(
             *leaves, slices=256, directions=kind, engine=engine, statistic=statistic,
-            x_weights=a, y_weights=b, generator=generator(5),
+            x_weights=a, y_weights=b, seed=generator(5),
         )  # fmt: skip
         value.backward()
         gradient = rf.sliced_mmd2_gradient(
             x, y, slices=256, directions=kind, engine=engine, statistic=statistic,
-            x_weights=a, y_weights=b, generator=generator(5),
+            x_weights=a, y_weights=b, seed=generator(5),
         )  # fmt: skip
         if engine == "bins" and kind == "hadamard":
             # Half as many bins serve where no value is asked for.
@@ -160,20 +160,20 @@ def test_engines_agree_at_size():
     """20,000 points: bins hold a thousandth of the mass, and within them the distribution is nearly linear."""
     g = generator(0)
     x, y = torch.rand(20_000, 100, generator=g), torch.rand(20_000, 100, generator=g) ** 2
-    got, exact = (rf.sliced_mmd2_gradient(x, y, slices=128, engine=e, generator=generator(1)) for e in ("bins", "sort"))
+    got, exact = (rf.sliced_mmd2_gradient(x, y, slices=128, engine=e, seed=generator(1)) for e in ("bins", "sort"))
     assert relative(got, exact) < 3e-3
 
 
 def test_batches_and_float64_on_bins():
     x, y = (torch.stack(c) for c in zip(*(clouds(s, 60, 40, 70) for s in range(3)), strict=True))
     a = torch.stack([simplex(s, 60) for s in range(3)])
-    value = rf.sliced_mmd2(x, y, slices=64, engine="bins", x_weights=a, generator=generator(2))
-    gradient = rf.sliced_mmd2_gradient(x, y, slices=64, engine="bins", x_weights=a, generator=generator(2))
+    value = rf.sliced_mmd2(x, y, slices=64, engine="bins", x_weights=a, seed=generator(2))
+    gradient = rf.sliced_mmd2_gradient(x, y, slices=64, engine="bins", x_weights=a, seed=generator(2))
     assert value.shape == (3,) and gradient.shape == x.shape and gradient.dtype == torch.float64
     for k in range(3):
-        one = rf.sliced_mmd2_gradient(x[k], y[k], slices=64, engine="bins", x_weights=a[k], generator=generator(2))
+        one = rf.sliced_mmd2_gradient(x[k], y[k], slices=64, engine="bins", x_weights=a[k], seed=generator(2))
         assert torch.equal(one, gradient[k])
-        exact = rf.sliced_mmd2_gradient(x[k], y[k], slices=64, engine="sort", x_weights=a[k], generator=generator(2))
+        exact = rf.sliced_mmd2_gradient(x[k], y[k], slices=64, engine="sort", x_weights=a[k], seed=generator(2))
         # 100 points in 128 bins: many share one, and are off by about a point, of differences of some ten
         assert relative(one, exact) < 0.1
 
@@ -186,12 +186,10 @@ def test_scale_does_not_matter(engine, scale, kind):
     x, y = clouds(4, 800, 600, 70, torch.float32)
     small, large = ((f * x, f * y) for f in (1.0, scale))
     one, two = (
-        rf.sliced_mmd2_gradient(*c, slices=128, directions=kind, engine=engine, generator=generator(1)) for c in (small, large)
+        rf.sliced_mmd2_gradient(*c, slices=128, directions=kind, engine=engine, seed=generator(1)) for c in (small, large)
     )
     assert relative(two, one) < (1e-3 if engine == "sort" else 1e-2)
-    v, w = (
-        rf.sliced_mmd2(*c, slices=128, directions=kind, engine=engine, generator=generator(1)).item() for c in (small, large)
-    )
+    v, w = (rf.sliced_mmd2(*c, slices=128, directions=kind, engine=engine, seed=generator(1)).item() for c in (small, large))
     # the value itself is denormal for the smallest: 1e-45 is its last bit
     assert w == pytest.approx(scale * v, rel=1e-3, abs=1e-44)
 
@@ -202,13 +200,11 @@ def test_one_outlier_spoils_nothing(kind):
     x, y = clouds(4, 3000, 2500, 70, torch.float32)
     x[17] *= 1e8 / x[17].norm()
     got, exact = (
-        rf.sliced_mmd2_gradient(x, y, slices=128, directions=kind, engine=e, generator=generator(1)) for e in ("bins", "sort")
+        rf.sliced_mmd2_gradient(x, y, slices=128, directions=kind, engine=e, seed=generator(1)) for e in ("bins", "sort")
     )
     assert relative(got, exact) < 0.01
     assert relative(got[17], exact[17]) < 0.01
-    v, w = (
-        rf.sliced_mmd2(x, y, slices=128, directions=kind, engine=e, generator=generator(1)).item() for e in ("bins", "sort")
-    )
+    v, w = (rf.sliced_mmd2(x, y, slices=128, directions=kind, engine=e, seed=generator(1)).item() for e in ("bins", "sort"))
     assert v == pytest.approx(w, rel=1e-3)
 
 
@@ -216,7 +212,7 @@ def test_one_outlier_spoils_nothing(kind):
 def test_two_points(kind):
     """All of x in one place, all of y in another: every slice is two point masses, and nothing acts inside a cloud."""
     x, y = torch.full((3000, 70), 0.2), torch.full((2000, 70), 0.7)
-    gradient = rf.sliced_mmd2_gradient(x, y, slices=128, directions=kind, engine="bins", generator=generator(1)) * 3000
+    gradient = rf.sliced_mmd2_gradient(x, y, slices=128, directions=kind, engine="bins", seed=generator(1)) * 3000
     xi = directions.sample(kind, 128, 70, x, generator(1))
     side = xi.project(x[:1] - y[:1]).sign()
     wanted = rf.Riesz(1.0).slicing_constant(xi.n) / 128 * xi.adjoint(side)
@@ -229,8 +225,7 @@ def test_binary_images():
     pool = (torch.rand(40, 100, generator=g) < 0.1).float()
     x, y = pool[torch.randint(30, (3000,), generator=g)], pool[torch.randint(10, 40, (3000,), generator=g)]
     got, exact = (
-        rf.sliced_mmd2_gradient(x, y, slices=256, directions="hadamard", engine=e, generator=generator(1))
-        for e in ("bins", "sort")
+        rf.sliced_mmd2_gradient(x, y, slices=256, directions="hadamard", engine=e, seed=generator(1)) for e in ("bins", "sort")
     )
     # forty point masses a slice, which now and then share one of a thousand bins
     assert relative(got, exact) < 0.03
@@ -273,7 +268,7 @@ def test_sobol_beats_independent_directions():
     exact = rf.mmd2(x, y)
 
     def error(kind):
-        draws = [rf.sliced_mmd2(x, y, slices=256, directions=kind, generator=generator(s)) - exact for s in range(30)]
+        draws = [rf.sliced_mmd2(x, y, slices=256, directions=kind, seed=generator(s)) - exact for s in range(30)]
         return torch.stack(draws).square().mean().sqrt().item()
 
     assert error("sobol") < 0.5 * error("independent")
@@ -367,11 +362,11 @@ def test_kernels_on_bins(kernel, stated, statistic, d, weighted):
     )
     xi = directions.sample("auto", 64, d, x, generator(5))
     value, gradient = brute_slices(x, y, kernel, xi, statistic, a, b)
-    options = {"kernel": kernel, "slices": 64, "statistic": statistic, "generator": generator(5)}
+    options = {"kernel": kernel, "slices": 64, "statistic": statistic, "seed": generator(5)}
     if weighted:
         options |= {"x_weights": a, "y_weights": b}
     assert relative(rf.sliced_mmd2_gradient(x, y, **options), gradient) < stated
-    options["generator"] = generator(5)
+    options["seed"] = generator(5)
     leaf = x.clone().requires_grad_()
     got = rf.sliced_mmd2(leaf, y, **options)
     got.backward()
@@ -384,19 +379,19 @@ def test_sliced_kernels_converge_to_brute_force(kernel):
     """Slices, constants and bins together: the mean of many draws is the kernel's own gradient and value."""
     x, y = clouds(2, 40, 50, 8)
     g = generator(3)
-    draws = torch.stack([rf.sliced_mmd2(x, y, kernel, slices=64, generator=g) for _ in range(100)])
-    exact = rf.mmd2(x, y, kernel)
+    draws = torch.stack([rf.sliced_mmd2(x, y, kernel=kernel, slices=64, seed=g) for _ in range(100)])
+    exact = rf.mmd2(x, y, kernel=kernel)
     assert (draws.mean() - exact).abs() < 5 * draws.std() / 10 + 5e-3 * exact
-    mean = torch.stack([rf.sliced_mmd2_gradient(x, y, kernel, slices=64, generator=g) for _ in range(100)]).mean(0)
-    assert relative(mean, rf.mmd2_gradient(x, y, kernel)) < 0.03  # what 6400 slices leave
+    mean = torch.stack([rf.sliced_mmd2_gradient(x, y, kernel=kernel, slices=64, seed=g) for _ in range(100)]).mean(0)
+    assert relative(mean, rf.mmd2_gradient(x, y, kernel=kernel)) < 0.03  # what 6400 slices leave
 
 
 def test_gradients_of_riesz_below_one_come_with_a_warning():
     x, y = clouds(2, 40, 50, 8)
     with pytest.warns(UserWarning, match=r"^kernel: gradients of Riesz\(r=0.5\)"):
-        rf.sliced_mmd2_gradient(x, y, rf.Riesz(0.5), slices=8)
-    draws = torch.stack([rf.sliced_mmd2(x, y, rf.Riesz(0.5), slices=64, generator=generator(k)) for k in range(100)])
-    assert (draws.mean() - rf.mmd2(x, y, rf.Riesz(0.5))).abs() < 5 * draws.std() / 10 + 1e-3 * draws.mean()
+        rf.sliced_mmd2_gradient(x, y, kernel=rf.Riesz(0.5), slices=8)
+    draws = torch.stack([rf.sliced_mmd2(x, y, kernel=rf.Riesz(0.5), slices=64, seed=generator(k)) for k in range(100)])
+    assert (draws.mean() - rf.mmd2(x, y, kernel=rf.Riesz(0.5))).abs() < 5 * draws.std() / 10 + 1e-3 * draws.mean()
 
 
 def sized(kernel, s):
@@ -417,7 +412,7 @@ def test_kernels_on_bins_at_any_scale(kernel, dtype):
         other, r = sized(kernel, 2.0 ** (e + 1))
         for statistic, kind in (("V", "orthogonal"), ("U", "hadamard")):
             one, two = (
-                [f(c * x, c * y, k, 32, kind, statistic=statistic, generator=generator(2)).double()
+                [f(c * x, c * y, kernel=k, slices=32, directions=kind, statistic=statistic, seed=generator(2)).double()
                  for f in (rf.sliced_mmd2, rf.sliced_mmd2_gradient)]
                 for k, c in ((kernel, 1.0), (other, 2.0**e))
             )  # fmt: skip
@@ -433,10 +428,10 @@ def test_kernels_on_bins_at_any_scale(kernel, dtype):
 def test_any_scale_in_float64(engine):
     x, y = clouds(1, 60, 50, 3)
     options = {"slices": 32, "engine": engine}
-    value, gradient = (f(x, y, **options, generator=generator(2)) for f in (rf.sliced_mmd2, rf.sliced_mmd2_gradient))
+    value, gradient = (f(x, y, **options, seed=generator(2)) for f in (rf.sliced_mmd2, rf.sliced_mmd2_gradient))
     for s in (2.0**1000, 2.0**515, 2.0**-560, 2.0**-1000):
-        assert rf.sliced_mmd2(s * x, s * y, **options, generator=generator(2)) == s * value
-        assert torch.equal(rf.sliced_mmd2_gradient(s * x, s * y, **options, generator=generator(2)), gradient)
+        assert rf.sliced_mmd2(s * x, s * y, **options, seed=generator(2)) == s * value
+        assert torch.equal(rf.sliced_mmd2_gradient(s * x, s * y, **options, seed=generator(2)), gradient)
 
 
 @pytest.mark.parametrize("kind", ["orthogonal", "hadamard"])
@@ -446,14 +441,14 @@ def test_what_float32_cannot_hold_is_refused(kind, request):
     x, y = 1e-20 * torch.randn(3000, 70, generator=g), 1e-20 * torch.randn(3000, 70, generator=g)
     x[1234], x[2345] = 1e30, -1e30
     options = {"slices": 64, "directions": kind}
-    target = rf.Target(y, **options, engine="bins", reuse=2, generator=g)
+    target = rf.Target(y, **options, engine="bins", reuse=2, seed=g)
     for _ in range(2):
         for function in (rf.sliced_mmd2, rf.sliced_mmd2_gradient):
             with pytest.raises(ValueError, match="^x, y: points so far from the others"):
-                function(x, y, **options, engine="bins", generator=g)
+                function(x, y, **options, engine="bins", seed=g)
             with pytest.raises(ValueError, match="^x, y: points so far from the others"):
-                function(x, y, rf.Gaussian(1e10), **options, generator=g)
-            assert torch.isfinite(function(x, y, **options, engine="sort", generator=g)).all()
+                function(x, y, kernel=rf.Gaussian(1e10), **options, seed=g)
+            assert torch.isfinite(function(x, y, **options, engine="sort", seed=g)).all()
         with pytest.raises(ValueError, match="^x, y: points so far from the others"):
             target.gradient(x)
         if "on_device_passes" not in request.fixturenames:
@@ -469,7 +464,7 @@ def test_one_point_apart_from_many_copies():
     for far in (1.0, 1e6):
         x, y = torch.zeros(3000, 3), torch.zeros(2000, 3)
         x[1234, 0] = far
-        got, exact = (rf.sliced_mmd2(x, y, slices=8, engine=e, generator=generator(1)).item() for e in ENGINES)
+        got, exact = (rf.sliced_mmd2(x, y, slices=8, engine=e, seed=generator(1)).item() for e in ENGINES)
         assert got == pytest.approx(exact, rel=1e-4)
 
 
@@ -479,14 +474,14 @@ def test_kernels_that_are_too_wide_come_with_a_warning():
     options = {"slices": 32, "directions": "orthogonal"}
     for s in (1e2, 1e3):
         one, two = (
-            rf.sliced_mmd2_gradient(x, y, rf.Gaussian(v), **options, generator=generator(1)) * v**2 for v in (10 * s, s)
+            rf.sliced_mmd2_gradient(x, y, kernel=rf.Gaussian(v), **options, seed=generator(1)) * v**2 for v in (10 * s, s)
         )
         # k is 1 − ρ²/2σ² up to ρ⁴/8σ⁴: all slopes are the same but for the unit, and for 1e-16 σ²/ρw, w a 500th of ρ
         assert relative(one, two) < 0.01
     for kernel in (rf.Gaussian(1e6), rf.Laplace(1e6), rf.Matern(1.5, 1e9), rf.InverseMultiquadric(1e200)):
         with pytest.warns(UserWarning, match="^kernel: .* times as wide"):
-            rf.sliced_mmd2_gradient(x, y, kernel, **options)
-    assert rf.sliced_mmd2_gradient(x[:1].expand(5, 3), x[:1], rf.Gaussian(1e9), **options).abs().max() == 0
+            rf.sliced_mmd2_gradient(x, y, kernel=kernel, **options)
+    assert rf.sliced_mmd2_gradient(x[:1].expand(5, 3), x[:1], kernel=rf.Gaussian(1e9), **options).abs().max() == 0
 
 
 # The passes for other devices.
@@ -499,12 +494,12 @@ def test_device_passes(kernel, weighted, monkeypatch, request):
     x[5] *= 1000 if kernel == rf.Riesz(1.0) else 1
     a, b = (simplex(2, 700, torch.float32), simplex(3, 500, torch.float32)) if weighted else (None, None)
     options = {"kernel": kernel, "slices": 100, "engine": "bins", "x_weights": a, "y_weights": b}
-    value = rf.sliced_mmd2(x, y, **options, generator=generator(1))
-    gradient = rf.sliced_mmd2_gradient(x, y, **options, generator=generator(1))
+    value = rf.sliced_mmd2(x, y, **options, seed=generator(1))
+    gradient = rf.sliced_mmd2_gradient(x, y, **options, seed=generator(1))
     request.getfixturevalue("on_device_passes")
-    torch.testing.assert_close(rf.sliced_mmd2(x, y, **options, generator=generator(1)), value, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(rf.sliced_mmd2(x, y, **options, seed=generator(1)), value, rtol=1e-4, atol=1e-6)
     # A projection at the edge of a bin may fall to either side of it by rounding, which moves one count.
-    assert relative(rf.sliced_mmd2_gradient(x, y, **options, generator=generator(1)), gradient) < 1e-3
+    assert relative(rf.sliced_mmd2_gradient(x, y, **options, seed=generator(1)), gradient) < 1e-3
 
 
 # Targets that remember.
@@ -512,25 +507,25 @@ def test_device_passes(kernel, weighted, monkeypatch, request):
 
 def test_target_is_the_plain_gradient():
     x, y = clouds(1, 3000, 2000, 70, torch.float32)
-    fresh = rf.Target(y, slices=64, generator=generator(4), reuse=1).gradient(x)
+    fresh = rf.Target(y, slices=64, seed=generator(4), reuse=1).gradient(x)
     seed = int(torch.randint(2**62, (), generator=generator(4)))  # of a set of slices
-    assert torch.equal(fresh, rf.sliced_mmd2_gradient(x, y, slices=64, generator=generator(seed)))
-    assert torch.equal(fresh, rf.Target(y, slices=64, generator=generator(4), reuse=2).gradient(x))
+    assert torch.equal(fresh, rf.sliced_mmd2_gradient(x, y, slices=64, seed=generator(seed)))
+    assert torch.equal(fresh, rf.Target(y, slices=64, seed=generator(4), reuse=2).gradient(x))
     # Kept tables: every turn again the same gradient, and other slices in between.
-    target = rf.Target(y, slices=64, generator=generator(4), reuse=3)
+    target = rf.Target(y, slices=64, seed=generator(4), reuse=3)
     first, second, third, again = (target.gradient(x) for _ in range(4))
     assert torch.equal(first, again) and not torch.equal(first, second) and not torch.equal(second, third)
     for _ in range(5):
         target.gradient(x)
     assert not torch.equal(target.gradient(x), first)  # three uses are over
-    as_numpy = rf.Target(y.numpy(), slices=64, generator=generator(4), reuse=1).gradient(x.numpy())
+    as_numpy = rf.Target(y.numpy(), slices=64, seed=generator(4), reuse=1).gradient(x.numpy())
     assert isinstance(as_numpy, np.ndarray) and np.array_equal(as_numpy, fresh.numpy())
 
 
 def test_target_follows_points_that_move():
     """Tables made for points far away would be coarse at the target: their range is made anew when the points leave it."""
     _, y = clouds(1, 10, 3000, 10, torch.float32)
-    target = rf.Target(y, slices=40, generator=generator(4), reuse=4, engine="bins")
+    target = rf.Target(y, slices=40, seed=generator(4), reuse=4, engine="bins")
     for shift in (0.0, 100.0, 100.0, 100.0, 100.0, 100.0, 100.0, 100.0, 100.0):
         x = clouds(2, 3000, 10, 10, torch.float32)[0] + shift
         gradient = target.gradient(x)
@@ -542,21 +537,21 @@ def test_target_follows_points_that_move():
 def test_target_goes_on_from_its_state():
     x, y = clouds(1, 3000, 2000, 70, torch.float32)
     g = generator(4)
-    target = rf.Target(y, slices=100, generator=g, reuse=3)
+    target = rf.Target(y, slices=100, seed=g, reuse=3)
     for _ in range(4):
         target.gradient(x)
     state, random = target.state(), g.get_state()
     wanted = [target.gradient(x) for _ in range(8)]
     h = torch.Generator()
     h.set_state(random)
-    other = rf.Target(y, slices=100, generator=h, reuse=3)
+    other = rf.Target(y, slices=100, seed=h, reuse=3)
     other.load_state(state)
     assert all(torch.equal(other.gradient(x), w) for w in wanted)
 
 
 def test_bad_targets():
     y = torch.rand(10, 3)
-    for key, value in {"reuse": 0, "slices": 0, "generator": 1, "kernel": "gauss", "engine": "fft"}.items():
+    for key, value in {"reuse": 0, "slices": 0, "seed": "1", "kernel": "gauss", "engine": "fft"}.items():
         with pytest.raises((ValueError, TypeError), match=f"^{key}: "):
             rf.Target(y, **{key: value})
     target = rf.Target(y, slices=4)

@@ -24,7 +24,8 @@ FLOAT64 = 1e-12
 def test_value_against_loops(kernel, statistic, weighted, N, M, d):
     x, y = clouds(1, N, M, d)
     a, b = (simplex(2, N), simplex(3, M)) if weighted else (torch.full((N,), 1 / N).double(), torch.full((M,), 1 / M).double())
-    value = rf.mmd2(x, y, kernel, statistic, *((a, b) if weighted else (None, None)))
+    weights = {"x_weights": a, "y_weights": b} if weighted else {}
+    value = rf.mmd2(x, y, kernel=kernel, statistic=statistic, **weights)
     assert value.item() == pytest.approx(mmd2_by_hand(x, y, kernel, a, b, statistic), abs=FLOAT64)
 
 
@@ -35,7 +36,7 @@ def test_gradients_by_gradcheck(kernel, statistic):
     a, b = simplex(5, 5), simplex(6, 4)
 
     def f(x, y, a, b):
-        return rf.mmd2(x, y, kernel, statistic, a / a.sum(), b / b.sum())
+        return rf.mmd2(x, y, kernel=kernel, statistic=statistic, x_weights=a / a.sum(), y_weights=b / b.sum())
 
     assert torch.autograd.gradcheck(f, [t.clone().requires_grad_() for t in (x, y, a, b)])
 
@@ -45,27 +46,27 @@ def test_gradient_function_is_autograds(kernel):
     x, y = clouds(7, 6, 8, 3)
     a, b = simplex(8, 6), simplex(9, 8)
     leaf = x.clone().requires_grad_()
-    (wanted,) = torch.autograd.grad(rf.mmd2(leaf, y, kernel, x_weights=a, y_weights=b), leaf)
-    torch.testing.assert_close(rf.mmd2_gradient(x, y, kernel, a, b), wanted, rtol=1e-12, atol=1e-14)
+    (wanted,) = torch.autograd.grad(rf.mmd2(leaf, y, kernel=kernel, x_weights=a, y_weights=b), leaf)
+    torch.testing.assert_close(rf.mmd2_gradient(x, y, kernel=kernel, x_weights=a, y_weights=b), wanted, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=repr)
 def test_coincident_points_have_finite_gradients(kernel):
     x = torch.zeros(4, 3, dtype=torch.float64, requires_grad=True)
     y = torch.cat([torch.zeros(2, 3), torch.ones(1, 3)]).double()
-    rf.mmd2(x, y, kernel, "U").backward()
+    rf.mmd2(x, y, kernel=kernel, statistic="U").backward()
     assert torch.isfinite(x.grad).all()
     # Only the one distinct target acts: −∇K/M·1/N, along the diagonal and equal for all.
     assert torch.allclose(x.grad, x.grad[:1].expand_as(x.grad)) and (x.grad[0, 0] == x.grad[0, 1])
-    assert rf.mmd2_gradient(torch.zeros(4, 3), torch.zeros(2, 3), kernel).abs().max() == 0
+    assert rf.mmd2_gradient(torch.zeros(4, 3), torch.zeros(2, 3), kernel=kernel).abs().max() == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("r", [0.2, 1.0, 1.9])
 def test_point_masses(r, dtype):
     x, y = torch.tensor([[1.0, 2.0]], dtype=dtype), torch.tensor([[4.0, 6.0]], dtype=dtype)
-    assert rf.mmd2(x, y, rf.Riesz(r)).item() == pytest.approx(5**r, rel=torch.finfo(dtype).eps * 4)
-    assert rf.energy_distance(x, y, r).item() == pytest.approx(2 * 5**r, rel=torch.finfo(dtype).eps * 4)
+    assert rf.mmd2(x, y, kernel=rf.Riesz(r)).item() == pytest.approx(5**r, rel=torch.finfo(dtype).eps * 4)
+    assert rf.energy_distance(x, y, r=r).item() == pytest.approx(2 * 5**r, rel=torch.finfo(dtype).eps * 4)
 
 
 def test_uniforms_and_gaussians_on_the_line():
@@ -97,25 +98,25 @@ def test_scipy_in_one_dimension(seed, N, M):
 @settings(max_examples=60, deadline=None)
 def test_invariances(seed, N, M, d, kernel, scale):
     x, y = clouds(seed, N, M, d)
-    value = rf.mmd2(x, y, kernel).item()
+    value = rf.mmd2(x, y, kernel=kernel).item()
     g = generator(seed)
     rotation = torch.linalg.qr(torch.randn(d, d, generator=g, dtype=torch.float64))[0]
     shift = 10 * torch.randn(d, generator=g, dtype=torch.float64)
     order = torch.randperm(N, generator=g)
     assert value >= -FLOAT64
-    assert rf.mmd2(x, x[order], kernel).item() == pytest.approx(0, abs=FLOAT64)
-    assert rf.mmd2(y, x, kernel).item() == pytest.approx(value, abs=FLOAT64)
+    assert rf.mmd2(x, x[order], kernel=kernel).item() == pytest.approx(0, abs=FLOAT64)
+    assert rf.mmd2(y, x, kernel=kernel).item() == pytest.approx(value, abs=FLOAT64)
     # A shift by 10 costs about two digits of the coordinates; r = 0.3 takes the distance's 0.3rd power and no more.
-    assert rf.mmd2(x[order] @ rotation + shift, y @ rotation + shift, kernel).item() == pytest.approx(value, abs=1e-10)
+    assert rf.mmd2(x[order] @ rotation + shift, y @ rotation + shift, kernel=kernel).item() == pytest.approx(value, abs=1e-10)
     # Duplicating all points leaves the measures as they are.
-    assert rf.mmd2(x.repeat(2, 1), y.repeat(3, 1), kernel).item() == pytest.approx(value, abs=FLOAT64)
+    assert rf.mmd2(x.repeat(2, 1), y.repeat(3, 1), kernel=kernel).item() == pytest.approx(value, abs=FLOAT64)
     # A weight is a multiplicity.
     multiplicity = torch.randint(1, 4, (N,), generator=g)
     weights = multiplicity.double() / multiplicity.sum()
-    repeated = rf.mmd2(x.repeat_interleave(multiplicity, 0), y, kernel).item()
-    assert rf.mmd2(x, y, kernel, x_weights=weights).item() == pytest.approx(repeated, abs=FLOAT64)
+    repeated = rf.mmd2(x.repeat_interleave(multiplicity, 0), y, kernel=kernel).item()
+    assert rf.mmd2(x, y, kernel=kernel, x_weights=weights).item() == pytest.approx(repeated, abs=FLOAT64)
     if isinstance(kernel, rf.Riesz):
-        scaled = rf.mmd2(scale * x, scale * y, kernel).item()
+        scaled = rf.mmd2(scale * x, scale * y, kernel=kernel).item()
         assert scaled == pytest.approx(scale**kernel.r * value, abs=FLOAT64 * 10**kernel.r, rel=1e-12)
 
 
@@ -152,10 +153,10 @@ def test_far_from_the_origin_and_close_together():
 def test_batches_numpy_and_dtypes():
     x, y = (torch.stack(c) for c in zip(*(clouds(s, 6, 4, 3) for s in range(5)), strict=True))
     for kernel in (rf.Riesz(), rf.Gaussian()):
-        values, gradients = rf.mmd2(x, y, kernel), rf.mmd2_gradient(x, y, kernel)
+        values, gradients = rf.mmd2(x, y, kernel=kernel), rf.mmd2_gradient(x, y, kernel=kernel)
         for k in range(5):
-            torch.testing.assert_close(values[k], rf.mmd2(x[k], y[k], kernel))
-            torch.testing.assert_close(gradients[k], rf.mmd2_gradient(x[k], y[k], kernel))
+            torch.testing.assert_close(values[k], rf.mmd2(x[k], y[k], kernel=kernel))
+            torch.testing.assert_close(gradients[k], rf.mmd2_gradient(x[k], y[k], kernel=kernel))
     as_numpy = rf.energy_distance(x[0].numpy(), y[0].numpy())
     assert isinstance(as_numpy, np.float64) and as_numpy == rf.energy_distance(x[0], y[0]).item()
     assert rf.mmd2_gradient(x[0].numpy()[::-1], y[0].numpy()).shape == (6, 3)
@@ -230,10 +231,13 @@ def test_any_scale(kernel, statistic, seed, e, weighted, batch):
     scaled = kernel if kernel.degree else widened(kernel, s)
     a, b = (simplex(2, 6).requires_grad_(), simplex(3, 5)) if weighted else (None, None)
     leaves = x.clone().requires_grad_(), (s * x).requires_grad_()
-    values = [rf.mmd2(leaves[0], y, kernel, statistic, a, b), rf.mmd2(leaves[1], s * y, scaled, statistic, a, b)]
+    values = [
+        rf.mmd2(leaves[0], y, kernel=kernel, statistic=statistic, x_weights=a, y_weights=b),
+        rf.mmd2(leaves[1], s * y, kernel=scaled, statistic=statistic, x_weights=a, y_weights=b),
+    ]
     # Factors 2^t of some hundreds are rounded in t: some 1e-13; sums of thirty terms add 1e-14. The U-statistic is a difference
     # that may be a thousandth of its terms or less, which are as large as the V-statistic's: errors are held against those.
-    size = rf.mmd2(x, y, kernel, "V", a, b).detach().abs()
+    size = rf.mmd2(x, y, kernel=kernel, statistic="V", x_weights=a, y_weights=b).detach().abs()
     apart = power_of_two_times(values[1].detach(), -r * e) - values[0].detach()
     inside = torch.isfinite(values[1].detach()) & (values[1].detach().abs() > 2.0**-1000)
     assert (apart.abs() <= 1e-12 * torch.maximum(size, values[0].detach().abs()))[inside].all()
@@ -262,20 +266,22 @@ def test_any_scale_in_float32(scale):
     """Taken in float64, and rounded once at the end."""
     x, y = (0.2 * c.float() * scale for c in clouds(4, 20, 30, 3))
     for kernel in (rf.Riesz(1.0), rf.Riesz(0.5), rf.Gaussian(scale)):
-        assert torch.equal(rf.mmd2(x, y, kernel), rf.mmd2(x.double(), y.double(), kernel).float())
-        assert torch.equal(rf.mmd2_gradient(x, y, kernel), rf.mmd2_gradient(x.double(), y.double(), kernel).float())
+        assert torch.equal(rf.mmd2(x, y, kernel=kernel), rf.mmd2(x.double(), y.double(), kernel=kernel).float())
+        assert torch.equal(
+            rf.mmd2_gradient(x, y, kernel=kernel), rf.mmd2_gradient(x.double(), y.double(), kernel=kernel).float()
+        )
 
 
 def test_beyond_the_range_comes_infinity():
     x, y = torch.tensor([[3e38], [3e38]]), torch.tensor([[-3e38], [-3e38]])
     assert rf.mmd2(x, y).item() == math.inf  # 6e38
-    assert rf.mmd2(x, x, rf.Riesz(1.9)).item() == 0
+    assert rf.mmd2(x, x, kernel=rf.Riesz(1.9)).item() == 0
     assert rf.mmd2_gradient(x, y).flatten().tolist() == [0.5, 0.5]
     assert rf.mmd2(x.double(), y.double()).item() == 2 * float(torch.tensor(3e38))
     x, y = (torch.tensor([[v]], dtype=torch.float64) for v in (1.7e308, -1.7e308))
     assert rf.mmd2(x, y).item() == math.inf
-    assert rf.mmd2(x, y, rf.Riesz(0.5)).item() == pytest.approx(math.sqrt(2) * math.sqrt(1.7e308), rel=1e-12)
-    assert rf.mmd2(x, y, rf.Gaussian(1e-300)).item() == 1
+    assert rf.mmd2(x, y, kernel=rf.Riesz(0.5)).item() == pytest.approx(math.sqrt(2) * math.sqrt(1.7e308), rel=1e-12)
+    assert rf.mmd2(x, y, kernel=rf.Gaussian(1e-300)).item() == 1
 
 
 def test_small_distances_beside_a_huge_one():
@@ -285,12 +291,12 @@ def test_small_distances_beside_a_huge_one():
     kernel = rf.Gaussian(1e-10)
     e = math.exp
     wanted = 0.5 * (3 + 2 * e(-0.5)) / 9 + 0.5 - (e(-2) + e(-2.5)) / 3
-    assert rf.mmd2(x, y, kernel).item() == pytest.approx(wanted, rel=1e-14)
+    assert rf.mmd2(x, y, kernel=kernel).item() == pytest.approx(wanted, rel=1e-14)
     # ∂/∂x_i of ½aᵀKa − aᵀKb: the third point feels nothing, and the others in the unit 1/σ
     pull = torch.tensor(
         [[e(-0.5) / 9, -2 * e(-2) / 3], [-e(-0.5) / 9 + e(-2.5) / 3, -2 * e(-2.5) / 3], [0, 0]], dtype=torch.float64
     )
-    torch.testing.assert_close(1e-10 * rf.mmd2_gradient(x, y, kernel), pull, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(1e-10 * rf.mmd2_gradient(x, y, kernel=kernel), pull, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("width", [0.3, 0.1, 0.05])
@@ -312,7 +318,7 @@ def test_u_statistic_of_a_narrow_kernel(width, weighted):
     parts = [0.5 * mean(X, X, A, A, True), 0.5 * mean(Y, Y, B, B, True), mean(X, Y, A, B, False)]
     assert sum(parts) < 0.05
     leaf = a.clone().requires_grad_()
-    value = rf.mmd2(x, y, kernel, "U", leaf, b)
+    value = rf.mmd2(x, y, kernel=kernel, statistic="U", x_weights=leaf, y_weights=b)
     # An exponent of some hundreds is known to 1e-13 of itself.
     assert value.item() == pytest.approx(parts[0] + parts[1] - parts[2], abs=1e-11 * sum(parts), rel=0)
     if weighted:
@@ -331,7 +337,7 @@ def test_u_statistic_with_nearly_all_weight_on_one_point():
     """½ E over distinct pairs of two points is their kernel, whatever the weights are."""
     x, y = clouds(1, 2, 3, 2)
     w = torch.tensor([1 - 1e-12, 1e-12], dtype=torch.float64)
-    own = rf.mmd2(x, y, rf.Gaussian(1.0), "U", w) - rf.mmd2(x[:1], y, rf.Gaussian(1.0))
+    own = rf.mmd2(x, y, kernel=rf.Gaussian(1.0), statistic="U", x_weights=w) - rf.mmd2(x[:1], y, kernel=rf.Gaussian(1.0))
     k = kernel_by_hand(rf.Gaussian(1.0), x[0], x[1])
     yy = [kernel_by_hand(rf.Gaussian(1.0), y[i], y[j]) for i in range(3) for j in range(3)]
     off = [kernel_by_hand(rf.Gaussian(1.0), y[i], y[j]) for i in range(3) for j in range(3) if i != j]
@@ -342,10 +348,10 @@ def test_u_statistic_with_nearly_all_weight_on_one_point():
 
 
 FUNCTIONALS = {
-    "mmd2": lambda x, y, **w: rf.mmd2(x, y, rf.Gaussian(1.0), **w),
-    "energy_distance": lambda x, y, **w: rf.energy_distance(x, y, 1.5, **w),
-    "sliced_mmd2": lambda x, y, **w: rf.sliced_mmd2(x, y, slices=8, generator=generator(1), **w),
-    "sliced on bins": lambda x, y, **w: rf.sliced_mmd2(x, y, slices=8, engine="bins", generator=generator(1)),
+    "mmd2": lambda x, y, **w: rf.mmd2(x, y, kernel=rf.Gaussian(1.0), **w),
+    "energy_distance": lambda x, y, **w: rf.energy_distance(x, y, r=1.5, **w),
+    "sliced_mmd2": lambda x, y, **w: rf.sliced_mmd2(x, y, slices=8, seed=generator(1), **w),
+    "sliced on bins": lambda x, y, **w: rf.sliced_mmd2(x, y, slices=8, engine="bins", seed=generator(1)),
 }
 
 

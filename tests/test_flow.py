@@ -10,14 +10,14 @@ import rieszflow as rf
 
 def test_one_step_is_the_formula():
     x, y = clouds(1, 6, 8, 3)
-    flow = rf.ParticleFlow(y, slices=7, step_size=0.3, momentum=0.5, generator=generator(2))
+    flow = rf.ParticleFlow(y, slices=7, step_size=0.3, momentum=0.5, seed=generator(2))
     first = flow.step(x)
     second = flow.step(first)
     g = generator(2)
 
     def gradient(x):
         seed = int(torch.randint(2**62, (), generator=g))  # of a step's slices
-        return rf.sliced_mmd2_gradient(x, y, slices=7, generator=generator(seed))
+        return rf.sliced_mmd2_gradient(x, y, slices=7, seed=generator(seed))
 
     v = gradient(x)
     torch.testing.assert_close(first, x - 0.3 * 6 * v)
@@ -33,7 +33,7 @@ def test_reaches_a_far_target(momentum, slices):
     g = generator(0)
     y = torch.randn(150, 2, generator=g) + 20
     x = torch.rand(100, 2, generator=g)
-    flow = rf.ParticleFlow(y, slices=slices, momentum=momentum, generator=g, step_size=1.0)
+    flow = rf.ParticleFlow(y, slices=slices, momentum=momentum, seed=g, step_size=1.0)
     moved = flow.run(x, steps=150)
     assert rf.energy_distance(moved, y) < 0.01 * rf.energy_distance(x, y)
 
@@ -42,7 +42,7 @@ def test_momentum_is_faster():
     g = generator(0)
     y = torch.randn(200, 2, generator=g) * 3 + 10
     x = torch.rand(200, 2, generator=g)
-    after = [rf.ParticleFlow(y, slices=16, momentum=m, step_size=0.5, generator=generator(1)).run(x, 15) for m in (0, 0.7)]
+    after = [rf.ParticleFlow(y, slices=16, momentum=m, step_size=0.5, seed=generator(1)).run(x, 15) for m in (0, 0.7)]
     assert rf.energy_distance(after[1], y) < rf.energy_distance(after[0], y)
 
 
@@ -50,37 +50,37 @@ def test_other_kernels_exactly():
     x, y = clouds(1, 20, 20, 2)
     for kernel in (rf.Riesz(1.5), rf.Gaussian(1.0), rf.Laplace(1.0)):
         moved = rf.ParticleFlow(y, kernel=kernel, slices=None, step_size=0.2).run(x, 60)
-        assert rf.mmd2(moved, y, kernel) < 0.5 * rf.mmd2(x, y, kernel)
+        assert rf.mmd2(moved, y, kernel=kernel) < 0.5 * rf.mmd2(x, y, kernel=kernel)
 
 
 def test_weights_pull():
     """All weight on one of two targets draws every particle there."""
     y = torch.tensor([[5.0, 0.0], [-5.0, 0.0]])
-    flow = rf.ParticleFlow(y, slices=8, target_weights=torch.tensor([1.0, 0.0]), generator=generator(0), step_size=0.2)
+    flow = rf.ParticleFlow(y, slices=8, y_weights=torch.tensor([1.0, 0.0]), seed=generator(0), step_size=0.2)
     assert (flow.run(torch.rand(10, 2, generator=generator(1)), 200)[:, 0] > 4).all()
 
 
 def test_callback_record_numpy_and_batches():
     x, y = clouds(1, 6, 8, 3)
     seen = []
-    flow = rf.ParticleFlow(y.numpy(), slices=4, generator=generator(0))
+    flow = rf.ParticleFlow(y.numpy(), slices=4, seed=generator(0))
     start = x.numpy().copy()
     out = flow.run(x.numpy(), 10, callback=lambda k, p: seen.append(k) or k == 7, record=[0, 3, 7, 9])
     assert isinstance(out, np.ndarray) and np.array_equal(x.numpy(), start)
     assert seen == list(range(1, 8))
     assert list(flow.trajectory) == [0, 3, 7]
     assert np.array_equal(flow.trajectory[0], start) and np.array_equal(flow.trajectory[7], out)
-    batch = rf.ParticleFlow(y.expand(2, 8, 3), slices=4, generator=generator(0)).run(x.expand(2, 6, 3), 3)
+    batch = rf.ParticleFlow(y.expand(2, 8, 3), slices=4, seed=generator(0)).run(x.expand(2, 6, 3), 3)
     assert batch.shape == (2, 6, 3) and torch.allclose(batch[0], batch[1])
 
 
 def test_continued_flow_is_the_same_flow():
     x, y = clouds(1, 6, 8, 3)
-    whole = rf.ParticleFlow(y, slices=4, momentum=0.6, generator=generator(0)).run(x, 10)
+    whole = rf.ParticleFlow(y, slices=4, momentum=0.6, seed=generator(0)).run(x, 10)
     g = generator(0)
-    first = rf.ParticleFlow(y, slices=4, momentum=0.6, generator=g)
+    first = rf.ParticleFlow(y, slices=4, momentum=0.6, seed=g)
     half = first.run(x, 4)
-    second = rf.ParticleFlow(y, slices=4, momentum=0.6, generator=g)
+    second = rf.ParticleFlow(y, slices=4, momentum=0.6, seed=g)
     second.velocity = first.velocity
     assert torch.equal(second.run(half, 6), whole)
 
@@ -88,7 +88,7 @@ def test_continued_flow_is_the_same_flow():
 def test_bounds():
     """Every step is clipped to the box, and nothing else changes."""
     x, y = clouds(1, 6, 8, 3)
-    free, kept = (rf.ParticleFlow(y, slices=4, generator=generator(0), bounds=b) for b in (None, (-0.5, 0.5)))
+    free, kept = (rf.ParticleFlow(y, slices=4, seed=generator(0), bounds=b) for b in (None, (-0.5, 0.5)))
     assert torch.equal(kept.step(x), free.step(x).clamp(-0.5, 0.5))
 
 
@@ -98,7 +98,7 @@ def test_memory_is_used_again_only_when_nobody_looks_at_it(reuse):
     x, y = clouds(1, 3000, 2000, 70, torch.float32)
 
     def flow():
-        return rf.ParticleFlow(y, slices=128, momentum=0.5, engine="bins", generator=generator(3), reuse=reuse)
+        return rf.ParticleFlow(y, slices=128, momentum=0.5, engine="bins", seed=generator(3), reuse=reuse)
 
     kept, copies, one = [], [], flow()
     end = x

@@ -43,7 +43,7 @@ def make(path, seed, stop=None):
     """A run and a sketch in a folder; stopped in the third network's fit, if so wanted."""
 
     def stopping(p):
-        if (p.network, p.phase, p.step) == stop:
+        if (p.network, p.what, p.done) == stop:
             raise Stop
 
     with contextlib.suppress(Stop):
@@ -86,7 +86,7 @@ def resume(path):
 
 def sketch(path):
     found = rf.SliceSketch.load(path / "a.sketch")
-    return found.distance(points(3), "U"), found.feature_distances(points(3)).tolist(), found.n, found.names
+    return found.distance(points(3), statistic="U"), found.feature_distances(points(3)).tolist(), found.n, found.names
 
 
 READERS = {"look": look, "sample": sample, "resume": resume, "sketch": sketch}

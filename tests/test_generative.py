@@ -145,7 +145,7 @@ def test_seeds_and_global_state(trained, tmp_path):
     for number in (1, 2, 3):
         one, two = trained.run.load_network(number), again.run.load_network(number)
         assert all(torch.equal(one[k], two[k]) for k in one)
-    assert torch.equal(trained.sample(5, seed=1), again.sample(5, generator=generator(1)))
+    assert torch.equal(trained.sample(5, seed=1), again.sample(5, seed=generator(1)))
     assert not torch.equal(trained.sample(5, seed=1), trained.sample(5, seed=2))
     other = rf.GenerativeFlow(**{**TINY, "seed": 1, "networks": 1}).fit(ring(300, 0))
     assert not torch.equal(other.run.load_network(1)["net.1.weight"], trained.run.load_network(1)["net.1.weight"])
@@ -172,7 +172,7 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path, stop_at):
     whole = rf.GenerativeFlow(**settings).fit(data)
 
     def stop(p):
-        if (p.network, p.phase, p.step) == stop_at:
+        if (p.network, p.what, p.done) == stop_at:
             raise Stop
 
     with pytest.raises(Stop):
@@ -204,7 +204,7 @@ def test_custom_network_with_dropout(tmp_path):
     data = ring(300, 0)
 
     def stop(p):
-        if (p.network, p.phase, p.step) == (2, "fit", 17):
+        if (p.network, p.what, p.done) == (2, "fit", 17):
             raise Stop
 
     settings = {**TINY, "networks": 2, "checkpoint_seconds": 1e-6}
@@ -397,7 +397,7 @@ def test_stopped_inside_a_flow_with_kept_tables(tmp_path):
         pass
 
     def stop(p):
-        if p.phase == "flow" and p.network == 1 and p.step == 7:
+        if p.what == "flow" and p.network == 1 and p.done == 7:
             raise Stop
 
     rf.GenerativeFlow(**settings).fit(data, run=tmp_path / "whole")
@@ -438,7 +438,7 @@ def test_one_network_for_all_steps(tmp_path):
     for n, stop_at in enumerate([(1, "fit", 3), (2, "flow", 2), (3, "fit", 9)]):
 
         def stop(p, stop_at=stop_at):
-            if (p.network, p.phase, p.step) == stop_at:
+            if (p.network, p.what, p.done) == stop_at:
                 raise Stop
 
         with pytest.raises(Stop):

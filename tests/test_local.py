@@ -72,7 +72,7 @@ def test_mean_over_all_places_by_brute_force(engine):
         cut = [z.view(-1, 6, 6)[:, rows][:, :, columns].view(-1, 2, 2, 2, 2).sum((2, 4)).flatten(1) / k for z in (x, y)]
         exact.append(rf.mmd2(*cut))
     kind = rf.LocalSlices(shape, s, k)
-    found = [rf.sliced_mmd2(x, y, slices=64, directions=kind, engine=engine, generator=g).item() for _ in range(400)]
+    found = [rf.sliced_mmd2(x, y, slices=64, directions=kind, engine=engine, seed=g).item() for _ in range(400)]
     assert sum(found) / 400 == pytest.approx(torch.stack(exact).mean().item(), rel=0.04)
 
 
@@ -87,7 +87,7 @@ def test_gradient_by_autograd_of_the_dense_form(engine):
     px, py = (dense @ z.T for z in (x, y))
     per_slice = (torch.sign(px[:, :, None] - py[:, None]).mean(2) - torch.sign(px[:, :, None] - px[:, None]).mean(2)) / 200
     expected = rf.Riesz().slicing_constant(27) / 40 * per_slice.T @ dense
-    found = rf.sliced_mmd2_gradient(x, y, slices=40, directions=kind, engine=engine, generator=generator(9))
+    found = rf.sliced_mmd2_gradient(x, y, slices=40, directions=kind, engine=engine, seed=generator(9))
     # sort: ties that rounding makes or breaks, 1/150 of one slice of 40; bins: the mass of a bin, some 1/200
     tolerance = 1e-3 if engine == "sort" else 2e-2
     assert (found - expected).norm() < tolerance * expected.norm()
@@ -96,7 +96,7 @@ def test_gradient_by_autograd_of_the_dense_form(engine):
 def test_flow_with_patches_keeps_its_tables():
     g = generator(5)
     x, y = torch.rand(2500, 256, generator=g), 0.3 * torch.rand(2500, 256, generator=g)
-    flow = rf.ParticleFlow(y, slices=256, step_size=1.0, directions=rf.LocalSlices((1, 16, 16), 7), reuse=8, generator=g)
+    flow = rf.ParticleFlow(y, slices=256, step_size=1.0, directions=rf.LocalSlices((1, 16, 16), 7), reuse=8, seed=g)
     moved = flow.run(x, 60)
     assert len(flow.tables._pool) == 8
     assert rf.mmd2(moved[:500], y[:500]) < 0.05 * rf.mmd2(x[:500], y[:500])

@@ -157,7 +157,7 @@ def test_scores_of_points_of_any_size(scale):
     """A power of two changes no digit of float64: what has no unit is the same, and lengths and their squares grow with it."""
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(40, 3, generator=g, dtype=torch.float64), torch.randn(30, 3, generator=g, dtype=torch.float64) + 0.4
-    assert metrics.energy_p_value(scale * x, scale * y, 99) == metrics.energy_p_value(x, y, 99)
+    assert metrics.energy_p_value(scale * x, scale * y, permutations=99) == metrics.energy_p_value(x, y, permutations=99)
     assert metrics.precision_recall(scale * x, scale * y) == metrics.precision_recall(x, y)
     index, length = metrics.nearest(scale * x, scale * y)
     assert torch.equal(index, metrics.nearest(x, y)[0]) and torch.allclose(length / scale, metrics.nearest(x, y)[1], rtol=1e-12)
@@ -174,7 +174,7 @@ def test_scores_do_not_depend_on_torchs_defaults():
     x, y = torch.randn(40, 3, generator=g), torch.randn(30, 3, generator=g)
 
     def scores():
-        return metrics.energy_p_value(x, y, 99), metrics.precision_recall(x, y), metrics.frechet_distance(x, y)
+        return metrics.energy_p_value(x, y, permutations=99), metrics.precision_recall(x, y), metrics.frechet_distance(x, y)
 
     want = scores()
     torch.set_default_dtype(torch.bfloat16)

@@ -125,7 +125,7 @@ def test_patches_improve_photographs_at_the_default_step():
     kinds = [rf.LocalSlices((3, 32, 32), 7, scale) for scale in (1, 2, 4)]
     flows = [
         rf.ParticleFlow(y, slices=512, step_size=step, directions=k, engine="bins",
-                        generator=generator(1), bounds=(0.0, 1.0))
+                        seed=generator(1), bounds=(0.0, 1.0))
         for k, step in zip(kinds, default_steps(y, kinds, 512, 0.0), strict=True)
     ]  # fmt: skip
     before = rf.energy_distance(x, held_out, statistic="U")
@@ -149,7 +149,7 @@ def test_stopped_and_resumed_across_levels(tmp_path, shared, stop_at):
     rf.GenerativeFlow(**settings).fit(data, run=tmp_path / "whole")
 
     def stop(p):
-        if (p.network, p.phase, p.step) == stop_at:
+        if (p.network, p.what, p.done) == stop_at:
             raise Stop
 
     with pytest.raises(Stop):

@@ -28,7 +28,7 @@ def test_all_of_few_and_some_of_many():
     assert few.kept.shape == (10, 2) and all((row == x.double()).all(1).any() for row in few.kept)
     assert len(np.unique(few.kept.numpy(), axis=0)) == 10
     assert SliceSketch.of(x, slices=2, sample=0).kept is None
-    assert SliceSketch.of(x, slices=2).empty().update(x, weights=torch.ones(100)).kept is None
+    assert SliceSketch.of(x, slices=2).empty().update(x, x_weights=torch.ones(100)).kept is None
     assert SliceSketch(torch.zeros(2, 100_000), slices=1).sample == 64
     for bad in (-1, 1.0, True, "all"):
         with pytest.raises(ValueError, match="sample: .* given; a whole number of at least 0"):
@@ -38,8 +38,8 @@ def test_all_of_few_and_some_of_many():
 def test_batches_do_not_matter_and_the_seed_does():
     x = table(3000)
     whole = SliceSketch.of(x, slices=2, sample=50)
-    assert torch.equal(SliceSketch(x, 2, sample=50).update(x.split(7)).kept, whole.kept)
-    assert torch.equal(SliceSketch(x, 2, sample=50).update(iter(x.double().split(1000))).kept, whole.kept)
+    assert torch.equal(SliceSketch(x, slices=2, sample=50).update(x.split(7)).kept, whole.kept)
+    assert torch.equal(SliceSketch(x, slices=2, sample=50).update(iter(x.double().split(1000))).kept, whole.kept)
     assert not torch.equal(SliceSketch.of(x, slices=2, sample=50, seed=1).kept, whole.kept)
 
 
@@ -75,11 +75,11 @@ def test_every_row_is_as_likely_and_so_is_every_pair(alike):
 
 
 def test_merged_in_any_order():
-    parts = [SliceSketch(table(10), 2, sample=40).update(table(n, seed)) for n, seed in ((300, 1), (20, 2), (500, 3))]
+    parts = [SliceSketch(table(10), slices=2, sample=40).update(table(n, seed)) for n, seed in ((300, 1), (20, 2), (500, 3))]
     a, b, c = parts
     assert torch.equal(((a + b) + c).kept, (a + (c + b)).kept) and len((a + b + c).kept) == 40
     assert torch.equal((b + b.empty()).kept, b.kept)
-    fewer = SliceSketch(table(10), 2, sample=15).update(table(100, 4))
+    fewer = SliceSketch(table(10), slices=2, sample=15).update(table(100, 4))
     assert (a + fewer).sample == 15 and len((a + fewer).kept) == 15
 
 

@@ -40,36 +40,36 @@ def test_distance_and_gradient_are_the_functionals(d, statistic, dtype):
     """On the same slices: values to the bins' error on values, gradients to about one of some 5 points a bin."""
     x, y = clouds(d=d, dtype=dtype)
     sketch = SliceSketch(torch.cat([x, y]), slices=256, seed=7).update(y)
-    want = rf.sliced_mmd2(x, y, slices=256, engine="sort", statistic=statistic, generator=generator(7))
-    assert sketch.distance(x, statistic) == pytest.approx(want.item(), rel=2e-3)
-    exact = rf.sliced_mmd2_gradient(x, y, slices=256, engine="sort", statistic=statistic, generator=generator(7))
-    got = sketch.gradient(x, statistic)
+    want = rf.sliced_mmd2(x, y, slices=256, engine="sort", statistic=statistic, seed=generator(7))
+    assert sketch.distance(x, statistic=statistic) == pytest.approx(want.item(), rel=2e-3)
+    exact = rf.sliced_mmd2_gradient(x, y, slices=256, engine="sort", statistic=statistic, seed=generator(7))
+    got = sketch.gradient(x, statistic=statistic)
     assert got.dtype == dtype and relative(got, exact) < 0.01
-    assert isinstance(sketch.gradient(x.numpy(), statistic), np.ndarray)
+    assert isinstance(sketch.gradient(x.numpy(), statistic=statistic), np.ndarray)
 
 
 def test_distance_is_the_energy_distance():
     """Against brute force: 1,024 Haar slices of R³ leave some 3 % (1/√1024), squared blocks less."""
     x, y = clouds(d=3)
     sketch = SliceSketch.of(y)
-    assert sketch.distance(x, "U") == pytest.approx(rf.mmd2(x, y, statistic="U").item(), rel=0.03)
-    each = sketch.slice_distances(x, "U")
-    assert each.shape == (1024,) and each.mean().item() == pytest.approx(sketch.distance(x, "U"), rel=1e-9)
+    assert sketch.distance(x, statistic="U") == pytest.approx(rf.mmd2(x, y, statistic="U").item(), rel=0.03)
+    each = sketch.slice_distances(x, statistic="U")
+    assert each.shape == (1024,) and each.mean().item() == pytest.approx(sketch.distance(x, statistic="U"), rel=1e-9)
 
 
 def test_weights():
     x, y = clouds()
     w = torch.rand(len(y), generator=generator(1))
-    sketch = SliceSketch(torch.cat([x, y]), slices=128, seed=3).update(y, weights=5 * w)
+    sketch = SliceSketch(torch.cat([x, y]), slices=128, seed=3).update(y, x_weights=5 * w)
     share = w / w.sum()
-    want = rf.sliced_mmd2(x, y, slices=128, engine="sort", y_weights=share, statistic="U", generator=generator(3)).item()
-    assert sketch.distance(x, "U") == pytest.approx(want, rel=2e-3)
-    exact = rf.sliced_mmd2_gradient(x, y, slices=128, engine="sort", y_weights=share, generator=generator(3))
+    want = rf.sliced_mmd2(x, y, slices=128, engine="sort", y_weights=share, statistic="U", seed=generator(3)).item()
+    assert sketch.distance(x, statistic="U") == pytest.approx(want, rel=2e-3)
+    exact = rf.sliced_mmd2_gradient(x, y, slices=128, engine="sort", y_weights=share, seed=generator(3))
     assert relative(sketch.gradient(x), exact) < 0.01
     a = torch.rand(len(x), generator=generator(2))
     a /= a.sum()
-    exact = rf.sliced_mmd2_gradient(x, y, slices=128, engine="sort", x_weights=a, y_weights=share, generator=generator(3))
-    assert relative(sketch.gradient(x, weights=a), exact) < 0.01
+    exact = rf.sliced_mmd2_gradient(x, y, slices=128, engine="sort", x_weights=a, y_weights=share, seed=generator(3))
+    assert relative(sketch.gradient(x, x_weights=a), exact) < 0.01
 
 
 def test_parts_add_up_exactly_in_any_order():
@@ -101,7 +101,7 @@ def test_outliers_and_far_data_are_counted():
     x, _ = clouds(d=3)
     y = x + 1000
     sketch = SliceSketch.of(x, slices=128, seed=5)
-    want = rf.sliced_mmd2(y, x, slices=128, engine="sort", generator=generator(5)).item()
+    want = rf.sliced_mmd2(y, x, slices=128, engine="sort", seed=generator(5)).item()
     assert sketch.distance(y) == pytest.approx(want, rel=2e-3)
 
 
@@ -128,7 +128,7 @@ def test_saved_and_loaded(tmp_path):
     assert equal(sketch, again) and again.names == sketch.names
     assert again.distance(y) == sketch.distance(y) and torch.equal(again.gradient(y), sketch.gradient(y))
     assert equal(sketch + again, again.merge(sketch))
-    weighted = SliceSketch(x, slices=20).update(x, weights=torch.rand(len(x), generator=generator(0)))
+    weighted = SliceSketch(x, slices=20).update(x, x_weights=torch.rand(len(x), generator=generator(0)))
     weighted.save(tmp_path / "w.sketch")
     assert equal(SliceSketch.load(tmp_path / "w.sketch"), weighted)
 
@@ -175,11 +175,11 @@ def test_sketches_that_do_not_fit():
     with pytest.raises(ValueError, match="dimension 4 given, the sketch has d = 5"):
         one.distance(x[:, :4])
     with pytest.raises(ValueError, match="with weights"):
-        one.update(y, weights=torch.ones(len(y)))
+        one.update(y, x_weights=torch.ones(len(y)))
     with pytest.raises(ValueError, match="the sketch is empty"):
         one.empty().gradient(x)
     with pytest.raises(ValueError, match="statistic: 'W' given"):
-        one.distance(y, "W")
+        one.distance(y, statistic="W")
     with pytest.raises(ValueError, match="directions: 'haar' given"):
         SliceSketch(x, directions="haar")
     with pytest.raises(ValueError, match="names: 2 given for 5 columns"):
@@ -187,11 +187,11 @@ def test_sketches_that_do_not_fit():
     with pytest.raises(TypeError, match="other: Tensor given"):
         one.merge(x)
     with pytest.raises(ValueError, match=r"weights: shape \(3,\)"):
-        one.empty().update(y, weights=torch.ones(3))
+        one.empty().update(y, x_weights=torch.ones(3))
     with pytest.raises(TypeError, match="weights: a masked array"):
-        one.empty().update(y, weights=np.ma.masked_less(np.arange(len(y)) * 1.0, 5))
+        one.empty().update(y, x_weights=np.ma.masked_less(np.arange(len(y)) * 1.0, 5))
     with pytest.raises(TypeError, match="weights: dtype <U1 given"):
-        one.empty().update(y, weights=np.array(["a"] * len(y)))
+        one.empty().update(y, x_weights=np.array(["a"] * len(y)))
 
 
 def test_an_error_in_the_middle_leaves_the_sketch_as_it_was():

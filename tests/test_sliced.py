@@ -65,8 +65,8 @@ def test_autograd_by_gradcheck(statistic, batch):
 def test_autograd_is_the_gradient_function():
     x, y = clouds(8, 30, 20, 6, torch.float32)
     leaf = x.clone().requires_grad_()
-    rf.sliced_mmd2(leaf, y, slices=12, generator=generator(1)).backward()
-    torch.testing.assert_close(leaf.grad, rf.sliced_mmd2_gradient(x, y, slices=12, generator=generator(1)))
+    rf.sliced_mmd2(leaf, y, slices=12, seed=generator(1)).backward()
+    torch.testing.assert_close(leaf.grad, rf.sliced_mmd2_gradient(x, y, slices=12, seed=generator(1)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -75,10 +75,10 @@ def test_sliced_converges_to_brute_force(kind, d):
     """An average over independent draws, within five standard errors of the brute-force value and gradient."""
     x, y = clouds(2, 6, 7, d)
     g = generator(3)
-    draws = torch.stack([rf.sliced_mmd2(x, y, slices=2 * d, directions=kind, generator=g) for _ in range(400)])
+    draws = torch.stack([rf.sliced_mmd2(x, y, slices=2 * d, directions=kind, seed=g) for _ in range(400)])
     error = 5 * draws.std() / 20 + 1e-12
     assert (draws.mean() - rf.mmd2(x, y)).abs() < error
-    draws = torch.stack([rf.sliced_mmd2_gradient(x, y, slices=2 * d, directions=kind, generator=g) for _ in range(400)])
+    draws = torch.stack([rf.sliced_mmd2_gradient(x, y, slices=2 * d, directions=kind, seed=g) for _ in range(400)])
     # 6·30 numbers are looked at: five standard errors still leave a chance of 1e-4 in all.
     assert ((draws.mean(0) - rf.mmd2_gradient(x, y)).abs() <= 5 * draws.std(0) / 20 + 1e-12).all()
 
@@ -112,7 +112,7 @@ def test_orthogonal_blocks_have_the_smaller_error():
 
     def error(kind):
         g = generator(7)
-        errors = [(rf.sliced_mmd2_gradient(x, y, slices=16, directions=kind, generator=g) - exact).norm() for _ in range(50)]
+        errors = [(rf.sliced_mmd2_gradient(x, y, slices=16, directions=kind, seed=g) - exact).norm() for _ in range(50)]
         return torch.stack(errors).square().mean().sqrt()
 
     assert error("orthogonal") < 0.9 * error("independent")
@@ -125,7 +125,7 @@ def test_theorem_4_rate():
 
     def error(P):
         g = generator(11)
-        draws = [rf.sliced_mmd2_gradient(x, y, slices=P, directions="independent", generator=g) for _ in range(60)]
+        draws = [rf.sliced_mmd2_gradient(x, y, slices=P, directions="independent", seed=g) for _ in range(60)]
         return torch.stack([(t - exact).norm().square() for t in draws]).mean().sqrt().item()
 
     # 60 draws of a norm with a relative spread of some 10 % fix the ratio to a few per cent.
@@ -170,9 +170,9 @@ def test_batches_and_chunks(monkeypatch):
 
 def test_same_seed_same_numbers_and_numpy_in_kind():
     x, y = clouds(1, 20, 30, 5, torch.float32)
-    one, two = (rf.sliced_mmd2_gradient(x, y, slices=10, generator=generator(3)) for _ in range(2))
+    one, two = (rf.sliced_mmd2_gradient(x, y, slices=10, seed=generator(3)) for _ in range(2))
     assert torch.equal(one, two)
-    as_numpy = rf.sliced_mmd2_gradient(x.numpy(), y.numpy(), slices=10, generator=generator(3))
+    as_numpy = rf.sliced_mmd2_gradient(x.numpy(), y.numpy(), slices=10, seed=generator(3))
     assert isinstance(as_numpy, np.ndarray) and np.array_equal(as_numpy, one.numpy())
     assert isinstance(rf.sliced_mmd2(x.numpy(), y.numpy(), slices=10), np.float32)
 

@@ -11,7 +11,7 @@ import rieszflow as rf
 
 
 def target(y, seed=1, **settings):
-    return rf.Target(y, slices=128, generator=torch.Generator().manual_seed(seed), engine="bins", **settings)
+    return rf.Target(y, slices=128, seed=torch.Generator().manual_seed(seed), engine="bins", **settings)
 
 
 def clouds(d=70):
@@ -25,7 +25,7 @@ def test_a_file_is_as_good_as_memory(tmp_path, d):
     x, y = clouds(d)
     np.save(tmp_path / "y.npy", y)
     for statistic in ("V", "U"):
-        want, got = (target(source).gradient(x, statistic) for source in (y, tmp_path / "y.npy"))
+        want, got = (target(source).gradient(x, statistic=statistic) for source in (y, tmp_path / "y.npy"))
         np.testing.assert_array_equal(got, want)
     np.save(tmp_path / "y64.npy", y.astype(np.float64))
     # float64 rows are rounded to the particles' float32
@@ -50,7 +50,7 @@ def test_a_flow_towards_batches_goes_on_exactly():
     x, y = (torch.from_numpy(c) for c in clouds())
 
     def flow():
-        return rf.ParticleFlow(list(y.split(700)), slices=128, reuse=3, generator=torch.Generator().manual_seed(2))
+        return rf.ParticleFlow(list(y.split(700)), slices=128, reuse=3, seed=torch.Generator().manual_seed(2))
 
     whole = flow()
     end = whole.run(x, 9)
@@ -71,7 +71,7 @@ import rieszflow as rf
 x = np.load(sys.argv[2])
 torch.set_num_threads(2)
 def target(y):
-    return rf.Target(y, slices=128, generator=torch.Generator().manual_seed(1), engine="bins")
+    return rf.Target(y, slices=128, seed=torch.Generator().manual_seed(1), engine="bins")
 target(x).gradient(x)  # threads, compiled code
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20,) * 2)
@@ -107,10 +107,10 @@ def test_a_target_larger_than_the_address_space(tmp_path):
 
 def test_bad_streamed_targets():
     _, y = clouds()
-    for settings in ({"kernel": rf.Gaussian(1.0)}, {"engine": "sort"}, {"weights": np.ones(3)}):
+    for settings in ({"kernel": rf.Gaussian(1.0)}, {"engine": "sort"}, {"y_weights": np.ones(3)}):
         with pytest.raises(ValueError, match="y: comes in batches"):
             rf.Target([y], **settings)
-    with pytest.raises(ValueError, match="target: comes in batches, and slices is None"):
+    with pytest.raises(ValueError, match="y: comes in batches, and slices is None"):
         rf.ParticleFlow([y], slices=None)
     with pytest.raises(ValueError, match="no points in it"):
         rf.Target([])
@@ -119,8 +119,8 @@ def test_bad_streamed_targets():
 def test_a_pass_reports_where_it_is():
     x, y = clouds()
     seen = []
-    source = rf.stream(torch.from_numpy(y).split(700), progress=lambda done, n: seen.append((done, n)))
-    flow = rf.ParticleFlow(source, slices=64, generator=torch.Generator().manual_seed(2))
+    source = rf.stream(torch.from_numpy(y).split(700), progress=lambda p: seen.append((p.done, p.total)))
+    flow = rf.ParticleFlow(source, slices=64, seed=torch.Generator().manual_seed(2))
     seen.clear()  # to count the points of a list takes a pass
     flow.step(torch.from_numpy(x))
     assert [done for done, _ in seen][-5:] == [700, 1400, 2100, 2800, 3000]

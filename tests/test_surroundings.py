@@ -71,7 +71,7 @@ def of(function):
 
 
 def flow(**settings):
-    moving = rf.ParticleFlow(Y, slices=40, momentum=0.5, generator=generator(3), **settings)
+    moving = rf.ParticleFlow(Y, slices=40, momentum=0.5, seed=generator(3), **settings)
     return [moving.run(X, 3), moving.velocity]
 
 
@@ -81,36 +81,39 @@ def sketch():
 
 
 CALLS = {
-    **{f"exact {k!r}": lambda k=k: [*of(lambda x, y: rf.mmd2(x, y, k, "U")), rf.mmd2_gradient(X, Y, k)] for k in KERNELS},
+    **{
+        f"exact {k!r}": lambda k=k: [*of(lambda x, y: rf.mmd2(x, y, kernel=k, statistic="U")), rf.mmd2_gradient(X, Y, kernel=k)]
+        for k in KERNELS
+    },
     **{
         f"{kind} {engine}": lambda kind=kind, engine=engine: [
-            *of(lambda x, y: rf.sliced_mmd2(x, y, slices=50, directions=kind, engine=engine, generator=generator(5))),
-            rf.sliced_mmd2_gradient(X, Y, slices=50, directions=kind, engine=engine, generator=generator(5)),
+            *of(lambda x, y: rf.sliced_mmd2(x, y, slices=50, directions=kind, engine=engine, seed=generator(5))),
+            rf.sliced_mmd2_gradient(X, Y, slices=50, directions=kind, engine=engine, seed=generator(5)),
         ]
         for kind in KINDS
         for engine in ("sort", "bins")
     },
     **{
         f"sliced {k!r}": lambda k=k: [
-            *of(lambda x, y: rf.sliced_mmd2(x, y, k, 20, generator=generator(5))),
-            rf.sliced_mmd2_gradient(X, Y, k, 20, generator=generator(5)),
+            *of(lambda x, y: rf.sliced_mmd2(x, y, kernel=k, slices=20, seed=generator(5))),
+            rf.sliced_mmd2_gradient(X, Y, kernel=k, slices=20, seed=generator(5)),
         ]
         for k in KERNELS
     },
     "one slice": lambda: [
-        rf.sliced_mmd2(*ONE_DIMENSION, slices=1, directions=kind, generator=generator(1)) for kind in directions.KINDS
+        rf.sliced_mmd2(*ONE_DIMENSION, slices=1, directions=kind, seed=generator(1)) for kind in directions.KINDS
     ],
-    "target": lambda: [rf.Target(Y, slices=40, engine="bins", generator=generator(4), reuse=2).gradient(X)],
+    "target": lambda: [rf.Target(Y, slices=40, engine="bins", seed=generator(4), reuse=2).gradient(X)],
     "state": lambda: _after_state(),
     "flow": lambda: flow() + flow(engine="bins", reuse=2) + flow(bounds=(-1.0, 1.0)),
 }
 
 
 def _after_state():
-    target = rf.Target(Y, slices=40, engine="bins", generator=generator(4), reuse=2)
+    target = rf.Target(Y, slices=40, engine="bins", seed=generator(4), reuse=2)
     target.gradient(X)
     state = target.state()
-    again = rf.Target(Y, slices=40, engine="bins", generator=generator(4), reuse=2)
+    again = rf.Target(Y, slices=40, engine="bins", seed=generator(4), reuse=2)
     again.load_state(state)
     return [again.gradient(X), *(state[name] for name in sorted(state))]
 
@@ -161,7 +164,7 @@ def test_generators_default_is_the_cpu():
 def test_derivatives_by_what_was_made_in_inference_mode():
     with torch.inference_mode():
         made = Y.clone()
-    for function in (rf.mmd2, lambda x, y: rf.sliced_mmd2(x, y, slices=10, generator=generator(1))):
+    for function in (rf.mmd2, lambda x, y: rf.sliced_mmd2(x, y, slices=10, seed=generator(1))):
         leaves = [X.clone().requires_grad_() for _ in range(2)]
         for leaf, y in zip(leaves, (Y, made), strict=True):
             function(leaf, y).backward()

@@ -65,7 +65,7 @@ def test_columns_in_another_order_are_matched(tmp_path, ending):
     reference = SliceSketch.of(a, slices=8)
     assert reference.distance(swapped) == reference.distance(b)
     assert torch.equal(reference.feature_distances(swapped), reference.feature_distances(b))
-    assert rf.drift_test(swapped, reference, 19).p_value == rf.drift_test(b, reference, 19).p_value
+    assert rf.drift_test(swapped, reference, permutations=19).p_value == rf.drift_test(b, reference, permutations=19).p_value
     assert reference.empty().update(swapped).distance(b) == 0
     frame = pa.table(frames(["income", "size", "age"], seed=1))
     assert rf.two_sample_test(a, frame, slices=8, permutations=19).distance == want.distance
@@ -477,7 +477,7 @@ def test_whole_numbers_keep_their_digits(tmp_path):
             warnings.simplefilter("ignore", Notice)  # some have names, and some have not
             test = rf.two_sample_test(source, b, slices=4)
             assert test.p_value == 0.001 and test.distance == pytest.approx(want, rel=2e-3)
-            assert reference.distance(source, "U") == pytest.approx(want, rel=2e-3)
+            assert reference.distance(source, statistic="U") == pytest.approx(want, rel=2e-3)
     # A float32 reference cannot hold such numbers; wider points are not narrowed to it.
     near = torch.zeros(50, 1)
     sketch = SliceSketch.of(near, slices=4)

@@ -47,7 +47,7 @@ def test_drift_p_values_are_nearly_uniform_under_the_null():
     for k in range(100):
         g = generator(k)
         reference = rf.SliceSketch.of(torch.randn(1000, 3, generator=g), slices=8, seed=k)
-        p.append(rf.drift_test(torch.randn(200, 3, generator=g), reference, 99, seed=k).p_value)
+        p.append(rf.drift_test(torch.randn(200, 3, generator=g), reference, permutations=99, seed=k).p_value)
     for level in (0.1, 0.3, 0.5):
         assert rejected(p, 0.75 * level)[0] > ERROR and rejected(p, 1.25 * level)[1] > ERROR
         assert min(rejected(p, level)) > ERROR
@@ -74,8 +74,8 @@ def both(x, y, permutations=99, seed=0, slices=4):
     slices = 1 if x.shape[1] == 1 else slices
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rf.Notice)
-        one = rf.two_sample_test(x, y, slices, permutations, seed=seed)
-        other = rf.drift_test(x, rf.SliceSketch.of(y, slices, seed=seed), permutations, seed)
+        one = rf.two_sample_test(x, y, slices=slices, permutations=permutations, seed=seed)
+        other = rf.drift_test(x, rf.SliceSketch.of(y, slices=slices, seed=seed), permutations=permutations, seed=seed)
     return one.p_value, other.p_value
 
 
@@ -95,13 +95,13 @@ def test_no_distribution_is_rejected_more_often_than_the_level(case):
 def test_data_made_with_the_same_seed_are_not_the_directions():
     """Else x would lie farther out on them than y does, and p-values would be too small. A sketch of that seed has them."""
     x, y = (torch.randn(n, 10, generator=generator(k)) for k, n in ((3, 5), (4, 20)))
-    test = rf.two_sample_test(x, y, 5, 99, "independent", seed=3)
+    test = rf.two_sample_test(x, y, slices=5, permutations=99, directions="independent", seed=3)
 
     def nearest(sketch):
         xi = torch.nn.functional.normalize(sketch._parts[0].xi.project(torch.eye(10)))
         return (xi @ torch.nn.functional.normalize(x).T).abs().max()
 
-    assert nearest(test.x) < 0.99 and nearest(rf.SliceSketch(x, 5, "independent", seed=3)) > 0.9999
+    assert nearest(test.x) < 0.99 and nearest(rf.SliceSketch(x, slices=5, directions="independent", seed=3)) > 0.9999
 
 
 def test_what_differs_is_rejected_in_hard_cases_too():
@@ -127,7 +127,7 @@ def test_a_batch_without_spread_is_not_drift_by_that_alone():
     for chance, low, high in ((0.001, 0.1, 1), (0.05, 0, 0.01)):
         reference = rf.SliceSketch.of(flags(chance)(g, 20_000), slices=1)
         assert reference.kept.sum() > 0
-        assert low <= rf.drift_test(x, reference, 199).p_value <= high
+        assert low <= rf.drift_test(x, reference, permutations=199).p_value <= high
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 3), (3, 3), (4, 5)])
@@ -151,7 +151,7 @@ def test_few_points_are_split_in_all_ways(n, m):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", rf.Notice)
             reference = rf.SliceSketch(z, slices=1).update(z[n:])
-            for test in (rf.two_sample_test(z[:n], z[n:], 1), rf.drift_test(z[:n], reference)):
+            for test in (rf.two_sample_test(z[:n], z[n:], slices=1), rf.drift_test(z[:n], reference)):
                 assert test.permutations == len(found) and test.blocks == (n, m)
                 # The split itself, and its mirror image, are ties.
                 assert max(least, 1 / len(found)) - 1e-12 <= test.p_value <= most + 1e-12
@@ -163,13 +163,13 @@ def test_few_points_are_split_in_all_ways(n, m):
 def test_a_p_value_that_cannot_be_small_says_so():
     x = np.arange(2.0)[:, None]
     with pytest.warns(rf.Notice, match=r"p-value: cannot be less than 0.333.*6 ways to split"):
-        rf.two_sample_test(x, x + 10, 1)
+        rf.two_sample_test(x, x + 10, slices=1)
     with pytest.warns(rf.Notice, match=r"p-value: cannot be less than 0.1,.*9 permutations"):
-        rf.two_sample_test(np.arange(60.0)[:, None], np.arange(60.0)[:, None], 1, 9)
+        rf.two_sample_test(np.arange(60.0)[:, None], np.arange(60.0)[:, None], slices=1, permutations=9)
     with warnings.catch_warnings():
         warnings.simplefilter("error", rf.Notice)
-        rf.two_sample_test(x, np.arange(40.0)[:, None], 1)
-        rf.two_sample_test(x, np.arange(40.0)[:, None], 1, 19)
+        rf.two_sample_test(x, np.arange(40.0)[:, None], slices=1)
+        rf.two_sample_test(x, np.arange(40.0)[:, None], slices=1, permutations=19)
 
 
 @pytest.mark.parametrize(("n", "m"), [(70, 100), (3, 900), (1500, 40)])
@@ -185,10 +185,10 @@ def test_the_statistic_is_the_distance_of_all_points(monkeypatch, n, m):
     monkeypatch.setattr(two_sample, "_permute", spy)
     g = generator(0)
     x, y = torch.randn(n, 2, generator=g), torch.randn(m, 2, generator=g) + 0.5
-    test = rf.two_sample_test(x, y, 8, 99)
+    test = rf.two_sample_test(x, y, slices=8, permutations=99)
     assert seen[0] == pytest.approx(test.y.distance(test.x), rel=2e-3)
-    reference = rf.SliceSketch.of(y, 8, sample=30)
-    drift = rf.drift_test(x, reference, 99)
+    reference = rf.SliceSketch.of(y, slices=8, sample=30)
+    drift = rf.drift_test(x, reference, permutations=99)
     assert seen[1] == pytest.approx(reference.distance(x), rel=2e-3)
     assert drift.tested[1] == 30 < m and drift.y is reference
 
@@ -202,7 +202,7 @@ def test_intervals_of_few_or_equal_points_are_not_too_sure():
             g = np.random.default_rng([k, n])
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", rf.Notice)
-                low, high = rf.two_sample_test(draw(g, n), draw(g, m), 1, 1, seed=k).interval
+                low, high = rf.two_sample_test(draw(g, n), draw(g, m), slices=1, permutations=1, seed=k).interval
             hits += low <= 0 <= high
         assert hits >= scipy.stats.binom(40, 0.95).ppf(ERROR)
 
@@ -229,7 +229,7 @@ def test_a_reference_without_a_sample_is_refused(tmp_path):
         rf.drift_test(x, old)
     assert len(old.empty().update(x).kept) == 50  # what is counted from here on is kept
     with pytest.raises(ValueError, match="without weights"):
-        rf.drift_test(x, sketch.empty().update(x, weights=torch.ones(50)))
+        rf.drift_test(x, sketch.empty().update(x, x_weights=torch.ones(50)))
     for seed in (-1, 1.5):
         with pytest.raises(ValueError, match="seed"):
             rf.drift_test(x, sketch, seed=seed)
@@ -242,7 +242,7 @@ def test_power_is_that_of_brute_force():
         g = generator(k)
         x, y = torch.randn(100, 5, generator=g), torch.randn(120, 5, generator=g) + 0.2
         ours.append(rf.two_sample_test(x, y, slices=128, permutations=99, seed=k).p_value <= 0.1)
-        brute.append(metrics.energy_p_value(x, y, 99, seed=k) <= 0.1)
+        brute.append(metrics.energy_p_value(x, y, permutations=99, seed=k) <= 0.1)
     assert 0.5 < np.mean(brute) < 0.97  # else the comparison says nothing
     only_brute = sum(b and not o for o, b in zip(ours, brute, strict=True))
     apart = sum(b != o for o, b in zip(ours, brute, strict=True))
@@ -260,11 +260,11 @@ def test_distance_and_interval():
         x, y = torch.randn(300, 3, generator=g), torch.randn(400, 3, generator=g) + shift
         found = rf.two_sample_test(x, y, slices=96, permutations=9)
         hits += found.interval[0] <= truth <= found.interval[1]
-        drift = rf.drift_test(x, found.y, 9)
+        drift = rf.drift_test(x, found.y, permutations=9)
         drift_hits += drift.interval[0] <= truth <= drift.interval[1]
     least = scipy.stats.binom(24, 0.95).ppf(1e-5)
     assert hits >= least and drift_hits >= least
-    want = rf.sliced_mmd2(x, y, slices=96, statistic="U", engine="sort", generator=generator(found.x.seed)).item()
+    want = rf.sliced_mmd2(x, y, slices=96, statistic="U", engine="sort", seed=generator(found.x.seed)).item()
     # the bins' error on values is relative to the V-statistic, which is larger by the noise
     noise = rf.mmd2(x, y).item() - rf.mmd2(x, y, statistic="U").item()
     assert found.distance == pytest.approx(want, abs=2e-3 * (want + noise))
@@ -300,15 +300,15 @@ def test_outliers_decide_nothing():
 
 def test_bad_input():
     x = torch.randn(50, 3, generator=generator(0))
-    for arguments, says in (
-        ((x, x[:, :2]), "y: points of dimension d = 2 given, x has d = 3"),
-        ((x, x[:1]), "y: one point given"),
-        ((x[:1], x), "x: one point given"),
-        ((x, x, 16, 0), "permutations: 0 given"),
-        ((x, x, 0), "slices: 0 given"),
+    for arguments, settings, says in (
+        ((x, x[:, :2]), {}, "y: points of dimension d = 2 given, x has d = 3"),
+        ((x, x[:1]), {}, "y: one point given"),
+        ((x[:1], x), {}, "x: one point given"),
+        ((x, x), {"permutations": 0}, "permutations: 0 given"),
+        ((x, x), {"slices": 0}, "slices: 0 given"),
     ):
         with pytest.raises(ValueError, match=says):
-            rf.two_sample_test(*arguments)
+            rf.two_sample_test(*arguments, **settings)
     sketch = rf.SliceSketch.of(x, slices=8)
     with pytest.raises(TypeError, match="reference: Tensor given"):
         rf.drift_test(x, x)
@@ -327,5 +327,5 @@ def test_drift_of_points_with_more_digits_than_the_reference():
     found = set()
     for mine in (x, x.astype(np.float64)):
         for theirs in (y, y.astype(np.float64)):
-            found.add(rf.drift_test(mine, rf.SliceSketch.of(theirs, slices=8), 99).p_value)
+            found.add(rf.drift_test(mine, rf.SliceSketch.of(theirs, slices=8), permutations=99).p_value)
     assert len(found) == 1

@@ -74,7 +74,7 @@ def test_bad_exponent(r):
     with pytest.raises(ValueError, match=r"^r: .*\(0, 2\)"):
         rf.Riesz(r)
     with pytest.raises(ValueError, match="^r: "):
-        rf.energy_distance(GOOD, GOOD, r)
+        rf.energy_distance(GOOD, GOOD, r=r)
 
 
 def test_bad_kernels():
@@ -84,14 +84,14 @@ def test_bad_kernels():
     with pytest.raises(ValueError, match=r"^nu: .*0\.5, 1\.5 and 2\.5"):
         rf.Matern(1.0)
     with pytest.raises(TypeError, match="^kernel: 'gauss'"):
-        rf.mmd2(GOOD, GOOD, "gauss")
+        rf.mmd2(GOOD, GOOD, kernel="gauss")
     for function in (rf.sliced_mmd2, rf.sliced_mmd2_gradient):
         with pytest.raises(TypeError, match="^kernel: 'gauss'"):
-            function(GOOD, GOOD, "gauss")
+            function(GOOD, GOOD, kernel="gauss")
         with pytest.raises(ValueError, match=r"^kernel: Gaussian.*engine 'sort' accepts Riesz\(1.0\)"):
-            function(GOOD, GOOD, rf.Gaussian(), engine="sort")
+            function(GOOD, GOOD, kernel=rf.Gaussian(), engine="sort")
         with pytest.raises(ValueError, match="^kernel: Gaussian.*too narrow"):
-            function(GOOD, GOOD, rf.Gaussian(1e-5))
+            function(GOOD, GOOD, kernel=rf.Gaussian(1e-5))
 
 
 def test_bad_statistic():
@@ -117,15 +117,15 @@ def test_bad_slices(function):
         function(GOOD, GOOD, directions=torch.ones(5, 3))
     with pytest.raises(ValueError, match="^engine: 'fft'"):
         function(GOOD, GOOD, engine="fft")
-    with pytest.raises(TypeError, match="^generator: int"):
-        function(GOOD, GOOD, generator=3)
+    with pytest.raises(TypeError, match="^seed: str"):
+        function(GOOD, GOOD, seed="3")
 
 
 def test_bad_flow():
-    for key, value in {"step_size": 0, "momentum": 1.0, "slices": 0, "generator": 1, "bounds": (1.0, 0.0)}.items():
+    for key, value in {"step_size": 0, "momentum": 1.0, "slices": 0, "seed": "1", "bounds": (1.0, 0.0)}.items():
         with pytest.raises((ValueError, TypeError), match=f"^{key}: "):
             rf.ParticleFlow(GOOD, **{key: value})
-    with pytest.raises(ValueError, match="^target: .*NaN"):
+    with pytest.raises(ValueError, match="^y: .*NaN"):
         rf.ParticleFlow(GOOD * float("nan"))
     flow = rf.ParticleFlow(GOOD, slices=3)
     with pytest.raises(ValueError, match="^steps: "):
@@ -230,7 +230,7 @@ def test_the_same_numbers_in_other_memory(function):
     extra = {"slices": 7} if function in (rf.sliced_mmd2, rf.sliced_mmd2_gradient) else {}
     for name, view in views.items():
         copy = torch.tensor(view.tolist() if isinstance(view, np.ndarray) else view.detach().resolve_neg().tolist())
-        g = [{"generator": torch.Generator().manual_seed(2)} if extra else {} for _ in range(2)]
+        g = [{"seed": torch.Generator().manual_seed(2)} if extra else {} for _ in range(2)]
         got, wanted = function(view, GOOD, **extra, **g[0]), function(copy, GOOD, **extra, **g[1])
         # products of other strides add up in another order
         torch.testing.assert_close(got.detach(), wanted, rtol=1e-5, atol=1e-7, msg=name)
@@ -300,6 +300,6 @@ def test_names_that_are_none():
 def test_a_step_of_particles_that_need_gradients():
     """Detached, as the documentation says: no error of PyTorch's from within."""
     x = GOOD.clone().requires_grad_()
-    one, two = (rf.ParticleFlow(GOOD + 1, slices=4, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    one, two = (rf.ParticleFlow(GOOD + 1, slices=4, seed=torch.Generator().manual_seed(1)) for _ in range(2))
     moved = one.step(x)
     assert not moved.requires_grad and torch.equal(moved, two.step(GOOD))

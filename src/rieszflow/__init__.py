@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from rieszflow._notices import Notice
+from rieszflow._types import Progress
 
 if TYPE_CHECKING:
     from rieszflow.directions import LocalSlices
@@ -30,6 +31,7 @@ __all__ = [
     "Matern",
     "Notice",
     "ParticleFlow",
+    "Progress",
     "Riesz",
     "SliceSketch",
     "Target",
@@ -69,7 +71,7 @@ if not TYPE_CHECKING:
         "two_sample_test": "two_sample",
     }
     _MODULES = [
-        *("cli", "data", "directions", "engines", "exact", "flow", "generative", "kernels", "metrics", "report"),
+        *("cli", "data", "directions", "engines", "errors", "exact", "flow", "generative", "kernels", "metrics", "report"),
         *("sketch", "sliced", "tables", "target", "two_sample"),
     ]
 

@@ -19,6 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
+from rieszflow.errors import FileError, InputError, WriteError
+
 __all__ = [
     "FORMAT", "VERSION", "FileError", "WriteError", "aside", "atomically", "is_temporary", "load_header", "load_tensors",
     "one_line", "read_text", "remove_leftovers", "save_tensors",
@@ -27,14 +29,6 @@ __all__ = [
 FORMAT = "rieszflow"
 VERSION = 4  # of runs
 _VERSIONS = {"sketch": 3}  # of what has a version of its own
-
-
-class FileError(ValueError):
-    """A file or folder of ours is not there, damaged, foreign or of another version. The message names it."""
-
-
-class WriteError(OSError):
-    """A file could not be written. The message names it, gives the system's reason, and says what is there now."""
 
 
 def atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -69,7 +63,7 @@ def aside(path: Path) -> Iterator[Path]:
     So is what processes that were killed in the middle have left of the same path: their number is in the name.
     """
     if not path.name or "\0" in path.name:
-        raise ValueError(f"{str(path)!r}: the name of a file or folder is needed")
+        raise InputError(f"{str(path)!r}: the name of a file or folder is needed")
     path.parent.mkdir(parents=True, exist_ok=True)
     stem = (
         path.stem if len(os.fsencode(path.name)) < 150 else hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()

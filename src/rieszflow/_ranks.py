@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rieszflow.errors import InputError, InputTypeError
+
 __all__ = ["Group", "agreed", "check", "joined", "offset", "part", "summed", "total", "widest"]
 
 Group = Any  # dist.ProcessGroup, or None
@@ -22,11 +24,11 @@ def check(group: Group) -> Group:
     if group is None:
         return None
     if not dist.is_available() or not dist.is_initialized():
-        raise ValueError(
+        raise InputError(
             "group: given, but torch.distributed is not initialised; call torch.distributed.init_process_group first"
         )
     if not isinstance(group, dist.ProcessGroup):
-        raise TypeError(f"group: {type(group).__name__} given; a torch.distributed.ProcessGroup or None is accepted")
+        raise InputTypeError(f"group: {type(group).__name__} given; a torch.distributed.ProcessGroup or None is accepted")
     return group
 
 

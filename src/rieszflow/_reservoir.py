@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rieszflow import _ranks
 from rieszflow._ranks import Group
+from rieszflow.errors import InputError
 
 __all__ = ["Reservoir", "capacity"]
 
@@ -29,7 +30,7 @@ def capacity(sample: Any, d: int) -> int:
     if sample is None:
         return min(_ROWS, max(_FEWEST, _NUMBERS // d))
     if isinstance(sample, bool) or not isinstance(sample, (int, np.integer)) or sample < 0:
-        raise ValueError(f"sample: {sample!r} given; a whole number of at least 0, or None for the default, is accepted")
+        raise InputError(f"sample: {sample!r} given; a whole number of at least 0, or None for the default, is accepted")
     return int(sample)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 
+from rieszflow.errors import InputError
+
 try:
     import codecs
-    import functools
+    import dataclasses
     import io
     import logging
     import os
@@ -22,12 +24,13 @@ try:
     from typing import TYPE_CHECKING, Annotated, Any
 
     import typer
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.table import Table
     from typer.core import TyperGroup
 
-    from rieszflow import Notice, __version__
+    from rieszflow import Notice, Progress, __version__
 except KeyboardInterrupt:  # nobody can catch it for us yet
     print("error: interrupted", file=sys.stderr)
     sys.exit(130)
@@ -207,17 +210,17 @@ def _fail(message: str) -> None:
 
 def _at_least(option: str, value: int, least: int) -> None:
     if value < least:
-        raise ValueError(f"{option}: {value} given; a whole number of at least {least} is accepted")
+        raise InputError(f"{option}: {value} given; a whole number of at least {least} is accepted")
 
 
 def _check_file(out: Path, *suffixes: str) -> None:
     if out.suffix not in suffixes:
-        raise ValueError(f"--out: {out} given; a name that ends in {' or '.join(suffixes)} is accepted")
+        raise InputError(f"--out: {out} given; a name that ends in {' or '.join(suffixes)} is accepted")
     for file in {out, out.with_suffix(".png")}:
         if file.is_dir():
-            raise ValueError(f"--out: {file} is a folder; a file's name is accepted")
+            raise InputError(f"--out: {file} is a folder; a file's name is accepted")
     if not out.parent.is_dir():
-        raise ValueError(f"--out: {out} given, but there is no folder {out.parent}; make it first")
+        raise InputError(f"--out: {out} given, but there is no folder {out.parent}; make it first")
     _check_writable(out.parent)
 
 
@@ -225,10 +228,10 @@ def _check_new_run(out: Path) -> None:
     if _RANK:
         return  # the first process makes the folder
     if out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"--out: {out} exists and is not an empty folder; choose another, or resume it")
+        raise InputError(f"--out: {out} exists and is not an empty folder; choose another, or resume it")
     there = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not there.is_dir():
-        raise ValueError(f"--out: {out} given, but {there} is a file; choose another")
+        raise InputError(f"--out: {out} given, but {there} is a file; choose another")
     _check_writable(there)
 
 
@@ -236,7 +239,7 @@ def _check_writable(folder: Path) -> None:
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise ValueError(f"--out: nothing can be written in {folder} ({error.strerror}); choose another place") from None
+        raise InputError(f"--out: nothing can be written in {folder} ({error.strerror}); choose another place") from None
 
 
 app = typer.Typer(
@@ -361,7 +364,7 @@ def sample(
     flow = GenerativeFlow.load(run)
     assert flow.run is not None
     with _Passes() as passes:
-        x = flow.sample(n, seed, None, batch_size, functools.partial(passes, "networks"))
+        x = flow.sample(n, seed=seed, batch_size=batch_size, progress=passes)
     array = x.numpy()
     atomically(out, lambda t: np.savez_compressed(t, x=array) if out.suffix == ".npz" else np.save(t, array))
     known = flow.run.data
@@ -392,7 +395,7 @@ def evaluate(
     flow.run.metrics()  # the report needs them, and a damaged file should not cost the scoring
     content = load_data(flow.run, data)
     with _Passes() as passes:
-        x = flow.sample(n, seed, None, progress=functools.partial(passes, "networks"))
+        x = flow.sample(n, seed=seed, progress=passes)
     with console.status("scoring"):
         x = content.scale(x)
         scores = metrics.evaluate(x, content, seed, inception_weights)
@@ -489,7 +492,7 @@ def _reading(
     import csv
 
     if header not in ("auto", "yes", "no"):
-        raise ValueError(f"--header: {header} given; auto, yes and no are accepted")
+        raise InputError(f"--header: {header} given; auto, yes and no are accepted")
     named = {name: next(csv.reader([text])) for name, text in (("columns", columns), ("exclude", exclude)) if text is not None}
     plain = {"delimiter": delimiter, "decimal": decimal, "thousands": thousands, "dates": dates, "encoding": encoding}
     return {**named, **plain, "header": {"yes": True, "no": False}.get(header, "auto"), "missing": missing or None}
@@ -537,24 +540,26 @@ def compare(
     reading = _reading(columns, exclude, header, delimiter, decimal, thousands, missing, dates, encoding)
     one, two = (SliceSketch.load(path) if path.endswith(".sketch") else None for path in (a, b))
     if slices is not None and (one or two):
-        raise ValueError(f"--slices: {slices} given; a sketch has its own slices")
+        raise InputError(f"--slices: {slices} given; a sketch has its own slices")
     if common and (one or two):
-        raise ValueError("--common: a sketch is of all its columns; choose those of the other table with --columns")
+        raise InputError("--common: a sketch is of all its columns; choose those of the other table with --columns")
     found: dict[str, Any] = {"a": a, "b": b}
     with _Passes() as passes:
         if one is not None and two is not None:
             test, x, y = None, one, two
-            found |= {"distance": y.distance(x, "U"), "interval": None, "p_value": None}
+            found |= {"distance": y.distance(x, statistic="U"), "interval": None, "p_value": None}
         else:
             if one is not None:
-                test = drift_test(stream(b, **reading), one, permutations, seed, progress=passes)
+                test = drift_test(stream(b, **reading), one, permutations=permutations, seed=seed, progress=passes)
                 x, y = one, test.x
             elif two is not None:
-                test = drift_test(stream(a, **reading), two, permutations, seed, progress=passes)
+                test = drift_test(stream(a, **reading), two, permutations=permutations, seed=seed, progress=passes)
                 x, y = test.x, two
             else:
                 left, right = (stream(path, **reading) for path in (a, b))
-                test = two_sample_test(left, right, slices or 256, permutations, seed=seed, progress=passes, common=common)
+                test = two_sample_test(
+                    left, right, slices=slices or 256, permutations=permutations, seed=seed, progress=passes, common=common
+                )
                 x, y = test.x, test.y
             found |= {"distance": test.distance, "interval": list(test.interval), "p_value": test.p_value}
     found |= {"n": [x.n, y.n], "d": x.d, "slices": x.slices, "convention": "half the energy distance"}
@@ -618,7 +623,7 @@ def sketch(
         if value is not None:
             _at_least(option, value, least)
             if like is not None:
-                raise ValueError(f"{option}: {value} given with --like, whose sketch has its own")
+                raise InputError(f"{option}: {value} given with --like, whose sketch has its own")
     _check_file(out, ".sketch")
     from rieszflow.sketch import SliceSketch
     from rieszflow.stream import stream
@@ -633,8 +638,10 @@ def sketch(
                 continue
             points = stream(source, **reading)
             if total is None:
-                total = SliceSketch(points.first, slices or 256, "auto", seed or 0, points.names, keep)
-            total.update(points, progress=functools.partial(passes, Path(source).name))
+                total = SliceSketch(
+                    points.first, slices=slices or 256, directions="auto", seed=seed or 0, names=points.names, sample=keep
+                )
+            total.update(points, progress=passes.named(Path(source).name))
     assert total is not None
     total.save(out)
     kept = 0 if total.kept is None else len(total.kept)
@@ -656,10 +663,15 @@ class _Passes:
     def __exit__(self, *exception: Any) -> None:
         self.bars.stop()
 
-    def __call__(self, name: str, done: int, total: int | None) -> None:
+    def named(self, name: str) -> Any:
+        """A callback whose bar has that name."""
+        return lambda progress: self(dataclasses.replace(progress, what=name))
+
+    def __call__(self, progress: Progress) -> None:
+        name = progress.what
         if name not in self.tasks:
             self.tasks[name] = self.bars.add_task(name)
-        self.bars.update(self.tasks[name], completed=done, total=total)
+        self.bars.update(self.tasks[name], completed=progress.done, total=progress.total)
 
 
 def _overrides(items: list[str]) -> dict[str, Any]:
@@ -669,11 +681,11 @@ def _overrides(items: list[str]) -> dict[str, Any]:
     for item in items:
         key, sign, value = item.partition("=")
         if not sign:
-            raise ValueError(f"--set: {item!r} given; KEY=VALUE is accepted")
+            raise InputError(f"--set: {item!r} given; KEY=VALUE is accepted")
         try:
             values[key] = parse_yaml(value)
         except ValueError:
-            raise ValueError(f"--set: the value of {key} is not readable: {value!r}") from None
+            raise InputError(f"--set: the value of {key} is not readable: {value!r}") from None
     return values
 
 
@@ -698,7 +710,7 @@ def _print_table(headings: list[str], rows: list[list[str]]) -> None:
             console.print(f"  {heading}: {cell}", soft_wrap=True)
 
 
-def _bars(period: float = 30) -> Progress:
+def _bars(period: float = 30) -> bars.Progress:
     """Bars whose remaining time goes by the speed of the last `period` seconds."""
     columns = (
         TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -706,7 +718,7 @@ def _bars(period: float = 30) -> Progress:
     )  # fmt: skip
     # Where nobody watches, Rich would print an empty line for every bar. It catches what goes to the terminal meanwhile, to
     # keep the bars in order; stderr only where that is a terminal, too.
-    return Progress(
+    return bars.Progress(
         *columns, console=console, transient=True, disable=not console.is_interactive, speed_estimate_period=period,
         redirect_stderr=sys.stderr.isatty(),
     )  # fmt: skip
@@ -732,15 +744,15 @@ class _Training:
     def __exit__(self, *exception: Any) -> None:
         self.bars.stop()
 
-    def __call__(self, progress: Any) -> None:
+    def __call__(self, progress: Progress) -> None:
         flow, _ = self.schedule[progress.network - 1]
-        done = sum(map(sum, self.schedule[: progress.network - 1])) + (flow if progress.phase == "fit" else 0) + progress.step
+        done = sum(map(sum, self.schedule[: progress.network - 1])) + (flow if progress.what == "fit" else 0) + progress.done
         # Rich remembers a thousand updates of a bar: in steps of a thousandth they tell of the whole training.
         if (now := 1000 * done // self.steps) != self.shown:
             self.shown = now
             self.bars.update(self.total, description=f"network {progress.network} of {progress.networks}", completed=done)
         loss = "" if progress.loss is None else f", loss {progress.loss:.3f}"
-        self.bars.update(self.phase, description=f"{progress.phase}{loss}", completed=progress.step, total=progress.steps)
+        self.bars.update(self.phase, description=f"{progress.what}{loss}", completed=progress.done, total=progress.total)
         if progress.row is not None:
             number, level, steps, error, _, _, fresh, seconds = _cells(progress.row)
             yardstick = progress.row["energy_distance"]["training_data"]

@@ -38,6 +38,7 @@ import torch
 from torch import Tensor
 
 from rieszflow._notices import notice
+from rieszflow.errors import DatasetError, InputTypeError
 
 __all__ = ["NAMED", "Dataset", "DatasetError", "as_points", "has_pictures", "load", "read_all", "scaled", "unscaled"]
 
@@ -65,10 +66,6 @@ _HUGGING_FACE = {
     "celeba": "flwrlabs/celeba",
 }
 _KNOWN = ("digits", *_HUGGING_FACE, *("hf:" + name for name in _HUGGING_FACE))
-
-
-class DatasetError(ValueError):
-    """The data are not there, damaged or of another form than accepted. The message says which, and what to do."""
 
 
 @dataclass
@@ -222,18 +219,24 @@ def _numbers(x: Any, name: str) -> Any:
     """`x` if it holds real numbers that are all there, as a plain array or tensor."""
     if isinstance(x, Tensor):
         if x.layout != torch.strided or x.is_quantized or x.is_nested:
-            raise TypeError(f"{name}: a sparse, nested or quantized tensor given; a dense one of plain numbers is accepted")
+            raise InputTypeError(
+                f"{name}: a sparse, nested or quantized tensor given; a dense one of plain numbers is accepted"
+            )
         if type(x) not in (Tensor, torch.nn.Parameter, torch.nn.Buffer):
-            raise TypeError(f"{name}: a {type(x).__name__} given, a tensor of a class of its own; a plain tensor is accepted")
+            raise InputTypeError(
+                f"{name}: a {type(x).__name__} given, a tensor of a class of its own; a plain tensor is accepted"
+            )
         if x.is_meta:
-            raise TypeError(f"{name}: a tensor on the meta device given, which holds no values; move the real one here")
+            raise InputTypeError(f"{name}: a tensor on the meta device given, which holds no values; move the real one here")
         if x.is_complex():
-            raise TypeError(f"{name}: dtype {x.dtype} given; real numbers are accepted: give .real and .imag as columns")
+            raise InputTypeError(f"{name}: dtype {x.dtype} given; real numbers are accepted: give .real and .imag as columns")
         x = x.detach().resolve_neg()
     elif isinstance(x, np.ndarray):
         if isinstance(x, np.ma.MaskedArray):
             if np.ma.is_masked(x):
-                raise TypeError(f"{name}: a masked array with {np.ma.count_masked(x)} masked values given; fill or drop them")
+                raise InputTypeError(
+                    f"{name}: a masked array with {np.ma.count_masked(x)} masked values given; fill or drop them"
+                )
             x = x.data
         if x.dtype.kind not in "fiub":
             advice = {
@@ -243,10 +246,10 @@ def _numbers(x: Any, name: str) -> Any:
                 "M": "subtract a date and divide by a time",
                 "m": "divide by a time",
             }.get(x.dtype.kind, "turn text into numbers first")
-            raise TypeError(f"{name}: dtype {x.dtype} given; real numbers are accepted: {advice}")
+            raise InputTypeError(f"{name}: dtype {x.dtype} given; real numbers are accepted: {advice}")
         x = np.asarray(x, dtype=x.dtype.newbyteorder("="))
     else:
-        raise TypeError(f"{name}: {type(x).__name__} given; a torch.Tensor or numpy.ndarray (n, ...) is accepted")
+        raise InputTypeError(f"{name}: {type(x).__name__} given; a torch.Tensor or numpy.ndarray (n, ...) is accepted")
     if x.ndim == 0:
         raise DatasetError(f"{name}: a single number given; points (n, ...) are accepted")
     return x
@@ -565,7 +568,7 @@ def _cifar_pickle(file: Path) -> tuple[np.ndarray, np.ndarray]:
         content = _ArraysOnly(io.BytesIO(file.read_bytes()), encoding="bytes").load()
         x, y = np.asarray(content[b"data"]), np.asarray(content[b"labels"])
         if x.dtype != np.uint8 or y.dtype.kind not in "iu":
-            raise TypeError(f"data of {x.dtype} and labels of {y.dtype}; bytes and whole numbers are accepted")
+            raise InputTypeError(f"data of {x.dtype} and labels of {y.dtype}; bytes and whole numbers are accepted")
         return x.reshape(-1, 3, 32, 32), y.reshape(len(x))
     except Exception as error:  # a damaged pickle can raise anything
         raise DatasetError(f"{file}: not a CIFAR-10 batch ({type(error).__name__}: {error})") from None

@@ -17,6 +17,7 @@ from torch import Tensor
 from rieszflow import _validate
 from rieszflow._surroundings import plain
 from rieszflow.engines._scale import times_power_of_two, two_to
+from rieszflow.errors import DerivativeError
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 
 __all__ = ["energy_distance", "mmd2", "mmd2_gradient"]
@@ -30,7 +31,7 @@ _TINY = 2.0**-900  # squares below have lost digits
 
 @plain
 def mmd2(
-    x: Any, y: Any, kernel: Kernel = Riesz(1.0), statistic: str = "V", x_weights: Any = None, y_weights: Any = None
+    x: Any, y: Any, *, kernel: Kernel = Riesz(1.0), statistic: str = "V", x_weights: Any = None, y_weights: Any = None
 ) -> Any:
     """Squared MMD in the paper's convention, D² = ½ ∬ K d(μ − ν) d(μ − ν), by brute force.
 
@@ -73,7 +74,9 @@ def mmd2(
     return answer(_MMD2.apply(x, y, a, b, kernel, statistic == "U"))
 
 
-def energy_distance(x: Any, y: Any, r: float = 1.0, statistic: str = "V", x_weights: Any = None, y_weights: Any = None) -> Any:
+def energy_distance(
+    x: Any, y: Any, *, r: float = 1.0, statistic: str = "V", x_weights: Any = None, y_weights: Any = None
+) -> Any:
     """Energy distance in the statisticians' convention, 2E‖X−Y‖^r − E‖X−X′‖^r − E‖Y−Y′‖^r, by brute force.
 
     This is **twice** `mmd2` with the kernel `Riesz(r)`. Arguments, errors and differentiability as there. SciPy's
@@ -89,11 +92,11 @@ def energy_distance(x: Any, y: Any, r: float = 1.0, statistic: str = "V", x_weig
 
     Source: Székely & Rizzo, Energy statistics, J. Statist. Plann. Inference 143 (2013).
     """
-    return 2 * mmd2(x, y, Riesz(r), statistic, x_weights, y_weights)
+    return 2 * mmd2(x, y, kernel=Riesz(r), statistic=statistic, x_weights=x_weights, y_weights=y_weights)
 
 
 @plain
-def mmd2_gradient(x: Any, y: Any, kernel: Kernel = Riesz(1.0), x_weights: Any = None, y_weights: Any = None) -> Any:
+def mmd2_gradient(x: Any, y: Any, *, kernel: Kernel = Riesz(1.0), x_weights: Any = None, y_weights: Any = None) -> Any:
     """Gradient of `mmd2` (V-statistic) with respect to x by brute force, without autograd.
 
     ∂/∂x_i D² = a_i [Σ_k a_k ∇₁K(x_i, x_k) − Σ_j b_j ∇₁K(x_i, y_j)]; coincident points exert no force on each other.
@@ -176,7 +179,7 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *upstream):  # type: ignore[no-untyped-def]
-        raise RuntimeError(
+        raise DerivativeError(
             f"{ctx.name}: differentiable once, and a second derivative was asked for (by a gradient penalty or a Hessian, "
             "say); for few points write the sum over pairs in PyTorch"
         )

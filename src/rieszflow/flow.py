@@ -12,7 +12,9 @@ from torch import Tensor
 from rieszflow import _ranks, _validate
 from rieszflow._ranks import Group
 from rieszflow._scratch import fresh
+from rieszflow._types import Seed
 from rieszflow.directions import LocalSlices
+from rieszflow.errors import InputError
 from rieszflow.exact import mmd2_gradient
 from rieszflow.kernels import Kernel, Riesz
 from rieszflow.stream import stream
@@ -25,14 +27,14 @@ class ParticleFlow:
     """The flow of particles towards a target: v ← ∇D²(x) + m v, x ← x − τ N v (paper, section 3).
 
     Args:
-        target: points y, (M, d) or (..., M, d); float32 or float64; tensor or NumPy array. Or batches of them: see `Target`.
+        y: target points, (M, d) or (..., M, d); float32 or float64; tensor or NumPy array. Or batches of them: see `Target`.
         kernel: any; on slices kernels other than `Riesz(1.0)` must not be too narrow for the data (see `sliced_mmd2`).
         slices: random directions P; None for the exact gradient by brute force, O(NM).
         step_size: τ > 0, in units where 1 moves every particle by N times its gradient.
         momentum: m in [0, 1).
         directions, engine: as in `sliced_mmd2_gradient`.
-        generator: source of the directions; None for torch's default generator.
-        target_weights: non-negative weights of the target that sum to one; None for 1/M.
+        seed: of the directions: a whole number, or a torch.Generator that goes on; None for torch's default generator.
+        y_weights: non-negative weights of y that sum to one; None for 1/M.
         reuse: steps that a set of slices serves, spread so that no two steps in a row see the same (see `Target`); 1 for
             fresh slices at every step. A second use of slices moves particles less, and mostly astray: 8 save a quarter of a
             step where N = M, and take four times as many. Only the linear-time engine does so.
@@ -52,7 +54,7 @@ class ParticleFlow:
     Example:
         >>> g = torch.Generator().manual_seed(0)
         >>> target = torch.randn(200, 2, generator=g) + 5
-        >>> flow = ParticleFlow(target, slices=16, momentum=0.5, generator=g)
+        >>> flow = ParticleFlow(target, slices=16, momentum=0.5, seed=g)
         >>> x = flow.run(torch.rand(200, 2, generator=g), steps=100)
         >>> bool((x.mean(0) - target.mean(0)).abs().max() < 0.5)
         True
@@ -60,41 +62,42 @@ class ParticleFlow:
 
     def __init__(
         self,
-        target: Any,
+        y: Any,
+        *,
         kernel: Kernel = Riesz(1.0),
         slices: int | None = 1024,
         step_size: float = 1.0,
         momentum: float = 0.0,
         directions: str | Tensor | LocalSlices = "auto",
         engine: str = "auto",
-        generator: torch.Generator | None = None,
-        target_weights: Any = None,
+        seed: Seed = None,
+        y_weights: Any = None,
         reuse: int = 1,
         bounds: tuple[float, float] | None = None,
         group: Group = None,
     ) -> None:
         if group is not None and slices is None:
-            raise ValueError("group: given without slices; the exact gradient is to be had in one process only")
-        in_memory = isinstance(target, (Tensor, np.ndarray))
-        self.target = _validate.points("target", target).detach() if in_memory else stream(target)
+            raise InputError("group: given without slices; the exact gradient is to be had in one process only")
+        in_memory = isinstance(y, (Tensor, np.ndarray))
+        self.y = _validate.points("y", y).detach() if in_memory else stream(y)
         if slices is None and not in_memory:
-            raise ValueError("target: comes in batches, and slices is None; the exact gradient needs a tensor or array")
+            raise InputError("y: comes in batches, and slices is None; the exact gradient needs a tensor or array")
         self.kernel = kernel
         self.slices = None if slices is None else _validate.positive_int("slices", slices)
         self.step_size = _validate.positive_float("step_size", step_size)
         self.momentum = _validate.number(momentum)
         if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum: {momentum!r} given; a number in [0, 1) is accepted")
+            raise InputError(f"momentum: {momentum!r} given; a number in [0, 1) is accepted")
         self.tables = Target(
-            self.target,
-            kernel,
-            self.slices or 1,
-            directions,
-            engine,
-            _validate.generator(generator),
-            target_weights,
-            reuse,
-            group,
+            self.y,
+            kernel=kernel,
+            slices=self.slices or 1,
+            directions=directions,
+            engine=engine,
+            seed=seed,
+            y_weights=y_weights,
+            reuse=reuse,
+            group=group,
         )
         self.bounds = None if bounds is None else _interval(bounds)
         self.velocity: Tensor | None = None
@@ -103,7 +106,7 @@ class ParticleFlow:
     def gradient(self, x: Tensor) -> Tensor:
         """∇D² at the particles; shape of x, detached."""
         if self.slices is None:
-            return mmd2_gradient(x, self.target, self.kernel, y_weights=self.tables.weights)
+            return mmd2_gradient(x, self.y, kernel=self.kernel, y_weights=self.tables.y_weights)
         return self.tables.gradient(x)
 
     def step(self, x: Tensor) -> Tensor:
@@ -113,7 +116,7 @@ class ParticleFlow:
         if self.velocity is None:
             self.velocity = gradient
         elif self.velocity.shape != x.shape:
-            raise ValueError(
+            raise InputError(
                 f"x: shape {tuple(x.shape)} given, the flow's velocity has {tuple(self.velocity.shape)}; "
                 "set velocity = None to start anew"
             )
@@ -159,5 +162,5 @@ class ParticleFlow:
 def _interval(bounds: Any) -> tuple[float, float]:
     ends = tuple(_validate.number(v) for v in bounds) if isinstance(bounds, (tuple, list, np.ndarray)) else ()
     if len(ends) != 2 or not ends[0] < ends[1]:
-        raise ValueError(f"bounds: {bounds!r} given; a pair (low, high) with low < high, or None, is accepted")
+        raise InputError(f"bounds: {bounds!r} given; a pair (low, high) with low < high, or None, is accepted")
     return ends

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rieszflow import _slices, _validate
+from rieszflow.errors import InputError, InputTypeError
 
 __all__ = ["Gaussian", "InverseMultiquadric", "Kernel", "Laplace", "Matern", "Riesz"]
 
@@ -55,7 +56,7 @@ _HUGE = 1e300
 
 def check_kernel(kernel: object) -> None:
     if not isinstance(kernel, Kernel):
-        raise TypeError(
+        raise InputTypeError(
             f"kernel: {kernel!r} given; Riesz(r), Gaussian(sigma), Laplace(sigma), InverseMultiquadric(c) "
             "or Matern(nu, sigma) are accepted"
         )
@@ -85,7 +86,7 @@ class Riesz(Kernel):
     def __post_init__(self) -> None:
         r = _validate.number(self.r)
         if not 0 < r < 2:
-            raise ValueError(f"r: {self.r!r} given; a number in the open interval (0, 2) is accepted")
+            raise InputError(f"r: {self.r!r} given; a number in the open interval (0, 2) is accepted")
         object.__setattr__(self, "r", r)
 
     def value(self, rho: Tensor) -> Tensor:
@@ -224,7 +225,7 @@ class Matern(Kernel):
     def __post_init__(self) -> None:
         nu = _validate.number(self.nu)
         if nu not in (0.5, 1.5, 2.5):
-            raise ValueError(f"nu: {self.nu!r} given; 0.5, 1.5 and 2.5 are accepted")
+            raise InputError(f"nu: {self.nu!r} given; 0.5, 1.5 and 2.5 are accepted")
         object.__setattr__(self, "nu", nu)
         object.__setattr__(self, "sigma", _validate.positive_float("sigma", self.sigma))
 

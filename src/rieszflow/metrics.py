@@ -20,6 +20,7 @@ from rieszflow._notices import notice
 from rieszflow._surroundings import defaults
 from rieszflow.data import Dataset
 from rieszflow.engines._scale import power_of_two
+from rieszflow.errors import InputError, MissingPackageError
 from rieszflow.exact import energy_distance
 
 __all__ = [
@@ -59,7 +60,7 @@ _TESTED = 2000  # data of each kind in the permutation test: it holds all their 
 def _features(name: str, x: Any) -> Tensor:
     x = _validate.points(name, x)
     if x.ndim != 2 or len(x) < 2:
-        raise ValueError(f"{name}: shape {tuple(x.shape)} given; (n, d) with n of at least 2 is accepted")
+        raise InputError(f"{name}: shape {tuple(x.shape)} given; (n, d) with n of at least 2 is accepted")
     return x.double()
 
 
@@ -67,7 +68,7 @@ def _pair(x: Any, y: Any) -> tuple[Tensor, Tensor, float]:
     """Both sets of features in a unit, in which their squares neither overflow nor vanish, and that unit's factor."""
     a, b = _features("x", x), _features("y", y)
     if a.shape[1] != b.shape[1]:
-        raise ValueError(f"y: features of dimension {b.shape[1]} given, x has {a.shape[1]}; they must be equal")
+        raise InputError(f"y: features of dimension {b.shape[1]} given, x has {a.shape[1]}; they must be equal")
     largest = max(a.abs().max().item(), b.abs().max().item())
     unit = 1.0 if 1e-100 < largest < 1e100 else power_of_two(largest, a.dtype)
     return a * unit, b * unit, unit
@@ -123,7 +124,7 @@ def kernel_distance(x: Any, y: Any) -> float:
 
     a, b, unit = _pair(x, y)
     if unit < 1:
-        raise ValueError(
+        raise InputError(
             f"x, y: features of up to {1 / unit:.3g} given, whose kernel overflows; divide them by a constant first"
         )
     n = min(len(a), len(b))  # torchmetrics' formula is one for equal sizes
@@ -131,7 +132,7 @@ def kernel_distance(x: Any, y: Any) -> float:
 
 
 @defaults
-def energy_p_value(x: Any, y: Any, permutations: int = 499, seed: int = 0) -> float:
+def energy_p_value(x: Any, y: Any, *, permutations: int = 499, seed: int = 0) -> float:
     """p-value of the energy test for equal distributions, by permutations: uniform on [0, 1] or larger where they are equal.
 
     Args:
@@ -147,7 +148,7 @@ def energy_p_value(x: Any, y: Any, permutations: int = 499, seed: int = 0) -> fl
     """
     a, b, _ = _pair(x, y)
     permutations = _validate.positive_int("permutations", permutations)
-    generator = torch.Generator().manual_seed(_validate.seed("seed", seed))
+    generator = torch.Generator().manual_seed(_validate.whole_seed(seed))
     points = torch.cat([a, b])
     distances = torch.cdist(points, points)
     sign = torch.cat([a.new_full((len(a),), 1 / len(a)), b.new_full((len(b),), -1 / len(b))])
@@ -162,7 +163,7 @@ def energy_p_value(x: Any, y: Any, permutations: int = 499, seed: int = 0) -> fl
 
 
 @defaults
-def precision_recall(x: Any, y: Any, k: int = 3) -> tuple[float, float]:
+def precision_recall(x: Any, y: Any, *, k: int = 3) -> tuple[float, float]:
     """Improved precision and recall of generated features x against real features y, with k-nearest-neighbour balls.
 
     Precision: share of x within some real point's k-th-neighbour ball (is it realistic?). Recall: share of y within
@@ -175,7 +176,7 @@ def precision_recall(x: Any, y: Any, k: int = 3) -> tuple[float, float]:
     """
     (x, y, _), k = _pair(x, y), _validate.positive_int("k", k)
     if min(len(x), len(y)) <= k:
-        raise ValueError(f"k: {k} given; fewer than the {min(len(x), len(y))} points are accepted")
+        raise InputError(f"k: {k} given; fewer than the {min(len(x), len(y))} points are accepted")
 
     def covered(points: Tensor, by: Tensor) -> float:
         radii = torch.cat([torch.cdist(part, by).kthvalue(k + 1, dim=1).values for part in by.split(1024)])
@@ -267,7 +268,7 @@ def evaluate(samples: Tensor, data: Dataset, seed: int = 0, inception_weights: s
     """
     n = min(len(samples), len(data.held_out), len(data.train))
     if n <= 3:
-        raise ValueError(f"samples: {n} left to compare; at least 4 samples, held-out and training data are needed")
+        raise InputError(f"samples: {n} left to compare; at least 4 samples, held-out and training data are needed")
     if inception_weights is not None:
         _check_inception(samples, inception_weights)
     generator = torch.Generator().manual_seed(seed)
@@ -351,12 +352,12 @@ def inception_distances(x: Tensor, y: Tensor, weights: str | Path) -> dict[str, 
 
 def _check_inception(x: Tensor, weights: str | Path) -> None:
     if not Path(weights).is_file():
-        raise ValueError(f"inception_weights: no file {weights}; torch-fidelity's Inception weights are needed")
+        raise InputError(f"inception_weights: no file {weights}; torch-fidelity's Inception weights are needed")
     if x.ndim != 4 or x.shape[1] not in (1, 3):
-        raise ValueError(
+        raise InputError(
             f"inception_distances: data of shape {tuple(x.shape[1:])} given; images with 1 or 3 channels are needed"
         )
     try:
         import torch_fidelity  # noqa: F401
     except ImportError:
-        raise ImportError("Inception FID needs the extra: pip install 'rieszflow[fid]'") from None
+        raise MissingPackageError("Inception FID needs the extra: pip install 'rieszflow[fid]'") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,17 @@ import torch
 from torch import Tensor
 
 from rieszflow import _ranks, _validate, directions
-from rieszflow._files import FileError, load_tensors, one_line, save_tensors
+from rieszflow._files import load_tensors, one_line, save_tensors
 from rieszflow._notices import notice
 from rieszflow._ranks import Group
 from rieszflow._reservoir import Reservoir, capacity
 from rieszflow._surroundings import plain
+from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import as_points
 from rieszflow.directions import KINDS, Directions
 from rieszflow.engines import bins
 from rieszflow.engines._result import Result
+from rieszflow.errors import FileError, InputError, InputTypeError
 from rieszflow.kernels import Riesz
 from rieszflow.stream import stream
 from rieszflow.tables import difference
@@ -94,7 +95,7 @@ class SliceSketch:
         >>> day, night = torch.randn(5000, 3, generator=g), torch.randn(5000, 3, generator=g) + 1
         >>> reference = SliceSketch.of(day[:3000])
         >>> reference = reference + reference.empty().update(day[3000:])
-        >>> reference.n, round(reference.distance(night, "U"), 2)
+        >>> reference.n, round(reference.distance(night, statistic="U"), 2)
         (5000, 0.52)
     """
 
@@ -102,6 +103,7 @@ class SliceSketch:
     def __init__(
         self,
         rows: Any,
+        *,
         slices: int = 1024,
         directions: str = "auto",
         seed: int = 0,
@@ -110,7 +112,7 @@ class SliceSketch:
     ) -> None:
         rows = _validate.points("rows", rows).detach()
         if rows.ndim != 2:
-            raise ValueError(f"rows: shape {tuple(rows.shape)} given; (m, d) is accepted")
+            raise InputError(f"rows: shape {tuple(rows.shape)} given; (m, d) is accepted")
         chosen = np.random.default_rng(0).permutation(len(rows))[:_RANGE]
         some = rows.cpu().numpy()[chosen]
         self._settle(rows.shape[1], slices, directions, seed, names)
@@ -121,16 +123,16 @@ class SliceSketch:
         self._clear()
 
     def _settle(self, d: int, slices: Any, kind: Any, seed: Any, names: Any) -> None:
-        self.d, self.slices, self.seed = d, _validate.positive_int("slices", slices), _validate.seed("seed", seed)
+        self.d, self.slices, self.seed = d, _validate.positive_int("slices", slices), _validate.whole_seed(seed)
         if kind not in ("auto", *KINDS):
             accepted = ", ".join(repr(name) for name in ("auto", *KINDS))
-            raise ValueError(f"directions: {kind!r} given; {accepted} are accepted")
+            raise InputError(f"directions: {kind!r} given; {accepted} are accepted")
         self.directions = kind
         listed = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
         if names is not None and not (listed and len(names) == d):
-            raise ValueError(f"names: {len(names)} given for {d} columns; a list of as many strings is accepted")
+            raise InputError(f"names: {len(names)} given for {d} columns; a list of as many strings is accepted")
         if names is not None and len(set(names)) < d:
-            raise ValueError("names: some are equal; different ones are accepted, for tables are matched by them")
+            raise InputError("names: some are equal; different ones are accepted, for tables are matched by them")
         self.names = None if names is None else list(names)
 
     @property
@@ -155,16 +157,18 @@ class SliceSketch:
     @classmethod
     def of(
         cls,
-        source: Any,
+        x: Any,
+        *,
         slices: int = 1024,
         directions: str = "auto",
         seed: int = 0,
-        progress: Callable[[int, int | None], Any] | None = None,
+        progress: ProgressCallback | None = None,
         sample: int | None = None,
     ) -> SliceSketch:
         """The sketch of all that `rieszflow.stream` takes, its bins where the first batch lies. Args: above, and `update`."""
-        points = stream(source)
-        return cls(points.first, slices, directions, seed, points.names, sample).update(points, progress=progress)
+        points = stream(x)
+        empty = cls(points.first, slices=slices, directions=directions, seed=seed, names=points.names, sample=sample)
+        return empty.update(points, progress=progress)
 
     def empty(self) -> SliceSketch:
         """A sketch of nothing with the same slices and bins, to be filled, compared and merged with this one."""
@@ -198,24 +202,24 @@ class SliceSketch:
     # Counting.
 
     @plain
-    def update(self, source: Any, weights: Any = None, progress: Callable[[int, int | None], Any] | None = None) -> SliceSketch:
+    def update(self, x: Any, *, x_weights: Any = None, progress: ProgressCallback | None = None) -> SliceSketch:
         """Counts more points: all that `rieszflow.stream` takes.
 
         Args:
-            source: points (n, d) in batches, on the device of the sketch. A table's columns are matched by name with those
+            x: points (n, d) in batches, on the device of the sketch. A table's columns are matched by name with those
                 that the sketch was made of.
-            weights: (n,), non-negative, for a single tensor or array; None for one each. They need not sum to one.
-            progress: called after every batch with points counted in this call, and how many there are or None.
+            x_weights: (n,), non-negative, for a single tensor or array; None for one each. They need not sum to one.
+            progress: called after every batch with a `Progress` that counts the points of this call.
 
         Returns:
             This sketch.
         """
-        points = stream(source).matched(self.names, "the sketch")
+        points = stream(x).matched(self.names, "the sketch")
         if points.d != self.d:
-            raise ValueError(f"source: points of dimension {points.d} given, the sketch has d = {self.d}; they must be equal")
-        w = None if weights is None else self._checked_weights(weights, source)
+            raise InputError(f"x: points of dimension {points.d} given, the sketch has d = {self.d}; they must be equal")
+        w = None if x_weights is None else self._checked_weights(x_weights, x)
         if self.n and self._weighted != (w is not None):
-            raise ValueError("weights: a sketch holds points with weights or points without, not both")
+            raise InputError("x_weights: a sketch holds points with weights or points without, not both")
         # Its own counts until the pass has come to its end: an error in the middle leaves the sketch as it was.
         fresh = self.empty()
         fresh._weighted = w is not None
@@ -225,18 +229,18 @@ class SliceSketch:
                 fresh._count(part, None if w is None else w[done : done + len(part)])
                 done += len(part)
             if progress is not None:
-                progress(done, points.n)
+                progress(Progress("points", done, points.n))
         self._add(fresh)
         return self
 
-    def _checked_weights(self, weights: Any, source: Any) -> Tensor:
-        if not isinstance(source, (Tensor, np.ndarray)):
-            raise ValueError("weights: given with batches; they are accepted with one tensor or array of points")
-        w = _tensor(as_points(weights, "weights"))
-        if w.shape != (len(source),):
-            raise ValueError(f"weights: shape {tuple(w.shape)} given; ({len(source)},) is accepted, one weight per point")
+    def _checked_weights(self, x_weights: Any, x: Any) -> Tensor:
+        if not isinstance(x, (Tensor, np.ndarray)):
+            raise InputError("x_weights: given with batches; they are accepted with one tensor or array of points")
+        w = _tensor(as_points(x_weights, "x_weights"))
+        if w.shape != (len(x),):
+            raise InputError(f"x_weights: shape {tuple(w.shape)} given; ({len(x)},) is accepted, one weight per point")
         if not torch.isfinite(w).all() or (w < 0).any() or w.sum() <= 0:
-            raise ValueError("weights: must be finite and non-negative, and not all zero")
+            raise InputError("x_weights: must be finite and non-negative, and not all zero")
         return w.detach()
 
     def _count(self, x: Tensor, w: Tensor | None) -> None:
@@ -268,7 +272,7 @@ class SliceSketch:
         """
         self._like("other", other)
         if self.n and other.n and self._weighted != other._weighted:
-            raise ValueError("other: one sketch is of points with weights and the other is not; they cannot be merged")
+            raise InputError("other: one sketch is of points with weights and the other is not; they cannot be merged")
         self._say_if_unsampled(other)
         self._add(other)
         return self
@@ -298,27 +302,27 @@ class SliceSketch:
 
     def _like(self, name: str, other: Any) -> None:
         if not isinstance(other, SliceSketch):
-            raise TypeError(f"{name}: {type(other).__name__} given; a SliceSketch is accepted")
+            raise InputTypeError(f"{name}: {type(other).__name__} given; a SliceSketch is accepted")
         for what in ("d", "slices", "directions", "seed"):
             mine, theirs = getattr(self, what), getattr(other, what)
             if mine != theirs:
-                raise ValueError(f"{name}: a sketch with {what} = {theirs!r} given, this one has {mine!r}; they must be equal")
+                raise InputError(f"{name}: a sketch with {what} = {theirs!r} given, this one has {mine!r}; they must be equal")
         if self.names is not None and other.names is not None and self.names != other.names:
             how = "the same columns in another order"
             if set(self.names) != set(other.names):
                 how = "other columns: it " + difference(other.names, self.names, "this one has")
-            raise ValueError(f"{name}: a sketch of {how}; make sketches that are to be compared by `empty()`")
+            raise InputError(f"{name}: a sketch of {how}; make sketches that are to be compared by `empty()`")
         for a, b in zip(self._parts, other._parts, strict=True):
             one, two = a.span(), b.span()
             if any(not torch.equal(one[key].cpu().double(), two[key].cpu().double()) for key in one if key != "outside"):
-                raise ValueError(f"{name}: its bins lie elsewhere; make sketches that are to be compared by `empty()`")
+                raise InputError(f"{name}: its bins lie elsewhere; make sketches that are to be compared by `empty()`")
 
     # Comparing.
 
     def _tables(self) -> list[bins.Tables]:
         """As the engine wants them: masses that sum to one."""
         if self.n == 0:
-            raise ValueError("the sketch is empty; count points with `update` first")
+            raise InputError("the sketch is empty; count points with `update` first")
         parts = []
         for t, counts, sums in zip(self._parts, self._counts, self._sums, strict=True):
             normal: list[Any] = [(counts / self.weight).float(), sums / self.weight]
@@ -333,7 +337,7 @@ class SliceSketch:
         return other
 
     @plain
-    def distance(self, other: Any, statistic: str = "V") -> float:
+    def distance(self, other: Any, *, statistic: str = "V") -> float:
         """D² between the points of two sketches, as `sliced_mmd2` with these slices gives it (half the energy distance).
 
         Args:
@@ -354,9 +358,9 @@ class SliceSketch:
 
     def _unbiased(self, statistic: Any, *others: SliceSketch) -> bool:
         if statistic not in ("V", "U"):
-            raise ValueError(f'statistic: {statistic!r} given; "V" (non-negative) and "U" (unbiased) are accepted')
+            raise InputError(f'statistic: {statistic!r} given; "V" (non-negative) and "U" (unbiased) are accepted')
         if statistic == "U" and min(s.n for s in (self, *others)) < 2:
-            raise ValueError('statistic: "U" needs at least two points in every cloud')
+            raise InputError('statistic: "U" needs at least two points in every cloud')
         return statistic == "U"
 
     def _distances(self, other: SliceSketch, unbiased: bool) -> list[Tensor]:
@@ -368,7 +372,7 @@ class SliceSketch:
         return found
 
     @plain
-    def slice_distances(self, other: Any, statistic: str = "V") -> Tensor:
+    def slice_distances(self, other: Any, *, statistic: str = "V") -> Tensor:
         """D² on every random slice, (P,) float64; their mean is `distance`."""
         other = self._other(other)
         return torch.cat(self._distances(other, self._unbiased(statistic, other))[: self._random])
@@ -382,32 +386,33 @@ class SliceSketch:
         """
         other = self._other(other)
         if not self.columns:
-            raise ValueError(f"columns of d = {self.d} are not counted by themselves; up to {_MOST_AXES} are")
+            raise InputError(f"columns of d = {self.d} are not counted by themselves; up to {_MOST_AXES} are")
         t, s = self._tables()[-1], other._tables()[-1]
         distance, spread_x, spread_y = bins.Cumulated(t, _RIESZ, s.mass, s.moments, s.self_weight).integrals()
         mean = distance + spread_x + spread_y  # E|X − Y|
         return torch.where(mean > 0, distance / mean, 0)
 
     @plain
-    def gradient(self, points: Any, statistic: str = "V", weights: Any = None) -> Any:
-        """Gradient of D²(points, sketch) by the points, (N, d): tensor for tensor, array for array.
+    def gradient(self, x: Any, *, statistic: str = "V", x_weights: Any = None) -> Any:
+        """Gradient of D²(x, sketch) by x, (N, d): tensor for tensor, array for array.
 
         Args:
-            points: (N, d), float32 or float64, on the sketch's device. statistic: "V" or "U". weights: of the points, (N,),
+            x: points (N, d), float32 or float64, on the sketch's device. statistic: "V" or "U". x_weights: of x, (N,),
                 which sum to one; None for 1/N.
         """
-        x = _validate.points("points", points).detach()
+        numpy = isinstance(x, np.ndarray)
+        x = _validate.points("x", x).detach()
         if x.shape[1:] != (self.d,):
-            raise ValueError(f"points: shape {tuple(x.shape)} given; (N, {self.d}) is accepted")
-        a = _validate.weights("weights", weights, x)
-        unbiased = _validate.statistic(statistic, ("points", x, a)) == "U" and self._unbiased("U")
+            raise InputError(f"x: shape {tuple(x.shape)} given; (N, {self.d}) is accepted")
+        a = _validate.weights("x_weights", x_weights, x)
+        unbiased = _validate.statistic(statistic, ("x", x, a)) == "U" and self._unbiased("U")
         result, need = Result(), (False, True, False, False, False)
         for t in self._tables()[: self._random]:
             t, wide = met(t, x)
             result += bins.against(t, wide, None, a, None, _RIESZ, unbiased, need, self.slices)
         assert result.x is not None
         gradient = result.x.to(x.dtype)
-        return gradient.numpy() if isinstance(points, np.ndarray) else gradient
+        return gradient.numpy() if numpy else gradient
 
     def histogram(self, k: int, column: bool = False, bars: int = 64) -> tuple[np.ndarray, np.ndarray]:
         """Edges (bars + 1,) in the points' unit, and density (bars,), of the equal bins of slice k, or of column k.
@@ -450,7 +455,7 @@ class SliceSketch:
             sketch._settle(meta["d"], meta["slices"], meta["directions"], meta["seed"], meta["names"])
             rows = sum(len(t) for name, t in tensors.items() if name.endswith(".counts"))
             if rows != sketch.slices + sketch.d * sketch.columns:  # before as many directions are drawn
-                raise ValueError(f"tables of {rows} slices, {sketch.slices} and {sketch.d} columns are named")
+                raise InputError(f"tables of {rows} slices, {sketch.slices} and {sketch.d} columns are named")
             xi = [part for kind in sketch._directions(tensors["0.shift"]) for part in bins.parts(kind)]
             sketch._parts = []
             for k, part in enumerate(xi):
@@ -464,12 +469,12 @@ class SliceSketch:
             sketch._weighted = meta["weighted"]
             sums = (sketch.n, sketch.weight, sketch._squares)
             if type(sketch.n) is not int or type(sketch._weighted) is not bool or not all(0 <= v < math.inf for v in sums):
-                raise ValueError(f"{sketch.n!r} points of weight {sketch.weight!r}")
+                raise InputError(f"{sketch.n!r} points of weight {sketch.weight!r}")
             for k in range(len(xi)):
                 for mine, name in ((sketch._counts[k], "counts"), (sketch._sums[k], "sums")):
                     theirs = tensors[f"{k}.{name}"]
                     if theirs.shape != mine.shape or not theirs.isfinite().all():
-                        raise ValueError(
+                        raise InputError(
                             f"{name} of shape {tuple(theirs.shape)}, finite ones of {tuple(mine.shape)} are needed"
                         )
                     mine += theirs

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rieszflow import _validate, directions, engines
 from rieszflow._surroundings import plain
+from rieszflow._types import Seed
 from rieszflow.directions import Directions, LocalSlices
 from rieszflow.exact import once
 from rieszflow.kernels import Kernel, Riesz, check_kernel
@@ -21,11 +22,12 @@ __all__ = ["sliced_mmd2", "sliced_mmd2_gradient"]
 def sliced_mmd2(
     x: Any,
     y: Any,
+    *,
     kernel: Kernel = Riesz(1.0),
     slices: int = 1024,
     directions: str | Tensor | LocalSlices = "auto",
     engine: str = "auto",
-    generator: torch.Generator | None = None,
+    seed: Seed = None,
     statistic: str = "V",
     x_weights: Any = None,
     y_weights: Any = None,
@@ -48,7 +50,7 @@ def sliced_mmd2(
         engine: "sort" (exact in every slice; Riesz(1.0)), "bins" (linear time, memory that does not grow with N; in a slice
             off by at most the mass of a point's bin, some 1e-3 in all), or "auto": bins for float32 and 4096 points or
             more, and for other kernels.
-        generator: source of the random directions; None for torch's default generator.
+        seed: of the random directions: a whole number, or a torch.Generator that goes on; None for torch's default generator.
         statistic: "V" (never negative) or "U" (unbiased in the samples too).
         x_weights: non-negative weights of x that sum to one, (N,) or (..., N); None for 1/N.
         y_weights: likewise for y.
@@ -64,14 +66,14 @@ def sliced_mmd2(
     Example:
         >>> g = torch.Generator().manual_seed(0)
         >>> x, y = torch.zeros(5, 2), torch.tensor([[3.0, 4.0]])
-        >>> round(sliced_mmd2(x, y, slices=4096, generator=g).item(), 1)
+        >>> round(sliced_mmd2(x, y, slices=4096, seed=g).item(), 1)
         5.0
     """
     x, y, answer = _validate.pair(x, y)
     a, b = _validate.weights("x_weights", x_weights, x), _validate.weights("y_weights", y_weights, y)
     _validate.statistic(statistic, ("x", x, a), ("y", y, b))
     by_weights = any(w is not None and w.requires_grad for w in (a, b))
-    xi, solver = _setup(x, y, kernel, slices, directions, engine, generator, by_weights)
+    xi, solver = _setup(x, y, kernel, slices, directions, engine, seed, by_weights)
     # Nothing, but hanging on all that derivatives are taken by, which itself need not be kept for the way back.
     leaves = [t[..., :0].flatten() for t in (x, y, a, b) if t is not None and t.requires_grad]
     root = torch.cat(leaves) if leaves else None
@@ -82,11 +84,12 @@ def sliced_mmd2(
 def sliced_mmd2_gradient(
     x: Any,
     y: Any,
+    *,
     kernel: Kernel = Riesz(1.0),
     slices: int = 1024,
     directions: str | Tensor | LocalSlices = "auto",
     engine: str = "auto",
-    generator: torch.Generator | None = None,
+    seed: Seed = None,
     statistic: str = "V",
     x_weights: Any = None,
     y_weights: Any = None,
@@ -102,24 +105,24 @@ def sliced_mmd2_gradient(
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
-        >>> sliced_mmd2_gradient(torch.tensor([[2.0]]), torch.tensor([[0.0]]), slices=8, generator=g).tolist()
+        >>> sliced_mmd2_gradient(torch.tensor([[2.0]]), torch.tensor([[0.0]]), slices=8, seed=g).tolist()
         [[1.0]]
     """
     x, y, answer = _validate.pair(x, y)
     a, b = _validate.weights("x_weights", x_weights, x), _validate.weights("y_weights", y_weights, y)
     _validate.statistic(statistic, ("x", x, a), ("y", y, b))
-    xi, solver = _setup(x, y, kernel, slices, directions, engine, generator, by_weights=False)
+    xi, solver = _setup(x, y, kernel, slices, directions, engine, seed, by_weights=False)
     need = (False, True, False, False, False)
     return answer(solver.evaluate(x.detach(), y.detach(), a, b, xi, kernel, statistic == "U", need).x)
 
 
 def _setup(
-    x: Tensor, y: Tensor, kernel: Any, slices: Any, kind: Any, engine: str, generator: Any, by_weights: bool
+    x: Tensor, y: Tensor, kernel: Any, slices: Any, kind: Any, engine: str, seed: Any, by_weights: bool
 ) -> tuple[Directions, ModuleType]:
     check_kernel(kernel)
     solver = engines.get(engine, kernel, x, y, by_weights)
     P = _validate.positive_int("slices", slices)
-    return directions.sample(kind, P, x.shape[-1], x.detach(), _validate.generator(generator)), solver
+    return directions.sample(kind, P, x.shape[-1], x.detach(), _validate.generator(seed)), solver
 
 
 class _SlicedMMD2(torch.autograd.Function):

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from rieszflow import _validate
 from rieszflow._notices import notice
-from rieszflow.data import DatasetError, as_points, has_pictures, read_all
+from rieszflow._types import Progress, ProgressCallback
+from rieszflow.data import as_points, has_pictures, read_all
+from rieszflow.errors import DatasetError, InputError, InputTypeError
 from rieszflow.tables import (
     PARQUET,
     TEXT,
@@ -65,10 +67,10 @@ class Stream:
         self.name, self._batches, self.n, self.names, self._rows = name, batches, n, names, rows
         self.left_out, self.is_table = left_out or {}, is_table
         self._shape: tuple[int, ...] | None = None  # of a point, before it is flattened
-        self.progress: Callable[[int, int | None], Any] | None = None
+        self.progress: ProgressCallback | None = None
         first = next(iter(self), None)
         if first is None:
-            raise ValueError(f"{name}: no points in it; at least one is needed")
+            raise InputError(f"{name}: no points in it; at least one is needed")
         self.first, self.d = first, first.shape[1]
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -82,9 +84,9 @@ class Stream:
             yield flat
             done += len(flat)
             if self.progress is not None:
-                self.progress(done, self.n)
+                self.progress(Progress("points", done, self.n))
         if self.n not in (None, done):
-            raise ValueError(
+            raise InputError(
                 f"{self.name}: {done} points in this pass, {self.n} expected; give something that can be passed over again, "
                 "or a file that nobody changes"
             )
@@ -97,7 +99,7 @@ class Stream:
         if shape != self._shape:
             given, earlier = (f"dimension {s[0]}" if len(s) == 1 else f"shape {s}" for s in (shape, self._shape))
             earlier = earlier.removeprefix("dimension ")
-            raise ValueError(f"{self.name}, batch {number}: points of {given} given, earlier ones have {earlier}")
+            raise InputError(f"{self.name}, batch {number}: points of {given} given, earlier ones have {earlier}")
 
     def rows(self, numbers: np.ndarray) -> np.ndarray:
         """Points by their numbers, from anywhere where that is cheap, else of the first batch: a sample is meant."""
@@ -132,7 +134,7 @@ class Stream:
         if names == self.names:
             return self
         if set(names) != set(self.names):
-            raise ValueError(
+            raise InputError(
                 f"{self.name}: {self._difference(names, whose, left_out)}; columns are matched by name: choose those to compare"
             )
         return self._chosen(names)
@@ -163,10 +165,10 @@ def common(x: Stream, y: Stream) -> tuple[Stream, Stream]:
     """
     for cloud in (x, y):
         if cloud.names is None:
-            raise ValueError(f"common: {cloud.name} has no names of columns; they are needed on both sides")
+            raise InputError(f"common: {cloud.name} has no names of columns; they are needed on both sides")
     names = [name for name in x.names or () if name in set(y.names or ())]
     if not names:
-        raise ValueError(f"common: {x.name} has {named(x.names or [])}, {y.name} {named(y.names or [])}: no column in common")
+        raise InputError(f"common: {x.name} has {named(x.names or [])}, {y.name} {named(y.names or [])}: no column in common")
     for cloud in (x, y):
         if rest := [name for name in cloud.names or () if name not in set(names)]:
             notice(f"{cloud.name}: left out {named(rest)}: not in the other table")
@@ -175,7 +177,7 @@ def common(x: Stream, y: Stream) -> tuple[Stream, Stream]:
 
 def stream(
     source: Any,
-    progress: Callable[[int, int | None], Any] | None = None,
+    progress: ProgressCallback | None = None,
     *,
     columns: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
@@ -242,7 +244,7 @@ def stream(
     else:
         found = _batches(source)
     if reading != Reading() and not found.is_table:
-        raise ValueError(f"{found.name}: options for tables are given (columns, header, …), and this is none")
+        raise InputError(f"{found.name}: options for tables are given (columns, header, …), and this is none")
     found.progress = progress or found.progress
     return found
 
@@ -250,15 +252,15 @@ def stream(
 def _batches(source: Any) -> Stream:
     if isinstance(source, (Tensor, np.ndarray)):
         if source.ndim == 0:
-            raise ValueError("source: a single number given; points (n, d) are accepted")
+            raise InputError("source: a single number given; points (n, d) are accepted")
         return _array("points", source)
     if isinstance(source, torch.utils.data.Dataset):
-        raise TypeError(f"source: {type(source).__name__} gives single points; put it into a torch.utils.data.DataLoader")
+        raise InputTypeError(f"source: {type(source).__name__} gives single points; put it into a torch.utils.data.DataLoader")
     if isinstance(source, Mapping):
-        raise TypeError("source: a mapping given; give one array, a table, or batches of points")
+        raise InputTypeError("source: a mapping given; give one array, a table, or batches of points")
     if isinstance(source, Iterable):
         return Stream("iterator" if isinstance(source, Iterator) else type(source).__name__, _passes(source))
-    raise TypeError(f"source: {type(source).__name__} given; a tensor, array, file, table, or batches are accepted")
+    raise InputTypeError(f"source: {type(source).__name__} given; a tensor, array, file, table, or batches are accepted")
 
 
 def _passes(source: Iterable[Any]) -> Callable[[], Iterable[Any]]:
@@ -280,7 +282,7 @@ def _passes(source: Iterable[Any]) -> Callable[[], Iterable[Any]]:
             seen.clear()
             return itertools.chain(first, begun[0])
         if isinstance(source, Iterator):
-            raise ValueError("iterator: can be passed over once; give a list, a DataLoader or a file for more")
+            raise InputError("iterator: can be passed over once; give a list, a DataLoader or a file for more")
         return source
 
     return batches
@@ -290,7 +292,7 @@ def _numbers(batch: Any, name: str) -> Tensor:
     """A batch as a tensor (m, …) of float32 or float64, pictures with their channels first."""
     batch = as_points(_entry(batch, name), name)
     if batch.ndim < 2:
-        raise ValueError(
+        raise InputError(
             f"{name}: shape {tuple(batch.shape)} given, which can be one point or many; batches (m, d) are accepted"
         )
     if isinstance(batch, Tensor):
@@ -309,7 +311,7 @@ def _entry(batch: Any, name: str) -> Any:
     if isinstance(batch, Mapping):
         known = [key for key in _ENTRIES if key in batch]
         if len(batch) != 1 and len(known) != 1:
-            raise TypeError(
+            raise InputTypeError(
                 f"{name}: a mapping with the keys {named([str(key) for key in batch])} given; one key, or one of "
                 f"{named(_ENTRIES)} beside others, is accepted"
             )
@@ -319,9 +321,9 @@ def _entry(batch: Any, name: str) -> Any:
         return batch[key]
     if isinstance(batch, (tuple, list)):
         if not batch:
-            raise TypeError(f"{name}: an empty {type(batch).__name__} given; a tensor or array (m, ...) is accepted")
+            raise InputTypeError(f"{name}: an empty {type(batch).__name__} given; a tensor or array (m, ...) is accepted")
         if any(getattr(entry, "ndim", 0) == 0 for entry in batch):
-            raise TypeError(
+            raise InputTypeError(
                 f"{name}: a single point, or plain numbers, given; batches that are tensors or arrays (m, d) are accepted"
             )
         if len(batch) > 1:
@@ -336,7 +338,7 @@ def _array(name: str, array: Any) -> Stream:
     if isinstance(array, np.matrix):
         array = np.asarray(array)  # a row of a matrix is a matrix again
     if len(array) == 0:
-        raise ValueError(f"{name}: shape {tuple(array.shape)} is empty; at least one point is needed")
+        raise InputError(f"{name}: shape {tuple(array.shape)} is empty; at least one point is needed")
     column = array[:, None] if array.ndim == 1 else array
     step = _rows(math.prod(array.shape[1:]))
     return Stream(

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from rieszflow._notices import notice
-from rieszflow.data import DatasetError, as_points
+from rieszflow.data import as_points
+from rieszflow.errors import DatasetError, InputError, InputTypeError, MissingPackageError
 
 __all__ = ["Reading", "Table", "is_frame", "is_table", "named", "open_frame", "open_table", "suffix"]
 
@@ -64,24 +65,24 @@ class Reading:
                 continue
             if isinstance(value, str) or not isinstance(value, Iterable) or not all(isinstance(v, str) for v in value):
                 what = "texts" if name == "missing" else "names of columns"
-                raise ValueError(f"{name}: {value!r} given; a list of {what} is accepted")
+                raise InputError(f"{name}: {value!r} given; a list of {what} is accepted")
             object.__setattr__(self, name, tuple(value))  # equal to another only as a tuple
         if self.columns is not None and (not self.columns or len(set(self.columns)) < len(self.columns)):
-            raise ValueError(f"columns: {list(self.columns)!r} given; one or more different names are accepted")
+            raise InputError(f"columns: {list(self.columns)!r} given; one or more different names are accepted")
         if self.header not in ("auto", True, False):
-            raise ValueError(f"header: {self.header!r} given; True, False and 'auto' are accepted")
+            raise InputError(f"header: {self.header!r} given; True, False and 'auto' are accepted")
         for name, none in (("delimiter", True), ("decimal", False), ("thousands", True)):
             value = getattr(self, name)
             if not (none and value is None) and not (isinstance(value, str) and len(value) == 1):
-                raise ValueError(f"{name}: {value!r} given; a single character is accepted")
+                raise InputError(f"{name}: {value!r} given; a single character is accepted")
         if self.thousands == self.decimal:
-            raise ValueError(f"thousands: {self.thousands!r} given, and decimal is the same; they must differ")
+            raise InputError(f"thousands: {self.thousands!r} given, and decimal is the same; they must differ")
         if not isinstance(self.dates, bool):
-            raise ValueError(f"dates: {self.dates!r} given; True and False are accepted")
+            raise InputError(f"dates: {self.dates!r} given; True and False are accepted")
         try:
             "".encode(self.encoding)
         except (LookupError, TypeError):
-            raise ValueError(f"encoding: {self.encoding!r} given; a name like 'utf-8' or 'latin-1' is accepted") from None
+            raise InputError(f"encoding: {self.encoding!r} given; a name like 'utf-8' or 'latin-1' is accepted") from None
 
     def plain(self, cell: str) -> str:
         """A cell as Python writes numbers, if it is one."""
@@ -167,7 +168,7 @@ def open_frame(frame: Any, reading: Reading) -> Table:
         elif type(frame).__module__.partition(".")[0] == "pandas":
             table = pa.Table.from_pandas(frame)
         else:
-            raise TypeError("it does not give itself to Arrow")
+            raise InputTypeError("it does not give itself to Arrow")
     except Exception as error:  # any library may be behind it
         raise DatasetError(f"{name}: cannot be read as a table with named columns ({_line(error)})") from None
 
@@ -185,7 +186,7 @@ def arrow(name: str) -> Any:
         import pyarrow.csv
         import pyarrow.parquet
     except ImportError:
-        raise ImportError(f"{name}: tables need the extra: pip install 'rieszflow[tables]'") from None
+        raise MissingPackageError(f"{name}: tables need the extra: pip install 'rieszflow[tables]'") from None
     return pyarrow
 
 

@@ -11,9 +11,11 @@ from torch import Tensor
 from rieszflow import _ranks, _validate, directions, engines
 from rieszflow._ranks import Group
 from rieszflow._scratch import Recycled
+from rieszflow._types import Seed
 from rieszflow.directions import LocalSlices
 from rieszflow.engines import bins
 from rieszflow.engines._result import Result
+from rieszflow.errors import InputError
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 from rieszflow.stream import stream
 
@@ -34,11 +36,12 @@ class Target:
             (M, d) in batches, for a target too large for memory: with Riesz(1.0) on the linear-time engine, without weights;
             it is passed over once for a set of slices, that is once in `reuse` calls on average.
         kernel, slices, directions, engine: as in `sliced_mmd2_gradient`.
-        generator: source of the seeds of slices, one for every set; None for torch's default generator.
-        weights: non-negative weights of y that sum to one; None for 1/M.
+        seed: of the slices, a new set of them for every call: a whole number, or a torch.Generator that goes on; None for
+            torch's default generator.
+        y_weights: non-negative weights of y that sum to one; None for 1/M.
         reuse: calls that a set of slices serves, at least 1; 1 for fresh slices in every call. A flow gets further on fresh
             slices (see `ParticleFlow`); more is for targets so much larger than x that to pass over them is what takes time.
-        group: a torch.distributed process group: y, weights (which then sum to one over all ranks) and the points of `gradient`
+        group: a torch.distributed process group: y, y_weights (of sum one over all ranks) and the points of `gradient`
             are this rank's parts of clouds that lie on all ranks, and every rank makes the same calls. The ranks add up tables,
             4 (B + 128) P bytes for B bins whatever N is, and use the first rank's slices. Results are those of one process to
             rounding. On the linear-time engine only. None: clouds are here whole.
@@ -48,7 +51,7 @@ class Target:
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
-        >>> target = Target(torch.zeros(3000, 2), slices=64, generator=g, engine="bins")
+        >>> target = Target(torch.zeros(3000, 2), slices=64, seed=g, engine="bins")
         >>> gradient = target.gradient(torch.tensor([[3.0, 4.0]]))
         >>> [round(v, 1) for v in gradient[0].tolist()]
         [0.6, 0.8]
@@ -57,12 +60,13 @@ class Target:
     def __init__(
         self,
         y: Any,
+        *,
         kernel: Kernel = Riesz(1.0),
         slices: int = 1024,
         directions: str | Tensor | LocalSlices = "auto",
         engine: str = "auto",
-        generator: torch.Generator | None = None,
-        weights: Any = None,
+        seed: Seed = None,
+        y_weights: Any = None,
         reuse: int = 1,
         group: Group = None,
     ) -> None:
@@ -75,20 +79,20 @@ class Target:
         self.directions = directions
         self.engine = "bins" if group is not None and engine == "auto" else engine
         if group is not None and self.engine != "bins":
-            raise ValueError(f"engine: {engine!r} given with a group; 'bins' and 'auto' are accepted")
+            raise InputError(f"engine: {engine!r} given with a group; 'bins' and 'auto' are accepted")
         if self.stream is not None:
-            if engine not in ("auto", "bins") or kernel != Riesz(1.0) or weights is not None:
-                raise ValueError("y: comes in batches; engine 'bins' or 'auto' and Riesz(1.0), without weights, are accepted")
+            if engine not in ("auto", "bins") or kernel != Riesz(1.0) or y_weights is not None:
+                raise InputError("y: comes in batches; engine 'bins' or 'auto' and Riesz(1.0), without weights, are accepted")
             self.engine = "bins"
         engines.get(self.engine, kernel, self.y, self.y)
-        self.generator = _validate.generator(generator)
-        self.weights = _validate.weights("weights", weights, self.y, self.group)
+        self.generator = _validate.generator(seed)
+        self.y_weights = _validate.weights("y_weights", y_weights, self.y, self.group)
         self.reuse = _validate.positive_int("reuse", reuse)
         self._pool: list[_Entry] = []
         self._calls = 0
         self.memory = Recycled()  # of gradients, and of the particles of a flow
 
-    def gradient(self, x: Any, statistic: str = "V", x_weights: Any = None) -> Any:
+    def gradient(self, x: Any, *, statistic: str = "V", x_weights: Any = None) -> Any:
         """Gradient of D² with respect to x, (..., N, d) like the target in d, batch, dtype and device; NumPy for NumPy.
 
         Detached, like `sliced_mmd2_gradient`'s: nothing can be differentiated through it.
@@ -101,7 +105,7 @@ class Target:
         y = self.y if self.stream is None else self.y.to(x.dtype)
         x, _, _ = _validate.pair(x, y, look=False)
         a = _validate.weights("x_weights", x_weights, x, self.group)
-        unbiased = _validate.statistic(statistic, ("x", x, a), ("y", self.y, self.weights)) == "U"
+        unbiased = _validate.statistic(statistic, ("x", x, a), ("y", self.y, self.y_weights)) == "U"
         with self.memory.in_use():
             result = self._evaluate(x.detach(), a, unbiased)
         assert result.x is not None
@@ -112,7 +116,7 @@ class Target:
         need = (False, True, False, False, False)
         one_by_one = x.ndim > 2 or self.reuse == 1
         if self.stream is None and (solver is not bins or self.kernel != Riesz(1.0) or one_by_one):
-            arguments = (x, self.y, a, self.weights, self._sample(self._seed()), self.kernel, unbiased, need)
+            arguments = (x, self.y, a, self.y_weights, self._sample(self._seed()), self.kernel, unbiased, need)
             return solver.evaluate(*arguments) if self.group is None else bins.evaluate(*arguments, self.group)
         entry = self._turn(x)
         result = Result()
@@ -134,7 +138,7 @@ class Target:
         else:
             seed = self._seed()
             y = self.y if self.stream is None else self.stream
-            entry = _Entry(seed, bins.tables(y, self.weights, self._sample(seed), self.kernel, x, self.group))
+            entry = _Entry(seed, bins.tables(y, self.y_weights, self._sample(seed), self.kernel, x, self.group))
             if turn < len(self._pool):
                 self._pool[turn] = entry
             else:
@@ -170,7 +174,7 @@ class Target:
             for i, part in enumerate(bins.parts(self._sample(seed))):
                 span = {name.removeprefix(f"{k}.{i}."): v for name, v in state.items() if name.startswith(f"{k}.{i}.")}
                 found.append(bins.known(part, self.y, span))
-            bins.fill(found, self.y if self.stream is None else self.stream, self.weights, self.group)
+            bins.fill(found, self.y if self.stream is None else self.stream, self.y_weights, self.group)
             self._pool.append(_Entry(seed, found, int(state[f"{k}.uses"])))
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +25,10 @@ import torch
 from rieszflow import _validate
 from rieszflow._notices import notice
 from rieszflow._surroundings import plain
+from rieszflow._types import Progress, ProgressCallback
 from rieszflow.engines import _bins_cpu as cpu
 from rieszflow.engines import bins
+from rieszflow.errors import InputError, InputTypeError
 from rieszflow.kernels import Riesz
 from rieszflow.sketch import SliceSketch, met
 from rieszflow.stream import Stream, stream
@@ -40,8 +42,6 @@ _MOST_TIMES_DRIFT = 4  # a sketch has 1,024 slices, and so larger tables than th
 _TOGETHER = 1 << 24  # numbers of all rows at a time in the Gram matrix
 _TIE = 1e-12  # of the largest entry of the Gram matrix: sums of the same float64 numbers in another order
 _LEVEL = 0.05  # of tests, usually
-
-Progress = Callable[[str, int, int], Any]
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,12 @@ class TwoSampleTest:
 def two_sample_test(
     x: Any,
     y: Any,
+    *,
     slices: int = 256,
     permutations: int = 999,
     directions: str = "auto",
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     common: bool = False,
 ) -> TwoSampleTest:
     """Tests whether two samples are of one distribution, by the sliced energy distance and permutations of blocks.
@@ -92,7 +93,7 @@ def two_sample_test(
         permutations: B; the least p-value is 1 / (B + 1). Where the points can be split in less than B + 2 ways, all are tried.
             A notice says so if the p-value cannot be as small as 0.05.
         directions: as in `SliceSketch`. seed: of directions, blocks and permutations.
-        progress: called after every batch with "x" or "y", points counted, and how many there are.
+        progress: called after every batch with a `Progress` that counts the points of "x" or "y".
         common: of tables with different columns, compare those that both have. Without it different columns are refused;
             equal ones in another order are matched by name.
 
@@ -108,7 +109,7 @@ def two_sample_test(
     x, y = _points("x", x), _points("y", y)
     x, y = stream_common(x, y) if common else (x, y.matched(x.names, x.name, x.left_out))
     if x.d != y.d:
-        raise ValueError(f"y: points of dimension d = {y.d} given, x has d = {x.d}; they must be equal")
+        raise InputError(f"y: points of dimension d = {y.d} given, x has d = {x.d}; they must be equal")
     permutations = _validate.positive_int("permutations", permutations)
     n, m = x.count(), y.count()
     size = max(1, min(n, m) // _BLOCKS)
@@ -117,7 +118,7 @@ def two_sample_test(
     rows = np.random.default_rng(0).integers(0, n + m, 256)
     some = np.concatenate([cloud.rows(mine) for cloud, mine in ((x, rows[rows < n]), (y, rows[rows >= n] - n)) if len(mine)])
     rng = _generator(seed)
-    empty = SliceSketch(some, slices, directions, int(rng.integers(0, 2**63)), x.names or y.names)
+    empty = SliceSketch(some, slices=slices, directions=directions, seed=int(rng.integers(0, 2**63)), names=x.names or y.names)
     one, of_x = _deal(empty, x, K, size, rng, "x", progress)
     two, of_y = _deal(empty, y, L, size, rng, "y", progress)
     return _test(one, two, of_x, of_y, size, permutations, rng)
@@ -125,7 +126,7 @@ def two_sample_test(
 
 @plain
 def drift_test(
-    x: Any, reference: SliceSketch, permutations: int = 999, seed: int = 0, progress: Progress | None = None
+    x: Any, reference: SliceSketch, *, permutations: int = 999, seed: int = 0, progress: ProgressCallback | None = None
 ) -> TwoSampleTest:
     """Tests whether points are of the distribution that a sketch was made of: for drift, where the reference's points are gone.
 
@@ -149,16 +150,16 @@ def drift_test(
         (True, 0.001)
     """
     if not isinstance(reference, SliceSketch):
-        raise TypeError(f"reference: {type(reference).__name__} given; a SliceSketch is accepted")
+        raise InputTypeError(f"reference: {type(reference).__name__} given; a SliceSketch is accepted")
     if reference.n < 2 or reference._weighted:
-        raise ValueError("reference: a sketch of two or more points without weights is needed")
+        raise InputError("reference: a sketch of two or more points without weights is needed")
     x = _points("x", x).matched(reference.names, "the reference")
     if x.d != reference.d:
-        raise ValueError(f"x: points of dimension d = {x.d} given, the reference has d = {reference.d}; they must be equal")
+        raise InputError(f"x: points of dimension d = {x.d} given, the reference has d = {reference.d}; they must be equal")
     permutations = _validate.positive_int("permutations", permutations)
     kept = reference.kept
     if kept is None or len(kept) < 2:
-        raise ValueError(
+        raise InputError(
             "reference: a sketch that keeps a sample of its points is needed for a test; this one was made with sample=0 or 1, "
             "or by an earlier version, or merged with one that was. Its distances are right; for a test make it again"
         )
@@ -178,17 +179,17 @@ def drift_test(
 def _points(name: str, source: Any) -> Stream:
     found = stream(source)
     if found.count() < 2:
-        raise ValueError(f"{name}: one point given; at least two are needed")
+        raise InputError(f"{name}: one point given; at least two are needed")
     return found
 
 
 def _generator(seed: Any) -> np.random.Generator:
     """Not `default_rng(seed)`: data made with that, or with torch.manual_seed(seed), would meet the same numbers here again."""
-    return np.random.default_rng([_validate.seed("seed", seed), 0x7E57])
+    return np.random.default_rng([_validate.whole_seed(seed), 0x7E57])
 
 
 def _deal(
-    empty: SliceSketch, cloud: Stream, K: int, size: int, rng: np.random.Generator, name: str, progress: Progress | None
+    empty: SliceSketch, cloud: Stream, K: int, size: int, rng: np.random.Generator, name: str, progress: ProgressCallback | None
 ) -> tuple[SliceSketch, list[np.ndarray]]:
     """The sketch of a cloud, and the counts (K, P, bins) of K blocks of `size` random points on every part of the slices."""
     whole, parts = empty.empty(), empty._parts[: empty._random]
@@ -210,7 +211,7 @@ def _deal(
                     mass, _ = t.passes.count(t, points, None, False, 1 / times, "block")
                     c[k] += (mass if isinstance(mass, np.ndarray) else mass.cpu().numpy()).astype(c.dtype)
         if progress is not None:
-            progress(name, whole.n, cloud.count())
+            progress(Progress(name, whole.n, cloud.count()))
     return whole, counts
 
 
@@ -235,7 +236,7 @@ def _test(
     numbers = np.array([size] * (K + L) + [max(1, many) for many in others])
     gram, slice_error = _gram(x, masses, numbers, in_x - in_y)
     p_value, tried = _permute(gram, in_x - in_y, K, L, permutations, rng)
-    distance = y.distance(x, "U")
+    distance = y.distance(x, statistic="U")
     error = math.hypot(_points_error(gram, in_x, in_y, K, L), slice_error)
     half = float(scipy.stats.t.ppf(0.975, min(K, L) - 1)) * error
     # Where nothing varies, the unbiased distance's correction is all there is: the plain distance is not above the interval.

@@ -24,18 +24,18 @@ def main(source: str, out: str) -> None:
 
     def target(**settings):
         # Only the first rank's generator counts.
-        return rf.Target(y, generator=torch.Generator().manual_seed(5 + 100 * rank), slices=130, group=group, **settings)
+        return rf.Target(y, seed=torch.Generator().manual_seed(5 + 100 * rank), slices=130, group=group, **settings)
 
     found["V"] = target().gradient(x)
     found["U"] = target().gradient(x, statistic="U")
-    found["weights"] = target(weights=b).gradient(x, x_weights=a)
+    found["weights"] = target(y_weights=b).gradient(x, x_weights=a)
     found["kept"] = target(reuse=2).gradient(x)
     found["kernel"] = target(kernel=rf.Gaussian(5.0)).gradient(x)
     sent = []
     original = dist.all_reduce
     dist.all_reduce = lambda t, *args, **more: sent.append(t.numel() * t.element_size()) or original(t, *args, **more)
     generator = torch.Generator().manual_seed(9)
-    flow = rf.ParticleFlow(y, slices=130, momentum=0.5, generator=generator, reuse=2, group=group)
+    flow = rf.ParticleFlow(y, slices=130, momentum=0.5, seed=generator, reuse=2, group=group)
     found["flow"] = flow.run(x, STEPS)
     dist.all_reduce = original
     whole = torch.from_numpy(np.concatenate([data["x"], data["y"]]))  # the same rows on all ranks say where bins are

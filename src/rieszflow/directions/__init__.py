@@ -18,6 +18,7 @@ from rieszflow.directions import hadamard, independent, orthogonal, sobol
 from rieszflow.directions.base import Directions
 from rieszflow.directions.hadamard import Hadamard
 from rieszflow.directions.local import LocalSlices
+from rieszflow.errors import InputError
 
 __all__ = ["KINDS", "Directions", "Hadamard", "LocalSlices", "sample"]
 
@@ -40,10 +41,10 @@ def sample(
     if isinstance(kind, Tensor):
         kind = _validate.plain_tensor("directions", kind, f"(P, {d})")
         if kind.ndim != 2 or kind.shape[1] != d or kind.shape[0] == 0:
-            raise ValueError(f"directions: tensor of shape {tuple(kind.shape)} given; (P, {d}) is accepted")
+            raise InputError(f"directions: tensor of shape {tuple(kind.shape)} given; (P, {d}) is accepted")
         norms = kind.detach().double().norm(dim=1)
         if not ((norms - 1).abs() < 1e-4).all():
-            raise ValueError("directions: rows of the tensor must be finite and have norm 1")
+            raise InputError("directions: rows of the tensor must be finite and have norm 1")
         return Directions(kind.detach().to(like))
     if isinstance(kind, LocalSlices):
         return kind.sample(P, d, like, generator)
@@ -51,5 +52,5 @@ def sample(
         kind = "orthogonal" if d <= _LARGEST_HAAR else "hadamard"
     if not isinstance(kind, str) or kind not in KINDS:
         accepted = ", ".join(repr(name) for name in ("auto", *KINDS)) + ", LocalSlices"
-        raise ValueError(f"directions: {kind!r} given; {accepted} or a tensor (P, d) of unit rows are accepted")
+        raise InputError(f"directions: {kind!r} given; {accepted} or a tensor (P, d) of unit rows are accepted")
     return KINDS[kind](P, d, like, generator)

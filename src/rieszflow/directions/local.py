@@ -17,6 +17,7 @@ from torch import Tensor
 from rieszflow import _validate
 from rieszflow._surroundings import plain
 from rieszflow.directions.base import Directions
+from rieszflow.errors import InputError
 
 __all__ = ["LocalSlices"]
 
@@ -42,7 +43,7 @@ class LocalSlices:
         >>> g = torch.Generator().manual_seed(0)
         >>> x, y = torch.rand(50, 3 * 16 * 16, generator=g), torch.rand(60, 3 * 16 * 16, generator=g)
         >>> local = rf.LocalSlices((3, 16, 16), size=7, scale=2)
-        >>> rf.sliced_mmd2_gradient(x, y, slices=100, directions=local, generator=g).shape
+        >>> rf.sliced_mmd2_gradient(x, y, slices=100, directions=local, seed=g).shape
         torch.Size([50, 768])
     """
 
@@ -54,20 +55,20 @@ class LocalSlices:
         try:
             C, H, W, size, scale = (_validate.positive_int("", v) for v in (*self.shape, self.size, self.scale))
         except (TypeError, ValueError):
-            raise ValueError(
+            raise InputError(
                 f"directions: {self!r} given; a shape (C, H, W), size and scale of whole numbers are accepted"
             ) from None
         for name, value in (("shape", (C, H, W)), ("size", size), ("scale", scale)):
             object.__setattr__(self, name, value)
         if self.size * self.scale > min(self.shape[1:]):
-            raise ValueError(
+            raise InputError(
                 f"directions: patches of {self.size} × {self.size} pixels stretched by {self.scale} do not fit into images of "
                 f"{self.shape[1]} × {self.shape[2]}"
             )
 
     def sample(self, P: int, d: int, like: Tensor, generator: torch.Generator | None) -> Local:
         if d != math.prod(self.shape):
-            raise ValueError(f"directions: slices of images {self.shape} given, the points have d = {d}")
+            raise InputError(f"directions: slices of images {self.shape} given, the points have d = {d}")
         device = generator.device if generator is not None else "cpu"
         side, grids = self.size * self.scale, []
         for length in self.shape[1:]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rieszflow.errors import InputError
+
 LARGEST = torch.quasirandom.SobolEngine.MAXDIM
 
 
 def sample(P: int, d: int, generator: torch.Generator | None) -> Tensor:
     if d > LARGEST:
-        raise ValueError(f"directions: 'sobol' given for points of dimension d = {d}; up to {LARGEST} is accepted")
+        raise InputError(f"directions: 'sobol' given for points of dimension d = {d}; up to {LARGEST} is accepted")
     device = generator.device if generator is not None else "cpu"
     seed = torch.randint(2**31, (), generator=generator, device=device).item()
     engine = torch.quasirandom.SobolEngine(d, scramble=True, seed=int(seed))

@@ -17,6 +17,7 @@ from types import ModuleType
 from torch import Tensor
 
 from rieszflow.engines import bins, sort
+from rieszflow.errors import InputError
 from rieszflow.kernels import Kernel, Riesz
 
 __all__ = ["ENGINES", "get"]
@@ -34,5 +35,5 @@ def get(name: str, kernel: Kernel, x: Tensor, y: Tensor, by_weights: bool = Fals
             return sort if kernel == Riesz(1.0) else bins
         return bins
     if not isinstance(name, str) or name not in ENGINES:
-        raise ValueError(f"engine: {name!r} given; {', '.join(repr(n) for n in ('auto', *ENGINES))} are accepted")
+        raise InputError(f"engine: {name!r} given; {', '.join(repr(n) for n in ('auto', *ENGINES))} are accepted")
     return ENGINES[name]

@@ -15,6 +15,7 @@ import torch
 
 from rieszflow._compiled import OPTIONS
 from rieszflow.directions.hadamard import backward, forward
+from rieszflow.errors import InputError
 
 TAIL = 64
 PER_OCTAVE = 2
@@ -31,7 +32,7 @@ def check_inside(positions: Any, all_of_them: bool = True) -> None:
     """
     isfinite, isnan = (np.isfinite, np.isnan) if isinstance(positions, np.ndarray) else (torch.isfinite, torch.isnan)
     if (not isfinite(positions).all()) if all_of_them else isnan(positions).any():
-        raise ValueError(
+        raise InputError(
             "x, y: points so far from the others given (some 10^30 times their spread) that float32 cannot hold the slices; "
             "mmd2 and mmd2_gradient take them"
         )

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from rieszflow.errors import InputError
+
 __all__ = ["power_of_two", "times_power_of_two", "two_to", "within_range"]
 
 
@@ -19,7 +21,7 @@ def power_of_two(largest: float, dtype: torch.dtype) -> float:
 def within_range(largest: float, dtype: torch.dtype) -> float:
     """`largest` if differences up to it are numbers of the dtype."""
     if not math.isfinite(largest):
-        raise ValueError(f"x, y: points further apart than {dtype} can hold given; divide all coordinates by 4 first")
+        raise InputError(f"x, y: points further apart than {dtype} can hold given; divide all coordinates by 4 first")
     return largest
 
 

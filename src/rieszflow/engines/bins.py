@@ -38,6 +38,7 @@ from rieszflow.engines import _bins_cpu as cpu
 from rieszflow.engines._bins_device import Device
 from rieszflow.engines._result import Result
 from rieszflow.engines._scale import power_of_two, times_power_of_two, within_range
+from rieszflow.errors import InputError
 from rieszflow.kernels import Kernel, Riesz
 from rieszflow.stream import Stream
 
@@ -185,7 +186,7 @@ def evaluate(
 ) -> Result:
     """See `rieszflow.engines`. Clouds (N, d), (M, d); batches one after another. With a group they are this rank's parts."""
     if need[3] or need[4]:
-        raise ValueError(
+        raise InputError(
             "x_weights, y_weights: derivatives by weights are not to be had from engine 'bins'; use engine='sort' "
             "(Riesz(1.0)), or mmd2"
         )
@@ -197,7 +198,7 @@ def evaluate(
         )
     if x.ndim > 2:
         if group is not None:
-            raise ValueError("group: given with batches of clouds; one cloud (N, d) over the ranks is accepted")
+            raise InputError("group: given with batches of clouds; one cloud (N, d) over the ranks is accepted")
         return _batched(x, y, a, b, xi, kernel, unbiased, need)
     result = Result()
     for t in grids(y, x, xi, kernel, need[0], group):
@@ -361,7 +362,7 @@ def _settle_evenly(t: Tables, y: Tensor, x: Tensor, kernel: Kernel, group: Group
     length = np.float64(span) / t.scale  # may be infinity, as may the next
     needed = _RIESZ_BINS if wave is None else float(_PER_WAVE * length / wave)
     if needed > _MOST_BINS:
-        raise ValueError(
+        raise InputError(
             f"kernel: {kernel!r} is too narrow for these points: the widest slice, {length:.3g} long, would need "
             f"{needed:.3g} bins to resolve it, {_MOST_BINS} are accepted; use mmd2 and mmd2_gradient"
         )

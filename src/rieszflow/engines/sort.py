@@ -19,6 +19,7 @@ from rieszflow._threads import share
 from rieszflow.directions import Directions
 from rieszflow.engines._result import Result
 from rieszflow.engines._scale import power_of_two, within_range
+from rieszflow.errors import InputError
 from rieszflow.kernels import Kernel, Riesz
 
 __all__ = ["Profile", "evaluate", "gradient", "profile"]
@@ -39,7 +40,7 @@ def evaluate(
 ) -> Result:
     """See `rieszflow.engines`."""
     if kernel != Riesz(1.0):
-        raise ValueError(f"kernel: {kernel!r} given; engine 'sort' accepts Riesz(1.0), engine 'bins' the others")
+        raise InputError(f"kernel: {kernel!r} given; engine 'sort' accepts Riesz(1.0), engine 'bins' the others")
     need_value, need_x, need_y, need_a, need_b = need
     x, y = x.detach(), y.detach()
     # Nothing here changes under a common shift; near the origin the projections keep more digits. The median of some points,

@@ -3,9 +3,10 @@
 config → networks → run (files) → training (the algorithm) → model (`GenerativeFlow`).
 """
 
-from rieszflow.generative.config import Config, ConfigError, presets
+from rieszflow.errors import ConfigError, RunError
+from rieszflow.generative.config import Config, presets
 from rieszflow.generative.model import GenerativeFlow
-from rieszflow.generative.run import Run, RunError
-from rieszflow.generative.training import Pictures, Progress
+from rieszflow.generative.run import Run
+from rieszflow.generative.training import Pictures
 
-__all__ = ["Config", "ConfigError", "GenerativeFlow", "Pictures", "Progress", "Run", "RunError", "presets"]
+__all__ = ["Config", "ConfigError", "GenerativeFlow", "Pictures", "Run", "RunError", "presets"]

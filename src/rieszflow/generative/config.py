@@ -18,13 +18,10 @@ from typing import Any
 import torch
 import yaml
 
-from rieszflow._files import FileError, one_line, read_text
+from rieszflow._files import one_line, read_text
+from rieszflow.errors import ConfigError, FileError, InputError
 
 __all__ = ["Config", "ConfigError", "dump_yaml", "parse_yaml", "presets", "shown"]
-
-
-class ConfigError(ValueError):
-    """A setting is unknown, missing or out of range. The message names it, and says what is accepted."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +248,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise ValueError(f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not accepted; write it out")
+            raise InputError(f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not accepted; write it out")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
@@ -259,7 +256,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if (key.tag, key.value) in seen:
-                    raise ValueError(f"line {key.start_mark.line + 1}: the key {shown(key.value)} is there twice")
+                    raise InputError(f"line {key.start_mark.line + 1}: the key {shown(key.value)} is there twice")
                 seen.add((key.tag, key.value))
         return super().construct_mapping(node, deep)
 
@@ -286,7 +283,7 @@ def parse_yaml(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader
     except Exception as error:  # the parser's own, and what its constructors raise for !!int "", 2001-99-99 and the like
-        raise ValueError(one_line(error)) from None
+        raise InputError(one_line(error)) from None
 
 
 def shown(value: Any) -> str:

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from rieszflow.generative.config import Config, ConfigError
+from rieszflow.errors import ConfigError
+from rieszflow.generative.config import Config
 
 __all__ = ["draw_latents"]
 

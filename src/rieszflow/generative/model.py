@@ -17,16 +17,18 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from rieszflow import _validate, data
-from rieszflow._files import WriteError, aside, one_line
+from rieszflow._files import aside, one_line
 from rieszflow._notices import notice
 from rieszflow._surroundings import defaults
+from rieszflow._types import Progress, ProgressCallback, Seed
 from rieszflow.data import Dataset
-from rieszflow.generative.config import Config, ConfigError
+from rieszflow.errors import ConfigError, InputError, RunError, WriteError
+from rieszflow.generative.config import Config
 from rieszflow.generative.latents import draw_latents
 from rieszflow.generative.networks import as_data, build, check_memory, displace
 from rieszflow.generative.pyramid import grow, levels
-from rieszflow.generative.run import Run, RunError
-from rieszflow.generative.training import Pictures, Progress, train
+from rieszflow.generative.run import Run
+from rieszflow.generative.training import Pictures, train
 
 __all__ = ["GenerativeFlow"]
 
@@ -75,7 +77,7 @@ class GenerativeFlow:
         data: Dataset | Tensor | np.ndarray,
         held_out: Tensor | np.ndarray | None = None,
         run: str | os.PathLike[str] | None = None,
-        progress: Callable[[Progress], Any] | None = None,
+        progress: ProgressCallback | None = None,
         draw: Callable[[Run, Pictures], Any] | None = None,
     ) -> GenerativeFlow:
         """Trains on data, and returns itself.
@@ -121,7 +123,7 @@ class GenerativeFlow:
         data: Dataset | Tensor | np.ndarray | None = None,
         held_out: Tensor | np.ndarray | None = None,
         network: nn.Module | None = None,
-        progress: Callable[[Progress], Any] | None = None,
+        progress: ProgressCallback | None = None,
         draw: Callable[[Run, Pictures], Any] | None = None,
     ) -> GenerativeFlow:
         """Continues a run from its last checkpoint; on a CPU the networks are bit-identical to an uninterrupted run's.
@@ -159,18 +161,18 @@ class GenerativeFlow:
     def sample(
         self,
         n: int,
-        seed: int | None = None,
-        generator: torch.Generator | None = None,
+        *,
+        seed: Seed = None,
         batch_size: int = 500,
-        progress: Callable[[int, int], Any] | None = None,
+        progress: ProgressCallback | None = None,
     ) -> Tensor:
         """n new samples: fresh latents through all networks; one network in memory at a time.
 
         Args:
             n: how many, at least 1.
-            seed: of the latents; or give a CPU `generator`. Neither: torch's default generator.
+            seed: of the latents: a whole number, or a CPU torch.Generator that goes on; None for torch's default generator.
             batch_size: latents in one pass of a network.
-            progress: called with (networks done, networks).
+            progress: called after every network with a `Progress`.
 
         Returns:
             (n, d) or (n, C, H, W), on the CPU, in the data's own values; images are clipped to their range. float32, but
@@ -185,10 +187,8 @@ class GenerativeFlow:
             raise RunError("no trained network yet: call fit first, or resume the run")
         if last < (total := self.config.total_networks()):
             notice(f"{self.run.path}: is not trained to its end; samples go through {last} of {total} networks")
-        if seed is not None:
-            generator = torch.Generator().manual_seed(_validate.seed("seed", seed))
         device = self.config.torch_device()
-        generator = _validate.generator(generator)
+        generator = _validate.generator(seed)
         x, shape = torch.empty(0), self.run.shape
         check_memory(levels(self.config, shape)[-1].config, shape, device, training=False, samples=n)
         for level in levels(self.config, self.run.shape):
@@ -214,7 +214,7 @@ class GenerativeFlow:
                 step = number - level.first if self.config.shared else None
                 x = displace(phi, x, level.config.clip, step, batch_size)
                 if progress is not None:
-                    progress(number, last)
+                    progress(Progress("networks", number, last))
         # a run that has not come to its last level yet: its samples are what they are, in larger pixels
         x = grow(x, shape, self.run.shape, 0.0, None)
         known = self.run.data
@@ -316,10 +316,10 @@ def _dataset(x: Any, held_out: Any, config: Config) -> Dataset:
             continue
         t = _validate.points(name, data.as_points(t, name)).cpu()
         if t.ndim not in (2, 4):
-            raise ValueError(f"{name}: shape {tuple(t.shape)} given; (n, d), (n, H, W) or (n, C, H, W) is accepted")
+            raise InputError(f"{name}: shape {tuple(t.shape)} given; (n, d), (n, H, W) or (n, C, H, W) is accepted")
         parts.append(t.numpy())
     train, test = parts
     assert train is not None
     if test is not None and train.shape[1:] != test.shape[1:]:
-        raise ValueError(f"held_out: data of shape {test.shape[1:]} given, data has {train.shape[1:]}")
+        raise InputError(f"held_out: data of shape {test.shape[1:]} given, data has {train.shape[1:]}")
     return data.from_arrays("tensor", train, test, config.held_out, config.seed)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rieszflow.generative.config import Config, ConfigError
+from rieszflow.errors import ConfigError
+from rieszflow.generative.config import Config
 
 __all__ = ["Displacement", "as_data", "build", "check_memory", "displace"]
 

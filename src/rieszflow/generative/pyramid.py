@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from rieszflow.directions import LocalSlices
-from rieszflow.generative.config import Config, ConfigError
+from rieszflow.errors import ConfigError
+from rieszflow.generative.config import Config
 
 __all__ = ["Level", "grow", "levels", "shrink"]
 

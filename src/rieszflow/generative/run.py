@@ -32,8 +32,6 @@ from torch import Tensor
 from rieszflow._files import (
     FORMAT,
     VERSION,
-    FileError,
-    WriteError,
     atomically,
     is_temporary,
     load_header,
@@ -44,11 +42,10 @@ from rieszflow._files import (
     save_tensors,
 )
 from rieszflow._notices import notice
-from rieszflow.generative.config import YAML_BYTES, Config, ConfigError, dump_yaml, parse_yaml, shown
+from rieszflow.errors import ConfigError, FileError, RunError, WriteError
+from rieszflow.generative.config import YAML_BYTES, Config, dump_yaml, parse_yaml, shown
 
 __all__ = ["RESTORED", "Run", "RunError"]
-
-RunError = FileError  # what is wrong with a run is wrong with its folder or one of its files
 
 
 class Run:

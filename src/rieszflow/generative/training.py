@@ -34,39 +34,24 @@ from torch import Tensor, nn
 from rieszflow import _ranks
 from rieszflow._files import one_line
 from rieszflow._notices import notice
+from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Dataset
 from rieszflow.directions import LocalSlices
+from rieszflow.errors import RunError
 from rieszflow.exact import energy_distance
 from rieszflow.flow import ParticleFlow
 from rieszflow.generative.latents import draw_latents
 from rieszflow.generative.networks import Displacement, as_data, build, check_memory, displace
 from rieszflow.generative.pyramid import Level, grow, levels, shrink
-from rieszflow.generative.run import RESTORED, Run, RunError
+from rieszflow.generative.run import RESTORED, Run
 from rieszflow.kernels import Riesz
 
-__all__ = ["Progress", "default_steps", "train"]
+__all__ = ["default_steps", "train"]
 
 _WATCHED = 2000  # points in the energy distances of metrics.jsonl, and fresh samples followed through the networks
 _REPLAYED = 2000  # particles of every earlier step that a shared network goes on learning from
 _PICTURED = 12  # fresh samples whose way through the networks is kept
 _STEP = 0.4  # τ / (1 − m) by the targets' mean distance: with m = 0.8 τ ≈ 1 on Fashion-MNIST, the paper's
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a training is; given to the `progress` callback after every step.
-
-    phase is "flow" or "fit"; step of `steps` in it; loss is the fit's last normalised loss; `row` is the line of
-    metrics.jsonl, only when a network was finished.
-    """
-
-    network: int
-    networks: int
-    phase: str
-    step: int
-    steps: int
-    loss: float | None = None
-    row: dict[str, Any] | None = None
 
 
 @dataclass
@@ -82,7 +67,7 @@ def train(
     run: Run,
     data: Dataset,
     custom: nn.Module | None = None,
-    progress: Callable[[Progress], Any] | None = None,
+    progress: ProgressCallback | None = None,
     draw: Callable[[Run, Pictures], Any] | None = None,
 ) -> None:
     """Trains a run to its end, from its last checkpoint if it has one.
@@ -278,7 +263,7 @@ class _Training:
                 step_size=step_size,
                 momentum=config.momentum_of(self.network - self.level.first + 1),
                 directions=kind,
-                generator=self.slices,
+                seed=self.slices,
                 reuse=config.reuse,
                 bounds=(0.0, 1.0) if config.clip else None,
                 group=self.group,
@@ -431,7 +416,7 @@ class _Training:
         self.run.write_metrics(self.rows)
         whole = (grow(t.cpu(), self.level.shape, self.run.shape, 0.0, None) for t in (shown, self.fresh, self.path))
         self.draw(self.run, Pictures(*whole))
-        self.progress(Progress(self.network, self.levels[-1].last, "fit", self.step, self.step, None, row))
+        self.progress(Progress("fit", self.step, self.step, self.network, self.levels[-1].last, None, row))
 
     def _mean(self, values: Tensor) -> Tensor:
         """The mean over all ranks' particles."""
@@ -454,7 +439,7 @@ class _Training:
     # Bookkeeping.
 
     def _report(self, steps: int, loss: float | None = None) -> None:
-        self.progress(Progress(self.network, self.levels[-1].last, self.phase, self.step, steps, loss))
+        self.progress(Progress(self.phase, self.step, steps, self.network, self.levels[-1].last, loss))
 
     def _clock(self, phase: str) -> Iterator[None]:
         """Counts the seconds of a phase, and writes a checkpoint when one is due."""

@@ -1,0 +1,61 @@
+"""Types that several rooms share: choices that are words, seeds, and how far something long has come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+__all__ = ["DirectionsName", "EngineName", "Points", "Progress", "ProgressCallback", "Seed", "Statistic"]
+
+Statistic: TypeAlias = Literal["V", "U"]
+"""V: all pairs, never negative. U: without the pairs of a point with itself, unbiased."""
+
+EngineName: TypeAlias = Literal["auto", "sort", "bins"]
+DirectionsName: TypeAlias = Literal["auto", "orthogonal", "hadamard", "sobol", "independent"]
+
+Seed: TypeAlias = "int | torch.Generator | None"
+"""A whole number, a generator that goes on, or None for torch's default generator."""
+
+Points: TypeAlias = "torch.Tensor | np.ndarray"
+"""What a public function takes as points, and gives back in kind."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far something long has come. Every `progress` callback is called with one.
+
+    Attributes:
+        what: what is counted: "points", "x", "y" or "reference" in a pass over points, "networks" in sampling, "flow" or "fit"
+            for the steps of a training.
+        done: how many of them.
+        total: how many there will be; None where that is not known.
+        network: of a training, the network at work, from 1; 0 elsewhere.
+        networks: how many networks the training has.
+        loss: the last normalised loss of a fit.
+        row: the line of metrics.jsonl, only when a network was finished.
+
+    Example:
+        >>> Progress("points", 500, 1000).share
+        0.5
+    """
+
+    what: str
+    done: int
+    total: int | None
+    network: int = 0
+    networks: int = 0
+    loss: float | None = None
+    row: dict[str, Any] | None = None
+
+    @property
+    def share(self) -> float | None:
+        """done / total, in [0, 1]; None where the total is not known."""
+        return self.done / self.total if self.total else None
+
+
+ProgressCallback: TypeAlias = Callable[[Progress], object]

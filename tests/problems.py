@@ -39,6 +39,11 @@ def simplex(seed: int, n: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return (w / w.sum()).to(dtype)
 
 
+def relative(one: Tensor, two: Tensor) -> float:
+    """‖one − two‖ / ‖two‖."""
+    return ((one - two).norm() / two.norm()).item()
+
+
 def kernel_by_hand(kernel: rf.Kernel, p: np.ndarray, q: np.ndarray) -> float:
     """K(p, q) in plain Python, written from the formulas and not from the library."""
     rho = math.dist(p, q)

@@ -465,5 +465,5 @@ def test_help_reads_well():
 
 
 def rieszflow_version():
-    text = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
     return re.search(r'^version = "(.*)"', text, re.MULTILINE)[1]

@@ -1,14 +1,13 @@
 """rieszflow: comparing and moving distributions given by samples, with the Riesz kernel on one-dimensional slices."""
 
 import importlib
-import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rieszflow._notices import Notice
 from rieszflow._types import Progress
 
 if TYPE_CHECKING:
+    from rieszflow.data import stream
     from rieszflow.directions import LocalSlices
     from rieszflow.exact import energy_distance, mmd2, mmd2_gradient
     from rieszflow.flow import ParticleFlow
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from rieszflow.kernels import Gaussian, InverseMultiquadric, Kernel, Laplace, Matern, Riesz
     from rieszflow.sketch import SliceSketch
     from rieszflow.sliced import sliced_mmd2, sliced_mmd2_gradient
-    from rieszflow.stream import stream
     from rieszflow.target import Target
     from rieszflow.two_sample import TwoSampleTest, drift_test, two_sample_test
 
@@ -67,12 +65,12 @@ if not TYPE_CHECKING:
         "mmd2_gradient": "exact",
         "sliced_mmd2": "sliced",
         "sliced_mmd2_gradient": "sliced",
-        "stream": "stream",
+        "stream": "data",
         "two_sample_test": "two_sample",
     }
     _MODULES = [
         *("cli", "data", "directions", "engines", "errors", "exact", "flow", "generative", "kernels", "metrics", "report"),
-        *("sketch", "sliced", "tables", "target", "two_sample"),
+        *("sketch", "sliced", "target", "two_sample"),
     ]
 
     def __getattr__(name):
@@ -85,11 +83,3 @@ if not TYPE_CHECKING:
 
     def __dir__():
         return sorted({*globals(), *__all__, *_MODULES})
-
-    class _Package(ModuleType):
-        def __setattr__(self, name: str, value: Any) -> None:
-            # On importing a submodule Python binds its name here. `rieszflow.stream` is the function of that name.
-            if not (name in _HOME and isinstance(value, ModuleType)):
-                super().__setattr__(name, value)
-
-    sys.modules[__name__].__class__ = _Package

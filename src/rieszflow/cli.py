@@ -533,8 +533,8 @@ def compare(
     import json
 
     from rieszflow import report
+    from rieszflow.data import stream
     from rieszflow.sketch import SliceSketch
-    from rieszflow.stream import stream
     from rieszflow.two_sample import drift_test, two_sample_test
 
     reading = _reading(columns, exclude, header, delimiter, decimal, thousands, missing, dates, encoding)
@@ -625,8 +625,8 @@ def sketch(
             if like is not None:
                 raise InputError(f"{option}: {value} given with --like, whose sketch has its own")
     _check_file(out, ".sketch")
+    from rieszflow.data import stream
     from rieszflow.sketch import SliceSketch
-    from rieszflow.stream import stream
 
     reading = _reading(columns, exclude, header, delimiter, decimal, thousands, missing, dates, encoding)
     total = SliceSketch.load(like).empty() if like is not None else None

@@ -13,11 +13,11 @@ from rieszflow import _ranks, _validate
 from rieszflow._ranks import Group
 from rieszflow._scratch import fresh
 from rieszflow._types import Seed
+from rieszflow.data import stream
 from rieszflow.directions import LocalSlices
 from rieszflow.errors import InputError
 from rieszflow.exact import mmd2_gradient
 from rieszflow.kernels import Kernel, Riesz
-from rieszflow.stream import stream
 from rieszflow.target import Target
 
 __all__ = ["ParticleFlow"]

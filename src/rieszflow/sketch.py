@@ -19,14 +19,12 @@ from rieszflow._ranks import Group
 from rieszflow._reservoir import Reservoir, capacity
 from rieszflow._surroundings import plain
 from rieszflow._types import Progress, ProgressCallback
-from rieszflow.data import as_points
+from rieszflow.data import as_points, difference, stream
 from rieszflow.directions import KINDS, Directions
 from rieszflow.engines import bins
 from rieszflow.engines._result import Result
 from rieszflow.errors import FileError, InputError, InputTypeError
 from rieszflow.kernels import Riesz
-from rieszflow.stream import stream
-from rieszflow.tables import difference
 
 __all__ = ["SliceSketch"]
 

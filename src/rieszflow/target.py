@@ -12,12 +12,12 @@ from rieszflow import _ranks, _validate, directions, engines
 from rieszflow._ranks import Group
 from rieszflow._scratch import Recycled
 from rieszflow._types import Seed
+from rieszflow.data import stream
 from rieszflow.directions import LocalSlices
 from rieszflow.engines import bins
 from rieszflow.engines._result import Result
 from rieszflow.errors import InputError
 from rieszflow.kernels import Kernel, Riesz, check_kernel
-from rieszflow.stream import stream
 
 __all__ = ["Target"]
 

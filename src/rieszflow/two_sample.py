@@ -26,13 +26,13 @@ from rieszflow import _validate
 from rieszflow._notices import notice
 from rieszflow._surroundings import plain
 from rieszflow._types import Progress, ProgressCallback
+from rieszflow.data import Stream, stream
+from rieszflow.data import common as stream_common
 from rieszflow.engines import _bins_cpu as cpu
 from rieszflow.engines import bins
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.kernels import Riesz
 from rieszflow.sketch import SliceSketch, met
-from rieszflow.stream import Stream, stream
-from rieszflow.stream import common as stream_common
 
 __all__ = ["TwoSampleTest", "drift_test", "two_sample_test"]
 

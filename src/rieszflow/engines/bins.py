@@ -32,6 +32,7 @@ from rieszflow._ranks import Group, offset, summed, total, widest
 from rieszflow._scratch import fresh, scratch
 from rieszflow._surroundings import plain
 from rieszflow._threads import share, threads
+from rieszflow.data import Stream
 from rieszflow.directions import Directions, Hadamard
 from rieszflow.directions.hadamard import width
 from rieszflow.engines import _bins_cpu as cpu
@@ -40,7 +41,6 @@ from rieszflow.engines._result import Result
 from rieszflow.engines._scale import power_of_two, times_power_of_two, within_range
 from rieszflow.errors import InputError
 from rieszflow.kernels import Kernel, Riesz
-from rieszflow.stream import Stream
 
 __all__ = [
     "BINS",

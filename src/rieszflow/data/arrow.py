@@ -60,7 +60,7 @@ def is_single(kind: Any, pa: Any) -> bool:
     if t.is_dictionary(kind) or t.is_run_end_encoded(kind) or is_list(kind, pa):
         return is_single(kind.value_type, pa)
     small = t.is_integer(kind) and kind.bit_width <= 16
-    return small or t.is_boolean(kind) or t.is_float16(kind) or t.is_float32(kind)
+    return bool(small or t.is_boolean(kind) or t.is_float16(kind) or t.is_float32(kind))
 
 
 def seconds(column: Any, pa: Any) -> Any:

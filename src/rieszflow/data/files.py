@@ -35,7 +35,8 @@ def read_all(path: Path) -> np.ndarray:
         notice(f"{path}: its {len(parts.train)} training data are read, its {len(parts.test)} for tests are left out")
     if 0 in parts.train.shape:
         raise DatasetError(f"{path}: shape {parts.train.shape} given; at least one point and one number are needed")
-    return in_unit(parts.train, str(path)).reshape(len(parts.train), -1)
+    points: np.ndarray = in_unit(parts.train, str(path)).reshape(len(parts.train), -1)
+    return points
 
 
 def from_path(path: Path) -> Parts:

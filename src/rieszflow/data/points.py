@@ -10,13 +10,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Literal, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rieszflow._types import Points
 from rieszflow.errors import DatasetError, InputTypeError
 
 __all__ = ["LOST", "as_points", "channels_first", "in_unit", "plain_numbers"]
@@ -24,7 +24,13 @@ __all__ = ["LOST", "as_points", "channels_first", "in_unit", "plain_numbers"]
 LOST = 1e-4  # share of a column's spread that rounding may cost before more digits are taken
 
 
-def as_points(array: Any, name: str) -> Any:
+@overload
+def as_points(array: np.ndarray, name: str) -> np.ndarray: ...
+@overload
+def as_points(array: Tensor, name: str) -> Tensor: ...
+@overload
+def as_points(array: object, name: str) -> Points: ...
+def as_points(array: object, name: str) -> Points:
     """Numbers as floats in one unit, pictures with their channels first: the rule is at the top of this module.
 
     Args:
@@ -43,51 +49,62 @@ def as_points(array: Any, name: str) -> Any:
         >>> as_points(np.full((2, 4, 5, 3), 51, np.uint8), "x").shape, as_points(np.full((2, 1, 1), 51, np.uint8), "x").max()
         ((2, 3, 4, 5), np.float32(0.2))
     """
-    array = plain_numbers(array, name)
-    return in_unit(channels_first(array, name), name)
+    return in_unit(channels_first(plain_numbers(array, name), name), name)
 
 
-def plain_numbers(x: Any, name: str) -> Any:
+@overload
+def plain_numbers(x: np.ndarray, name: str) -> np.ndarray: ...
+@overload
+def plain_numbers(x: object, name: str) -> Points: ...
+def plain_numbers(x: object, name: str) -> Points:
     """`x` if it holds real numbers that are all there, as a plain array or tensor."""
     if isinstance(x, Tensor):
-        if x.layout != torch.strided or x.is_quantized or x.is_nested:
-            raise InputTypeError(
-                f"{name}: a sparse, nested or quantized tensor given; a dense one of plain numbers is accepted"
-            )
-        if type(x) not in (Tensor, torch.nn.Parameter, torch.nn.Buffer):
-            raise InputTypeError(
-                f"{name}: a {type(x).__name__} given, a tensor of a class of its own; a plain tensor is accepted"
-            )
-        if x.is_meta:
-            raise InputTypeError(f"{name}: a tensor on the meta device given, which holds no values; move the real one here")
-        if x.is_complex():
-            raise InputTypeError(f"{name}: dtype {x.dtype} given; real numbers are accepted: give .real and .imag as columns")
-        x = x.detach().resolve_neg()
+        found: Points = _plain_tensor(x, name)
     elif isinstance(x, np.ndarray):
-        if isinstance(x, np.ma.MaskedArray):
-            if np.ma.is_masked(x):
-                raise InputTypeError(
-                    f"{name}: a masked array with {np.ma.count_masked(x)} masked values given; fill or drop them"
-                )
-            x = x.data
-        if x.dtype.kind not in "fiub":
-            advice = {
-                "c": "give .real and .imag as columns",
-                "O": "rows of different lengths, or of objects, make no array of numbers",
-                "V": "give its fields as columns of one array",
-                "M": "subtract a date and divide by a time",
-                "m": "divide by a time",
-            }.get(x.dtype.kind, "turn text into numbers first")
-            raise InputTypeError(f"{name}: dtype {x.dtype} given; real numbers are accepted: {advice}")
-        x = np.asarray(x, dtype=x.dtype.newbyteorder("="))
+        found = _plain_array(x, name)
     else:
         raise InputTypeError(f"{name}: {type(x).__name__} given; a torch.Tensor or numpy.ndarray (n, ...) is accepted")
-    if x.ndim == 0:
+    if found.ndim == 0:
         raise DatasetError(f"{name}: a single number given; points (n, ...) are accepted")
-    return x
+    return found
 
 
-def channels_first(x: Any, name: str) -> Any:
+def _plain_tensor(x: Tensor, name: str) -> Tensor:
+    if x.layout != torch.strided or x.is_quantized or x.is_nested:
+        raise InputTypeError(f"{name}: a sparse, nested or quantized tensor given; a dense one of plain numbers is accepted")
+    if type(x) not in (Tensor, torch.nn.Parameter, torch.nn.Buffer):
+        raise InputTypeError(f"{name}: a {type(x).__name__} given, a tensor of a class of its own; a plain tensor is accepted")
+    if x.is_meta:
+        raise InputTypeError(f"{name}: a tensor on the meta device given, which holds no values; move the real one here")
+    if x.is_complex():
+        raise InputTypeError(f"{name}: dtype {x.dtype} given; real numbers are accepted: give .real and .imag as columns")
+    return x.detach().resolve_neg()
+
+
+def _plain_array(x: np.ndarray, name: str) -> np.ndarray:
+    if isinstance(x, np.ma.MaskedArray):
+        if np.ma.is_masked(x):
+            raise InputTypeError(
+                f"{name}: a masked array with {int(np.ma.getmaskarray(x).sum())} masked values given; fill or drop them"
+            )
+        x = x.data
+    if x.dtype.kind not in "fiub":
+        advice = {
+            "c": "give .real and .imag as columns",
+            "O": "rows of different lengths, or of objects, make no array of numbers",
+            "V": "give its fields as columns of one array",
+            "M": "subtract a date and divide by a time",
+            "m": "divide by a time",
+        }.get(x.dtype.kind, "turn text into numbers first")
+        raise InputTypeError(f"{name}: dtype {x.dtype} given; real numbers are accepted: {advice}")
+    return np.asarray(x, dtype=x.dtype.newbyteorder("="))
+
+
+@overload
+def channels_first(x: np.ndarray, name: str) -> np.ndarray: ...
+@overload
+def channels_first(x: Points, name: str) -> Points: ...
+def channels_first(x: Points, name: str) -> Points:
     """(n, H, W), (n, C, H, W) or (n, H, W, C) as (n, C, H, W); other numbers of axes are left alone."""
     if x.ndim == 3:
         return x[:, None]
@@ -105,30 +122,38 @@ def channels_first(x: Any, name: str) -> Any:
     return x
 
 
-def in_unit(x: Any, name: str) -> Any:
+@overload
+def in_unit(x: np.ndarray, name: str) -> np.ndarray: ...
+@overload
+def in_unit(x: Points, name: str) -> Points: ...
+def in_unit(x: Points, name: str) -> Points:
     """Floats: pictures of bytes and of uint16 divided by the greatest value of their type, others in their own values."""
-    if isinstance(x, Tensor):
-        kind, bits = str(x.dtype).removeprefix("torch."), x.element_size() * 8
-        to: Callable[[Any], Any] = lambda t: x.to(t)  # noqa: E731
-        types: Any = (torch.float32, torch.float64)
-    else:
-        kind, bits = x.dtype.name, x.itemsize * 8
-        to = lambda t: x.astype(t, copy=False)  # noqa: E731
-        types = (np.float32, np.float64)
+    kind = str(x.dtype).removeprefix("torch.")
     if kind in ("float32", "float64"):
         return x
-    if bits <= 16 or kind == "bool":
-        found = to(types[0])
-        if x.ndim == 4 and kind in ("uint8", "uint16"):
-            found /= 255 if kind == "uint8" else 65535
-        return found
-    return _checked_double(x, to(types[1]), name)
+    if x.dtype.itemsize > 2 and kind != "bool":
+        _check_double(x, name)
+        return _floats(x, 64)
+    found = _floats(x, 32)
+    if x.ndim == 4 and kind in ("uint8", "uint16"):
+        found /= 255 if kind == "uint8" else 65535
+    return found
 
 
-def _checked_double(x: Any, found: Any, name: str) -> Any:
-    """Whole numbers of 32 and 64 bits, and long doubles, as float64: refused if rounding would cost too much of a column."""
+@overload
+def _floats(x: np.ndarray, bits: Literal[32, 64]) -> np.ndarray: ...
+@overload
+def _floats(x: Points, bits: Literal[32, 64]) -> Points: ...
+def _floats(x: Points, bits: Literal[32, 64]) -> Points:
+    if isinstance(x, Tensor):
+        return x.to(torch.float32 if bits == 32 else torch.float64)
+    return x.astype(np.float32 if bits == 32 else np.float64, copy=False)
+
+
+def _check_double(x: Points, name: str) -> None:
+    """Refuses whole numbers of 64 bits, and long doubles, where float64 would round too much of a column."""
     if x.dtype.itemsize == 4 or 0 in x.shape:
-        return found
+        return
     own = np.asarray(x.cpu() if isinstance(x, Tensor) else x).reshape(len(x), -1)
     low, high = own.min(0), own.max(0)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -146,4 +171,3 @@ def _checked_double(x: Any, found: Any, name: str) -> Any:
             f"{name}: column {k} holds numbers near {size[k]:.6g} with a spread of {spread[k]:.6g}; float64 rounds them to "
             f"multiples of {step[k]:.6g}: subtract an offset first"
         )
-    return found

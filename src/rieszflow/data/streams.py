@@ -87,9 +87,11 @@ class Stream:
     def rows(self, numbers: np.ndarray) -> np.ndarray:
         """Points by their numbers, from anywhere where that is cheap, else of the first batch: a sample is meant."""
         if self._rows is None:
-            return self.first.cpu().numpy()[numbers % len(self.first)]
+            first: np.ndarray = self.first.cpu().numpy()[numbers % len(self.first)]
+            return first
         found = batch_points(self._rows(numbers), f"{self.name}, some rows")
-        return found.reshape(len(found), -1).cpu().numpy()
+        flat: np.ndarray = found.reshape(len(found), -1).cpu().numpy()
+        return flat
 
     def count(self) -> int:
         """The number of points, by a pass if need be."""

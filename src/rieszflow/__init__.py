@@ -7,6 +7,7 @@ from rieszflow._notices import Notice
 from rieszflow._types import Progress
 
 if TYPE_CHECKING:
+    from rieszflow.comparison import Comparison, compare
     from rieszflow.data import stream
     from rieszflow.directions import LocalSlices
     from rieszflow.exact import energy_distance, mmd2, mmd2_gradient
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Comparison",
     "Gaussian",
     "GenerativeFlow",
     "InverseMultiquadric",
@@ -34,6 +36,7 @@ __all__ = [
     "SliceSketch",
     "Target",
     "TwoSampleTest",
+    "compare",
     "drift_test",
     "energy_distance",
     "mmd2",
@@ -47,6 +50,7 @@ __all__ = [
 if not TYPE_CHECKING:
     # PyTorch and what else we stand on take seconds to import: a name is fetched when it is asked for (PEP 562).
     _HOME = {
+        "Comparison": "comparison",
         "Gaussian": "kernels",
         "GenerativeFlow": "generative",
         "InverseMultiquadric": "kernels",
@@ -59,6 +63,7 @@ if not TYPE_CHECKING:
         "SliceSketch": "sketch",
         "Target": "target",
         "TwoSampleTest": "two_sample",
+        "compare": "comparison",
         "drift_test": "two_sample",
         "energy_distance": "exact",
         "mmd2": "exact",
@@ -69,7 +74,20 @@ if not TYPE_CHECKING:
         "two_sample_test": "two_sample",
     }
     _MODULES = [
-        *("cli", "data", "directions", "engines", "errors", "exact", "flow", "generative", "kernels", "metrics", "report"),
+        *(
+            "cli",
+            "comparison",
+            "data",
+            "directions",
+            "engines",
+            "errors",
+            "exact",
+            "flow",
+            "generative",
+            "kernels",
+            "metrics",
+            "report",
+        ),
         *("sketch", "sliced", "target", "two_sample"),
     ]
 

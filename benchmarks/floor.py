@@ -131,9 +131,7 @@ def main() -> None:
     axes.set(xlabel="milliseconds", title=f"N = M = {N:,}, d = {d}, P = {n}")
     axes.invert_yaxis()
     axes.legend(fontsize=8)
-    save(
-        options.out, "floor", {"n": N, "d": d, "slices": n, "rates": rate, "rows": rows, "load_and_transform": passing}, figure
-    )
+    save(options, "floor", {"n": N, "d": d, "slices": n, "rates": rate, "rows": rows, "load_and_transform": passing}, figure)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ Pixel noise is seen in the total variation: the mean absolute difference of neig
 Run: python benchmarks/latents.py [--data fashion-mnist] [--particles 2000] [--steps 450]
 """
 
-import argparse
 import math
 
 import torch
+from common import parser
 
 import rieszflow as rf
 from rieszflow.data import load
@@ -22,11 +22,9 @@ def total_variation(x: torch.Tensor, shape: tuple[int, ...]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--data", default="fashion-mnist")
-    parser.add_argument("--particles", type=int, default=2000)
-    parser.add_argument("--steps", type=int, default=450)
-    options = parser.parse_args()
+    command = parser(__doc__, particles=2000, steps=450)
+    command.add_argument("--data", default="fashion-mnist")
+    options = command.parse_args()
     data = load(options.data)
     g = torch.Generator().manual_seed(0)
     targets = data.train.flatten(1)[torch.randperm(len(data.train), generator=g)[:6000]]

@@ -67,7 +67,7 @@ def main() -> None:
         title=f"after {STEPS[0]} (upper ends) and {STEPS[1]} further steps",
     )
     axes.legend(fontsize=8)
-    save(options.out, "noise", {"particles": options.particles, "before": options.before, "rows": rows}, figure)
+    save(options, "noise", {"particles": options.particles, "before": options.before, "rows": rows}, figure)
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def main() -> None:
     axes.set(xlabel="N = M", ylabel="seconds a flow step", title=f"d = {options.d}, P = {options.slices}; dashed: model")
     axes.legend()
     content = {"d": options.d, "slices": options.slices, "model": model, "rows": rows, "large": large}
-    save(options.out, f"processes-{options.d}", content, figure)
+    save(options, f"processes-{options.d}", content, figure)
 
 
 if __name__ == "__main__":

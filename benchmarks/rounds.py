@@ -76,7 +76,7 @@ def main() -> None:
     axes.set(xlabel="relative error of the gradient, one block of n directions")
     axes.invert_yaxis()
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    save(options.out, "rounds", {"repeats": options.repeats, "rows": rows}, figure)
+    save(options, "rounds", {"repeats": options.repeats, "rows": rows}, figure)
 
 
 if __name__ == "__main__":

@@ -165,15 +165,15 @@ def test_batches_numpy_and_dtypes():
 
 def test_riesz_constant():
     # c_{d,1} in closed form: E|ξ₁| is 2/π on the circle and 1/2 on the sphere of R³.
-    assert rf.Riesz(1.0).slicing_constant(1) == pytest.approx(1)
-    assert rf.Riesz(1.0).slicing_constant(2) == pytest.approx(math.pi / 2)
-    assert rf.Riesz(1.0).slicing_constant(3) == pytest.approx(2)
+    assert rf.Riesz(1.0).basis_constant(1) == pytest.approx(1)
+    assert rf.Riesz(1.0).basis_constant(2) == pytest.approx(math.pi / 2)
+    assert rf.Riesz(1.0).basis_constant(3) == pytest.approx(2)
     # And for general r by Monte Carlo, at 5 standard errors.
     for r in (0.5, 1.5):
         xi = torch.nn.functional.normalize(torch.randn(200_000, 7, generator=generator(0), dtype=torch.float64), dim=1)
         sample = xi[:, 0].abs() ** r
         error = 5 * sample.std().item() / math.sqrt(len(sample))
-        assert abs(1 / rf.Riesz(r).slicing_constant(7) - sample.mean().item()) < error
+        assert abs(1 / rf.Riesz(r).basis_constant(7) - sample.mean().item()) < error
 
 
 def test_a_shared_weight_vector_collects_the_derivatives_of_a_batch():

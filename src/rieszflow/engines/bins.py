@@ -14,7 +14,7 @@ outside of it bins grow geometrically, so that outliers and heavy tails cost nei
 
 Other kernels. The mass of a bin counts as spread evenly over it; then the derivative of the potential at bin edges is a
 discrete convolution with the differences of the kernel's one-dimensional slice, done by FFT, and looked up linearly. Bins have
-one width on all slices, cover all points, and must resolve the slice (`Kernel.slice_scale`), or the kernel is refused.
+one width on all slices, cover all points, and must resolve the slice (`Kernel.basis_scale`), or the kernel is refused.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _PER_BIN = 8  # points; their random places within a bin are an error small besi
 _PART = 1024  # dense directions at a time
 _SAMPLE = 128  # points of each cloud, at most, that decide the range, and half as many at least
 _MOST_BINS = 16384
-_PER_WAVE = 6.0  # equal bins in a kernel's slice_scale, which is a wave length over 2π
+_PER_WAVE = 6.0  # equal bins in a kernel's basis_scale, which is a wave length over 2π
 _RIESZ_BINS = 4096
 _WIDEST = 1e4  # times the widest slice: a kernel is 1 − 1e-8 there, and its digits beyond the fourth are in doubt
 TAIL = cpu.TAIL
@@ -113,8 +113,8 @@ def _as_tensor(value: Any) -> Tensor:
 
 def parts(xi: Directions) -> list[Directions]:
     """The slices that go through the passes together, in float32: the bins resolve no more."""
-    xi = xi.single()
-    return list(xi.blocks()) if isinstance(xi, Hadamard) else xi.split(_PART)
+    xi = xi.to_float32()
+    return list(xi.blocks()) if isinstance(xi, Hadamard) else list(xi.split(_PART))
 
 
 def tables(
@@ -358,7 +358,7 @@ def _settle_evenly(t: Tables, y: Tensor, x: Tensor, kernel: Kernel, group: Group
     low, high = widest(low, high, group)
     cpu.check_inside(np.concatenate([low, high]))
     span = max(float((high - low).max()), 1e-30)
-    wave = kernel.slice_scale(t.xi.n)
+    wave = kernel.basis_scale(t.xi.n)
     length = np.float64(span) / t.scale  # may be infinity, as may the next
     needed = _RIESZ_BINS if wave is None else float(_PER_WAVE * length / wave)
     if needed > _MOST_BINS:
@@ -479,7 +479,7 @@ class Cumulated:
 
     def __init__(self, t: Tables, kernel: Kernel, mass: Any, moments: Any, self_weight: float) -> None:
         self.t, self.mass, self.moments = t, mass, moments
-        self.constant = Riesz(1.0).slicing_constant(t.xi.n)
+        self.constant = Riesz(1.0).basis_constant(t.xi.n)
         self.unit = 1.0  # of gradients
 
     def lines(self, g: Any, f: Any, alpha: float, factor: float, w: Tensor | None, self_weight: float) -> tuple[Any, Any]:
@@ -522,7 +522,7 @@ class _Convolved:
 
     def _slice(self, v: np.ndarray) -> np.ndarray:
         """The kernel's slice at distances between projections."""
-        return self.kernel.slice_values(v if self.kernel.degree is not None else v / self.t.scale, self.t.xi.n)
+        return self.kernel.basis(v if self.kernel.degree is not None else v / self.t.scale, self.t.xi.n)
 
     def lines(self, g: Any, f: Any, alpha: float, factor: float, w: Tensor | None, self_weight: float) -> tuple[Any, Any]:
         B, on_cpu = self.t.B, isinstance(f, np.ndarray)

@@ -74,7 +74,7 @@ def evaluate(
             grad_a += _weights_gradient(s.potential_x, s.own_x, s.spread_x, a, alpha, unbiased)
         if grad_b is not None:
             grad_b += _weights_gradient(-s.potential_y, s.own_y, s.spread_y, b, beta, unbiased)
-    c = kernel.slicing_constant(xi.n) / xi.P
+    c = kernel.basis_constant(xi.n) / xi.P
     return Result(
         None if value is None else c / scale * value,
         None if grad_x is None else grad_x.mul_(_per_point(c, x, a)),

@@ -567,7 +567,7 @@ def _patch_distance(y: Tensor, kind: LocalSlices, P: int) -> float:
     generator = torch.Generator(y.device).manual_seed(0)
     xi = kind.sample(1024, y.shape[1], y, generator)
     p = xi.project(y)
-    distance = Riesz(1.0).slicing_constant(xi.n) * (p - p.roll(1, dims=1)).abs().mean().item()
+    distance = Riesz(1.0).basis_constant(xi.n) * (p - p.roll(1, dims=1)).abs().mean().item()
     return distance * min(xi.places, P / xi.n)
 
 

@@ -127,12 +127,12 @@ def test_bad_flow():
         rf.ParticleFlow(GOOD * float("nan"))
     flow = rf.ParticleFlow(GOOD, slices=3)
     with pytest.raises(ValueError, match="^steps: "):
-        flow.run(GOOD, 0)
+        flow.run(GOOD, steps=0)
     with pytest.raises(ValueError, match="d = "):
-        flow.run(torch.rand(4, 2), 1)
-    flow.run(GOOD, 1)
+        flow.run(torch.rand(4, 2), steps=1)
+    flow.run(GOOD, steps=1)
     with pytest.raises(ValueError, match="velocity"):
-        flow.run(torch.rand(5, 3), 1)
+        flow.run(torch.rand(5, 3), steps=1)
 
 
 @pytest.mark.parametrize("make", [rf.Riesz, rf.Gaussian, rf.Laplace, rf.InverseMultiquadric, lambda v: rf.Matern(1.5, v)])

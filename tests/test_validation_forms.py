@@ -71,7 +71,7 @@ def test_what_is_more_than_its_numbers_is_refused(kind):
     with pytest.raises((TypeError, ValueError), match=f"^x: .*{says}"):
         rf.Target(GOOD, slices=4).gradient(bad)
     with pytest.raises((TypeError, ValueError), match=f"^x: .*{says}"):
-        rf.ParticleFlow(GOOD, slices=4).run(bad, 1)
+        rf.ParticleFlow(GOOD, slices=4).run(bad, steps=1)
 
 
 def test_weights_that_are_one_number():

@@ -27,7 +27,8 @@ def once(name: str, gradients: Sequence[Tensor | None], roots: Sequence[Tensor |
     if not torch.is_grad_enabled():
         return list(gradients)
     given = [g for g in gradients if g is not None]
-    marked = iter(_Once.apply(name, len(given), *given, *(t for t in roots if t is not None and t.requires_grad)))
+    live = [t for t in roots if t is not None and t.requires_grad]
+    marked = iter(_Once.apply(name, len(given), *given, *live))  # type: ignore[no-untyped-call]  # PyTorch's
     return [None if g is None else next(marked) for g in gradients]
 
 

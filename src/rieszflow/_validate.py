@@ -149,7 +149,8 @@ def pair(x: PointsT, y: PointsT, look: bool = True) -> tuple[Tensor, Tensor, Ans
 
 def _to_array(t: Tensor) -> np.ndarray:
     """An array, or for a single number NumPy's."""
-    return cast("np.ndarray", t.detach().numpy()[()])
+    array: np.ndarray = t.detach().numpy()[()]
+    return array
 
 
 def _to_tensor(t: Tensor) -> Tensor:

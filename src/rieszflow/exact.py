@@ -67,8 +67,10 @@ def mmd2(
     """
     clouds, answer = _validate.clouds(x, y, x_weights, y_weights, statistic)
     check_kernel(kernel)
-    leaves = [*_leaves(clouds.x), *_leaves(clouds.y)]
-    return answer(_MMD2.apply(*leaves, kernel, clouds.unbiased))
+    value: Tensor = _MMD2.apply(  # type: ignore[no-untyped-call]  # PyTorch's
+        *_leaves(clouds.x), *_leaves(clouds.y), kernel, clouds.unbiased
+    )
+    return answer(value)
 
 
 def energy_distance(
@@ -179,9 +181,8 @@ class _MMD2(torch.autograd.Function):
     @staticmethod
     @plain
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = ctx.saved_tensors
-        x, a, y, b = (None if t is None else t.detach() for t in inputs)
-        mine, other, unit = prepared(Pair(Cloud(x, a), Cloud(y, b)), ctx.kernel)
+        x, a, y, b = ctx.saved_tensors
+        mine, other, unit = prepared(Pair(Cloud(x, a), Cloud(y, b)).detached(), ctx.kernel)
         factor, dtype = upstream.detach().double().unsqueeze(-1), x.dtype
         found: list[Tensor | None] = [None] * 4
         for index, one, two in ((0, mine, other), (2, other, mine)):
@@ -190,7 +191,7 @@ class _MMD2(torch.autograd.Function):
                 found[index] = unit.slope(slope).to(dtype)
             if ctx.needs_input_grad[index + 1]:
                 found[index + 1] = unit.value(factor * _by_weights(one, two, unit, ctx.unbiased)).to(dtype)
-        return *once("mmd2, energy_distance", found, (*inputs, upstream)), None, None
+        return *once("mmd2, energy_distance", found, (x, a, y, b, upstream)), None, None
 
 
 def _by_points(mine: Measure, other: Measure, unit: Unit, unbiased: bool) -> Tensor:

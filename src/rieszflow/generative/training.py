@@ -479,7 +479,7 @@ class _Training:
             return
         if self.phase == "flow":
             for k, flow in enumerate(self.flows):
-                tensors |= {f"target.{k}.{name}": t for name, t in flow.tables.state().items()}
+                tensors |= {f"target.{k}.{name}": t for name, t in flow.target.state().items()}
         if self.phase == "fit":
             tensors["random.fit"] = self.randomness if self.step == 0 else torch.get_rng_state()
             for prefix, module in (("phi.", self._inner()), ("average.", self.average)):
@@ -518,7 +518,7 @@ class _Training:
             self._build_flows()
             if self.phase == "flow":
                 for k, flow in enumerate(self.flows):
-                    flow.tables.load_state(_below(tensors, f"target.{k}."))
+                    flow.target.load_state(_below(tensors, f"target.{k}."))
             if self.phase == "fit":
                 self.randomness = tensors["random.fit"]
                 self._build()

@@ -32,7 +32,7 @@ def usual(x: torch.Tensor, y: torch.Tensor, xi: torch.Tensor) -> torch.Tensor:
     places = torch.arange(N).expand_as(px)
     own_rank = torch.empty_like(places).scatter_(1, px.sort(dim=1).indices, places)  # place of every x among x
     F, G = (own_rank + 0.5) / N, (joined_rank - own_rank) / M
-    scale = rf.Riesz().slicing_constant(x.shape[1]) / len(xi)
+    scale = rf.Riesz().basis_constant(x.shape[1]) / len(xi)
     return scale / N * (2 * (G - F)).T @ xi
 
 

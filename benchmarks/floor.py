@@ -19,11 +19,11 @@ import numba
 import numpy as np
 import torch
 from common import parser, save
+from rieszflow._compiled import OPTIONS
+from rieszflow._threads import share, threads
 
 import rieszflow as rf
 from rieszflow import _validate, directions
-from rieszflow._compiled import OPTIONS
-from rieszflow._threads import share, threads
 from rieszflow.engines import _bins_cpu as cpu
 from rieszflow.engines import bins
 

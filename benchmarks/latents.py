@@ -37,7 +37,7 @@ def main() -> None:
         x = draw_latents(Config(latents=latents), data.shape, options.particles, g)
         start = total_variation(x, data.shape)
         flow = rf.ParticleFlow(targets, slices=d, step_size=1.0, momentum=0.8, seed=g, bounds=(0.0, 1.0))
-        x = flow.run(x, options.steps)
+        x = flow.run(x, steps=options.steps)
         distance = rf.energy_distance(x[:2000], held_out, statistic="U")
         end = total_variation(x, data.shape)
         print(f"{latents:>13}  energy distance {distance:+.4f}  total variation {end:.3f} (from {start:.3f})")

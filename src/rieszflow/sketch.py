@@ -46,10 +46,10 @@ class Axes(Directions):
     def adjoint(self, g: Tensor) -> Tensor:
         return g.transpose(-1, -2)
 
-    def split(self, rows: int) -> list[Directions]:
+    def split(self, size: int) -> list[Directions]:
         return [self]
 
-    def single(self) -> Directions:
+    def to_float32(self) -> Directions:
         return self
 
 

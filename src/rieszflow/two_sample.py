@@ -253,7 +253,7 @@ def _gram(like: SliceSketch, masses: list[list[np.ndarray]], numbers: np.ndarray
     K = len(w)
     gram, each = np.zeros((K, K)), []
     for t, mass in zip(like._parts[: like._random], masses, strict=True):
-        unit = Riesz(1.0).slicing_constant(t.directions.n) / (t.scale * like.slices)
+        unit = Riesz(1.0).basis_constant(t.directions.n) / (t.scale * like.slices)
         for some, h in _pieces(t, K):
             f = np.concatenate([m[:, some] for m in mass]) / numbers[:, None, None]
             F = (f - f[0]).cumsum(-1)

@@ -10,7 +10,7 @@ import pytest
 from numba.core.caching import CacheImpl
 
 import rieszflow as rf
-from rieszflow import _compiled
+from rieszflow import _numba
 
 PACKAGE = Path(rf.__file__).parent
 
@@ -85,9 +85,9 @@ for order in {orders!r}:
 
 
 def test_found_out_whether_code_can_be_kept(tmp_path, monkeypatch):
-    assert _compiled._can_keep(PACKAGE / "engines") == _compiled._can_keep(PACKAGE / "directions")
+    assert _numba._can_keep(PACKAGE / "engines") == _numba._can_keep(PACKAGE / "directions")
     monkeypatch.setattr(CacheImpl, "_locator_classes", [])
-    assert not _compiled._can_keep(PACKAGE / "engines")
+    assert not _numba._can_keep(PACKAGE / "engines")
 
 
 @pytest.mark.parametrize("home", ["~", "relative", ""])
@@ -97,13 +97,16 @@ def test_no_folder_is_made_for_a_user_without_home(tmp_path, monkeypatch, home):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr("os.path.expanduser", lambda path: path.replace("~", home))
     monkeypatch.setattr("os.access", lambda *_: False)
-    assert not _compiled._can_keep(PACKAGE / "engines")
+    assert not _numba._can_keep(PACKAGE / "engines")
     assert not list(tmp_path.iterdir())
 
 
 def test_imports_where_nothing_can_be_kept(tmp_path):
     """Numba's own setting leaves only the place for notebooks, which does not suit files: what a read-only container gives."""
-    code = "import rieszflow.engines as e; from rieszflow._compiled import KEPT; print(KEPT, e.sort._slices.stats.cache_path)"
+    code = (
+        "from rieszflow.engines.sort import loops; from rieszflow._numba import KEPT; "
+        "print(KEPT, loops.gradient.stats.cache_path)"
+    )
     assert python(code, tmp_path, NUMBA_CACHE_LOCATOR_CLASSES="IPythonCacheLocator").stdout == "False None\n"
     assert not list(tmp_path.iterdir())
 

@@ -98,7 +98,7 @@ def test_data_made_with_the_same_seed_are_not_the_directions():
     test = rf.two_sample_test(x, y, slices=5, permutations=99, directions="independent", seed=3)
 
     def nearest(sketch):
-        xi = torch.nn.functional.normalize(sketch._parts[0].xi.project(torch.eye(10)))
+        xi = torch.nn.functional.normalize(sketch._parts[0].directions.project(torch.eye(10)))
         return (xi @ torch.nn.functional.normalize(x).T).abs().max()
 
     assert nearest(test.x) < 0.99 and nearest(rf.SliceSketch(x, slices=5, directions="independent", seed=3)) > 0.9999

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
 from torch import Tensor
 
-__all__ = ["Cloud", "Need", "Pair"]
+__all__ = ["Batches", "Cloud", "Need", "Pair"]
 
 
 @dataclass(frozen=True)
@@ -50,3 +53,15 @@ class Need:
     @property
     def weights(self) -> bool:
         return self.a or self.b
+
+
+class Batches(Protocol):
+    """A cloud too large for memory: points (M, d) without weights, in batches. Iterating is a pass over all of them."""
+
+    def __iter__(self) -> Iterator[Tensor]: ...
+
+    def count(self) -> int:
+        """M."""
+
+    def rows(self, rows: np.ndarray) -> np.ndarray:
+        """The points of these numbers, (len(rows), d)."""

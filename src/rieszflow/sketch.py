@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rieszflow import _ranks, _validate, directions
+from rieszflow._clouds import Cloud
 from rieszflow._files import load_tensors, one_line, save_tensors
 from rieszflow._notices import notice
 from rieszflow._ranks import Group
@@ -22,9 +23,9 @@ from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import as_points
 from rieszflow.directions import KINDS, Directions
 from rieszflow.engines import bins
-from rieszflow.engines._result import Result
+from rieszflow.engines.base import Result, Sum
+from rieszflow.engines.bins import passes
 from rieszflow.errors import FileError, InputError, InputTypeError
-from rieszflow.kernels import Riesz
 from rieszflow.stream import stream
 from rieszflow.tables import difference
 
@@ -33,7 +34,6 @@ __all__ = ["SliceSketch"]
 _PASS = 1 << 22  # points counted in one go: whole numbers of this size are exact in float32
 _RANGE = 256  # rows that decide the range
 _MOST_AXES = 4096  # columns that are slices of their own; more of them cost more than they tell
-_RIESZ = Riesz(1.0)
 
 
 class Axes(Directions):
@@ -58,12 +58,6 @@ class Axes(Directions):
 def _tensor(v: Any) -> Tensor:
     """Not `as_tensor`, which would take an array to a default device."""
     return torch.from_numpy(v) if isinstance(v, np.ndarray) else v
-
-
-def met(t: bins.Tables, x: Tensor) -> tuple[bins.Tables, Tensor]:
-    """Tables and points in the wider of their two dtypes: an origin far away is subtracted before anything is rounded."""
-    dtype = torch.promote_types(t.shift.dtype, x.dtype)
-    return dataclasses.replace(t, shift=t.shift.to(dtype)), x.to(dtype)
 
 
 class SliceSketch:
@@ -117,9 +111,8 @@ class SliceSketch:
         some = rows.cpu().numpy()[chosen]
         self._settle(rows.shape[1], slices, directions, seed, names)
         self.sample = capacity(sample, self.d)
-        self._parts = [t for xi in self._directions(rows) for t in bins.empties(xi, some, rows)]
-        for t in self._parts:
-            bins.settle(t, some)
+        frames = [frame for xi in self._directions(rows) for frame in bins.frames(xi, some, rows)]
+        self._parts = [bins.settled(frame, some) for frame in frames]
         self._clear()
 
     def _settle(self, d: int, slices: Any, kind: Any, seed: Any, names: Any) -> None:
@@ -148,7 +141,7 @@ class SliceSketch:
 
     def _clear(self) -> None:
         self.n, self.weight, self._squares, self._weighted = 0, 0.0, 0.0, False
-        shapes = [(t.xi.P, t.B + 2 * bins.TAIL) for t in self._parts]
+        shapes = [(t.directions.P, t.B + 2 * bins.TAIL) for t in self._parts]
         device = self._parts[0].shift.device
         self._counts = [torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes]
         self._sums = [torch.zeros(P, 2 * bins.TAIL, dtype=torch.float64, device=device) for P, _ in shapes]
@@ -175,7 +168,7 @@ class SliceSketch:
         other = object.__new__(SliceSketch)
         other._settle(self.d, self.slices, self.directions, self.seed, self.names)
         other.sample = self.sample
-        other._parts = [dataclasses.replace(t, mass=None, moments=None) for t in self._parts]
+        other._parts = self._parts
         other._clear()
         return other
 
@@ -187,7 +180,7 @@ class SliceSketch:
     def wider(self, dtype: torch.dtype) -> SliceSketch:
         """A sketch of nothing with the same slices and bins, for points of another dtype."""
         other = self.empty()
-        other._parts = [dataclasses.replace(t, shift=t.shift.to(dtype)) for t in other._parts]
+        other._parts = [t.of_dtype(dtype) for t in other._parts]
         return other
 
     @property
@@ -248,10 +241,10 @@ class SliceSketch:
         if w is None:
             self._reservoir.see(x)
         for t, counts, sums in zip(self._parts, self._counts, self._sums, strict=True):
-            t, x = met(t, x)
-            mass, moments = t.passes.count(t, x, w, True, 1.0, "sketch")
-            counts += _tensor(mass)
-            sums += _tensor(moments)
+            t, x = t.met(x)
+            mass, moments = passes.of(t).count(t, Cloud(x, w), moments=True, scale=1.0, memory="sketch")
+            counts += mass
+            sums += moments
         self.n += len(x)
         self.weight += float(len(x) if w is None else w.double().sum())
         self._squares += float(len(x) if w is None else (w.double() ** 2).sum())
@@ -314,20 +307,19 @@ class SliceSketch:
             raise InputError(f"{name}: a sketch of {how}; make sketches that are to be compared by `empty()`")
         for a, b in zip(self._parts, other._parts, strict=True):
             one, two = a.span(), b.span()
-            if any(not torch.equal(one[key].cpu().double(), two[key].cpu().double()) for key in one if key != "outside"):
+            if any(not torch.equal(one[key].cpu().double(), two[key].cpu().double()) for key in one):
                 raise InputError(f"{name}: its bins lie elsewhere; make sketches that are to be compared by `empty()`")
 
     # Comparing.
 
-    def _tables(self) -> list[bins.Tables]:
+    def _tables(self) -> list[bins.Table]:
         """As the engine wants them: masses that sum to one."""
         if self.n == 0:
             raise InputError("the sketch is empty; count points with `update` first")
         parts = []
         for t, counts, sums in zip(self._parts, self._counts, self._sums, strict=True):
-            normal: list[Any] = [(counts / self.weight).float(), sums / self.weight]
-            mass, moments = normal if t.shift.device.type != "cpu" else (v.numpy() for v in normal)
-            parts.append(dataclasses.replace(t, mass=mass, moments=moments, self_weight=self._squares / self.weight**2))
+            mass, moments = (counts / self.weight).float(), sums / self.weight
+            parts.append(bins.Table(t, mass, moments, self._squares / self.weight**2))
         return parts
 
     def _other(self, other: Any) -> SliceSketch:
@@ -367,8 +359,7 @@ class SliceSketch:
         """D² on every slice of every part, times the constant of slicing."""
         found = []
         for t, s in zip(self._tables(), other._tables(), strict=True):
-            alpha, beta = (1 / (1 - v.self_weight) if unbiased else 1.0 for v in (s, t))
-            found.append(bins.Cumulated(t, _RIESZ, s.mass, s.moments, s.self_weight).values(alpha, beta))
+            found.append(bins.Cumulated(s, t, unbiased).values())
         return found
 
     @plain
@@ -388,7 +379,7 @@ class SliceSketch:
         if not self.columns:
             raise InputError(f"columns of d = {self.d} are not counted by themselves; up to {_MOST_AXES} are")
         t, s = self._tables()[-1], other._tables()[-1]
-        distance, spread_x, spread_y = bins.Cumulated(t, _RIESZ, s.mass, s.moments, s.self_weight).integrals()
+        distance, spread_x, spread_y = bins.Cumulated(s, t, False).integrals()
         mean = distance + spread_x + spread_y  # E|X − Y|
         return torch.where(mean > 0, distance / mean, 0)
 
@@ -406,12 +397,15 @@ class SliceSketch:
             raise InputError(f"x: shape {tuple(x.shape)} given; (N, {self.d}) is accepted")
         a = _validate.weights("x_weights", x_weights, x)
         unbiased = _validate.statistic(statistic, ("x", x, a)) == "U" and self._unbiased("U")
-        result, need = Result(), (False, True, False, False, False)
+        total = Sum()
         for t in self._tables()[: self._random]:
-            t, wide = met(t, x)
-            result += bins.against(t, wide, None, a, None, _RIESZ, unbiased, need, self.slices)
-        assert result.x is not None
-        gradient = result.x.to(x.dtype)
+            grid, wide = t.grid.met(x)
+            cloud = Cloud(wide, a)
+            own, t = bins.counted(grid, cloud, memory="mass of x"), dataclasses.replace(t, grid=grid)
+            total.add(Result(x=bins.Cumulated(own, t, unbiased).gradient_x(cloud, self.slices)))
+        found = total.result().x
+        assert found is not None
+        gradient = found.to(x.dtype)
         return gradient.numpy() if numpy else gradient
 
     def histogram(self, k: int, column: bool = False, bars: int = 64) -> tuple[np.ndarray, np.ndarray]:
@@ -460,7 +454,7 @@ class SliceSketch:
             sketch._parts = []
             for k, part in enumerate(xi):
                 span = {name: tensors[f"{k}.{name}"] for name in bins.SPAN}
-                sketch._parts.append(bins.known(part, tensors["0.shift"], span))
+                sketch._parts.append(bins.grid_of(part, span))
             sketch.sample = capacity(meta.get("sample"), sketch.d)
             sketch._clear()
             if "seen" in meta:  # else of a version that kept no points

@@ -1,17 +1,19 @@
-"""Directions × engine → value, gradient, autograd. The work is done by the engines: see engines/bins.py for the hot path."""
+"""Directions × engine → value, gradient, autograd. The engines do the work."""
 
 from __future__ import annotations
 
-from types import ModuleType
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rieszflow import _validate, directions, engines
+from rieszflow._clouds import Cloud, Need, Pair
 from rieszflow._surroundings import plain
-from rieszflow._types import Seed
+from rieszflow._types import DirectionsName, EngineName, Points, Seed, Statistic
 from rieszflow.directions import Directions, LocalSlices
+from rieszflow.engines import Engine, Problem, Result
 from rieszflow.exact import once
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 
@@ -20,17 +22,17 @@ __all__ = ["sliced_mmd2", "sliced_mmd2_gradient"]
 
 @plain
 def sliced_mmd2(
-    x: Any,
-    y: Any,
+    x: Points,
+    y: Points,
     *,
     kernel: Kernel = Riesz(1.0),
     slices: int = 1024,
-    directions: str | Tensor | LocalSlices = "auto",
-    engine: str = "auto",
+    directions: DirectionsName | Tensor | LocalSlices = "auto",
+    engine: EngineName = "auto",
     seed: Seed = None,
-    statistic: str = "V",
-    x_weights: Any = None,
-    y_weights: Any = None,
+    statistic: Statistic = "V",
+    x_weights: Points | None = None,
+    y_weights: Points | None = None,
 ) -> Any:
     """`mmd2` estimated on P random one-dimensional slices: D² = c_{d,1} · mean_p D²_1D(⟨ξ_p, x⟩, ⟨ξ_p, y⟩).
 
@@ -69,30 +71,29 @@ def sliced_mmd2(
         >>> round(sliced_mmd2(x, y, slices=4096, seed=g).item(), 1)
         5.0
     """
-    x, y, answer = _validate.pair(x, y)
-    a, b = _validate.weights("x_weights", x_weights, x), _validate.weights("y_weights", y_weights, y)
-    _validate.statistic(statistic, ("x", x, a), ("y", y, b))
-    by_weights = any(w is not None and w.requires_grad for w in (a, b))
-    xi, solver = _setup(x, y, kernel, slices, directions, engine, seed, by_weights)
+    pair, answer = _validate.clouds(x, y, x_weights, y_weights, statistic)
+    tensors = (pair.x.points, pair.y.points, pair.x.weights, pair.y.weights)
+    need = Need(True, *(t is not None and t.requires_grad for t in tensors))
+    work = _work(pair, Problem(kernel, need), slices, directions, engine, seed)
     # Nothing, but hanging on all that derivatives are taken by, which itself need not be kept for the way back.
-    leaves = [t[..., :0].flatten() for t in (x, y, a, b) if t is not None and t.requires_grad]
+    leaves = [t[..., :0].flatten() for t in tensors if t is not None and t.requires_grad]
     root = torch.cat(leaves) if leaves else None
-    return answer(_SlicedMMD2.apply(x, y, a, b, root, xi, solver, kernel, statistic == "U"))
+    return answer(_SlicedMMD2.apply(*tensors, root, work))
 
 
 @plain
 def sliced_mmd2_gradient(
-    x: Any,
-    y: Any,
+    x: Points,
+    y: Points,
     *,
     kernel: Kernel = Riesz(1.0),
     slices: int = 1024,
-    directions: str | Tensor | LocalSlices = "auto",
-    engine: str = "auto",
+    directions: DirectionsName | Tensor | LocalSlices = "auto",
+    engine: EngineName = "auto",
     seed: Seed = None,
-    statistic: str = "V",
-    x_weights: Any = None,
-    y_weights: Any = None,
+    statistic: Statistic = "V",
+    x_weights: Points | None = None,
+    y_weights: Points | None = None,
 ) -> Any:
     """Gradient of `sliced_mmd2` with respect to x, without autograd.
 
@@ -108,29 +109,43 @@ def sliced_mmd2_gradient(
         >>> sliced_mmd2_gradient(torch.tensor([[2.0]]), torch.tensor([[0.0]]), slices=8, seed=g).tolist()
         [[1.0]]
     """
-    x, y, answer = _validate.pair(x, y)
-    a, b = _validate.weights("x_weights", x_weights, x), _validate.weights("y_weights", y_weights, y)
-    _validate.statistic(statistic, ("x", x, a), ("y", y, b))
-    xi, solver = _setup(x, y, kernel, slices, directions, engine, seed, by_weights=False)
-    need = (False, True, False, False, False)
-    return answer(solver.evaluate(x.detach(), y.detach(), a, b, xi, kernel, statistic == "U", need).x)
+    pair, answer = _validate.clouds(x, y, x_weights, y_weights, statistic)
+    work = _work(pair, Problem(kernel, Need(x=True)), slices, directions, engine, seed)
+    gradient = work.evaluate(pair.x, pair.y).x
+    assert gradient is not None
+    return answer(gradient)
 
 
-def _setup(
-    x: Tensor, y: Tensor, kernel: Any, slices: Any, kind: Any, engine: str, seed: Any, by_weights: bool
-) -> tuple[Directions, ModuleType]:
-    check_kernel(kernel)
-    solver = engines.get(engine, kernel, x, y, by_weights)
+@dataclass(frozen=True)
+class _Work:
+    """An engine, and what it is to do with two clouds."""
+
+    engine: Engine
+    directions: Directions
+    problem: Problem
+    unbiased: bool
+
+    def evaluate(self, x: Cloud, y: Cloud) -> Result:
+        return self.engine.evaluate(Pair(x, y, self.unbiased).detached(), self.directions, self.problem)
+
+
+def _work(
+    pair: Pair, problem: Problem, slices: int, kind: DirectionsName | Tensor | LocalSlices, engine: EngineName, seed: Seed
+) -> _Work:
+    check_kernel(problem.kernel)
+    x, y = pair.x.points, pair.y.points
+    chosen = engines.choose(engine, problem, x, y)
     P = _validate.positive_int("slices", slices)
-    return directions.sample(kind, P, x.shape[-1], x.detach(), _validate.generator(seed)), solver
+    drawn = directions.sample(kind, P, x.shape[-1], x.detach(), _validate.generator(seed))
+    return _Work(chosen, drawn, problem, pair.unbiased)
 
 
 class _SlicedMMD2(torch.autograd.Function):
     """The derivatives by all arguments come out of the forward pass: keeping them is N·d + M·d numbers."""
 
     @staticmethod
-    def forward(ctx, x, y, a, b, root, xi, solver, kernel, unbiased):  # type: ignore[no-untyped-def]
-        result = solver.evaluate(x.detach(), y.detach(), a, b, xi, kernel, unbiased, (True, *ctx.needs_input_grad[:4]))
+    def forward(ctx, x, y, a, b, root, work):  # type: ignore[no-untyped-def]
+        result = work.evaluate(Cloud(x, a), Cloud(y, b))
         ctx.save_for_backward(result.x, result.y, result.a, result.b, root)
         # A weight vector (N,) shared by a batch collects the derivative of every member.
         ctx.weight_shapes = [None if w is None else w.shape for w in (a, b)]
@@ -145,4 +160,4 @@ class _SlicedMMD2(torch.autograd.Function):
             None if g is None else (factor[..., None] * g).sum_to_size(shape)
             for g, shape in zip((grad_a, grad_b), ctx.weight_shapes, strict=True)
         ]
-        return *once("sliced_mmd2", [*points, *weights], [root, upstream]), None, None, None, None, None
+        return *once("sliced_mmd2", [*points, *weights], [root, upstream]), None, None

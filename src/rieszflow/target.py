@@ -1,7 +1,9 @@
-"""A target that can remember: its tables on a pool of slices, so that a gradient costs nothing for the target."""
+"""A target that can remember: what an engine keeps of it on some slices, so that a gradient costs nothing for the target."""
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,19 +11,40 @@ import torch
 from torch import Tensor
 
 from rieszflow import _ranks, _validate, directions, engines
+from rieszflow._clouds import Batches, Cloud, Need, Pair
 from rieszflow._ranks import Group
 from rieszflow._scratch import Recycled
-from rieszflow._types import Seed
-from rieszflow.directions import LocalSlices
-from rieszflow.engines import bins
-from rieszflow.engines._result import Result
+from rieszflow._types import DirectionsName, EngineName, Points, Seed, Statistic
+from rieszflow.directions import Directions, LocalSlices
+from rieszflow.engines import Engine, Kept, Problem, Result
 from rieszflow.errors import InputError
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 from rieszflow.stream import stream
 
-__all__ = ["Target"]
+__all__ = ["KeptSlices", "Target"]
 
-_DRIFT = 0.02  # share of projections that may leave a table's range before it is made anew
+
+@dataclass(frozen=True)
+class KeptSlices:
+    """A set of slices that is used again.
+
+    Attributes:
+        seed: which the slices are drawn from.
+        uses: how many calls it has served.
+        target: what the engine keeps of the target on these slices.
+    """
+
+    seed: int
+    uses: int
+    target: Kept
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """The sets of slices that are kept, one a turn, and the number of calls so far."""
+
+    calls: int = 0
+    sets: tuple[KeptSlices, ...] = ()
 
 
 class Target:
@@ -63,11 +86,11 @@ class Target:
         *,
         kernel: Kernel = Riesz(1.0),
         slices: int = 1024,
-        directions: str | Tensor | LocalSlices = "auto",
-        engine: str = "auto",
+        directions: DirectionsName | Tensor | LocalSlices = "auto",
+        engine: EngineName = "auto",
         seed: Seed = None,
-        y_weights: Any = None,
-        reuse: int = 1,
+        y_weights: Points | None = None,
+        reuse: int | None = 1,
         group: Group = None,
     ) -> None:
         self.stream = None if isinstance(y, (Tensor, np.ndarray)) else stream(y)
@@ -77,22 +100,26 @@ class Target:
         self.kernel = kernel
         self.slices = _validate.positive_int("slices", slices)
         self.directions = directions
-        self.engine = "bins" if group is not None and engine == "auto" else engine
-        if group is not None and self.engine != "bins":
-            raise InputError(f"engine: {engine!r} given with a group; 'bins' and 'auto' are accepted")
-        if self.stream is not None:
-            if engine not in ("auto", "bins") or kernel != Riesz(1.0) or y_weights is not None:
-                raise InputError("y: comes in batches; engine 'bins' or 'auto' and Riesz(1.0), without weights, are accepted")
-            self.engine = "bins"
-        engines.get(self.engine, kernel, self.y, self.y)
+        self.engine = engine
         self.generator = _validate.generator(seed)
+        self.reuse = None if reuse is None else _validate.positive_int("reuse", reuse)
+        self._problem = Problem(kernel, Need(x=True), self.group)
+        engines.choose(engine, self._problem, self.y, self.y)
+        self._keeper = engines.keeper(engine, self._problem)
+        if self.stream is not None and (self._keeper is None or y_weights is not None):
+            raise InputError("y: comes in batches; engine 'bins' or 'auto' and Riesz(1.0), without weights, are accepted")
+        if reuse is None and (self._keeper is None or self.y.ndim > 2):
+            raise InputError("reuse: None given; engine 'bins' or 'auto', Riesz(1.0) and one cloud (M, d) are accepted with it")
         self.y_weights = _validate.weights("y_weights", y_weights, self.y, self.group)
-        self.reuse = _validate.positive_int("reuse", reuse)
-        self._pool: list[_Entry] = []
-        self._calls = 0
+        self._pool = _Pool()
         self.memory = Recycled()  # of gradients, and of the particles of a flow
 
-    def gradient(self, x: Any, *, statistic: str = "V", x_weights: Any = None) -> Any:
+    @property
+    def kept(self) -> tuple[KeptSlices, ...]:
+        """The sets of slices that are kept at present."""
+        return self._pool.sets
+
+    def gradient(self, x: Points, *, statistic: Statistic = "V", x_weights: Points | None = None) -> Any:
         """Gradient of D² with respect to x, (..., N, d) like the target in d, batch, dtype and device; NumPy for NumPy.
 
         Detached, like `sliced_mmd2_gradient`'s: nothing can be differentiated through it.
@@ -101,88 +128,74 @@ class Target:
             TypeError, ValueError: what `sliced_mmd2_gradient` refuses.
         """
         numpy = isinstance(x, np.ndarray)
-        x = _validate.points("x", x)
-        y = self.y if self.stream is None else self.y.to(x.dtype)
-        x, _, _ = _validate.pair(x, y, look=False)
-        a = _validate.weights("x_weights", x_weights, x, self.group)
-        unbiased = _validate.statistic(statistic, ("x", x, a), ("y", self.y, self.y_weights)) == "U"
+        points = _validate.points("x", x)
+        y = self.y if self.stream is None else self.y.to(points.dtype)
+        _validate.pair(points, y, look=False)
+        a = _validate.weights("x_weights", x_weights, points, self.group)
+        unbiased = _validate.statistic(statistic, ("x", points, a), ("y", self.y, self.y_weights)) == "U"
         with self.memory.in_use():
-            result = self._evaluate(x.detach(), a, unbiased)
-        assert result.x is not None
-        return result.x.numpy() if numpy else result.x
+            gradient = self._evaluate(Cloud(points, a).detached(), unbiased).x
+        assert gradient is not None
+        return gradient.numpy() if numpy else gradient
 
-    def _evaluate(self, x: Tensor, a: Tensor | None, unbiased: bool) -> Result:
-        solver = engines.get(self.engine, self.kernel, x, self.y)
-        need = (False, True, False, False, False)
-        one_by_one = x.ndim > 2 or self.reuse == 1
-        if self.stream is None and (solver is not bins or self.kernel != Riesz(1.0) or one_by_one):
-            arguments = (x, self.y, a, self.y_weights, self._sample(self._seed()), self.kernel, unbiased, need)
-            return solver.evaluate(*arguments) if self.group is None else bins.evaluate(*arguments, self.group)
-        entry = self._turn(x)
-        result = Result()
-        drift = False
-        for t in entry.tables:
-            part = bins.against(t, x, None, a, None, self.kernel, unbiased, need, entry.P, self.group)
-            drift |= part.outside > t.outside + _DRIFT
-            result += part
-        if drift:
-            self._pool.remove(entry)
-        return result
+    def _evaluate(self, x: Cloud, unbiased: bool) -> Result:
+        keeper = self._keeper
+        if keeper is not None and (self.stream is not None or self.reuse is None):
+            return self._on_kept(keeper, x, unbiased)
+        engine = engines.choose(self.engine, self._problem, x.points, self.y)
+        if engine is keeper and self.reuse != 1 and x.points.ndim == 2:
+            return self._on_kept(keeper, x, unbiased)
+        y = Cloud(self.y, self.y_weights).detached()
+        return engine.evaluate(Pair(x, y, unbiased), self._sample(self._seed()), self._problem)
 
-    def _turn(self, x: Tensor) -> _Entry:
-        """The set of slices whose turn it is, fresh if the pool is not full or it has done its duty."""
-        turn = self._calls % self.reuse
-        self._calls += 1
-        if turn < len(self._pool) and self._pool[turn].uses < self.reuse:
-            entry = self._pool[turn]
+    def _on_kept(self, keeper: Engine, x: Cloud, unbiased: bool) -> Result:
+        """On the slices whose turn it is: fresh ones if too few are kept, or if these have served their calls."""
+        calls, sets = self._pool.calls, list(self._pool.sets)
+        turn = 0 if self.reuse is None else calls % self.reuse
+        if turn < len(sets) and (self.reuse is None or sets[turn].uses < self.reuse):
+            used = dataclasses.replace(sets[turn], uses=sets[turn].uses + 1)
         else:
             seed = self._seed()
-            y = self.y if self.stream is None else self.stream
-            entry = _Entry(seed, bins.tables(y, self.y_weights, self._sample(seed), self.kernel, x, self.group))
-            if turn < len(self._pool):
-                self._pool[turn] = entry
-            else:
-                self._pool.append(entry)
-        entry.uses += 1
-        return entry
+            used = KeptSlices(seed, 1, keeper.keep(self._source, x.points, self._sample(seed), self._problem))
+        result = used.target.evaluate(x, unbiased)
+        sets[turn : turn + 1] = [] if result.outgrown else [used]
+        self._pool = _Pool(calls + 1, tuple(sets))
+        return result
+
+    @property
+    def _source(self) -> Cloud | Batches:
+        """The target as an engine keeps it."""
+        return Cloud(self.y, self.y_weights).detached() if self.stream is None else self.stream
 
     def _seed(self) -> int:
         """Of the next slices, the same on all ranks."""
         device = self.generator.device if self.generator is not None else "cpu"
         return _ranks.agreed(int(torch.randint(2**62, (), generator=self.generator, device=device).item()), self.group)
 
-    def _sample(self, seed: int) -> directions.Directions:
+    def _sample(self, seed: int) -> Directions:
         generator = torch.Generator(self.y.device).manual_seed(seed)
         return directions.sample(self.directions, self.slices, self.y.shape[-1], self.y, generator)
 
     def state(self) -> dict[str, Tensor]:
-        """What is needed to go on with the very same slices and ranges: a few numbers a slice. See `load_state`."""
-        state = {"calls": _whole(self._calls), "entries": _whole(len(self._pool))}
-        for k, entry in enumerate(self._pool):
-            state[f"{k}.seed"], state[f"{k}.uses"] = _whole(entry.seed), _whole(entry.uses)
-            for i, t in enumerate(entry.tables):
-                state |= {f"{k}.{i}.{name}": v for name, v in t.span().items()}
+        """What is needed to go on with the very same slices and bins: a few numbers a slice. See `load_state`."""
+        state = {"calls": _whole(self._pool.calls), "entries": _whole(len(self.kept))}
+        for k, kept in enumerate(self.kept):
+            state[f"{k}.seed"], state[f"{k}.uses"] = _whole(kept.seed), _whole(kept.uses)
+            state |= {f"{k}.{name}": v for name, v in kept.target.state().items()}
         return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Takes over what `state` returned; the tables are counted anew. Raises KeyError for a state of other slices."""
-        self._calls = int(state["calls"])
-        self._pool = []
+        """Takes over what `state` returned, and counts the target anew. Raises KeyError for a state of other slices."""
+        sets = []
         for k in range(int(state["entries"])):
-            seed = int(state[f"{k}.seed"])
-            found = []
-            for i, part in enumerate(bins.parts(self._sample(seed))):
-                span = {name.removeprefix(f"{k}.{i}."): v for name, v in state.items() if name.startswith(f"{k}.{i}.")}
-                found.append(bins.known(part, self.y, span))
-            bins.fill(found, self.y if self.stream is None else self.stream, self.y_weights, self.group)
-            self._pool.append(_Entry(seed, found, int(state[f"{k}.uses"])))
+            if self._keeper is None:
+                raise KeyError("entries")
+            prefix, seed = f"{k}.", int(state[f"{k}.seed"])
+            own = {key.removeprefix(prefix): v.to(self.y.device) for key, v in state.items() if key.startswith(prefix)}
+            target = self._keeper.restore(self._source, own, self._sample(seed), self._problem)
+            sets.append(KeptSlices(seed, int(own["uses"]), target))
+        self._pool = _Pool(int(state["calls"]), tuple(sets))
 
 
 def _whole(number: int) -> Tensor:
     return torch.tensor(number, dtype=torch.int64, device="cpu")
-
-
-class _Entry:
-    def __init__(self, seed: int, tables: list[bins.Tables], uses: int = 0) -> None:
-        self.seed, self.tables, self.uses = seed, tables, uses
-        self.P = sum(t.xi.P for t in tables)

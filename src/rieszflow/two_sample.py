@@ -23,14 +23,15 @@ import scipy.stats
 import torch
 
 from rieszflow import _validate
+from rieszflow._clouds import Cloud
 from rieszflow._notices import notice
 from rieszflow._surroundings import plain
 from rieszflow._types import Progress, ProgressCallback
-from rieszflow.engines import _bins_cpu as cpu
 from rieszflow.engines import bins
+from rieszflow.engines.bins import passes
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.kernels import Riesz
-from rieszflow.sketch import SliceSketch, met
+from rieszflow.sketch import SliceSketch
 from rieszflow.stream import Stream, stream
 from rieszflow.stream import common as stream_common
 
@@ -193,7 +194,7 @@ def _deal(
 ) -> tuple[SliceSketch, list[np.ndarray]]:
     """The sketch of a cloud, and the counts (K, P, bins) of K blocks of `size` random points on every part of the slices."""
     whole, parts = empty.empty(), empty._parts[: empty._random]
-    counts = [np.zeros((K, t.xi.P, t.B + 2 * bins.TAIL), np.min_scalar_type(size)) for t in parts]
+    counts = [np.zeros((K, t.directions.P, t.B + 2 * bins.TAIL), np.min_scalar_type(size)) for t in parts]
     # How many points every block still gets, and how many none does: who gets which is drawn batch by batch.
     left = np.array([size] * K + [cloud.count() - K * size])
     for batch in cloud:
@@ -207,9 +208,9 @@ def _deal(
                 # the same point among others, and equal points must be in equal bins.
                 times = 2 if len(mine) == 1 else 1
                 for t, c in zip(parts, counts, strict=True):
-                    t, points = met(t, batch[mine.repeat(times)])
-                    mass, _ = t.passes.count(t, points, None, False, 1 / times, "block")
-                    c[k] += (mass if isinstance(mass, np.ndarray) else mass.cpu().numpy()).astype(c.dtype)
+                    t, points = t.met(batch[mine.repeat(times)])
+                    mass, _ = passes.of(t).count(t, Cloud(points), moments=False, scale=1 / times, memory="block")
+                    c[k] += mass.cpu().numpy().astype(c.dtype)
         if progress is not None:
             progress(Progress(name, whole.n, cloud.count()))
     return whole, counts
@@ -252,7 +253,7 @@ def _gram(like: SliceSketch, masses: list[list[np.ndarray]], numbers: np.ndarray
     K = len(w)
     gram, each = np.zeros((K, K)), []
     for t, mass in zip(like._parts[: like._random], masses, strict=True):
-        unit = Riesz(1.0).slicing_constant(t.xi.n) / (t.scale * like.slices)
+        unit = Riesz(1.0).slicing_constant(t.directions.n) / (t.scale * like.slices)
         for some, h in _pieces(t, K):
             f = np.concatenate([m[:, some] for m in mass]) / numbers[:, None, None]
             F = (f - f[0]).cumsum(-1)
@@ -268,13 +269,13 @@ def _gram(like: SliceSketch, masses: list[list[np.ndarray]], numbers: np.ndarray
     return gram, float(values.std() / math.sqrt(len(values)))
 
 
-def _pieces(t: bins.Tables, K: int) -> Iterator[tuple[slice, np.ndarray]]:
+def _pieces(t: bins.Grid, K: int) -> Iterator[tuple[slice, np.ndarray]]:
     """Some slices at a time, for tables of K rows: which, and the widths of their bins (p, bins)."""
-    tail = np.diff([cpu.tail_edge(k, t.B) for k in range(bins.TAIL + 1)])
+    tail = np.diff([bins.tail_edge(k, t.B) for k in range(bins.TAIL + 1)])
     widths = np.concatenate([tail[::-1], np.ones(t.B), tail])
-    inverse = np.asarray(t.inverse.cpu() if isinstance(t.inverse, torch.Tensor) else t.inverse, np.float64)
+    inverse = np.asarray(t.inverse.cpu().numpy(), np.float64)
     step = max(1, _TOGETHER // (4 * K * len(widths)))
-    for k in range(0, t.xi.P, step):
+    for k in range(0, t.directions.P, step):
         yield slice(k, k + step), widths / inverse[k : k + step, None]
 
 

@@ -12,10 +12,12 @@ from problems import KERNELS, clouds, generator, gradient_1d_by_hand, kernel_by_
 
 import rieszflow as rf
 from rieszflow import _slices, directions, engines
+from rieszflow._clouds import Cloud, Need
 from rieszflow._scratch import scratch
 from rieszflow.directions.hadamard import Hadamard
-from rieszflow.engines import _bins_cpu, bins
-from rieszflow.engines._bins_device import Device
+from rieszflow.engines import Problem
+from rieszflow.engines.bins import counted, layout, loops, passes
+from rieszflow.engines.bins.device import Device
 
 ENGINES = list(engines.ENGINES)
 KINDS = list(directions.KINDS)
@@ -29,12 +31,7 @@ def relative(one, two):
 @pytest.fixture
 def on_device_passes(monkeypatch):
     """The passes that CUDA uses, here on the CPU."""
-
-    def set_range(t, low, inverse):
-        t.low, t.inverse = (torch.from_numpy(np.ascontiguousarray(v, np.float32)) for v in (low, inverse))
-
-    monkeypatch.setattr(bins.Tables, "passes", Device)
-    monkeypatch.setattr(bins, "_set_range", set_range)
+    monkeypatch.setattr(passes, "of", lambda frame: Device())
 
 
 # One dimension.
@@ -90,12 +87,14 @@ def test_bins_keep_their_bound(x_shape, y_shape, n):
     x, y = shapes(x_shape, n, g), shapes(y_shape, 2 * n, g)
     xi = torch.ones(1, 1)
     got, exact = (rf.sliced_mmd2_gradient(x, y, directions=xi, engine=e)[:, 0] * n for e in ("bins", "sort"))
-    (t,) = bins.tables(y, None, directions.Directions(xi), rf.Riesz(1.0), x)
-    f, _ = t.passes.count(t, x, None, False, 1 / len(x))
+    problem = Problem(rf.Riesz(1.0), Need(x=True))
+    (t,) = engines.ENGINES["bins"].keep(Cloud(y), x, directions.Directions(xi), problem).tables
+    grid = t.grid
+    f = counted(grid, Cloud(x)).mass
     u, index = np.empty(n, np.float32), np.empty(n, np.uint32)
-    _bins_cpu.locate(bins._project(t, x)[0].numpy(), n, t.low[0], t.inverse[0], t.B, u, index)
-    own = np.array([_bins_cpu.place(v, t.B)[0] for v in u])
-    bound = 2 * (f[0] + t.mass[0])[own]
+    loops.locate(grid.project(x)[0].numpy(), n, grid.low.numpy()[0], grid.inverse.numpy()[0], grid.B, u, index)
+    own = np.array([layout.place(v, grid.B)[0] for v in u])
+    bound = 2 * (f[0] + t.mass[0]).numpy()[own]
     assert (np.abs((got - exact).numpy()) <= bound + 4 * EPS).all()
 
 
@@ -531,7 +530,7 @@ def test_target_follows_points_that_move():
         gradient = target.gradient(x)
     outward = gradient.mean(0) * 3000
     torch.testing.assert_close(outward.norm(), torch.tensor(1.0), rtol=0, atol=0.2)  # one unit of force, up to slice error
-    assert all(t.outside < 0.05 for entry in target._pool for t in entry.tables)
+    assert all(outside < 0.05 for kept in target.kept for outside in kept.target.outside)
 
 
 def test_target_goes_on_from_its_state():

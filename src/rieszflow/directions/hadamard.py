@@ -9,13 +9,12 @@ padded up to it. Source of the construction: Yu et al., Orthogonal Random Featur
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._compiled import OPTIONS
-from rieszflow._threads import share
+from rieszflow._numba import share, tile_width
+from rieszflow.directions import loops
 from rieszflow.directions.base import Directions
 
 SMALLEST = 64
@@ -80,13 +79,14 @@ class Hadamard(Directions):
         out = torch.from_numpy(np.empty((self.P, len(x)), np.float32))
         for s, rows, mine in self._pieces():
             args = x.detach().numpy(), shift.flatten().numpy(), np.float32(scale), s.numpy(), rows.start, out[mine].numpy()
-            share(_project, len(x), width(self.n), *args)
+            share(loops.project, len(x), tile_width(self.n), *args)
         return out
 
     def _adjoint_cpu(self, g: Tensor) -> Tensor:
         out = torch.from_numpy(np.zeros((g.shape[1], self.d), np.float32))
         for s, rows, mine in self._pieces():
-            share(_adjoint, g.shape[1], width(self.n), g[mine].detach().numpy(), s.numpy(), rows.start, out.numpy())
+            args = g[mine].detach().numpy(), s.numpy(), rows.start, out.numpy()
+            share(loops.adjoint, g.shape[1], tile_width(self.n), *args)
         return out
 
 
@@ -99,124 +99,3 @@ def _transform(x: Tensor) -> Tensor:
         x = torch.stack([pairs[..., 0, :] + pairs[..., 1, :], pairs[..., 0, :] - pairs[..., 1, :]], -2).flatten(-3)
         h *= 2
     return x
-
-
-# On the CPU points are transformed T at a time, side by side: tile[j·T + i] is coordinate j of the i-th of them. Then every
-# butterfly is the same operation on T neighbours, and a tile stays in the second-level cache.
-
-
-def width(n: int) -> int:
-    """T: 256 KB a tile at n = 1024, never less than one vector of 16 floats."""
-    return 64 if n <= 2048 else max(16, (1 << 17) // n)
-
-
-@numba.njit(**OPTIONS)
-def butterflies(tile, n, T):
-    """Walsh–Hadamard transform of every column; two levels in one sweep, which halves the memory traffic."""
-    h = 1
-    levels = 0
-    while (1 << levels) < n:
-        levels += 1
-    if levels & 1:
-        for start in range(0, n * T, 2 * T):
-            a, b = tile[start : start + T], tile[start + T : start + 2 * T]
-            for k in range(T):
-                p, q = a[k], b[k]
-                a[k], b[k] = p + q, p - q
-        h = 2
-    while h < n:
-        w = h * T
-        for start in range(0, n * T, 4 * w):
-            a, b = tile[start : start + w], tile[start + w : start + 2 * w]
-            c, d = tile[start + 2 * w : start + 3 * w], tile[start + 3 * w : start + 4 * w]
-            for k in range(w):
-                p, q, r, s = a[k], b[k], c[k], d[k]
-                e, f, g, o = p + q, p - q, r + s, r - s
-                a[k], b[k], c[k], d[k] = e + g, f + o, e - g, f - o
-        h *= 4
-
-
-@numba.njit(**OPTIONS)
-def scale_rows(tile, factors, T):
-    for j in range(factors.shape[0]):
-        row = tile[j * T : (j + 1) * T]
-        f = factors[j]
-        for k in range(T):
-            row[k] *= f
-
-
-@numba.njit(**OPTIONS)
-def forward(tile, x, first, m, shift, scale, signs, T):
-    """tile = H·D₂·H·D₁·(x − shift)·scale for the points first … first + m − 1; other columns are zero."""
-    d, n = x.shape[1], signs.shape[1]
-    factors = signs[0] * np.float32(1 / n)
-    tile[(d if m == T else 0) * T :] = 0
-    whole = m - m % 8
-    for i in range(0, whole, 8):
-        # Eight points at a time: their rows are read along, and every line of the tile is touched for all of them at once.
-        x0, x1, x2, x3 = x[first + i], x[first + i + 1], x[first + i + 2], x[first + i + 3]
-        x4, x5, x6, x7 = x[first + i + 4], x[first + i + 5], x[first + i + 6], x[first + i + 7]
-        for j in range(d):
-            s, f, line = shift[j], factors[j], tile[j * T + i : j * T + i + 8]
-            line[0] = np.float32((x0[j] - s) * scale) * f
-            line[1] = np.float32((x1[j] - s) * scale) * f
-            line[2] = np.float32((x2[j] - s) * scale) * f
-            line[3] = np.float32((x3[j] - s) * scale) * f
-            line[4] = np.float32((x4[j] - s) * scale) * f
-            line[5] = np.float32((x5[j] - s) * scale) * f
-            line[6] = np.float32((x6[j] - s) * scale) * f
-            line[7] = np.float32((x7[j] - s) * scale) * f
-    for i in range(whole, m):
-        for j in range(d):
-            tile[j * T + i] = np.float32((x[first + i, j] - shift[j]) * scale) * factors[j]
-    butterflies(tile, n, T)
-    scale_rows(tile, signs[1], T)
-    butterflies(tile, n, T)
-
-
-@numba.njit(**OPTIONS)
-def backward(tile, out, first, m, signs, T):
-    """out[first + i] = D₁·H·D₂·H·tile, the adjoint of `forward` but for shift and scale."""
-    d, n = out.shape[1], signs.shape[1]
-    butterflies(tile, n, T)
-    scale_rows(tile, signs[1], T)
-    butterflies(tile, n, T)
-    factors = signs[0] * np.float32(1 / n)
-    whole = m - m % 8
-    for i in range(0, whole, 8):
-        o0, o1, o2, o3 = out[first + i], out[first + i + 1], out[first + i + 2], out[first + i + 3]
-        o4, o5, o6, o7 = out[first + i + 4], out[first + i + 5], out[first + i + 6], out[first + i + 7]
-        for j in range(d):
-            f, line = factors[j], tile[j * T + i : j * T + i + 8]
-            o0[j], o1[j], o2[j], o3[j] = line[0] * f, line[1] * f, line[2] * f, line[3] * f
-            o4[j], o5[j], o6[j], o7[j] = line[4] * f, line[5] * f, line[6] * f, line[7] * f
-    for i in range(whole, m):
-        for j in range(d):
-            out[first + i, j] = tile[j * T + i] * factors[j]
-
-
-@numba.njit(**OPTIONS)
-def _project(first, last, worker, T, x, shift, scale, signs, row, out):
-    tile = np.empty(signs.shape[1] * T, np.float32)
-    for start in range(first, last, T):
-        m = min(T, last - start)
-        forward(tile, x, start, m, shift, scale, signs, T)
-        for p in range(out.shape[0]):
-            for i in range(m):
-                out[p, start + i] = tile[(row + p) * T + i]
-
-
-@numba.njit(**OPTIONS)
-def _adjoint(first, last, worker, T, g, signs, row, out):
-    tile = np.empty(signs.shape[1] * T, np.float32)
-    part = np.empty((T, out.shape[1]), np.float32)
-    for start in range(first, last, T):
-        m = min(T, last - start)
-        tile[:] = 0
-        for p in range(g.shape[0]):
-            for i in range(m):
-                tile[(row + p) * T + i] = g[p, start + i]
-        backward(tile, part, 0, m, signs, T)
-        for i in range(m):
-            for j in range(out.shape[1]):
-                out[start + i, j] += part[i, j]

@@ -1,39 +1,48 @@
-"""All slices of D² and its derivatives: one dimension, many times.
-
-An engine is a module with one function (the contract; every engine is tested by the same tests against brute force):
-
-    evaluate(x, y, a, b, xi, kernel, unbiased, need) -> Result
-        x (..., N, d), y (..., M, d); a, b weights (..., N), (..., M) or None for equal ones; xi the directions; unbiased for
-        the U-statistic; need = five bools, for the value and its derivatives by x, y, a and b.
+"""Engines: all slices of D² and its derivatives, one dimension many times. `base.py` has their contract.
 
 `sort` is exact and the reference, for Riesz(1.0). `bins` takes linear time and no memory that grows with N, for all kernels.
-Adding an engine is adding one file and one entry in `ENGINES`.
 """
 
 from __future__ import annotations
 
-from types import ModuleType
-
 from torch import Tensor
 
-from rieszflow.engines import bins, sort
+from rieszflow.engines.base import Engine, Kept, Problem, Result
+from rieszflow.engines.bins import Bins
+from rieszflow.engines.sort import Sort
 from rieszflow.errors import InputError
-from rieszflow.kernels import Kernel, Riesz
 
-__all__ = ["ENGINES", "get"]
+__all__ = ["ENGINES", "Engine", "Kept", "Problem", "Result", "choose", "keeper"]
 
-ENGINES: dict[str, ModuleType] = {"sort": sort, "bins": bins}
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Sort(), Bins())}
 
 # Below, the tables of the bins cost more than the points, and the exact engine is about as fast.
 _FEW = 4096
 
 
-def get(name: str, kernel: Kernel, x: Tensor, y: Tensor, by_weights: bool = False) -> ModuleType:
-    """The engine of a name. `"auto"` is exact where that is cheap, wanted (float64) or the only way (by weights)."""
+def choose(name: str, problem: Problem, x: Tensor, y: Tensor) -> Engine:
+    """The engine of a name. "auto" asks the engines what they support.
+
+    Of those that support the problem, "auto" prefers an exact one for few points, float64 and derivatives by weights.
+
+    Raises:
+        InputError: an unknown name, or a problem that the engine does not support.
+    """
     if isinstance(name, str) and name == "auto":
-        if by_weights or x.dtype.itemsize > 4 or x.shape[-2] + y.shape[-2] < _FEW:
-            return sort if kernel == Riesz(1.0) else bins
-        return bins
-    if not isinstance(name, str) or name not in ENGINES:
+        precise = problem.need.weights or x.dtype.itemsize > 4 or x.shape[-2] + y.shape[-2] < _FEW
+        by_preference = sorted(ENGINES.values(), key=lambda engine: engine.exact, reverse=precise)
+        found = next((engine for engine in by_preference if engine.supports(problem)), ENGINES["bins"])
+    elif isinstance(name, str) and name in ENGINES:
+        found = ENGINES[name]
+    else:
         raise InputError(f"engine: {name!r} given; {', '.join(repr(n) for n in ('auto', *ENGINES))} are accepted")
-    return ENGINES[name]
+    refusal = found.refusal(problem)
+    if refusal is not None:
+        raise InputError(refusal)
+    return found
+
+
+def keeper(name: str, problem: Problem) -> Engine | None:
+    """The engine of a name, or of any for "auto", that can keep targets for a problem. None if there is none."""
+    named = (engine for engine in ENGINES.values() if name in ("auto", engine.name))
+    return next((engine for engine in named if engine.supports(problem) and engine.keeps(problem)), None)

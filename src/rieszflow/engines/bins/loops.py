@@ -1,76 +1,32 @@
-"""The bins' loops on the CPU: count, cumulate, look up. Nothing here holds more than one tile of projections a thread.
+"""The bins' compiled loops on the CPU: count, cumulate, look up, integrate.
 
-Layout of a slice's table: TAIL geometric bins on the left, B equal ones over [low, low + B/inverse), TAIL geometric ones on the
-right. Two geometric bins an octave, 32 octaves: a point 10⁷ times the range away still has a bin of its own magnitude.
+`fused_count` and `fused_look_up` are the hot path of the library. Nothing here holds more than a tile of projections a thread.
+Every loop that is shared out takes first, last, worker and the size of a tile in front: see `_numba.share`.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import numba
 import numpy as np
-import torch
 
-from rieszflow._compiled import OPTIONS
-from rieszflow.directions.hadamard import backward, forward
-from rieszflow.errors import InputError
+from rieszflow._numba import INLINE, OPTIONS
+from rieszflow.directions.loops import backward, forward
+from rieszflow.engines.bins.layout import STEEP, TAIL, place, tail_edge
 
-TAIL = 64
-PER_OCTAVE = 2
-FIRST = 64.0  # the first geometric bins are B/64 · 1/2 equal ones wide
-# A bin that holds more than this many times the mass of its emptier neighbour holds a point mass: the excess counts as
-# a tie in the middle of the bin instead of being spread over it.
-STEEP = 2.0
-
-
-def check_inside(positions: Any, all_of_them: bool = True) -> None:
-    """Positions outside of the bins, or sums of them, are numbers: they are none for points too far off for float32.
-
-    Infinity is told by its sign and does no harm where positions are not `all` wanted.
-    """
-    isfinite, isnan = (np.isfinite, np.isnan) if isinstance(positions, np.ndarray) else (torch.isfinite, torch.isnan)
-    if (not isfinite(positions).all()) if all_of_them else isnan(positions).any():
-        raise InputError(
-            "x, y: points so far from the others given (some 10^30 times their spread) that float32 cannot hold the slices; "
-            "mmd2 and mmd2_gradient take them"
-        )
+__all__ = [
+    "cumulate",
+    "fused_count",
+    "fused_extent",
+    "fused_look_up",
+    "integrals",
+    "locate",
+    "merge",
+    "tile_count",
+    "tile_look_up",
+]
 
 
-@numba.njit(**OPTIONS)
-def place(u, B):
-    """Bin and fraction inside it of a point u equal bins right of `low`, anywhere on the line."""
-    if 0 <= u < B:
-        k = int(u)
-        return TAIL + k, np.float32(u - k)
-    right = u >= B
-    v = 1.0 + (u - B if right else -u) * (FIRST / B)
-    if not v < 1e30:  # infinity, and what is no number
-        v = 1e30
-    mantissa, exponent = math.frexp(v)
-    within = (2.0 * mantissa - 1.0) * PER_OCTAVE
-    step = min(int(within), PER_OCTAVE - 1)
-    k = (exponent - 1) * PER_OCTAVE + step
-    fraction = np.float32(within - step)
-    if k >= TAIL:
-        k, fraction = TAIL - 1, np.float32(0.5)
-    if right:
-        return TAIL + B + k, fraction
-    return TAIL - 1 - k, np.float32(1.0) - fraction
-
-
-@numba.njit(**OPTIONS)
-def tail_edge(k, B):
-    """Distance from the range, in equal bins, of the inner edge of the k-th geometric bin."""
-    return (2.0 ** (k // PER_OCTAVE) * (1.0 + (k % PER_OCTAVE) / PER_OCTAVE) - 1.0) * B / FIRST
-
-
-# Called for every row of every tile: a call that is not inlined would cost as much as the work.
-_INLINE = {**OPTIONS, "inline": "always"}
-
-
-@numba.njit(**_INLINE)
+@numba.njit(**INLINE)
 def locate(row, m, low, inverse, B, u, index):
     """Positions u in equal bins, and index TAIL + floor(u); returns 0 if all are inside the range."""
     far = np.uint32(0)
@@ -94,7 +50,7 @@ def count_outside(m, B, w, first, sums, u, index):
             sums[k if k < TAIL else k - B] += u[t] * (w[first + t] if w.shape[0] else 1.0)
 
 
-@numba.njit(**_INLINE)
+@numba.njit(**INLINE)
 def count_row(row, m, low, inverse, B, w, first, table, base, sums, u, index):
     """Adds a row of projections to a slice's table, which begins at `base` in the flat `table`."""
     if locate(row, m, low, inverse, B, u, index):
@@ -120,7 +76,7 @@ def weigh(row, m, w, first, own, u):
         row[t] = w[first + t] * (row[t] - w[first + t] * (own[0] + u[t] * own[1]))
 
 
-@numba.njit(**_INLINE)
+@numba.njit(**INLINE)
 def look_up_row(row, m, low, inverse, B, w, first, lines, base, own, u, index, pair, halves):
     """row = value + fraction · slope of every projection's bin, times its weight, less what its own mass does there.
 

@@ -52,7 +52,7 @@ def main() -> None:
     axes.bar_label(axes.containers[0], fmt=" %.0f ×")
     axes.set(xlabel="times shorter to the same error", title=f"{options.data}, N = M = {n:,}, P = {options.slices}")
     axes.invert_yaxis()
-    save(options.out, f"accuracy-{options.data}-{n}", {"n": n, "slices": options.slices, "rows": rows}, figure)
+    save(options, f"accuracy-{options.data}-{n}", {"n": n, "slices": options.slices, "rows": rows}, figure)
 
 
 if __name__ == "__main__":

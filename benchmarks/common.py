@@ -1,4 +1,4 @@
-"""What the benchmarks share: the usual implementation, timing in turn, and the results as JSON and PNG."""
+"""What benchmarks and experiments share: their options, timing in turn, the usual implementation, results as JSON and PNG."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from typing import Any
 
 import matplotlib
 import torch
+from matplotlib.figure import Figure
 
 import rieszflow as rf
+from rieszflow._files import atomically
+from rieszflow.data import load
 
 matplotlib.use("Agg")
-OUT = Path("docs/benchmarks")
+BENCHMARKS, EXPERIMENTS = Path("docs/benchmarks"), Path("docs/experiments")
 
 
 def usual(x: torch.Tensor, y: torch.Tensor, xi: torch.Tensor) -> torch.Tensor:
@@ -29,12 +32,19 @@ def usual(x: torch.Tensor, y: torch.Tensor, xi: torch.Tensor) -> torch.Tensor:
     places = torch.arange(N).expand_as(px)
     own_rank = torch.empty_like(places).scatter_(1, px.sort(dim=1).indices, places)  # place of every x among x
     F, G = (own_rank + 0.5) / N, (joined_rank - own_rank) / M
-    scale = rf.Riesz().slicing_constant(x.shape[1]) / len(xi)
+    scale = rf.Riesz().basis_constant(x.shape[1]) / len(xi)
     return scale / N * (2 * (G - F)).T @ xi
 
 
 def independent(P: int, d: int, g: torch.Generator) -> torch.Tensor:
     return torch.nn.functional.normalize(torch.randn(P, d, generator=g), dim=1)
+
+
+def seconds(way: Callable[[], Any]) -> tuple[float, Any]:
+    """How long a call takes, and what it gives."""
+    start = time.perf_counter()
+    result = way()
+    return time.perf_counter() - start, result
 
 
 def in_turn(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
@@ -64,17 +74,36 @@ def ratios(seconds: dict[str, list[float]], base: str) -> dict[str, dict[str, fl
     return found
 
 
-def parser(doc: str | None, **defaults: int) -> argparse.ArgumentParser:
+def parser(doc: str | None, out: Path = BENCHMARKS, **defaults: int) -> argparse.ArgumentParser:
+    """Options of whole numbers by their defaults, and the folder for the results."""
     found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in defaults.items():
         found.add_argument(f"--{name}", type=int, default=default)
-    found.add_argument("--out", type=Path, default=OUT, help="folder for the JSON and the PNG")
+    found.add_argument("--out", type=Path, default=out, help="folder for the JSON and the PNG")
     return found
 
 
-def save(out: Path, name: str, content: dict[str, Any], figure: Any) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+def options(doc: str | None) -> argparse.Namespace:
+    """Those of an experiment."""
+    found = parser(doc, EXPERIMENTS)
+    found.add_argument("--full", action="store_true", help="the paper's size instead of one for a few minutes")
+    return found.parse_args()
+
+
+def save(given: argparse.Namespace, name: str, content: dict[str, Any], figure: Figure | None = None) -> None:
+    """NAME.json and NAME.png in the folder that was asked for; the name of a full experiment ends in -full."""
+    stem = given.out / (name + ("-full" if getattr(given, "full", False) else ""))
     machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "machine": platform.machine()}
-    (out / f"{name}.json").write_text(json.dumps({"machine": machine, **content}, indent=1) + "\n")
-    figure.savefig(out / f"{name}.png", dpi=120, bbox_inches="tight")
-    print(f"saved {out / name}.json and .png")
+    text = json.dumps({"machine": machine, **content}, indent=1) + "\n"
+    atomically(stem.with_suffix(".json"), lambda path: path.write_text(text, encoding="utf-8"))
+    if figure is not None:
+        atomically(stem.with_suffix(".png"), lambda path: figure.savefig(path, dpi=120, bbox_inches="tight"))
+    print(f"saved {stem}.json" + (" and .png" if figure is not None else ""), flush=True)
+
+
+def images(name: str, n: int, g: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]:
+    """n training and up to n held-out images, flat, and their shape."""
+    data = load(name)
+    train = data.train.flatten(1)[torch.randperm(len(data.train), generator=g)[:n]]
+    held_out = data.held_out.flatten(1)[torch.randperm(len(data.held_out), generator=g)[:n]]
+    return train, held_out, data.shape

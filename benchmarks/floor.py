@@ -19,11 +19,11 @@ import numba
 import numpy as np
 import torch
 from common import parser, save
+from rieszflow._compiled import OPTIONS
+from rieszflow._threads import share, threads
 
 import rieszflow as rf
 from rieszflow import _validate, directions
-from rieszflow._compiled import OPTIONS
-from rieszflow._threads import share, threads
 from rieszflow.engines import _bins_cpu as cpu
 from rieszflow.engines import bins
 
@@ -131,9 +131,7 @@ def main() -> None:
     axes.set(xlabel="milliseconds", title=f"N = M = {N:,}, d = {d}, P = {n}")
     axes.invert_yaxis()
     axes.legend(fontsize=8)
-    save(
-        options.out, "floor", {"n": N, "d": d, "slices": n, "rates": rate, "rows": rows, "load_and_transform": passing}, figure
-    )
+    save(options, "floor", {"n": N, "d": d, "slices": n, "rates": rate, "rows": rows, "load_and_transform": passing}, figure)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def main() -> None:
     axes.invert_yaxis()
     settings = {k: v for k, v in vars(options).items() if k != "out"}
     save(
-        options.out,
+        options,
         "gradient",
         {"options": settings, "differences": {"sort": of_sort, "bins": of_bins}, "seconds": seconds, "usual_over_this": found},
         figure,

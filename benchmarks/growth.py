@@ -88,7 +88,7 @@ def main() -> None:
     axes.loglog([r["n"] for r in rows], [r["seconds"] / r["n"] * 1e4 for r in rows], "s--", label="per 10,000 particles")
     axes.set(xlabel="N = M", title=f"d = {options.d}, P = {options.slices}, memory-mapped points")
     axes.legend()
-    save(options.out, f"growth-{options.d}", {"d": options.d, "slices": options.slices, "rows": rows}, figure)
+    save(options, f"growth-{options.d}", {"d": options.d, "slices": options.slices, "rows": rows}, figure)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ Pixel noise is seen in the total variation: the mean absolute difference of neig
 Run: python benchmarks/latents.py [--data fashion-mnist] [--particles 2000] [--steps 450]
 """
 
-import argparse
 import math
 
 import torch
+from common import parser
 
 import rieszflow as rf
 from rieszflow.data import load
@@ -22,11 +22,9 @@ def total_variation(x: torch.Tensor, shape: tuple[int, ...]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--data", default="fashion-mnist")
-    parser.add_argument("--particles", type=int, default=2000)
-    parser.add_argument("--steps", type=int, default=450)
-    options = parser.parse_args()
+    command = parser(__doc__, particles=2000, steps=450)
+    command.add_argument("--data", default="fashion-mnist")
+    options = command.parse_args()
     data = load(options.data)
     g = torch.Generator().manual_seed(0)
     targets = data.train.flatten(1)[torch.randperm(len(data.train), generator=g)[:6000]]
@@ -39,7 +37,7 @@ def main() -> None:
         x = draw_latents(Config(latents=latents), data.shape, options.particles, g)
         start = total_variation(x, data.shape)
         flow = rf.ParticleFlow(targets, slices=d, step_size=1.0, momentum=0.8, seed=g, bounds=(0.0, 1.0))
-        x = flow.run(x, options.steps)
+        x = flow.run(x, steps=options.steps)
         distance = rf.energy_distance(x[:2000], held_out, statistic="U")
         end = total_variation(x, data.shape)
         print(f"{latents:>13}  energy distance {distance:+.4f}  total variation {end:.3f} (from {start:.3f})")

@@ -41,12 +41,12 @@ def main() -> None:
         return rf.ParticleFlow(y, slices=1024, step_size=tau, momentum=MOMENTUM, reuse=reuse, bounds=(0.0, 1.0), seed=drawn)
 
     latents = draw_latents(Config(latents="smooth"), data.shape, options.particles, g)
-    start = flow(1, 1, 1.5).run(latents, options.before)
+    start = flow(1, 1, 1.5).run(latents, steps=options.before)
     print(f"energy distance of training data {distance(y):.4f}, before {distance(start):.4f}")
     rows = []
     for steps, (reuse, step) in itertools.product(STEPS, WAYS):
         begun = time.perf_counter()
-        one, two = (flow(seed, reuse, step).run(start, steps) for seed in (2, 3))
+        one, two = (flow(seed, reuse, step).run(start, steps=steps) for seed in (2, 3))
         seconds = (time.perf_counter() - begun) / (2 * steps)
         noise = ((one - two).square().mean() / 2 / (one - start).square().mean()).item()
         rows.append(
@@ -67,7 +67,7 @@ def main() -> None:
         title=f"after {STEPS[0]} (upper ends) and {STEPS[1]} further steps",
     )
     axes.legend(fontsize=8)
-    save(options.out, "noise", {"particles": options.particles, "before": options.before, "rows": rows}, figure)
+    save(options, "noise", {"particles": options.particles, "before": options.before, "rows": rows}, figure)
 
 
 if __name__ == "__main__":

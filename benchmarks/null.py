@@ -169,7 +169,7 @@ def main() -> None:
         "intervals": intervals,
         "power": curves,
     }
-    save(options.out, "null", content, figure)
+    save(options, "null", content, figure)
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def main() -> None:
     axes.set(xlabel="seconds for one gradient", title=f"N = M = {options.n:,}, d = 784, P = {options.slices}")
     axes.set_xlim(right=20 * max(r["seconds"] for r in rows))
     axes.invert_yaxis()
-    save(options.out, "peers", {"n": options.n, "slices": options.slices, "gradients": rows, "values": of_values}, figure)
+    save(options, "peers", {"n": options.n, "slices": options.slices, "gradients": rows, "values": of_values}, figure)
 
 
 if __name__ == "__main__":

@@ -45,9 +45,9 @@ def job(out: str, N: int, d: int, slices: int, repeats: int) -> None:
     x, y = torch.rand(n, d, generator=g), torch.rand(n, d, generator=g) ** 2
     group = dist.group.WORLD if world > 1 else None
     flow = rf.ParticleFlow(y, slices=slices, engine="bins", seed=g, reuse=1000, group=group)
-    flow.tables.reuse = 1000  # one set of slices to begin with, used all along
-    flow.tables.gradient(x)
-    flow.tables._calls = 0
+    flow.target.reuse = 1000  # one set of slices to begin with, used all along
+    flow.target.gradient(x)
+    flow.target._calls = 0
     sent, seconds = 0, []
     original = dist.all_reduce
 
@@ -61,7 +61,7 @@ def job(out: str, N: int, d: int, slices: int, repeats: int) -> None:
         dist.barrier()
         sent, start = 0, time.perf_counter()
         flow.step(x)
-        flow.tables._calls = 0
+        flow.target._calls = 0
         seconds.append(time.perf_counter() - start)
     dist.all_reduce = original
     slowest = torch.tensor(statistics.median(seconds[2:]))
@@ -130,7 +130,7 @@ def main() -> None:
     axes.set(xlabel="N = M", ylabel="seconds a flow step", title=f"d = {options.d}, P = {options.slices}; dashed: model")
     axes.legend()
     content = {"d": options.d, "slices": options.slices, "model": model, "rows": rows, "large": large}
-    save(options.out, f"processes-{options.d}", content, figure)
+    save(options, f"processes-{options.d}", content, figure)
 
 
 if __name__ == "__main__":

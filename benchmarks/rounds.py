@@ -56,7 +56,7 @@ def main() -> None:
                 got = rf.sliced_mmd2_gradient(x, y, directions=xi, engine="sort")
                 squares.append((((got - exact).norm() / exact.norm()) ** 2).item())
                 axis += xi.double().abs().mean(0) / options.repeats
-            sphere = 1 / rf.Riesz(1.0).slicing_constant(n)
+            sphere = 1 / rf.Riesz(1.0).basis_constant(n)
             mean = sum(squares) / len(squares)
             spread = (sum((s - mean) ** 2 for s in squares) / (len(squares) - 1) / len(squares)) ** 0.5
             row[kind] = {
@@ -76,7 +76,7 @@ def main() -> None:
     axes.set(xlabel="relative error of the gradient, one block of n directions")
     axes.invert_yaxis()
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    save(options.out, "rounds", {"repeats": options.repeats, "rows": rows}, figure)
+    save(options, "rounds", {"repeats": options.repeats, "rows": rows}, figure)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def main() -> None:
             ax.loglog([r["P"] for r in mine], [r[key] for r in mine], "o-", label=f"d = {d}")
             ax.set(xlabel="P", ylabel=key)
     axes[1].legend(fontsize=7)
-    save(options.out, "sizes", {"n": options.n, "rows": rows}, figure)
+    save(options, "sizes", {"n": options.n, "rows": rows}, figure)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def main() -> None:
     axes.barh([f"d = {r['d']}, P = {r['slices']}, {r['source']}" for r in rows], [r["rows_per_second"] for r in rows])
     axes.set(xlabel="rows a second", xscale="log")
     axes.invert_yaxis()
-    save(options.out, "sketch", {"bytes_per_second": bandwidth, "rows": rows}, figure)
+    save(options, "sketch", {"bytes_per_second": bandwidth, "rows": rows}, figure)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,11 @@ Power: both at N = M = 200 on the same pairs of normal clouds, shifted along one
 Run: pip install -r benchmarks/peers.txt; python benchmarks/two_sample.py [--n 100000] [--dcor 2000] [--pairs 100]
 """
 
-import time
-
 import dcor
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from common import parser, save
+from common import parser, save, seconds
 
 import rieszflow as rf
 
@@ -31,12 +29,6 @@ def by_dcor(x: torch.Tensor, y: torch.Tensor, permutations: int, seed: int) -> f
     return dcor.homogeneity.energy_test(
         x.double().numpy(), y.double().numpy(), num_resamples=permutations, random_state=state
     ).pvalue
-
-
-def seconds(way) -> tuple[float, float]:
-    start = time.perf_counter()
-    p = way()
-    return time.perf_counter() - start, p
 
 
 def main() -> None:
@@ -66,7 +58,7 @@ def main() -> None:
     axes.axhline(LEVEL, color="grey", lw=1)
     axes.set(xlabel="shift along one axis of 100", ylabel=f"share rejected at {LEVEL}", title="N = M = 200")
     axes.legend()
-    save(options.out, "two-sample", {"seconds": times, "pairs": options.pairs, "power": power}, figure)
+    save(options, "two-sample", {"seconds": times, "pairs": options.pairs, "power": power}, figure)
 
 
 if __name__ == "__main__":

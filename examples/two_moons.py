@@ -19,7 +19,7 @@ def main(out: str = "two_moons.png") -> None:
     target = torch.tensor(make_moons(2000, noise=0.05, random_state=0)[0], dtype=torch.float32)
     start = 0.3 * torch.randn(1000, 2, generator=g) + torch.tensor([-3.0, 2.0])
     flow = rf.ParticleFlow(target, slices=32, step_size=0.1, momentum=0.8, seed=g)
-    flow.run(start, max(STEPS), record=STEPS)
+    flow.run(start, steps=max(STEPS), record=STEPS)
     figure = Figure(figsize=(15, 2.8), layout="tight")
     for axes, k in zip(figure.subplots(1, len(STEPS), sharex=True, sharey=True), STEPS, strict=True):
         x = flow.trajectory[k]

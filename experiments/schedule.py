@@ -9,25 +9,19 @@ Run: python experiments/schedule.py [--full]
 """
 
 import math
-import sys
 import time
-from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from shared import images, options, save
+from shared import images, independent, options, save, usual
 
 import rieszflow as rf
 from rieszflow.generative import Config
 from rieszflow.generative.latents import draw_latents
 from rieszflow.generative.training import default_steps
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-
 
 def main() -> None:
-    from common import independent, usual
-
     given = options(__doc__)
     n, last = (20_000, 12) if given.full else (4000, 9)
     g = torch.Generator().manual_seed(0)

@@ -23,7 +23,7 @@ def theorem1(repeats: int, P: int, g: torch.Generator) -> list[dict]:
     for r in (0.5, 1.0, 1.5):
         for d in (2, 3, 10, 100):
             kernel, held, deviations = rf.Riesz(r), 0, []
-            c = kernel.slicing_constant(d)
+            c = kernel.basis_constant(d)
             for _ in range(repeats):
                 x, y = torch.randn(8, d, generator=g).double(), 1 + torch.randn(9, d, generator=g).double()
                 exact = rf.mmd2(x, y, kernel=kernel).item()

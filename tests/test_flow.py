@@ -42,14 +42,14 @@ def test_momentum_is_faster():
     g = generator(0)
     y = torch.randn(200, 2, generator=g) * 3 + 10
     x = torch.rand(200, 2, generator=g)
-    after = [rf.ParticleFlow(y, slices=16, momentum=m, step_size=0.5, seed=generator(1)).run(x, 15) for m in (0, 0.7)]
+    after = [rf.ParticleFlow(y, slices=16, momentum=m, step_size=0.5, seed=generator(1)).run(x, steps=15) for m in (0, 0.7)]
     assert rf.energy_distance(after[1], y) < rf.energy_distance(after[0], y)
 
 
 def test_other_kernels_exactly():
     x, y = clouds(1, 20, 20, 2)
     for kernel in (rf.Riesz(1.5), rf.Gaussian(1.0), rf.Laplace(1.0)):
-        moved = rf.ParticleFlow(y, kernel=kernel, slices=None, step_size=0.2).run(x, 60)
+        moved = rf.ParticleFlow(y, kernel=kernel, slices=None, step_size=0.2).run(x, steps=60)
         assert rf.mmd2(moved, y, kernel=kernel) < 0.5 * rf.mmd2(x, y, kernel=kernel)
 
 
@@ -57,7 +57,7 @@ def test_weights_pull():
     """All weight on one of two targets draws every particle there."""
     y = torch.tensor([[5.0, 0.0], [-5.0, 0.0]])
     flow = rf.ParticleFlow(y, slices=8, y_weights=torch.tensor([1.0, 0.0]), seed=generator(0), step_size=0.2)
-    assert (flow.run(torch.rand(10, 2, generator=generator(1)), 200)[:, 0] > 4).all()
+    assert (flow.run(torch.rand(10, 2, generator=generator(1)), steps=200)[:, 0] > 4).all()
 
 
 def test_callback_record_numpy_and_batches():
@@ -65,24 +65,24 @@ def test_callback_record_numpy_and_batches():
     seen = []
     flow = rf.ParticleFlow(y.numpy(), slices=4, seed=generator(0))
     start = x.numpy().copy()
-    out = flow.run(x.numpy(), 10, callback=lambda k, p: seen.append(k) or k == 7, record=[0, 3, 7, 9])
+    out = flow.run(x.numpy(), steps=10, callback=lambda k, p: seen.append(k) or k == 7, record=[0, 3, 7, 9])
     assert isinstance(out, np.ndarray) and np.array_equal(x.numpy(), start)
     assert seen == list(range(1, 8))
     assert list(flow.trajectory) == [0, 3, 7]
     assert np.array_equal(flow.trajectory[0], start) and np.array_equal(flow.trajectory[7], out)
-    batch = rf.ParticleFlow(y.expand(2, 8, 3), slices=4, seed=generator(0)).run(x.expand(2, 6, 3), 3)
+    batch = rf.ParticleFlow(y.expand(2, 8, 3), slices=4, seed=generator(0)).run(x.expand(2, 6, 3), steps=3)
     assert batch.shape == (2, 6, 3) and torch.allclose(batch[0], batch[1])
 
 
 def test_continued_flow_is_the_same_flow():
     x, y = clouds(1, 6, 8, 3)
-    whole = rf.ParticleFlow(y, slices=4, momentum=0.6, seed=generator(0)).run(x, 10)
+    whole = rf.ParticleFlow(y, slices=4, momentum=0.6, seed=generator(0)).run(x, steps=10)
     g = generator(0)
     first = rf.ParticleFlow(y, slices=4, momentum=0.6, seed=g)
-    half = first.run(x, 4)
+    half = first.run(x, steps=4)
     second = rf.ParticleFlow(y, slices=4, momentum=0.6, seed=g)
     second.velocity = first.velocity
-    assert torch.equal(second.run(half, 6), whole)
+    assert torch.equal(second.run(half, steps=6), whole)
 
 
 def test_bounds():

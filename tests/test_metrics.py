@@ -155,7 +155,7 @@ def test_inception_fid_with_local_weights(tmp_path, monkeypatch):
 @pytest.mark.parametrize("scale", [2.0**-560, 2.0**-400, 2.0**400, 2.0**515, 2.0**1000])
 def test_scores_of_points_of_any_size(scale):
     """A power of two changes no digit of float64: what has no unit is the same, and lengths and their squares grow with it."""
-    g = torch.Generator().manual_seed(0)
+    g = generator(0)
     x, y = torch.randn(40, 3, generator=g, dtype=torch.float64), torch.randn(30, 3, generator=g, dtype=torch.float64) + 0.4
     assert metrics.energy_p_value(scale * x, scale * y, permutations=99) == metrics.energy_p_value(x, y, permutations=99)
     assert metrics.precision_recall(scale * x, scale * y) == metrics.precision_recall(x, y)
@@ -170,7 +170,7 @@ def test_scores_of_points_of_any_size(scale):
 
 
 def test_scores_do_not_depend_on_torchs_defaults():
-    g = torch.Generator().manual_seed(0)
+    g = generator(0)
     x, y = torch.randn(40, 3, generator=g), torch.randn(30, 3, generator=g)
 
     def scores():

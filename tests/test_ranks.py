@@ -53,11 +53,11 @@ def test_the_same_as_one_process(tmp_path, processes):
 
     assert relative(got["V"], target().gradient(x)) < 1e-3
     assert relative(got["U"], target().gradient(x, statistic="U")) < 1e-3
-    assert relative(got["weights"], target(weights=b).gradient(x, x_weights=a)) < 1e-3
+    assert relative(got["weights"], target(y_weights=b).gradient(x, x_weights=a)) < 1e-3
     assert relative(got["kept"], target(reuse=2).gradient(x)) < 1e-3
     assert relative(got["kernel"], target(kernel=rf.Gaussian(5.0)).gradient(x)) < 1e-4  # no jumps at bins' edges
     flow = rf.ParticleFlow(y, slices=130, momentum=0.5, seed=torch.Generator().manual_seed(9), reuse=2, engine="bins")
-    moved = flow.run(x, 5)
+    moved = flow.run(x, steps=5)
     assert relative(got["flow"] - x.numpy(), moved - x) < 1e-2  # five steps, each from where the last one ended
     sketch = rf.SliceSketch(torch.cat([x, y]), slices=64).update(y)
     assert got["rows"] == sketch.n == 811

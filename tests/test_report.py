@@ -89,8 +89,8 @@ def test_names_that_are_no_text(run, tmp_path):
 
 
 def test_long_names_are_shortened():
-    assert report._name("short\nname", 20) == "short name"
-    long = report._name("x" * 50 + ".parquet", 20)
+    assert report.pictures._name("short\nname", 20) == "short name"
+    long = report.pictures._name("x" * 50 + ".parquet", 20)
     assert len(long) == 20 and long.endswith("x.parquet"[-9:]) and "…" in long
 
 

@@ -29,7 +29,7 @@ def test_sliced_value_is_the_mean_of_1d_brute_force(statistic, weighted, dtype, 
     xi = unit(4, 7, 5, dtype)
     value = rf.sliced_mmd2(x, y, directions=xi, statistic=statistic, x_weights=a, y_weights=b).item()
     one = [rf.mmd2((x @ t)[:, None], (y @ t)[:, None], statistic=statistic, x_weights=a, y_weights=b).item() for t in xi]
-    wanted = rf.Riesz().slicing_constant(5) * sum(one) / 7
+    wanted = rf.Riesz().basis_constant(5) * sum(one) / 7
     assert value == pytest.approx(wanted, rel=1e-12 if dtype == torch.float64 else 2e-5, abs=torch.finfo(dtype).eps)
 
 
@@ -44,7 +44,7 @@ def test_gradient_is_the_mean_of_1d_brute_force(statistic, dtype, weighted):
     leaf = x.double().requires_grad_()
     wide = {k: None if w is None else w.double() for k, w in (("x_weights", a), ("y_weights", b))}
     total = sum(rf.mmd2((leaf @ t)[:, None], (y.double() @ t)[:, None], statistic=statistic, **wide) for t in xi.double())
-    (wanted,) = torch.autograd.grad(rf.Riesz().slicing_constant(4) / 6 * total, leaf)
+    (wanted,) = torch.autograd.grad(rf.Riesz().basis_constant(4) / 6 * total, leaf)
     torch.testing.assert_close(gradient.double(), wanted, rtol=0, atol=1e-6 if dtype == torch.float32 else 1e-13)
 
 

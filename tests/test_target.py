@@ -53,13 +53,13 @@ def test_a_flow_towards_batches_goes_on_exactly():
         return rf.ParticleFlow(list(y.split(700)), slices=128, reuse=3, seed=torch.Generator().manual_seed(2))
 
     whole = flow()
-    end = whole.run(x, 9)
+    end = whole.run(x, steps=9)
     first, second = flow(), flow()
-    half = first.run(x, 4)
-    second.tables.load_state(first.tables.state())
+    half = first.run(x, steps=4)
+    second.target.load_state(first.target.state())
     second.velocity = first.velocity
-    second.tables.generator.set_state(first.tables.generator.get_state())
-    assert torch.equal(second.run(half, 5), end)
+    second.target.generator.set_state(first.target.generator.get_state())
+    assert torch.equal(second.run(half, steps=5), end)
     far, near = rf.mmd2(x, y).item(), rf.mmd2(end, y).item()
     assert near < 0.5 * far
 

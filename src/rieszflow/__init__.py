@@ -1,14 +1,14 @@
 """rieszflow: comparing and moving distributions given by samples, with the Riesz kernel on one-dimensional slices."""
 
 import importlib
-import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rieszflow._notices import Notice
 from rieszflow._types import Progress
 
 if TYPE_CHECKING:
+    from rieszflow.comparison import Comparison, compare
+    from rieszflow.data import stream
     from rieszflow.directions import LocalSlices
     from rieszflow.exact import energy_distance, mmd2, mmd2_gradient
     from rieszflow.flow import ParticleFlow
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from rieszflow.kernels import Gaussian, InverseMultiquadric, Kernel, Laplace, Matern, Riesz
     from rieszflow.sketch import SliceSketch
     from rieszflow.sliced import sliced_mmd2, sliced_mmd2_gradient
-    from rieszflow.stream import stream
     from rieszflow.target import Target
     from rieszflow.two_sample import TwoSampleTest, drift_test, two_sample_test
 
 __version__ = "0.1.0"
 __all__ = [
+    "Comparison",
     "Gaussian",
     "GenerativeFlow",
     "InverseMultiquadric",
@@ -36,6 +36,7 @@ __all__ = [
     "SliceSketch",
     "Target",
     "TwoSampleTest",
+    "compare",
     "drift_test",
     "energy_distance",
     "mmd2",
@@ -49,6 +50,7 @@ __all__ = [
 if not TYPE_CHECKING:
     # PyTorch and what else we stand on take seconds to import: a name is fetched when it is asked for (PEP 562).
     _HOME = {
+        "Comparison": "comparison",
         "Gaussian": "kernels",
         "GenerativeFlow": "generative",
         "InverseMultiquadric": "kernels",
@@ -61,18 +63,32 @@ if not TYPE_CHECKING:
         "SliceSketch": "sketch",
         "Target": "target",
         "TwoSampleTest": "two_sample",
+        "compare": "comparison",
         "drift_test": "two_sample",
         "energy_distance": "exact",
         "mmd2": "exact",
         "mmd2_gradient": "exact",
         "sliced_mmd2": "sliced",
         "sliced_mmd2_gradient": "sliced",
-        "stream": "stream",
+        "stream": "data",
         "two_sample_test": "two_sample",
     }
     _MODULES = [
-        *("cli", "data", "directions", "engines", "errors", "exact", "flow", "generative", "kernels", "metrics", "report"),
-        *("sketch", "sliced", "tables", "target", "two_sample"),
+        *(
+            "cli",
+            "comparison",
+            "data",
+            "directions",
+            "engines",
+            "errors",
+            "exact",
+            "flow",
+            "generative",
+            "kernels",
+            "metrics",
+            "report",
+        ),
+        *("sketch", "sliced", "target", "two_sample"),
     ]
 
     def __getattr__(name):
@@ -85,11 +101,3 @@ if not TYPE_CHECKING:
 
     def __dir__():
         return sorted({*globals(), *__all__, *_MODULES})
-
-    class _Package(ModuleType):
-        def __setattr__(self, name: str, value: Any) -> None:
-            # On importing a submodule Python binds its name here. `rieszflow.stream` is the function of that name.
-            if not (name in _HOME and isinstance(value, ModuleType)):
-                super().__setattr__(name, value)
-
-    sys.modules[__name__].__class__ = _Package

@@ -56,7 +56,7 @@ class Need:
 
 
 class Batches(Protocol):
-    """A cloud too large for memory: points (M, d) without weights, in batches. Iterating is a pass over all of them."""
+    """A cloud too large for memory, without weights: points (M, d) in batches. Iterating is a pass over all of them."""
 
     def __iter__(self) -> Iterator[Tensor]: ...
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-__all__ = ["DirectionsName", "EngineName", "Points", "Progress", "ProgressCallback", "Seed", "Statistic"]
+__all__ = ["DirectionsName", "EngineName", "Points", "PointsT", "Progress", "ProgressCallback", "Seed", "Statistic"]
 
 Statistic: TypeAlias = Literal["V", "U"]
 """V: all pairs, never negative. U: without the pairs of a point with itself, unbiased."""
@@ -23,6 +23,9 @@ Seed: TypeAlias = "int | torch.Generator | None"
 
 Points: TypeAlias = "torch.Tensor | np.ndarray"
 """What a public function takes as points, and gives back in kind."""
+
+PointsT = TypeVar("PointsT", "torch.Tensor", "np.ndarray")
+"""In a signature: tensors in, a tensor out; arrays in, an array out. Both together are taken, too, and give a tensor."""
 
 
 @dataclass(frozen=True)

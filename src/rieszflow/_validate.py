@@ -1,4 +1,7 @@
-"""Checks made once, at the public door. Inside, code trusts its input."""
+"""Checks of what users give, made once at the public door. Inside, code trusts its input.
+
+Every check takes the argument's name for the message, and gives back the value in the one form that code inside works with.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import math
 import numbers
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
@@ -15,14 +18,38 @@ from torch import Tensor
 
 from rieszflow._clouds import Cloud, Pair
 from rieszflow._ranks import Group, summed
+from rieszflow._types import Points, PointsT, Seed, Statistic
 from rieszflow.errors import InputError, InputTypeError
 
-DTYPES = (torch.float32, torch.float64)
-Answer = Callable[[Tensor], Any]
+__all__ = [
+    "Answer",
+    "clouds",
+    "generator",
+    "number",
+    "pair",
+    "plain_tensor",
+    "points",
+    "positive_float",
+    "positive_int",
+    "statistic",
+    "weights",
+    "whole_seed",
+]
+
+_DTYPES = (torch.float32, torch.float64)
+
+Answer: TypeAlias = Callable[[Tensor], PointsT]
+"""Gives a result in kind: an array where all points came as arrays, else the tensor."""
 
 
-def points(name: str, x: Any, look: bool = True) -> Tensor:
-    """`x` as a tensor of shape (..., N, d), N and d at least 1, float32 or float64, finite (not checked without `look`)."""
+def points(name: str, x: object, look: bool = True) -> Tensor:
+    """`x` as a tensor (..., N, d), N and d at least 1, float32 or float64, finite.
+
+    Args:
+        name: of the argument.
+        x: what was given.
+        look: whether to look for NaN and infinity, a pass over the numbers.
+    """
     x = plain_tensor(name, x, "(N, d)")
     if x.ndim < 2:
         raise InputError(f"{name}: shape {tuple(x.shape)} given; (N, d) is accepted, with batch dimensions in front")
@@ -33,10 +60,15 @@ def points(name: str, x: Any, look: bool = True) -> Tensor:
     return x
 
 
-def plain_tensor(name: str, x: Any, shape: str) -> Tensor:
-    """A dense float32 or float64 tensor with the numbers of `x`, in its memory where that is possible.
+def plain_tensor(name: str, x: object, shape: str) -> Tensor:
+    """A dense float32 or float64 tensor with the numbers of `x`, in the same memory where that is possible.
 
-    What means more than its numbers (a mask, a unit, an imaginary part) or has none is refused.
+    Refused is what has no numbers, or means more than its numbers: a mask, a unit, an imaginary part.
+
+    Args:
+        name: of the argument.
+        x: what was given.
+        shape: the accepted shape, in words, for the message.
     """
     if isinstance(x, np.ndarray):
         return _of_array(name, x)
@@ -62,7 +94,7 @@ def plain_tensor(name: str, x: Any, shape: str) -> Tensor:
         raise InputTypeError(f"{name}: a tensor of layout {x.layout} given; a dense one is accepted (to_dense() makes one)")
     if x.device.type == "meta":
         raise InputTypeError(f"{name}: a tensor on the meta device given, which has no values; one with values is accepted")
-    if x.dtype not in DTYPES:
+    if x.dtype not in _DTYPES:
         raise InputTypeError(f"{name}: dtype {x.dtype} given; torch.float32 and torch.float64 are accepted")
     if forward_ad.unpack_dual(x).tangent is not None:
         raise InputTypeError(f"{name}: a tensor with a forward-mode derivative given; derivatives come by backward() only")
@@ -99,34 +131,54 @@ def _finite(x: Tensor) -> bool:
     return math.isfinite(total) or bool(torch.isfinite(x).all())
 
 
-def pair(x: Any, y: Any, look: bool = True) -> tuple[Tensor, Tensor, Answer]:
-    """Both point clouds, and the function that answers in kind: NumPy if both came as NumPy."""
-    numpy = isinstance(x, np.ndarray) and isinstance(y, np.ndarray)
-    x, y = points("x", x, look), points("y", y, look)
-    if x.shape[-1] != y.shape[-1]:
-        raise InputError(f"y: points of dimension d = {y.shape[-1]} given, x has d = {x.shape[-1]}; they must be equal")
-    if x.shape[:-2] != y.shape[:-2]:
-        raise InputError(f"y: batch dimensions {tuple(y.shape[:-2])} given, x has {tuple(x.shape[:-2])}; they must be equal")
-    if x.dtype != y.dtype:
-        raise InputTypeError(f"y: dtype {y.dtype} given, x has {x.dtype}; they must be equal")
-    if x.device != y.device:
-        raise InputError(f"y: on device {y.device}, x is on {x.device}; they must be on one device")
-    return x, y, (lambda t: t.detach().numpy()[()]) if numpy else (lambda t: t)
+def pair(x: PointsT, y: PointsT, look: bool = True) -> tuple[Tensor, Tensor, Answer[PointsT]]:
+    """Two clouds of one dimension, batch, dtype and device, and the function that answers in kind."""
+    arrays = isinstance(x, np.ndarray) and isinstance(y, np.ndarray)
+    one, two = points("x", x, look), points("y", y, look)
+    if one.shape[-1] != two.shape[-1]:
+        raise InputError(f"y: points of dimension d = {two.shape[-1]} given, x has d = {one.shape[-1]}; they must be equal")
+    if one.shape[:-2] != two.shape[:-2]:
+        given, wanted = tuple(two.shape[:-2]), tuple(one.shape[:-2])
+        raise InputError(f"y: batch dimensions {given} given, x has {wanted}; they must be equal")
+    if one.dtype != two.dtype:
+        raise InputTypeError(f"y: dtype {two.dtype} given, x has {one.dtype}; they must be equal")
+    if one.device != two.device:
+        raise InputError(f"y: on device {two.device}, x is on {one.device}; they must be on one device")
+    return one, two, cast("Answer[PointsT]", _to_array if arrays else _to_tensor)
 
 
-def clouds(x: Any, y: Any, x_weights: Any = None, y_weights: Any = None, statistic_name: Any = "V") -> tuple[Pair, Answer]:
+def _to_array(t: Tensor) -> np.ndarray:
+    """An array, or for a single number NumPy's."""
+    array: np.ndarray = t.detach().numpy()[()]
+    return array
+
+
+def _to_tensor(t: Tensor) -> Tensor:
+    return t
+
+
+def clouds(
+    x: PointsT, y: PointsT, x_weights: Points | None = None, y_weights: Points | None = None, statistic_name: Statistic = "V"
+) -> tuple[Pair, Answer[PointsT]]:
     """The arguments of a functional, checked and bundled, and the function that answers in kind."""
-    x, y, answer = pair(x, y)
-    a, b = weights("x_weights", x_weights, x), weights("y_weights", y_weights, y)
-    unbiased = statistic(statistic_name, ("x", x, a), ("y", y, b)) == "U"
-    return Pair(Cloud(x, a), Cloud(y, b), unbiased), answer
+    one, two, answer = pair(x, y)
+    a, b = weights("x_weights", x_weights, one), weights("y_weights", y_weights, two)
+    unbiased = statistic(statistic_name, ("x", one, a), ("y", two, b)) == "U"
+    return Pair(Cloud(one, a), Cloud(two, b), unbiased), answer
 
 
-def weights(name: str, w: Any, x: Tensor, group: Group = None) -> Tensor | None:
-    """Non-negative weights of the points `x` that sum to one, over all ranks of a group: (N,) or (..., N). None: all 1/N."""
-    if w is None:
+def weights(name: str, given: object, x: Tensor, group: Group = None) -> Tensor | None:
+    """Non-negative weights of the points `x`, (N,) or (..., N), that sum to one. None stays None: 1/N each.
+
+    Args:
+        name: of the argument.
+        given: what was given.
+        x: the points, checked.
+        group: the process group over whose ranks the sum is one. None: the sum here is.
+    """
+    if given is None:
         return None
-    w = plain_tensor(name, w, "(N,)")
+    w = plain_tensor(name, given, "(N,)")
     if w.dtype != x.dtype or w.device != x.device:
         raise InputTypeError(f"{name}: {w.dtype} on {w.device} given; {x.dtype} on {x.device} is needed, like its points")
     if tuple(w.shape) not in (tuple(x.shape[-2:-1]), tuple(x.shape[:-1])):
@@ -134,38 +186,44 @@ def weights(name: str, w: Any, x: Tensor, group: Group = None) -> Tensor | None:
     v = w.detach()
     if not torch.isfinite(v).all() or (v < 0).any():
         raise InputError(f"{name}: contains negative or non-finite values; weights must be finite and non-negative")
-    total = summed(v.double().sum(-1, keepdim=True), group).squeeze(-1)
+    total: Tensor = summed(v.double().sum(-1, keepdim=True), group).squeeze(-1)
     if ((total - 1).abs() > 1e-4).any():
         worst = total.flatten()[(total - 1).abs().argmax()].item()
         raise InputError(f"{name}: sum {worst:.6g} given; weights must sum to one (divide by the sum first)")
     return w
 
 
-def statistic(name: Any, *clouds: tuple[str, Tensor, Tensor | None]) -> str:
-    """`"V"` or `"U"`; U needs at least two points of positive weight in every cloud."""
+def statistic(name: object, *clouds: tuple[str, Tensor, Tensor | None]) -> Statistic:
+    """`"V"` or `"U"`. U needs two points of positive weight, at least, in every cloud.
+
+    Args:
+        name: what was given.
+        clouds: (name of the argument, points, weights) of every cloud.
+    """
     if not isinstance(name, str) or name not in ("V", "U"):
         raise InputError(f'statistic: {name!r} given; "V" (non-negative) and "U" (unbiased) are accepted')
     if name == "U":
         for cloud, x, w in clouds:
             if x.shape[-2] < 2 or (w is not None and ((w.detach() > 0).sum(-1) < 2).any()):
                 raise InputError(f'{cloud}: statistic="U" needs at least two points of positive weight')
-    return name
+    return cast("Statistic", name)
 
 
-def positive_int(name: str, value: Any) -> int:
+def positive_int(name: str, value: object) -> int:
+    """A whole number of at least 1, Python's or NumPy's."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise InputError(f"{name}: {value!r} given; a whole number of at least 1 is accepted")
     return int(value)
 
 
-def whole_seed(value: Any) -> int:
+def whole_seed(value: object) -> int:
     """A `seed` that has to be a whole number, for it is saved."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < 2**63:
         raise InputError(f"seed: {value!r} given; a whole number in [0, 2^63) is accepted")
     return int(value)
 
 
-def number(value: Any) -> float:
+def number(value: object) -> float:
     """A real number of whatever kind (Python's, NumPy's, a fraction) as a float; NaN for all else."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return math.nan
@@ -175,15 +233,16 @@ def number(value: Any) -> float:
         return math.inf
 
 
-def positive_float(name: str, value: Any) -> float:
+def positive_float(name: str, value: object) -> float:
+    """A real number above 0 and below infinity."""
     v = number(value)
     if not 0 < v < math.inf:
         raise InputError(f"{name}: {value!r} given; a finite positive number is accepted")
     return v
 
 
-def generator(seed: Any) -> torch.Generator | None:
-    """The generator that a `seed` argument means: a whole number makes one, a generator goes on, None is torch's own."""
+def generator(seed: Seed) -> torch.Generator | None:
+    """The generator that a `seed` means: a whole number makes a new one, a generator goes on, and None is torch's default."""
     if seed is None or isinstance(seed, torch.Generator):
         return seed
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):

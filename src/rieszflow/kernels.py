@@ -1,7 +1,15 @@
-"""Radial kernels K(x, y) = k(‖x − y‖): value, derivative, and their one-dimensional slices.
+"""Radial kernels K(x, y) = k(‖x − y‖): value, derivative, and the one-dimensional basis function.
 
-Adding a kernel is adding one class here: the exact functionals need `value` and `derivative`, the sliced ones
-`slice_values` and `slice_scale`.
+Slicing writes a radial kernel as a mean over directions ξ, uniform on the unit sphere of R^d:
+
+    k(‖x‖) = E f(|⟨ξ, x⟩|)
+
+f is the kernel's one-dimensional basis function. It depends on d.
+Source of the name and of the formulas: Hertrich, Fast Kernel Summation in High Dimensions via Slicing and Fourier
+Transforms (2024).
+
+Adding a kernel is adding one class here, and one line in `tests/problems.py`. Brute force needs `value` and `derivative`.
+Sliced functionals need `basis` and `basis_scale`.
 """
 
 from __future__ import annotations
@@ -10,44 +18,60 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow import _slices, _validate
+from rieszflow import _basis, _validate
+from rieszflow._basis import Array
 from rieszflow.errors import InputError, InputTypeError
 
 __all__ = ["Gaussian", "InverseMultiquadric", "Kernel", "Laplace", "Matern", "Riesz"]
 
 
 class Kernel(ABC):
-    """A radial kernel. Frozen dataclasses: equal when their parameters are."""
+    """A radial kernel. Subclasses are frozen dataclasses: two kernels are equal when their parameters are."""
 
     @abstractmethod
     def value(self, rho: Tensor) -> Tensor:
-        """k(ρ) for distances ρ ≥ 0 of any shape."""
+        """k(ρ).
+
+        Args:
+            rho: distances ρ ≥ 0, of any shape; float32 or float64.
+        """
 
     @abstractmethod
     def derivative(self, rho: Tensor) -> Tensor:
-        """`length` · k′(ρ); 0 at ρ = 0, also where the kernel has a kink there. ∇ₓK(x, y) = k′(‖x − y‖)·(x − y)/‖x − y‖."""
+        """`length` · k′(ρ), and 0 at ρ = 0, also where the kernel has a kink there.
+
+        It gives the gradient by x: ∇ₓK(x, y) = k′(‖x − y‖) · (x − y)/‖x − y‖. The factor `length` keeps numbers of very
+        short and very long kernels within range.
+
+        Args:
+            rho: distances ρ ≥ 0, of any shape; float32 or float64.
+        """
 
     @property
     def degree(self) -> float | None:
-        """r with k(sρ) = s^r k(ρ); None for a kernel that has a length of its own."""
+        """r where k(sρ) = s^r k(ρ) for all s > 0. None for a kernel with a length of its own."""
         return None
 
     @property
     def length(self) -> float:
-        """The kernel's own length, σ or c; 1 for a kernel that has a degree."""
+        """The kernel's own length, σ or c, in the unit of the points. 1 for a kernel with a degree."""
         return 1.0
 
     @abstractmethod
-    def slice_values(self, t: np.ndarray, d: int) -> np.ndarray:
-        """f(t) for t ≥ 0, float64 of any shape, with k(‖x‖) = E f(⟨ξ, x⟩), ξ uniform on the unit sphere of R^d."""
+    def basis(self, t: Array, d: int) -> Array:
+        """The one-dimensional basis function f(t), with k(‖x‖) = E f(|⟨ξ, x⟩|) for ξ uniform on the unit sphere of R^d.
+
+        Args:
+            t: numbers t ≥ 0, of any shape; float64.
+            d: dimension of the points.
+        """
 
     @abstractmethod
-    def slice_scale(self, d: int) -> float | None:
-        """Length over which f changes in R^d, a wave length over 2π; None where it has none (Riesz)."""
+    def basis_scale(self, d: int) -> float | None:
+        """Length over which f changes in R^d: a wave length over 2π. None where f has no such length (Riesz)."""
 
 
 _NOTHING = 1e4  # exp(−t) is 0 from here on, whatever polynomial stands before it
@@ -55,6 +79,7 @@ _HUGE = 1e300
 
 
 def check_kernel(kernel: object) -> None:
+    """Refuses, as `kernel`, what is no kernel."""
     if not isinstance(kernel, Kernel):
         raise InputTypeError(
             f"kernel: {kernel!r} given; Riesz(r), Gaussian(sigma), Laplace(sigma), InverseMultiquadric(c) "
@@ -63,18 +88,21 @@ def check_kernel(kernel: object) -> None:
 
 
 def _where_positive(rho: Tensor, value: Tensor) -> Tensor:
-    """`value`, but 0 at ρ = 0: coincident points exert no force (sign(0) = 0, the mid-rank convention)."""
+    """`value`, but 0 at ρ = 0: two points in one place do not move each other (as sign(0) = 0 on the line)."""
     return torch.where(rho > 0, value, torch.zeros_like(value))
 
 
 @dataclass(frozen=True)
 class Riesz(Kernel):
-    """Riesz kernel K(x, y) = −‖x − y‖^r, 0 < r < 2 (r = 1: the energy distance's).
+    """Riesz kernel K(x, y) = −‖x − y‖^r. With r = 1 it is the kernel of the energy distance.
 
-    Conditionally positive definite, scale-equivariant: scaling all points by s scales D² by s^r.
+    It is conditionally positive definite. Scaling all points by s scales D² by s^r.
+
+    Args:
+        r: exponent, in the open interval (0, 2).
 
     Raises:
-        ValueError: r is not in the open interval (0, 2).
+        InputError (a ValueError): r is not in the open interval (0, 2).
 
     Example:
         >>> Riesz(1.0).value(torch.tensor([0.0, 3.0])).tolist()
@@ -99,19 +127,25 @@ class Riesz(Kernel):
     def degree(self) -> float | None:
         return self.r
 
-    def slice_values(self, t: np.ndarray, d: int) -> np.ndarray:
-        return -self.slicing_constant(d) * t**self.r
+    def basis(self, t: Array, d: int) -> Array:
+        return -self.basis_constant(d) * t**self.r
 
-    def slice_scale(self, d: int) -> float | None:
+    def basis_scale(self, d: int) -> float | None:
         return None
 
-    def slicing_constant(self, d: int) -> float:
-        """c_{d,r} with ‖z‖^r = c_{d,r} · E_ξ|⟨ξ, z⟩|^r, ξ uniform on the unit sphere of R^d (paper, Theorem 1).
+    def basis_constant(self, d: int) -> float:
+        """c_{d,r} in f(t) = −c_{d,r} t^r: ‖z‖^r = c_{d,r} · E|⟨ξ, z⟩|^r for ξ uniform on the unit sphere of R^d.
 
-        c_{d,r} = √π Γ((d+r)/2) / (Γ(d/2) Γ((r+1)/2)); grows like √d for r = 1.
+        c_{d,r} = √π Γ((d+r)/2) / (Γ(d/2) Γ((r+1)/2)). For r = 1 it grows like √d. Source: paper, Theorem 1.
+
+        Args:
+            d: dimension of the points, at least 1.
+
+        Raises:
+            InputError (a ValueError): d is no whole number of at least 1.
 
         Example:
-            >>> round(Riesz(1.0).slicing_constant(2), 6) == round(math.pi / 2, 6)
+            >>> round(Riesz(1.0).basis_constant(2), 6) == round(math.pi / 2, 6)
             True
         """
         d = _validate.positive_int("d", d)
@@ -121,7 +155,18 @@ class Riesz(Kernel):
 
 @dataclass(frozen=True)
 class Gaussian(Kernel):
-    """Gaussian kernel exp(−‖x − y‖² / (2σ²)), `sigma` in the unit of the points."""
+    """Gaussian kernel exp(−‖x − y‖² / (2σ²)).
+
+    Args:
+        sigma: length σ > 0, in the unit of the points.
+
+    Raises:
+        InputError (a ValueError): sigma is not positive and finite.
+
+    Example:
+        >>> [round(v, 6) for v in Gaussian(2.0).value(torch.tensor([0.0, 2.0])).tolist()]
+        [1.0, 0.606531]
+    """
 
     sigma: float = 1.0
 
@@ -135,11 +180,11 @@ class Gaussian(Kernel):
         u = (rho / self.sigma).clamp(max=_NOTHING)
         return -u * torch.exp(-0.5 * u**2)
 
-    def slice_values(self, t: np.ndarray, d: int) -> np.ndarray:
+    def basis(self, t: Array, d: int) -> Array:
         """₁F₁(d/2; 1/2; −t²/(2σ²)) (Hertrich 2024, Table 1)."""
-        return _slices.gaussian(t / self.sigma, d)
+        return _basis.gaussian(t / self.sigma, d)
 
-    def slice_scale(self, d: int) -> float | None:
+    def basis_scale(self, d: int) -> float | None:
         return self.sigma / math.sqrt(d)
 
     @property
@@ -149,7 +194,18 @@ class Gaussian(Kernel):
 
 @dataclass(frozen=True)
 class Laplace(Kernel):
-    """Laplace kernel exp(−‖x − y‖ / σ), `sigma` in the unit of the points."""
+    """Laplace kernel exp(−‖x − y‖ / σ).
+
+    Args:
+        sigma: length σ > 0, in the unit of the points.
+
+    Raises:
+        InputError (a ValueError): sigma is not positive and finite.
+
+    Example:
+        >>> [round(v, 6) for v in Laplace(2.0).value(torch.tensor([0.0, 2.0])).tolist()]
+        [1.0, 0.367879]
+    """
 
     sigma: float = 1.0
 
@@ -162,11 +218,11 @@ class Laplace(Kernel):
     def derivative(self, rho: Tensor) -> Tensor:
         return _where_positive(rho, -self.value(rho))
 
-    def slice_values(self, t: np.ndarray, d: int) -> np.ndarray:
-        """The mixture E g_d(t / (σ|Z|)) of Gaussian slices g_d, Z standard normal (Hertrich 2024, Table 1, for a series)."""
-        return _slices.student(t / self.sigma, d, 1)
+    def basis(self, t: Array, d: int) -> Array:
+        """E g_d(t / (σ|Z|)), a mixture of Gaussian basis functions g_d; Z is standard normal (Hertrich 2024, Table 1)."""
+        return _basis.student(t / self.sigma, d, 1)
 
-    def slice_scale(self, d: int) -> float | None:
+    def basis_scale(self, d: int) -> float | None:
         return self.sigma / math.sqrt(d)
 
     @property
@@ -176,7 +232,18 @@ class Laplace(Kernel):
 
 @dataclass(frozen=True)
 class InverseMultiquadric(Kernel):
-    """Inverse multiquadric kernel (1 + ‖x − y‖²/c²)^(−1/2), `c` in the unit of the points."""
+    """Inverse multiquadric kernel (1 + ‖x − y‖²/c²)^(−1/2).
+
+    Args:
+        c: length c > 0, in the unit of the points.
+
+    Raises:
+        InputError (a ValueError): c is not positive and finite.
+
+    Example:
+        >>> [round(v, 6) for v in InverseMultiquadric(3.0).value(torch.tensor([0.0, 4.0])).tolist()]
+        [1.0, 0.6]
+    """
 
     c: float = 1.0
 
@@ -196,11 +263,11 @@ class InverseMultiquadric(Kernel):
         """√(1 + u²), whose square may be too large a number."""
         return torch.hypot(torch.ones_like(u), u)
 
-    def slice_values(self, t: np.ndarray, d: int) -> np.ndarray:
+    def basis(self, t: Array, d: int) -> Array:
         """(1 + t²/c²)^(−d/2): the mixture of ₁F₁(d/2; 1/2; −τ t²/c²) over τ ~ Γ(1/2) is ₂F₁(d/2, 1/2; 1/2; −t²/c²)."""
         return (1 + (t / self.c) ** 2) ** (-d / 2)
 
-    def slice_scale(self, d: int) -> float | None:
+    def basis_scale(self, d: int) -> float | None:
         return self.c / math.sqrt(d)
 
     @property
@@ -210,13 +277,22 @@ class InverseMultiquadric(Kernel):
 
 @dataclass(frozen=True)
 class Matern(Kernel):
-    """Matérn kernel of smoothness `nu` in {0.5, 1.5, 2.5} and length `sigma`, with K(x, x) = 1.
+    """Matérn kernel, with K(x, x) = 1.
 
-    With s = √(2ν) ρ/σ: exp(−s), (1 + s) exp(−s), (1 + s + s²/3) exp(−s). Source: Rasmussen & Williams,
-    Gaussian Processes for Machine Learning (2006), eq. 4.17.
+    With s = √(2ν) ‖x − y‖/σ it is exp(−s) for ν = 0.5, (1 + s) exp(−s) for ν = 1.5, and (1 + s + s²/3) exp(−s) for ν = 2.5.
+
+    Args:
+        nu: smoothness ν, one of 0.5, 1.5 and 2.5.
+        sigma: length σ > 0, in the unit of the points.
 
     Raises:
-        ValueError: nu is none of the three, or sigma is not positive.
+        InputError (a ValueError): nu is none of the three, or sigma is not positive and finite.
+
+    Example:
+        >>> [round(v, 6) for v in Matern(0.5, 2.0).value(torch.tensor([0.0, 2.0])).tolist()]
+        [1.0, 0.367879]
+
+    Source: Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), eq. 4.17.
     """
 
     nu: float = 1.5
@@ -242,11 +318,11 @@ class Matern(Kernel):
     def _lengths(self, rho: Tensor) -> Tensor:
         return (math.sqrt(2 * self.nu) * (rho / self.sigma)).clamp(max=_NOTHING)
 
-    def slice_values(self, t: np.ndarray, d: int) -> np.ndarray:
-        """The mixture E g_d(t √(2ν) / (σ χ_2ν)) of Gaussian slices g_d (Hertrich 2024, Table 1, for a series)."""
-        return _slices.student(t / self.sigma, d, 2 * self.nu)
+    def basis(self, t: Array, d: int) -> Array:
+        """E g_d(t √(2ν) / (σ χ_2ν)), a mixture of Gaussian basis functions g_d (Hertrich 2024, Table 1)."""
+        return _basis.student(t / self.sigma, d, 2 * self.nu)
 
-    def slice_scale(self, d: int) -> float | None:
+    def basis_scale(self, d: int) -> float | None:
         return self.sigma / math.sqrt(d)
 
     @property

@@ -20,14 +20,12 @@ from rieszflow._ranks import Group
 from rieszflow._reservoir import Reservoir, capacity
 from rieszflow._surroundings import plain
 from rieszflow._types import Progress, ProgressCallback
-from rieszflow.data import as_points
+from rieszflow.data import as_points, difference, stream
 from rieszflow.directions import KINDS, Directions
 from rieszflow.engines import bins
 from rieszflow.engines.base import Result, Sum
 from rieszflow.engines.bins import passes
 from rieszflow.errors import FileError, InputError, InputTypeError
-from rieszflow.stream import stream
-from rieszflow.tables import difference
 
 __all__ = ["SliceSketch"]
 
@@ -48,10 +46,10 @@ class Axes(Directions):
     def adjoint(self, g: Tensor) -> Tensor:
         return g.transpose(-1, -2)
 
-    def split(self, rows: int) -> list[Directions]:
+    def split(self, size: int) -> list[Directions]:
         return [self]
 
-    def single(self) -> Directions:
+    def to_float32(self) -> Directions:
         return self
 
 

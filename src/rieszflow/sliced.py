@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from rieszflow import _validate, directions, engines
+from rieszflow._autograd import once
 from rieszflow._clouds import Cloud, Need, Pair
 from rieszflow._surroundings import plain
 from rieszflow._types import DirectionsName, EngineName, Points, Seed, Statistic
 from rieszflow.directions import Directions, LocalSlices
 from rieszflow.engines import Engine, Problem, Result
-from rieszflow.exact import once
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 
 __all__ = ["sliced_mmd2", "sliced_mmd2_gradient"]

@@ -15,11 +15,11 @@ from rieszflow._clouds import Batches, Cloud, Need, Pair
 from rieszflow._ranks import Group
 from rieszflow._scratch import Recycled
 from rieszflow._types import DirectionsName, EngineName, Points, Seed, Statistic
+from rieszflow.data import stream
 from rieszflow.directions import Directions, LocalSlices
 from rieszflow.engines import Engine, Kept, Problem, Result
 from rieszflow.errors import InputError
 from rieszflow.kernels import Kernel, Riesz, check_kernel
-from rieszflow.stream import stream
 
 __all__ = ["KeptSlices", "Target"]
 

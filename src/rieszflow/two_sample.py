@@ -27,13 +27,13 @@ from rieszflow._clouds import Cloud
 from rieszflow._notices import notice
 from rieszflow._surroundings import plain
 from rieszflow._types import Progress, ProgressCallback
+from rieszflow.data import Stream, stream
+from rieszflow.data import common as stream_common
 from rieszflow.engines import bins
 from rieszflow.engines.bins import passes
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.kernels import Riesz
 from rieszflow.sketch import SliceSketch
-from rieszflow.stream import Stream, stream
-from rieszflow.stream import common as stream_common
 
 __all__ = ["TwoSampleTest", "drift_test", "two_sample_test"]
 
@@ -253,7 +253,7 @@ def _gram(like: SliceSketch, masses: list[list[np.ndarray]], numbers: np.ndarray
     K = len(w)
     gram, each = np.zeros((K, K)), []
     for t, mass in zip(like._parts[: like._random], masses, strict=True):
-        unit = Riesz(1.0).slicing_constant(t.directions.n) / (t.scale * like.slices)
+        unit = Riesz(1.0).basis_constant(t.directions.n) / (t.scale * like.slices)
         for some, h in _pieces(t, K):
             f = np.concatenate([m[:, some] for m in mass]) / numbers[:, None, None]
             F = (f - f[0]).cumsum(-1)

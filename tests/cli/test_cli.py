@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from rieszflow import Progress, cli, report
 from rieszflow._notices import notice
+from rieszflow.cli import bars, terminal
 from rieszflow.generative import Config, Run
 
 TINY = [
@@ -270,7 +272,14 @@ def test_wrong_options_are_found_before_data_are_loaded(run, monkeypatch, comman
     def loaded(*_, **__):
         raise AssertionError("data were loaded")
 
-    for place in ("data.load", "generative.model.data.load", "two_sample.stream", "sketch.stream", "generative.GenerativeFlow"):
+    for place in (
+        "data.load",
+        "generative.model.data.load",
+        "comparison.stream",
+        "two_sample.stream",
+        "sketch.stream",
+        "generative.GenerativeFlow",
+    ):
         monkeypatch.setattr(f"rieszflow.{place}", loaded)
     done = called(*(part.format(run=run) for part in command), *wrong)
     assert done.returncode == 1 and wrong[0].strip("-") in done.stderr and done.stderr.count("\n") == 1
@@ -340,7 +349,7 @@ def test_notices_and_warnings_are_lines(tmp_path, monkeypatch):
     lines = [line for line in done.stderr.splitlines() if not line.startswith("note: compiling")]
     assert lines == ["note: one thing", "note: another", "warning: old (FutureWarning of torch/nn.py)"]
     assert json.loads(done.stdout)["notices"] == ["one\nthing", "another"]
-    monkeypatch.setattr(cli, "_RANK", 1)
+    monkeypatch.setattr(terminal, "RANK", 1)
     assert called("compare", "x.npy", "x.npy", "--json", cwd=tmp_path).stderr == ""
 
 
@@ -382,10 +391,10 @@ def test_tables_in_narrow_terminals(points, tmp_path, monkeypatch, columns):
     path = tmp_path / "run"
     shutil.copytree(points, path)
     monkeypatch.setenv("COLUMNS", str(columns))
-    monkeypatch.setattr(cli.console, "_width", None)  # it may have been fixed on import, by COLUMNS of that moment
+    monkeypatch.setattr(terminal.console, "_width", None)  # it may have been fixed on import, by COLUMNS of that moment
     info, scores = called("info", path).stdout, called("evaluate", path, "-n", 20).stdout
     for row in Run.open(path).metrics():
-        assert all(cell in info for cell in cli._cells(row))
+        assert all(cell in info for cell in bars.cells(row))
     for heading in ("network", "pooled", "steps", "fit error", "particles", "fitted", "fresh", "seconds"):
         assert heading in info
     for score, values in Run.open(path).evaluation()["scores"].items():
@@ -411,9 +420,9 @@ def test_remaining_time_from_the_first_steps(monkeypatch):
     """The bar of the whole training counts scheduled steps: 8 + 10, 16 + 10 and, on the second level, 8 + 20."""
     levels = [{"factor": 2, "networks": 2}, {"factor": 1, "networks": 1, "fit_steps": 20}]
     config = Config(first_steps=8, growth_cap=8, steps_cap=64, fit_steps=10, levels=levels)
-    monkeypatch.setattr(cli, "console", cli.Console(file=io.StringIO(), force_terminal=True, width=80))
+    monkeypatch.setattr(terminal, "console", Console(file=io.StringIO(), force_terminal=True, width=80))
     seconds = iter(range(1000))
-    with cli._Training(config) as show:
+    with bars.TrainingBars(config) as show:
         show.bars.get_time = lambda: float(next(seconds))
         overall = show.bars.tasks[show.total]
         assert overall.total == 18 + 26 + 28
@@ -450,7 +459,7 @@ def test_a_variable_of_another_program_does_not_silence_us(monkeypatch):
             monkeypatch.delenv(name, raising=False)
         for name, value in values.items():
             monkeypatch.setenv(name, value)
-        assert cli._rank() == rank
+        assert terminal.rank() == rank
 
 
 def test_help_reads_well():

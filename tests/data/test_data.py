@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rieszflow import data
-from rieszflow.data import _HUGGING_FACE, DatasetError, load
+from rieszflow.data import DatasetError, load, named
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -49,7 +48,7 @@ def test_idx(tmp_path, zipped, name):
         assert np.array_equal(found.held_out_labels.numpy(), parts["t10k"][1])
 
 
-@pytest.mark.skipif(not data._DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
+@pytest.mark.skipif(not named._DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_the_real_fashion_mnist():
     found = load("fashion-mnist")
     assert found.train.shape == (60000, 1, 28, 28) and found.held_out.shape == (10000, 1, 28, 28)
@@ -217,7 +216,7 @@ def test_hugging_face(name, column, size, shape, tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    folder = tmp_path / _HUGGING_FACE[name]
+    folder = tmp_path / named.HUGGING_FACE[name]
     folder.mkdir(parents=True)
     pictures, features = {}, datasets.Features({column: datasets.Image(), "label": datasets.Value("int64")})
     for part, n in (("train", 7), ("test", 5)):

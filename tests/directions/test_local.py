@@ -35,7 +35,7 @@ def test_are_the_stretched_patches(kind, P):
     d = kind.shape[0] * kind.shape[1] * kind.shape[2]
     drawn = sample(kind, P, d, torch.zeros(1, dtype=torch.float64), generator(P))
     side = kind.size * kind.scale
-    places = list(itertools.product(drawn.rows[::side].tolist(), drawn.columns[::side].tolist()))
+    places = list(itertools.product(drawn.down[::side].tolist(), drawn.across[::side].tolist()))
     dense = stretched(drawn.xi, kind, places)[:P]
     # drawn in float32; below, sums of at most d products of numbers of size one in float64
     torch.testing.assert_close(dense.norm(dim=1), torch.ones(P, dtype=torch.float64), rtol=0, atol=1e-6)
@@ -56,7 +56,7 @@ def test_are_the_stretched_patches(kind, P):
 def test_every_pixel_is_seen():
     kind = rf.LocalSlices((1, 9, 13), 4, 1)
     drawn = sample(kind, 12, 9 * 13, torch.zeros(1), generator(0))
-    assert set(drawn.rows.tolist()) == set(range(9)) and set(drawn.columns.tolist()) == set(range(13))
+    assert set(drawn.down.tolist()) == set(range(9)) and set(drawn.across.tolist()) == set(range(13))
 
 
 @pytest.mark.parametrize("engine", ["sort", "bins"])
@@ -83,10 +83,10 @@ def test_gradient_by_autograd_of_the_dense_form(engine):
     x, y = torch.rand(200, 192, generator=g), torch.rand(150, 192, generator=g) ** 3
     drawn = sample(kind, 40, 192, x, generator(9))
     side = kind.size * kind.scale
-    dense = stretched(drawn.xi, kind, list(itertools.product(drawn.rows[::side].tolist(), drawn.columns[::side].tolist())))[:40]
+    dense = stretched(drawn.xi, kind, list(itertools.product(drawn.down[::side].tolist(), drawn.across[::side].tolist())))[:40]
     px, py = (dense @ z.T for z in (x, y))
     per_slice = (torch.sign(px[:, :, None] - py[:, None]).mean(2) - torch.sign(px[:, :, None] - px[:, None]).mean(2)) / 200
-    expected = rf.Riesz().slicing_constant(27) / 40 * per_slice.T @ dense
+    expected = rf.Riesz().basis_constant(27) / 40 * per_slice.T @ dense
     found = rf.sliced_mmd2_gradient(x, y, slices=40, directions=kind, engine=engine, seed=generator(9))
     # sort: ties that rounding makes or breaks, 1/150 of one slice of 40; bins: the mass of a bin, some 1/200
     tolerance = 1e-3 if engine == "sort" else 2e-2
@@ -97,8 +97,8 @@ def test_flow_with_patches_keeps_its_tables():
     g = generator(5)
     x, y = torch.rand(2500, 256, generator=g), 0.3 * torch.rand(2500, 256, generator=g)
     flow = rf.ParticleFlow(y, slices=256, step_size=1.0, directions=rf.LocalSlices((1, 16, 16), 7), reuse=8, seed=g)
-    moved = flow.run(x, 60)
-    assert len(flow.tables.kept) == 8
+    moved = flow.run(x, steps=60)
+    assert len(flow.target.kept) == 8
     assert rf.mmd2(moved[:500], y[:500]) < 0.05 * rf.mmd2(x[:500], y[:500])
 
 

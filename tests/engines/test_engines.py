@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from problems import KERNELS, clouds, generator, gradient_1d_by_hand, kernel_by_hand, simplex
 
 import rieszflow as rf
-from rieszflow import _slices, directions, engines
+from rieszflow import _basis, directions, engines
 from rieszflow._clouds import Cloud, Need
 from rieszflow._scratch import scratch
 from rieszflow.directions.hadamard import Hadamard
@@ -88,7 +88,7 @@ def test_bins_keep_their_bound(x_shape, y_shape, n):
     xi = torch.ones(1, 1)
     got, exact = (rf.sliced_mmd2_gradient(x, y, directions=xi, engine=e)[:, 0] * n for e in ("bins", "sort"))
     problem = Problem(rf.Riesz(1.0), Need(x=True))
-    (t,) = engines.ENGINES["bins"].keep(Cloud(y), x, directions.Directions(xi), problem).tables
+    (t,) = engines.ENGINES["bins"].keep(Cloud(y), x, directions.Dense(xi), problem).tables
     grid = t.grid
     f = counted(grid, Cloud(x)).mass
     u, index = np.empty(n, np.float32), np.empty(n, np.uint32)
@@ -214,7 +214,7 @@ def test_two_points(kind):
     gradient = rf.sliced_mmd2_gradient(x, y, slices=128, directions=kind, engine="bins", seed=generator(1)) * 3000
     xi = directions.sample(kind, 128, 70, x, generator(1))
     side = xi.project(x[:1] - y[:1]).sign()
-    wanted = rf.Riesz(1.0).slicing_constant(xi.n) / 128 * xi.adjoint(side)
+    wanted = rf.Riesz(1.0).basis_constant(xi.n) / 128 * xi.adjoint(side)
     torch.testing.assert_close(gradient, wanted.expand_as(gradient), rtol=0, atol=1e-5)
 
 
@@ -259,7 +259,7 @@ def test_hadamard_bias(d):
     z[0, 0] = 1
     xi = directions.sample("hadamard", 4000 * max(64, 1 << (d - 1).bit_length()), d, z, generator(9))
     mean = xi.project(z).abs().double().mean().item()
-    assert rf.Riesz(1.0).slicing_constant(xi.n) * mean == pytest.approx(1, abs=0.01)
+    assert rf.Riesz(1.0).basis_constant(xi.n) * mean == pytest.approx(1, abs=0.01)
 
 
 def test_sobol_beats_independent_directions():
@@ -282,12 +282,12 @@ def test_slices_average_to_the_kernel(kernel, d):
     """k(ρ) = ∫ f(ρ s) dμ(s) with the density of one coordinate of the sphere, ∝ sin^{d−2} θ at s = cos θ."""
     rho = np.array([0.1, 1.0, 3.0])
     if d == 1:
-        mean = kernel.slice_values(rho, 1)
+        mean = kernel.basis(rho, 1)
     else:
         nodes, weights = np.polynomial.legendre.leggauss(800)
         theta = (nodes + 1) * np.pi / 4
         density = weights * np.sin(theta) ** (d - 2)
-        mean = (kernel.slice_values(rho[:, None] * np.cos(theta), d) * density).sum(1) / density.sum()
+        mean = (kernel.basis(rho[:, None] * np.cos(theta), d) * density).sum(1) / density.sum()
     wanted = [kernel_by_hand(kernel, np.array([0.0]), np.array([v])) for v in rho]
     # |t|^0.3 has a cusp at the end of the integral, which costs the quadrature digits
     np.testing.assert_allclose(mean, wanted, atol=1e-5 if kernel == rf.Riesz(0.3) else 1e-7)
@@ -298,13 +298,13 @@ def test_slices_average_to_the_kernel(kernel, d):
 def test_kept_slices_are_the_quadrature(d, dof):
     """Between the nodes, at distances from 1e-4 to 1e4 lengths of the slice, and beyond the end where nothing is left."""
     t = 10 ** np.random.default_rng(d).uniform(-4, 4, 200) / math.sqrt(d)
-    np.testing.assert_allclose(_slices.student(t, d, dof), _slices._student(t, d, dof), rtol=0, atol=1e-8)
-    assert _slices.student(np.array([0.0]), d, dof)[0] == pytest.approx(1, abs=1e-9)
-    assert np.array_equal(_slices.student(np.array([[1e7, np.inf]]), d, dof), [[0, 0]])
+    np.testing.assert_allclose(_basis.student(t, d, dof), _basis._student(t, d, dof), rtol=0, atol=1e-8)
+    assert _basis.student(np.array([0.0]), d, dof)[0] == pytest.approx(1, abs=1e-9)
+    assert np.array_equal(_basis.student(np.array([[1e7, np.inf]]), d, dof), [[0, 0]])
     # The functions are kept: as many nodes again are asked for by nobody.
-    before = _slices._student_interpolator.cache_info()
-    _slices.student(t, d, dof)
-    after = _slices._student_interpolator.cache_info()
+    before = _basis._student_interpolator.cache_info()
+    _basis.student(t, d, dof)
+    after = _basis._student_interpolator.cache_info()
     assert after.hits == before.hits + 1 and after.misses == before.misses and after.maxsize is not None
 
 
@@ -313,13 +313,13 @@ def brute_slices(x, y, kernel, xi, statistic, a, b):
     px, py = xi.project(x).numpy(), xi.project(y).numpy()
     top = 2.1 * max(np.abs(px).max(), np.abs(py).max())
     if isinstance(kernel, rf.Riesz):
-        f = lambda t: kernel.slice_values(np.abs(t), xi.n)  # noqa: E731
+        f = lambda t: kernel.basis(np.abs(t), xi.n)  # noqa: E731
         df = lambda t: np.where(t == 0, 0, kernel.r * f(np.where(t == 0, 1, t)) / np.where(t == 0, 1, t))  # noqa: E731
     else:
         from scipy.interpolate import CubicSpline
 
         nodes = np.linspace(0, top, 20_001)
-        spline = CubicSpline(nodes, kernel.slice_values(nodes, xi.n))
+        spline = CubicSpline(nodes, kernel.basis(nodes, xi.n))
         f = lambda t: spline(np.abs(t))  # noqa: E731
         df = lambda t: np.sign(t) * spline(np.abs(t), 1)  # noqa: E731
     a, b = a.numpy(), b.numpy()

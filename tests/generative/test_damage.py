@@ -247,9 +247,10 @@ def test_one_network_for_all_steps_killed_between_its_writes(tmp_path, monkeypat
     original = getattr(Run, write)
 
     def killed(self, *arguments):
-        original(self, *arguments)
+        result = original(self, *arguments)
         if second(arguments):
             raise Stop
+        return result
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, write, killed)

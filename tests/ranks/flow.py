@@ -36,7 +36,7 @@ def main(source: str, out: str) -> None:
     dist.all_reduce = lambda t, *args, **more: sent.append(t.numel() * t.element_size()) or original(t, *args, **more)
     generator = torch.Generator().manual_seed(9)
     flow = rf.ParticleFlow(y, slices=130, momentum=0.5, seed=generator, reuse=2, group=group)
-    found["flow"] = flow.run(x, STEPS)
+    found["flow"] = flow.run(x, steps=STEPS)
     dist.all_reduce = original
     whole = torch.from_numpy(np.concatenate([data["x"], data["y"]]))  # the same rows on all ranks say where bins are
     sketch = rf.SliceSketch(whole, slices=64).update(y).reduce(group)

@@ -1,32 +1,37 @@
-"""Points on the unit sphere to project on: ξ_1, …, ξ_P.
+"""Directions to project on: points ξ_1, …, ξ_P on the unit sphere.
 
-Adding a kind of direction is adding one file and one entry in `KINDS`: a function `sample(P, d, generator)` that returns a
-tensor (P, d) of unit rows, or one that returns `Directions` of its own (see hadamard.py). Kinds that need to know more than d
-are objects with that function as their method `sample` (see local.py).
+Adding a kind is adding one small file with a function `sample` (its type is `base.Draw`), one entry in `KINDS`, and its name in
+`_types.DirectionsName`. It answers with a `Dense` matrix, or with a subclass of `Directions` (see `hadamard.py`). A kind that
+needs to know more than d is an object with `sample` as its method (see `local.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from rieszflow import _validate
 from rieszflow._surroundings import plain
+from rieszflow._types import DirectionsName
 from rieszflow.directions import hadamard, independent, orthogonal, sobol
-from rieszflow.directions.base import Directions
+from rieszflow.directions.base import Directions, Draw
+from rieszflow.directions.dense import Dense
 from rieszflow.directions.hadamard import Hadamard
 from rieszflow.directions.local import LocalSlices
 from rieszflow.errors import InputError
 
-__all__ = ["KINDS", "Directions", "Hadamard", "LocalSlices", "sample"]
+__all__ = ["KINDS", "Dense", "Directions", "Draw", "Hadamard", "Kind", "LocalSlices", "sample"]
 
-KINDS: dict[str, Callable[[int, int, Tensor, torch.Generator | None], Directions]] = {
-    "independent": lambda P, d, like, g: Directions(independent.sample(P, d, g).to(like)),
-    "orthogonal": lambda P, d, like, g: Directions(orthogonal.sample(P, d, g).to(like)),
+Kind: TypeAlias = DirectionsName | Tensor | LocalSlices
+"""What the argument `directions` of a public function may be: a name, a tensor (P, d) of unit rows, or `LocalSlices`."""
+
+KINDS: dict[str, Draw] = {
+    "independent": independent.sample,
+    "orthogonal": orthogonal.sample,
     "hadamard": hadamard.sample,
-    "sobol": lambda P, d, like, g: Directions(sobol.sample(P, d, g).to(like)),
+    "sobol": sobol.sample,
 }
 
 # Up to here Haar blocks cost little and need no padding; above, a QR factorisation, O(d³), would cost more than its slices.
@@ -34,18 +39,23 @@ _LARGEST_HAAR = 64
 
 
 @plain
-def sample(
-    kind: str | Tensor | LocalSlices, P: int, d: int, like: Tensor, generator: torch.Generator | None = None
-) -> Directions:
-    """Draws P directions of a kind in R^d, with dtype and device of `like`. A tensor (P, d) is taken as it is."""
+def sample(kind: Kind, P: int, d: int, like: Tensor, generator: torch.Generator | None = None) -> Directions:
+    """Draws directions.
+
+    Args:
+        kind: see `Kind`. A tensor is taken as it is, and then P is its number of rows.
+        P: number of directions, at least 1.
+        d: dimension of the points.
+        like: a tensor whose dtype and device the directions get.
+        generator: where random numbers come from; None for torch's default generator of the CPU.
+
+    Raises:
+        InputError (a ValueError): a name that is none, a tensor whose rows are not of norm 1 in R^d, or a kind that does not
+            fit the dimension.
+        InputTypeError (a TypeError): a tensor of a wrong dtype or layout.
+    """
     if isinstance(kind, Tensor):
-        kind = _validate.plain_tensor("directions", kind, f"(P, {d})")
-        if kind.ndim != 2 or kind.shape[1] != d or kind.shape[0] == 0:
-            raise InputError(f"directions: tensor of shape {tuple(kind.shape)} given; (P, {d}) is accepted")
-        norms = kind.detach().double().norm(dim=1)
-        if not ((norms - 1).abs() < 1e-4).all():
-            raise InputError("directions: rows of the tensor must be finite and have norm 1")
-        return Directions(kind.detach().to(like))
+        return _given(kind, d, like)
     if isinstance(kind, LocalSlices):
         return kind.sample(P, d, like, generator)
     if isinstance(kind, str) and kind == "auto":
@@ -54,3 +64,13 @@ def sample(
         accepted = ", ".join(repr(name) for name in ("auto", *KINDS)) + ", LocalSlices"
         raise InputError(f"directions: {kind!r} given; {accepted} or a tensor (P, d) of unit rows are accepted")
     return KINDS[kind](P, d, like, generator)
+
+
+def _given(xi: Tensor, d: int, like: Tensor) -> Dense:
+    xi = _validate.plain_tensor("directions", xi, f"(P, {d})")
+    if xi.ndim != 2 or xi.shape[1] != d or xi.shape[0] == 0:
+        raise InputError(f"directions: tensor of shape {tuple(xi.shape)} given; (P, {d}) is accepted")
+    norms = xi.detach().double().norm(dim=1)
+    if not ((norms - 1).abs() < 1e-4).all():
+        raise InputError("directions: rows of the tensor must be finite and have norm 1")
+    return Dense(xi.detach().to(like))

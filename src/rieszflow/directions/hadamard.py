@@ -55,10 +55,10 @@ class Hadamard(Directions):
             out += (_transform(_transform(block) * s[1]) * (s[0] / self.n))[..., : self.d]
         return out
 
-    def split(self, rows: int) -> list[Directions]:
-        return [Hadamard(self.signs, min(rows, self.P - k), self.d, self.first + k) for k in range(0, self.P, rows)]
+    def split(self, size: int) -> list[Hadamard]:
+        return [Hadamard(self.signs, min(size, self.P - k), self.d, self.first + k) for k in range(0, self.P, size)]
 
-    def single(self) -> Directions:
+    def to_float32(self) -> Hadamard:
         return Hadamard(self.signs.float(), self.P, self.d, self.first)
 
     def _pieces(self) -> list[tuple[Tensor, slice, slice]]:

@@ -1,9 +1,10 @@
-"""Locally connected slices of images: a slice sees one patch, somewhere in the image.
+"""Local slices of images: a slice sees one patch, somewhere in the image.
 
-A direction on a patch of size × size pixels and all C channels is stretched by nearest up-sampling to (scale·size)², and placed
-periodically: it wraps around the border. Pooling the patch by sums over scale × scale pixels and dividing by `scale` is the
-same inner product, so a patch has n = C·size² numbers whatever its scale is, its slices average to `size`-patches' own D²
-with the constant of R^n, and nothing is ever copied per slice. Source: paper, section 5 and its appendix on images.
+A direction lives on a patch of size × size pixels and all C channels. It is stretched to (scale·size)² pixels by repeating each
+one, and then placed somewhere; it wraps around the border. Its inner product with an image is that with the pooled patch: sums
+over scale × scale pixels, divided by `scale`. So a patch has n = C·size² numbers whatever its scale is, the mean over its
+slices has the constant of R^n, and nothing is copied for a slice.
+Source: paper, section 5 and its appendix on images.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ __all__ = ["LocalSlices"]
 
 @dataclass(frozen=True)
 class LocalSlices:
-    """Give it as `directions`: slices on patches of images, flat as (C, H, W), instead of slices of all of an image.
+    """Slices of patches of images, instead of slices of whole images. Give it as the argument `directions`.
 
-    The patches of one draw tile the image: they lie on a grid with a random origin, so that every pixel is in one or, near a
-    seam, in several of them. Value and gradient are those of the mean, over all places q, of D² between the patches at q; the
-    gradient is unbiased for it.
+    Images are flat: a point has d = C·H·W numbers in the order (C, H, W). The patches of one draw tile the image. They lie on a
+    grid with a random origin, so every pixel is in one of them or, near a seam, in several. The sliced functionals then
+    estimate the mean, over all places q, of D² between the patches at q. Value and gradient are unbiased for it.
 
     Args:
         shape: (C, H, W) of an image.
         size: pixels along a patch's side, before stretching.
-        scale: stretching, at least 1; scale·size is at most H and W.
+        scale: factor of stretching, at least 1; scale·size is at most H and W.
 
     Raises:
-        ValueError: a patch that does not fit into the image.
+        InputError (a ValueError): numbers that are not whole, or a patch that does not fit into the image.
 
     Example:
         >>> import rieszflow as rf
@@ -67,6 +68,7 @@ class LocalSlices:
             )
 
     def sample(self, P: int, d: int, like: Tensor, generator: torch.Generator | None) -> Local:
+        """See `base.Draw`."""
         if d != math.prod(self.shape):
             raise InputError(f"directions: slices of images {self.shape} given, the points have d = {d}")
         device = generator.device if generator is not None else "cpu"
@@ -80,7 +82,7 @@ class LocalSlices:
         each = -(-P // places)
         n = self.shape[0] * self.size**2
         blocks = [
-            # Haar blocks at every place: orthogonal to one another within it
+            # Haar blocks at every place: at right angles to one another within it
             torch.linalg.qr(torch.randn(places, n, min(n, each - k), generator=generator, device=device, dtype=torch.float32))
             for k in range(0, each, n)
         ]
@@ -90,10 +92,18 @@ class LocalSlices:
 
 
 class Local(Directions):
-    """Slices on patches: `xi` (places, rows of a place, n); slice p is row p // places of place p % places."""
+    """Directions on patches. Direction p is number p // places of place p % places.
 
-    def __init__(self, xi: Tensor, kind: LocalSlices, rows: Tensor, columns: Tensor, P: int) -> None:
-        self.xi, self.kind, self.rows, self.columns, self.P = xi, kind, rows, columns, P
+    Attributes:
+        xi: (places, directions of a place, n).
+        kind: shape of the images, size and scale of the patches.
+        down: for all places from top to bottom, the pixels that their patches cover in this direction: numbers in [0, H).
+        across: likewise from left to right, numbers in [0, W).
+        places: number of places, those from top to bottom times those from left to right.
+    """
+
+    def __init__(self, xi: Tensor, kind: LocalSlices, down: Tensor, across: Tensor, P: int) -> None:
+        self.xi, self.kind, self.down, self.across, self.P = xi, kind, down, across, P
         self.places, self.n = len(xi), xi.shape[-1]
 
     @plain
@@ -101,12 +111,12 @@ class Local(Directions):
         C, H, W = self.kind.shape
         s, k = self.kind.size, self.kind.scale
         batch = x.shape[:-1]
-        tiles = x.reshape(-1, C, H, W).index_select(2, self.rows).index_select(3, self.columns)
-        i, j = len(self.rows) // (s * k), len(self.columns) // (s * k)
+        tiles = x.reshape(-1, C, H, W).index_select(2, self.down).index_select(3, self.across)
+        i, j = len(self.down) // (s * k), len(self.across) // (s * k)
         # (points, C, i, s, k, j, s, k) to one row of n numbers for every place and point
         pooled = tiles.view(-1, C, i, s, k, j, s, k).sum((4, 7)) / k
         patches = pooled.permute(2, 4, 0, 1, 3, 5).reshape(i * j, -1, self.n)
-        projected = torch.bmm(self.xi, patches.transpose(1, 2))  # (places, rows, points)
+        projected = torch.bmm(self.xi, patches.transpose(1, 2))  # (places, directions of a place, points)
         projected = projected.transpose(0, 1).reshape(-1, projected.shape[-1])[: self.P]
         return projected.view(self.P, *batch).movedim(0, -2)
 
@@ -120,21 +130,21 @@ class Local(Directions):
         full = flat.new_zeros(each * places, flat.shape[1])
         full[: self.P] = flat
         patches = torch.bmm(full.view(each, places, -1).permute(1, 2, 0), self.xi) / k  # (places, points, n)
-        i, j = len(self.rows) // (s * k), len(self.columns) // (s * k)
+        i, j = len(self.down) // (s * k), len(self.across) // (s * k)
         tiles = patches.view(i, j, -1, C, s, s).permute(2, 3, 0, 4, 1, 5)
         tiles = tiles[:, :, :, :, None, :, :, None].expand(-1, -1, i, s, k, j, s, k).reshape(-1, C, i * s * k, j * s * k)
-        wide = tiles.new_zeros(len(tiles), C, i * s * k, W).index_add_(3, self.columns, tiles)
-        out = tiles.new_zeros(len(tiles), C, H, W).index_add_(2, self.rows, wide)
+        wide = tiles.new_zeros(len(tiles), C, i * s * k, W).index_add_(3, self.across, tiles)
+        out = tiles.new_zeros(len(tiles), C, H, W).index_add_(2, self.down, wide)
         return out.view(*batch, C * H * W)
 
-    def split(self, rows: int) -> list[Directions]:
-        """Parts of whole rows of all places, at most `rows` slices where there are no more places than that."""
+    def split(self, size: int) -> list[Local]:
+        """Parts with equally many directions at all places, so of at least as many directions as there are places."""
         places, each, _ = self.xi.shape
-        step = max(1, rows // places)
+        step = max(1, size // places)
         return [
-            Local(self.xi[:, k : k + step], self.kind, self.rows, self.columns, min(self.P, (k + step) * places) - k * places)
+            Local(self.xi[:, k : k + step], self.kind, self.down, self.across, min(self.P, (k + step) * places) - k * places)
             for k in range(0, each, step)
         ]
 
-    def single(self) -> Directions:
-        return Local(self.xi.float(), self.kind, self.rows, self.columns, self.P)
+    def to_float32(self) -> Local:
+        return Local(self.xi.float(), self.kind, self.down, self.across, self.P)

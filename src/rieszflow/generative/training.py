@@ -479,7 +479,7 @@ class _Training:
             return
         if self.phase == "flow":
             for k, flow in enumerate(self.flows):
-                tensors |= {f"target.{k}.{name}": t for name, t in flow.tables.state().items()}
+                tensors |= {f"target.{k}.{name}": t for name, t in flow.target.state().items()}
         if self.phase == "fit":
             tensors["random.fit"] = self.randomness if self.step == 0 else torch.get_rng_state()
             for prefix, module in (("phi.", self._inner()), ("average.", self.average)):
@@ -518,7 +518,7 @@ class _Training:
             self._build_flows()
             if self.phase == "flow":
                 for k, flow in enumerate(self.flows):
-                    flow.tables.load_state(_below(tensors, f"target.{k}."))
+                    flow.target.load_state(_below(tensors, f"target.{k}."))
             if self.phase == "fit":
                 self.randomness = tensors["random.fit"]
                 self._build()
@@ -567,7 +567,7 @@ def _patch_distance(y: Tensor, kind: LocalSlices, P: int) -> float:
     generator = torch.Generator(y.device).manual_seed(0)
     xi = kind.sample(1024, y.shape[1], y, generator)
     p = xi.project(y)
-    distance = Riesz(1.0).slicing_constant(xi.n) * (p - p.roll(1, dims=1)).abs().mean().item()
+    distance = Riesz(1.0).basis_constant(xi.n) * (p - p.roll(1, dims=1)).abs().mean().item()
     return distance * min(xi.places, P / xi.n)
 
 

@@ -2,7 +2,7 @@
 
 The mass of a bin counts as spread evenly over it. Then the derivative of the potential at bin edges is a discrete convolution
 with the differences of the kernel's one-dimensional slice; between the edges it is taken as linear. Bins have one width on all
-slices, cover all points, and must resolve the slice (`Kernel.slice_scale`), or the kernel is refused.
+slices, cover all points, and must resolve the slice (`Kernel.basis_scale`), or the kernel is refused.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Convolved(Method):
     def _slice(self, v: np.ndarray) -> np.ndarray:
         """The kernel's slice at distances between projections."""
         t = v if self.kernel.degree is not None else v / self.grid.scale
-        return self.kernel.slice_values(t, self.grid.directions.n)
+        return self.kernel.basis(t, self.grid.directions.n)
 
     def lines(self, own: Table, other: Table, factor: float, weighted: bool) -> Lines:
         B, alpha = self.grid.B, self.self_factor(own)

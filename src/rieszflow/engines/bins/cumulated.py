@@ -30,7 +30,7 @@ class Cumulated(Method):
 
     def __init__(self, x: Table, y: Table, unbiased: bool) -> None:
         super().__init__(x, y, unbiased)
-        self.constant = Riesz(1.0).slicing_constant(self.grid.directions.n)
+        self.constant = Riesz(1.0).basis_constant(self.grid.directions.n)
 
     def lines(self, own: Table, other: Table, factor: float, weighted: bool) -> Lines:
         return passes.of(self.grid).cumulate(own.mass, other.mass, self.self_factor(own), factor * self.constant)

@@ -20,7 +20,7 @@ SPAN = ("low", "inverse", "shift", "scale", "B")
 
 def parts(directions: Directions) -> list[Directions]:
     """The slices that go through the passes together, in float32: the bins resolve no more."""
-    directions = directions.single()
+    directions = directions.to_float32()
     return list(directions.blocks()) if isinstance(directions, Hadamard) else directions.split(_PART)
 
 

@@ -28,7 +28,7 @@ _FEWEST_BINS = 128
 _PER_BIN = 8  # points; their random places within a bin are an error small beside the slices' own
 _SAMPLE = 128  # points of each cloud, at most, that decide the range, and half as many at least
 _MOST_BINS = 16384
-_PER_WAVE = 6.0  # equal bins in a kernel's slice_scale, which is a wave length over 2π
+_PER_WAVE = 6.0  # equal bins in a kernel's basis_scale, which is a wave length over 2π
 _RIESZ_BINS = 4096
 _WIDEST = 1e4  # times the widest slice: a kernel is 1 − 1e-8 there, and its digits beyond the fourth are in doubt
 
@@ -126,7 +126,7 @@ def _evenly(frame: Frame, x: Tensor, y: Tensor, kernel: Kernel, group: Group) ->
     span = max(float((high - low).max()), 1e-30)
     length = float(np.float64(span) / frame.scale)  # may be infinity, as may what is made of it
     B = 1 << math.ceil(math.log2(max(_needed(kernel, frame.directions.n, length), 512)))
-    wave = kernel.slice_scale(frame.directions.n)
+    wave = kernel.basis_scale(frame.directions.n)
     if wave is not None and span > 1e-30 and kernel.length > _WIDEST * length:
         warnings.warn(
             f"kernel: {kernel!r} is more than {_WIDEST:.0e} times as wide as these points lie apart: its values are nearly "
@@ -139,7 +139,7 @@ def _evenly(frame: Frame, x: Tensor, y: Tensor, kernel: Kernel, group: Group) ->
 
 def _needed(kernel: Kernel, n: int, length: float) -> float:
     """Equal bins that resolve a kernel's slice over a length, if there are not too many of them."""
-    wave = kernel.slice_scale(n)
+    wave = kernel.basis_scale(n)
     needed = _RIESZ_BINS if wave is None else float(np.float64(_PER_WAVE * length) / wave)
     if needed > _MOST_BINS:
         raise InputError(

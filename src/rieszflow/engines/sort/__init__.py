@@ -1,7 +1,7 @@
 """The exact engine: both distribution functions of every slice at every point, by one sort of the joined projections.
 
-Plain torch operations (`profile`), O((N + M) log(N + M)) a slice. A flow needs the derivative by x alone. On the CPU in float32
-it has compiled `loops` with a radix sort, O(N + M).
+Plain torch operations (`profile`), O((N + M) log(N + M)) a slice. The derivative by x alone, on the CPU in float32, is what
+a flow needs. It has compiled `loops` with a radix sort, O(N + M).
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Sort(Engine):
         total = Sum()
         for part in directions.split(max(1, _PROJECTIONS // numbers)):
             total.add(_on_part(part, setting, problem.need))
-        c = Riesz(1.0).slicing_constant(directions.n) / directions.P
+        c = Riesz(1.0).basis_constant(directions.n) / directions.P
         return _scaled(total.result(), pair, c, setting.scale)
 
 

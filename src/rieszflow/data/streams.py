@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,26 +16,19 @@ from torch import Tensor
 from rieszflow import _validate
 from rieszflow._notices import notice
 from rieszflow._types import Progress, ProgressCallback
-from rieszflow.data import as_points, has_pictures, read_all
+from rieszflow.data.batches import Source, batch_points, passes
+from rieszflow.data.columns import difference, named
+from rieszflow.data.files import read_all
+from rieszflow.data.npy import open_npy
+from rieszflow.data.options import Reading
+from rieszflow.data.parts import rows_at_once
+from rieszflow.data.paths import PARQUET, TEXT, is_table, suffix
+from rieszflow.data.pictures import has_pictures
+from rieszflow.data.points import as_points
+from rieszflow.data.tables import Table, is_frame, open_frame, open_table
 from rieszflow.errors import DatasetError, InputError, InputTypeError
-from rieszflow.tables import (
-    PARQUET,
-    TEXT,
-    Reading,
-    Table,
-    difference,
-    is_frame,
-    is_table,
-    named,
-    open_frame,
-    open_table,
-    suffix,
-)
 
 __all__ = ["Stream", "common", "stream"]
-
-ROWS = 1 << 16  # points in a batch of a file
-_MOST_NUMBERS = 1 << 24  # numbers in a batch of a file: 64 MB of float32
 
 
 class Stream:
@@ -54,29 +45,21 @@ class Stream:
         progress: called during every pass, or None; see `stream`.
     """
 
-    def __init__(
-        self,
-        name: str,
-        batches: Callable[[], Iterable[Any]],
-        n: int | None = None,
-        names: list[str] | None = None,
-        rows: Callable[[np.ndarray], np.ndarray] | None = None,
-        left_out: dict[str, str] | None = None,
-        is_table: bool = False,
-    ) -> None:
-        self.name, self._batches, self.n, self.names, self._rows = name, batches, n, names, rows
-        self.left_out, self.is_table = left_out or {}, is_table
+    def __init__(self, source: Source) -> None:
+        self._batches, self._rows = source.batches, source.rows
+        self.name, self.n, self.names = source.name, source.n, source.names
+        self.left_out, self.is_table = dict(source.left_out), source.is_table
         self._shape: tuple[int, ...] | None = None  # of a point, before it is flattened
         self.progress: ProgressCallback | None = None
         first = next(iter(self), None)
         if first is None:
-            raise InputError(f"{name}: no points in it; at least one is needed")
+            raise InputError(f"{self.name}: no points in it; at least one is needed")
         self.first, self.d = first, first.shape[1]
 
     def __iter__(self) -> Iterator[Tensor]:
         done = 0
         for number, batch in enumerate(self._batches()):
-            points = _numbers(batch, f"{self.name}, batch {number}")
+            points = batch_points(batch, f"{self.name}, batch {number}")
             if not len(points):
                 continue
             self._alike(tuple(points.shape[1:]), number)
@@ -104,9 +87,11 @@ class Stream:
     def rows(self, numbers: np.ndarray) -> np.ndarray:
         """Points by their numbers, from anywhere where that is cheap, else of the first batch: a sample is meant."""
         if self._rows is None:
-            return self.first.cpu().numpy()[numbers % len(self.first)]
-        found = _numbers(self._rows(numbers), f"{self.name}, some rows")
-        return found.reshape(len(found), -1).cpu().numpy()
+            first: np.ndarray = self.first.cpu().numpy()[numbers % len(self.first)]
+            return first
+        found = batch_points(self._rows(numbers), f"{self.name}, some rows")
+        flat: np.ndarray = found.reshape(len(found), -1).cpu().numpy()
+        return flat
 
     def count(self) -> int:
         """The number of points, by a pass if need be."""
@@ -154,7 +139,8 @@ class Stream:
         order = [places[name] for name in names]
         where = np.array(order)
         rows = None if self._rows is None else lambda numbers: self.rows(numbers)[:, where]
-        return Stream(self.name, lambda: (batch[:, order] for batch in self), self.n, list(names), rows, self.left_out, True)
+        batches = lambda: (batch[:, order] for batch in self)  # noqa: E731
+        return Stream(Source(self.name, batches, self.n, list(names), rows, self.left_out, True))
 
 
 def common(x: Stream, y: Stream) -> tuple[Stream, Stream]:
@@ -259,77 +245,8 @@ def _batches(source: Any) -> Stream:
     if isinstance(source, Mapping):
         raise InputTypeError("source: a mapping given; give one array, a table, or batches of points")
     if isinstance(source, Iterable):
-        return Stream("iterator" if isinstance(source, Iterator) else type(source).__name__, _passes(source))
+        return Stream(Source("iterator" if isinstance(source, Iterator) else type(source).__name__, passes(source)))
     raise InputTypeError(f"source: {type(source).__name__} given; a tensor, array, file, table, or batches are accepted")
-
-
-def _passes(source: Iterable[Any]) -> Callable[[], Iterable[Any]]:
-    """Passes over batches. The first one is for a look at the first batch, and the second goes on from there."""
-    begun: list[Iterator[Any]] = []
-    seen: list[Any] = []
-
-    def look(passing: Iterator[Any]) -> Iterator[Any]:
-        for batch in passing:
-            seen.append(batch)
-            yield batch
-
-    def batches() -> Iterable[Any]:
-        if not begun:
-            begun.append(iter(source))
-            return look(begun[0])
-        if seen:
-            first = list(seen)
-            seen.clear()
-            return itertools.chain(first, begun[0])
-        if isinstance(source, Iterator):
-            raise InputError("iterator: can be passed over once; give a list, a DataLoader or a file for more")
-        return source
-
-    return batches
-
-
-def _numbers(batch: Any, name: str) -> Tensor:
-    """A batch as a tensor (m, …) of float32 or float64, pictures with their channels first."""
-    batch = as_points(_entry(batch, name), name)
-    if batch.ndim < 2:
-        raise InputError(
-            f"{name}: shape {tuple(batch.shape)} given, which can be one point or many; batches (m, d) are accepted"
-        )
-    if isinstance(batch, Tensor):
-        return batch
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of memory that cannot be written: nobody here writes to points
-        batch = batch.copy() if any(step < 0 for step in batch.strides) else np.ascontiguousarray(batch)
-        return torch.from_numpy(batch)
-
-
-_ENTRIES = ("x", "image", "images", "pixel_values", "data")
-
-
-def _entry(batch: Any, name: str) -> Any:
-    """The points of a batch that holds more than points."""
-    if isinstance(batch, Mapping):
-        known = [key for key in _ENTRIES if key in batch]
-        if len(batch) != 1 and len(known) != 1:
-            raise InputTypeError(
-                f"{name}: a mapping with the keys {named([str(key) for key in batch])} given; one key, or one of "
-                f"{named(_ENTRIES)} beside others, is accepted"
-            )
-        key = known[0] if known else next(iter(batch))
-        if len(batch) > 1:
-            notice(f"{name.partition(', batch')[0]}: of every batch the entry {key!r} counts, the others are left out")
-        return batch[key]
-    if isinstance(batch, (tuple, list)):
-        if not batch:
-            raise InputTypeError(f"{name}: an empty {type(batch).__name__} given; a tensor or array (m, ...) is accepted")
-        if any(getattr(entry, "ndim", 0) == 0 for entry in batch):
-            raise InputTypeError(
-                f"{name}: a single point, or plain numbers, given; batches that are tensors or arrays (m, d) are accepted"
-            )
-        if len(batch) > 1:
-            notice(f"{name.partition(', batch')[0]}: of every batch, {len(batch)} entries, the first one counts")
-        return batch[0]
-    return batch
 
 
 def _array(name: str, array: Any) -> Stream:
@@ -340,23 +257,19 @@ def _array(name: str, array: Any) -> Stream:
     if len(array) == 0:
         raise InputError(f"{name}: shape {tuple(array.shape)} is empty; at least one point is needed")
     column = array[:, None] if array.ndim == 1 else array
-    step = _rows(math.prod(array.shape[1:]))
-    return Stream(
-        name, lambda: (column[k : k + step] for k in range(0, len(array), step)), len(array), rows=lambda k: column[k]
-    )
-
-
-def _rows(d: int) -> int:
-    return max(1, min(ROWS, _MOST_NUMBERS // max(1, d)))
+    step = rows_at_once(math.prod(array.shape[1:]))
+    batches = lambda: (column[k : k + step] for k in range(0, len(array), step))  # noqa: E731
+    return Stream(Source(name, batches, len(array), rows=lambda k: column[k]))
 
 
 def _table(table: Table) -> Stream:
-    return Stream(table.name, table.batches, table.n, table.names, left_out=table.left_out, is_table=True)
+    return Stream(Source(table.name, table.batches, table.n, table.names, left_out=table.left_out, is_table=True))
 
 
 def _file(path: Path, reading: Reading) -> Stream:
     if suffix(path) == ".npy" and path.is_file():
-        return _npy(path)
+        content = open_npy(path)
+        return _array(str(path), content) if isinstance(content, np.ndarray) else Stream(content)
     if is_table(path) or (path.is_dir() and _is_folder_of_tables(path)):
         return _table(open_table(path, reading))
     if path.is_file() and suffix(path) != ".npz":
@@ -374,47 +287,3 @@ def _a_table(path: Path) -> Path:
 
 def _is_folder_of_tables(folder: Path) -> bool:
     return not has_pictures(folder) and any(is_table(file) for file in folder.rglob("*"))
-
-
-def _npy(path: Path) -> Stream:
-    """Read, not mapped: mapping would need as much address space as the file is long."""
-    try:
-        with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, by_columns, dtype = read_header(file)
-            start = file.tell()
-    except ValueError as error:
-        raise DatasetError(f"{path}: not a NumPy file, or damaged ({error})") from None
-    if dtype.hasobject or dtype.kind not in "fiub":
-        raise DatasetError(f"{path}: dtype {dtype} given; numbers are accepted")
-    if not shape or 0 in shape:
-        raise DatasetError(f"{path}: shape {shape} given; points (n, d) are accepted")
-    d = math.prod(shape[1:])
-    needed, there = shape[0] * d * dtype.itemsize, path.stat().st_size - start
-    if there != needed:
-        what = "truncated" if there < needed else "more in it than one array"
-        raise DatasetError(f"{path}: {what}: {there} bytes of data, the header promises {needed}")
-    if by_columns and len(shape) > 1:
-        return _array(str(path), np.load(path, mmap_mode="r"))  # a row's numbers lie far apart in the file
-    step = _rows(d)
-
-    def batches() -> Iterator[np.ndarray]:
-        with open(path, "rb") as file:
-            file.seek(start)
-            for k in range(0, shape[0], step):
-                m = min(step, shape[0] - k)
-                content = np.fromfile(file, dtype, m * d)
-                if content.size < m * d:
-                    raise DatasetError(f"{path}: has become shorter while it was read")
-                yield content.reshape(m, *(shape[1:] or (1,)))
-
-    def rows(numbers: np.ndarray) -> np.ndarray:
-        with open(path, "rb") as file:
-            found = []
-            for k in numbers:
-                file.seek(start + int(k) * d * dtype.itemsize)
-                found.append(np.fromfile(file, dtype, d))
-        return np.stack(found).reshape(-1, *(shape[1:] or (1,))) if found else np.empty((0, d), dtype)
-
-    return Stream(str(path), batches, shape[0], rows=rows)

@@ -1,9 +1,9 @@
-"""One-dimensional slices of radial kernels: f with k(‖x‖) = E f(⟨ξ, x⟩), ξ uniform on the unit sphere of R^d.
+"""One-dimensional basis functions of radial kernels: f with k(‖x‖) = E f(|⟨ξ, x⟩|), ξ uniform on the unit sphere of R^d.
 
-A positive definite radial kernel is k(‖x‖) = E cos⟨ω, x⟩ for a random spectral vector ω of radial distribution, so that
-f(t) = E cos(R t) with R = ‖ω‖. The Gaussian kernel of width 1 has R ~ χ_d; the others are mixtures of Gaussians over their
-width, and so are their slices. Source: Hertrich, Fast Kernel Summation in High Dimensions via
-Slicing and Fourier Transforms (2024), Table 1.
+A positive definite radial kernel is k(‖x‖) = E cos⟨ω, x⟩ for a random vector ω of radial distribution. So
+f(t) = E cos(R t) with R = ‖ω‖. For the Gaussian kernel of width 1, R ~ χ_d. The other kernels are mixtures of Gaussians over
+their widths, and their basis functions are the same mixtures.
+Source: Hertrich, Fast Kernel Summation in High Dimensions via Slicing and Fourier Transforms (2024), Table 1.
 """
 
 from __future__ import annotations
@@ -11,18 +11,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
-__all__ = ["gaussian", "student"]
+__all__ = ["Array", "gaussian", "student"]
+
+Array: TypeAlias = npt.NDArray[np.float64]
 
 _STUDENT_END = 1e6
 _STEP = 0.01
-_END = 40.0  # beyond it the Gaussian's slice is 0 for large d, and follows its asymptotic series for small d
+_END = 40.0  # beyond it the Gaussian's function is 0 for large d, and follows its asymptotic series for small d
 
 
-def gaussian(t: np.ndarray, d: int) -> np.ndarray:
-    """g_d(t) = E cos(χ_d t) = ₁F₁(d/2; 1/2; −t²/2), the slice of exp(−ρ²/2); t ≥ 0 of any shape, float64."""
+def gaussian(t: Array, d: int) -> Array:
+    """g_d(t) = E cos(χ_d t) = ₁F₁(d/2; 1/2; −t²/2), the basis function of exp(−ρ²/2); t ≥ 0 of any shape."""
     out = np.empty_like(t)
     near = t < _END
     out[near] = _interpolator(d)(t[near])
@@ -31,7 +35,7 @@ def gaussian(t: np.ndarray, d: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def _interpolator(d: int) -> Callable[[np.ndarray], np.ndarray]:
+def _interpolator(d: int) -> Callable[[Array], Array]:
     from scipy.interpolate import CubicSpline
 
     # cos(R t) averaged over the density of χ_d by Gauss–Legendre nodes: exact to rounding for phases below their number.
@@ -42,10 +46,11 @@ def _interpolator(d: int) -> Callable[[np.ndarray], np.ndarray]:
     weights = 0.5 * (high - low) * weights * density
     t = np.linspace(0, _END, int(_END * max(200, 30 * math.sqrt(d))) + 1)
     values = np.concatenate([np.cos(np.outer(part, R)) @ weights for part in np.array_split(t, 64)])
-    return CubicSpline(t, values)
+    spline: Callable[[Array], Array] = CubicSpline(t, values)
+    return spline
 
 
-def _far(t: np.ndarray, d: int) -> np.ndarray:
+def _far(t: Array, d: int) -> Array:
     """Asymptotic series: √π/Γ((1 − d)/2) z^(−d/2) Σ (d/2)_k ((d + 1)/2)_k / k! z^(−k), z = t²/2 (DLMF 13.7.2); 0 for odd d."""
     if d % 2 or d > 60:
         return np.zeros_like(t)
@@ -67,10 +72,10 @@ def _reciprocal_gamma(v: float) -> float:
     return value
 
 
-def student(t: np.ndarray, d: int, dof: float) -> np.ndarray:
-    """E g_d(t √dof / χ_dof): the slice of the Matérn kernel of smoothness dof/2 and length 1 (its ω is Student's).
+def student(t: Array, d: int, dof: float) -> Array:
+    """E g_d(t √dof / χ_dof): the basis function of the Matérn kernel of smoothness dof/2 and length 1 (its ω is Student's).
 
-    With dof = 1 the kernel is exp(−ρ), the slice of the Laplace kernel. Interpolated, within 1e-8 of `_student`.
+    With dof = 1 the kernel is exp(−ρ), the Laplace kernel. Interpolated, within 1e-8 of `_student`.
     """
     out = np.zeros_like(t)  # beyond the end it is below 1e-12
     near = t < _STUDENT_END
@@ -79,15 +84,16 @@ def student(t: np.ndarray, d: int, dof: float) -> np.ndarray:
 
 
 @lru_cache(maxsize=32)
-def _student_interpolator(d: int, dof: float) -> Callable[[np.ndarray], np.ndarray]:
+def _student_interpolator(d: int, dof: float) -> Callable[[Array], Array]:
     from scipy.interpolate import make_interp_spline
 
-    # The slice changes over a length of 1/√d near 0, and over ever longer ones far out.
+    # f changes over a length of 1/√d near 0, and over ever longer ones far out.
     z = np.arange(0, math.asinh(_STUDENT_END * math.sqrt(d)) + _STEP, _STEP)
-    return make_interp_spline(z, _student(np.sinh(z) / math.sqrt(d), d, dof), k=5)
+    spline: Callable[[Array], Array] = make_interp_spline(z, _student(np.sinh(z) / math.sqrt(d), d, dof), k=5)
+    return spline
 
 
-def _student(t: np.ndarray, d: int, dof: float) -> np.ndarray:
+def _student(t: Array, d: int, dof: float) -> Array:
     """`student` by quadrature, which takes a second for some thousand points."""
     # χ_dof = e^s: the integrand is smooth in s and falls like e^(dof·s) to the left; the trapezoidal rule is then
     # exact up to its step, which must resolve the oscillation of g_d, at most 8√d radians in a unit of s.

@@ -1,0 +1,62 @@
+"""Options and what they may be. These checks cost nothing: they come before a command loads or computes anything."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rieszflow.cli import terminal
+from rieszflow.errors import InputError
+
+__all__ = ["at_least", "check_file", "check_new_run", "settings"]
+
+
+def at_least(option: str, value: int, least: int) -> None:
+    if value < least:
+        raise InputError(f"{option}: {value} given; a whole number of at least {least} is accepted")
+
+
+def check_file(out: Path, *suffixes: str) -> None:
+    if out.suffix not in suffixes:
+        raise InputError(f"--out: {out} given; a name that ends in {' or '.join(suffixes)} is accepted")
+    for file in {out, out.with_suffix(".png")}:
+        if file.is_dir():
+            raise InputError(f"--out: {file} is a folder; a file's name is accepted")
+    if not out.parent.is_dir():
+        raise InputError(f"--out: {out} given, but there is no folder {out.parent}; make it first")
+    _check_writable(out.parent)
+
+
+def check_new_run(out: Path) -> None:
+    if terminal.RANK:
+        return  # the first process makes the folder
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"--out: {out} exists and is not an empty folder; choose another, or resume it")
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"--out: {out} given, but {there} is a file; choose another")
+    _check_writable(there)
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(f"--out: nothing can be written in {folder} ({error.strerror}); choose another place") from None
+
+
+def settings(items: list[str]) -> dict[str, Any]:
+    """What `--set KEY=VALUE` gives, from every time that it was given."""
+    from rieszflow.generative.config import parse_yaml
+
+    values = {}
+    for item in items:
+        key, sign, value = item.partition("=")
+        if not sign:
+            raise InputError(f"--set: {item!r} given; KEY=VALUE is accepted")
+        try:
+            values[key] = parse_yaml(value)
+        except ValueError:
+            raise InputError(f"--set: the value of {key} is not readable: {value!r}") from None
+    return values

@@ -1,0 +1,201 @@
+"""rieszflow compare | sketch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rieszflow.cli.app import app
+from rieszflow.cli.bars import Passes
+from rieszflow.cli.checks import at_least, check_file
+from rieszflow.cli.terminal import one_line, print_table, show
+from rieszflow.cli.way_out import call
+from rieszflow.errors import InputError
+
+if TYPE_CHECKING:
+    from rieszflow.comparison import Comparison
+
+SOURCE = "a .npy, .npz, .csv, .tsv or .parquet file, a folder of tables or of pictures"
+
+# How tables are read: `rieszflow.stream` and docs/data.md say what each option means.
+Columns = Annotated[
+    str | None,
+    typer.Option(help="Columns of tables to read, separated by commas; default: all of numbers.", show_default=False),
+]
+Exclude = Annotated[str | None, typer.Option(help="Columns not to read, separated by commas.", show_default=False)]
+Header = Annotated[str, typer.Option(help="Whether CSV files have names in their first row: auto, yes or no.")]
+Delimiter = Annotated[str | None, typer.Option(help="Between the cells of CSV files; default: a comma.", show_default=False)]
+Decimal = Annotated[str, typer.Option(help="Decimal sign in text.")]
+Thousands = Annotated[str | None, typer.Option(help="Separator of thousands in text.", show_default=False)]
+Missing = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Text of a missing value; rows with one are left out. Repeatable; '' for empty cells.", show_default=False
+    ),
+]
+Dates = Annotated[bool, typer.Option("--dates", help="Read dates and times as seconds.")]
+Encoding = Annotated[str, typer.Option(help="Of CSV files.")]
+
+
+def _reading(header: str, columns: str | None, exclude: str | None, **plain: Any) -> dict[str, Any]:
+    """The options of tables as `rieszflow.stream` takes them."""
+    import csv
+
+    if header not in ("auto", "yes", "no"):
+        raise InputError(f"--header: {header} given; auto, yes and no are accepted")
+    named = {name: next(csv.reader([text])) for name, text in (("columns", columns), ("exclude", exclude)) if text is not None}
+    return {**named, **plain, "header": {"yes": True, "no": False}.get(header, "auto"), "missing": plain["missing"] or None}
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help=f"{SOURCE}, or a .sketch file.", show_default=False)],
+    b: Annotated[str, typer.Argument(metavar="B", help="Likewise; one row is one point.", show_default=False)],
+    slices: Annotated[int | None, typer.Option(help="Random directions; a sketch has its own.", show_default="256")] = None,
+    permutations: Annotated[int, typer.Option(help="The least p-value is one over this plus one.")] = 999,
+    seed: Annotated[int, typer.Option(help="Seed of directions and permutations.")] = 0,
+    top: Annotated[int, typer.Option(help="Columns to name, those that differ most.")] = 5,
+    out: Annotated[Path, typer.Option(help="Picture of the columns and the slice that differ most.")] = Path("compare.png"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of a table.")] = False,
+    common: Annotated[bool, typer.Option("--common", help="Compare the columns that both tables have.")] = False,
+    columns: Columns = None,
+    exclude: Exclude = None,
+    header: Header = "auto",
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
+    thousands: Thousands = None,
+    missing: Missing = None,
+    dates: Dates = False,
+    encoding: Encoding = "utf-8",
+) -> None:
+    """Test whether two files hold samples of one distribution; say by how much and where they differ."""
+    numbers = (
+        ("--slices", 256 if slices is None else slices, 1),
+        ("--permutations", permutations, 1),
+        ("--seed", seed, 0),
+        ("--top", top, 0),
+    )
+    for option, value, least in numbers:
+        at_least(option, value, least)
+    check_file(out, ".png")
+
+    from rieszflow import report
+    from rieszflow.comparison import compare, is_sketch
+    from rieszflow.data import stream
+
+    reading = _reading(
+        header, columns, exclude, delimiter=delimiter, decimal=decimal, thousands=thousands, missing=missing, dates=dates,
+        encoding=encoding,
+    )  # fmt: skip
+    if is_sketch(a) or is_sketch(b):
+        if slices is not None:
+            raise InputError(f"--slices: {slices} given; a sketch has its own slices")
+        if common:
+            raise InputError("--common: a sketch is of all its columns; choose those of the other table with --columns")
+    x, y = (path if is_sketch(path) else stream(path, **reading) for path in (a, b))
+    with Passes() as passes:
+        found = compare(x, y, slices=slices, permutations=permutations, seed=seed, common=common, progress=passes)
+    report.save_picture(out, report.comparison(found.x, found.y, (Path(a).name, Path(b).name)))
+    if as_json:
+        _print_json(found, a, b, top)
+    else:
+        _print(found, a, b, top)
+        show(f"picture: {out}")
+
+
+def _print_json(found: Comparison, a: str, b: str, top: int) -> None:
+    import json
+
+    content = {
+        "a": a,
+        "b": b,
+        "distance": found.distance,
+        "interval": None if found.interval is None else list(found.interval),
+        "p_value": found.p_value,
+        "n": [found.x.n, found.y.n],
+        "d": found.x.d,
+        "slices": found.x.slices,
+        "convention": "half the energy distance",
+        "columns": [{"name": name, "energy_coefficient": value} for name, value in found.columns(top)],
+        "notices": call().notices,
+    }
+    print(json.dumps(content))
+
+
+def _print(found: Comparison, a: str, b: str, top: int) -> None:
+    show(one_line(f"{a}: {found.x.n} points; {b}: {found.y.n} points; d = {found.x.d}, {found.x.slices} slices"))
+    line = f"distance (D², half the energy distance; around 0 where nothing differs): {found.distance:.6g}"
+    if found.interval is None:
+        show(f"{line}; two sketches have no points left, so there is no test")
+    else:
+        low, high = found.interval
+        show(f"{line}, 95 % interval {low:.3g} … {high:.3g}")
+        show(f"p-value {found.p_value:.4g} ({found.permutations} permutations)")
+    if differ := found.columns(top):
+        cells = [[one_line(name), f"{value:.3g}"] for name, value in differ]
+        print_table(["column", "energy coefficient (0: alike, 1: apart)"], cells)
+
+
+@app.command()
+def sketch(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE…", help=f"{SOURCE}; or .sketch files with equal bins.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The sketch.", show_default=False)],
+    slices: Annotated[int | None, typer.Option(help="Random directions: 5 KB each.", show_default="256")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the directions.", show_default="0")] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(help="A sketch whose slices and bins to take, to merge and compare with it.", show_default=False),
+    ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            help="Random points to keep as they are, for tests; 0 for none. Default: 2,048 at most.", show_default=False
+        ),
+    ] = None,
+    columns: Columns = None,
+    exclude: Exclude = None,
+    header: Header = "auto",
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
+    thousands: Thousands = None,
+    missing: Missing = None,
+    dates: Dates = False,
+    encoding: Encoding = "utf-8",
+) -> None:
+    """Sum up files of any size in a sketch of a few megabytes, to compare new data with later."""
+    settings = [("--slices", slices, 1), ("--seed", seed, 0), ("--keep", keep, 0)]
+    for option, value, least in settings:
+        if value is not None:
+            at_least(option, value, least)
+            if like is not None:
+                raise InputError(f"{option}: {value} given with --like, whose sketch has its own")
+    check_file(out, ".sketch")
+    from rieszflow.data import stream
+    from rieszflow.sketch import SliceSketch
+
+    reading = _reading(
+        header, columns, exclude, delimiter=delimiter, decimal=decimal, thousands=thousands, missing=missing, dates=dates,
+        encoding=encoding,
+    )  # fmt: skip
+    total = SliceSketch.load(like).empty() if like is not None else None
+    with Passes() as passes:
+        for source in sources:
+            if source.endswith(".sketch"):
+                part = SliceSketch.load(source)
+                total = part if total is None else total.merge(part)
+                continue
+            points = stream(source, **reading)
+            if total is None:
+                total = SliceSketch(
+                    points.first, slices=slices or 256, directions="auto", seed=seed or 0, names=points.names, sample=keep
+                )
+            total.update(points, progress=passes.named(Path(source).name))
+    assert total is not None
+    total.save(out)
+    kept = 0 if total.kept is None else len(total.kept)
+    show(f"{out}: {total.n} points, d = {total.d}, {out.stat().st_size / 1e6:.1f} MB, with {kept} random points as they are")

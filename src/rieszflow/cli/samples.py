@@ -1,0 +1,133 @@
+"""rieszflow sample | evaluate | info."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rieszflow.cli.app import RunArgument, app
+from rieszflow.cli.bars import Passes, cells
+from rieszflow.cli.checks import at_least, check_file
+from rieszflow.cli.terminal import console, print_table, show
+
+
+@app.command()
+def sample(
+    run: RunArgument,
+    n: Annotated[int, typer.Option("-n", help="How many samples.")] = 1000,
+    out: Annotated[
+        Path, typer.Option(help="File for the samples, .npz (array x) or .npy; a .png with a grid beside it.")
+    ] = Path("samples.npz"),
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Samples in one pass of a network.")] = 500,
+) -> None:
+    """Draw new samples from a run, in the data's own values."""
+    for option, value, least in (("-n", n, 1), ("--seed", seed, 0), ("--batch-size", batch_size, 1)):
+        at_least(option, value, least)
+    check_file(out, ".npz", ".npy")
+
+    import numpy as np
+
+    from rieszflow import report
+    from rieszflow._files import atomically
+    from rieszflow.data import scaled
+    from rieszflow.generative import GenerativeFlow
+
+    flow = GenerativeFlow.load(run)
+    assert flow.run is not None
+    with Passes() as passes:
+        x = flow.sample(n, seed=seed, batch_size=batch_size, progress=passes)
+    array = x.numpy()
+    atomically(out, lambda t: np.savez_compressed(t, x=array) if out.suffix == ".npz" else np.save(t, array))
+    known = flow.run.data
+    shown = scaled(x[: 64 if x.ndim == 4 else 2000], known["low"], known["high"], known.get("centre"))
+    report.save_picture(out.with_suffix(".png"), report.picture(shown))
+    show(f"{out}: {n} samples of shape {tuple(x.shape[1:])}; picture: {out.with_suffix('.png')}")
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    n: Annotated[int, typer.Option("-n", help="Samples, and as many held-out data, if there are.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of noise, classifier and choice of real data.")] = 0,
+    data: Annotated[Path | None, typer.Option(help="Where the data are now, if they were moved.", show_default=False)] = None,
+    inception_weights: Annotated[
+        Path | None, typer.Option(help="torch-fidelity's Inception weights, for FID as in the literature.", show_default=False)
+    ] = None,
+) -> None:
+    """Score fresh samples against held-out data, with real training data as the yardstick beside every score."""
+    at_least("-n", n, 4)
+    at_least("--seed", seed, 0)
+    from rieszflow import metrics, report
+    from rieszflow.generative import GenerativeFlow
+    from rieszflow.generative.model import load_data
+
+    flow = GenerativeFlow.load(run)
+    assert flow.run is not None
+    flow.run.metrics()  # the report needs them, and a damaged file should not cost the scoring
+    content = load_data(flow.run, data)
+    with Passes() as passes:
+        x = flow.sample(n, seed=seed, progress=passes)
+    with console.status("scoring"):
+        x = content.scale(x)
+        scores = metrics.evaluate(x, content, seed, inception_weights)
+    flow.run.write_evaluation(scores)
+    if x.ndim == 4:
+        shown = x[:16]
+        closest = content.train[metrics.nearest(shown, content.train.flatten(1))[0]]
+        pairs = [part for k in (0, 8) for part in (shown[k : k + 8], closest[k : k + 8])]
+        import torch
+
+        report.save_picture(flow.run.path / "images" / "nearest.png", report.picture(torch.cat(pairs), columns=8))
+    report.write_report(flow.run)
+    rows = [
+        [score, f"{values['generated']:.4f}", f"{values['training_data']:.4f}", scores["better"][score]]
+        for score, values in scores["scores"].items()
+    ]
+    print_table(["score", "generated", "training data", "better"], rows)
+    show("training data: as many real ones, the yardstick")
+    show(metrics.AROUND_ZERO)
+    show(f"{scores['samples']} samples against {scores['held_out']} held-out data, seed {seed}")
+    show(f"features: {scores['feature_space']} (not the Inception FID of the literature)")
+    memory = scores["nearest_training_distance"]
+    show(
+        f"median distance to the nearest training datum: generated {memory['generated']:.3f}, "
+        f"held-out {memory['held_out']:.3f} (much smaller would mean memorising); "
+        f"all in {run / 'evaluation.json'} and {run / 'report.html'}"
+    )
+
+
+@app.command()
+def info(
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Folder of a run.", show_default=False)] = None,
+) -> None:
+    """What a run is and how far it has come; without a run: data sets and presets."""
+    from rieszflow.data import NAMED
+    from rieszflow.generative import Run, presets
+
+    if run is None:
+        own = ", hf:NAME, a folder of pictures or IDX files, a .npy or .npz file, a .csv or .parquet table"
+        show("data sets: " + ", ".join(NAMED) + own)
+        show("presets:   " + ", ".join(f"{d} {n}" for d, n in presets()))
+        return
+    opened = Run.open(run)
+    show(
+        f"{run}: {opened.data['name']}, {opened.data['points']} training data of shape {opened.shape}, "
+        f"{opened.finished()} of {opened.config.total_networks()} networks"
+    )
+    if missing := opened.missing():
+        show(f"missing networks: {', '.join(map(str, missing))}; `rieszflow resume` trains them again")
+    if (state := opened.load_state()) is not None and opened.finished() < opened.config.total_networks():
+        meta = state[1]
+        show(f"checkpoint: network {meta['network']}, {meta['phase']}, step {meta['step']}")
+    print_table(
+        ["network", "pooled", "steps", "fit error", "particles", "fitted", "fresh", "seconds"],
+        [cells(row) for row in opened.metrics()],
+    )
+    show(
+        "energy distances to held-out data, lower is better: of the flow's particles, of the particles fitted by the network, "
+        "of fresh samples; the statisticians' and unbiased: around 0, and so below it at times, where nothing differs. "
+        "Fit error: the share of the displacement that a network misses."
+    )

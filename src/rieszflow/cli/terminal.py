@@ -1,0 +1,68 @@
+"""What is printed, and where: the console, tables, and lines on stderr. Only the first of several processes speaks."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import sys
+import unicodedata
+
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["RANK", "console", "one_line", "print_table", "rank", "say", "show"]
+
+
+def rank() -> int:
+    """Under torchrun the first process speaks for all of them. A variable RANK alone may be anybody's."""
+    rank = os.environ.get("RANK", "")
+    return int(rank) if rank.isdecimal() and "WORLD_SIZE" in os.environ else 0
+
+
+RANK = rank()
+# Names of files and columns are no markup.
+console = Console(quiet=RANK != 0, markup=False, emoji=False)
+
+_SPELT = {"→": "->", "×": "x", "–": "-", "—": "-", "−": "-", "≥": ">=", "≤": "<=", "“": '"', "”": '"', "‘": "'", "’": "'"}
+
+
+def spell(error: UnicodeError) -> tuple[str, int]:
+    """For terminals that are ASCII or the like: D2 for D², "..." for "…", and "?" rather than no result."""
+    assert isinstance(error, UnicodeEncodeError)
+    spelt = ""
+    for sign in error.object[error.start : error.end]:
+        plain = _SPELT.get(sign) or unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode()
+        spelt += plain or "?"
+    return spelt, error.end
+
+
+codecs.register_error("rieszflow", spell)
+
+
+def one_line(text: str) -> str:
+    """In one line and without what steers a terminal, for names come from files."""
+    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
+
+
+def say(kind: str, message: str) -> None:
+    if sys.stderr is not None:  # closed by the caller; `print` would take stdout instead
+        print(f"{kind}: {one_line(message)}", file=sys.stderr)
+
+
+def show(text: str) -> None:
+    """A line on stdout, however long: lines are for people and for programs that read them."""
+    console.print(text, soft_wrap=True)
+
+
+def print_table(headings: list[str], rows: list[list[str]]) -> None:
+    """A table where it fits in the terminal, else a line for every cell."""
+    table = Table(*headings)
+    for row in rows:
+        table.add_row(*row)
+    if console.measure(table, options=console.options.update(width=10_000)).maximum <= console.width:
+        console.print(table)
+        return
+    for row in rows:
+        show(f"{headings[0]} {row[0]}")
+        for heading, cell in zip(headings[1:], row[1:], strict=True):
+            show(f"  {heading}: {cell}")

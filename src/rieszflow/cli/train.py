@@ -1,0 +1,90 @@
+"""rieszflow train | resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rieszflow.cli.app import RunArgument, app
+from rieszflow.cli.bars import TrainingBars
+from rieszflow.cli.checks import check_new_run, settings
+from rieszflow.cli.terminal import show
+from rieszflow.cli.way_out import call
+
+
+@app.command()
+def train(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATASET",
+            help="digits, fashion-mnist, mnist, cifar10, celeba, hf:NAME, a folder of pictures or IDX files, a .npy or .npz "
+            "file, a .csv or .parquet table.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[Path | None, typer.Option(help="Where the files of a named data set are.", show_default=False)] = None,
+    preset: Annotated[str, typer.Option(help="A preset's name (see `rieszflow info`), or a YAML file.")] = "cpu",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run, empty or new.", show_default="runs/DATASET-PRESET")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default=False)] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; default: the preset's.", show_default=False)] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, as in --set networks=4; repeatable.", show_default=False)
+    ] = None,
+) -> None:
+    """Train a generative flow on a data set; leaves networks, metrics and report.html in a folder."""
+    name = dataset.removeprefix("hf:")
+    out = out or Path("runs") / f"{Path(name).absolute().stem}-{Path(preset).stem}"
+    check_new_run(out)
+    overrides = settings(set_ or [])
+    overrides |= {key: value for key, value in (("seed", seed), ("device", device)) if value is not None}
+
+    from rieszflow import report
+    from rieszflow.data import NAMED, load
+    from rieszflow.generative import Config, GenerativeFlow
+
+    # What is in a file or folder decides between the presets for images and for vectors, but not the split's seed.
+    config = Config.preset(name if name in NAMED else "images", preset, **overrides)
+    config.torch_device()
+    content = load(dataset, data, config.held_out, config.seed)
+    if name not in NAMED and len(content.shape) != 3:
+        config = Config.preset("vectors", preset, **overrides)
+    targets = min(config.targets or len(content.train), len(content.train))
+    show(
+        f"{content.name}: {len(content.train)} training data of shape {content.shape}, {config.particles} particles flow "
+        f"towards {targets} of them; run: {out}"
+    )
+    call().run = out
+    with TrainingBars(config) as bars:
+        flow = GenerativeFlow(config).fit(content, run=out, progress=bars, draw=report.draw)
+    assert flow.run is not None
+    _finished(flow.run)
+
+
+@app.command()
+def resume(
+    run: RunArgument,
+    data: Annotated[Path | None, typer.Option(help="Where the data are now, if they were moved.", show_default=False)] = None,
+) -> None:
+    """Continue a run from its last checkpoint: killed or finished, on the same data and settings."""
+    from rieszflow import report
+    from rieszflow.generative import GenerativeFlow, Run
+    from rieszflow.generative.model import load_data
+
+    opened = Run.open(run)
+    opened.config.torch_device()
+    if opened.finished() == opened.config.total_networks():
+        show(f"{run}: all {opened.finished()} networks are trained already")
+    call().run = run
+    with TrainingBars(opened.config) as bars:
+        GenerativeFlow.resume(run, load_data(opened, data), progress=bars, draw=report.draw)
+    _finished(opened)
+
+
+def _finished(run: Any) -> None:
+    show("energy distances: lower is better, around 0 and at times below it where nothing differs")
+    show(f"done: {run.path / 'report.html'}")

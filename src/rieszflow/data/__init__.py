@@ -1,0 +1,37 @@
+"""Data in: data sets whole (`load`), points in batches (`rieszflow.stream`), numbers and pictures in one unit (`as_points`).
+
+No file is ever executed, and nothing is fetched unless a Hugging Face data set is asked for by name (`hf:mnist`).
+
+Rooms, in the order in which data flow: points and dataset (numbers in memory); paths, idx, pictures, npy, files (arrays and
+pictures); options, columns, arrow, parts, csv_file, reader, tables (tables); batches, streams (points in batches); named,
+load (data sets).
+"""
+
+from rieszflow.data.columns import difference
+from rieszflow.data.dataset import Dataset, from_arrays, scaled, unscaled
+from rieszflow.data.files import read_all
+from rieszflow.data.idx import read_idx
+from rieszflow.data.load import load
+from rieszflow.data.named import NAMED
+from rieszflow.data.pictures import has_pictures
+from rieszflow.data.points import as_points
+from rieszflow.data.streams import Stream, common, stream
+from rieszflow.errors import DatasetError
+
+__all__ = [
+    "NAMED",
+    "Dataset",
+    "DatasetError",
+    "Stream",
+    "as_points",
+    "common",
+    "difference",
+    "from_arrays",
+    "has_pictures",
+    "load",
+    "read_all",
+    "read_idx",
+    "scaled",
+    "stream",
+    "unscaled",
+]

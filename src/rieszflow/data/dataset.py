@@ -1,0 +1,155 @@
+"""A data set in memory: training and held-out data, and the unit that networks see them in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rieszflow.data.points import LOST, as_points, in_unit
+from rieszflow.errors import DatasetError
+
+__all__ = ["Dataset", "Parts", "from_arrays", "scaled", "split", "unscaled"]
+
+
+@dataclass
+class Dataset:
+    """Training and held-out data.
+
+    Attributes:
+        name: what `load` was asked for; "tensor" for data given in Python.
+        train: (n, C, H, W) or (n, d), float32.
+        held_out: like `train`, never trained on.
+        train_labels, held_out_labels: (n,) int64, or None where the data have none.
+        low, high: what 0 and 1 were in the data's own values, less their `centre`; `unscale` undoes it. 0 and 1 for pictures.
+        path: the `path` that `load` was given.
+        centre: what was taken off each column of vectors before they were scaled by one factor; None where float32 holds the
+            columns without it. A shift of everything leaves all distances as they are.
+    """
+
+    name: str
+    train: Tensor
+    held_out: Tensor
+    train_labels: Tensor | None = None
+    held_out_labels: Tensor | None = None
+    low: float = 0.0
+    high: float = 1.0
+    path: str | None = None
+    centre: tuple[float, ...] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one datum: (C, H, W) or (d,)."""
+        return tuple(self.train.shape[1:])
+
+    def unscale(self, x: Tensor) -> Tensor:
+        """From [0, 1] back to the data's own values; see `unscaled`."""
+        return unscaled(x, self.low, self.high, self.centre)
+
+    def scale(self, x: Tensor) -> Tensor:
+        """From the data's own values to those that were trained on; see `scaled`."""
+        return scaled(x, self.low, self.high, self.centre)
+
+
+def unscaled(x: Tensor, low: float, high: float, centre: Sequence[float] | None = None) -> Tensor:
+    """From [0, 1] back to the data's own values: x·(high − low) + low + centre.
+
+    Returns:
+        Like x; float64 where float32 would lose more than 1e-4 of the spread of a column, or could not hold it at all.
+    """
+    if centre is None and _float32_holds(low, high):
+        return x * (high - low) + low
+    x = x.double() * (high - low) + low
+    return x if centre is None else x + torch.tensor(centre, dtype=torch.float64, device=x.device)
+
+
+def scaled(x: Tensor, low: float, high: float, centre: Sequence[float] | None = None) -> Tensor:
+    """The inverse of `unscaled`, float32 always."""
+    if centre is None and _float32_holds(low, high):
+        return ((x - low) / (high - low)).float()
+    x = x.double() if centre is None else x.double() - torch.tensor(centre, dtype=torch.float64, device=x.device)
+    return ((x - low) / (high - low)).float()
+
+
+def _float32_holds(low: float, high: float) -> bool:
+    size, spread = max(abs(low), abs(high)), high - low
+    return size < 1e38 and spread > 1e-30 and size * 2**-24 <= LOST * spread
+
+
+def from_arrays(name: str, train: np.ndarray, test: np.ndarray | None = None, held_out: float = 0.15, seed: int = 0) -> Dataset:
+    """A `Dataset` of arrays that `as_points` takes; without a test part, a share `held_out` is kept back."""
+    arrays = [None if x is None else as_points(x, name) for x in (train, test)]
+    assert arrays[0] is not None
+    return split(name, Parts(arrays[0], test=arrays[1]), held_out, seed)
+
+
+@dataclass
+class Parts:
+    """What a reader returns: arrays (n, …) of any real dtype, channels first; the test part only where the data set has one."""
+
+    train: np.ndarray
+    labels: np.ndarray | None = None
+    test: np.ndarray | None = None
+    test_labels: np.ndarray | None = None
+
+
+def split(name: str, parts: Parts, held_out: float, seed: int) -> Dataset:
+    _check_values(name, parts.train)
+    if parts.test is None:
+        n = len(parts.train)
+        if n < 4:
+            raise DatasetError(f"{name}: {n} data given; at least 4 are needed")
+        order = np.random.default_rng(seed).permutation(n)
+        cut = min(n - 2, max(2, round(n * held_out)))
+        take = (order[cut:], order[:cut])
+        arrays = [parts.train[i] for i in take]
+        labels = [None if parts.labels is None else parts.labels[i] for i in take]
+    else:
+        _check_values(name, parts.test)
+        arrays, labels = [parts.train, parts.test], [parts.labels, parts.test_labels]
+    # Converted after the split: as floats, pictures of bytes need four times the room.
+    arrays = [in_unit(a, name) for a in arrays]
+    if arrays[0].min() == arrays[0].max():
+        raise DatasetError(f"{name}: all values are {arrays[0].min():g}; there is nothing to learn")
+    low, high, centre = _range(arrays[0])
+    tensors = [torch.from_numpy(_scaled_array(a, low, high, centre)) for a in arrays]
+    if not torch.isfinite(tensors[1]).all():
+        raise DatasetError(f"{name}: held-out values lie too far beyond those for training to be held in float32")
+    targets = [None if v is None else torch.from_numpy(np.asarray(v, dtype=np.int64)) for v in labels]
+    return Dataset(name, tensors[0], tensors[1], targets[0], targets[1], low, high, centre=centre)
+
+
+def _range(x: np.ndarray) -> tuple[float, float, tuple[float, ...] | None]:
+    """low, high and centre of data for training; see `Dataset`."""
+    low, high = float(x.min()), float(x.max())
+    if x.ndim == 2:
+        least, most = (v.astype(np.float64) for v in (x.min(0), x.max(0)))
+        spread = most - least
+        # After scaling, values of a column reach (most − low)/(high − low), where float32 has steps of 2^-24 times that.
+        if ((spread > 0) & ((most - low) * 2**-24 > LOST * spread)).any():
+            return 0.0, float(spread.max()), tuple(least.tolist())
+    if low >= 0 and high <= 1 and high - low > 1e-3:  # in [0, 1] already; less than this would be lost in it
+        return 0.0, 1.0, None
+    return low, high, None
+
+
+def _scaled_array(x: np.ndarray, low: float, high: float, centre: tuple[float, ...] | None) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        if (low, high, centre) != (0.0, 1.0, None):
+            x = x.astype(np.float64) - (0.0 if centre is None else np.array(centre))
+            x = (x - low) / (high - low)
+        return np.ascontiguousarray(x, dtype=np.float32)
+
+
+def _check_values(name: str, values: np.ndarray) -> None:
+    if values.ndim not in (2, 4) or 0 in values.shape:
+        raise DatasetError(f"{name}: shape {values.shape} given; (n, d), (n, H, W), (n, C, H, W) or (n, H, W, C) is accepted")
+    if values.dtype.kind != "f":
+        return
+    if not np.isfinite(values).all():
+        raise DatasetError(f"{name}: contains NaN or infinity; drop or fill such rows first")
+    if max(-float(values.min()), float(values.max())) > 2.0**1022:
+        raise DatasetError(f"{name}: numbers beyond 4e307 given, whose differences float64 cannot hold; divide them first")

@@ -1,0 +1,72 @@
+"""`load`: a data set by its name or path, split into training and held-out data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from rieszflow.data.dataset import Dataset, Parts, split
+from rieszflow.data.files import ACCEPTED, from_path
+from rieszflow.data.named import KNOWN, NAMED, hugging_face
+from rieszflow.data.paths import PARQUET, all_files, is_table, meant, suffix
+from rieszflow.data.pictures import has_pictures
+from rieszflow.data.streams import stream
+from rieszflow.errors import DatasetError
+
+__all__ = ["load"]
+
+
+def load(
+    name: str | os.PathLike[str], path: str | os.PathLike[str] | None = None, held_out: float = 0.15, seed: int = 0
+) -> Dataset:
+    """Loads a data set and splits it.
+
+    Args:
+        name: "digits", "fashion-mnist", "mnist", "cifar10", "celeba", "hf:NAME" (needs `datasets` and a network), or the path
+            of a folder of pictures or of IDX files, of a .npy or .npz file, or of a table that `rieszflow.stream` reads.
+        path: where the files of a named data set are, in this folder or one or two levels down; None for the place where
+            Debian's package puts them.
+        held_out: share kept out of training, in (0, 1), where the data set has no test part of its own.
+        seed: of the split.
+
+    Raises:
+        DatasetError: not there, damaged, or of another form than accepted.
+
+    Example:
+        >>> load("digits").shape
+        (1, 8, 8)
+    """
+    name = os.fspath(name)
+    if not 0 < held_out < 1:
+        raise DatasetError(f"held_out: {held_out!r} given; a share in (0, 1) is accepted")
+    if name in NAMED:
+        parts = NAMED[name](Path(path) if path is not None else None)
+    elif name.startswith("hf:") and path is None:
+        parts = hugging_face(name[3:])
+    else:
+        if path is not None:
+            raise DatasetError(f"unknown data set {name!r}{meant(name, KNOWN)}; accepted with --data: {', '.join(NAMED)}")
+        if not os.path.exists(name):
+            link = ", but a link that leads nowhere" if os.path.islink(name) else ""
+            raise DatasetError(
+                f"{name!r} is no known data set and no file or folder that exists{link}{meant(name, KNOWN)}; "
+                f"accepted: {', '.join(KNOWN)}, {ACCEPTED}"
+            )
+        name = os.path.abspath(name)
+        parts = _table(Path(name)) if _holds_a_table(Path(name)) else from_path(Path(name))
+    dataset = split(name, parts, held_out, seed)
+    dataset.path = None if path is None else os.path.abspath(path)
+    return dataset
+
+
+def _holds_a_table(path: Path) -> bool:
+    """Whether it is to be read as a table."""
+    if path.is_dir():
+        return any(suffix(f) in PARQUET for f in all_files(path)[0]) and not has_pictures(path)
+    return is_table(path)
+
+
+def _table(path: Path) -> Parts:
+    return Parts(torch.cat(list(stream(path))).numpy())

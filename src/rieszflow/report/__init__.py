@@ -1,0 +1,6 @@
+"""What a person looks at: pictures (`pictures.py`), and report.html (`page.py`)."""
+
+from rieszflow.report.page import draw, write_report
+from rieszflow.report.pictures import comparison, picture, save_picture
+
+__all__ = ["comparison", "draw", "picture", "save_picture", "write_report"]

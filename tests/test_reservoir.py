@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from rieszflow import SliceSketch
-from rieszflow._reservoir import Reservoir
+from rieszflow.sketch.reservoir import Reservoir
 
 
 def table(n, seed=0, d=2):
@@ -88,7 +88,7 @@ def test_a_sketch_added_to_itself_keeps_different_rows():
     same row: 12 have a probability below 1e-8."""
     one = SliceSketch.of(numbered(0, 500), slices=1, sample=40)
     twice = one + one
-    assert len(twice.kept) == 40 and twice._reservoir.seen == 1000
+    assert len(twice.kept) == 40 and twice.n == 1000
     assert len(twice.kept.unique()) > 28
 
 

@@ -26,7 +26,7 @@ def relative(a, b):
 
 
 def counts(sketch):
-    return torch.cat([c.flatten() for c in sketch._counts])
+    return torch.cat([c.flatten() for c in sketch.counts])
 
 
 def equal(a, b):

@@ -12,7 +12,7 @@ import scipy.stats
 import torch
 
 import rieszflow as rf
-from rieszflow import metrics, two_sample
+from rieszflow import metrics, permutations, two_sample
 from rieszflow._files import load_tensors, save_tensors
 
 ERROR = 1e-6
@@ -98,7 +98,7 @@ def test_data_made_with_the_same_seed_are_not_the_directions():
     test = rf.two_sample_test(x, y, slices=5, permutations=99, directions="independent", seed=3)
 
     def nearest(sketch):
-        xi = torch.nn.functional.normalize(sketch._parts[0].directions.project(torch.eye(10)))
+        xi = torch.nn.functional.normalize(sketch.plan.grids[0].directions.project(torch.eye(10)))
         return (xi @ torch.nn.functional.normalize(x).T).abs().max()
 
     assert nearest(test.x) < 0.99 and nearest(rf.SliceSketch(x, slices=5, directions="independent", seed=3)) > 0.9999
@@ -176,13 +176,13 @@ def test_a_p_value_that_cannot_be_small_says_so():
 def test_the_statistic_is_the_distance_of_all_points(monkeypatch, n, m):
     """Those in no block included. Both count the same bins; the sketch's masses are float32, and points in its outer bins are
     known by their mean there: as in test_sketch, 0.2 %."""
-    seen, permute = [], two_sample._permute
+    seen = []
 
-    def spy(gram, w, *others):
-        seen.append(w @ gram @ w)
-        return permute(gram, w, *others)
+    def spy(statistic, weights, *others, **settings):
+        seen.append(statistic(weights[None])[0])
+        return permutations.p_value(statistic, weights, *others, **settings)
 
-    monkeypatch.setattr(two_sample, "_permute", spy)
+    monkeypatch.setattr(two_sample.tests, "p_value", spy)
     g = generator(0)
     x, y = torch.randn(n, 2, generator=g), torch.randn(m, 2, generator=g) + 0.5
     test = rf.two_sample_test(x, y, slices=8, permutations=99)

@@ -86,6 +86,7 @@ if not TYPE_CHECKING:
             "generative",
             "kernels",
             "metrics",
+            "permutations",
             "report",
         ),
         *("sketch", "sliced", "target", "two_sample"),

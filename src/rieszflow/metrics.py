@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ from rieszflow.data import Dataset
 from rieszflow.engines._scale import power_of_two
 from rieszflow.errors import InputError, MissingPackageError
 from rieszflow.exact import energy_distance
+from rieszflow.permutations import p_value, source
 
 __all__ = [
     "AROUND_ZERO",
@@ -148,18 +150,18 @@ def energy_p_value(x: Any, y: Any, *, permutations: int = 499, seed: int = 0) ->
     """
     a, b, _ = _pair(x, y)
     permutations = _validate.positive_int("permutations", permutations)
-    generator = torch.Generator().manual_seed(_validate.whole_seed(seed))
     points = torch.cat([a, b])
-    distances = torch.cdist(points, points)
-    sign = torch.cat([a.new_full((len(a),), 1 / len(a)), b.new_full((len(b),), -1 / len(b))])
-    orders = torch.stack(
-        [torch.arange(len(points))] + [torch.randperm(len(points), generator=generator) for _ in range(permutations)]
+    distances = torch.cdist(points, points).cpu().numpy()
+    weights = np.concatenate([np.full(len(a), 1 / len(a)), np.full(len(b), -1 / len(b))])
+    found = p_value(
+        lambda w: -((w @ distances) * w).sum(1),
+        weights,
+        (len(a), len(b)),
+        permutations=permutations,
+        scale=float(distances.max()),
+        random=source(seed),
     )
-    w = sign[orders]  # (B + 1, n + m), the first one as given
-    statistics = -((w @ distances) * w).sum(1)
-    # Equal up to rounding counts as equal: sums of (n + m)² products of float64
-    least = statistics[0] - 1e-12 * statistics.abs().max()
-    return (statistics >= least).sum().item() / (permutations + 1)
+    return found.value
 
 
 @defaults

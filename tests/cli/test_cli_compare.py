@@ -62,7 +62,7 @@ def test_sketches_are_merged(folder):
     whole = one.empty()
     for name in ("old", "new", "same"):
         whole.update(folder / f"{name}.npy")
-    assert all(torch.equal(a, b) for a, b in zip(whole._counts, merged._counts, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(whole.counts, merged.counts, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -110,4 +110,5 @@ def _mixed(v: np.ndarray) -> np.ndarray:
     v = v + np.uint64(0x9E3779B97F4A7C15)
     v = (v ^ (v >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     v = (v ^ (v >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return v ^ (v >> np.uint64(31))
+    mixed: np.ndarray = v ^ (v >> np.uint64(31))
+    return mixed

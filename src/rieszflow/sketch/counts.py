@@ -1,0 +1,83 @@
+"""What is counted in the bins of a plan."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rieszflow import _ranks
+from rieszflow._clouds import Cloud
+from rieszflow._ranks import Group
+from rieszflow.engines import bins
+from rieszflow.engines.bins import passes
+from rieszflow.sketch.plan import Plan
+from rieszflow.sketch.reservoir import Reservoir
+
+__all__ = ["Counts"]
+
+_PASS = 1 << 22  # points counted in one go: whole numbers of this size are exact in float32
+
+
+class Counts:
+    """The points that were counted, and some of them as they came.
+
+    Attributes:
+        masses: points, or the sum of their weights, in every bin: (P, bins) float64 for every part of the plan.
+        moments: sums of positions in the geometric bins, (P, 2·TAIL) float64 for every part.
+        n: points.
+        weight: the sum of their weights; n without weights.
+        squares: the sum of squared weights.
+        weighted: whether they have weights.
+        reservoir: random points.
+    """
+
+    def __init__(self, plan: Plan, sample: int, weighted: bool = False) -> None:
+        self.n, self.weight, self.squares, self.weighted = 0, 0.0, 0.0, weighted
+        shapes = [(grid.directions.P, grid.B + 2 * bins.TAIL) for grid in plan.grids]
+        device = plan.grids[0].shift.device
+        self.masses = [torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes]
+        self.moments = [torch.zeros(P, 2 * bins.TAIL, dtype=torch.float64, device=device) for P, _ in shapes]
+        self.reservoir = Reservoir(sample, plan.drawn.d, plan.drawn.seed)
+
+    def see(self, plan: Plan, x: Tensor, w: Tensor | None = None) -> None:
+        """Counts points (n, d), with weights (n,) or one each."""
+        x = x.detach()
+        for k in range(0, len(x), _PASS):
+            self._see(plan, x[k : k + _PASS], None if w is None else w[k : k + _PASS])
+
+    def _see(self, plan: Plan, x: Tensor, w: Tensor | None) -> None:
+        if w is None:
+            self.reservoir.see(x)
+        for grid, masses, moments in zip(plan.grids, self.masses, self.moments, strict=True):
+            grid, points = grid.met(x)
+            mass, moment = passes.of(grid).count(grid, Cloud(points, w), moments=True, scale=1.0, memory="sketch")
+            assert moment is not None
+            masses += mass
+            moments += moment
+        self.n += len(x)
+        self.weight += float(len(x) if w is None else w.double().sum())
+        self.squares += float(len(x) if w is None else (w.double() ** 2).sum())
+
+    def add(self, other: Counts) -> None:
+        for mine, theirs in zip([*self.masses, *self.moments], [*other.masses, *other.moments], strict=True):
+            mine += theirs
+        self.n, self.weight = self.n + other.n, self.weight + other.weight
+        self.squares, self.weighted = self.squares + other.squares, self.weighted or other.weighted
+        self.reservoir.add(other.reservoir)
+
+    def reduce(self, group: Group) -> None:
+        """Adds up those of all ranks, on every one of them."""
+        for table in (*self.masses, *self.moments):
+            _ranks.summed(table, group)
+        numbers = _ranks.summed(np.array([self.n, self.weight, self.squares], np.float64), group)
+        self.n, self.weight, self.squares = int(numbers[0]), float(numbers[1]), float(numbers[2])
+        self.reservoir.reduce(group)
+
+    def tables(self, plan: Plan) -> list[bins.Table]:
+        """As the engine wants them: masses that sum to one."""
+        self_weight = self.squares / self.weight**2
+        return [
+            bins.Table(grid, (masses / self.weight).float(), moments / self.weight, self_weight)
+            for grid, masses, moments in zip(plan.grids, self.masses, self.moments, strict=True)
+        ]

@@ -1,0 +1,152 @@
+"""Where the slices and the bins of a sketch are. Sketches of one plan can be compared and added up."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rieszflow import _validate, directions
+from rieszflow._surroundings import plain
+from rieszflow._types import DirectionsName
+from rieszflow.data import difference
+from rieszflow.directions import KINDS, Directions
+from rieszflow.engines import bins
+from rieszflow.errors import InputError
+
+__all__ = ["Drawn", "Plan"]
+
+_RANGE = 256  # rows that decide the range
+_MOST_AXES = 4096  # columns that are slices of their own; more of them cost more than they tell
+
+
+class Axes(Directions):
+    """The coordinate axes as slices: every column by itself."""
+
+    def __init__(self, d: int) -> None:
+        self.P, self.n = d, 1
+
+    def _project(self, x: Tensor) -> Tensor:
+        return x.transpose(-1, -2).contiguous()
+
+    def adjoint(self, g: Tensor) -> Tensor:
+        return g.transpose(-1, -2)
+
+    def split(self, size: int) -> list[Directions]:
+        return [self]
+
+    def to_float32(self) -> Directions:
+        return self
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What the slices of a sketch follow from.
+
+    Attributes:
+        d: dimension of the points.
+        slices: random directions P.
+        directions: their kind.
+        seed: of the directions.
+        names: of the d columns, or None.
+    """
+
+    d: int
+    slices: int
+    directions: DirectionsName
+    seed: int
+    names: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        _validate.positive_int("slices", self.slices)
+        _validate.whole_seed(self.seed)
+        if self.directions not in ("auto", *KINDS):
+            accepted = ", ".join(repr(name) for name in ("auto", *KINDS))
+            raise InputError(f"directions: {self.directions!r} given; {accepted} are accepted")
+        names = self.names
+        if names is None:
+            return
+        if not (isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names) and len(names) == self.d):
+            raise InputError(f"names: {len(names)} given for {self.d} columns; a list of as many strings is accepted")
+        if len(set(names)) < self.d:
+            raise InputError("names: some are equal; different ones are accepted, for tables are matched by them")
+        object.__setattr__(self, "names", tuple(names))
+
+    @property
+    def columns(self) -> bool:
+        """Whether columns are counted by themselves: up to d = 4,096."""
+        return self.d <= _MOST_AXES
+
+    def kinds(self, like: Tensor) -> list[Directions]:
+        """The random slices, and the columns."""
+        generator = torch.Generator().manual_seed(self.seed)
+        random = directions.sample(self.directions, self.slices, self.d, like.float(), generator)
+        return [random, Axes(self.d)] if self.columns else [random]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The slices and their bins.
+
+    Attributes:
+        drawn: what the slices follow from.
+        grids: the bins, of one part of the slices after another: first the random ones, then the columns if they are counted.
+    """
+
+    drawn: Drawn
+    grids: tuple[bins.Grid, ...]
+
+    @classmethod
+    @plain
+    def around(cls, rows: Tensor, drawn: Drawn) -> Plan:
+        """Bins where some rows (m, d) lie."""
+        chosen = np.random.default_rng(0).permutation(len(rows))[:_RANGE]
+        some = rows.cpu().numpy()[chosen]
+        frames = [frame for kind in drawn.kinds(rows) for frame in bins.frames(kind, some, rows)]
+        return cls(drawn, tuple(bins.settled(frame, some) for frame in frames))
+
+    @classmethod
+    @plain
+    def at(cls, spans: Sequence[Mapping[str, Tensor]], drawn: Drawn) -> Plan:
+        """The bins whose `Grid.span` these were."""
+        like = spans[0]["shift"]
+        parts = [part for kind in drawn.kinds(like) for part in bins.parts(kind)]
+        pairs = zip(parts, spans, strict=True)
+        return cls(drawn, tuple(bins.grid_of(part, {**span, "shift": span["shift"].to(like)}) for part, span in pairs))
+
+    @property
+    def random(self) -> tuple[bins.Grid, ...]:
+        """The bins of the random slices."""
+        return self.grids[: len(self.grids) - self.drawn.columns]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which points are centred: that of the rows that say where the bins are."""
+        return self.grids[0].shift.dtype
+
+    def of_dtype(self, dtype: torch.dtype) -> Plan:
+        """The same slices and bins, for points of another dtype."""
+        return dataclasses.replace(self, grids=tuple(grid.of_dtype(dtype) for grid in self.grids))
+
+    def difference(self, other: Plan) -> str | None:
+        """How another plan differs, in words that follow "a sketch"; None where sketches of both can be compared."""
+        for what in ("d", "slices", "directions", "seed"):
+            mine, theirs = getattr(self.drawn, what), getattr(other.drawn, what)
+            if mine != theirs:
+                return f"a sketch with {what} = {theirs!r} given, this one has {mine!r}; they must be equal"
+        mine, theirs = self.drawn.names, other.drawn.names
+        advice = "make sketches that are to be compared by `empty()`"
+        if mine is not None and theirs is not None and mine != theirs:
+            how = "the same columns in another order"
+            if set(mine) != set(theirs):
+                how = "other columns: it " + difference(theirs, mine, "this one has")
+            return f"a sketch of {how}; {advice}"
+        for a, b in zip(self.grids, other.grids, strict=True):
+            one, two = a.span(), b.span()
+            if any(not torch.equal(one[key].cpu().double(), two[key].cpu().double()) for key in one):
+                return f"its bins lie elsewhere; {advice}"
+        return None

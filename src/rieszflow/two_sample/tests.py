@@ -1,0 +1,191 @@
+"""`two_sample_test` and `drift_test`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.stats
+import torch
+
+from rieszflow import _validate
+from rieszflow._surroundings import plain
+from rieszflow._types import DirectionsName, Progress, ProgressCallback
+from rieszflow.data import Stream, stream
+from rieszflow.data import common as common_columns
+from rieszflow.errors import InputError, InputTypeError
+from rieszflow.permutations import p_value, source
+from rieszflow.sketch import SliceSketch
+from rieszflow.two_sample.blocks import Dealt, deal, sizes
+from rieszflow.two_sample.gram import gram_of
+
+__all__ = ["TwoSampleTest", "drift_test", "two_sample_test"]
+
+_MOST_TIMES = 8  # as many blocks of the larger sample; what it has more than that keeps its place
+_MOST_TIMES_DRIFT = 4  # a sketch has 1,024 slices, and so larger tables than the two-sample test
+
+
+@dataclass(frozen=True)
+class TwoSampleTest:
+    """What a test found.
+
+    Attributes:
+        p_value: probability of a statistic as large if both samples are of one distribution; exact.
+        distance: D² (half the energy distance) of all points on the slices, unbiased: it may be below 0.
+        interval: approximate 95 % confidence interval of D²: the standard errors of the points (by the spread of their blocks)
+            and of the slices, times Student's quantile for the number of blocks. Values that are too rare to be among the
+            points widen nothing: then it is too narrow.
+        permutations: B; or the number of all ways to split the points, where that is less than B + 2: then all are tried.
+        blocks: blocks of x and of y that are permuted.
+        tested: points of x and of y in them; the others keep their place.
+        x: sketch of all points of x, for `feature_distances`, `slice_distances` and more.
+        y: sketch of all points of y.
+    """
+
+    p_value: float
+    distance: float
+    interval: tuple[float, float]
+    permutations: int
+    blocks: tuple[int, int]
+    tested: tuple[int, int]
+    x: SliceSketch
+    y: SliceSketch
+
+
+@plain
+def two_sample_test(
+    x: Any,
+    y: Any,
+    *,
+    slices: int = 256,
+    permutations: int = 999,
+    directions: DirectionsName = "auto",
+    seed: int = 0,
+    progress: ProgressCallback | None = None,
+    common: bool = False,
+) -> TwoSampleTest:
+    """Tests whether two samples are of one distribution, by the sliced energy distance and permutations of blocks.
+
+    The p-value is exact for independent points of any distribution and any n and m: ties, constants and heavy tails included.
+    If the null hypothesis holds, it is at most α with a probability of at most α. The interval is approximate.
+
+    Args:
+        x: points (n, d), n ≥ 2: all that `rieszflow.stream` takes, but iterators.
+        y: points (m, d), m ≥ 2, likewise. Where one has more than 8 times as many as the other, a random part of it is
+            permuted; all of it enters the statistic and the distance.
+        slices: random directions P. Whole orthogonal blocks pay (see `sliced_mmd2`).
+        permutations: B; the least p-value is 1 / (B + 1). Where the points can be split in less than B + 2 ways, all are tried.
+            A notice says so if the p-value cannot be as small as 0.05.
+        directions: as in `SliceSketch`.
+        seed: of directions, blocks and permutations; a whole number.
+        progress: called after every batch with a `Progress` that counts the points of "x" or "y".
+        common: of tables with different columns, compare those that both have. Without it different columns are refused;
+            equal ones in another order are matched by name.
+
+    Raises:
+        InputError, InputTypeError, DatasetError: what `rieszflow.stream` refuses, different d, fewer than two points.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> a, b = torch.randn(500, 2, generator=g), torch.randn(400, 2, generator=g)
+        >>> two_sample_test(a, b).p_value > 0.05, two_sample_test(a, b + 0.5).p_value
+        (True, 0.001)
+    """
+    one, two = _points("x", x), _points("y", y)
+    one, two = common_columns(one, two) if common else (one, two.matched(one.names, one.name, one.left_out))
+    if one.d != two.d:
+        raise InputError(f"y: points of dimension d = {two.d} given, x has d = {one.d}; they must be equal")
+    permutations = _validate.positive_int("permutations", permutations)
+    n, m = one.count(), two.count()
+    size, K, L = sizes(n, m, _MOST_TIMES)
+    # Drawn from all points alike: bins that know which points are of x would tell them from those of y.
+    rows = np.random.default_rng(0).integers(0, n + m, 256)
+    clouds = ((one, rows[rows < n]), (two, rows[rows >= n] - n))
+    some = np.concatenate([cloud.rows(mine) for cloud, mine in clouds if len(mine)])
+    random = source(seed)
+    own_seed = int(random.integers(0, 2**63))
+    plan = SliceSketch(some, slices=slices, directions=directions, seed=own_seed, names=one.names or two.names).plan
+    of_x = deal(one, plan, (size, K), random, _told(progress, "x", n))
+    of_y = deal(two, plan, (size, L), random, _told(progress, "y", m))
+    return _test(of_x, of_y, permutations, random)
+
+
+@plain
+def drift_test(
+    x: Any, reference: SliceSketch, *, permutations: int = 999, seed: int = 0, progress: ProgressCallback | None = None
+) -> TwoSampleTest:
+    """Tests whether points are of the distribution that a sketch was made of: for drift, where the reference's points are gone.
+
+    Blocks of x are permuted with blocks of the random points that the sketch has kept (`SliceSketch.kept`). All points of x and
+    of the reference enter the statistic. The p-value is exact, as that of `two_sample_test` is. As long as x has fewer points
+    than were kept, the power is that of a test against all points of the reference. For more, it grows with the number kept.
+
+    Args:
+        x: points (n, d), n ≥ 2: all that `rieszflow.stream` takes, but iterators.
+        reference: a sketch of points without weights that keeps at least two of them.
+        permutations: as in `two_sample_test`.
+        seed: of blocks and permutations; a whole number.
+        progress: as in `two_sample_test`, of x.
+
+    Raises:
+        InputError, InputTypeError, DatasetError: what `rieszflow.stream` refuses, another d, an empty or weighted sketch, one
+            without points kept.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> reference = SliceSketch.of(torch.randn(5000, 2, generator=g), slices=64)
+        >>> same, other = torch.randn(300, 2, generator=g), torch.randn(300, 2, generator=g) + 0.5
+        >>> drift_test(same, reference).p_value > 0.05, drift_test(other, reference).p_value
+        (True, 0.001)
+    """
+    if not isinstance(reference, SliceSketch):
+        raise InputTypeError(f"reference: {type(reference).__name__} given; a SliceSketch is accepted")
+    if reference.n < 2 or reference.weighted:
+        raise InputError("reference: a sketch of two or more points without weights is needed")
+    cloud = _points("x", x).matched(reference.names, "the reference")
+    if cloud.d != reference.d:
+        raise InputError(f"x: points of dimension d = {cloud.d} given, the reference has d = {reference.d}; they must be equal")
+    permutations = _validate.positive_int("permutations", permutations)
+    kept = reference.kept
+    if kept is None or len(kept) < 2:
+        raise InputError(
+            "reference: a sketch that keeps a sample of its points is needed for a test; this one was made with sample=0 or 1, "
+            "or by an earlier version, or merged with one that was. Its distances are right; for a test make it again"
+        )
+    n = cloud.count()
+    size, K, L = sizes(n, len(kept), _MOST_TIMES_DRIFT)
+    random = source(seed)
+    # In one dtype: equal points must be in equal bins, whichever side they are on.
+    dtype = torch.promote_types(cloud.first.dtype, reference.plan.dtype)
+    kept = kept.to(dtype) if torch.equal(kept.to(dtype).double(), kept) else kept
+    plan = reference.plan.of_dtype(kept.dtype)
+    of_x = deal(cloud, plan, (size, K), random, _told(progress, "x", n))
+    of_kept = deal(stream(kept), plan, (size, L), random)
+    return _test(of_x, Dealt(reference, of_kept.blocks, size), permutations, random)
+
+
+def _points(name: str, given: Any) -> Stream:
+    found = stream(given)
+    if found.count() < 2:
+        raise InputError(f"{name}: one point given; at least two are needed")
+    return found
+
+
+def _told(progress: ProgressCallback | None, what: str, total: int) -> Callable[[int], object] | None:
+    return None if progress is None else lambda done: progress(Progress(what, done, total))
+
+
+def _test(x: Dealt, y: Dealt, permutations: int, random: np.random.Generator) -> TwoSampleTest:
+    gram = gram_of(x, y)
+    largest = float(gram.matrix.diagonal()[gram.weights != 0].max())
+    found = p_value(gram.squares, gram.weights, (x.K, y.K), permutations=permutations, scale=largest, random=random)
+    distance = y.whole.distance(x.whole, statistic="U")
+    error = math.hypot(gram.points_error(), gram.slices_error)
+    half = float(scipy.stats.t.ppf(0.975, min(x.K, y.K) - 1)) * error
+    # Where nothing varies, the unbiased distance's correction is all there is: the plain distance is not above the interval.
+    interval = distance - half, max(distance + half, y.whole.distance(x.whole))
+    blocks, tested = (x.K, y.K), (x.tested, y.tested)
+    return TwoSampleTest(found.value, distance, interval, found.tried, blocks, tested, x.whole, y.whole)

@@ -1,0 +1,93 @@
+"""The permutation machine against enumeration by hand, whatever the statistic is."""
+
+import itertools
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from rieszflow import Notice
+from rieszflow.permutations import p_value, source
+
+
+def labels(K, L, fixed=0):
+    return np.concatenate([np.full(K, 1 / K), np.full(L, -1 / L), np.full(fixed, 0.25)])
+
+
+def by_hand(statistic, w, K, L):
+    """The share of all ways to choose the first group whose statistic is at least as large."""
+    found = statistic(w[None])[0]
+    larger = []
+    for chosen in itertools.combinations(range(K + L), K):
+        v = w.copy()
+        v[: K + L] = w[K]
+        v[list(chosen)] = w[0]
+        larger.append(statistic(v[None])[0] >= found - 1e-9)
+    return np.mean(larger), len(larger)
+
+
+@pytest.mark.parametrize(("K", "L", "fixed"), [(3, 4, 0), (2, 5, 2), (1, 4, 1)])
+@pytest.mark.filterwarnings("ignore::rieszflow.Notice")
+def test_all_ways_are_tried_where_there_are_few(K, L, fixed):
+    g = np.random.default_rng(K)
+    values, form = g.normal(size=K + L + fixed), g.normal(size=(K + L + fixed,) * 2)
+    for statistic in (lambda w: w @ values, lambda w: np.abs(w @ values), lambda w: ((w @ form) * w).sum(1)):
+        w = labels(K, L, fixed)
+        found = p_value(statistic, w, (K, L), permutations=999, scale=10.0, random=source(0))
+        assert (found.value, found.tried) == (pytest.approx(by_hand(statistic, w, K, L)[0]), by_hand(statistic, w, K, L)[1])
+
+
+def test_random_ones_come_near_to_all():
+    """Of 12,870 ways 2,000 are drawn: the share is binomial, and 4 standard errors off once in 16,000 seeds."""
+    values = np.random.default_rng(1).normal(size=16)
+    values[:8] += 0.5
+    statistic, w = (lambda w: w @ values), labels(8, 8)
+    wanted, ways = by_hand(statistic, w, 8, 8)
+    found = p_value(statistic, w, (8, 8), permutations=2000, scale=3.0, random=source(0))
+    assert found.tried == 2000 < ways
+    assert abs(found.value - wanted) < 4 * np.sqrt(wanted * (1 - wanted) / 2000) + 1 / 2001
+
+
+def test_the_level_is_kept():
+    """Of 400 tests of nothing at level 0.1 more than the 1e-6 quantile of the binomial law reject once in a million runs."""
+    count = 0
+    for k in range(400):
+        values = np.random.default_rng([k, 3]).integers(0, 3, 30) * 1.0  # with ties
+        found = p_value(
+            lambda w, v=values: np.abs(w @ v), labels(15, 15), (15, 15), permutations=99, scale=3.0, random=source(k)
+        )
+        count += found.value <= 0.1
+    assert count <= scipy.stats.binom(400, 0.1).isf(1e-6)
+
+
+def test_ties_count_as_equal():
+    """Sums of the same numbers in another order: all statistics are equal, and p = 1."""
+    values = np.full(40, 0.1)
+    found = p_value(lambda w: w @ values, labels(20, 20), (20, 20), permutations=99, scale=0.1, random=source(0))
+    assert found.value == 1.0
+
+
+def test_what_keeps_its_place_is_not_permuted():
+    values = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 5.0])
+    seen = []
+    p_value(lambda w: seen.append(w) or w @ values, labels(4, 4, 1), (4, 4), permutations=19, scale=5.0, random=source(0))
+    assert all((w[:, 8] == 0.25).all() for w in seen)
+    assert all(sorted(row) == sorted(labels(4, 4, 1)) for w in seen for row in w.tolist())
+
+
+def test_a_p_value_that_cannot_be_small_is_said():
+    with pytest.warns(Notice, match=r"cannot be less than 0.1.*9 permutations are tried"):
+        p_value(lambda w: w @ np.arange(20.0), labels(10, 10), (10, 10), permutations=9, scale=20.0, random=source(0))
+    with pytest.warns(Notice, match=r"cannot be less than 0.333.*3 ways to split"):
+        p_value(lambda w: w @ np.arange(3.0), labels(1, 2), (1, 2), permutations=99, scale=3.0, random=source(0))
+
+
+def test_seeds():
+    tried = []
+    for k in (5, 5, 6):
+        seen = []
+        statistic = lambda w, seen=seen: seen.append(w) or w.sum(1)  # noqa: E731
+        p_value(statistic, labels(10, 10), (10, 10), permutations=99, scale=3.0, random=source(k))
+        tried.append(seen[0])
+    assert np.array_equal(tried[0], tried[1]) and not np.array_equal(tried[0], tried[2])
+    assert source(3).random() != np.random.default_rng(3).random()

@@ -49,7 +49,7 @@ INLINE: dict[str, Any] = {**OPTIONS, "inline": "always"}
 """For functions called for every row of a tile: a call would cost as much as the work."""
 
 
-class _Announcer(event.Listener):  # type: ignore[misc]  # Numba has no types
+class _Announcer(event.Listener):
     """Logs the first compilation of ours. Numba sends no event where it finds the code on disk."""
 
     said = False
@@ -69,7 +69,7 @@ class _Announcer(event.Listener):  # type: ignore[misc]  # Numba has no types
         pass
 
 
-event.register("numba:compile", _Announcer())
+event.register("numba:compile", _Announcer())  # type: ignore[no-untyped-call]  # Numba has no types
 
 
 def threads() -> int:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,7 +27,7 @@ _PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if h
 _kept, _current = threading.local(), threading.local()
 
 
-def scratch(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def scratch(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
     """An array with anything in it, valid until this thread's next call with the same name."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     buffers: dict[str, np.ndarray] = _kept.__dict__
@@ -38,7 +39,8 @@ def scratch(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         whole = np.frombuffer(memory, np.uint8)
         start = -whole.ctypes.data % _HUGE
         buffers[name] = whole[start : start + size]
-    return buffers[name][:size].view(dtype).reshape(shape)
+    array: np.ndarray = buffers[name][:size].view(dtype).reshape(shape)
+    return array
 
 
 def fresh(x: Tensor) -> Tensor:
@@ -75,7 +77,7 @@ class Recycled:
         finally:
             _current.pool = before
 
-    def array(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
         with self._lock:
             fitting = [(a, seen) for a, seen in self._arrays if a.shape == shape and a.dtype == dtype]
             unused = next((k for k, (_, seen) in enumerate(fitting) if seen() is None), None)

@@ -81,7 +81,7 @@ class ParticleFlow:
         engine: EngineName = "auto",
         seed: Seed = None,
         y_weights: Points | None = None,
-        reuse: int = 1,
+        reuse: int | None = 1,
         bounds: tuple[float, float] | None = None,
         group: Group = None,
     ) -> None:

@@ -1,4 +1,4 @@
-"""Directions × engine → value, gradient, autograd. The engines do the work."""
+"""D² on random one-dimensional slices: value, gradient, and autograd. The work is the engines'."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rieszflow import _validate, directions, engines
 from rieszflow._autograd import once
 from rieszflow._clouds import Cloud, Need, Pair
 from rieszflow._surroundings import plain
-from rieszflow._types import DirectionsName, EngineName, Points, Seed, Statistic
-from rieszflow.directions import Directions, LocalSlices
+from rieszflow._types import EngineName, Points, PointsT, Seed, Statistic
+from rieszflow.directions import Directions, Kind
 from rieszflow.engines import Engine, Problem, Result
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 
@@ -22,54 +22,59 @@ __all__ = ["sliced_mmd2", "sliced_mmd2_gradient"]
 
 @plain
 def sliced_mmd2(
-    x: Points,
-    y: Points,
+    x: PointsT,
+    y: PointsT,
     *,
     kernel: Kernel = Riesz(1.0),
     slices: int = 1024,
-    directions: DirectionsName | Tensor | LocalSlices = "auto",
+    directions: Kind = "auto",
     engine: EngineName = "auto",
     seed: Seed = None,
     statistic: Statistic = "V",
     x_weights: Points | None = None,
     y_weights: Points | None = None,
-) -> Any:
-    """`mmd2` estimated on P random one-dimensional slices: D² = c_{d,1} · mean_p D²_1D(⟨ξ_p, x⟩, ⟨ξ_p, y⟩).
+) -> PointsT:
+    """`mmd2`, estimated on P random directions: D² = c_{d,1} · mean_p D²_1D(⟨ξ_p, x⟩, ⟨ξ_p, y⟩).
 
-    Unbiased over the directions; the relative error falls like 1/√P (paper, Theorems 1 and 4). Time O((N+M) P log d) on
-    fast directions and bins instead of O(NM d). Paper's convention: half the statisticians' energy distance.
+    The estimate is unbiased over the directions, and its relative error falls like 1/√P. With fast directions and bins it takes
+    O((N + M) P log d) time, where brute force takes O(N M d). The convention is the paper's: half of the statisticians' energy
+    distance.
 
     Args:
-        x: points (N, d), or (..., N, d) with the same batch dimensions as y; float32 or float64; tensor or NumPy array.
-        y: points (M, d) or (..., M, d), same dtype and device.
-        kernel: `Riesz(1.0)`, or with the bins any other: one that they cannot resolve (much narrower than the data) is refused,
-            and gradients of `Riesz(r)`, r < 1, come with a warning. Their accuracy is in docs/design.md.
-        slices: number of directions P. Whole orthogonal blocks pay: a multiple of d for "orthogonal", of the next power of
-            two for "hadamard".
-        directions: "orthogonal" (Haar blocks), "hadamard" (orthogonal blocks by a fast transform), "sobol"
-            (quasi-Monte-Carlo), "independent", "auto" (orthogonal up to d = 64, hadamard above), `LocalSlices` (patches
-            of images), or a tensor (P, d) of unit rows, which then sets P.
-        engine: "sort" (exact in every slice; Riesz(1.0)), "bins" (linear time, memory that does not grow with N; in a slice
-            off by at most the mass of a point's bin, some 1e-3 in all), or "auto": bins for float32 and 4096 points or
-            more, and for other kernels.
-        seed: of the random directions: a whole number, or a torch.Generator that goes on; None for torch's default generator.
-        statistic: "V" (never negative) or "U" (unbiased in the samples too).
-        x_weights: non-negative weights of x that sum to one, (N,) or (..., N); None for 1/N.
+        x: points (N, d), or (..., N, d) with batch dimensions in front; float32 or float64; tensor or NumPy array.
+        y: points (M, d) or (..., M, d), with the batch dimensions, dtype and device of x.
+        kernel: `Riesz(1.0)`; with engine "bins" any other, too. A kernel much narrower than the data is refused, because bins
+            do not resolve it. Gradients of `Riesz(r)` with r < 1 come with a warning. docs/design.md states how accurate they are.
+        slices: number P of directions. Whole blocks are best: a multiple of d for "orthogonal", of the next power of two for
+            "hadamard".
+        directions: "orthogonal" (Haar blocks), "hadamard" (orthogonal blocks by a fast transform), "sobol" (quasi-Monte-Carlo),
+            "independent", or "auto": "orthogonal" up to d = 64, "hadamard" above. Or `LocalSlices`, for patches of images. Or a
+            tensor (P, d) of unit rows, which then sets P.
+        engine: "sort" is exact on every slice, for `Riesz(1.0)`. "bins" takes linear time and memory that does not grow with N;
+            on a slice it is off by at most the mass of a point's bin, some 1e-3 in all. "auto" is "bins" for float32 with 4096
+            points or more, and for other kernels.
+        seed: of the directions. A whole number; or a torch.Generator, which goes on; or None for torch's default generator.
+        statistic: "V" for the mean over all pairs, never negative; "U" for pairs i ≠ k only, unbiased in the samples.
+        x_weights: non-negative weights of x, (N,) or (..., N), of sum one and of the dtype of x. None for 1/N each.
         y_weights: likewise for y.
 
     Returns:
-        The value, 0-dimensional or of the batch's shape; differentiable once by x, y and the weights.
+        The value, in the kernel's unit (length^r for Riesz): without dimensions, or of the shape of the batch. A tensor can be
+        differentiated once, by x, y and the weights. If x and y are arrays it is a NumPy number or array.
 
     Raises:
-        TypeError: wrong type or dtype. ValueError: wrong shape, empty, NaN or infinity, unknown name, bad weights, a
-        kernel that the engine does not take, derivatives by weights asked of the bins, or points further apart than
-        the dtype can hold. RuntimeError: a second derivative, on the way back.
+        InputTypeError (a TypeError): a wrong type or dtype.
+        InputError (a ValueError): a wrong shape, no points, NaN or infinity, an unknown name, bad weights, a kernel or a
+            derivative that the engine does not have, or points further apart than the dtype can hold.
+        DerivativeError (a RuntimeError): a second derivative, on the way back.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
         >>> x, y = torch.zeros(5, 2), torch.tensor([[3.0, 4.0]])
         >>> round(sliced_mmd2(x, y, slices=4096, seed=g).item(), 1)
         5.0
+
+    Source: paper, Theorems 1 and 4.
     """
     pair, answer = _validate.clouds(x, y, x_weights, y_weights, statistic)
     tensors = (pair.x.points, pair.y.points, pair.x.weights, pair.y.weights)
@@ -78,36 +83,54 @@ def sliced_mmd2(
     # Nothing, but hanging on all that derivatives are taken by, which itself need not be kept for the way back.
     leaves = [t[..., :0].flatten() for t in tensors if t is not None and t.requires_grad]
     root = torch.cat(leaves) if leaves else None
-    return answer(_SlicedMMD2.apply(*tensors, root, work))
+    value: Tensor = _SlicedMMD2.apply(*tensors, root, work)  # type: ignore[no-untyped-call]  # PyTorch's
+    return answer(value)
 
 
 @plain
 def sliced_mmd2_gradient(
-    x: Points,
-    y: Points,
+    x: PointsT,
+    y: PointsT,
     *,
     kernel: Kernel = Riesz(1.0),
     slices: int = 1024,
-    directions: DirectionsName | Tensor | LocalSlices = "auto",
+    directions: Kind = "auto",
     engine: EngineName = "auto",
     seed: Seed = None,
     statistic: Statistic = "V",
     x_weights: Points | None = None,
     y_weights: Points | None = None,
-) -> Any:
-    """Gradient of `sliced_mmd2` with respect to x, without autograd.
+) -> PointsT:
+    """Gradient of `sliced_mmd2` by x, without autograd.
 
-    r = 1: ∂/∂x_i = a_i c_{d,1} · mean_p 2[G_p(⟨ξ_p, x_i⟩) − F_p(⟨ξ_p, x_i⟩)] ξ_p with the distribution functions F of the
-    projected x and G of the projected y, mid-ranks at ties (paper, section 3). Copies of one point share their gradient only
-    on average: the projections of two copies can differ by rounding. Args and errors as `sliced_mmd2`.
+    For r = 1 it is ∂/∂x_i = a_i c_{d,1} · mean_p 2[G_p(⟨ξ_p, x_i⟩) − F_p(⟨ξ_p, x_i⟩)] ξ_p. F_p and G_p are the distribution
+    functions of the projected x and y, with mid-ranks at ties. Copies of one point have the same gradient only on average: the
+    projections of two copies can differ by rounding.
+
+    Args:
+        x: as in `sliced_mmd2`, like all that follow.
+        y: as there.
+        kernel: as there.
+        slices: as there.
+        directions: as there.
+        engine: as there.
+        seed: as there.
+        statistic: as there.
+        x_weights: as there.
+        y_weights: as there.
 
     Returns:
-        Gradient, shape of x, detached; NumPy for NumPy input.
+        The gradient, shape and dtype of x, detached. If x and y are arrays it is one, too.
+
+    Raises:
+        InputError, InputTypeError: as `sliced_mmd2`.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
         >>> sliced_mmd2_gradient(torch.tensor([[2.0]]), torch.tensor([[0.0]]), slices=8, seed=g).tolist()
         [[1.0]]
+
+    Source: paper, section 3.
     """
     pair, answer = _validate.clouds(x, y, x_weights, y_weights, statistic)
     work = _work(pair, Problem(kernel, Need(x=True)), slices, directions, engine, seed)
@@ -129,9 +152,7 @@ class _Work:
         return self.engine.evaluate(Pair(x, y, self.unbiased).detached(), self.directions, self.problem)
 
 
-def _work(
-    pair: Pair, problem: Problem, slices: int, kind: DirectionsName | Tensor | LocalSlices, engine: EngineName, seed: Seed
-) -> _Work:
+def _work(pair: Pair, problem: Problem, slices: int, kind: Kind, engine: EngineName, seed: Seed) -> _Work:
     check_kernel(problem.kernel)
     x, y = pair.x.points, pair.y.points
     chosen = engines.choose(engine, problem, x, y)
@@ -141,18 +162,21 @@ def _work(
 
 
 class _SlicedMMD2(torch.autograd.Function):
-    """The derivatives by all arguments come out of the forward pass: keeping them is N·d + M·d numbers."""
+    """The forward pass makes the derivatives by all arguments, too: keeping them is N·d + M·d numbers."""
+
+    # `ctx` is PyTorch's, which takes any attribute.
 
     @staticmethod
-    def forward(ctx, x, y, a, b, root, work):  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, x: Tensor, y: Tensor, a: Tensor | None, b: Tensor | None, root: Tensor | None, work: _Work) -> Tensor:
         result = work.evaluate(Cloud(x, a), Cloud(y, b))
+        assert result.value is not None
         ctx.save_for_backward(result.x, result.y, result.a, result.b, root)
         # A weight vector (N,) shared by a batch collects the derivative of every member.
         ctx.weight_shapes = [None if w is None else w.shape for w in (a, b)]
         return result.value.to(x.dtype)
 
     @staticmethod
-    def backward(ctx, upstream):  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         grad_x, grad_y, grad_a, grad_b, root = ctx.saved_tensors
         factor = upstream.detach()
         points = [None if g is None else factor[..., None, None] * g for g in (grad_x, grad_y)]

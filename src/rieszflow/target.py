@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +13,9 @@ from rieszflow import _ranks, _validate, directions, engines
 from rieszflow._clouds import Batches, Cloud, Need, Pair
 from rieszflow._ranks import Group
 from rieszflow._scratch import Recycled
-from rieszflow._types import DirectionsName, EngineName, Points, Seed, Statistic
+from rieszflow._types import EngineName, Points, PointsT, Seed, Statistic
 from rieszflow.data import stream
-from rieszflow.directions import Directions, LocalSlices
+from rieszflow.directions import Directions, Kind
 from rieszflow.engines import Engine, Kept, Problem, Result
 from rieszflow.errors import InputError
 from rieszflow.kernels import Kernel, Riesz, check_kernel
@@ -48,29 +47,41 @@ class _Pool:
 
 
 class Target:
-    """Points y to move others towards, with what does not change about them kept between calls.
+    """Points y to move others towards. What does not change about them is kept between calls.
 
-    `gradient(x)` is `sliced_mmd2_gradient(x, y)` on random slices. With Riesz(1.0) and the linear-time engine, a set of slices
-    and the target's tables on it can serve `reuse` calls, `reuse` sets in turn, so that no two calls in a row see the same
-    slices; then they are drawn anew. The tables take 5 KB a slice and set.
+    `gradient(x)` is `sliced_mmd2_gradient(x, y)` on random slices. With `Riesz(1.0)` and the linear-time engine, a set of
+    slices can serve `reuse` calls. Then the target is counted once for the set, and not in every call. There are `reuse` sets,
+    used in turn, so that no two calls in a row see the same slices. What is kept takes 5 KB a slice and set.
 
     Args:
-        y: points (M, d) or (..., M, d); float32 or float64; tensor or NumPy array. Or whatever else `rieszflow.stream` takes,
-            (M, d) in batches, for a target too large for memory: with Riesz(1.0) on the linear-time engine, without weights;
-            it is passed over once for a set of slices, that is once in `reuse` calls on average.
-        kernel, slices, directions, engine: as in `sliced_mmd2_gradient`.
-        seed: of the slices, a new set of them for every call: a whole number, or a torch.Generator that goes on; None for
-            torch's default generator.
-        y_weights: non-negative weights of y that sum to one; None for 1/M.
-        reuse: calls that a set of slices serves, at least 1; 1 for fresh slices in every call. A flow gets further on fresh
-            slices (see `ParticleFlow`); more is for targets so much larger than x that to pass over them is what takes time.
-        group: a torch.distributed process group: y, y_weights (of sum one over all ranks) and the points of `gradient`
-            are this rank's parts of clouds that lie on all ranks, and every rank makes the same calls. The ranks add up tables,
-            4 (B + 128) P bytes for B bins whatever N is, and use the first rank's slices. Results are those of one process to
-            rounding. On the linear-time engine only. None: clouds are here whole.
+        y: points (M, d) or (..., M, d); float32 or float64; tensor or NumPy array. Or batches of points (m, d), for a target
+            too large for memory: all that `rieszflow.stream` takes, with `Riesz(1.0)` on the linear-time engine, without
+            weights. A set of slices takes one pass over them, so there is one pass in `reuse` calls.
+        kernel: as in `sliced_mmd2_gradient`.
+        slices: number P of random directions.
+        directions: as in `sliced_mmd2_gradient`.
+        engine: as in `sliced_mmd2_gradient`.
+        seed: of the directions. A whole number; or a torch.Generator, which goes on; or None for torch's default generator.
+        y_weights: non-negative weights of y, (M,) or (..., M), of sum one. None for 1/M each.
+        reuse: number of calls that a set of slices serves, at least 1. With 1 every call has fresh slices, and a flow gets
+            further (see `ParticleFlow`). More is for targets so much larger than x that passing over them takes the time. None
+            for the same slices in all calls, on the linear-time engine with `Riesz(1.0)`: then the gradient is that of one
+            function. They are drawn anew only if x leaves the range that the bins were made for.
+        group: a torch.distributed process group. Its ranks hold parts of the clouds: y, y_weights (of sum one over all ranks)
+            and the points of `gradient`. Every rank makes the same calls, with the first rank's slices. The ranks add up
+            tables, 4 (B + 128) P bytes for B bins whatever N is. Results are those of one process, up to rounding. On the
+            linear-time engine only. None: all points are here.
+
+    Attributes:
+        y: the points, or the first batch of them.
+        y_weights: as given.
+        group: as given.
+        generator: of the directions; None for torch's default generator.
+        memory: of gradients, to be used again.
 
     Raises:
-        TypeError, ValueError: what `sliced_mmd2_gradient` refuses.
+        InputError (a ValueError): what `sliced_mmd2_gradient` refuses, and a setting that the engine does not have.
+        InputTypeError (a TypeError): a wrong type or dtype.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
@@ -82,11 +93,11 @@ class Target:
 
     def __init__(
         self,
-        y: Any,
+        y: object,
         *,
         kernel: Kernel = Riesz(1.0),
         slices: int = 1024,
-        directions: DirectionsName | Tensor | LocalSlices = "auto",
+        directions: Kind = "auto",
         engine: EngineName = "auto",
         seed: Seed = None,
         y_weights: Points | None = None,
@@ -119,15 +130,20 @@ class Target:
         """The sets of slices that are kept at present."""
         return self._pool.sets
 
-    def gradient(self, x: Points, *, statistic: Statistic = "V", x_weights: Points | None = None) -> Any:
-        """Gradient of D² with respect to x, (..., N, d) like the target in d, batch, dtype and device; NumPy for NumPy.
+    def gradient(self, x: PointsT, *, statistic: Statistic = "V", x_weights: Points | None = None) -> PointsT:
+        """Gradient of D² by x.
 
-        Detached, like `sliced_mmd2_gradient`'s: nothing can be differentiated through it.
+        Args:
+            x: points (N, d) or (..., N, d), tensor or NumPy array, with the d, batch dimensions, dtype and device of y.
+            statistic: "V" or "U", as in `sliced_mmd2_gradient`.
+            x_weights: non-negative weights of x, (N,) or (..., N), of sum one. None for 1/N each.
+
+        Returns:
+            The gradient, shape and dtype of x, detached. An array if x is one.
 
         Raises:
-            TypeError, ValueError: what `sliced_mmd2_gradient` refuses.
+            InputError, InputTypeError: what `sliced_mmd2_gradient` refuses.
         """
-        numpy = isinstance(x, np.ndarray)
         points = _validate.points("x", x)
         y = self.y if self.stream is None else self.y.to(points.dtype)
         _validate.pair(points, y, look=False)
@@ -136,7 +152,7 @@ class Target:
         with self.memory.in_use():
             gradient = self._evaluate(Cloud(points, a).detached(), unbiased).x
         assert gradient is not None
-        return gradient.numpy() if numpy else gradient
+        return gradient.numpy() if isinstance(x, np.ndarray) else gradient
 
     def _evaluate(self, x: Cloud, unbiased: bool) -> Result:
         keeper = self._keeper

@@ -7,6 +7,7 @@ Adding an engine is adding one file with a subclass of `Engine`, and one entry i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -63,6 +64,11 @@ class Result:
 _PARTS = ("value", "x", "y", "a", "b")
 
 
+def _made(part: Callable[[str], Tensor | None], outgrown: bool = False) -> Result:
+    """The result whose parts a function gives by name."""
+    return Result(part("value"), part("x"), part("y"), part("a"), part("b"), outgrown)
+
+
 class Sum:
     """Results of parts of the slices, added up in the memory of the first one. That memory belongs to the sum."""
 
@@ -76,7 +82,7 @@ class Sum:
                 self._sums[name] = self._sums[name].add_(new) if name in self._sums else new
 
     def result(self, outgrown: bool = False) -> Result:
-        return Result(**self._sums, outgrown=outgrown)
+        return _made(self._sums.get, outgrown)
 
 
 class Kept(ABC):
@@ -129,12 +135,12 @@ class Engine(ABC):
             raise InputError("group: given with batches of clouds; one cloud (N, d) over the ranks is accepted")
         shape = pair.x.points.shape[:-2]
         each = [self._evaluate(one, directions, problem) for one in _one_by_one(pair)]
-        stacked = {}
-        for name in _PARTS:
+
+        def stacked(name: str) -> Tensor | None:
             parts = [part for part in (getattr(result, name) for result in each) if part is not None]
-            if parts:
-                stacked[name] = torch.stack(parts).view(*shape, *parts[0].shape)
-        return Result(**stacked)
+            return torch.stack(parts).view(*shape, *parts[0].shape) if parts else None
+
+        return _made(stacked)
 
     @abstractmethod
     def _evaluate(self, pair: Pair, directions: Directions, problem: Problem) -> Result:

@@ -87,5 +87,6 @@ class Convolved(Method):
         nodes, weights = np.polynomial.legendre.leggauss(16)
         v, c = 0.5 * (nodes + 1), 0.5 * weights * (1 - 0.5 * (nodes + 1))
         j = np.arange(self.grid.B)[:, None]
-        right, left = ((self._slice(np.abs(j + s * v) * self.width) * c).sum(1) for s in (1, -1))
-        return right + left
+        right, left = (np.sum(self._slice(np.abs(j + s * v) * self.width) * c, axis=1) for s in (1, -1))
+        mean: np.ndarray = right + left
+        return mean

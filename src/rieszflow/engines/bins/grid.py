@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +19,10 @@ SPAN = ("low", "inverse", "shift", "scale", "B")
 """The names of the numbers of `Grid.span`."""
 
 
-def parts(directions: Directions) -> list[Directions]:
+def parts(directions: Directions) -> Sequence[Directions]:
     """The slices that go through the passes together, in float32: the bins resolve no more."""
     directions = directions.to_float32()
-    return list(directions.blocks()) if isinstance(directions, Hadamard) else directions.split(_PART)
+    return directions.blocks() if isinstance(directions, Hadamard) else directions.split(_PART)
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ class Grid(Frame):
 
 def with_bins(frame: Frame, low: np.ndarray, inverse: np.ndarray, B: int) -> Grid:
     """The grid of a frame and a range."""
-    ends = (torch.from_numpy(np.ascontiguousarray(v, np.float32)).to(frame.shift.device) for v in (low, inverse))
-    return Grid(frame.directions, frame.shift, frame.scale, *ends, B)
+    left, many = (torch.from_numpy(np.ascontiguousarray(v, np.float32)).to(frame.shift.device) for v in (low, inverse))
+    return Grid(frame.directions, frame.shift, frame.scale, left, many, B)
 
 
 def grid_of(directions: Directions, span: dict[str, Tensor]) -> Grid:

@@ -20,7 +20,7 @@ from shared import images, options, save
 import rieszflow as rf
 from rieszflow.generative import Config
 from rieszflow.generative.latents import draw_latents
-from rieszflow.generative.training import default_steps
+from rieszflow.generative.step_sizes import default_steps
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 

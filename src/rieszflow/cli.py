@@ -327,7 +327,7 @@ def resume(
     """Continue a run from its last checkpoint: killed or finished, on the same data and settings."""
     from rieszflow import report
     from rieszflow.generative import GenerativeFlow, Run
-    from rieszflow.generative.model import load_data
+    from rieszflow.generative import load_data
 
     opened = Run.open(run)
     opened.config.torch_device()
@@ -388,7 +388,7 @@ def evaluate(
     _at_least("--seed", seed, 0)
     from rieszflow import metrics, report
     from rieszflow.generative import GenerativeFlow
-    from rieszflow.generative.model import load_data
+    from rieszflow.generative import load_data
 
     flow = GenerativeFlow.load(run)
     assert flow.run is not None
@@ -675,7 +675,7 @@ class _Passes:
 
 
 def _overrides(items: list[str]) -> dict[str, Any]:
-    from rieszflow.generative.config import parse_yaml
+    from rieszflow.generative.yaml_text import parse_yaml
 
     values = {}
     for item in items:

@@ -20,7 +20,7 @@ from torch import Tensor
 from rieszflow._files import atomically
 from rieszflow._notices import notice
 from rieszflow.generative.run import Run
-from rieszflow.generative.training import Pictures
+from rieszflow.generative.context import Pictures
 from rieszflow.metrics import AROUND_ZERO, BETTER
 from rieszflow.sketch import SliceSketch
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rieszflow import _ranks, _validate, directions
-from rieszflow._files import load_tensors, one_line, save_tensors
+from rieszflow._files import Format, load_tensors, one_line, save_tensors
 from rieszflow._notices import notice
 from rieszflow._ranks import Group
 from rieszflow._reservoir import Reservoir, capacity
@@ -28,7 +28,9 @@ from rieszflow.kernels import Riesz
 from rieszflow.stream import stream
 from rieszflow.tables import difference
 
-__all__ = ["SliceSketch"]
+__all__ = ["SKETCH", "SliceSketch"]
+
+SKETCH = Format("sketch", 3)
 
 _PASS = 1 << 22  # points counted in one go: whole numbers of this size are exact in float32
 _RANGE = 256  # rows that decide the range
@@ -444,12 +446,12 @@ class SliceSketch:
             "n": self.n, "weight": self.weight, "squares": self._squares, "weighted": self._weighted,
         }  # fmt: skip
         tensors, meta = tensors | self._reservoir.tensors(), meta | {"sample": self.sample, "seen": self._reservoir.seen}
-        save_tensors(Path(path), "sketch", tensors, meta)
+        save_tensors(Path(path), SKETCH, tensors, meta)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SliceSketch:
         """Reads what `save` wrote. Raises ValueError for a damaged or foreign file, or one of another version."""
-        tensors, meta = load_tensors(Path(path), "sketch")
+        tensors, meta = load_tensors(Path(path), SKETCH)
         sketch = object.__new__(cls)
         try:
             sketch._settle(meta["d"], meta["slices"], meta["directions"], meta["seed"], meta["names"])

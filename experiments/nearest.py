@@ -13,7 +13,7 @@ from shared import options, save
 
 import rieszflow as rf
 from rieszflow import metrics, report
-from rieszflow.generative.model import load_data
+from rieszflow.generative import load_data
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from shared import images, independent, options, save, usual
 import rieszflow as rf
 from rieszflow.generative import Config
 from rieszflow.generative.latents import draw_latents
-from rieszflow.generative.training import default_steps
+from rieszflow.generative.step_sizes import default_steps
 
 
 def main() -> None:

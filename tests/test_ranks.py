@@ -15,7 +15,7 @@ import torch
 
 import rieszflow as rf
 from rieszflow.generative import Run, RunError
-from rieszflow.generative.training import _told_to_end
+from rieszflow.generative.processes import told_to_end
 
 HERE = Path(__file__).parent / "ranks"
 
@@ -161,10 +161,10 @@ def test_one_process_killed_and_resumed_by_another_number(tmp_path, resumed_by):
 
 def test_told_to_end():
     """What torchrun sends to the processes that are left is a sentence, and only as long as a training runs."""
-    run, before = Run(Path("somewhere"), None, {}), signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(signal.SIGTERM)
 
     def training():
-        with _told_to_end(run):
+        with told_to_end(Path("somewhere")):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(10)
 

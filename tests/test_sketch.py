@@ -10,6 +10,7 @@ from PIL import Image
 import rieszflow as rf
 from rieszflow import SliceSketch, stream
 from rieszflow._files import save_tensors
+from rieszflow.generative.run import NETWORK
 
 
 def generator(seed):
@@ -156,7 +157,7 @@ def test_damaged_and_foreign_files(tmp_path):
     for name in ("short", "foreign", "changed"):
         with pytest.raises(ValueError, match=f"{name}.sketch: damaged"):
             SliceSketch.load(tmp_path / f"{name}.sketch")
-    save_tensors(tmp_path / "n.sketch", "network", {}, {})
+    save_tensors(tmp_path / "n.sketch", NETWORK, {}, {})
     with pytest.raises(ValueError, match="holds a network, a sketch is needed"):
         SliceSketch.load(tmp_path / "n.sketch")
     with pytest.raises(ValueError, match="no such file"):

@@ -14,6 +14,7 @@ import torch
 import rieszflow as rf
 from rieszflow import metrics, permutations, two_sample
 from rieszflow._files import load_tensors, save_tensors
+from rieszflow.sketch.files import SKETCH
 
 ERROR = 1e-6
 
@@ -219,10 +220,10 @@ def test_a_reference_without_a_sample_is_refused(tmp_path):
         rf.drift_test(x, total)
     # A file of a version that kept none.
     sketch.save(tmp_path / "a.sketch")
-    tensors, meta = load_tensors(tmp_path / "a.sketch", "sketch")
+    tensors, meta = load_tensors(tmp_path / "a.sketch", SKETCH)
     tensors = {name: t for name, t in tensors.items() if not name.startswith("sample")}
     meta = {name: v for name, v in meta.items() if name not in ("sample", "seen")}
-    save_tensors(tmp_path / "old.sketch", "sketch", tensors, meta)
+    save_tensors(tmp_path / "old.sketch", SKETCH, tensors, meta)
     old = rf.SliceSketch.load(tmp_path / "old.sketch")
     assert old.kept is None and old.distance(x) == sketch.distance(x)
     with pytest.raises(ValueError, match="reference: a sketch that keeps a sample"):

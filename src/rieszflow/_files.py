@@ -11,8 +11,9 @@ import platform
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import safe_open
@@ -22,16 +23,26 @@ from torch import Tensor
 from rieszflow.errors import FileError, InputError, WriteError
 
 __all__ = [
-    "FORMAT", "VERSION", "FileError", "WriteError", "aside", "atomically", "is_temporary", "load_header", "load_tensors",
-    "one_line", "read_text", "remove_leftovers", "save_tensors",
+    "MARK", "Format", "Json", "aside", "atomically", "is_temporary", "load_header", "load_tensors", "one_line", "read_text",
+    "remove_leftovers", "save_tensors",
 ]  # fmt: skip
 
-FORMAT = "rieszflow"
-VERSION = 4  # of runs
-_VERSIONS = {"sketch": 3}  # of what has a version of its own
+MARK = "rieszflow"  # what all our files are marked with
+Json: TypeAlias = dict[str, Any]  # what JSON can say, which has no narrower type
 
 
-def atomically(path: Path, write: Callable[[Path], Any]) -> None:
+@dataclass(frozen=True)
+class Format:
+    """What a tensor file holds, and the version of its layout. It stands beside the code that writes such files.
+
+    Raise the version when the names or the meaning of what is inside change: older files are then refused.
+    """
+
+    kind: str
+    version: int
+
+
+def atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Calls `write(temporary)` beside `path`, flushes it to disk, and renames it: readers see the old file or the new.
 
     Raises:
@@ -52,7 +63,7 @@ def atomically(path: Path, write: Callable[[Path], Any]) -> None:
         raise wrapped from error
 
 
-def _ours(name: Any, path: Path) -> bool:
+def _ours(name: str | bytes | None, path: Path) -> bool:
     return name is None or os.path.dirname(os.fsdecode(name)) == str(path.parent) or Path(os.fsdecode(name)) in path.parents
 
 
@@ -145,68 +156,78 @@ def read_text(path: Path, most: int) -> str:
         raise FileError(f"{path}: damaged, or no text file: it holds bytes that are not UTF-8") from None
 
 
-def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> str:
+def save_tensors(path: Path, form: Format, tensors: dict[str, Tensor], meta: Json) -> str:
     """Writes tensors and JSON-able metadata as safetensors, with kind, version and a checksum in the header.
 
     Returns:
         The checksum.
+
+    Raises:
+        WriteError: as `atomically`.
     """
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     checksum = _checksum(tensors, meta)
-    header = {"version": _VERSIONS.get(kind, VERSION), "kind": kind, "meta": meta, "checksum": checksum}
+    header = {"version": form.version, "kind": form.kind, "meta": meta, "checksum": checksum}
     # One entry: safetensors writes several in random order, and equal contents should be equal files. As bytes: its own
     # `save_file` makes a second temporary file under a name that only it knows, which a killed process would leave behind.
-    content = save(tensors, {FORMAT: json.dumps(header)})
+    content = save(tensors, {MARK: json.dumps(header)})
     atomically(path, lambda temporary: temporary.write_bytes(content))
     return checksum
 
 
-def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads what `save_tensors` wrote, and refuses everything else with a `FileError`."""
-    tensors, meta, checksum = _load(path, kind, whole=True)
+def load_tensors(path: Path, form: Format) -> tuple[dict[str, Tensor], Json]:
+    """Reads what `save_tensors` wrote.
+
+    Raises:
+        FileError: missing, damaged, not ours, of another kind or version.
+    """
+    tensors, meta, checksum = _load(path, form, whole=True)
     if checksum != _checksum(tensors, meta):
         raise FileError(f"{path}: damaged: its checksum does not fit its contents")
     return tensors, meta
 
 
-def load_header(path: Path, kind: str) -> tuple[dict[str, Any], str]:
-    """The metadata and the checksum that a file states, without reading its tensors: the checksum is not verified."""
-    _, meta, checksum = _load(path, kind, whole=False)
+def load_header(path: Path, form: Format) -> tuple[Json, str]:
+    """The metadata and the checksum that a file states. The tensors are not read, so the checksum is not verified."""
+    _, meta, checksum = _load(path, form, whole=False)
     return meta, checksum
 
 
-def _load(path: Path, kind: str, whole: bool) -> tuple[dict[str, Tensor], dict[str, Any], str]:
+def _load(path: Path, form: Format, whole: bool) -> tuple[dict[str, Tensor], Json, str]:
     if not path.is_file():
         raise FileError(f"{path}: {'is a folder, or no regular file' if os.path.lexists(path) else 'no such file'}")
     try:
-        if os.fsencode(path).decode(errors="ignore") == str(path):
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()} if whole else {}  # noqa: SIM118  (no mapping)
-        else:  # a name that is not UTF-8, which safetensors does not take
-            raw = path.read_bytes()
-            tensors = load(raw)
-            metadata = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")]).get("__metadata__", {})
+        tensors, metadata = _read(path, whole)
     except Exception as error:  # safetensors' own, the system's, and torch's for a dtype that does not fit
         raise FileError(f"{path}: damaged, or no safetensors file ({one_line(error)})") from None
-    if FORMAT not in metadata:
+    if MARK not in metadata:
         raise FileError(f"{path}: a safetensors file, but not one of rieszflow's")
     try:
-        header = json.loads(metadata[FORMAT])
-        version, found, meta, checksum = (header[key] for key in ("version", "kind", "meta", "checksum"))
+        header = json.loads(metadata[MARK])
+        version, kind, meta, checksum = (header[key] for key in ("version", "kind", "meta", "checksum"))
     except (ValueError, TypeError, KeyError, RecursionError):
         raise FileError(f"{path}: damaged: its header is not readable") from None
-    if not isinstance(meta, dict) or not isinstance(found, str) or not isinstance(checksum, str):
+    if not isinstance(meta, dict) or not isinstance(kind, str) or not isinstance(checksum, str):
         raise FileError(f"{path}: damaged: its header is not readable")
-    if found != kind:
-        raise FileError(f"{path}: holds a {found[:40]}, a {kind} is needed")
-    accepted = _VERSIONS.get(kind, VERSION)
-    if version != accepted:
-        raise FileError(f"{path}: of version {str(version)[:20]}; this rieszflow reads version {accepted}")
+    if kind != form.kind:
+        raise FileError(f"{path}: holds a {kind[:40]}, a {form.kind} is needed")
+    if version != form.version:
+        raise FileError(f"{path}: of version {str(version)[:20]}; this rieszflow reads version {form.version}")
     return tensors, meta, checksum
 
 
-def _checksum(tensors: dict[str, Tensor], meta: dict[str, Any]) -> str:
+def _read(path: Path, whole: bool) -> tuple[dict[str, Tensor], Json]:
+    """A safetensors file: its tensors, if `whole`, and its metadata."""
+    if os.fsencode(path).decode(errors="ignore") == str(path):
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if whole else {}  # noqa: SIM118  (no mapping)
+            return tensors, file.metadata() or {}
+    raw = path.read_bytes()  # a name that is not UTF-8, which safetensors does not take
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    return load(raw), header.get("__metadata__", {})
+
+
+def _checksum(tensors: dict[str, Tensor], meta: Json) -> str:
     digest = hashlib.blake2b(json.dumps(meta).encode(), digest_size=16)
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())

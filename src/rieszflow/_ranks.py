@@ -5,18 +5,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from collections.abc import Iterator
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rieszflow.errors import InputError, InputTypeError
+from rieszflow.errors import InputError, InputTypeError, RankError
 
-__all__ = ["Group", "agreed", "check", "joined", "offset", "part", "summed", "total", "widest"]
+__all__ = ["Group", "agreed", "check", "joined", "mean", "offset", "part", "sending", "summed", "total", "wait", "widest"]
 
-Group = Any  # dist.ProcessGroup, or None
+Group: TypeAlias = Any  # dist.ProcessGroup or None: PyTorch builds without torch.distributed have no such class
+Values = TypeVar("Values", Tensor, npt.NDArray[Any])  # numbers of any dtype
+
+
+@contextlib.contextmanager
+def sending(group: Group) -> Iterator[None]:
+    """What the other ranks' ends do to a message between them is a `RankError`.
+
+    Around nothing but messages, for gloo (the backend of CPUs) says all that happens to it in bare RuntimeErrors.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        foreign = isinstance(error, dist.DistError) or type(error) is RuntimeError
+        if group is None or not foreign:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise RankError(f"another process has ended or cannot be reached ({reason})") from error
 
 
 def check(group: Group) -> Group:
@@ -36,19 +56,29 @@ def _device(group: Group) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend(group) == "nccl" else torch.device("cpu")
 
 
-def summed(values: Any, group: Group, operation: Any = None) -> Any:
-    """The sum over all ranks of an array or tensor, in its own memory where the backend allows it."""
+def summed(values: Values, group: Group, operation: Any = None) -> Values:
+    """The sum over all ranks of an array or tensor, in its own memory.
+
+    Args:
+        values: what this rank adds; overwritten by the sum.
+        group: the ranks; None for this one alone.
+        operation: a `torch.distributed.ReduceOp` instead of the sum.
+
+    Raises:
+        RankError: another rank has ended or cannot be reached.
+    """
     if group is None:
         return values
     tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
     sent = tensor.to(_device(group))
-    dist.all_reduce(sent, operation or dist.ReduceOp.SUM, group=group)
+    with sending(group):
+        dist.all_reduce(sent, operation or dist.ReduceOp.SUM, group=group)
     if sent is not tensor:
         tensor.copy_(sent)
     return values
 
 
-def widest(low: Any, high: Any, group: Group) -> tuple[Any, Any]:
+def widest(low: Values, high: Values, group: Group) -> tuple[Values, Values]:
     """Least of `low` and greatest of `high`, element by element."""
     if group is None:
         return low, high
@@ -90,3 +120,17 @@ def agreed(number: int, group: Group) -> int:
     if group is None:
         return number
     return int(summed(np.array([number if dist.get_rank(group) == 0 else 0], np.int64), group)[0])
+
+
+def mean(values: Tensor, group: Group) -> Tensor:
+    """The mean of all ranks' numbers: a tensor of no dimensions, the same on all of them."""
+    if group is None:
+        return values.mean()
+    both = torch.stack([values.sum().double(), torch.tensor(values.numel(), dtype=torch.float64, device=values.device)])
+    total, many = summed(both, group)
+    return (total / many).float()
+
+
+def wait(group: Group) -> None:
+    """Returns when all ranks are here."""
+    agreed(0, group)

@@ -10,6 +10,7 @@ __all__ = [
     "InputError",
     "InputTypeError",
     "MissingPackageError",
+    "RankError",
     "RieszflowError",
     "RunError",
     "WriteError",
@@ -53,3 +54,7 @@ class MissingPackageError(RieszflowError, ImportError):
 
 class DerivativeError(RieszflowError, RuntimeError):
     """A derivative that we do not have: a second one."""
+
+
+class RankError(RieszflowError, RuntimeError):
+    """Another process of a torch.distributed group has ended, or cannot be reached."""

@@ -20,11 +20,14 @@ from torch import nn
 
 import rieszflow as rf
 from rieszflow import _files
-from rieszflow._files import FileError, WriteError, atomically, load_tensors, save_tensors
+from rieszflow._files import atomically, load_tensors, save_tensors
 from rieszflow._notices import Notice
+from rieszflow.errors import FileError, WriteError
 from rieszflow.generative import Config, ConfigError, Run, RunError
 from rieszflow.generative.config import dump_yaml, parse_yaml
 from rieszflow.generative.networks import check_memory
+from rieszflow.generative.run import NETWORK
+from rieszflow.sketch.files import SKETCH
 
 TINY = {
     "particles": 60, "networks": 3, "first_steps": 2, "growth_cap": 2, "slices": 4, "fit_steps": 6, "width": 8, "layers": 1,
@@ -140,7 +143,7 @@ def test_a_kill_while_a_missing_network_is_trained_again(run, whole):
 def test_other_networks_than_before_are_not_kept(run, whole, monkeypatch):
     """Where training again gives other weights, as it may on a GPU, what came after them is trained again, too."""
     network(run, 1).unlink()
-    monkeypatch.setattr(rf.generative.training, "_STEP", 0.3)
+    monkeypatch.setattr(rf.generative.step_sizes, "_STEP", 0.3)
     before = [network(run, n).read_bytes() for n in (2, 3)]
     with pytest.warns(Notice):
         flow = resume(run)
@@ -172,7 +175,7 @@ def test_a_network_of_another_run(run, other, number):
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_a_network_of_a_run_with_equal_settings(run, tmp_path, monkeypatch, number):
     """As on a GPU, where two runs are never the same: only the chain of checksums tells their networks apart."""
-    monkeypatch.setattr(rf.generative.training, "_STEP", 0.3)
+    monkeypatch.setattr(rf.generative.step_sizes, "_STEP", 0.3)
     twin = rf.GenerativeFlow(**TINY).fit(points(), run=tmp_path / "twin").run.path
     shutil.copy(network(twin, number), network(run, number))
     where = "state" if number == 3 else "networks"  # the last one of all has no network after it to tell
@@ -187,7 +190,7 @@ def test_a_state_of_another_run(run, other, tmp_path, monkeypatch):
     shutil.copy(other / "state.safetensors", run)
     refused(lambda: resume(run), "state.safetensors: trained with other data", "fingerprint")
     assert sample(run).shape == (5, 2)  # which needs no state
-    monkeypatch.setattr(rf.generative.training, "_STEP", 0.3)
+    monkeypatch.setattr(rf.generative.step_sizes, "_STEP", 0.3)
     twin = rf.GenerativeFlow(**TINY).fit(points(), run=tmp_path / "twin").run.path
     shutil.copy(twin / "state.safetensors", run)
     refused(lambda: resume(run), "state.safetensors: belongs to another run: ", "0003.safetensors is not its")
@@ -831,11 +834,11 @@ def test_a_run_that_is_copied_while_it_is_trained(tmp_path, whole):
 
 def test_versions_of_runs_and_sketches(tmp_path):
     file = tmp_path / "x"
-    for kind, now in (("network", 4), ("sketch", 3)):
-        save_tensors(file, kind, {}, {})
-        assert load_tensors(file, kind) == ({}, {})
+    for form, now in ((NETWORK, 4), (SKETCH, 3)):
+        save_tensors(file, form, {}, {})
+        assert load_tensors(file, form) == ({}, {})
         file.write_bytes(file.read_bytes().replace(b'version\\": ' + str(now).encode(), b'version\\": 2'))
-        refused(lambda kind=kind: load_tensors(file, kind), f"of version 2; this rieszflow reads version {now}", kind=FileError)
+        refused(lambda form=form: load_tensors(file, form), f"of version 2; this rieszflow reads version {now}", kind=FileError)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.bool, torch.int8, torch.complex64, torch.float64])
@@ -845,8 +848,8 @@ def test_tensors_of_every_kind(tmp_path, dtype):
         "b": torch.zeros((), dtype=dtype),
         "c": torch.zeros(0, 3, dtype=dtype),
     }
-    save_tensors(tmp_path / "x", "network", tensors, {})
-    found, _ = load_tensors(tmp_path / "x", "network")
+    save_tensors(tmp_path / "x", NETWORK, tensors, {})
+    found, _ = load_tensors(tmp_path / "x", NETWORK)
     assert all(torch.equal(found[name], tensors[name]) and found[name].dtype == dtype for name in tensors)
 
 

@@ -14,7 +14,7 @@ import yaml
 from problems import generator
 
 import rieszflow as rf
-from rieszflow._files import FileError, WriteError
+from rieszflow.errors import FileError, WriteError
 from rieszflow.generative import ConfigError, Run
 
 MUTATIONS = 400

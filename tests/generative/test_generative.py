@@ -15,6 +15,7 @@ from rieszflow._files import atomically, load_tensors, save_tensors
 from rieszflow.generative import Config, ConfigError, Run, RunError, presets
 from rieszflow.generative.latents import draw_latents
 from rieszflow.generative.networks import build
+from rieszflow.generative.run import NETWORK, STATE
 
 TINY = {
     "particles": 200,
@@ -258,10 +259,10 @@ def test_foreign_files_are_refused(trained, tmp_path):
     file.write_bytes((tmp_path / "run/networks/0002.safetensors").read_bytes())
     with pytest.raises(RunError, match="is network 2, not 1"):
         rf.GenerativeFlow.load(tmp_path / "run").sample(1)
-    save_tensors(file, "state", {}, {})
+    save_tensors(file, STATE, {}, {})
     with pytest.raises(RunError, match="holds a state, a network is needed"):
         rf.GenerativeFlow.load(tmp_path / "run").sample(1)
-    save_tensors(file, "network", {"x": torch.zeros(1)}, {"number": 1})
+    save_tensors(file, NETWORK, {"x": torch.zeros(1)}, {"number": 1})
     with pytest.raises(RunError, match="belongs to another run"):
         rf.GenerativeFlow.load(tmp_path / "run").sample(1)
     Run.open(tmp_path / "run").save_network(1, {"x": torch.zeros(1)}, {})
@@ -269,7 +270,7 @@ def test_foreign_files_are_refused(trained, tmp_path):
         rf.GenerativeFlow.load(tmp_path / "run").sample(1)
     torch.save({"a": 1}, tmp_path / "p.safetensors")
     with pytest.raises(RunError, match="damaged, or no safetensors"):
-        load_tensors(tmp_path / "p.safetensors", "state")
+        load_tensors(tmp_path / "p.safetensors", STATE)
     with pytest.raises(RunError, match="no run of rieszflow"):
         Run.open(tmp_path)
 

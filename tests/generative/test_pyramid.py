@@ -18,7 +18,7 @@ from rieszflow._notices import Notice
 from rieszflow.data import DatasetError, load
 from rieszflow.generative import Config, ConfigError, Run, presets
 from rieszflow.generative.pyramid import grow, levels, shrink
-from rieszflow.generative.training import default_steps
+from rieszflow.generative.step_sizes import default_steps
 
 TINY = {
     "particles": 150,

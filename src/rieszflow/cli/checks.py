@@ -48,7 +48,7 @@ def _check_writable(folder: Path) -> None:
 
 def settings(items: list[str]) -> dict[str, Any]:
     """What `--set KEY=VALUE` gives, from every time that it was given."""
-    from rieszflow.generative.config import parse_yaml
+    from rieszflow.generative.yaml_text import parse_yaml
 
     values = {}
     for item in items:

@@ -61,8 +61,7 @@ def evaluate(
     at_least("-n", n, 4)
     at_least("--seed", seed, 0)
     from rieszflow import metrics, report
-    from rieszflow.generative import GenerativeFlow
-    from rieszflow.generative.model import load_data
+    from rieszflow.generative import GenerativeFlow, load_data
 
     flow = GenerativeFlow.load(run)
     assert flow.run is not None

@@ -72,8 +72,7 @@ def resume(
 ) -> None:
     """Continue a run from its last checkpoint: killed or finished, on the same data and settings."""
     from rieszflow import report
-    from rieszflow.generative import GenerativeFlow, Run
-    from rieszflow.generative.model import load_data
+    from rieszflow.generative import GenerativeFlow, Run, load_data
 
     opened = Run.open(run)
     opened.config.torch_device()

@@ -1,12 +1,16 @@
 """The generative model: a sequence of networks trained along the flow.
 
-config → networks → run (files) → training (the algorithm) → model (`GenerativeFlow`).
+In the order in which data flow: `config` (settings) → `pyramid` (levels), `networks`, `latents`, `step_sizes` → `run` (the
+folder of a training) → `context` (what does not change) → `state` (what does) → `flows`, `fit`, `finish` (steps) →
+`checkpoint`, `resume` → `loop` (the algorithm) → `model` (`GenerativeFlow`).
 """
 
 from rieszflow.errors import ConfigError, RunError
-from rieszflow.generative.config import Config, presets
+from rieszflow.generative.config import Config
+from rieszflow.generative.context import Pictures
 from rieszflow.generative.model import GenerativeFlow
+from rieszflow.generative.preset_files import presets
 from rieszflow.generative.run import Run
-from rieszflow.generative.training import Pictures
+from rieszflow.generative.training_data import load_data
 
-__all__ = ["Config", "ConfigError", "GenerativeFlow", "Pictures", "Run", "RunError", "presets"]
+__all__ = ["Config", "ConfigError", "GenerativeFlow", "Pictures", "Run", "RunError", "load_data", "presets"]

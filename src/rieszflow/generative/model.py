@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 
 from rieszflow import _validate, data
 from rieszflow._files import aside, one_line
 from rieszflow._notices import notice
 from rieszflow._surroundings import defaults
-from rieszflow._types import Progress, ProgressCallback, Seed
+from rieszflow._types import Points, Progress, ProgressCallback, Seed
 from rieszflow.data import Dataset
-from rieszflow.errors import ConfigError, InputError, RunError, WriteError
+from rieszflow.errors import ConfigError, RunError, WriteError
 from rieszflow.generative.config import Config
+from rieszflow.generative.context import DrawCallback
 from rieszflow.generative.latents import draw_latents
-from rieszflow.generative.networks import as_data, build, check_memory, displace
-from rieszflow.generative.pyramid import grow, levels
+from rieszflow.generative.loop import train
+from rieszflow.generative.networks import Displacement, as_data, build, check_memory, displace
+from rieszflow.generative.processes import one_sentence, processes
+from rieszflow.generative.pyramid import Level, grow, levels
 from rieszflow.generative.run import Run
-from rieszflow.generative.training import Pictures, train
+from rieszflow.generative.training_data import check_same, dataset, describe, load_data
 
 __all__ = ["GenerativeFlow"]
 
@@ -58,7 +57,8 @@ class GenerativeFlow:
     Source: paper, section 4 (its Algorithm for training generative sliced MMD flows).
     """
 
-    def __init__(self, config: Config | None = None, network: nn.Module | str | None = None, **settings: Any) -> None:
+    # `settings` are fields of Config, each of its own type.
+    def __init__(self, config: Config | None = None, *, network: nn.Module | str | None = None, **settings: Any) -> None:
         if config is not None and settings:
             raise ConfigError(f"config: give either a Config or settings ({', '.join(settings)}), not both")
         if isinstance(network, nn.Module):
@@ -74,11 +74,12 @@ class GenerativeFlow:
     @defaults
     def fit(
         self,
-        data: Dataset | Tensor | np.ndarray,
-        held_out: Tensor | np.ndarray | None = None,
+        data: Dataset | Points,
+        *,
+        held_out: Points | None = None,
         run: str | os.PathLike[str] | None = None,
         progress: ProgressCallback | None = None,
-        draw: Callable[[Run, Pictures], Any] | None = None,
+        draw: DrawCallback | None = None,
     ) -> GenerativeFlow:
         """Trains on data, and returns itself.
 
@@ -93,68 +94,65 @@ class GenerativeFlow:
             draw: called with the run and `Pictures` after every network.
 
         Raises:
-            RunError, ConfigError, ValueError, TypeError: each names what was wrong.
+            RunError: the folder is not empty, or cannot be trained in.
+            ConfigError: the settings do not fit the data or the machine.
+            InputError, InputTypeError: the data are not accepted.
         """
-        dataset = data if isinstance(data, Dataset) else _dataset(data, held_out, self.config)
+        found = dataset(data, held_out, self.config)
         # Settings that do not fit the data or the machine are refused before any file is written.
         device = self.config.torch_device()
-        for level in levels(self.config, dataset.shape):
+        for level in levels(self.config, found.shape):
             check_memory(level.config, level.shape, device, training=True)
             build(level.config, level.shape, self.network)
             draw_latents(level.config, level.shape, 1, torch.Generator())
-        if run is None:
+        self.run = self._new_run(run, found, device)
+        train(self.run, found, network=self.network, progress=progress, draw=draw)
+        return self
+
+    def _new_run(self, folder: str | os.PathLike[str] | None, found: Dataset, device: torch.device) -> Run:
+        """The first of several processes makes the folder, and the others find it."""
+        if folder is None:
             if self._temporary is not None:
                 self._temporary()
-            run = tempfile.mkdtemp(prefix="rieszflow-")
-            self._temporary = weakref.finalize(self, shutil.rmtree, run, ignore_errors=True)
-        # Under torchrun the first process makes the folder, and the others find it.
-        ranks = PartialState(cpu=device.type == "cpu")
-        with ranks.main_process_first():
-            create = ranks.is_main_process
-            self.run = Run.create(run, self.config, describe(dataset)) if create else Run.open(run)
-        train(self.run, dataset, self.network, progress, draw)
-        return self
+            folder = tempfile.mkdtemp(prefix="rieszflow-")
+            self._temporary = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        here = processes(device)
+        run = Run.create(folder, self.config, describe(found)) if here.main else None
+        with one_sentence(Path(folder)):
+            here.wait()
+        return Run.open(folder) if run is None else run
 
     @classmethod
     @defaults
     def resume(
         cls,
         run: str | os.PathLike[str],
-        data: Dataset | Tensor | np.ndarray | None = None,
-        held_out: Tensor | np.ndarray | None = None,
+        data: Dataset | Points | None = None,
+        *,
+        held_out: Points | None = None,
         network: nn.Module | None = None,
         progress: ProgressCallback | None = None,
-        draw: Callable[[Run, Pictures], Any] | None = None,
+        draw: DrawCallback | None = None,
     ) -> GenerativeFlow:
         """Continues a run from its last checkpoint; on a CPU the networks are bit-identical to an uninterrupted run's.
 
         Args:
             run: its folder.
-            data, held_out: what `fit` was given; None where the run names a data set that `rieszflow.data.load` finds.
+            data: what `fit` was given; None where the run names a data set that `rieszflow.data.load` finds.
+            held_out: what `fit` was given.
             network: the module that `fit` was given, if one was.
-            progress, draw: as in `fit`.
+            progress: as in `fit`.
+            draw: as in `fit`.
 
         Raises:
             RunError: no run, a damaged or foreign file, or other data than the run began with.
         """
-        flow = cls.load(run, network)
+        flow = cls.load(run, network=network)
         assert flow.run is not None
         flow.run.check()
-        if data is None:
-            dataset = load_data(flow.run)
-        else:
-            dataset = data if isinstance(data, Dataset) else _dataset(data, held_out, flow.config)
-        now, then = describe(dataset), flow.run.data
-        if now["fingerprint"] != then["fingerprint"]:
-            raise RunError(
-                f"{flow.run.path}: began with {then['points']} training data of {then['name']}; "
-                f"those given now ({now['points']} of {now['name']}) are not the same"
-            )
-        for key in now.keys() & then.keys() - {"name", "path"}:
-            if now[key] != then[key]:
-                file = flow.run.path / "config.yaml"
-                raise RunError(f"{file}: {key} of the data is {then[key]!r}, the data given now have {now[key]!r}")
-        train(flow.run, dataset, network, progress, draw)
+        found = load_data(flow.run) if data is None else dataset(data, held_out, flow.config)
+        check_same(flow.run, found)
+        train(flow.run, found, network=network, progress=progress, draw=draw)
         return flow
 
     @defaults
@@ -180,7 +178,7 @@ class GenerativeFlow:
 
         Raises:
             RunError: nothing trained yet; a network is missing, damaged or of another run; or config.yaml was edited.
-            ValueError: n or batch_size below 1.
+            InputError: n or batch_size below 1.
         """
         n, batch_size = _validate.positive_int("n", n), _validate.positive_int("batch_size", batch_size)
         if self.run is None or (last := self.run.trained()) == 0:
@@ -194,23 +192,14 @@ class GenerativeFlow:
         for level in levels(self.config, self.run.shape):
             if level.first > last:
                 break
-            noise = level.config.noise
-            x = (
-                draw_latents(level.config, level.shape, n, generator)
-                if level.first == 1
-                else grow(x, shape, level.shape, noise, generator)
-            )
+            if level.first == 1:
+                x = draw_latents(level.config, level.shape, n, generator)
+            else:
+                x = grow(x, shape, level.shape, level.config.noise, generator)
             x, shape = x.to(device), level.shape
             phi = build(level.config, shape, self.network).to(device)
-            stop = min(last, level.last)
-            for number in range(level.first, stop + 1):
-                if not self.config.shared or number == level.first:
-                    file = stop if self.config.shared else number
-                    try:
-                        phi.load_state_dict(self.run.load_network(file))
-                    except RuntimeError as error:
-                        reason = one_line(error)
-                        raise RunError(f"{self.run.network_file(file)}: does not fit the network ({reason})") from None
+            for number in range(level.first, min(last, level.last) + 1):
+                self._load_weights(phi, level, number, last)
                 step = number - level.first if self.config.shared else None
                 x = displace(phi, x, level.config.clip, step, batch_size)
                 if progress is not None:
@@ -221,7 +210,19 @@ class GenerativeFlow:
         x = as_data(x, self.run.shape).cpu()
         return data.unscaled(x, known["low"], known["high"], known.get("centre")).view(n, *self.run.shape)
 
-    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+    def _load_weights(self, phi: Displacement, level: Level, number: int, last: int) -> None:
+        """Those of a network; a shared one has its level's weights from the level's first step on."""
+        assert self.run is not None
+        if self.config.shared:
+            if number > level.first:
+                return
+            number = min(last, level.last)
+        try:
+            phi.load_state_dict(self.run.load_network(number))
+        except RuntimeError as error:
+            raise RunError(f"{self.run.network_file(number)}: does not fit the network ({one_line(error)})") from None
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Copies the run (networks, settings, metrics, checkpoint) to a folder.
 
         Args:
@@ -267,8 +268,12 @@ class GenerativeFlow:
                 raise
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], network: nn.Module | None = None) -> GenerativeFlow:
-        """Opens a run's folder. `network`: the module that `fit` was given, if one was.
+    def load(cls, path: str | os.PathLike[str], *, network: nn.Module | None = None) -> GenerativeFlow:
+        """Opens a run's folder.
+
+        Args:
+            path: the folder.
+            network: the module that `fit` was given, if one was.
 
         Raises:
             RunError: no run of rieszflow, or damaged.
@@ -277,49 +282,6 @@ class GenerativeFlow:
         if (run.config.network == "custom") != (network is not None):
             wanted = "needs the nn.Module as `network=`" if network is None else "was not trained with a custom network"
             raise RunError(f"{run.path}: {wanted}")
-        flow = cls(run.config, network)
+        flow = cls(run.config, network=network)
         flow.run = run
         return flow
-
-
-def describe(dataset: Dataset) -> dict[str, Any]:
-    """What config.yaml says of the data, with a fingerprint of the training part."""
-    digest = hashlib.blake2b(dataset.train.contiguous().numpy().tobytes(), digest_size=16).hexdigest()
-    return {
-        "name": dataset.name,
-        "path": dataset.path,
-        "shape": list(dataset.shape),
-        "low": dataset.low,
-        "high": dataset.high,
-        "centre": None if dataset.centre is None else list(dataset.centre),
-        "points": len(dataset.train),
-        "fingerprint": digest,
-    }
-
-
-def load_data(run: Run, moved: str | os.PathLike[str] | None = None) -> Dataset:
-    """The data that a run's config.yaml names; `moved` says where they are now, if not where they were."""
-    if run.data["name"] == "tensor":
-        raise RunError(f"{run.path}: was trained on a tensor given in Python; pass it again as `data`")
-    name, path = run.data["name"], run.data["path"]
-    if moved is not None:
-        name, path = (name, str(moved)) if name in data.NAMED else (str(moved), None)
-    return data.load(name, path, run.config.held_out, run.config.seed)
-
-
-def _dataset(x: Any, held_out: Any, config: Config) -> Dataset:
-    """A Dataset from tensors or arrays given in Python."""
-    parts: list[np.ndarray | None] = []
-    for name, t in (("data", x), ("held_out", held_out)):
-        if t is None and name == "held_out":
-            parts.append(None)
-            continue
-        t = _validate.points(name, data.as_points(t, name)).cpu()
-        if t.ndim not in (2, 4):
-            raise InputError(f"{name}: shape {tuple(t.shape)} given; (n, d), (n, H, W) or (n, C, H, W) is accepted")
-        parts.append(t.numpy())
-    train, test = parts
-    assert train is not None
-    if test is not None and train.shape[1:] != test.shape[1:]:
-        raise InputError(f"held_out: data of shape {test.shape[1:]} given, data has {train.shape[1:]}")
-    return data.from_arrays("tensor", train, test, config.held_out, config.seed)

@@ -15,23 +15,20 @@ does not fit. Equal runs have equal files. Lines of metrics and the scores hold 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
-import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from torch import Tensor
 
 from rieszflow._files import (
-    FORMAT,
-    VERSION,
+    Format,
+    Json,
     atomically,
     is_temporary,
     load_header,
@@ -42,10 +39,17 @@ from rieszflow._files import (
     save_tensors,
 )
 from rieszflow._notices import notice
-from rieszflow.errors import ConfigError, FileError, RunError, WriteError
-from rieszflow.generative.config import YAML_BYTES, Config, dump_yaml, parse_yaml, shown
+from rieszflow.errors import FileError, RunError, WriteError
+from rieszflow.generative.checks import shown
+from rieszflow.generative.config import Config
+from rieszflow.generative.description import VERSION, Description, check_belongs
+from rieszflow.generative.sealed import sealed, unsealed
 
-__all__ = ["RESTORED", "Run", "RunError"]
+__all__ = ["NETWORK", "RESTORED", "STATE", "Run"]
+
+NETWORK, STATE = Format("network", VERSION), Format("state", VERSION)
+RESTORED = "`resume` restores it from the checkpoint"
+_METRICS_BYTES = 100_000_000
 
 
 class Run:
@@ -57,23 +61,24 @@ class Run:
         data: what was trained on: name, path, shape, low, high, training points, fingerprint.
     """
 
-    def __init__(self, path: Path, config: Config, data: dict[str, Any]) -> None:
-        self.path, self.config, self.data = path, config, data
+    def __init__(self, path: Path, description: Description) -> None:
+        self.path, self.config, self.data = path, description.config, description.data
+        self._identity = description.identity()
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], config: Config, data: dict[str, Any]) -> Run:
+    def create(cls, path: str | os.PathLike[str], config: Config, data: Json) -> Run:
         """A new folder, or an empty one. What a first write that was killed has left in it counts as nothing."""
         path = Path(path)
         if "\0" in str(path):
             raise RunError(f"{str(path)!r}: the name of a folder is needed")
-        run = cls(path, config, data)
+        description = Description(config, data)
+        run = cls(path, description)
         run._check_empty()
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WriteError(f"{path}: cannot be made ({error.strerror or one_line(error)})") from None
-        content = {"format": FORMAT, "version": VERSION, "data": data, "config": config.to_dict()}
-        text = dump_yaml(content)
+        text = description.text()
         with run.exclusively():  # of two that begin at once in one folder the second must see the first
             run._check_empty()
             remove_leftovers(path)
@@ -94,22 +99,7 @@ class Run:
         file = path / "config.yaml"
         if not os.path.isfile(file):  # which raises nothing, whatever the name is
             raise RunError(f"{path}: no run of rieszflow (no config.yaml in it)")
-        try:
-            content = parse_yaml(read_text(file, YAML_BYTES))
-        except FileError:
-            raise
-        except ValueError as error:
-            raise RunError(f"{file}: not readable YAML ({error})") from None
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise RunError(f"{file}: not written by rieszflow")
-        if content.get("version") != VERSION:
-            raise RunError(f"{file}: of version {shown(content.get('version'))}; this rieszflow reads version {VERSION}")
-        _check_data(file, content.get("data"))
-        try:
-            config = Config.from_dict(content.get("config"), str(file), whole=True)
-        except ConfigError as error:
-            raise RunError(str(error)) from None
-        return cls(path, config, content["data"])
+        return cls(path, Description.read(file))
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:
@@ -183,8 +173,8 @@ class Run:
         """Networks that were finished when the last checkpoint was written; None where that cannot be known."""
         file = self.path / "state.safetensors"
         try:
-            meta, _ = load_header(file, "state")
-            self._check_belongs(file, meta)
+            meta, _ = load_header(file, STATE)
+            check_belongs(file, meta, self._identity)
             return min(meta["network"] - 1, self.config.total_networks())
         except (FileError, KeyError, TypeError):
             return None
@@ -192,7 +182,7 @@ class Run:
     def check(self) -> None:
         """That what is there was trained with the settings and data of config.yaml, by the files' headers alone: quickly."""
         for number in self._there():
-            self._check_belongs(self.network_file(number), load_header(self.network_file(number), "network")[0])
+            check_belongs(self.network_file(number), load_header(self.network_file(number), NETWORK)[0], self._identity)
 
     def trained(self) -> int:
         """How many networks samples go through: all that have been trained so far.
@@ -214,15 +204,15 @@ class Run:
             raise RunError(f"{self.network_file(missing[0])}: is missing; {what} resume the run")
         return there[-1] if there else 0
 
-    def save_network(self, number: int, weights: dict[str, Tensor], meta: dict[str, Any]) -> str:
+    def save_network(self, number: int, weights: dict[str, Tensor], meta: Json) -> str:
         """Writes a network, and returns its checksum."""
         before = self._before(number)
-        whole = {"number": number, **meta, "after": self.checksum(before), **self._identity()}
-        return save_tensors(self.network_file(number), "network", weights, whole)
+        whole = {"number": number, **meta, "after": self.checksum(before), **self._identity}
+        return save_tensors(self.network_file(number), NETWORK, weights, whole)
 
     def checksum(self, number: int) -> str:
         """What a network's file says that its checksum is; "" for number 0, which stands for the noise."""
-        return load_header(self.network_file(number), "network")[1] if number else ""
+        return load_header(self.network_file(number), NETWORK)[1] if number else ""
 
     def forget_networks(self, first: int, last: int) -> None:
         """Removes networks first … last, which a shared one has replaced."""
@@ -238,57 +228,38 @@ class Run:
         """
         file = self.network_file(number)
         try:
-            tensors, meta = load_tensors(file, "network")
+            tensors, meta = load_tensors(file, NETWORK)
         except FileError as error:
             if ": damaged" in str(error):
                 raise RunError(f"{error}; to train it again, remove it and resume the run") from None
             raise
         if meta.get("number") != number:
             raise RunError(f"{file}: is network {shown(meta.get('number'))}, not {number}")
-        self._check_belongs(file, meta)
+        check_belongs(file, meta, self._identity)
         before = self._before(number)
         if meta.get("after") != self.checksum(before):
             was = f"another network {before} than the one that is there" if before else "another network"
             raise RunError(f"{file}: belongs to another run: it was trained after {was}")
         return tensors
 
-    def _identity(self) -> dict[str, Any]:
-        """What networks and checkpoints depend on. Where the data lie may change: their fingerprint says that it is they."""
-        data = {"centre": None, **{key: value for key, value in self.data.items() if key not in ("name", "path")}}
-        return json.loads(json.dumps({"settings": self.config.fixed(), "data": data}, default=str, sort_keys=True))
-
-    def _check_belongs(self, file: Path, meta: dict[str, Any]) -> None:
-        for part, now in self._identity().items():
-            then = meta.get(part)
-            if not isinstance(then, dict):
-                raise RunError(f"{file}: belongs to another run: it does not say what it was trained with")
-            apart = [key for key in {**now, **then} if key not in now or key not in then or now[key] != then[key]]
-            if apart:
-                what = [f"{key} {_said(then, key)}, in config.yaml {_said(now, key)}" for key in apart[:3]]
-                more = f"; and {len(apart) - 3} more" if len(apart) > 3 else ""
-                raise RunError(
-                    f"{file}: trained with other {part}: {'; '.join(what)}{more}; config.yaml was edited, or the file is of "
-                    "another run"
-                )
-
     # The checkpoint.
 
-    def save_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    def save_state(self, tensors: dict[str, Tensor], meta: Json) -> None:
         """Writes a checkpoint. `meta` says in `after` what the checksum of the last finished network is."""
-        save_tensors(self.path / "state.safetensors", "state", tensors, {**meta, **self._identity()})
+        save_tensors(self.path / "state.safetensors", STATE, tensors, {**meta, **self._identity})
 
-    def load_state(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    def load_state(self) -> tuple[dict[str, Tensor], Json] | None:
         """The last checkpoint, or None where a run was killed before its first."""
         file = self.path / "state.safetensors"
         if not os.path.lexists(file):
             return None
         try:
-            tensors, meta = load_tensors(file, "state")
+            tensors, meta = load_tensors(file, STATE)
         except FileError as error:
             if ": damaged" in str(error):
                 raise RunError(f"{error}; remove it and resume, and the run begins again") from None
             raise
-        self._check_belongs(file, meta)
+        check_belongs(file, meta, self._identity)
         return tensors, meta
 
     def complete(self) -> bool:
@@ -303,7 +274,7 @@ class Run:
         except RunError:
             return False
 
-    def verify(self, meta: dict[str, Any]) -> None:
+    def verify(self, meta: Json) -> None:
         """Reads all networks that a checkpoint (its metadata) goes on from. Raises RunError for what is damaged or foreign."""
         last = meta["network"] - 1
         for number in self._needed(last):
@@ -317,7 +288,7 @@ class Run:
 
     # What is read by people.
 
-    def metrics(self) -> list[dict[str, Any]]:
+    def metrics(self) -> list[Json]:
         """The lines of metrics.jsonl.
 
         Raises:
@@ -327,7 +298,7 @@ class Run:
         rows = []
         if os.path.lexists(file):
             for k, line in enumerate(read_text(file, _METRICS_BYTES).splitlines(), 1):
-                row = _unsealed(f"{file}: line {k}", line)
+                row = unsealed(f"{file}: line {k}", line)
                 if row.get("network") != k:
                     raise RunError(f"{file}: line {k} is of network {shown(row.get('network'))}; {RESTORED}")
                 if (own := self.network_file(k)).is_file() and row.get("network_checksum") != self.checksum(k):
@@ -338,11 +309,11 @@ class Run:
             raise RunError(f"{file}: has {len(rows)} lines, {done} networks are trained; {RESTORED}")
         return rows
 
-    def write_metrics(self, rows: list[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(_sealed(row)) + "\n" for row in rows)
+    def write_metrics(self, rows: Sequence[Json]) -> None:
+        text = "".join(json.dumps(sealed(row)) + "\n" for row in rows)
         atomically(self.path / "metrics.jsonl", lambda t: t.write_text(text, encoding="utf-8"))
 
-    def evaluation(self) -> dict[str, Any] | None:
+    def evaluation(self) -> Json | None:
         """What `rieszflow evaluate` wrote, or None; None with a notice where more networks have been trained since.
 
         Raises:
@@ -351,78 +322,14 @@ class Run:
         file = self.path / "evaluation.json"
         if not os.path.lexists(file):
             return None
-        scores = _unsealed(str(file), read_text(file, _METRICS_BYTES))
+        scores = unsealed(str(file), read_text(file, _METRICS_BYTES))
         there = self._there()
         if not there or scores.pop("network_checksum", None) != self.checksum(there[-1]):
             notice(f"{file}: scores other networks than those that are there now; evaluate again")
             return None
         return scores
 
-    def write_evaluation(self, scores: dict[str, Any]) -> None:
-        sealed = _sealed({**scores, "network_checksum": self.checksum(self.trained())})
-        text = json.dumps(sealed, indent=2) + "\n"
+    def write_evaluation(self, scores: Json) -> None:
+        content = sealed({**scores, "network_checksum": self.checksum(self.trained())})
+        text = json.dumps(content, indent=2) + "\n"
         atomically(self.path / "evaluation.json", lambda t: t.write_text(text, encoding="utf-8"))
-
-
-_METRICS_BYTES = 100_000_000
-RESTORED = "`resume` restores it from the checkpoint"
-
-
-def _said(values: dict[str, Any], key: str) -> str:
-    return shown(values[key]) if key in values else "nothing"
-
-
-def _sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """With a checksum as its last entry."""
-    return {**content, "checksum": hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()}
-
-
-def _unsealed(where: str, text: str) -> dict[str, Any]:
-    """What `_sealed` returned, read from JSON, without the checksum. Raises RunError if it does not fit."""
-    try:
-        content = json.loads(text)
-        checksum = content.pop("checksum")
-        fits = _sealed(content)["checksum"] == checksum
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise RunError(f"{where}: damaged ({type(error).__name__}: {one_line(error, 100)})") from None
-    if not fits:
-        raise RunError(f"{where}: damaged or edited: its checksum does not fit its contents")
-    return content
-
-
-_LARGEST = 10**9  # numbers of a datum
-
-
-def _check_data(file: Path, data: Any) -> None:
-    """The data section of a config.yaml."""
-    needed = ("name", "path", "shape", "low", "high", "points", "fingerprint")
-    if not isinstance(data, dict):
-        raise RunError(f"{file}: its data section is {shown(data)}; a mapping is needed")
-    if odd := [key for key in data if not isinstance(key, str)]:
-        raise RunError(f"{file}: its data section has the key {shown(odd[0])}; names are accepted")
-    if missing := [key for key in needed if key not in data]:
-        raise RunError(f"{file}: its data section lacks {', '.join(missing)}")
-
-    def need(key: str, ok: bool, accepted: str) -> None:
-        if not ok:
-            raise RunError(f"{file}: data: {key}: {shown(data[key])} given; {accepted} accepted")
-
-    def whole(v: Any, least: int) -> bool:
-        return isinstance(v, int) and not isinstance(v, bool) and least <= v <= _LARGEST
-
-    def number(v: Any) -> bool:
-        return isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e300
-
-    need("name", isinstance(data["name"], str), "text is")
-    need("path", data["path"] is None or isinstance(data["path"], str), "null or text is")
-    shape = data["shape"]
-    sound = isinstance(shape, list) and len(shape) in (1, 3) and all(whole(v, 1) for v in shape)
-    need("shape", sound and math.prod(shape) <= _LARGEST, "a list (d) or (C, H, W) of whole numbers of at least 1 is")
-    need("low", number(data["low"]), "a finite number is")
-    need("high", number(data["high"]) and data["high"] > data["low"], "a finite number above low is")
-    centre, d = data.get("centre"), math.prod(shape)
-    centred = isinstance(centre, list) and len(centre) == d and all(number(v) for v in centre)
-    if centre is not None and not centred:
-        raise RunError(f"{file}: data: centre: {shown(centre)} given; null or a list of {d} numbers is accepted")
-    need("points", whole(data["points"], 1), "a whole number of at least 1 is")
-    need("fingerprint", isinstance(data["fingerprint"], str), "text is")

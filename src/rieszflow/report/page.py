@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from rieszflow._files import atomically
+from rieszflow.generative.context import Pictures
 from rieszflow.generative.run import Run
-from rieszflow.generative.training import Pictures
 from rieszflow.metrics import AROUND_ZERO, BETTER
 from rieszflow.report.pictures import CLOUD, GRID, distance_curves, error_curve, picture, save_picture, way
 

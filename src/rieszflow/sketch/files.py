@@ -8,14 +8,16 @@ from typing import Any
 
 from torch import Tensor
 
-from rieszflow._files import load_tensors, one_line, save_tensors
+from rieszflow._files import Format, load_tensors, one_line, save_tensors
 from rieszflow.engines import bins
 from rieszflow.errors import FileError, InputError
 from rieszflow.sketch.counts import Counts
 from rieszflow.sketch.plan import Drawn, Plan
 from rieszflow.sketch.reservoir import capacity
 
-__all__ = ["read", "write"]
+__all__ = ["SKETCH", "read", "write"]
+
+SKETCH = Format("sketch", 3)
 
 
 def write(path: Path, plan: Plan, counts: Counts) -> None:
@@ -32,7 +34,7 @@ def write(path: Path, plan: Plan, counts: Counts) -> None:
         "n": counts.n, "weight": counts.weight, "squares": counts.squares, "weighted": counts.weighted,
         "sample": reservoir.size, "seen": reservoir.seen,
     }  # fmt: skip
-    save_tensors(path, "sketch", tensors | reservoir.tensors(), meta)
+    save_tensors(path, SKETCH, tensors | reservoir.tensors(), meta)
 
 
 def read(path: Path) -> tuple[Plan, Counts]:
@@ -41,7 +43,7 @@ def read(path: Path) -> tuple[Plan, Counts]:
     Raises:
         FileError: missing, damaged, foreign, or of another version.
     """
-    tensors, meta = load_tensors(path, "sketch")
+    tensors, meta = load_tensors(path, SKETCH)
     try:
         plan = _plan(tensors, meta)
         return plan, _counts(plan, tensors, meta)

@@ -1,0 +1,110 @@
+"""How states begin: the first one, the one of the next network, and a blank one for a checkpoint to fill."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from rieszflow import _ranks
+from rieszflow.generative.context import WATCHED, Context, Stage, enter
+from rieszflow.generative.fit import new_fit, new_scaler
+from rieszflow.generative.flows import new_flows
+from rieszflow.generative.latents import draw_latents
+from rieszflow.generative.pyramid import grow
+from rieszflow.generative.state import Phase, State
+
+__all__ = ["PICTURED", "REPLAYED", "blank", "next_network", "start"]
+
+REPLAYED = 2000  # particles of every earlier step that a shared network goes on learning from
+PICTURED = 12  # fresh samples whose way through the networks is kept
+
+
+def start(context: Context) -> State:
+    """Before the first flow: x is noise."""
+    state = blank(context, 1, "flow", 0)
+
+    def latents(n: int) -> Tensor:
+        return draw_latents(context.config, state.stage.level.shape, n, state.chooser).to(context.device)
+
+    x = _ranks.part(latents(context.config.particles), context.group)
+    fresh = latents(WATCHED)
+    return replace(
+        state,
+        x=x,
+        x_old=x,
+        fresh=fresh,
+        fresh_start=fresh if context.config.shared else None,
+        path=fresh[None, :PICTURED].clone(),
+        initial={} if context.custom is None else context.custom.state_dict(),
+    )
+
+
+def next_network(context: Context, state: State) -> State:
+    """l ← l + 1, x_old ← x: the next network's flow starts from what this one does; at a level's end on larger images."""
+    state = replace(state, network=state.network + 1, phase="flow", step=0, fit=None)
+    if state.stage.level.last < state.network <= context.last:
+        state = _next_level(context, state)
+    if state.network > context.levels[-1].first:  # no level begins after this one
+        state = replace(state, initial={})
+    return replace(state, x_old=state.x, flows=new_flows(context, state.stage, state.network, state.slices))
+
+
+def _next_level(context: Context, state: State) -> State:
+    """Particles and fresh samples at the size of the level that the next network belongs to, with noise, and at rest."""
+    old, stage = state.stage.level.shape, enter(context, context.level_of(state.network))
+    new, noise = stage.level.shape, stage.level.config.noise
+    x = grow(state.x, old, new, 0.0, None)
+    if noise:
+        white = torch.randn(context.config.particles, x.shape[1], generator=state.chooser)
+        x = x + noise * _ranks.part(white, context.group).to(x)
+    fresh = grow(state.fresh, old, new, noise, state.chooser)
+    return replace(
+        state,
+        stage=stage,
+        x=x,
+        velocities=(None,) * len(stage.step_sizes),
+        fresh=fresh,
+        fresh_start=None if state.fresh_start is None else fresh,
+        path=grow(state.path, old, new, 0.0, None),
+        replay=_no_replay(context, stage),
+    )
+
+
+def blank(context: Context, network: int, phase: Phase, step: int) -> State:
+    """A state at a place, with flows, networks and generators of the right make, and without particles."""
+    stage = enter(context, context.level_of(network))
+    chooser, slices = torch.Generator(), torch.Generator(context.device).manual_seed(context.config.seed + 1)
+    chooser.set_state(context.random)
+    nothing = stage.targets.new_empty(0, stage.targets.shape[1])
+    return State(
+        network=network,
+        phase=phase,
+        step=step,
+        x=nothing,
+        x_old=nothing,
+        velocities=(None,) * len(stage.step_sizes),
+        flows=new_flows(context, stage, network, slices) if phase == "flow" else (),
+        fit=new_fit(context, stage, network, step, chooser) if phase == "fit" else None,
+        fresh=nothing,
+        fresh_start=nothing if context.config.shared else None,
+        path=nothing,
+        replay=_no_replay(context, stage),
+        chooser=chooser,
+        slices=slices,
+        scaler=new_scaler(context),
+        initial={},
+        seconds={"flow": 0.0, "fit": 0.0, "finish": 0.0},
+        after="",
+        rows=(),
+        stage=stage,
+    )
+
+
+def _no_replay(context: Context, stage: Stage) -> Tensor | None:
+    """Of a shared network, before its first step."""
+    if not context.config.shared:
+        return None
+    rows = _ranks.part(torch.empty(min(REPLAYED, context.config.particles)), context.group)
+    return stage.targets.new_empty(0, 2, len(rows), stage.targets.shape[1])

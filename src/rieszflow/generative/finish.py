@@ -1,0 +1,96 @@
+"""After a fit: the particles go on from what the network does, and the network, its metrics and pictures are written."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from rieszflow import _ranks
+from rieszflow._files import Json
+from rieszflow._types import Progress
+from rieszflow.errors import RunError
+from rieszflow.exact import energy_distance
+from rieszflow.generative.begin import PICTURED
+from rieszflow.generative.context import WATCHED, Context, Pictures
+from rieszflow.generative.fit import scale_of
+from rieszflow.generative.networks import Displacement, as_data, displace
+from rieszflow.generative.pyramid import grow
+from rieszflow.generative.state import State
+
+__all__ = ["finish"]
+
+
+def finish(context: Context, state: State) -> State:
+    """x ← x_old − Φ_l(x_old): errors of the network do not pile up unseen.
+
+    Raises:
+        RunError: the network returns non-finite values.
+    """
+    started = time.perf_counter()
+    assert state.fit is not None
+    phi, flowed = state.fit.average, state.x
+    state = replace(state, x=displace(phi, state.x_old, context.config.clip, context.number_in_level(state.network)))
+    wanted = state.x_old - flowed
+    off, size = (_ranks.mean(t.pow(2), context.group) for t in (state.x - flowed, wanted))
+    error = (off / size.clamp(min=1e-24)).item()
+    if not math.isfinite(error):
+        raise RunError(f"network {state.network} returns non-finite values; try a smaller learning_rate")
+    if state.replay is not None:
+        pair = torch.stack([state.x_old, wanted])[None, :, : state.replay.shape[2]]
+        state = replace(state, replay=torch.cat([state.replay, pair]))
+    shown, after = (_ranks.joined(t[:WATCHED], context.group)[:WATCHED] for t in (flowed, state.x))
+    if context.here.main:
+        state = _follow_samples(context, state, phi)
+        row = _row(context, state, phi, error, {"particles": shown, "network_particles": after})
+        state = _write(context, state, phi, row)
+        whole = (grow(t.cpu(), state.stage.level.shape, context.run.shape, 0.0, None) for t in (shown, state.fresh, state.path))
+        if context.callbacks.draw is not None:
+            context.callbacks.draw(context.run, Pictures(*whole))
+        context.callbacks.tell(Progress("fit", state.step, state.step, state.network, context.last, None, state.rows[-1]))
+    context.here.wait()
+    return replace(state, seconds={**state.seconds, "finish": state.seconds["finish"] + time.perf_counter() - started})
+
+
+def _follow_samples(context: Context, state: State, phi: Displacement) -> State:
+    """Fresh samples one network further; through a shared one from the level's start, for it has changed at every step."""
+    fresh, path = state.fresh, state.path
+    numbers: list[int | None] = [None]
+    number = context.number_in_level(state.network)
+    if number is not None and state.fresh_start is not None:
+        fresh, path, numbers = state.fresh_start, path[: len(path) - number], list(range(number + 1))
+    for step in numbers:
+        fresh = displace(phi, fresh, context.config.clip, step)
+        path = torch.cat([path, fresh[None, :PICTURED]])
+    return replace(state, fresh=fresh, path=path)
+
+
+def _row(context: Context, state: State, phi: Displacement, error: float, moved: dict[str, Tensor]) -> Json:
+    """A line of metrics.jsonl. `moved`: particles after the flow and after the network."""
+    stage, held_out = state.stage, state.stage.held_out
+    clouds = {**moved, "fresh_samples": as_data(state.fresh, stage.level.shape), "training_data": stage.watched}
+    return {
+        "network": state.network,
+        "level": stage.level.factor,
+        "flow_steps": context.schedule[state.network - 1],
+        "flow_steps_total": sum(context.schedule[: state.network]),
+        "displacement_rms": scale_of(phi, context.number_in_level(state.network)).item(),
+        "fit_error": error,
+        "energy_distance": {name: energy_distance(x, held_out, statistic="U").item() for name, x in clouds.items()},
+        "seconds": dict(state.seconds),
+    }
+
+
+def _write(context: Context, state: State, phi: Displacement, row: Json) -> State:
+    """The network's file and the metrics."""
+    run, level = context.run, state.stage.level
+    # Network first, checkpoint last: a run killed between the two fits this network again, to the same weights.
+    checksum = run.save_network(state.network, phi.state_dict(), {"fit_error": row["fit_error"]})
+    state = replace(state, after=checksum, rows=(*state.rows[: state.network - 1], {**row, "network_checksum": checksum}))
+    if context.config.shared:
+        run.forget_networks(level.first, state.network - 1)
+    run.write_metrics(state.rows)
+    return state

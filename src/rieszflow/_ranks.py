@@ -127,8 +127,8 @@ def mean(values: Tensor, group: Group) -> Tensor:
     if group is None:
         return values.mean()
     both = torch.stack([values.sum().double(), torch.tensor(values.numel(), dtype=torch.float64, device=values.device)])
-    total, many = summed(both, group)
-    return (total / many).float()
+    both = summed(both, group)
+    return both[0].div(both[1]).float()
 
 
 def wait(group: Group) -> None:

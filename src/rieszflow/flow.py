@@ -110,6 +110,14 @@ class ParticleFlow:
         self.velocity: Tensor | None = None
         self.trajectory: dict[int, Points] = {}
 
+    def state(self) -> dict[str, Tensor]:
+        """What is needed to go on with the very same slices, beside `velocity`. See `load_state`."""
+        return self.target.state()
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Takes over what `state` returned. Raises KeyError for a state of other slices."""
+        self.target.load_state(state)
+
     def gradient(self, x: Tensor) -> Tensor:
         """∇D² at the particles x: of their shape, detached."""
         return self.target.gradient(x)
@@ -199,6 +207,13 @@ class _BruteForce:
         self.y, self.kernel = _validate.points("y", y).detach(), kernel
         self.y_weights = _validate.weights("y_weights", y_weights, self.y)
         self.memory = Recycled()  # of the particles
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        if state:
+            raise KeyError("a state of slices, and there are none")
 
     def gradient(self, x: Tensor) -> Tensor:
         return mmd2_gradient(x, self.y, kernel=self.kernel, y_weights=self.y_weights)

@@ -274,10 +274,10 @@ def test_wrong_options_are_found_before_data_are_loaded(run, monkeypatch, comman
 
     for place in (
         "data.load",
-        "generative.model.data.load",
+        "generative.training_data.data.load",
         "comparison.stream",
-        "two_sample.stream",
-        "sketch.stream",
+        "two_sample.tests.stream",
+        "sketch.sketch.stream",
         "generative.GenerativeFlow",
     ):
         monkeypatch.setattr(f"rieszflow.{place}", loaded)

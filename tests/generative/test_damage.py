@@ -24,9 +24,9 @@ from rieszflow._files import atomically, load_tensors, save_tensors
 from rieszflow._notices import Notice
 from rieszflow.errors import FileError, WriteError
 from rieszflow.generative import Config, ConfigError, Run, RunError
-from rieszflow.generative.config import dump_yaml, parse_yaml
 from rieszflow.generative.networks import check_memory
 from rieszflow.generative.run import NETWORK
+from rieszflow.generative.yaml_text import dump_yaml, parse_yaml
 from rieszflow.sketch.files import SKETCH
 
 TINY = {
@@ -320,8 +320,8 @@ def test_resumed_with_a_module_made_anew(tmp_path):
 
 def test_other_held_out_data_are_refused(tmp_path):
     with pytest.raises(Stop):
-        rf.GenerativeFlow(**TINY).fit(points(), points(2), run=tmp_path / "run", progress=stop_at(2, "flow", 1))
-    refused(lambda: rf.GenerativeFlow.resume(tmp_path / "run", points(), points(3)), "began with other held-out data")
+        rf.GenerativeFlow(**TINY).fit(points(), held_out=points(2), run=tmp_path / "run", progress=stop_at(2, "flow", 1))
+    refused(lambda: rf.GenerativeFlow.resume(tmp_path / "run", points(), held_out=points(3)), "began with other held-out data")
 
 
 # Settings and data that were edited afterwards.

@@ -349,7 +349,7 @@ def test_bad_calls(trained, tmp_path):
     with pytest.raises(ValueError, match="^data: .*NaN"):
         rf.GenerativeFlow(**TINY).fit(ring(20, 0) * float("nan"))
     with pytest.raises(ValueError, match="^held_out: "):
-        rf.GenerativeFlow(**TINY).fit(ring(20, 0), torch.rand(5, 3))
+        rf.GenerativeFlow(**TINY).fit(ring(20, 0), held_out=torch.rand(5, 3))
     with pytest.raises(ConfigError, match="needs images"):
         rf.GenerativeFlow(**TINY, network="unet").fit(ring(20, 0))
     with pytest.raises(ConfigError, match="shrink images by 8"):

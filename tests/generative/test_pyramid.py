@@ -108,7 +108,7 @@ def test_the_flow_on_levels_learns():
         levels=[{"factor": 4, "networks": 3}, {"factor": 1, "networks": 2, "local_scales": [1, 2], "momentum": 0.5}],
     )  # fmt: skip
     train, held_out = photographs[:500], photographs[500:]
-    samples = flow.fit(train, held_out).sample(200, seed=3)
+    samples = flow.fit(train, held_out=held_out).sample(200, seed=3)
     noise = torch.rand(200, 3 * 16 * 16, generator=generator(0))
     score, start = (rf.energy_distance(x.flatten(1), held_out.flatten(1), statistic="U").item() for x in (samples, noise))
     assert score < start / 10

@@ -71,7 +71,7 @@ def evaluate(
         x = flow.sample(n, seed=seed, progress=passes)
     with console.status("scoring"):
         x = content.scale(x)
-        scores = metrics.evaluate(x, content, seed, inception_weights)
+        scores = metrics.evaluate(x, content, seed=seed, inception_weights=inception_weights)
     flow.run.write_evaluation(scores)
     if x.ndim == 4:
         shown = x[:16]

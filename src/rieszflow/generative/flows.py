@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from rieszflow.directions import LocalSlices
+from rieszflow.directions import Kind
 from rieszflow.flow import ParticleFlow
 from rieszflow.generative.context import Context, Stage
 from rieszflow.generative.state import State
@@ -17,7 +17,7 @@ __all__ = ["flow_step", "new_flows"]
 def new_flows(context: Context, stage: Stage, network: int, slices: torch.Generator) -> tuple[ParticleFlow, ...]:
     """The flow that a network follows, or one for every scale of patches."""
     level, config = stage.level, stage.level.config
-    kinds: list[str | LocalSlices] = [*level.local_slices()] or [config.directions]
+    kinds: list[Kind] = [*level.local_slices()] or [config.directions]
     return tuple(
         ParticleFlow(
             stage.targets,

@@ -162,12 +162,12 @@ class Flows(Kind):
     """The slices that flows are using. Their velocities are a field of their own."""
 
     def save(self, name: str, value: Any, here: Processes) -> Tensors:
-        return {f"{name}.{k}.{key}": t for k, flow in enumerate(value) for key, t in flow.target.state().items()}
+        return {f"{name}.{k}.{key}": t for k, flow in enumerate(value) for key, t in flow.state().items()}
 
     def load(self, name: str, tensors: Tensors, blank: Any, here: Processes) -> tuple[ParticleFlow, ...]:
         flows: tuple[ParticleFlow, ...] = blank
         for k, flow in enumerate(flows):
-            flow.target.load_state(below(tensors, f"{name}.{k}"))
+            flow.load_state(below(tensors, f"{name}.{k}"))
         return flows
 
 

@@ -38,4 +38,5 @@ def draw_latents(config: Config, shape: tuple[int, ...], n: int, generator: torc
     whole = (rows[:, None].square() + (torch.fft.fftfreq(W) * W).square()).clamp(min=1) ** -_FALL
     white = torch.randn(n, *shape, generator=generator)
     noise = torch.fft.irfft2(torch.fft.rfft2(white) * (amplitude / whole.mean().sqrt()), s=(H, W))
-    return torch.special.ndtr(noise).flatten(1)
+    uniform: Tensor = torch.special.ndtr(noise)
+    return uniform.flatten(1)

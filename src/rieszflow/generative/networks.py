@@ -150,7 +150,7 @@ class _UNet(nn.Module):
         left, _, top, _ = self.pad
         padded = functional.pad(x, self.pad, mode="replicate") if any(self.pad) else x
         time = 0 if step is None else step * self.spacing
-        out = self.unfold(self.unet(self.fold(padded), time, return_dict=False)[0])
+        out: Tensor = self.unfold(self.unet(self.fold(padded), time, return_dict=False)[0])
         return out[..., top : top + x.shape[-2], left : left + x.shape[-1]]
 
 

@@ -175,7 +175,7 @@ class Run:
         try:
             meta, _ = load_header(file, STATE)
             check_belongs(file, meta, self._identity)
-            return min(meta["network"] - 1, self.config.total_networks())
+            return min(int(meta["network"]) - 1, self.config.total_networks())
         except (FileError, KeyError, TypeError):
             return None
 

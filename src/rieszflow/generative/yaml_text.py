@@ -22,7 +22,8 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise InputError(f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not accepted; write it out")
+            event: Any = yaml.SafeLoader.peek_event(self)  # type: ignore[no-untyped-call]
+            raise InputError(f"line {event.start_mark.line + 1}: aliases (*name) are not accepted; write it out")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:

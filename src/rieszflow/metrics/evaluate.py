@@ -1,0 +1,137 @@
+"""`evaluate`: all scores of a generated set, each beside that of real training data, the yardstick."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rieszflow._notices import notice
+from rieszflow._surroundings import defaults
+from rieszflow.data import Dataset
+from rieszflow.errors import InputError
+from rieszflow.exact import energy_distance
+from rieszflow.metrics.classifier import train_classifier
+from rieszflow.metrics.distances import energy_p_value, frechet_distance, kernel_distance, nearest, precision_recall
+from rieszflow.metrics.inception import check_inception, inception_distances
+
+__all__ = ["AROUND_ZERO", "BETTER", "evaluate"]
+
+BETTER = {
+    "energy_distance_V": "lower",
+    "energy_distance_U": "lower",
+    "energy_p_value": "higher",
+    "frechet_distance": "lower",
+    "kernel_distance": "lower",
+    "precision": "higher",
+    "recall": "higher",
+    "inception_fid": "lower",
+    "inception_kid": "lower",
+}
+
+
+AROUND_ZERO = (
+    "energy_distance_U and kernel_distance are unbiased: around 0, and so below it at times, where nothing differs; a p-value "
+    "is anything in [0, 1] there, and near 0 where samples and data can be told apart"
+)
+
+_FEW = 1000  # held-out data; fewer make a Fréchet distance of real data to real data large, see `frechet_distance`
+_TESTED = 2000  # data of each kind in the permutation test: it holds all their distances
+
+
+@dataclass(frozen=True)
+class _Space:
+    """Where Fréchet distance and precision/recall are taken."""
+
+    name: str
+    features: Callable[[Tensor], Tensor]
+    accuracy: float | None
+
+
+@defaults
+def evaluate(samples: Tensor, data: Dataset, *, seed: int = 0, inception_weights: str | Path | None = None) -> dict[str, Any]:
+    """All scores of a generated set against held-out data, and of an equally large real training set beside them.
+
+    Args:
+        samples: (n, *shape), values in [0, 1] like the data set's.
+        data: with labels: features of a classifier trained on them; without: the values themselves.
+        seed: of the classifier, and of the choice of real data.
+        inception_weights: file with torch-fidelity's Inception weights, for the FID of the literature; None to leave it out.
+
+    Returns:
+        A dict that JSON can say:
+
+        - "samples" and "held_out": how many of each were compared, n and m cut to the smaller of the two;
+        - "seed", "feature_space", and "classifier_accuracy" (None without labels);
+        - "scores": {score: {"generated": ..., "training_data": ...}}. The scores are the energy distance, in the
+          statisticians' convention ("energy_distance_V", "energy_distance_U"), its permutation p-value "energy_p_value" (of
+          2,000 data each at most),
+          "frechet_distance" in the feature space, "kernel_distance" there (of features scaled to a mean square of one on the
+          real data), "precision" and "recall", and "inception_fid" and "inception_kid" if asked for;
+        - "better": {score: "lower" or "higher"};
+        - "cautions": sentences, which are given as `Notice`, too;
+        - "nearest_training_distance": {"generated": median, "held_out": median}.
+
+    Raises:
+        InputError, InputTypeError: fewer than 4 data to compare, or what the scores refuse.
+    """
+    n = min(len(samples), len(data.held_out), len(data.train))
+    if n <= 3:
+        raise InputError(f"samples: {n} left to compare; at least 4 samples, held-out and training data are needed")
+    if inception_weights is not None:
+        check_inception(samples, inception_weights)
+    generator = torch.Generator().manual_seed(seed)
+    sets = {"generated": samples[:n], "training_data": data.train[torch.randperm(len(data.train), generator=generator)[:n]]}
+    real = data.held_out[torch.randperm(len(data.held_out), generator=generator)[:n]]
+    space = _feature_space(data, seed)
+    # The cubic kernel expects features of size one, as Inception's are nearly; a classifier's are what they happen to be.
+    real_features = space.features(real)
+    size = real_features.square().mean().sqrt()
+    scores: dict[str, dict[str, float]] = {}
+    for name, x in sets.items():
+        features = space.features(x)
+        precision, recall = precision_recall(features, real_features)
+        one = {
+            "energy_distance_V": energy_distance(x.flatten(1), real.flatten(1), statistic="V").item(),
+            "energy_distance_U": energy_distance(x.flatten(1), real.flatten(1), statistic="U").item(),
+            "energy_p_value": energy_p_value(x[:_TESTED].flatten(1), real[:_TESTED].flatten(1), seed=seed),
+            "frechet_distance": frechet_distance(features, real_features),
+            "kernel_distance": kernel_distance(features / size, real_features / size),
+            "precision": precision,
+            "recall": recall,
+        }
+        if inception_weights is not None:
+            one |= inception_distances(x, real, inception_weights)
+        for score, value in one.items():
+            scores.setdefault(score, {})[name] = value
+    cautions = []
+    if n < _FEW:
+        cautions.append(
+            f"{n} held-out data are few: Fréchet distances, that of the training data too, are too large for fewer than {_FEW} "
+            "(the less data, the larger), and the other scores are noisy; compare them only between evaluations of as many data"
+        )
+        notice(cautions[0])
+    train = data.train.flatten(1)
+    memory = {k: nearest(v[:1000], train)[1].median().item() for k, v in (("generated", samples), ("held_out", real))}
+    return {
+        "samples": n,
+        "held_out": n,
+        "seed": seed,
+        "feature_space": space.name,
+        "classifier_accuracy": space.accuracy,
+        "scores": scores,
+        "better": {score: BETTER[score] for score in scores},
+        "cautions": cautions,
+        "nearest_training_distance": memory,
+    }
+
+
+def _feature_space(data: Dataset, seed: int) -> _Space:
+    if data.train_labels is None or data.held_out_labels is None:
+        return _Space("the data's own values (no labels to train a classifier on)", lambda x: x.flatten(1), None)
+    classifier, accuracy = train_classifier(data, seed=seed)
+    return _Space(f"64 features of a classifier trained on the labels of {data.name}", classifier.features, accuracy)

@@ -112,7 +112,7 @@ def test_few_data_make_frechet_distances_large():
 
 
 def test_no_caution_for_many(monkeypatch):
-    monkeypatch.setattr("rieszflow.metrics.evaluate._FEW", 40)
+    monkeypatch.setattr("rieszflow.metrics.scores._FEW", 40)
     x = torch.randn(100, 3, generator=generator(0))
     with warnings.catch_warnings():
         warnings.simplefilter("error", Notice)

@@ -268,7 +268,7 @@ def test_typers_refusals_are_one_line_too(arguments, says):
         (["sketch", "x.npy"], ["--out", "x.npy"]),
     ],
 )
-def test_wrong_options_are_found_before_data_are_loaded(run, monkeypatch, command, wrong):
+def test_wrong_options_are_found_before_data_are_loaded(run, tmp_path, monkeypatch, command, wrong):
     def loaded(*_, **__):
         raise AssertionError("data were loaded")
 
@@ -281,7 +281,7 @@ def test_wrong_options_are_found_before_data_are_loaded(run, monkeypatch, comman
         "generative.GenerativeFlow",
     ):
         monkeypatch.setattr(f"rieszflow.{place}", loaded)
-    done = called(*(part.format(run=run) for part in command), *wrong)
+    done = called(*(part.format(run=run) for part in command), *wrong, cwd=tmp_path)
     assert done.returncode == 1 and wrong[0].strip("-") in done.stderr and done.stderr.count("\n") == 1
 
 
@@ -321,10 +321,10 @@ def test_interrupted(points, tmp_path, monkeypatch, after):
         signal.signal(signal.SIGINT, old)
 
 
-def test_interrupted_while_importing():
+def test_interrupted_while_importing(tmp_path):
     """A second after the start PyTorch is being imported: one line, no traceback."""
     command = [sys.executable, "-m", "rieszflow", "train", "digits"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)

@@ -4,14 +4,14 @@ No file is ever executed, and nothing is fetched unless a Hugging Face data set 
 
 Rooms, in the order in which data flow: points and dataset (numbers in memory); paths, idx, pictures, npy, files (arrays and
 pictures); options, columns, arrow, parts, csv_file, reader, tables (tables); batches, streams (points in batches); named,
-load (data sets).
+loading (data sets).
 """
 
 from rieszflow.data.columns import difference
 from rieszflow.data.dataset import Dataset, from_arrays, scaled, unscaled
 from rieszflow.data.files import read_all
 from rieszflow.data.idx import read_idx
-from rieszflow.data.load import load
+from rieszflow.data.loading import load
 from rieszflow.data.named import NAMED
 from rieszflow.data.pictures import has_pictures
 from rieszflow.data.points import as_points

@@ -6,8 +6,8 @@ labels. They rank models of one data set. They are not the Inception FID of the 
 
 from rieszflow.metrics.classifier import Classifier, train_classifier
 from rieszflow.metrics.distances import energy_p_value, frechet_distance, kernel_distance, nearest, precision_recall
-from rieszflow.metrics.evaluate import AROUND_ZERO, BETTER, evaluate
 from rieszflow.metrics.inception import inception_distances
+from rieszflow.metrics.scores import AROUND_ZERO, BETTER, evaluate
 
 __all__ = [
     "AROUND_ZERO",

@@ -19,13 +19,13 @@ import numba
 import numpy as np
 import torch
 from common import parser, save
-from rieszflow._compiled import OPTIONS
-from rieszflow._threads import share, threads
 
 import rieszflow as rf
 from rieszflow import _validate, directions
-from rieszflow.engines import _bins_cpu as cpu
-from rieszflow.engines import bins
+from rieszflow._clouds import Cloud, Need
+from rieszflow._numba import OPTIONS, share, threads
+from rieszflow.engines import Problem, bins
+from rieszflow.engines.bins import passes, settle
 
 ROW, ROUNDS = 4096, 4000
 
@@ -61,8 +61,8 @@ def rates(repeats: int) -> dict[str, float]:
     rng, T = np.random.default_rng(0), threads()
     memory = torch.ones(1 << 26)
     a = torch.randn(2048, 2048)
-    index = rng.integers(0, bins.BINS + 2 * cpu.TAIL, ROW).astype(np.uint32)
-    small, wide = (np.zeros((T, bins.BINS + 2 * cpu.TAIL), t) for t in (np.int32, np.uint64))
+    index = rng.integers(0, bins.BINS + 2 * bins.TAIL, ROW).astype(np.uint32)
+    small, wide = (np.zeros((T, bins.BINS + 2 * bins.TAIL), t) for t in (np.int32, np.uint64))
     rounds, scratch = ROUNDS * T, np.empty((T, ROW), np.uint64)
     return {
         "bytes read": memory.nbytes / least(memory.sum, repeats),
@@ -82,28 +82,27 @@ def main() -> None:
     x, y = torch.rand(N, d, generator=g), torch.rand(N, d, generator=g) ** 2
     n = max(64, 1 << (d - 1).bit_length())
     (xi,) = bins.parts(directions.sample("hadamard", n, d, x, g))
-    kernel = rf.Riesz()
-    (t,) = bins.grids(y, x, xi, kernel, value=False)
-    bins.fill([t], y, None)
-    mass, _ = t.passes.count(t, x, None, False, 1 / N)
-    solver = bins.Cumulated(t, kernel, mass, None, 1 / N)
-    lines, own = solver.lines(t.mass, mass, 1.0, 1.0, None, 1 / N)
+    problem = Problem(rf.Riesz(), Need(x=True))
+    (grid,) = settle.grids(x, y, xi, problem)
+    of_x, of_y = (bins.counted(grid, Cloud(cloud)) for cloud in (x, y))
+    method, passed = bins.Cumulated(of_x, of_y, False), passes.of(grid)
+    lines = method.lines(of_x, of_y, 1.0, False)
     transform = 2 * n * math.log2(n) * N  # two rounds of n log₂ n additions a point
-    points, table = 4 * N * d, 4 * n * (bins.BINS + 2 * cpu.TAIL)
+    points, table = 4 * N * d, 4 * n * (bins.BINS + 2 * bins.TAIL)
     # stage: seconds, bytes read, bytes written, additions, increments, look-ups
     stages = {
         "validation": (least(lambda: _validate.pair(x, y), repeats), 2 * points, 0, 0, 0, 0),
-        "ranges of the bins": (least(lambda: bins.grids(y, x, xi, kernel, value=False), repeats), 0, 0, 0, 0, 0),
-        "count y": (least(lambda: t.passes.count(t, y, None, False, 1 / N), repeats), points, 0, transform, N * n, 0),
-        "count x": (least(lambda: t.passes.count(t, x, None, False, 1 / N), repeats), points, 0, transform, N * n, 0),
-        "cumulate": (least(lambda: solver.lines(t.mass, mass, 1.0, 1.0, None, 1 / N), repeats), 2 * table, 2 * table, 0, 0, 0),
+        "ranges of the bins": (least(lambda: settle.grids(x, y, xi, problem), repeats), 0, 0, 0, 0, 0),
+        "count y": (least(lambda: bins.counted(grid, Cloud(y)), repeats), points, 0, transform, N * n, 0),
+        "count x": (least(lambda: bins.counted(grid, Cloud(x)), repeats), points, 0, transform, N * n, 0),
+        "cumulate": (least(lambda: method.lines(of_x, of_y, 1.0, False), repeats), 2 * table, 2 * table, 0, 0, 0),
         "look up": (
-            *(least(lambda: t.passes.look_up(t, x, None, lines, own), repeats), points, points),
+            *(least(lambda: passed.look_up(grid, Cloud(x), lines), repeats), points, points),
             *(2 * transform, 0, N * n),
         ),
     }
     whole = least(lambda: rf.sliced_mmd2_gradient(x, y, slices=n, directions="hadamard", engine="bins", seed=g), repeats)
-    passing = least(lambda: t.passes.extent(t, x), repeats)  # one pass that loads and transforms, and keeps extremes only
+    passing = least(lambda: passed.extent(grid, x), repeats)  # one pass that loads and transforms, and keeps extremes only
     rows = []
     for name, (seconds, *counts) in stages.items():
         read_s, write_s, add_s, increment_s, look_s = (c / r for c, r in zip(counts, rate.values(), strict=True))

@@ -62,7 +62,15 @@ def test_saving_over_something(tmp_path):
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "docs/gallery.md", "docs/fashion-mnist.md", "docs/photographs.md", "docs/design.md", "docs/scaling.md"],
+    [
+        "README.md",
+        "docs/gallery.md",
+        "docs/fashion-mnist.md",
+        "docs/photographs.md",
+        "docs/design.md",
+        "docs/measured.md",
+        "docs/scaling.md",
+    ],
 )
 def test_every_picture_and_page_is_there(page):
     file = Path(__file__).parent.parent / page

@@ -1,127 +1,80 @@
-"""Targets that come in batches, and one that has no room in the address space: the gradient is the one from memory."""
-
-import subprocess
-import sys
+"""Targets that remember: their gradients, the slices they keep, and their state."""
 
 import numpy as np
 import pytest
 import torch
+from problems import clouds, generator
 
 import rieszflow as rf
 
 
-def target(y, seed=1, **settings):
-    return rf.Target(y, slices=128, seed=torch.Generator().manual_seed(seed), engine="bins", **settings)
+def test_target_is_the_plain_gradient():
+    x, y = clouds(1, 3000, 2000, 70, torch.float32)
+    fresh = rf.Target(y, slices=64, seed=generator(4), reuse=1).gradient(x)
+    seed = int(torch.randint(2**62, (), generator=generator(4)))  # of a set of slices
+    assert torch.equal(fresh, rf.sliced_mmd2_gradient(x, y, slices=64, seed=generator(seed)))
+    assert torch.equal(fresh, rf.Target(y, slices=64, seed=generator(4), reuse=2).gradient(x))
+    # Kept tables: every turn again the same gradient, and other slices in between.
+    target = rf.Target(y, slices=64, seed=generator(4), reuse=3)
+    first, second, third, again = (target.gradient(x) for _ in range(4))
+    assert torch.equal(first, again) and not torch.equal(first, second) and not torch.equal(second, third)
+    for _ in range(5):
+        target.gradient(x)
+    assert not torch.equal(target.gradient(x), first)  # three uses are over
+    as_numpy = rf.Target(y.numpy(), slices=64, seed=generator(4), reuse=1).gradient(x.numpy())
+    assert isinstance(as_numpy, np.ndarray) and np.array_equal(as_numpy, fresh.numpy())
 
 
-def clouds(d=70):
-    g = np.random.default_rng(0)
-    return g.normal(size=(900, d)).astype(np.float32), (g.normal(size=(3000, d)) * 1.4).astype(np.float32)
+def test_target_follows_points_that_move():
+    """Tables made for points far away would be coarse at the target: their range is made anew when the points leave it."""
+    _, y = clouds(1, 10, 3000, 10, torch.float32)
+    target = rf.Target(y, slices=40, seed=generator(4), reuse=4, engine="bins")
+    for shift in (0.0, 100.0, 100.0, 100.0, 100.0, 100.0, 100.0, 100.0, 100.0):
+        x = clouds(2, 3000, 10, 10, torch.float32)[0] + shift
+        gradient = target.gradient(x)
+    outward = gradient.mean(0) * 3000
+    torch.testing.assert_close(outward.norm(), torch.tensor(1.0), rtol=0, atol=0.2)  # one unit of force, up to slice error
+    assert all(outside < 0.05 for kept in target.kept for outside in kept.target.outside)
 
 
-@pytest.mark.parametrize("d", [3, 70])
-def test_a_file_is_as_good_as_memory(tmp_path, d):
-    """Its rows can be sampled as those of an array are: the same bins, and the same counts."""
-    x, y = clouds(d)
-    np.save(tmp_path / "y.npy", y)
-    for statistic in ("V", "U"):
-        want, got = (target(source).gradient(x, statistic=statistic) for source in (y, tmp_path / "y.npy"))
-        np.testing.assert_array_equal(got, want)
-    np.save(tmp_path / "y64.npy", y.astype(np.float64))
-    # float64 rows are rounded to the particles' float32
-    np.testing.assert_array_equal(target(tmp_path / "y64.npy").gradient(x), target(y).gradient(x))
+def test_target_goes_on_from_its_state():
+    x, y = clouds(1, 3000, 2000, 70, torch.float32)
+    g = generator(4)
+    target = rf.Target(y, slices=100, seed=g, reuse=3)
+    for _ in range(4):
+        target.gradient(x)
+    state, random = target.state(), g.get_state()
+    wanted = [target.gradient(x) for _ in range(8)]
+    h = torch.Generator()
+    h.set_state(random)
+    other = rf.Target(y, slices=100, seed=h, reuse=3)
+    other.load_state(state)
+    assert all(torch.equal(other.gradient(x), w) for w in wanted)
 
 
-def test_batches_are_nearly_as_good_as_memory():
-    """The range comes from the first batch here: other bins, with the same bound."""
-    x, y = (torch.from_numpy(c) for c in clouds())
-    want, got = (target(source).gradient(x) for source in (y, list(y.split(700))))
-    assert ((got - want).norm() / want.norm()).item() < 0.02  # bins hold some 5 points, and two gradients are off by about one
+def test_bad_targets():
+    y = torch.rand(10, 3)
+    for key, value in {"reuse": 0, "slices": 0, "seed": "1", "kernel": "gauss", "engine": "fft"}.items():
+        with pytest.raises((ValueError, TypeError), match=f"^{key}: "):
+            rf.Target(y, **{key: value})
+    target = rf.Target(y, slices=4)
+    for x in (torch.rand(5, 2), torch.rand(5, 3).double(), torch.full((5, 3), float("nan")), np.zeros((5, 3))):
+        with pytest.raises((ValueError, TypeError), match=r"^[xy]: "):
+            target.gradient(x)
 
 
-def test_read_only_memory_is_not_copied():
-    x, y = clouds()
-    y.flags.writeable = False
-    assert target(y).y.data_ptr() == y.__array_interface__["data"][0]
-    np.testing.assert_array_equal(target(y).gradient(x), target(y.copy()).gradient(x))
-
-
-def test_a_flow_towards_batches_goes_on_exactly():
-    x, y = (torch.from_numpy(c) for c in clouds())
-
-    def flow():
-        return rf.ParticleFlow(list(y.split(700)), slices=128, reuse=3, seed=torch.Generator().manual_seed(2))
-
-    whole = flow()
-    end = whole.run(x, steps=9)
-    first, second = flow(), flow()
-    half = first.run(x, steps=4)
-    second.target.load_state(first.target.state())
-    second.velocity = first.velocity
-    second.target.generator.set_state(first.target.generator.get_state())
-    assert torch.equal(second.run(half, steps=5), end)
-    far, near = rf.mmd2(x, y).item(), rf.mmd2(end, y).item()
-    assert near < 0.5 * far
-
-
-LIMITED = """
-import resource, sys
-import numpy as np, torch
-import rieszflow as rf
-x = np.load(sys.argv[2])
-torch.set_num_threads(2)
-def target(y):
-    return rf.Target(y, slices=128, seed=torch.Generator().manual_seed(1), engine="bins")
-target(x).gradient(x)  # threads, compiled code
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20,) * 2)
-if sys.argv[4] == "map":
-    np.load(sys.argv[1], mmap_mode="r")
-else:
-    np.save(sys.argv[3], target(sys.argv[1]).gradient(x))
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_a_target_larger_than_the_address_space(tmp_path):
-    """800 MB of target where there is room for 200 MB."""
-    d, M = 100, 2_000_000
-    g = np.random.default_rng(0)
-    x = g.random((500, d), np.float32)
-    np.save(tmp_path / "x.npy", x)
-    y = np.lib.format.open_memmap(tmp_path / "y.npy", "w+", np.float32, (M, d))
-    block = g.random((100_000, d), np.float32) ** 2
-    for k in range(0, M, len(block)):
-        y[k : k + len(block)] = block + 1e-6 * k / len(block)
-    y.flush()
-    (tmp_path / "run.py").write_text(LIMITED)
-    command = [sys.executable, tmp_path / "run.py", tmp_path / "y.npy", tmp_path / "x.npy", tmp_path / "out.npy"]
-    # The limit is one: the file cannot even be mapped.
-    mapped = subprocess.run([*command, "map"], capture_output=True, text=True)
-    assert mapped.returncode != 0 and "Cannot allocate memory" in mapped.stderr
-    done = subprocess.run([*command, "stream"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    want = target(np.load(tmp_path / "y.npy", mmap_mode="r")).gradient(x)
-    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), want)
-
-
-def test_bad_streamed_targets():
-    _, y = clouds()
-    for settings in ({"kernel": rf.Gaussian(1.0)}, {"engine": "sort"}, {"y_weights": np.ones(3)}):
-        with pytest.raises(ValueError, match="y: comes in batches"):
-            rf.Target([y], **settings)
-    with pytest.raises(ValueError, match="y: comes in batches, and slices is None"):
-        rf.ParticleFlow([y], slices=None)
-    with pytest.raises(ValueError, match="no points in it"):
-        rf.Target([])
-
-
-def test_a_pass_reports_where_it_is():
-    x, y = clouds()
-    seen = []
-    source = rf.stream(torch.from_numpy(y).split(700), progress=lambda p: seen.append((p.done, p.total)))
-    flow = rf.ParticleFlow(source, slices=64, seed=torch.Generator().manual_seed(2))
-    seen.clear()  # to count the points of a list takes a pass
-    flow.step(torch.from_numpy(x))
-    assert [done for done, _ in seen][-5:] == [700, 1400, 2100, 2800, 3000]
-    assert seen[-1] == (3000, 3000)
+def test_the_same_slices_in_all_calls():
+    x, y = clouds(1, 900, 1200, 70, torch.float32)
+    target = rf.Target(y, slices=64, seed=generator(4), reuse=None)
+    first = target.gradient(x)
+    (kept,) = target.kept
+    target.gradient(x[:500])
+    assert torch.equal(target.gradient(x), first)
+    assert [(k.seed, k.uses) for k in target.kept] == [(kept.seed, 3)] and target.kept[0].target is kept.target
+    seeded = rf.sliced_mmd2_gradient(x, y, slices=64, seed=generator(kept.seed), engine="bins")
+    assert torch.equal(first, seeded)
+    target.gradient(x + 100)  # out of the bins' range
+    assert not target.kept
+    for settings in ({"engine": "sort"}, {"kernel": rf.Gaussian(1.0)}):
+        with pytest.raises(ValueError, match="^reuse: None given"):
+            rf.Target(y, reuse=None, **settings)

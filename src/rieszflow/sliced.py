@@ -44,7 +44,7 @@ def sliced_mmd2(
         x: points (N, d), or (..., N, d) with batch dimensions in front; float32 or float64; tensor or NumPy array.
         y: points (M, d) or (..., M, d), with the batch dimensions, dtype and device of x.
         kernel: `Riesz(1.0)`; with engine "bins" any other, too. A kernel much narrower than the data is refused, because bins
-            do not resolve it. Gradients of `Riesz(r)` with r < 1 come with a warning. Their accuracy is in docs/design.md.
+            do not resolve it. Gradients of `Riesz(r)` with r < 1 come with a warning. Their accuracy is in docs/measured.md.
         slices: number P of directions. Whole blocks are best: a multiple of d for "orthogonal", of the next power of two for
             "hadamard".
         directions: "orthogonal" (Haar blocks), "hadamard" (orthogonal blocks by a fast transform), "sobol" (quasi-Monte-Carlo),

@@ -166,7 +166,7 @@ def hugging_face(name: str) -> Parts:
         raise DatasetError(f"hf:{name}: needs the extra: pip install 'rieszflow[datasets]'") from None
     try:
         parts = datasets.load_dataset(HUGGING_FACE[name])
-    except Exception as error:  # the library raises many kinds; all mean that the data are not to be had
+    except Exception as error:  # the library raises many kinds; all mean that the data cannot be loaded
         raise DatasetError(f"hf:{name}: cannot be loaded ({type(error).__name__}: {error})") from None
 
     def arrays(part: Any) -> tuple[np.ndarray, np.ndarray | None]:

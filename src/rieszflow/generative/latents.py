@@ -21,7 +21,7 @@ def draw_latents(config: Config, shape: tuple[int, ...], n: int, generator: torc
     "uniform": independent coordinates, the paper's noise. "smooth", for images: neighbouring pixels go together, as they
     do in pictures. Periodic Gaussian noise of variance one whose amplitude falls with the frequency, channels independent,
     through the normal distribution function. The energy distance hardly feels the pixel noise of white latents, so the
-    flow takes very long to remove it; smooth latents have little (measured: see docs/design.md).
+    flow takes very long to remove it; smooth latents have little (`benchmarks/latents.py` measures it).
 
     Raises:
         ConfigError: "smooth" for data that are no images.

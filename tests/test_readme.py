@@ -64,6 +64,9 @@ def test_saving_over_something(tmp_path):
     "page",
     [
         "README.md",
+        "CONTRIBUTING.md",
+        "docs/data.md",
+        "docs/tests.md",
         "docs/gallery.md",
         "docs/fashion-mnist.md",
         "docs/photographs.md",

@@ -327,7 +327,7 @@ def test_the_same_array_from_anywhere(tmp_path, kind):
     for file in (tmp_path / "x.npy", tmp_path / "y.NPZ"):
         np.testing.assert_array_equal(read_all(file), want.reshape(12, -1))
     from_files = [load(tmp_path / name) for name in ("x.npy", "y.NPZ")]
-    given = [rf.generative.model._dataset(a, None, rf.generative.Config()) for a in (x, native)]
+    given = [rf.generative.training_data.dataset(a, None, rf.generative.Config()) for a in (x, native)]
     for found in [*from_files, *given]:
         assert found.shape == want.shape[1:]
         # Scaling and its inverse round twice, values have at most 8 bits before the point
@@ -453,7 +453,9 @@ def test_columns_with_offsets_keep_their_spread(tmp_path):
 
 def test_ordinary_columns_are_not_centred():
     g = np.random.default_rng(0)
-    found = rf.generative.model._dataset(g.normal(size=(50, 3)) * [1, 10, 100] + [0, 1000, 0], None, rf.generative.Config())
+    found = rf.generative.training_data.dataset(
+        g.normal(size=(50, 3)) * [1, 10, 100] + [0, 1000, 0], None, rf.generative.Config()
+    )
     assert found.centre is None and found.unscale(found.train).dtype == torch.float32
 
 
@@ -478,7 +480,7 @@ def test_runs_of_before_have_no_centre(tmp_path):
 )
 def test_the_scaling_is_done_in_double(tmp_path, x):
     np.save(tmp_path / "x.npy", x)
-    for found in (load(tmp_path / "x.npy"), rf.generative.model._dataset(x, None, rf.generative.Config())):
+    for found in (load(tmp_path / "x.npy"), rf.generative.training_data.dataset(x, None, rf.generative.Config())):
         both = torch.cat([found.train, found.held_out])
         back = found.unscale(both).numpy()
         assert back.dtype == np.float64 and both.min() >= -0.5 and both.max() <= 1.5

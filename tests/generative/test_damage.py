@@ -550,7 +550,7 @@ def test_did_you_mean(name, meant, tmp_path):
 
 @pytest.mark.parametrize("device", ["meta", "5", "warp", "", "cuda:99"])
 def test_devices_that_cannot_be(device):
-    refused(lambda: rf.GenerativeFlow(**{**TINY, "device": device}).fit(points()), "device: ", "not to be had here")
+    refused(lambda: rf.GenerativeFlow(**{**TINY, "device": device}).fit(points()), "device: ", "not available here")
 
 
 @pytest.mark.parametrize(

@@ -236,7 +236,7 @@ class Config:
             return there.device
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             reason = str(error).split(".")[0].split("\n")[0]
-            raise ConfigError(f"device: {shown(self.device)} given, which is not to be had here ({reason})") from None
+            raise ConfigError(f"device: {shown(self.device)} given, which is not available here ({reason})") from None
 
     def to_dict(self) -> dict[str, Any]:
         """As YAML can say it, and `from_dict` takes it."""

@@ -37,6 +37,6 @@ def check_inside(positions: np.ndarray | Tensor, all_of_them: bool = True) -> No
         good = torch.isfinite(positions).all() if all_of_them else not torch.isnan(positions).any()
     if not good:
         raise InputError(
-            "x, y: points too far from the others given (about 10^30 times their spread): float32 cannot hold the slices; "
+            "x, y: points so far from the others (about 10^30 times their spread) that float32 cannot hold the slices; "
             "mmd2 and mmd2_gradient take them"
         )

@@ -5,7 +5,7 @@ Run: python experiments/photographs.py [FILE.npz]     (6,000 patches of 32 × 32
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,9 @@ def patches(n: int, height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    file = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/photographs.npz")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", nargs="?", type=Path, default=Path("runs/photographs.npz"))
+    file = parser.parse_args().file
     file.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(file, x=patches(6000, 32, 32))
     print(file)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from problems import generator
 
 import rieszflow as rf
 from rieszflow import metrics, permutations, two_sample
@@ -17,10 +18,6 @@ from rieszflow._files import load_tensors, save_tensors
 from rieszflow.sketch.files import SKETCH
 
 ERROR = 1e-6
-
-
-def generator(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def rejected(p_values, level):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rieszflow._clouds import Cloud, Pair
-from rieszflow.engines._scale import times_power_of_two, two_to
+from rieszflow._scale import times_power_of_two, two_to
 from rieszflow.kernels import Kernel
 
 __all__ = ["Measure", "Unit", "distinct", "potential", "prepared", "pull", "self_energy"]

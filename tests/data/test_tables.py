@@ -11,6 +11,7 @@ import torch
 
 import rieszflow as rf
 from rieszflow import Notice, SliceSketch, stream
+from rieszflow.errors import DatasetError
 
 pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402  (an extra)
@@ -519,3 +520,17 @@ def test_bad_options(tmp_path):
             stream(file, **options)
     with pytest.raises(ValueError, match="options for tables are given"):
         stream(np.zeros((2, 2)), columns=["a"])
+
+
+@pytest.mark.parametrize("damage", ["cut in half", "cut late", "overwritten"])
+def test_packed_files_that_are_damaged(tmp_path, damage):
+    """What the decompressor raises, on the first pass and where a message looks for the line, is one line of ours."""
+    numbers = np.random.default_rng(0).normal(size=(60_000, 3))
+    text = "a,b,c\n" + "".join(",".join(map(repr, row)) + "\n" for row in numbers.tolist())
+    whole = bytearray(gzip.compress(text.encode(), 1))
+    if damage == "overwritten":
+        whole[len(whole) // 2 : len(whole) // 2 + 400] = bytes(400)
+    content = {"cut in half": whole[: len(whole) // 2], "cut late": whole[:-30], "overwritten": whole}[damage]
+    (tmp_path / "x.csv.gz").write_bytes(bytes(content))
+    with pytest.raises(DatasetError, match=r"x\.csv\.gz: .*damaged"):
+        list(stream(tmp_path / "x.csv.gz"))

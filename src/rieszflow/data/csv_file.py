@@ -151,7 +151,7 @@ class CsvFile:
     def where(self, column: str, row: int) -> str:
         try:
             return next(f"line {line}" for line, _ in itertools.islice(self._cells(), row, None))
-        except (StopIteration, UnicodeError, OSError, csv.Error):
+        except (StopIteration, UnicodeError, OSError, EOFError, csv.Error, zlib.error):
             return f"row {row}"
 
     def explained(self, columns: list[str], error: Exception) -> DatasetError:
@@ -174,7 +174,7 @@ class CsvFile:
                         return mixed(str(self.file), name, f"line {line}", row[k])
         except UnicodeError:
             return self._other_encoding()
-        except (OSError, csv.Error):
+        except (OSError, EOFError, csv.Error, zlib.error):  # also of a packed file that is cut off or damaged
             pass
         return DatasetError(
             f"{self.file}: not a table of values separated by {self.delimiter!r}, or damaged ({one_line(error)})"

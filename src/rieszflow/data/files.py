@@ -12,7 +12,7 @@ from rieszflow.data.idx import idx_file, idx_folder, idx_places
 from rieszflow.data.paths import meant, some
 from rieszflow.data.pictures import PICTURES, has_pictures, image_folder
 from rieszflow.data.points import channels_first, in_unit, plain_numbers
-from rieszflow.errors import DatasetError
+from rieszflow.errors import DatasetError, InputTypeError
 
 __all__ = ["ACCEPTED", "from_path", "read_all"]
 
@@ -96,7 +96,7 @@ def numpy_file(path: Path) -> Parts:
         if isinstance(x, bytes):  # what np.load makes of a member that is no array
             raise DatasetError(f"{path}: not a NumPy file of plain arrays: {key} is none")
         x = channels_first(plain_numbers(x, str(path)), str(path))
-    except TypeError as error:
+    except InputTypeError as error:
         raise DatasetError(str(error)) from None
     return Parts(x, None if labels is None else _labels(path, labels, len(x)))
 

@@ -163,8 +163,8 @@ def common(x: Stream, y: Stream) -> tuple[Stream, Stream]:
 
 def stream(
     source: Any,
-    progress: ProgressCallback | None = None,
     *,
+    progress: ProgressCallback | None = None,
     columns: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     header: bool | str = "auto",
@@ -209,9 +209,9 @@ def stream(
         encoding: of CSV files.
 
     Raises:
-        TypeError, ValueError, OSError: no points in it, a wrong kind or dtype, NaN, infinity or missing values, batches of
-            different dimension, a damaged file.
-        ImportError: a table without pyarrow.
+        InputError, InputTypeError, DatasetError: no points in it, a wrong kind or dtype, NaN, infinity or missing values,
+            batches of different dimension, a file that is missing or damaged.
+        MissingPackageError: a table without pyarrow.
 
     Example:
         >>> import torch

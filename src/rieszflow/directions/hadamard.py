@@ -1,10 +1,11 @@
-"""Structured orthogonal directions: rows of H·D₂·H·D₁ in R^n, n = 2^k ≥ d, points padded with zeros.
+"""Structured orthogonal directions: rows of H·D₂·H·D₁ in R^n, for n = 2^k ≥ d. Points are padded with zeros.
 
-H is the orthonormal Hadamard matrix and D₁, D₂ are random signs, so a block of n directions costs 2n random bits, and
-projecting a point on all of them takes 2n log₂ n additions instead of 2n² operations. Padding is an isometry: the constant of
-slicing is the one of R^n. Every row has the second moments of the
-uniform distribution on the sphere exactly and higher ones up to O(1/n), which small n would show: below `SMALLEST` points are
-padded up to it. Source of the construction: Yu et al., Orthogonal Random Features (NeurIPS 2016), section 4.
+H is the orthonormal Hadamard matrix; D₁ and D₂ are random signs on a diagonal. A block of n directions costs 2n random bits. To
+project a point on all of them takes 2n log₂ n additions instead of 2n² operations.
+
+Padding keeps distances, and so the constant of slicing is the one of R^n. Every row has exactly the second moments of the
+uniform distribution on the sphere, and higher ones up to O(1/n). Small n would show that, so points are padded to `SMALLEST` at
+least. Source: Yu et al., Orthogonal Random Features (NeurIPS 2016), section 4.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ SMALLEST = 64
 
 
 def sample(P: int, d: int, like: Tensor, generator: torch.Generator | None) -> Hadamard:
+    """Whole blocks of signs, the last one used in part. See `base.Draw`."""
     n = max(SMALLEST, 1 << (d - 1).bit_length())
     blocks = -(-P // n)
     device = generator.device if generator is not None else "cpu"
@@ -29,7 +31,14 @@ def sample(P: int, d: int, like: Tensor, generator: torch.Generator | None) -> H
 
 
 class Hadamard(Directions):
-    """The rows `first` … `first` + P − 1 of the blocks stacked on one another; `signs` (blocks, 2, n) hold D₁ and D₂."""
+    """Consecutive rows of blocks that stand on one another.
+
+    Args:
+        signs: D₁ and D₂ of every block, (blocks, 2, n), numbers −1 and 1.
+        P: number of rows.
+        d: dimension of the points.
+        first: number of the first row, counted from the first block's.
+    """
 
     def __init__(self, signs: Tensor, P: int, d: int, first: int = 0) -> None:
         self.signs, self.P, self.d, self.first = signs, P, d, first

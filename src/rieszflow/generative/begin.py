@@ -48,7 +48,7 @@ def next_network(context: Context, state: State) -> State:
         state = _next_level(context, state)
     if state.network > context.levels[-1].first:  # no level begins after this one
         state = replace(state, initial={})
-    return replace(state, x_old=state.x, flows=new_flows(context, state.stage, state.network, state.slices))
+    return replace(state, x_old=state.x, flows=new_flows(context, state.stage, state.network, state.drawer))
 
 
 def _next_level(context: Context, state: State) -> State:
@@ -75,7 +75,7 @@ def _next_level(context: Context, state: State) -> State:
 def blank(context: Context, network: int, phase: Phase, step: int) -> State:
     """A state at a place, with flows, networks and generators of the right make, and without particles."""
     stage = enter(context, context.level_of(network))
-    chooser, slices = torch.Generator(), torch.Generator(context.device).manual_seed(context.config.seed + 1)
+    chooser, drawer = torch.Generator(), torch.Generator(context.device).manual_seed(context.config.seed + 1)
     chooser.set_state(context.random)
     nothing = stage.targets.new_empty(0, stage.targets.shape[1])
     return State(
@@ -85,14 +85,14 @@ def blank(context: Context, network: int, phase: Phase, step: int) -> State:
         x=nothing,
         x_old=nothing,
         velocities=(None,) * len(stage.step_sizes),
-        flows=new_flows(context, stage, network, slices) if phase == "flow" else (),
+        flows=new_flows(context, stage, network, drawer) if phase == "flow" else (),
         fit=new_fit(context, stage, network, step, chooser) if phase == "fit" else None,
         fresh=nothing,
         fresh_start=nothing if context.config.shared else None,
         path=nothing,
         replay=_no_replay(context, stage),
         chooser=chooser,
-        slices=slices,
+        drawer=drawer,
         scaler=new_scaler(context),
         initial={},
         seconds={"flow": 0.0, "fit": 0.0, "finish": 0.0},

@@ -14,7 +14,7 @@ from rieszflow.generative.state import State
 __all__ = ["flow_step", "new_flows"]
 
 
-def new_flows(context: Context, stage: Stage, network: int, slices: torch.Generator) -> tuple[ParticleFlow, ...]:
+def new_flows(context: Context, stage: Stage, network: int, drawer: torch.Generator) -> tuple[ParticleFlow, ...]:
     """The flow that a network follows, or one for every scale of patches."""
     level, config = stage.level, stage.level.config
     kinds: list[Kind] = [*level.local_slices()] or [config.directions]
@@ -25,7 +25,7 @@ def new_flows(context: Context, stage: Stage, network: int, slices: torch.Genera
             step_size=step_size,
             momentum=config.momentum_of(network - level.first + 1),
             directions=kind,
-            seed=slices,
+            seed=drawer,
             reuse=config.reuse,
             bounds=(0.0, 1.0) if config.clip else None,
             group=context.group,

@@ -71,7 +71,7 @@ class State:
         path: some of them after every network, (networks, n, d).
         replay: of a shared network's earlier steps: where particles were, and how they were displaced, (steps, 2, n, d).
         chooser: the source of all chance that does not depend on the device.
-        slices: the source of directions, on the device.
+        drawer: the source of directions, on the device.
         scaler: of the loss, in fp16.
         initial: weights that a level's first network starts from, where the network is the user's own.
         seconds: spent in flows, in fits, and after them.
@@ -93,7 +93,7 @@ class State:
     path: Annotated[Tensor, Whole()]
     replay: Annotated[Tensor | None, Rows(axis=2)]
     chooser: Annotated[torch.Generator, Generator("random.chooser")]
-    slices: Annotated[torch.Generator, Generator("random.slices")]
+    drawer: Annotated[torch.Generator, Generator("random.slices")]
     scaler: Annotated[torch.amp.GradScaler, Scaling()]
     initial: Annotated[dict[str, Tensor], Named("custom")]
     seconds: Annotated[dict[str, float], Said()]

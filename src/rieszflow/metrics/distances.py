@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from rieszflow import _validate
+from rieszflow._scale import power_of_two
 from rieszflow._surroundings import defaults
 from rieszflow._types import Points
-from rieszflow.engines._scale import power_of_two
 from rieszflow.errors import InputError
 from rieszflow.permutations import p_value, source
 

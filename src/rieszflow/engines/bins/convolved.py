@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow.engines._scale import times_power_of_two
+from rieszflow._scale import times_power_of_two
 from rieszflow.engines.bins.layout import TAIL
 from rieszflow.engines.bins.lines import Lines
 from rieszflow.engines.bins.method import Method

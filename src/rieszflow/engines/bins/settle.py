@@ -11,9 +11,9 @@ from torch import Tensor
 
 from rieszflow._clouds import Batches
 from rieszflow._ranks import Group, offset, summed, widest
+from rieszflow._scale import power_of_two, within_range
 from rieszflow._surroundings import plain
 from rieszflow.directions import Directions, Hadamard
-from rieszflow.engines._scale import power_of_two, within_range
 from rieszflow.engines.base import Problem
 from rieszflow.engines.bins import passes
 from rieszflow.engines.bins.grid import Frame, Grid, parts, with_bins

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from rieszflow._clouds import Cloud, Need, Pair
+from rieszflow._scale import power_of_two, within_range
 from rieszflow.directions import Directions
-from rieszflow.engines._scale import power_of_two, within_range
 from rieszflow.engines.base import Engine, Problem, Result, Sum
 from rieszflow.engines.sort.profile import Profile, gradient, profile
 from rieszflow.kernels import Riesz

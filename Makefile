@@ -22,7 +22,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 docs: $(READY)
-	$(BIN)/pdoc --math --docformat google -o docs/api rieszflow rieszflow.data rieszflow.metrics rieszflow.report rieszflow.generative rieszflow.directions rieszflow.engines
+	$(BIN)/pdoc --math --docformat google -o docs/api rieszflow rieszflow.errors rieszflow.data rieszflow.permutations rieszflow.metrics rieszflow.report rieszflow.generative rieszflow.directions rieszflow.engines
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'

@@ -199,3 +199,13 @@ def test_an_error_in_the_middle_leaves_the_sketch_as_it_was():
 
 
 # Streams.
+
+
+def test_a_plan_of_another_sketch():
+    """Takes its slices and bins, and nothing that would be of no use."""
+    x, y = clouds()
+    one = SliceSketch.of(x, slices=16, seed=3)
+    other = SliceSketch(one.plan).update(y)
+    assert other.distance(one) == one.empty().update(y).distance(one) and other.seed == 3
+    with pytest.raises(rf.errors.InputError, match="rows: a plan given, which has its own slices"):
+        SliceSketch(one.plan, slices=32)

@@ -105,7 +105,8 @@ def energy_p_value(x: Points, y: Points, *, permutations: int = 499, seed: int =
     Args:
         x: points (n, d), n ≥ 2; float32 or float64. Distances of all pairs are held in memory, (n + m)² numbers.
         y: points (m, d), m ≥ 2.
-        permutations: B, at least 1; the least p-value is 1 / (B + 1).
+        permutations: B, at least 1; the least p-value is 1 / (B + 1). Where the points can be split in less than B + 2 ways,
+            all are tried. A notice says so if the p-value cannot be as small as 0.05.
         seed: of the permutations; a whole number.
 
     Raises:

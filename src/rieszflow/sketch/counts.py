@@ -70,8 +70,10 @@ class Counts:
         """Adds up those of all ranks, on every one of them."""
         for table in (*self.masses, *self.moments):
             _ranks.summed(table, group)
-        numbers = _ranks.summed(np.array([self.n, self.weight, self.squares], np.float64), group)
+        own = np.array([self.n, self.weight, self.squares, self.weighted], np.float64)
+        numbers = _ranks.summed(own, group)
         self.n, self.weight, self.squares = int(numbers[0]), float(numbers[1]), float(numbers[2])
+        self.weighted = bool(numbers[3])  # a rank without points knows nothing of weights
         self.reservoir.reduce(group)
 
     def tables(self, plan: Plan) -> list[bins.Table]:

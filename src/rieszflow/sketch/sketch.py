@@ -77,6 +77,8 @@ class SliceSketch:
         sample: int | None = None,
     ) -> None:
         if isinstance(rows, Plan):
+            if (slices, directions, seed, names) != (1024, "auto", 0, None):
+                raise InputError("rows: a plan given, which has its own slices, directions, seed and names; leave them out")
             self.plan = rows
         else:
             points = _validate.points("rows", rows).detach()

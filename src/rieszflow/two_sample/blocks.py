@@ -15,6 +15,7 @@ from rieszflow.engines import bins
 from rieszflow.engines.bins import passes
 from rieszflow.sketch import Plan, SliceSketch
 from rieszflow.sketch.counts import Counts
+from rieszflow.sketch.reservoir import capacity
 
 __all__ = ["Dealt", "deal", "sizes"]
 
@@ -75,8 +76,7 @@ def deal(
         told: called after every batch with the number of points so far.
     """
     size, K = sizes
-    whole = SliceSketch(plan)
-    counts = Counts(plan, whole.sample)
+    counts = Counts(plan, capacity(None, plan.drawn.d))
     blocks = [np.zeros((K, g.directions.P, g.B + 2 * bins.TAIL), np.min_scalar_type(size)) for g in plan.random]
     # How many points every block still gets, and how many none does: who gets which is drawn batch by batch.
     left = np.array([size] * K + [cloud.count() - K * size])

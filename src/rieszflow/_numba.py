@@ -107,5 +107,5 @@ def share(work: Callable[..., object], n: int, tile: int, *args: object) -> None
 
 
 def tile_width(n: int) -> int:
-    """Points of a tile with n numbers each: 256 KB a tile at n = 1024, and never less than one vector of 16 floats."""
-    return 64 if n <= 2048 else max(16, (1 << 17) // n)
+    """Points of a tile with n numbers each: 256 KB a tile at n = 1024, in whole vectors of 16 floats."""
+    return 64 if n <= 2048 else max(16, (1 << 17) // n // 16 * 16)

@@ -8,18 +8,22 @@ import torch
 from problems import generator
 
 import rieszflow as rf
-from rieszflow.directions import sample
+from rieszflow._clouds import Cloud, Need, Pair
+from rieszflow.directions import Dense, sample
+from rieszflow.directions.hadamard import transform
+from rieszflow.engines import ENGINES, Problem
 
 
-def stretched(xi, kind, places):
-    """The directions (P, d) of a draw, written pixel by pixel from the directions on patches (places, rows, n)."""
+def stretched(drawn):
+    """The directions (P, d) of a draw, written pixel by pixel from the directions on patches."""
+    kind = drawn.kind
     C, H, W = kind.shape
     s, k = kind.size, kind.scale
     found = []
-    for row in range(xi.shape[1]):
-        for q, (top, left) in enumerate(places):
-            image = torch.zeros(kind.shape, dtype=xi.dtype)
-            patch = xi[q, row].view(C, s, s)
+    for block, xi in zip(drawn.blocks, drawn.xi, strict=True):
+        top, left = divmod(int(drawn.pixels[block.place, 0, 0]), W)
+        for direction in xi:
+            image, patch = torch.zeros(kind.shape, dtype=xi.dtype), direction.view(C, s, s)
             for c, i, j in itertools.product(range(C), range(s * k), range(s * k)):
                 image[c, (top + i) % H, (left + j) % W] = patch[c, i // k, j // k] / k
             found.append(image.flatten())
@@ -34,11 +38,13 @@ KINDS = [rf.LocalSlices((3, 10, 8), 3, 2), rf.LocalSlices((1, 8, 8), 7, 1), rf.L
 def test_are_the_stretched_patches(kind, P):
     d = kind.shape[0] * kind.shape[1] * kind.shape[2]
     drawn = sample(kind, P, d, torch.zeros(1, dtype=torch.float64), generator(P))
-    side = kind.size * kind.scale
-    places = list(itertools.product(drawn.down[::side].tolist(), drawn.across[::side].tolist()))
-    dense = stretched(drawn.xi, kind, places)[:P]
-    # drawn in float32; below, sums of at most d products of numbers of size one in float64
-    torch.testing.assert_close(dense.norm(dim=1), torch.ones(P, dtype=torch.float64), rtol=0, atol=1e-6)
+    dense = stretched(drawn)
+    assert drawn.P == P and len(dense) == P
+    # Sums of at most d products of numbers of size one, in float64, here and below.
+    whole = torch.cat([transform(transform(torch.eye(drawn.n).to(s) * s[0]) * s[1])[:, : block.rows]
+                       for s, block in zip(drawn.signs, drawn.blocks, strict=True)], 1).T / drawn.n  # fmt: skip
+    torch.testing.assert_close(whole.norm(dim=1), torch.ones(P, dtype=torch.float64), rtol=0, atol=1e-11)
+    torch.testing.assert_close(whole[:, : kind.shape[0] * kind.size**2], torch.cat(drawn.xi), rtol=0, atol=1e-11)
     g = generator(1)
     x, weights = torch.randn(11, d, generator=g, dtype=torch.float64), torch.randn(P, 11, generator=g, dtype=torch.float64)
     torch.testing.assert_close(drawn.project(x), dense @ x.T, rtol=0, atol=1e-11)
@@ -56,7 +62,31 @@ def test_are_the_stretched_patches(kind, P):
 def test_every_pixel_is_seen():
     kind = rf.LocalSlices((1, 9, 13), 4, 1)
     drawn = sample(kind, 12, 9 * 13, torch.zeros(1), generator(0))
-    assert set(drawn.down.tolist()) == set(range(9)) and set(drawn.across.tolist()) == set(range(13))
+    assert set(drawn.pixels.flatten().tolist()) == set(range(9 * 13))
+    assert {block.place for block in drawn.blocks} == set(range(kind.places)) and kind.places == 12
+
+
+@pytest.mark.parametrize("kind", [*KINDS, rf.LocalSlices((3, 12, 12), 5, 2), rf.LocalSlices((1, 30, 30), 10, 3)])
+@pytest.mark.parametrize("P", [3, 70, 600])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_compiled_passes_against_the_same_on_dense_directions(kind, P, weighted):
+    """The same slices through the passes for patches, and as a matrix. Projections differ in their last bits, so a point may
+    fall into the next bin; then F̂ moves by no more than rounding does, for it is continuous but at point masses."""
+    C, H, W = kind.shape
+    g = generator(P)
+    x, y = torch.rand(150, C * H * W, generator=g), torch.rand(90, C * H * W, generator=g) ** 2
+    a = torch.rand(150, generator=g) + 0.1 if weighted else None
+    a = None if a is None else a / a.sum()
+    drawn = sample(kind, P, C * H * W, x, generator(9))
+    pair = Pair(Cloud(x, a), Cloud(y, None), False)
+    problem = Problem(rf.Riesz(), Need(value=True, x=True, y=True))
+    found = ENGINES["bins"].evaluate(pair, drawn, problem)
+    expected = ENGINES["bins"].evaluate(pair, Dense(stretched(drawn)), problem)
+    # The matrix counts as directions of R^d, and not of the space that a patch is padded to.
+    factor = rf.Riesz().basis_constant(drawn.n) / rf.Riesz().basis_constant(C * H * W)
+    torch.testing.assert_close(found.value, factor * expected.value, rtol=1e-4, atol=1e-7)
+    for mine, theirs in ((found.x, expected.x), (found.y, expected.y)):
+        assert (mine - factor * theirs).norm() < 1e-3 * (factor * theirs).norm()
 
 
 @pytest.mark.parametrize("engine", ["sort", "bins"])
@@ -82,11 +112,10 @@ def test_gradient_by_autograd_of_the_dense_form(engine):
     g = generator(4)
     x, y = torch.rand(200, 192, generator=g), torch.rand(150, 192, generator=g) ** 3
     drawn = sample(kind, 40, 192, x, generator(9))
-    side = kind.size * kind.scale
-    dense = stretched(drawn.xi, kind, list(itertools.product(drawn.down[::side].tolist(), drawn.across[::side].tolist())))[:40]
+    dense = stretched(drawn)
     px, py = (dense @ z.T for z in (x, y))
     per_slice = (torch.sign(px[:, :, None] - py[:, None]).mean(2) - torch.sign(px[:, :, None] - px[:, None]).mean(2)) / 200
-    expected = rf.Riesz().basis_constant(27) / 40 * per_slice.T @ dense
+    expected = rf.Riesz().basis_constant(drawn.n) / 40 * per_slice.T @ dense
     found = rf.sliced_mmd2_gradient(x, y, slices=40, directions=kind, engine=engine, seed=generator(9))
     # sort: ties that rounding makes or breaks, 1/150 of one slice of 40; bins: the mass of a bin, some 1/200
     tolerance = 1e-3 if engine == "sort" else 2e-2

@@ -19,10 +19,10 @@ from rieszflow.directions import hadamard, independent, orthogonal, sobol
 from rieszflow.directions.base import Directions, Draw
 from rieszflow.directions.dense import Dense
 from rieszflow.directions.hadamard import Hadamard
-from rieszflow.directions.local import LocalSlices
+from rieszflow.directions.local import Local, LocalSlices
 from rieszflow.errors import InputError
 
-__all__ = ["KINDS", "Dense", "Directions", "Draw", "Hadamard", "Kind", "LocalSlices", "sample"]
+__all__ = ["KINDS", "Dense", "Directions", "Draw", "Hadamard", "Kind", "Local", "LocalSlices", "sample"]
 
 Kind: TypeAlias = DirectionsName | Tensor | LocalSlices
 """What the argument `directions` of a public function may be: a name, a tensor (P, d) of unit rows, or `LocalSlices`."""

@@ -18,6 +18,8 @@ from rieszflow._numba import share, tile_width
 from rieszflow.directions import loops
 from rieszflow.directions.base import Directions
 
+__all__ = ["SMALLEST", "Hadamard", "sample", "transform"]
+
 SMALLEST = 64
 
 
@@ -51,7 +53,7 @@ class Hadamard(Directions):
 
     def _project(self, x: Tensor) -> Tensor:
         x = torch.nn.functional.pad(x, (0, self.n - self.d)) / self.n
-        blocks = [_transform(_transform(x * s[0]) * s[1])[..., rows] for s, rows, _ in self._pieces()]
+        blocks = [transform(transform(x * s[0]) * s[1])[..., rows] for s, rows, _ in self._pieces()]
         return torch.cat(blocks, -1).transpose(-1, -2)
 
     def adjoint(self, g: Tensor) -> Tensor:
@@ -61,7 +63,7 @@ class Hadamard(Directions):
         for s, rows, mine in self._pieces():
             block = g.new_zeros(*g.shape[:-2], g.shape[-1], self.n)
             block[..., rows] = g[..., mine, :].transpose(-1, -2)
-            out += (_transform(_transform(block) * s[1]) * (s[0] / self.n))[..., : self.d]
+            out += (transform(transform(block) * s[1]) * (s[0] / self.n))[..., : self.d]
         return out
 
     def split(self, size: int) -> list[Hadamard]:
@@ -99,7 +101,7 @@ class Hadamard(Directions):
         return out
 
 
-def _transform(x: Tensor) -> Tensor:
+def transform(x: Tensor) -> Tensor:
     """Walsh–Hadamard transform of the last dimension, n = 2^k, not normalised."""
     n = x.shape[-1]
     h = 1

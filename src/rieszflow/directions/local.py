@@ -2,8 +2,9 @@
 
 A direction lives on a patch of size × size pixels and all C channels. It is stretched to (scale·size)² pixels by repeating each
 one, and then placed somewhere; it wraps around the border. Its inner product with an image is that with the pooled patch: sums
-over scale × scale pixels, divided by `scale`. So a patch has n = C·size² numbers whatever its scale is, the mean over its
-slices has the constant of R^n, and nothing is copied for a slice.
+over scale × scale pixels, divided by `scale`. So a patch has C·size² numbers whatever its scale is, and nothing is copied for a
+slice. Directions on a patch are those of `hadamard.py`: the numbers are padded with zeros to n = 2^k, 64 for 7 × 7 pixels. The
+mean over its slices has the constant of R^n.
 Source: paper, section 5 and its appendix on images.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,9 +20,10 @@ from torch import Tensor
 from rieszflow import _validate
 from rieszflow._surroundings import plain
 from rieszflow.directions.base import Directions
+from rieszflow.directions.hadamard import SMALLEST, transform
 from rieszflow.errors import InputError
 
-__all__ = ["LocalSlices"]
+__all__ = ["Local", "LocalSlices"]
 
 
 @dataclass(frozen=True)
@@ -67,84 +70,110 @@ class LocalSlices:
                 f"{self.shape[1]} × {self.shape[2]}"
             )
 
+    @property
+    def n(self) -> int:
+        """The dimension that a patch's numbers are padded to."""
+        return max(SMALLEST, 1 << (self.shape[0] * self.size**2 - 1).bit_length())
+
+    @property
+    def places(self) -> int:
+        """How many patches tile an image."""
+        return math.prod(-(-length // (self.size * self.scale)) for length in self.shape[1:])
+
     def sample(self, P: int, d: int, like: Tensor, generator: torch.Generator | None) -> Local:
         """See `base.Draw`."""
         if d != math.prod(self.shape):
             raise InputError(f"directions: slices of images {self.shape} given, the points have d = {d}")
         device = generator.device if generator is not None else "cpu"
-        side, grids = self.size * self.scale, []
-        for length in self.shape[1:]:
-            tiles = -(-length // side)
-            origin = int(torch.randint(length, (), generator=generator, device=device))
-            starts = (origin + torch.arange(tiles, device="cpu") * length // tiles)[:, None]
-            grids.append(((starts + torch.arange(side, device="cpu")) % length).flatten().to(like.device))
-        places = len(grids[0]) * len(grids[1]) // side**2
-        each = -(-P // places)
-        n = self.shape[0] * self.size**2
+        pixels = self._pixels([int(torch.randint(length, (), generator=generator, device=device)) for length in self.shape[1:]])
+        # Every place has P / places directions, rounded up or down, in blocks of n.
         blocks = [
-            # Haar blocks at every place: at right angles to one another within it
-            torch.linalg.qr(torch.randn(places, n, min(n, each - k), generator=generator, device=device, dtype=torch.float32))
-            for k in range(0, each, n)
+            _Block(q, min(self.n, last - first))
+            for q in range(self.places)
+            for last in [(q + 1) * P // self.places]
+            for first in range(q * P // self.places, last, self.n)
         ]
-        signs = [r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2) for _, r in blocks]
-        xi = torch.cat([q * s for (q, _), s in zip(blocks, signs, strict=True)], -1).transpose(-1, -2)
-        return Local(xi.to(like), self, grids[0], grids[1], P)
+        signs = 2 * torch.randint(2, (len(blocks), 2, self.n), generator=generator, device=device, dtype=torch.int8) - 1
+        return Local(signs.to(like), blocks, pixels.to(like.device), self)
+
+    def _pixels(self, origin: list[int]) -> Tensor:
+        """The pixels under every number of every patch, (places, C·size², scale²), as numbers in [0, C·H·W)."""
+        (C, H, W), s, k = self.shape, self.size, self.scale
+        lines = []
+        for length, start in zip((H, W), origin, strict=True):
+            tiles = -(-length // (s * k))
+            starts = (start + torch.arange(tiles, device="cpu") * length // tiles)[:, None]
+            lines.append(((starts + torch.arange(s * k, device="cpu")) % length).view(tiles, s, k))
+        down, across = lines
+        channel = torch.arange(C, device="cpu")[:, None, None, None, None]
+        # (places down, places across, C, s, s, k, k)
+        flat = (channel * H + down[:, None, None, :, None, :, None]) * W + across[None, :, None, None, :, None, :]
+        return flat.reshape(self.places, C * s * s, k * k).int()
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The first `rows` of a block of n directions, on the patch at a place."""
+
+    place: int
+    rows: int
 
 
 class Local(Directions):
-    """Directions on patches. Direction p is number p // places of place p % places.
+    """Directions on patches, block after block.
 
     Attributes:
-        xi: (places, directions of a place, n).
+        signs: D₁ and D₂ of every block, (blocks, 2, n), numbers −1 and 1.
+        blocks: where each is, and how many of its directions there are.
+        pixels: which pixels a patch's numbers are sums of, (places, C·size², scale²) int32.
         kind: shape of the images, size and scale of the patches.
-        down: for all places from top to bottom, the pixels that their patches cover in this direction: numbers in [0, H).
-        across: likewise from left to right, numbers in [0, W).
-        places: number of places, those from top to bottom times those from left to right.
     """
 
-    def __init__(self, xi: Tensor, kind: LocalSlices, down: Tensor, across: Tensor, P: int) -> None:
-        self.xi, self.kind, self.down, self.across, self.P = xi, kind, down, across, P
-        self.places, self.n = len(xi), xi.shape[-1]
+    def __init__(self, signs: Tensor, blocks: list[_Block], pixels: Tensor, kind: LocalSlices) -> None:
+        self.signs, self.blocks, self.pixels, self.kind = signs, blocks, pixels, kind
+        self.P, self.n = sum(block.rows for block in blocks), signs.shape[-1]
+
+    @cached_property
+    @plain
+    def xi(self) -> list[Tensor]:
+        """The directions on the patch of every block, (rows, C·size²)."""
+        m, unit = self.pixels.shape[1], torch.eye(self.n, dtype=self.signs.dtype, device=self.signs.device)
+        return [
+            (transform(transform(unit[: block.rows]) * s[1]) * (s[0] / self.n))[:, :m]
+            for block, s in zip(self.blocks, self.signs, strict=True)
+        ]
 
     @plain
     def _project(self, x: Tensor) -> Tensor:
-        C, H, W = self.kind.shape
-        s, k = self.kind.size, self.kind.scale
-        batch = x.shape[:-1]
-        tiles = x.reshape(-1, C, H, W).index_select(2, self.down).index_select(3, self.across)
-        i, j = len(self.down) // (s * k), len(self.across) // (s * k)
-        # (points, C, i, s, k, j, s, k) to one row of n numbers for every place and point
-        pooled = tiles.view(-1, C, i, s, k, j, s, k).sum((4, 7)) / k
-        patches = pooled.permute(2, 4, 0, 1, 3, 5).reshape(i * j, -1, self.n)
-        projected = torch.bmm(self.xi, patches.transpose(1, 2))  # (places, directions of a place, points)
-        projected = projected.transpose(0, 1).reshape(-1, projected.shape[-1])[: self.P]
-        return projected.view(self.P, *batch).movedim(0, -2)
+        flat, found, at, patch = x.reshape(-1, x.shape[-1]), [], -1, x
+        for block, xi in zip(self.blocks, self.xi, strict=True):
+            if block.place != at:
+                at, patch = block.place, flat[:, self.pixels[block.place].long()].sum(-1) / self.kind.scale
+            found.append(xi @ patch.T)
+        return torch.cat(found).view(self.P, *x.shape[:-1]).movedim(0, -2)
 
     @plain
     def adjoint(self, g: Tensor) -> Tensor:
-        C, H, W = self.kind.shape
-        s, k = self.kind.size, self.kind.scale
-        batch = (*g.shape[:-2], g.shape[-1])
-        flat = g.movedim(-2, 0).reshape(self.P, -1)
-        places, each, _ = self.xi.shape
-        full = flat.new_zeros(each * places, flat.shape[1])
-        full[: self.P] = flat
-        patches = torch.bmm(full.view(each, places, -1).permute(1, 2, 0), self.xi) / k  # (places, points, n)
-        i, j = len(self.down) // (s * k), len(self.across) // (s * k)
-        tiles = patches.view(i, j, -1, C, s, s).permute(2, 3, 0, 4, 1, 5)
-        tiles = tiles[:, :, :, :, None, :, :, None].expand(-1, -1, i, s, k, j, s, k).reshape(-1, C, i * s * k, j * s * k)
-        wide = tiles.new_zeros(len(tiles), C, i * s * k, W).index_add_(3, self.across, tiles)
-        out = tiles.new_zeros(len(tiles), C, H, W).index_add_(2, self.down, wide)
-        return out.view(*batch, C * H * W)
+        flat, batch = g.movedim(-2, 0).reshape(self.P, -1), (*g.shape[:-2], g.shape[-1])
+        out = flat.new_zeros(flat.shape[1], math.prod(self.kind.shape))
+        parts = flat.split([block.rows for block in self.blocks])
+        for block, xi, part in zip(self.blocks, self.xi, parts, strict=True):
+            pixels = self.pixels[block.place]
+            patch = (part.T @ xi / self.kind.scale).repeat_interleave(pixels.shape[1], 1)
+            out.index_add_(1, pixels.flatten(), patch)
+        return out.view(*batch, -1)
 
     def split(self, size: int) -> list[Local]:
-        """Parts with equally many directions at all places, so of at least as many directions as there are places."""
-        places, each, _ = self.xi.shape
-        step = max(1, size // places)
-        return [
-            Local(self.xi[:, k : k + step], self.kind, self.down, self.across, min(self.P, (k + step) * places) - k * places)
-            for k in range(0, each, step)
-        ]
+        parts: list[Local] = []
+        rest = list(zip(self.blocks, self.signs, strict=True))
+        while rest:
+            many, taken = 0, 0
+            while taken < len(rest) and (not taken or many + rest[taken][0].rows <= size):
+                many, taken = many + rest[taken][0].rows, taken + 1
+            signs = torch.stack([s for _, s in rest[:taken]])
+            parts.append(Local(signs, [block for block, _ in rest[:taken]], self.pixels, self.kind))
+            rest = rest[taken:]
+        return parts
 
     def to_float32(self) -> Local:
-        return Local(self.xi.float(), self.kind, self.down, self.across, self.P)
+        return Local(self.signs.float(), self.blocks, self.pixels, self.kind)

@@ -52,7 +52,7 @@ def _patch_distance(y: Tensor, kind: LocalSlices, P: int) -> float:
     xi = kind.sample(1024, y.shape[1], y, generator)
     p = xi.project(y)
     distance = Riesz(1.0).basis_constant(xi.n) * (p - p.roll(1, dims=1)).abs().mean().item()
-    return distance * min(xi.places, P / xi.n)
+    return distance * min(kind.places, P / kind.n)
 
 
 def _mean_distance(y: Tensor) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -11,13 +11,13 @@ from torch import Tensor
 from rieszflow._clouds import Cloud
 from rieszflow._numba import share, threads, tile_width
 from rieszflow._scratch import fresh, scratch
-from rieszflow.directions import Hadamard
-from rieszflow.engines.bins import loops
+from rieszflow.directions import Hadamard, Local
+from rieszflow.engines.bins import loops, patches
 from rieszflow.engines.bins.grid import Frame, Grid
 from rieszflow.engines.bins.layout import TAIL
 from rieszflow.engines.bins.lines import Lines, check_inside
 
-__all__ = ["Fused", "Tiled"]
+__all__ = ["FUSED", "PATCHED", "TILED"]
 
 _TILE = 1 << 20  # projections at a time, of a matrix product
 
@@ -31,12 +31,32 @@ class _Cpu:
 
 
 class Fused(_Cpu):
-    """For whole blocks of Hadamard directions: a tile of points is projected and dealt with while it is in the cache."""
+    """For structured directions: a tile of points is projected and dealt with while it is in the cache.
+
+    Args:
+        loops: the compiled loops: extent, count and look-up.
+        arguments: what they are told of the directions, of a frame.
+        width: numbers of a point that lie side by side in a tile, of the directions.
+    """
+
+    def __init__(
+        self,
+        loops: tuple[Callable[..., object], Callable[..., object], Callable[..., object]],
+        arguments: Callable[[Frame], tuple[object, ...]],
+        width: Callable[[Frame], int],
+    ) -> None:
+        self._extent, self._count, self._look_up = loops
+        self._arguments, self._width = arguments, width
+
+    def _share(self, loop: Callable[..., object], frame: Frame, x: Tensor, *args: object) -> None:
+        points = x.detach().numpy()
+        of = points, frame.shift.numpy(), points.dtype.type(frame.scale), *self._arguments(frame)
+        share(loop, len(x), tile_width(self._width(frame)), *of, *args)
 
     def extent(self, frame: Frame, x: Tensor) -> tuple[Tensor, Tensor]:
         extent = np.empty((threads(), 2, frame.directions.P), np.float32)
         extent[:, 0], extent[:, 1] = np.inf, -np.inf
-        share(loops.fused_extent, len(x), tile_width(frame.directions.n), *_transform(frame, x), extent)
+        self._share(self._extent, frame, x, extent)
         return torch.from_numpy(extent[:, 0].min(0)), torch.from_numpy(extent[:, 1].max(0))
 
     def count(
@@ -46,14 +66,12 @@ class Fused(_Cpu):
         counts = scratch("counts", (threads(), P, grid.B + 2 * TAIL), np.int32 if w is None else np.float32)
         counts.fill(0)
         sums = np.zeros((threads(), P if moments else 1, 2 * TAIL))
-        args = *_transform(grid, x), *_range(grid), _weights(w), counts, sums
-        share(loops.fused_count, len(x), tile_width(grid.directions.n), *args)
+        self._share(self._count, grid, x, *_range(grid), _weights(w), counts, sums)
         return _merged(counts, sums, moments, scale, memory)
 
     def look_up(self, grid: Grid, cloud: Cloud, lines: Lines) -> Tensor:
         x, out = cloud.points, fresh(cloud.points)
-        args = *_transform(grid, x), *_range(grid), _weights(cloud.weights), *_pairs(lines), out.numpy()
-        share(loops.fused_look_up, len(x), tile_width(grid.directions.n), *args)
+        self._share(self._look_up, grid, x, *_range(grid), _weights(cloud.weights), *_pairs(lines), out.numpy())
         return out
 
 
@@ -94,11 +112,16 @@ def _tiles(frame: Frame, x: Tensor) -> Iterator[tuple[int, Tensor]]:
 # What the compiled loops are called with.
 
 
-def _transform(frame: Frame, x: Tensor) -> tuple[object, ...]:
+def _whole(frame: Frame) -> tuple[object, ...]:
     assert isinstance(frame.directions, Hadamard)
-    points = x.detach().numpy()
-    signs = frame.directions.signs[0].numpy()
-    return points, frame.shift.numpy(), points.dtype.type(frame.scale), signs, frame.directions.P
+    return frame.directions.signs[0].numpy(), frame.directions.P
+
+
+def _patches(frame: Frame) -> tuple[object, ...]:
+    local = frame.directions
+    assert isinstance(local, Local)
+    places, rows = (np.array([getattr(block, name) for block in local.blocks], np.int32) for name in ("place", "rows"))
+    return local.signs.numpy(), places, rows, local.pixels.numpy(), np.float32(1 / (local.kind.scale * local.n))
 
 
 def _range(grid: Grid) -> tuple[object, ...]:
@@ -125,3 +148,11 @@ def _merged(
     merged = np.empty(sums.shape[1:])
     share(loops.merge, len(mass), 1, counts, sums, scale, mass, merged)
     return torch.from_numpy(mass), torch.from_numpy(merged) if moments else None
+
+
+FUSED = Fused((loops.fused_extent, loops.fused_count, loops.fused_look_up), _whole, lambda frame: frame.directions.n)
+# A tile of images may be twice as large: it is swept once a patch, and not once a level of the transform.
+PATCHED = Fused(
+    (patches.patch_extent, patches.patch_count, patches.patch_look_up), _patches, lambda frame: len(frame.shift) // 2
+)
+TILED = Tiled()

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow.directions import Directions, Hadamard
+from rieszflow.directions import Directions, Hadamard, Local
 
 __all__ = ["SPAN", "Frame", "Grid", "grid_of", "parts"]
 
 _PART = 1024  # dense directions at a time
+_LOCAL_PART = 2048  # on patches; the images of a tile are read once for them
 SPAN = ("low", "inverse", "shift", "scale", "B")
 """The names of the numbers of `Grid.span`."""
 
@@ -22,7 +23,9 @@ SPAN = ("low", "inverse", "shift", "scale", "B")
 def parts(directions: Directions) -> Sequence[Directions]:
     """The slices that go through the passes together, in float32: the bins resolve no more."""
     directions = directions.to_float32()
-    return directions.blocks() if isinstance(directions, Hadamard) else directions.split(_PART)
+    if isinstance(directions, Hadamard):
+        return directions.blocks()
+    return directions.split(_LOCAL_PART if isinstance(directions, Local) else _PART)
 
 
 @dataclass(frozen=True)

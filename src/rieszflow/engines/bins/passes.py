@@ -7,8 +7,8 @@ from typing import Protocol
 from torch import Tensor
 
 from rieszflow._clouds import Cloud
-from rieszflow.directions import Hadamard
-from rieszflow.engines.bins.cpu import Fused, Tiled
+from rieszflow.directions import Hadamard, Local
+from rieszflow.engines.bins.cpu import FUSED, PATCHED, TILED
 from rieszflow.engines.bins.device import Device
 from rieszflow.engines.bins.grid import Frame, Grid
 from rieszflow.engines.bins.lines import Lines
@@ -45,7 +45,7 @@ class Passes(Protocol):
         """factor·[2G − 1 − α(2F − 1)] from the masses f and g, in memory that holds until the next call."""
 
 
-_FUSED, _TILED, _DEVICE = Fused(), Tiled(), Device()
+_DEVICE = Device()
 
 
 def of(frame: Frame) -> Passes:
@@ -53,4 +53,6 @@ def of(frame: Frame) -> Passes:
     if frame.shift.device.type != "cpu":
         return _DEVICE
     directions = frame.directions
-    return _FUSED if isinstance(directions, Hadamard) and directions.first == 0 else _TILED
+    if isinstance(directions, Local):
+        return PATCHED
+    return FUSED if isinstance(directions, Hadamard) and directions.first == 0 else TILED

@@ -13,7 +13,7 @@ from rieszflow._clouds import Batches
 from rieszflow._ranks import Group, offset, summed, widest
 from rieszflow._scale import power_of_two, within_range
 from rieszflow._surroundings import plain
-from rieszflow.directions import Directions, Hadamard
+from rieszflow.directions import Directions, Hadamard, Local
 from rieszflow.engines.base import Problem
 from rieszflow.engines.bins import passes
 from rieszflow.engines.bins.grid import Frame, Grid, parts, with_bins
@@ -63,7 +63,7 @@ def _enough(directions: Directions, points: int) -> int:
 
     Not on dense directions, which serve small d: there whole numbers stay whole, and empty bins between them tell them apart.
     """
-    many = points // _PER_BIN if isinstance(directions, Hadamard) else BINS
+    many = points // _PER_BIN if isinstance(directions, (Hadamard, Local)) else BINS
     return max(_FEWEST_BINS, min(BINS, 1 << max(0, many.bit_length() - 1)))
 
 

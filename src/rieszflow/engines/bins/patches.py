@@ -1,0 +1,189 @@
+"""The bins' compiled loops for slices on patches: what `loops.fused_count` and its neighbours do for whole images.
+
+A tile of images is laid side by side once: image[j·T + i] is pixel j of the i-th of them. A patch is then gathered and pooled
+from whole rows of T numbers, transformed in the first-level cache, and counted or looked up at once.
+
+The arguments that all share: `places` and `rows` say of every block of directions where it is and how many rows of it count;
+`pixels` (places, m, k²) are the pixels under the m numbers of a patch; `unit` is 1/(k n), of pooling and of both transforms.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from rieszflow._numba import OPTIONS
+from rieszflow.directions.loops import butterflies, scale_rows
+from rieszflow.engines.bins.loops import count_row, look_up_row
+
+__all__ = ["patch_count", "patch_extent", "patch_look_up"]
+
+
+@numba.njit(**OPTIONS)
+def lay_out(image, x, first, m, shift, scale, T):
+    """image = (x − shift)·scale for the points first … first + m − 1, side by side; other columns are zero."""
+    if m < T:
+        image[:] = 0
+    for start in range(0, m, 16):
+        # A few points at a time: their rows are read along, and every line of the tile is touched for all of them at once.
+        stop = min(m, start + 16)
+        for j in range(x.shape[1]):
+            line = image[j * T : (j + 1) * T]
+            s = shift[j]
+            for i in range(start, stop):
+                line[i] = np.float32((x[first + i, j] - s) * scale)
+
+
+@numba.njit(**OPTIONS)
+def gather(patch, image, pixels, T):
+    """A patch's numbers: sums over the pixels under them."""
+    for j in range(pixels.shape[0]):
+        row = patch[j * T : (j + 1) * T]
+        source = image[pixels[j, 0] * T : pixels[j, 0] * T + T]
+        for i in range(T):
+            row[i] = source[i]
+        for k in range(1, pixels.shape[1]):
+            source = image[pixels[j, k] * T : pixels[j, k] * T + T]
+            for i in range(T):
+                row[i] += source[i]
+
+
+@numba.njit(**OPTIONS)
+def scatter(image, patch, pixels, unit, T):
+    """The adjoint of `gather`, times `unit`: added to the pixels."""
+    for j in range(pixels.shape[0]):
+        row = patch[j * T : (j + 1) * T]
+        for k in range(pixels.shape[1]):
+            target = image[pixels[j, k] * T : pixels[j, k] * T + T]
+            for i in range(T):
+                target[i] += row[i] * unit
+
+
+@numba.njit(**OPTIONS)
+def first_rows(tile, n, rows, T):
+    """H·tile, of which only the first `rows` rows are wanted: where half of them do, the last level is one sum."""
+    while n // 2 >= rows:
+        n //= 2
+        a, b = tile[: n * T], tile[n * T : 2 * n * T]
+        for i in range(n * T):
+            a[i] += b[i]
+    butterflies(tile, n, T)
+
+
+@numba.njit(**OPTIONS)
+def of_first_rows(tile, n, rows, T):
+    """H·tile, where only the first `rows` rows are not zero: the adjoint of `first_rows`."""
+    many = n
+    while many // 2 >= rows:
+        many //= 2
+    tile[rows * T : many * T] = 0
+    butterflies(tile, many, T)
+    while many < n:
+        tile[many * T : 2 * many * T] = tile[: many * T]
+        many *= 2
+
+
+@numba.njit(**OPTIONS)
+def forward(tile, patch, m, rows, signs, unit, T):
+    """The first rows of tile = H·D₂·H·D₁·patch."""
+    for j in range(m):
+        f, row, source = signs[0, j] * unit, tile[j * T : (j + 1) * T], patch[j * T : (j + 1) * T]
+        for i in range(T):
+            row[i] = source[i] * f
+    tile[m * T :] = 0
+    butterflies(tile, signs.shape[1], T)
+    scale_rows(tile, signs[1], T)
+    first_rows(tile, signs.shape[1], rows, T)
+
+
+@numba.njit(**OPTIONS)
+def backward(patch, tile, m, rows, signs, T):
+    """patch += D₁·H·D₂·H·tile for a tile of some rows, the adjoint of `forward` but for `unit`."""
+    of_first_rows(tile, signs.shape[1], rows, T)
+    scale_rows(tile, signs[1], T)
+    butterflies(tile, signs.shape[1], T)
+    for j in range(m):
+        f, row, source = signs[0, j], patch[j * T : (j + 1) * T], tile[j * T : (j + 1) * T]
+        for i in range(T):
+            row[i] += source[i] * f
+
+
+@numba.njit(**OPTIONS)
+def memory(x, pixels, signs, T):
+    """A tile of images, one of patches, and one of their projections."""
+    image, patch = np.empty(x.shape[1] * T, np.float32), np.empty(pixels.shape[1] * T, np.float32)
+    return image, patch, np.empty(signs.shape[2] * T, np.float32)
+
+
+@numba.njit(**OPTIONS)
+def patch_extent(first, last, worker, T, x, shift, scale, signs, places, rows, pixels, unit, extent):
+    """Least and greatest projection on every slice: extent (workers, 2, P)."""
+    image, patch, tile = memory(x, pixels, signs, T)
+    for start in range(first, last, T):
+        m = min(T, last - start)
+        lay_out(image, x, start, m, shift, scale, T)
+        p, at = 0, -1
+        for b in range(rows.shape[0]):
+            if places[b] != at:
+                at = places[b]
+                gather(patch, image, pixels[at], T)
+            forward(tile, patch, pixels.shape[1], rows[b], signs[b], unit, T)
+            for row in range(rows[b]):
+                low, high = extent[worker, 0, p], extent[worker, 1, p]
+                for t in range(m):
+                    v = tile[row * T + t]
+                    low, high = min(low, v), max(high, v)
+                extent[worker, 0, p], extent[worker, 1, p] = low, high
+                p += 1
+
+
+@numba.njit(**OPTIONS)
+def patch_count(first, last, worker, T, x, shift, scale, signs, places, rows, pixels, unit, low, inverse, B, w, tables, sums):
+    image, patch, tile = memory(x, pixels, signs, T)
+    last_sums = sums.shape[1] - 1  # one row serves all slices where nobody asks for positions
+    table, bins = tables[worker].reshape(-1), np.uint32(tables.shape[2])
+    u, index = np.empty(T, np.float32), np.empty(T, np.uint32)
+    for start in range(first, last, T):
+        m = min(T, last - start)
+        lay_out(image, x, start, m, shift, scale, T)
+        p, at = 0, -1
+        for b in range(rows.shape[0]):
+            if places[b] != at:
+                at = places[b]
+                gather(patch, image, pixels[at], T)
+            forward(tile, patch, pixels.shape[1], rows[b], signs[b], unit, T)
+            for k in range(rows[b]):
+                row = tile[k * T : k * T + m]
+                base, far = np.uint32(p) * bins, sums[worker, min(p, last_sums)]
+                count_row(row, m, low[p], inverse[p], B, w, start, table, base, far, u, index)
+                p += 1
+
+
+@numba.njit(**OPTIONS)
+def patch_look_up(
+    first, last, worker, T, x, shift, scale, signs, places, rows, pixels, unit, low, inverse, B, w, lines, own, out
+):
+    image, patch, tile = memory(x, pixels, signs, T)
+    forces, pushed = np.empty_like(patch), np.empty_like(image)  # along a patch's numbers, and along the pixels
+    u, index, pair = np.empty(T, np.float32), np.empty(T, np.uint32), np.empty(T, np.uint64)
+    halves, flat, bins = pair.view(np.float32), lines.reshape(-1), np.uint32(lines.shape[1])
+    for start in range(first, last, T):
+        m = min(T, last - start)
+        lay_out(image, x, start, m, shift, scale, T)
+        pushed[:] = 0
+        p = 0
+        for b in range(rows.shape[0]):
+            if b == 0 or places[b] != places[b - 1]:
+                gather(patch, image, pixels[places[b]], T)
+                forces[:] = 0
+            forward(tile, patch, pixels.shape[1], rows[b], signs[b], unit, T)
+            for k in range(rows[b]):
+                row = tile[k * T : k * T + m]
+                look_up_row(row, m, low[p], inverse[p], B, w, start, flat, np.uint32(p) * bins, own, u, index, pair, halves)
+                p += 1
+            backward(forces, tile, pixels.shape[1], rows[b], signs[b], T)
+            if b + 1 == rows.shape[0] or places[b + 1] != places[b]:
+                scatter(pushed, forces, pixels[places[b]], unit, T)
+        for i in range(m):
+            for j in range(x.shape[1]):
+                out[start + i, j] = pushed[j * T + i]

@@ -115,3 +115,79 @@ def test_memory_is_used_again_only_when_nobody_looks_at_it(reuse):
         places.add(again.data_ptr())
     assert torch.equal(again, end)
     assert len(places) <= 3
+
+
+def test_kinds_taking_turns_are_flows_in_turn():
+    """Against two flows of one kind each, stepped by hand with the same generator."""
+    y, x = torch.rand(300, 36, generator=generator(1)), torch.rand(200, 36, generator=generator(2)) ** 2
+    kinds = ["hadamard", rf.LocalSlices((1, 6, 6), 2)]
+    both = rf.ParticleFlow(y, slices=[64, 40], directions=kinds, step_size=[0.5, 0.2], momentum=[0.5, 0.0], seed=generator(3))
+    g = generator(3)
+    one = rf.ParticleFlow(y, slices=64, directions=kinds[0], step_size=0.5, momentum=0.5, seed=g)
+    two = rf.ParticleFlow(y, slices=40, directions=kinds[1], step_size=0.2, momentum=0.0, seed=g)
+    expected, found = x, x
+    for _ in range(4):
+        expected, found = two.step(one.step(expected)), both.step(found)
+    assert torch.equal(found, expected)
+    assert torch.equal(both.velocities[0], one.velocity) and torch.equal(both.velocities[1], two.velocity)
+
+
+def test_summed_kinds_see_the_same_particles():
+    y, x = torch.rand(300, 36, generator=generator(1)), torch.rand(200, 36, generator=generator(2)) ** 2
+    kinds = ["hadamard", rf.LocalSlices((1, 6, 6), 2)]
+    both = rf.ParticleFlow(y, slices=64, directions=kinds, step_size=[0.5, 0.2], seed=generator(3), summed=True)
+    g = generator(3)
+    gradients = [rf.Target(y, slices=64, directions=kind, seed=g).gradient(x) for kind in kinds]
+    torch.testing.assert_close(both.step(x), x - 200 * (0.5 * gradients[0] + 0.2 * gradients[1]), rtol=0, atol=1e-5)
+
+
+def test_lengths_multiply_the_step_size():
+    y, x = torch.rand(30, 3, generator=generator(1)), torch.rand(20, 3, generator=generator(2)) + 2
+    scaled = rf.ParticleFlow(y, slices=8, step_size=0.1, lengths=rf.falling(8, 2, 3), seed=generator(3))
+    g = generator(3)
+    expected = found = x
+    for factor in (8, 4, 2, 2):
+        expected = rf.ParticleFlow(y, slices=8, step_size=0.1 * factor, seed=g).step(expected)
+        found = scaled.step(found)
+    # the factor is a power of a quotient, right up to some last bits
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert scaled.steps == 4
+    with pytest.raises(ValueError, match="lengths: -1.0 given for step 0"):
+        rf.ParticleFlow(y, slices=8, lengths=lambda step: -1.0).step(x)
+
+
+def test_a_step_size_is_found():
+    """0.4 (1 − m) E‖Y − Y′‖, so a flow of scaled data is the scaled flow."""
+    y, x = torch.rand(300, 3, generator=generator(1)), torch.rand(200, 3, generator=generator(2)) + 2
+    flow = rf.ParticleFlow(y, slices=8, step_size=None, momentum=0.5, seed=generator(3))
+    assert flow.step_sizes == [pytest.approx(0.2 * torch.pdist(y).mean().item(), rel=1e-5)]
+    scaled = rf.ParticleFlow(1024 * y, slices=8, step_size=None, momentum=0.5, seed=generator(3))
+    # one sum of 44,850 distances in float32 is all that may round differently
+    torch.testing.assert_close(scaled.run(1024 * x, steps=5), 1024 * flow.run(x, steps=5), rtol=1e-5, atol=1e-2)
+    with pytest.raises(ValueError, match="do not differ"):
+        rf.ParticleFlow(torch.ones(5, 3), step_size=None)
+
+
+def test_batches_of_targets_take_turns():
+    """Batches of 40 of 100: rows 0–39, 40–79, 80–19, 20–59, 60–99, and again. Equal slices see what they would see of those."""
+    y, x = torch.rand(100, 3, generator=generator(1)), torch.rand(20, 3, generator=generator(2))
+    g, h = generator(3), generator(3)
+    target = rf.Target(y, slices=8, seed=g, batch=40)
+    for call in range(7):
+        rows = torch.arange(40 * call, 40 * call + 40) % 100
+        assert torch.equal(target.gradient(x), rf.Target(y[rows], slices=8, seed=h).gradient(x))
+    again = rf.Target(y, slices=8, seed=g, batch=40)
+    again.load_state(target.state())
+    rows = torch.arange(280, 320) % 100
+    assert torch.equal(again.gradient(x), rf.Target(y[rows], slices=8, seed=h).gradient(x))
+
+
+def test_lists_of_other_lengths_are_refused():
+    y = torch.rand(30, 36)
+    for name, value in (("slices", [3]), ("momentum", [0.1] * 3), ("step_size", [1.0])):
+        with pytest.raises(ValueError, match=f"{name}: . values given for 2 kinds"):
+            rf.ParticleFlow(y, directions=["hadamard", "orthogonal"], **{name: value})
+    with pytest.raises(ValueError, match="2 kinds given without slices"):
+        rf.ParticleFlow(y, directions=["hadamard", "orthogonal"], slices=None)
+    with pytest.raises(ValueError, match="batch: given with reuse"):
+        rf.Target(y, reuse=2, batch=3)

@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from rieszflow.data import stream
     from rieszflow.directions import LocalSlices
     from rieszflow.exact import energy_distance, mmd2, mmd2_gradient
-    from rieszflow.flow import ParticleFlow
+    from rieszflow.flow import ParticleFlow, falling
     from rieszflow.generative import GenerativeFlow
     from rieszflow.kernels import Gaussian, InverseMultiquadric, Kernel, Laplace, Matern, Riesz
+    from rieszflow.recording import RecordedFlow
     from rieszflow.sketch import SliceSketch
     from rieszflow.sliced import sliced_mmd2, sliced_mmd2_gradient
     from rieszflow.target import Target
@@ -32,6 +33,7 @@ __all__ = [
     "Notice",
     "ParticleFlow",
     "Progress",
+    "RecordedFlow",
     "Riesz",
     "SliceSketch",
     "Target",
@@ -39,6 +41,7 @@ __all__ = [
     "compare",
     "drift_test",
     "energy_distance",
+    "falling",
     "mmd2",
     "mmd2_gradient",
     "sliced_mmd2",
@@ -59,6 +62,7 @@ if not TYPE_CHECKING:
         "LocalSlices": "directions",
         "Matern": "kernels",
         "ParticleFlow": "flow",
+        "RecordedFlow": "recording",
         "Riesz": "kernels",
         "SliceSketch": "sketch",
         "Target": "target",
@@ -66,6 +70,7 @@ if not TYPE_CHECKING:
         "compare": "comparison",
         "drift_test": "two_sample",
         "energy_distance": "exact",
+        "falling": "flow",
         "mmd2": "exact",
         "mmd2_gradient": "exact",
         "sliced_mmd2": "sliced",
@@ -87,9 +92,10 @@ if not TYPE_CHECKING:
             "kernels",
             "metrics",
             "permutations",
+            "recording",
             "report",
         ),
-        *("sketch", "sliced", "target", "two_sample"),
+        *("sketch", "sliced", "step_sizes", "target", "two_sample"),
     ]
 
     def __getattr__(name):

@@ -2,60 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from rieszflow import _ranks, _validate
 from rieszflow._ranks import Group
-from rieszflow._scratch import Recycled, fresh
+from rieszflow._scratch import Recycled
 from rieszflow._types import EngineName, Points, PointsT, Seed
 from rieszflow.directions import Kind
+from rieszflow.engines.bins.recorded import follow
 from rieszflow.errors import InputError
 from rieszflow.exact import mmd2_gradient
 from rieszflow.kernels import Kernel, Riesz, check_kernel
+from rieszflow.recording import Plan, RecordedFlow, Recorder, Step, faster, moved
+from rieszflow.step_sizes import default_steps
 from rieszflow.target import Target
 
-__all__ = ["ParticleFlow"]
+__all__ = ["ParticleFlow", "falling"]
+
+
+def falling(first: float, last: float, steps: int) -> Callable[[int], float]:
+    """Lengths for `ParticleFlow(lengths=...)` that fall from `first` to `last` by the same factor in every of some steps.
+
+    Long steps first go far. Short steps in the end take out the noise of the slices.
+
+    Example:
+        >>> [round(falling(8, 1, 4)(k), 1) for k in range(5)]
+        [8.0, 4.0, 2.0, 1.0, 1.0]
+    """
+    return lambda step: float(first * (last / first) ** min(1.0, step / max(1, steps - 1)))
 
 
 class ParticleFlow:
     """The flow of particles x towards a target y: v ← ∇D²(x) + m v, x ← x − τ N v.
 
-    The target and the rule are fixed. What moves are the particles, which the caller holds, and their velocity v.
+    The target and the rule are fixed. What moves are the particles, which the caller holds, and their velocity v. Slices may be
+    of several kinds, such as whole images and patches. Then a step is one on every kind, one after the other, and every kind
+    has a velocity, a step size and a momentum of its own.
 
     Args:
         y: target points (M, d) or (..., M, d); float32 or float64; tensor or NumPy array. With slices also batches of points,
             see `Target`.
         kernel: any. On slices, kernels other than `Riesz(1.0)` must not be too narrow for the data, see `sliced_mmd2`.
-        slices: number P of random directions. None for the exact gradient by brute force, O(NM) a step.
-        step_size: τ > 0. A step of size 1 moves every particle by N times its gradient.
-        momentum: m in [0, 1).
-        directions: as in `sliced_mmd2_gradient`. Not used without slices, and neither are engine, seed and reuse.
+        slices: number P of random directions; or a list with one for every kind. None for the exact gradient by brute force,
+            O(NM) a step.
+        step_size: τ > 0; or a list with one for every kind. A step of size 1 moves every particle by N times its gradient.
+            None: 0.4 (1 − m) times the mean distance between targets, or between their patches, shared by the kinds.
+        momentum: m in [0, 1); or a list with one for every kind.
+        directions: as in `sliced_mmd2_gradient`, or a list of several kinds. Not used without slices, and neither are engine,
+            seed, reuse and batch.
         engine: as in `sliced_mmd2_gradient`.
         seed: of the directions. A whole number; or a torch.Generator, which goes on; or None for torch's default generator.
         y_weights: non-negative weights of y, (M,) or (..., M), of sum one. None for 1/M each.
         reuse: number of steps that a set of slices serves; 1 for fresh slices in every step. The steps are spread: no two in
             a row see the same slices, see `Target`. On slices seen before, particles move less and mostly astray: with 8, a
             step for N = M takes a quarter less time, but four times as many steps are needed. Only on the linear-time engine.
+        batch: number of targets that a step sees, see `Target`. None: all.
         bounds: (low, high). After every step coordinates are clipped to this interval (projected gradient), for targets that
             lie in the box, like images in [0, 1]^d. None for no bounds.
         group: a torch.distributed process group. Its ranks hold parts of the particles and of the target, see `Target`. With
             slices only. None: all points are here.
+        lengths: what τ is multiplied by in a step, of the number of steps before it; see `falling`. None: always 1.
+        summed: with several kinds, whether all gradients are taken at the same particles and added up. If not, kinds take
+            turns.
+        recording: True to write down what steps do, so that new points can follow (`recorded`), in memory; or an empty folder,
+            where the recording grows. With `Riesz(1.0)` on the linear-time engine. The particles move by what is written down.
+        bins: of the tables of a recording.
 
     Attributes:
-        target: where gradients come from, a `Target` with the slices in use. Its `state` and `load_state` let a flow go on
-            exactly.
-        step_size: as given.
-        momentum: as given.
+        targets: where gradients come from, a `Target` for every kind of slices.
+        step_sizes: τ of every kind.
+        momenta: m of every kind.
         bounds: as given.
-        velocity: v after the last step, shape of x. None before the first step. Set it to go on from a saved state.
+        steps: how many have been done. Set it to go on from a saved state, if there are `lengths`.
+        velocities: v of every kind after the last step, shape of x. None before the first step. Set it to go on from a saved
+            state.
         trajectory: what the last `run` was asked to record: particles by the number of the step.
 
     Raises:
-        InputError (a ValueError): step_size, momentum or bounds out of range, or what `sliced_mmd2_gradient` refuses.
+        InputError (a ValueError): step_size, momentum or bounds out of range, lists of different lengths, or what
+            `sliced_mmd2_gradient` refuses.
         InputTypeError (a TypeError): a wrong type or dtype.
 
     Example:
@@ -74,84 +106,158 @@ class ParticleFlow:
         y: object,
         *,
         kernel: Kernel = Riesz(1.0),
-        slices: int | None = 1024,
-        step_size: float = 1.0,
-        momentum: float = 0.0,
-        directions: Kind = "auto",
+        slices: int | Sequence[int] | None = 1024,
+        step_size: float | Sequence[float] | None = 1.0,
+        momentum: float | Sequence[float] = 0.0,
+        directions: Kind | Sequence[Kind] = "auto",
         engine: EngineName = "auto",
         seed: Seed = None,
         y_weights: Points | None = None,
         reuse: int | None = 1,
+        batch: int | None = None,
         bounds: tuple[float, float] | None = None,
         group: Group = None,
+        lengths: Callable[[int], float] | None = None,
+        summed: bool = False,
+        recording: bool | str | os.PathLike[str] = False,
+        bins: int = 64,
     ) -> None:
-        self.step_size = _validate.positive_float("step_size", step_size)
-        self.momentum = _validate.number(momentum)
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"momentum: {momentum!r} given; a number in [0, 1) is accepted")
+        # A string is a sequence, too.
+        kinds = list(directions) if isinstance(directions, (list, tuple)) else [cast(Kind, directions)]
+        K = len(kinds)
+        self.momenta = [_momentum(m) for m in _each("momentum", momentum, K)]
         self.bounds = None if bounds is None else _interval(bounds)
-        self.target: Target | _BruteForce
+        self.lengths, self.summed, self.steps = lengths, summed, 0
+        self.targets: list[Target | _BruteForce]
         if slices is not None:
-            self.target = Target(
-                y,
-                kernel=kernel,
-                slices=slices,
-                directions=directions,
-                engine=engine,
-                seed=seed,
-                y_weights=y_weights,
-                reuse=reuse,
-                group=group,
-            )
+            generator = _validate.generator(seed)
+            self.targets = [
+                Target(
+                    y,
+                    kernel=kernel,
+                    slices=P,
+                    directions=kind,
+                    engine=engine,
+                    seed=generator,
+                    y_weights=y_weights,
+                    reuse=reuse,
+                    batch=batch,
+                    group=group,
+                )
+                for kind, P in zip(kinds, _each("slices", slices, K), strict=True)
+            ]
         elif group is not None:
             raise InputError("group: given without slices; the exact gradient works in one process only")
+        elif K > 1:
+            raise InputError(f"directions: {K} kinds given without slices; the exact gradient has none")
         else:
-            self.target = _BruteForce(y, kernel, y_weights)
-        self.velocity: Tensor | None = None
+            self.targets = [_BruteForce(y, kernel, y_weights)]
+        if step_size is None:
+            self.step_sizes = default_steps(self.targets[0].y, kinds, _many(self.targets), self.momenta)
+        else:
+            self.step_sizes = [_validate.positive_float("step_size", t) for t in _each("step_size", step_size, K)]
+        self.velocities: list[Tensor | None] = [None] * K
         self.trajectory: dict[int, Points] = {}
+        self.recorder = self._new_recorder(recording, kinds, _validate.positive_int("bins", bins)) if recording else None
+
+    def _new_recorder(self, where: bool | str | os.PathLike[str], kinds: list[Kind], bins: int) -> Recorder:
+        for target in self.targets:
+            if isinstance(target, _BruteForce):
+                raise InputError("recording: given without slices, which are what is recorded")
+            target.check_recording()
+        plan = Plan(self.targets[0].y.shape[1], tuple(kinds), tuple(_many(self.targets)), bins, self.bounds)
+        return Recorder(plan, None if isinstance(where, bool) else Path(where))
+
+    @property
+    def velocity(self) -> Tensor | None:
+        """v of the first kind of slices."""
+        return self.velocities[0]
+
+    @velocity.setter
+    def velocity(self, v: Tensor | None) -> None:
+        self.velocities[0] = v
+
+    @property
+    def target(self) -> Target | _BruteForce:
+        """The target on the first kind of slices."""
+        return self.targets[0]
 
     def state(self) -> dict[str, Tensor]:
-        """What is needed to go on with the very same slices, beside `velocity`. See `load_state`."""
-        return self.target.state()
+        """What is needed to go on with the very same slices, beside `velocities` and `steps`. See `load_state`."""
+        return {f"{k}.{name}": t for k, target in enumerate(self.targets) for name, t in target.state().items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Takes over what `state` returned. Raises KeyError for a state of other slices."""
-        self.target.load_state(state)
+        for k, target in enumerate(self.targets):
+            prefix = f"{k}."
+            target.load_state({name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)})
+
+    def recorded(self) -> RecordedFlow:
+        """What all steps so far did, to be done to new points.
+
+        Raises:
+            InputError: the flow was made without `recording`.
+        """
+        if self.recorder is None:
+            raise InputError("recording: the flow was made without it; ParticleFlow(..., recording=True) is accepted")
+        return self.recorder.recorded()
 
     def gradient(self, x: Tensor) -> Tensor:
-        """∇D² at the particles x: of their shape, detached."""
+        """∇D² at the particles x, on the first kind of slices: of their shape, detached."""
         return self.target.gradient(x)
 
     def step(self, x: Tensor) -> Tensor:
-        """One step.
+        """One step, on every kind of slices.
 
         Args:
             x: particles (N, d) or (..., N, d), with the d, batch dimensions, dtype and device of the target. Not changed.
 
         Returns:
-            The new particles, detached. The new velocity is in `velocity`.
+            The new particles, detached. The new velocities are in `velocities`.
 
         Raises:
-            InputError (a ValueError): particles that do not fit the target or the velocity.
+            InputError (a ValueError): particles that do not fit the target or the velocity, or a number of `lengths` that is
+                none.
             InputTypeError (a TypeError): a wrong type or dtype.
         """
         x = _validate.points("x", x, look=False).detach()
-        self.velocity = self._faster(self.gradient(x))
-        tau = self.step_size * _ranks.total(x.shape[-2], self.target.group)
-        with self.target.memory.in_use():
-            x = torch.add(x, self.velocity, alpha=-tau, out=fresh(x))
-        return x if self.bounds is None else x.clamp_(*self.bounds)
+        factor = 1.0 if self.lengths is None else _validate.number(self.lengths(self.steps))
+        if not 0 <= factor < math.inf:
+            raise InputError(f"lengths: {factor!r} given for step {self.steps}; finite numbers of at least 0 are accepted")
+        lengths = [tau * factor * _ranks.total(x.shape[-2], self.targets[0].group) for tau in self.step_sizes]
+        last = len(self.targets) - 1
+        for k in range(last + 1):
+            self.velocities[k] = self._faster(k, x, lengths[k])
+            if not self.summed:
+                x = self._moved(x, k, lengths[k], self.bounds)
+        if self.summed:
+            for k in range(last + 1):
+                x = self._moved(x, k, lengths[k], self.bounds if k == last else None)
+        self.steps += 1
+        return x
 
-    def _faster(self, gradient: Tensor) -> Tensor:
-        """∇D²(x) + m v, in the memory of the gradient: fresh arrays of this size would cost more than the additions."""
-        if self.velocity is None:
-            return gradient
-        if self.velocity.shape != gradient.shape:
+    def _faster(self, k: int, x: Tensor, length: float) -> Tensor:
+        """∇D²(x) + m v on a kind of slices, written down if there is a recording."""
+        target, velocity, recorder = self.targets[k], self.velocities[k], self.recorder
+        if velocity is not None and velocity.shape != x.shape:
             raise InputError(
-                f"x: shape {tuple(gradient.shape)} given, the flow's velocity has {tuple(self.velocity.shape)}; "
-                "set velocity = None to start anew"
+                f"x: shape {tuple(x.shape)} given, the flow's velocity has {tuple(velocity.shape)}; "
+                "set velocities = [None] of every kind to start anew"
             )
-        return gradient.add_(self.velocity, alpha=self.momentum)
+        if recorder is None:
+            return faster(target.gradient(x), velocity, self.momenta[k])
+        assert isinstance(target, Target)
+        seed, drawn, trace = target.traced(x, lambda seed: recorder.plan.draw(k, seed, x), recorder.plan.bins)
+        moves = not self.summed or k == len(self.targets) - 1
+        recorder.add(Step(k, seed, self.momenta[k], length, moves, trace))
+        with target.memory.in_use():
+            return faster(follow(trace, drawn, x), velocity, self.momenta[k])
+
+    def _moved(self, x: Tensor, k: int, length: float, bounds: tuple[float, float] | None) -> Tensor:
+        velocity = self.velocities[k]
+        assert velocity is not None
+        with self.targets[0].memory.in_use():
+            return moved(x, velocity, length, bounds)
 
     def run(
         self,
@@ -224,3 +330,25 @@ def _interval(bounds: object) -> tuple[float, float]:
     if len(ends) != 2 or not ends[0] < ends[1]:
         raise InputError(f"bounds: {bounds!r} given; a pair (low, high) with low < high, or None, is accepted")
     return ends[0], ends[1]
+
+
+def _each(name: str, value: object, K: int) -> list[Any]:
+    """A value for every kind of slices."""
+    if not isinstance(value, (list, tuple)):
+        return [value] * K
+    if len(value) != K:
+        raise InputError(
+            f"{name}: {len(value)} values given for {K} kinds of directions; one for each, or one for all, is accepted"
+        )
+    return list(value)
+
+
+def _momentum(value: Any) -> float:
+    m = _validate.number(value)
+    if not 0 <= m < 1:
+        raise InputError(f"momentum: {value!r} given; a number in [0, 1) is accepted")
+    return m
+
+
+def _many(targets: Sequence[Target | _BruteForce]) -> list[int]:
+    return [target.slices if isinstance(target, Target) else 0 for target in targets]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from rieszflow._types import EngineName, Points, PointsT, Seed, Statistic
 from rieszflow.data import stream
 from rieszflow.directions import Directions, Kind
 from rieszflow.engines import Engine, Kept, Problem, Result
+from rieszflow.engines.bins.recorded import Trace, traced
 from rieszflow.errors import InputError
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 
@@ -67,6 +69,8 @@ class Target:
             further (see `ParticleFlow`). More is for targets so much larger than x that passing over them takes the time. None
             for the same slices in all calls, on the linear-time engine with `Riesz(1.0)`: then the gradient is that of one
             function. They are drawn anew only if x leaves the range that the bins were made for.
+        batch: number of targets that a call sees, in turn, at least 1; y should be in random order then. None: all of them. The
+            slices' own noise is larger than that of some thousand targets, so fewer of very many cost nothing but time.
         group: a torch.distributed process group. Its ranks hold parts of the clouds: y, y_weights (of sum one over all ranks)
             and the points of `gradient`. Every rank makes the same calls, with the first rank's slices. The ranks add up
             tables, 4 (B + 128) P bytes for B bins whatever N is. Results are those of one process, up to rounding. On the
@@ -102,6 +106,7 @@ class Target:
         seed: Seed = None,
         y_weights: Points | None = None,
         reuse: int | None = 1,
+        batch: int | None = None,
         group: Group = None,
     ) -> None:
         self.stream = None if isinstance(y, (Tensor, np.ndarray)) else stream(y)
@@ -122,6 +127,9 @@ class Target:
         if reuse is None and (self._keeper is None or self.y.ndim > 2):
             raise InputError("reuse: None given; engine 'bins' or 'auto', Riesz(1.0) and one cloud (M, d) are accepted with it")
         self.y_weights = _validate.weights("y_weights", y_weights, self.y, self.group)
+        self.batch = None if batch is None else _validate.positive_int("batch", batch)
+        if batch is not None and (reuse != 1 or self.stream is not None or y_weights is not None or self.y.ndim != 2):
+            raise InputError("batch: given with reuse, weights, or a y that is no tensor (M, d); with reuse=1 it is accepted")
         self._pool = _Pool()
         self.memory = Recycled()  # of gradients, and of the particles of a flow
 
@@ -161,8 +169,41 @@ class Target:
         engine = engines.choose(self.engine, self._problem, x.points, self.y)
         if engine is keeper and self.reuse != 1 and x.points.ndim == 2:
             return self._on_kept(keeper, x, unbiased)
-        y = Cloud(self.y, self.y_weights).detached()
-        return engine.evaluate(Pair(x, y, unbiased), self._sample(self._seed()), self._problem)
+        seed, y = self._seed(), self._seen()
+        return engine.evaluate(Pair(x, y, unbiased), self._sample(seed), self._problem)
+
+    def _seen(self) -> Cloud:
+        """The targets of the next call: all, or the next `batch` of them."""
+        calls = self._pool.calls
+        self._pool = dataclasses.replace(self._pool, calls=calls + 1)
+        M = len(self.y)
+        # Over several ranks everyone gives its share.
+        many = M if self.batch is None else -(-self.batch * M // _ranks.total(M, self.group))
+        if many >= M:
+            return Cloud(self.y, self.y_weights).detached()
+        start = calls * many % M
+        rest = start + many - M
+        return Cloud(self.y[start : start + many] if rest <= 0 else torch.cat([self.y[start:], self.y[:rest]]))
+
+    def check_recording(self) -> None:
+        """Raises InputError where steps cannot be recorded."""
+        keeper = self._keeper
+        if keeper is None or keeper.name != "bins" or self.stream is not None or self.reuse != 1 or self.y.ndim != 2:
+            raise InputError(
+                "recording: engine 'bins' or 'auto', Riesz(1.0), reuse=1 and a target (M, d) in memory are accepted with it"
+            )
+        if isinstance(self.directions, Tensor):
+            raise InputError("recording: given with a tensor of directions; names and LocalSlices are accepted with it")
+
+    def traced(self, x: Tensor, draw: Callable[[int], Directions], bins: int) -> tuple[int, Directions, Trace]:
+        """The next slices' seed, the slices, and what the gradient by particles x (N, d) is on them, as a function.
+
+        `draw` makes slices of a seed.
+        """
+        _validate.pair(x, self.y, look=False)
+        seed = self._seed()
+        slices = draw(seed)
+        return seed, slices, traced(Pair(Cloud(x), self._seen(), False).detached(), slices, bins, self.group)
 
     def _on_kept(self, keeper: Engine, x: Cloud, unbiased: bool) -> Result:
         """On the slices whose turn it is: fresh ones if too few are kept, or if these have served their calls."""

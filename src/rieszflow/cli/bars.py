@@ -61,7 +61,10 @@ class TrainingBars:
     """Live bars for all scheduled steps and for the phase at work, and a line for every finished network."""
 
     def __init__(self, config: Config) -> None:
-        fits = [level.fit_steps for _, level in config.level_configs() for _ in range(level.networks)]
+        self.what = "network" if config.model == "networks" else "part"
+        fits = [
+            level.fit_steps * (config.model == "networks") for _, level in config.level_configs() for _ in range(level.networks)
+        ]
         self.schedule = list(zip(config.flow_steps(), fits, strict=True))
         self.shown = -1
 
@@ -83,7 +86,7 @@ class TrainingBars:
         # Rich remembers a thousand updates of a bar: in steps of a thousandth they tell of the whole training.
         if (now := 1000 * done // self.steps) != self.shown:
             self.shown = now
-            self.bars.update(self.total, description=f"network {at.network} of {at.networks}", completed=done)
+            self.bars.update(self.total, description=f"{self.what} {at.network} of {at.networks}", completed=done)
         loss = "" if at.loss is None else f", loss {at.loss:.3f}"
         self.bars.update(self.phase, description=f"{at.what}{loss}", completed=at.done, total=at.total)
         if at.row is not None:
@@ -91,13 +94,15 @@ class TrainingBars:
             yardstick = at.row["energy_distance"]["training_data"]
             pooled = "" if level == "1" else f"  pooled by {level}"
             show(
-                f"network {number:>3}{pooled}  flow steps {steps:>5}  fit error {error}  energy distance of fresh samples "
+                f"{self.what} {number:>3}{pooled}  flow steps {steps:>5}  {f'fit error {error}  ' if error else ''}"
+                "energy distance of fresh samples "
                 f"{fresh} (training data {yardstick:.4f})  {seconds:>5} s"
             )
 
 
 def cells(row: dict[str, Any]) -> list[str]:
+    """A line of metrics; what a recorded flow does not have is left empty."""
     e = row["energy_distance"]
-    distances = [f"{e[key]:.4f}" for key in ("particles", "network_particles", "fresh_samples")]
-    seconds = f"{sum(row['seconds'].values()):.0f}"
-    return [str(row["network"]), str(row["level"]), str(row["flow_steps"]), f"{row['fit_error']:.3f}", *distances, seconds]
+    distances = [f"{e[key]:.4f}" if key in e else "" for key in ("particles", "network_particles", "fresh_samples")]
+    seconds, error = f"{sum(row['seconds'].values()):.0f}", f"{row['fit_error']:.3f}" if "fit_error" in row else ""
+    return [str(row["network"]), str(row["level"]), str(row["flow_steps"]), error, *distances, seconds]

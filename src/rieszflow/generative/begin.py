@@ -10,7 +10,7 @@ from torch import Tensor
 from rieszflow import _ranks
 from rieszflow.generative.context import WATCHED, Context, Stage, enter
 from rieszflow.generative.fit import new_fit, new_scaler
-from rieszflow.generative.flows import new_flows
+from rieszflow.generative.flows import new_flow
 from rieszflow.generative.latents import draw_latents
 from rieszflow.generative.pyramid import grow
 from rieszflow.generative.state import Phase, State
@@ -48,7 +48,7 @@ def next_network(context: Context, state: State) -> State:
         state = _next_level(context, state)
     if state.network > context.levels[-1].first:  # no level begins after this one
         state = replace(state, initial={})
-    return replace(state, x_old=state.x, flows=new_flows(context, state.stage, state.network, state.drawer))
+    return replace(state, x_old=state.x, flow=new_flow(context, state.stage, state.network, 0, state.drawer))
 
 
 def _next_level(context: Context, state: State) -> State:
@@ -66,6 +66,7 @@ def _next_level(context: Context, state: State) -> State:
         x=x,
         velocities=(None,) * len(stage.step_sizes),
         fresh=fresh,
+        fresh_velocities=(None,) * len(stage.step_sizes),
         fresh_start=None if state.fresh_start is None else fresh,
         path=grow(state.path, old, new, 0.0, None),
         replay=_no_replay(context, stage),
@@ -85,9 +86,10 @@ def blank(context: Context, network: int, phase: Phase, step: int) -> State:
         x=nothing,
         x_old=nothing,
         velocities=(None,) * len(stage.step_sizes),
-        flows=new_flows(context, stage, network, drawer) if phase == "flow" else (),
+        flow=new_flow(context, stage, network, step, drawer) if phase == "flow" else None,
         fit=new_fit(context, stage, network, step, chooser) if phase == "fit" else None,
         fresh=nothing,
+        fresh_velocities=(None,) * len(stage.step_sizes),
         fresh_start=nothing if context.config.shared else None,
         path=nothing,
         replay=_no_replay(context, stage),

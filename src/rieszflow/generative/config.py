@@ -29,10 +29,11 @@ from rieszflow.generative.checks import (
 )
 from rieszflow.generative.preset_files import read_preset
 
-__all__ = ["Config", "LatentsName", "LossName", "NetworkName", "PrecisionName"]
+__all__ = ["Config", "LatentsName", "LossName", "ModelName", "NetworkName", "PrecisionName"]
 
 LatentsName: TypeAlias = Literal["uniform", "smooth"]
 NetworkName: TypeAlias = Literal["auto", "unet", "mlp", "custom"]
+ModelName: TypeAlias = Literal["networks", "recorded"]
 LossName: TypeAlias = Literal["squared", "absolute"]
 PrecisionName: TypeAlias = Literal["no", "bf16", "fp16"]
 
@@ -41,6 +42,10 @@ T = TypeVar("T")
 
 _POSITIVE = number("a positive number is", lambda v: v > 0)
 _NOT_NEGATIVE = number("a number of at least 0 is", lambda v: v >= 0)
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(is_whole(v, 1, 10**9) for v in value)
 
 
 def _setting(default: T, check: Check, doc: str, scope: Scope = "level") -> T:
@@ -70,14 +75,30 @@ class Config:
         [32, 64, 128, 150, 150]
     """
 
+    model: ModelName = _setting(
+        "networks",
+        one_of(get_args(ModelName)),
+        'What is kept of the flow. "networks": networks that learn to make its moves, the paper\'s. "recorded": what its steps '
+        "did, which is done to new points (see `rieszflow.RecordedFlow`).",
+        "run",
+    )
+
     # The flow.
     particles: int = _setting(4000, whole(2), "N: particles that start as noise and move to the data.", "run")
     targets: int | None = _setting(None, optional(whole(2)), "M: training data to move to, at most. None: all.", "run")
+    batch: int | None = _setting(
+        None, optional(whole(2)), "Targets that a flow step sees, in turn (see `rieszflow.Target`). None: all.", "run"
+    )
     slices: int = _setting(256, whole(1, 10**7), "P: random directions of a flow step.")
     directions: DirectionsName = _setting("auto", one_of(get_args(DirectionsName)), "Their kind.")
     reuse: int = _setting(1, whole(), "Steps that a set of slices serves (see `rieszflow.Target`).")
     step_size: float | None = _setting(
         None, optional(_POSITIVE), "τ. None: 0.4 (1 − `momentum`) times the mean distance between targets."
+    )
+    lengths: tuple[float, ...] = _setting(
+        (),
+        list_of("a list of two positive numbers is", lambda v: isinstance(v, (int, float)) and is_number(v) and v > 0),
+        "What τ is multiplied by at a level's first and last flow step; it falls by the same factor in every step. Empty: 1.",
     )
     momentum: float = _setting(0.7, fraction(), "m: how much of the last velocity is kept.")
     momentum_gain: float = _setting(0.0, fraction(), "What m grows by from network to network.")
@@ -92,7 +113,8 @@ class Config:
         'The noise: "uniform" on [0, 1]^d (the paper\'s) or, for images, "smooth".',
         "run",
     )
-    networks: int = _setting(10, whole(1, 10**5), "L: networks, of every level.")
+    networks: int = _setting(10, whole(1, 10**5), "L: networks, of every level; or parts of a recording, a file each.")
+    bins: int = _setting(64, whole(8, 1024), "Of a recording's tables; a slice takes as many bytes in every step.")
 
     # Images.
     levels: tuple[dict[str, Any], ...] = _setting(
@@ -105,12 +127,18 @@ class Config:
     noise: float = _setting(
         0.0, _NOT_NEGATIVE, "Standard deviation of the noise that is added where images grow to this level."
     )
+    patches: tuple[tuple[int, int], ...] = _setting(
+        (),
+        list_of("a list of pairs [size, scale] of whole numbers is", _is_pair),
+        "Slices on patches, which take turns with those of whole images: pixels along a side, and stretch (see "
+        "`rieszflow.LocalSlices`). `slices` of each.",
+    )
     local_scales: tuple[int, ...] = _setting(
         (),
         list_of("a list of whole numbers of at least 1 is", lambda v: is_whole(v, 1, 10**9)),
-        "Slices on patches, stretched by each of these factors in turn, `slices` of them each (see `rieszflow.LocalSlices`).",
+        "Slices on patches only, stretched by each of these factors in turn, `slices` of them each.",
     )
-    local_size: int = _setting(7, whole(1, 1024), "Pixels along the side of a patch.")
+    local_size: int = _setting(7, whole(1, 1024), "Pixels along the side of a patch of `local_scales`.")
     local_steps: tuple[float, ...] = _setting(
         (),
         list_of("a list of positive numbers is", lambda v: isinstance(v, (int, float)) and is_number(v) and v > 0),
@@ -165,7 +193,7 @@ class Config:
         for name, field in _FIELDS.items():
             value = getattr(self, name)
             if isinstance(field.default, tuple) and isinstance(value, list):
-                value = tuple(value)
+                value = tuple(tuple(v) if name == "patches" and isinstance(v, list) else v for v in value)
                 object.__setattr__(self, name, value)
             field.metadata["check"](name, value)
         if self.local_steps and len(self.local_steps) != len(self.local_scales):
@@ -173,6 +201,18 @@ class Config:
                 f"local_steps: {len(self.local_steps)} step sizes given for {len(self.local_scales)} local_scales; one each is "
                 "accepted"
             )
+        if len(self.lengths) not in (0, 2):
+            raise ConfigError(
+                f"lengths: {shown(list(self.lengths))} given; two numbers, the first and the last, or none are accepted"
+            )
+        if self.patches and self.local_scales:
+            raise ConfigError("patches: given together with local_scales; one of them is accepted")
+        if self.model == "recorded" and (self.reuse != 1 or self.shared or self.network == "custom"):
+            raise ConfigError(
+                "model: 'recorded' given with reuse, shared or a network; reuse 1 and no network are accepted with it"
+            )
+        if self.batch is not None and self.reuse != 1:
+            raise ConfigError("batch: given with reuse; reuse 1 is accepted with it")
         factors = [factor for factor, _ in self.level_configs()]
         if factors[-1] != 1 or any(a <= b or a % b for a, b in itertools.pairwise(factors)):
             raise ConfigError(
@@ -241,16 +281,24 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """As YAML can say it, and `from_dict` takes it."""
         values = dataclasses.asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {
+            name: [list(v) if isinstance(v, tuple) else v for v in value] if isinstance(value, tuple) else value
+            for name, value in values.items()
+        }
 
     def fixed(self) -> dict[str, Any]:
         """The settings that a trained network depends on, which may not change any more; `levels[k]` are keys of their own."""
         values = {key: value for key, value in self.to_dict().items() if key in _FIXED and key != "levels"}
-        if not self.shared:
+        for key in _LATER:  # settings that older files do not know, and that change nothing
+            if values[key] == _as_list(_FIELDS[key].default):
+                del values[key]
+        # What lengths fall to depends on how many steps there will be, and a shared network on how many it learns.
+        many = self.shared or bool(self.lengths)
+        if not many:
             del values["networks"]
         for k, (own, (_, config)) in enumerate(zip(self.levels, self.level_configs(), strict=False)):
             own = {**own, "networks": config.networks}
-            if k == len(self.levels) - 1 and not self.shared:
+            if k == len(self.levels) - 1 and not (many or config.lengths):
                 del own["networks"]
             values |= {f"levels[{k}].{key}": value for key, value in own.items()}
         return values
@@ -270,7 +318,7 @@ class Config:
         if not isinstance(values, dict):
             raise ConfigError(f"{source}: a mapping of settings is needed, {type(values).__name__} given")
         _check_names(values, source)
-        if whole and (missing := [name for name in _FIELDS if name not in values]):
+        if whole and (missing := [name for name in _FIELDS if name not in values and name not in _LATER]):
             raise ConfigError(f"{source}: its config section lacks {', '.join(missing)}")
         try:
             return cls(**values)
@@ -298,10 +346,16 @@ class Config:
 
 _FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(Config)}
 _OF_LEVELS = [name for name, field in _FIELDS.items() if field.metadata["scope"] == "level"]
+# Added since runs of this version were first written: config.yaml may lack them.
+_LATER = ("model", "batch", "lengths", "bins", "patches")
 _FIXED = [name for name, field in _FIELDS.items() if field.metadata["scope"] != "free"]
 # For help() and the API pages: what stands beside the fields.
 _DOCS = "\n".join(f"        {name}: {field.metadata['doc']}" for name, field in _FIELDS.items())
 Config.__doc__ = f"{Config.__doc__}\n    Attributes:\n{_DOCS}\n    "
+
+
+def _as_list(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _check_names(values: Mapping[Any, object], source: str) -> None:

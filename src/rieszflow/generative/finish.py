@@ -15,13 +15,13 @@ from rieszflow._types import Progress
 from rieszflow.errors import RunError
 from rieszflow.exact import energy_distance
 from rieszflow.generative.begin import PICTURED
-from rieszflow.generative.context import WATCHED, Context, Pictures
+from rieszflow.generative.context import WATCHED, Context, Pictures, Stage
 from rieszflow.generative.fit import scale_of
 from rieszflow.generative.networks import Displacement, as_data, displace
 from rieszflow.generative.pyramid import grow
 from rieszflow.generative.state import State
 
-__all__ = ["finish"]
+__all__ = ["finish", "finish_part"]
 
 
 def finish(context: Context, state: State) -> State:
@@ -47,12 +47,38 @@ def finish(context: Context, state: State) -> State:
         state = _follow_samples(context, state, phi)
         row = _row(context, state, phi, error, {"particles": shown, "network_particles": after})
         state = _write(context, state, phi, row)
-        whole = (grow(t.cpu(), state.stage.level.shape, context.run.shape, 0.0, None) for t in (shown, state.fresh, state.path))
-        if context.callbacks.draw is not None:
-            context.callbacks.draw(context.run, Pictures(*whole))
-        context.callbacks.tell(Progress("fit", state.step, state.step, state.network, context.last, None, state.rows[-1]))
+        _tell(context, state, shown, "fit")
     context.here.wait()
     return replace(state, seconds={**state.seconds, "finish": state.seconds["finish"] + time.perf_counter() - started})
+
+
+def finish_part(context: Context, state: State) -> State:
+    """The part of a recording that the last flow steps made, its metrics and pictures. Particles stay where they are."""
+    started = time.perf_counter()
+    assert state.flow is not None and state.flow.recorder is not None
+    segment, stage = state.flow.recorder.segment, state.stage
+    shown = _ranks.joined(state.x[:WATCHED], context.group)[:WATCHED]
+    if context.here.main:
+        fresh, velocities = segment.push(state.fresh, state.fresh_velocities)
+        path = torch.cat([state.path, fresh[None, :PICTURED]])
+        state = replace(state, fresh=fresh, fresh_velocities=velocities, path=path)
+        row = {**_row_head(context, state), "megabytes": segment.nbytes / 1e6}
+        row |= _distances(stage, {"particles": shown, "fresh_samples": as_data(fresh, stage.level.shape)})
+        checksum = context.run.save_network(state.network, segment.tensors(), {})
+        rows = (*state.rows[: state.network - 1], {**row, "seconds": dict(state.seconds), "network_checksum": checksum})
+        state = replace(state, after=checksum, rows=rows)
+        context.run.write_metrics(state.rows)
+        _tell(context, state, shown, "flow")
+    context.here.wait()
+    return replace(state, seconds={**state.seconds, "finish": state.seconds["finish"] + time.perf_counter() - started})
+
+
+def _tell(context: Context, state: State, particles: Tensor, what: str) -> None:
+    """Pictures, and a word of progress."""
+    whole = (grow(t.cpu(), state.stage.level.shape, context.run.shape, 0.0, None) for t in (particles, state.fresh, state.path))
+    if context.callbacks.draw is not None:
+        context.callbacks.draw(context.run, Pictures(*whole))
+    context.callbacks.tell(Progress(what, state.step, state.step, state.network, context.last, None, state.rows[-1]))
 
 
 def _follow_samples(context: Context, state: State, phi: Displacement) -> State:
@@ -70,18 +96,27 @@ def _follow_samples(context: Context, state: State, phi: Displacement) -> State:
 
 def _row(context: Context, state: State, phi: Displacement, error: float, moved: dict[str, Tensor]) -> Json:
     """A line of metrics.jsonl. `moved`: particles after the flow and after the network."""
-    stage, held_out = state.stage, state.stage.held_out
-    clouds = {**moved, "fresh_samples": as_data(state.fresh, stage.level.shape), "training_data": stage.watched}
     return {
-        "network": state.network,
-        "level": stage.level.factor,
-        "flow_steps": context.schedule[state.network - 1],
-        "flow_steps_total": sum(context.schedule[: state.network]),
+        **_row_head(context, state),
         "displacement_rms": scale_of(phi, context.number_in_level(state.network)).item(),
         "fit_error": error,
-        "energy_distance": {name: energy_distance(x, held_out, statistic="U").item() for name, x in clouds.items()},
+        **_distances(state.stage, {**moved, "fresh_samples": as_data(state.fresh, state.stage.level.shape)}),
         "seconds": dict(state.seconds),
     }
+
+
+def _row_head(context: Context, state: State) -> Json:
+    return {
+        "network": state.network,
+        "level": state.stage.level.factor,
+        "flow_steps": context.schedule[state.network - 1],
+        "flow_steps_total": sum(context.schedule[: state.network]),
+    }
+
+
+def _distances(stage: Stage, clouds: dict[str, Tensor]) -> Json:
+    found = {**clouds, "training_data": stage.watched}
+    return {"energy_distance": {n: energy_distance(x, stage.held_out, statistic="U").item() for n, x in found.items()}}
 
 
 def _write(context: Context, state: State, phi: Displacement, row: Json) -> State:

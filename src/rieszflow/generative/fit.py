@@ -53,7 +53,7 @@ def begin_fit(context: Context, state: State) -> State:
     scale = _ranks.mean((state.x_old - state.x).pow(2), context.group).sqrt().clamp(min=1e-12)
     for module in (fit.phi, fit.average):
         scale_of(module, number).copy_(scale)
-    return replace(state, phase="fit", step=0, flows=(), fit=fit)
+    return replace(state, phase="fit", step=0, flow=None, fit=fit)
 
 
 def fit_step(context: Context, state: State) -> State:

@@ -1,4 +1,4 @@
-"""The flow of a network: how particles move."""
+"""The flow of a network, or of a part of a recording: how particles move."""
 
 from __future__ import annotations
 
@@ -6,39 +6,38 @@ from dataclasses import replace
 
 import torch
 
-from rieszflow.directions import Kind
-from rieszflow.flow import ParticleFlow
+from rieszflow.flow import ParticleFlow, falling
 from rieszflow.generative.context import Context, Stage
 from rieszflow.generative.state import State
 
-__all__ = ["flow_step", "new_flows"]
+__all__ = ["flow_step", "new_flow"]
 
 
-def new_flows(context: Context, stage: Stage, network: int, drawer: torch.Generator) -> tuple[ParticleFlow, ...]:
-    """The flow that a network follows, or one for every scale of patches."""
+def new_flow(context: Context, stage: Stage, network: int, step: int, drawer: torch.Generator) -> ParticleFlow:
+    """The flow that a network follows, as it is after some steps, but for its velocities."""
     level, config = stage.level, stage.level.config
-    kinds: list[Kind] = [*level.local_slices()] or [config.directions]
-    return tuple(
-        ParticleFlow(
-            stage.targets,
-            slices=config.slices,
-            step_size=step_size,
-            momentum=config.momentum_of(network - level.first + 1),
-            directions=kind,
-            seed=drawer,
-            reuse=config.reuse,
-            bounds=(0.0, 1.0) if config.clip else None,
-            group=context.group,
-        )
-        for kind, step_size in zip(kinds, stage.step_sizes, strict=True)
+    flow = ParticleFlow(
+        stage.targets,
+        slices=config.slices,
+        step_size=list(stage.step_sizes),
+        momentum=config.momentum_of(network - level.first + 1),
+        directions=level.kinds(),
+        seed=drawer,
+        reuse=config.reuse,
+        batch=config.batch,
+        bounds=(0.0, 1.0) if config.clip else None,
+        group=context.group,
+        lengths=falling(config.lengths[0], config.lengths[1], level.steps()) if config.lengths else None,
+        recording=config.model == "recorded",
+        bins=config.bins,
     )
+    flow.steps = sum(context.schedule[level.first - 1 : network - 1]) + step
+    return flow
 
 
 def flow_step(state: State) -> State:
-    """v ← ∇D²(x) + m v, x ← x − τ N v; on every scale of patches in turn."""
-    x, velocities = state.x, []
-    for flow, velocity in zip(state.flows, state.velocities, strict=True):
-        flow.velocity = velocity
-        x = flow.step(x)
-        velocities.append(flow.velocity)
-    return replace(state, x=x, velocities=tuple(velocities), step=state.step + 1)
+    """v ← ∇D²(x) + m v, x ← x − τ N v; on every kind of slices in turn."""
+    assert state.flow is not None
+    state.flow.velocities = list(state.velocities)
+    x = state.flow.step(state.x)
+    return replace(state, x=x, velocities=tuple(state.flow.velocities), step=state.step + 1)

@@ -17,13 +17,14 @@ from rieszflow import _ranks
 from rieszflow._files import Json
 from rieszflow.flow import ParticleFlow
 from rieszflow.generative.processes import Processes
+from rieszflow.recording import Segment
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 __all__ = [
-    "Flows", "Generator", "Kind", "Moments", "Named", "Parts", "Rows", "Said", "Scaling", "Weights", "Whole", "below", "filled",
-    "said_of", "tensors_of",
+    "Flow", "Generator", "Kind", "Moments", "Named", "Parts", "Rows", "Said", "Scaling", "Weights", "Whole", "Wholes", "below",
+    "filled", "said_of", "tensors_of",
 ]  # fmt: skip
 
 Tensors = dict[str, Tensor]
@@ -62,6 +63,17 @@ class Whole(Kind):
 
     def load(self, name: str, tensors: Tensors, blank: Any, here: Processes) -> Tensor:
         return tensors[name].to(here.device) if self.moved else tensors[name]
+
+
+@dataclass(frozen=True)
+class Wholes(Kind):
+    """A tuple of such tensors on the device, of which some may be None."""
+
+    def save(self, name: str, value: Any, here: Processes) -> Tensors:
+        return {f"{name}.{k}": t for k, t in enumerate(value) if t is not None}
+
+    def load(self, name: str, tensors: Tensors, blank: Any, here: Processes) -> tuple[Tensor | None, ...]:
+        return tuple(tensors[key].to(here.device) if (key := f"{name}.{k}") in tensors else None for k in range(len(blank)))
 
 
 @dataclass(frozen=True)
@@ -158,17 +170,20 @@ class Scaling(Kind):
 
 
 @dataclass(frozen=True)
-class Flows(Kind):
-    """The slices that flows are using. Their velocities are a field of their own."""
+class Flow(Kind):
+    """The slices that a flow is using, and what it has written down. Its velocities are a field of their own."""
 
     def save(self, name: str, value: Any, here: Processes) -> Tensors:
-        return {f"{name}.{k}.{key}": t for k, flow in enumerate(value) for key, t in flow.state().items()}
+        flow: ParticleFlow = value
+        written = {} if flow.recorder is None else flow.recorder.segment.tensors()
+        return {f"{name}.{key}": t for key, t in flow.state().items()} | {f"recorded.{key}": t for key, t in written.items()}
 
-    def load(self, name: str, tensors: Tensors, blank: Any, here: Processes) -> tuple[ParticleFlow, ...]:
-        flows: tuple[ParticleFlow, ...] = blank
-        for k, flow in enumerate(flows):
-            flow.load_state(below(tensors, f"{name}.{k}"))
-        return flows
+    def load(self, name: str, tensors: Tensors, blank: Any, here: Processes) -> ParticleFlow:
+        flow: ParticleFlow = blank
+        flow.load_state(below(tensors, name))
+        if flow.recorder is not None:
+            flow.recorder.segment = Segment.of(flow.recorder.plan, below(tensors, "recorded"))
+        return flow
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 For l = 1, …, L (paper, section 4): x_old = x; T_l flow steps move x; Φ_l is fitted to Φ_l(x_old) ≈ x_old − x, starting from
 Φ_{l−1}; x = x_old − Φ_l(x_old).
 
+A recorded flow is the same without networks: what the T_l steps did is written down, and x goes on from where it is.
+
 All that changes is a `State`; all that does not is a `Context`. Checkpoints are states, so a run that is killed anywhere goes
 on from its last checkpoint, on a CPU to bit-identical networks.
 
@@ -28,7 +30,7 @@ from rieszflow.errors import RunError
 from rieszflow.generative.begin import next_network
 from rieszflow.generative.checkpoint import save
 from rieszflow.generative.context import Callbacks, Context, DrawCallback, prepare
-from rieszflow.generative.finish import finish
+from rieszflow.generative.finish import finish, finish_part
 from rieszflow.generative.fit import begin_fit, fit_step, own_randomness, with_randomness
 from rieszflow.generative.flows import flow_step
 from rieszflow.generative.networks import check_memory
@@ -87,10 +89,14 @@ def _train(context: Context) -> None:
     while state.network <= context.last:  # for l = 1, …, L
         if state.phase == "flow":
             state = _flow(context, state)  # T_l times: v ← ∇D²(x) + m v, x ← x − τ N v
-            state = begin_fit(context, state)  # Φ_l ← Φ_{l−1}
-            save(context, state)
-        state = _fit(context, state)  # Φ_l(x_old) ≈ x_old − x
-        state = finish(context, state)  # x ← x_old − Φ_l(x_old)
+        if context.config.model == "recorded":
+            state = finish_part(context, state)  # what these steps did is written down
+        else:
+            if state.phase == "flow":
+                state = begin_fit(context, state)  # Φ_l ← Φ_{l−1}
+                save(context, state)
+            state = _fit(context, state)  # Φ_l(x_old) ≈ x_old − x
+            state = finish(context, state)  # x ← x_old − Φ_l(x_old)
         if later is not None and state.network == later.network:
             waiting, later = caught_up(context, later), None
             if waiting is not None:

@@ -28,6 +28,7 @@ from rieszflow.generative.processes import one_sentence, processes
 from rieszflow.generative.pyramid import Level, grow, levels
 from rieszflow.generative.run import Run
 from rieszflow.generative.training_data import check_same, dataset, describe, load_data
+from rieszflow.recording import Segment
 
 __all__ = ["GenerativeFlow"]
 
@@ -103,7 +104,8 @@ class GenerativeFlow:
         device = self.config.torch_device()
         for level in levels(self.config, found.shape):
             check_memory(level.config, level.shape, device, training=True)
-            build(level.config, level.shape, self.network)
+            if self.config.model == "networks":
+                build(level.config, level.shape, self.network)
             draw_latents(level.config, level.shape, 1, torch.Generator())
         self.run = self._new_run(run, found, device)
         train(self.run, found, network=self.network, progress=progress, draw=draw)
@@ -197,6 +199,9 @@ class GenerativeFlow:
             else:
                 x = grow(x, shape, level.shape, level.config.noise, generator)
             x, shape = x.to(device), level.shape
+            if self.config.model == "recorded":
+                x = self._pushed(level, x, min(last, level.last), last, batch_size, progress)
+                continue
             phi = build(level.config, shape, self.network).to(device)
             for number in range(level.first, min(last, level.last) + 1):
                 self._load_weights(phi, level, number, last)
@@ -209,6 +214,23 @@ class GenerativeFlow:
         known = self.run.data
         x = as_data(x, self.run.shape).cpu()
         return data.unscaled(x, known["low"], known["high"], known.get("centre")).view(n, *self.run.shape)
+
+    def _pushed(
+        self, level: Level, x: Tensor, end: int, last: int, batch_size: int, progress: ProgressCallback | None
+    ) -> Tensor:
+        """Points moved as a level's particles were, part after part of the recording; one of them in memory at a time."""
+        assert self.run is not None
+        plan = level.plan()
+        batches = [(part, Segment(plan).rest()) for part in x.split(batch_size)]
+        for number in range(level.first, end + 1):
+            try:
+                segment = Segment.of(plan, self.run.load_network(number))
+            except (KeyError, ValueError, TypeError, IndexError) as error:
+                raise RunError(f"{self.run.network_file(number)}: does not fit the run ({one_line(error)})") from None
+            batches = [segment.push(part, velocities) for part, velocities in batches]
+            if progress is not None:
+                progress(Progress("parts", number, last))
+        return torch.cat([part for part, _ in batches])
 
     def _load_weights(self, phi: Displacement, level: Level, number: int, last: int) -> None:
         """Those of a network; a shared one has its level's weights from the level's first step on."""

@@ -82,7 +82,8 @@ def check_memory(config: Config, shape: tuple[int, ...], device: torch.device, t
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     else:
         return
-    need = {"weights": 4 * _weights(config, shape) * (5 if training else 1), "samples": 2 * 4 * samples * math.prod(shape)}
+    weights = 0 if config.model == "recorded" else _weights(config, shape)
+    need = {"weights": 4 * weights * (5 if training else 1), "samples": 2 * 4 * samples * math.prod(shape)}
     if training:
         need |= {"particles": 2 * 4 * config.particles * math.prod(shape), "slices": 4 * 1152 * config.slices}
     if sum(need.values()) > there:

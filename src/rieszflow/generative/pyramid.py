@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rieszflow.directions import LocalSlices
+from rieszflow.directions import Kind, LocalSlices
 from rieszflow.errors import ConfigError
 from rieszflow.generative.config import Config
+from rieszflow.recording import Plan
 
 __all__ = ["Level", "grow", "levels", "shrink"]
 
@@ -29,13 +30,26 @@ class Level:
     first: int
     last: int
 
-    def local_slices(self) -> list[LocalSlices]:
-        """One kind of slices for every scale of `local_scales`; none where slices see all of an image."""
+    def kinds(self) -> list[Kind]:
+        """The kinds of slices that a flow step goes through."""
         config, (C, H, W) = self.config, (self.shape if len(self.shape) == 3 else (1, 1, 1))
+        name, pairs = "patches", config.patches
+        if config.local_scales:
+            name, pairs = "local_scales", tuple((config.local_size, scale) for scale in config.local_scales)
         try:
-            return [LocalSlices((C, H, W), config.local_size, scale) for scale in config.local_scales]
+            patches = [LocalSlices((C, H, W), size, scale) for size, scale in pairs]
         except ValueError as error:
-            raise ConfigError(f"local_scales: {error}") from None
+            raise ConfigError(f"{name}: {error}") from None
+        return [*patches] if config.local_scales else [config.directions, *patches]
+
+    def steps(self) -> int:
+        """Flow steps of the whole level."""
+        return sum(self.config.flow_steps())
+
+    def plan(self) -> Plan:
+        """What all steps of the level's recording have in common."""
+        kinds, bounds = self.kinds(), (0.0, 1.0) if self.config.clip else None
+        return Plan(math.prod(self.shape), tuple(kinds), (self.config.slices,) * len(kinds), self.config.bins, bounds)
 
 
 def levels(config: Config, shape: tuple[int, ...]) -> list[Level]:
@@ -44,8 +58,9 @@ def levels(config: Config, shape: tuple[int, ...]) -> list[Level]:
     Raises:
         ConfigError: levels or local slices of data that are no images, or that do not fit the images' size.
     """
-    if (config.levels or config.local_scales) and len(shape) != 3:
-        name = "levels" if config.levels else "local_scales"
+    names = [name for name in ("levels", "patches", "local_scales") if getattr(config, name)]
+    if names and len(shape) != 3:
+        name = names[0]
         raise ConfigError(f"{name}: need images (C, H, W), the data have the shape {shape}")
     found: list[Level] = []
     for factor, settings in config.level_configs():
@@ -54,7 +69,7 @@ def levels(config: Config, shape: tuple[int, ...]) -> list[Level]:
         first = found[-1].last + 1 if found else 1
         small = shape if factor == 1 else (shape[0], shape[1] // factor, shape[2] // factor)
         found.append(Level(settings, factor, small, first, first + settings.networks - 1))
-        found[-1].local_slices()
+        found[-1].kinds()
     return found
 
 

@@ -12,7 +12,7 @@ from rieszflow._files import Json
 from rieszflow.flow import ParticleFlow
 from rieszflow.generative.context import Stage
 from rieszflow.generative.keeping import (
-    Flows,
+    Flow,
     Generator,
     Moments,
     Named,
@@ -22,6 +22,7 @@ from rieszflow.generative.keeping import (
     Scaling,
     Weights,
     Whole,
+    Wholes,
 )
 from rieszflow.generative.networks import Displacement
 
@@ -63,10 +64,11 @@ class State:
         step: steps done of this phase.
         x: particles (n, d), this process's part.
         x_old: particles before this network's flow, (n, d).
-        velocities: v of every flow, (n, d); None before its first step.
-        flows: one, or one for every scale of patches, which take turns; none in a fit.
+        velocities: v of every kind of slices, (n, d); None before its first step.
+        flow: how particles move, with the part of a recording that is being made; None in a fit.
         fit: the network; None in a flow.
         fresh: samples that never were particles, after the last network, (n, d).
+        fresh_velocities: theirs, in a recording; None before its level's first step.
         fresh_start: the same at the level's start, for a shared network.
         path: some of them after every network, (networks, n, d).
         replay: of a shared network's earlier steps: where particles were, and how they were displaced, (steps, 2, n, d).
@@ -86,9 +88,10 @@ class State:
     x: Annotated[Tensor, Rows()]
     x_old: Annotated[Tensor, Rows()]
     velocities: Annotated[tuple[Tensor | None, ...], Rows("velocity", many=True)]
-    flows: Annotated[tuple[ParticleFlow, ...], Flows("target")]
+    flow: Annotated[ParticleFlow | None, Flow("target")]
     fit: Annotated[Fit | None, Parts()]
     fresh: Annotated[Tensor, Whole()]
+    fresh_velocities: Annotated[tuple[Tensor | None, ...], Wholes("fresh_velocity")]
     fresh_start: Annotated[Tensor | None, Whole()]
     path: Annotated[Tensor, Whole()]
     replay: Annotated[Tensor | None, Rows(axis=2)]

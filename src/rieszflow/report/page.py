@@ -126,6 +126,8 @@ def _curves(rows: list[dict[str, Any]]) -> str:
         f"a dashed line marks training data at {yardstick[1]:.3g}.",
         "Energy distance to held-out data after every network; lower is better.",
     )
+    if "fit_error" not in last:
+        return f"<h2>Curves</h2>{distances}" + _rows_table(rows)
     errors = _inline(
         error_curve(rows),
         f"Curve of the fit error {over}: from {first['fit_error']:.3g} to {last['fit_error']:.3g}.",
@@ -162,9 +164,9 @@ def _rows_table(rows: list[dict[str, Any]]) -> str:
     cells = []
     for row in rows:
         e = row["energy_distance"]
-        distances = [f"{e[key]:.4f}" for key in ("particles", "network_particles", "fresh_samples")]
-        seconds = f"{sum(row['seconds'].values()):.0f}"
-        cells.append([row["network"], row["level"], row["flow_steps"], f"{row['fit_error']:.3f}", *distances, seconds])
+        distances = [f"{e[key]:.4f}" if key in e else "" for key in ("particles", "network_particles", "fresh_samples")]
+        seconds, error = f"{sum(row['seconds'].values()):.0f}", f"{row['fit_error']:.3f}" if "fit_error" in row else ""
+        cells.append([row["network"], row["level"], row["flow_steps"], error, *distances, seconds])
     words = "Energy distances (statisticians' convention, unbiased) to held-out data; lower is better:"
     return f"<p>{_text(words)}</p>" + _table(head.split("|"), cells)
 

@@ -86,7 +86,8 @@ def distance_curves(rows: list[dict[str, Any]]) -> Image.Image:
     figure, axes, steps = _axes(rows)
     for key, label in (("particles", "particles of the flow"), ("network_particles", "particles after the network"),
                        ("fresh_samples", "fresh samples")):  # fmt: skip
-        axes.plot(steps, [row["energy_distance"][key] for row in rows], marker="o", ms=3, label=label)
+        if key in rows[-1]["energy_distance"]:
+            axes.plot(steps, [row["energy_distance"][key] for row in rows], marker="o", ms=3, label=label)
     yardstick = rows[-1]["energy_distance"]["training_data"]
     axes.axhline(yardstick, color="grey", ls="--", lw=1, label="training data (yardstick)")
     axes.set(ylabel="energy distance to held-out data")

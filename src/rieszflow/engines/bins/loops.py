@@ -21,8 +21,10 @@ __all__ = [
     "integrals",
     "locate",
     "merge",
+    "read_back",
     "tile_count",
     "tile_look_up",
+    "write_down",
 ]
 
 
@@ -205,6 +207,39 @@ def cumulate(first, last, worker, step, f, g, alpha, factor, lines):
             lines[p, 2 * b + 1] = factor * rise
             F += df
             G += dg
+
+
+@numba.njit(**OPTIONS)
+def write_down(first, last, worker, step, f, g, factor, unit, table):
+    """factor·(G − F) at the edges of the equal bins: table (P, B + 1) of whole numbers in [−127, 127], in units (P,)."""
+    B = table.shape[1] - 1
+    edges = np.empty(B + 1)
+    for p in range(first, last):
+        total, largest = 0.0, 0.0
+        for b in range(TAIL):
+            total += g[p, b] - f[p, b]
+        for b in range(B + 1):
+            edges[b] = total
+            largest = max(largest, abs(total))
+            if b < B:
+                total += g[p, TAIL + b] - f[p, TAIL + b]
+        to_whole = 127 / largest if largest > 0 else 0.0
+        unit[p] = factor * largest / 127
+        for b in range(B + 1):
+            table[p, b] = np.int8(np.rint(edges[b] * to_whole))
+
+
+@numba.njit(**OPTIONS)
+def read_back(first, last, worker, step, table, unit, lines):
+    """lines (P, 2·bins): value at a bin's left edge and rise over it, in turn; without a rise in geometric bins."""
+    B = table.shape[1] - 1
+    for p in range(first, last):
+        for b in range(TAIL):
+            lines[p, 2 * b], lines[p, 2 * b + 1] = table[p, 0] * unit[p], 0
+            lines[p, 2 * (TAIL + B + b)], lines[p, 2 * (TAIL + B + b) + 1] = table[p, B] * unit[p], 0
+        for b in range(B):
+            value = table[p, b] * unit[p]
+            lines[p, 2 * (TAIL + b)], lines[p, 2 * (TAIL + b) + 1] = value, table[p, b + 1] * unit[p] - value
 
 
 @numba.njit(**OPTIONS)

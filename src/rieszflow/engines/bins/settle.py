@@ -21,7 +21,7 @@ from rieszflow.engines.bins.lines import check_inside
 from rieszflow.errors import InputError
 from rieszflow.kernels import Kernel
 
-__all__ = ["BINS", "cumulates", "frames", "grids", "settled"]
+__all__ = ["BINS", "cumulates", "frames", "grids", "sampled", "settled"]
 
 BINS = 1024  # equal bins of a slice, fewer for the gradients of few points
 _FEWEST_BINS = 128
@@ -41,7 +41,7 @@ def cumulates(kernel: Kernel) -> bool:
 @plain
 def grids(x: Tensor, y: Tensor | Batches, directions: Directions, problem: Problem) -> list[Grid]:
     """Bins for two clouds on all parts of the directions. For gradients of few points fewer bins do."""
-    points, many = _sample(x, y, problem.group)
+    points, many = sampled(x, y, problem.group)
     found = frames(directions, points, x)
     if cumulates(problem.kernel):
         return [settled(f, points, BINS if problem.need.value else _enough(f.directions, many)) for f in found]
@@ -49,7 +49,7 @@ def grids(x: Tensor, y: Tensor | Batches, directions: Directions, problem: Probl
     return [_evenly(f, x, y, problem.kernel, problem.group) for f in found]
 
 
-def _sample(x: Tensor, y: Tensor | Batches, group: Group) -> tuple[np.ndarray, int]:
+def sampled(x: Tensor, y: Tensor | Batches, group: Group) -> tuple[np.ndarray, int]:
     """Random points of both clouds that decide the range, those of y last, and how many points there are in all."""
     (first_y, M), (first_x, N) = offset(_many(y), group), offset(len(x), group)
     half = max(_SAMPLE // 2, min(_SAMPLE, (M + N) // 32))

@@ -152,7 +152,7 @@ def test_numbers_of_other_arguments():
         with pytest.raises(ValueError, match="^nu: "):
             rf.Matern(value)
     flow = rf.ParticleFlow(GOOD, slices=4, step_size=np.float32(0.5), momentum=np.float64(0.5), bounds=[np.float32(0), 1])
-    assert (flow.step_size, flow.momentum, flow.bounds) == (0.5, 0.5, (0.0, 1.0))
+    assert (flow.step_sizes, flow.momenta, flow.bounds) == ([0.5], [0.5], (0.0, 1.0))
     for bounds in (5, "ab", ("a", "b"), (0.0, float("nan")), (0, 1, 2), (False, True)):
         with pytest.raises(ValueError, match="^bounds: "):
             rf.ParticleFlow(GOOD, bounds=bounds)

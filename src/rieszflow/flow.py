@@ -91,6 +91,7 @@ class ParticleFlow:
         InputTypeError (a TypeError): a wrong type or dtype.
 
     Example:
+        >>> import torch
         >>> g = torch.Generator().manual_seed(0)
         >>> target = torch.randn(200, 2, generator=g) + 5
         >>> flow = ParticleFlow(target, slices=16, momentum=0.5, seed=g)

@@ -222,6 +222,7 @@ class RecordedFlow:
         plan: what all steps have in common: dimension, kinds of slices, bins, bounds.
 
     Example:
+        >>> import rieszflow as rf
         >>> g = torch.Generator().manual_seed(0)
         >>> y = torch.randn(3000, 2, generator=g) + 5
         >>> flow = rf.ParticleFlow(y, slices=16, momentum=0.5, recording=True, seed=g)

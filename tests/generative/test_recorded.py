@@ -1,0 +1,109 @@
+"""The recorded model: it learns, is killed anywhere and goes on, samples in batches, and is refused if damaged."""
+
+import pytest
+import torch
+from problems import generator
+
+import rieszflow as rf
+from rieszflow.data import load
+from rieszflow.errors import ConfigError, InputError
+from rieszflow.generative import Config, RunError
+from rieszflow.generative import loop as training
+from rieszflow.generative.run import Run
+
+SMALL = {
+    "model": "recorded", "particles": 400, "batch": 300, "networks": 3, "first_steps": 5, "steps_cap": 5, "slices": 64,
+    "patches": [[4, 2], [4, 1]], "lengths": [8.0, 2.0], "latents": "smooth", "clip": True, "device": "cpu",
+    "checkpoint_seconds": 1e-9,
+}  # fmt: skip
+LEVELS = {**SMALL, "levels": [{"factor": 2, "patches": [[3, 1]]}, {"factor": 1, "networks": 2}], "noise": 0.05}
+
+
+@pytest.fixture(scope="module", params=[SMALL, LEVELS], ids=["one level", "two levels"])
+def whole(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("recorded") / "run"
+    return request.param, rf.GenerativeFlow(**request.param).fit(load("digits"), run=path)
+
+
+def contents(path):
+    return {file.name: file.read_bytes() for file in sorted((path / "networks").iterdir())}
+
+
+def test_fresh_samples_come_closer_than_noise(whole):
+    """Energy distances to held-out digits: ten times less than noise has. Chance adds some 2 E‖Y − Y′‖ / 270."""
+    _, flow = whole
+    data = load("digits")
+    held_out = data.held_out.flatten(1)
+    noise = rf.energy_distance(torch.rand(270, 64, generator=generator(1)), held_out, statistic="U").item()
+    samples = data.scale(flow.sample(270, seed=1)).flatten(1)
+    assert rf.energy_distance(samples, held_out, statistic="U").item() < 0.1 * noise
+    rows = flow.run.metrics()
+    assert [row["network"] for row in rows] == list(range(1, len(rows) + 1))
+    assert set(rows[-1]["energy_distance"]) == {"particles", "fresh_samples", "training_data"}
+
+
+def test_samples_go_the_way_of_the_particles(whole):
+    """In batches of any size: a point's way does not depend on its neighbours, but for the last bit of a sum."""
+    _, flow = whole
+    torch.testing.assert_close(flow.sample(60, seed=3, batch_size=7), flow.sample(60, seed=3), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("stop", [1, 4, 8, 13])
+def test_killed_anywhere_and_resumed_is_bit_identical(whole, tmp_path, monkeypatch, stop):
+    """An exception after a checkpoint, in a flow and between parts: files are there as a kill would leave them."""
+    settings, flow = whole
+    saves = [0]
+
+    def stopping(context, state, save=training.save):
+        save(context, state)
+        saves[0] += 1
+        if saves[0] == stop:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            rf.GenerativeFlow(**settings).fit(load("digits"), run=tmp_path / "run")
+    rf.GenerativeFlow.resume(tmp_path / "run", load("digits"))
+    assert contents(tmp_path / "run") == contents(flow.run.path)
+    last, expected = (Run.open(p).metrics()[-1]["energy_distance"] for p in (tmp_path / "run", flow.run.path))
+    assert last == expected
+
+
+def test_a_damaged_or_missing_part_is_refused(whole, tmp_path):
+    _, flow = whole
+    flow.save(tmp_path / "copy")
+    file = tmp_path / "copy" / "networks" / "0002.safetensors"
+    raw = file.read_bytes()
+    file.write_bytes(raw[:-100])
+    with pytest.raises(RunError, match="damaged"):
+        rf.GenerativeFlow.load(tmp_path / "copy").sample(3)
+    file.unlink()
+    with pytest.raises(RunError, match="is missing"):
+        rf.GenerativeFlow.load(tmp_path / "copy").sample(3)
+    rf.GenerativeFlow.resume(tmp_path / "copy", load("digits"))
+    assert file.read_bytes() == raw
+
+
+def test_settings_that_do_not_go_together():
+    for change, says in (
+        ({"reuse": 2}, "^model: "), ({"network": "custom"}, "^model: "), ({"lengths": [1.0]}, "^lengths: "),
+        ({"lengths": [1.0, -1.0]}, "^lengths: "), ({"patches": [[7]]}, "^patches: "), ({"patches": [7, 2]}, "^patches: "),
+        ({"patches": [[7, 1]], "local_scales": [1]}, "^patches: "), ({"batch": 1}, "^batch: "),
+        ({"model": "other"}, "^model: "),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=says):
+            Config(**{"model": "recorded", **change})
+    with pytest.raises((ConfigError, InputError), match="patches"):
+        rf.GenerativeFlow(model="recorded", patches=[[9, 1]]).fit(load("digits"))
+
+
+def test_vectors_too():
+    g = generator(0)
+    y = torch.randn(2000, 3, generator=g) * torch.tensor([1.0, 2.0, 0.5]) + 4
+    flow = rf.GenerativeFlow(model="recorded", particles=2000, networks=2, first_steps=30, steps_cap=30, slices=32,
+                             lengths=[4.0, 1.0]).fit(y)  # fmt: skip
+    x = flow.sample(2000, seed=1)
+    # of the mean of 2,000 points 1/√2000 = 0.02 of the spread is chance, on either side; ten times that is granted
+    assert ((x.mean(0) - y.mean(0)).abs() < 0.2 * y.std(0)).all()
+    assert ((x.std(0) / y.std(0) - 1).abs() < 0.2).all()

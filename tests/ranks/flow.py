@@ -38,6 +38,10 @@ def main(source: str, out: str) -> None:
     flow = rf.ParticleFlow(y, slices=130, momentum=0.5, seed=generator, reuse=2, group=group)
     found["flow"] = flow.run(x, steps=STEPS)
     dist.all_reduce = original
+    generator = torch.Generator().manual_seed(9 + 100 * rank)
+    recorded = rf.ParticleFlow(y, slices=130, momentum=0.5, seed=generator, batch=500, recording=True, group=group)
+    found["recorded"] = recorded.run(x, steps=STEPS)
+    found["replayed"] = recorded.recorded().push(x)
     whole = torch.from_numpy(np.concatenate([data["x"], data["y"]]))  # the same rows on all ranks say where bins are
     sketch = rf.SliceSketch(whole, slices=64).update(y).reduce(group)
     gathered: list = [None] * world

@@ -114,7 +114,8 @@ def info(
     opened = Run.open(run)
     show(
         f"{run}: {opened.data['name']}, {opened.data['points']} training data of shape {opened.shape}, "
-        f"{opened.finished()} of {opened.config.total_networks()} networks"
+        f"{opened.finished()} of {opened.config.total_networks()} "
+        f"{'networks' if opened.config.model == 'networks' else 'parts of a recording'}"
     )
     if missing := opened.missing():
         show(f"missing networks: {', '.join(map(str, missing))}; `rieszflow resume` trains them again")
@@ -128,5 +129,5 @@ def info(
     show(
         "energy distances to held-out data, lower is better: of the flow's particles, of the particles fitted by the network, "
         "of fresh samples; the statisticians' and unbiased: around 0, and so below it at times, where nothing differs. "
-        "Fit error: the share of the displacement that a network misses."
+        "Fit error: the share of the displacement that a network misses; a recorded flow has no networks."
     )

@@ -32,9 +32,11 @@ from rieszflow.recording import Segment
 
 __all__ = ["GenerativeFlow"]
 
+_PUSHED = 4000  # points at a time through a recording
+
 
 class GenerativeFlow:
-    """A sequence of networks trained along the sliced MMD flow that turns noise into data.
+    """A model that turns noise into data along the sliced MMD flow: networks trained along it, or the flow itself, recorded.
 
     Args:
         config: settings; None for `Config()` with `settings` as keyword arguments.
@@ -171,7 +173,7 @@ class GenerativeFlow:
         Args:
             n: how many, at least 1.
             seed: of the latents: a whole number, or a CPU torch.Generator that goes on; None for torch's default generator.
-            batch_size: latents in one pass of a network.
+            batch_size: latents in one pass of a network; a recorded flow takes 4,000 at least.
             progress: called after every network with a `Progress`.
 
         Returns:
@@ -221,7 +223,8 @@ class GenerativeFlow:
         """Points moved as a level's particles were, part after part of the recording; one of them in memory at a time."""
         assert self.run is not None
         plan = level.plan()
-        batches = [(part, Segment(plan).rest()) for part in x.split(batch_size)]
+        # Slices and tables are made anew for every batch, so batches are larger than a network's.
+        batches = [(part, Segment(plan).rest()) for part in x.split(max(batch_size, _PUSHED))]
         for number in range(level.first, end + 1):
             try:
                 segment = Segment.of(plan, self.run.load_network(number))

@@ -39,14 +39,27 @@ figcaption {{ color: var(--soft); font-size: 13px; }}
 .pair figure {{ flex: 1 1 min(380px, 100%); min-width: 0; }}
 </style></head><body>
 <h1>{title}</h1>
-<p>This is what a generative flow has learned: noise was moved towards the data along the sliced MMD flow, networks were
-trained, one after the other, to make the same moves, and fresh noise sent through all of them gives the samples below.
+<p>This is what a generative flow has learned: noise was moved towards the data along the sliced MMD flow. {how}
 Energy distances say how far something is from data that no network has seen: lower is better, they lie around 0 (at times
 below it) where nothing differs, and real training data set the yardstick; more in docs/design.md of the project.</p>
 <p>{summary}</p>
 {sections}
 </body></html>
 """
+
+
+_HOW = {
+    "networks": (
+        "Networks were trained, one after the other, to make the same moves, and fresh noise sent through all of them gives "
+        "the samples below."
+    ),
+    "recorded": (
+        "What every step did was written down, and the same done to fresh noise, which took no part in the flow, gives the "
+        "samples below. There is no network in it."
+    ),
+}
+_PARTS = {"networks": "networks", "recorded": "parts of a recording"}
+_WORK = {"networks": "flow and fit", "recorded": "flow"}
 
 
 def draw(run: Run, pictures: Pictures) -> None:
@@ -82,11 +95,11 @@ def write_report(run: Run) -> Path:
     )
     summary = (
         f"Trained on {run.data['points']} data of shape {tuple(run.shape)}: "
-        f"{len(rows)} of {run.config.total_networks()} networks"
-        + (f", {sum(rows[-1]['seconds'].values()):.0f} s of flow and fit." if rows else ".")
+        f"{len(rows)} of {run.config.total_networks()} {_PARTS[run.config.model]}"
+        + (f", {sum(rows[-1]['seconds'].values()):.0f} s of {_WORK[run.config.model]}." if rows else ".")
     )
     title = Path(run.data["name"]).name
-    page = _PAGE.format(title=_text(title), summary=_text(summary), sections="\n".join(sections))
+    page = _PAGE.format(title=_text(title), how=_HOW[run.config.model], summary=_text(summary), sections="\n".join(sections))
     file = run.path / "report.html"
     # A file's name may hold bytes that are no text.
     content = page.encode("utf-8", "replace")
@@ -97,8 +110,8 @@ def write_report(run: Run) -> Path:
 def _samples(run: Run, number: int) -> str:
     kind = "Grid of small images" if len(run.shape) == 3 else "Scatter plot of the first two coordinates"
     shown = (
-        ("samples", "samples made from new noise", "Fresh samples: new noise, sent through all networks."),
-        ("particles", "particles of the flow", "Particles of the flow, which the last network was fitted to."),
+        ("samples", "samples made from new noise", "Fresh samples: new noise, moved by what was learned."),
+        ("particles", "particles of the flow", "Particles of the flow, which samples should look like."),
     )
     figures = [
         _figure(run.path / "images" / f"{name}-{number:04d}.png", f"{kind}: {what}, at network {number}.", caption)

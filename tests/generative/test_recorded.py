@@ -102,8 +102,8 @@ def test_settings_that_do_not_go_together():
 
 def test_vectors_too():
     g = generator(0)
-    y = torch.randn(2000, 3, generator=g) * torch.tensor([1.0, 2.0, 0.5]) + 4
-    flow = rf.GenerativeFlow(model="recorded", particles=2000, networks=2, first_steps=30, steps_cap=30, slices=32,
+    y = torch.randn(2000, 3, generator=g) * torch.tensor([1.0, 2.0, 1.5]) + 4
+    flow = rf.GenerativeFlow(model="recorded", particles=2000, networks=3, first_steps=40, steps_cap=40, slices=64,
                              lengths=[4.0, 1.0]).fit(y)  # fmt: skip
     x = flow.sample(2000, seed=1)
     # of the mean of 2,000 points 1/√2000 = 0.02 of the spread is chance, on either side; ten times that is granted

@@ -28,11 +28,14 @@ What is above that counts as a tie in the middle of the bin. It is not spread ov
 @numba.njit(**OPTIONS)
 def place(u, B):
     """Bin and fraction inside it of a point u equal bins right of `low`, anywhere on the line."""
-    if 0 <= u < B:
-        k = int(u)
+    # As `loops.locate` rounds, to the last bit: a point must be looked up in the bin that it was counted in.
+    above = min(max(np.float32(u), np.float32(-1)), np.float32(B)) + np.float32(1)
+    k = int(above) - 1 if above >= 0 else -1  # -1, too, for what is no number
+    if 0 <= k < B:
         return TAIL + k, np.float32(u - k)
-    right = u >= B
-    v = 1.0 + (u - B if right else -u) * (FIRST / B)
+    right = k >= B
+    far = u - B if right else -u
+    v = 1.0 + (0.0 if far < 0 else far) * (FIRST / B)
     if not v < 1e30:  # infinity, and what is no number
         v = 1e30
     mantissa, exponent = math.frexp(v)

@@ -46,7 +46,7 @@ def locate(row, m, low, inverse, B, u, index):
 def count_outside(m, B, w, first, sums, u, index):
     """Bins of a row's points outside the range, whose positions are added to `sums`. Rare, and kept out of the hot loop."""
     for t in range(m):
-        if not 0 <= u[t] < B:
+        if index[t] < TAIL or index[t] >= TAIL + B:
             k, _ = place(u[t], B)
             index[t] = k
             sums[k if k < TAIL else k - B] += u[t] * (w[first + t] if w.shape[0] else 1.0)

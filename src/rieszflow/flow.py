@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from rieszflow import _ranks, _validate
+from rieszflow._moves import faster, moved
 from rieszflow._ranks import Group
 from rieszflow._scratch import Recycled
 from rieszflow._types import EngineName, Points, PointsT, Seed
@@ -20,7 +21,7 @@ from rieszflow.engines.bins.recorded import follow
 from rieszflow.errors import InputError
 from rieszflow.exact import mmd2_gradient
 from rieszflow.kernels import Kernel, Riesz, check_kernel
-from rieszflow.recording import Plan, RecordedFlow, Recorder, Step, faster, moved
+from rieszflow.recording import Plan, RecordedFlow, Recorder, Step
 from rieszflow.step_sizes import default_steps
 from rieszflow.target import Target
 

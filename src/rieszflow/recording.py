@@ -22,28 +22,18 @@ from torch import Tensor
 
 from rieszflow import _validate, directions
 from rieszflow._files import Format, Json, load_header, load_tensors, save_tensors
-from rieszflow._scratch import Recycled, fresh
+from rieszflow._moves import faster, moved
+from rieszflow._scratch import Recycled
 from rieszflow._surroundings import plain
 from rieszflow._types import PointsT, Progress, ProgressCallback
 from rieszflow.directions import Kind, LocalSlices
 from rieszflow.engines.bins.recorded import Trace, follow
 from rieszflow.errors import FileError, InputError, RunError
 
-__all__ = ["Plan", "RecordedFlow", "Recorder", "Segment", "Step", "faster", "moved"]
+__all__ = ["Plan", "RecordedFlow", "Recorder", "Segment", "Step"]
 
 _FORMAT = Format("recorded flow", 1)
 _SEGMENT = 64_000_000  # bytes of a recording in memory before they go to its folder
-
-
-def faster(gradient: Tensor, velocity: Tensor | None, momentum: float) -> Tensor:
-    """v ← ∇D²(x) + m v, in the memory of the gradient: fresh arrays of this size would cost more than the additions."""
-    return gradient if velocity is None else gradient.add_(velocity, alpha=momentum)
-
-
-def moved(x: Tensor, velocity: Tensor, length: float, bounds: tuple[float, float] | None) -> Tensor:
-    """x ← x − length · v, clipped to the bounds."""
-    x = torch.add(x, velocity, alpha=-length, out=fresh(x))
-    return x if bounds is None else x.clamp_(*bounds)
 
 
 @dataclass(frozen=True)

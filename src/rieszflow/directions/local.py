@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -102,13 +103,13 @@ class LocalSlices:
         lines = []
         for length, start in zip((H, W), origin, strict=True):
             tiles = -(-length // (s * k))
-            starts = (start + torch.arange(tiles, device="cpu") * length // tiles)[:, None]
-            lines.append(((starts + torch.arange(s * k, device="cpu")) % length).view(tiles, s, k))
+            starts = (start + np.arange(tiles) * length // tiles)[:, None]
+            lines.append(((starts + np.arange(s * k)) % length).reshape(tiles, s, k))
         down, across = lines
-        channel = torch.arange(C, device="cpu")[:, None, None, None, None]
+        channel = np.arange(C)[:, None, None, None, None]
         # (places down, places across, C, s, s, k, k)
         flat = (channel * H + down[:, None, None, :, None, :, None]) * W + across[None, :, None, None, :, None, :]
-        return flat.reshape(self.places, C * s * s, k * k).int()
+        return torch.from_numpy(flat.reshape(self.places, C * s * s, k * k).astype(np.int32))
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,21 @@ def stretched(drawn):
     s, k = kind.size, kind.scale
     found = []
     for block, xi in zip(drawn.blocks, drawn.xi, strict=True):
-        top, left = divmod(int(drawn.pixels[block.place, 0, 0]), W)
+        top, left = divmod(int(drawn.pixels[block.place, 0, 0]) % (H * W), W)
         for direction in xi:
-            image, patch = torch.zeros(kind.shape, dtype=xi.dtype), direction.view(C, s, s)
-            for c, i, j in itertools.product(range(C), range(s * k), range(s * k)):
-                image[c, (top + i) % H, (left + j) % W] = patch[c, i // k, j // k] / k
+            image, patch = torch.zeros(kind.shape, dtype=xi.dtype), direction.view(-1, s, s)
+            colour = block.place % C if kind.by_colour else 0
+            for c, i, j in itertools.product(range(len(patch)), range(s * k), range(s * k)):
+                image[colour + c, (top + i) % H, (left + j) % W] = patch[c, i // k, j // k] / k
+            if kind.by_colour and C == 3:  # brightness, red less green, and both less blue
+                a, b, c = image[0] / 3**0.5, image[1] / 2**0.5, image[2] / 6**0.5
+                image = torch.stack([a + b + c, a - b + c, a - 2 * c])
             found.append(image.flatten())
     return torch.stack(found)
 
 
-KINDS = [rf.LocalSlices((3, 10, 8), 3, 2), rf.LocalSlices((1, 8, 8), 7, 1), rf.LocalSlices((2, 6, 6), 2, 3)]
+KINDS = [rf.LocalSlices((3, 10, 8), 3, 2), rf.LocalSlices((1, 8, 8), 7, 1), rf.LocalSlices((2, 6, 6), 2, 3),
+         rf.LocalSlices((3, 9, 10), 4, 2, by_colour=True), rf.LocalSlices((2, 6, 6), 3, 1, by_colour=True)]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -44,7 +49,7 @@ def test_are_the_stretched_patches(kind, P):
     whole = torch.cat([transform(transform(torch.eye(drawn.n).to(s) * s[0]) * s[1])[:, : block.rows]
                        for s, block in zip(drawn.signs, drawn.blocks, strict=True)], 1).T / drawn.n  # fmt: skip
     torch.testing.assert_close(whole.norm(dim=1), torch.ones(P, dtype=torch.float64), rtol=0, atol=1e-11)
-    torch.testing.assert_close(whole[:, : kind.shape[0] * kind.size**2], torch.cat(drawn.xi), rtol=0, atol=1e-11)
+    torch.testing.assert_close(whole[:, : drawn.xi[0].shape[1]], torch.cat(drawn.xi), rtol=0, atol=1e-11)
     g = generator(1)
     x, weights = torch.randn(11, d, generator=g, dtype=torch.float64), torch.randn(P, 11, generator=g, dtype=torch.float64)
     torch.testing.assert_close(drawn.project(x), dense @ x.T, rtol=0, atol=1e-11)
@@ -136,6 +141,7 @@ def test_flow_with_patches_keeps_its_tables():
     [
         (lambda: rf.LocalSlices((1, 8, 8), 7, 2), "7 × 7 pixels stretched by 2 do not fit into images of 8 × 8"),
         (lambda: rf.LocalSlices((1, 8), 7), "a shape (C, H, W)"),
+        (lambda: rf.LocalSlices((3, 8, 8), 2, 1, "yes"), "by_colour='yes' given"),
         (lambda: rf.LocalSlices((1, 8, 8), 0), "whole numbers are accepted"),
         (lambda: rf.sliced_mmd2(torch.zeros(2, 5), torch.ones(2, 5), directions=rf.LocalSlices((1, 8, 8))), "have d = 5"),
     ],

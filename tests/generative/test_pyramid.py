@@ -135,6 +135,27 @@ def test_patches_improve_photographs_at_the_default_step():
     assert rf.energy_distance(x, held_out, statistic="U") < before
 
 
+def test_patches_by_colour_see_noise_in_colours():
+    """Photographs with noise in their colours, and none in their brightness. Of that noise, seen in differences of neighbours,
+    slices by colour leave less than 0.7 of what slices of all channels leave in as many steps."""
+    photographs = torch.from_numpy(patches(1200, 32, 32).transpose(0, 3, 1, 2).copy()).float() / 255
+    y, z = (part.flatten(1) for part in photographs.split([600, 600]))
+    noise = 0.1 * torch.randn(600, 3, 32, 32, generator=generator(0))
+    x = z + (noise - noise.mean(1, keepdim=True)).flatten(1)
+
+    def grain(images):
+        images = images.view(-1, 3, 32, 32)
+        red, green = (images[:, 0] - images[:, 1]).diff(dim=-1).var(), (images[:, 1] - images[:, 2]).diff(dim=-1).var()
+        return (red + green).item()
+
+    left = []
+    for by_colour in (False, True):
+        flow = rf.ParticleFlow(y, slices=1024, step_size=None, directions=rf.LocalSlices((3, 32, 32), 8, 1, by_colour),
+                               engine="bins", seed=1)  # fmt: skip
+        left.append(grain(flow.run(x, steps=30)) - grain(y))
+    assert grain(x) - grain(y) > left[0] > left[1] / 0.7
+
+
 class Stop(Exception):
     pass
 

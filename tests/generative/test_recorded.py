@@ -92,6 +92,7 @@ def test_settings_that_do_not_go_together():
         ({"reuse": 2}, "^model: "), ({"network": "custom"}, "^model: "), ({"lengths": [1.0]}, "^lengths: "),
         ({"lengths": [1.0, -1.0]}, "^lengths: "), ({"patches": [[7]]}, "^patches: "), ({"patches": [7, 2]}, "^patches: "),
         ({"patches": [[7, 1]], "local_scales": [1]}, "^patches: "), ({"batch": 1}, "^batch: "),
+        ({"by_colour": [2]}, "^by_colour: 2 given"), ({"patches": [[7, 1]], "by_colour": [0]}, "^by_colour: "),
         ({"model": "other"}, "^model: "),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=says):

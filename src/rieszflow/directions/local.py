@@ -39,6 +39,9 @@ class LocalSlices:
         shape: (C, H, W) of an image.
         size: pixels along a patch's side, before stretching.
         scale: factor of stretching, at least 1; scale·size is at most H and W.
+        by_colour: whether a patch is of one colour only. Of three channels, red, green and blue, the colours are brightness and
+            two differences, an orthonormal basis of them; otherwise they are the channels. Differences of colours vary little
+            from pixel to pixel, so all slices that mix them with brightness are nearly blind to noise in them.
 
     Raises:
         InputError (a ValueError): numbers that are not whole, or a patch that does not fit into the image.
@@ -55,6 +58,7 @@ class LocalSlices:
     shape: tuple[int, int, int]
     size: int = 7
     scale: int = 1
+    by_colour: bool = False
 
     def __post_init__(self) -> None:
         try:
@@ -71,15 +75,33 @@ class LocalSlices:
                 f"{self.shape[1]} × {self.shape[2]}"
             )
 
+        if not isinstance(self.by_colour, bool):
+            raise InputError(f"directions: by_colour={self.by_colour!r} given; True or False is accepted")
+
+    @property
+    def numbers(self) -> int:
+        """Of a patch."""
+        return (1 if self.by_colour else self.shape[0]) * self.size**2
+
     @property
     def n(self) -> int:
-        """The dimension that a patch's numbers are padded to."""
-        return max(SMALLEST, 1 << (self.shape[0] * self.size**2 - 1).bit_length())
+        """The dimension that they are padded to."""
+        return max(SMALLEST, 1 << (self.numbers - 1).bit_length())
 
     @property
     def places(self) -> int:
-        """How many patches tile an image."""
-        return math.prod(-(-length // (self.size * self.scale)) for length in self.shape[1:])
+        """How many patches tile an image, in all its colours."""
+        tiles = math.prod(-(-length // (self.size * self.scale)) for length in self.shape[1:])
+        return tiles * self.shape[0] if self.by_colour else tiles
+
+    @property
+    def colours(self) -> Tensor | None:
+        """An orthonormal basis of the channels (C, C), float64, in which patches see the image; None for the channels."""
+        if not self.by_colour or self.shape[0] != 3:
+            return None
+        rows = torch.tensor([[1, 1, 1], [1, -1, 0], [1, 1, -2]], dtype=torch.float64, device="cpu")
+        basis: Tensor = rows / rows.norm(dim=1, keepdim=True)
+        return basis
 
     def sample(self, P: int, d: int, like: Tensor, generator: torch.Generator | None) -> Local:
         """See `base.Draw`."""
@@ -98,7 +120,7 @@ class LocalSlices:
         return Local(signs.to(like), blocks, pixels.to(like.device), self)
 
     def _pixels(self, origin: list[int]) -> Tensor:
-        """The pixels under every number of every patch, (places, C·size², scale²), as numbers in [0, C·H·W)."""
+        """The pixels under every number of every patch, (places, numbers, scale²), in [0, C·H·W)."""
         (C, H, W), s, k = self.shape, self.size, self.scale
         lines = []
         for length, start in zip((H, W), origin, strict=True):
@@ -109,7 +131,7 @@ class LocalSlices:
         channel = np.arange(C)[:, None, None, None, None]
         # (places down, places across, C, s, s, k, k)
         flat = (channel * H + down[:, None, None, :, None, :, None]) * W + across[None, :, None, None, :, None, :]
-        return torch.from_numpy(flat.reshape(self.places, C * s * s, k * k).astype(np.int32))
+        return torch.from_numpy(flat.reshape(self.places, self.numbers, k * k).astype(np.int32))
 
 
 @dataclass(frozen=True)
@@ -126,7 +148,8 @@ class Local(Directions):
     Attributes:
         signs: D₁ and D₂ of every block, (blocks, 2, n), numbers −1 and 1.
         blocks: where each is, and how many of its directions there are.
-        pixels: which pixels a patch's numbers are sums of, (places, C·size², scale²) int32.
+        pixels: which pixels a patch's numbers are sums of, (places, numbers, scale²) int32. With `by_colour` they are pixels of
+            the image in these colours.
         kind: shape of the images, size and scale of the patches.
     """
 
@@ -137,7 +160,7 @@ class Local(Directions):
     @cached_property
     @plain
     def xi(self) -> list[Tensor]:
-        """The directions on the patch of every block, (rows, C·size²)."""
+        """The directions on the patch of every block, (rows, numbers)."""
         m, unit = self.pixels.shape[1], torch.eye(self.n, dtype=self.signs.dtype, device=self.signs.device)
         return [
             (transform(transform(unit[: block.rows]) * s[1]) * (s[0] / self.n))[:, :m]
@@ -146,7 +169,7 @@ class Local(Directions):
 
     @plain
     def _project(self, x: Tensor) -> Tensor:
-        flat, found, at, patch = x.reshape(-1, x.shape[-1]), [], -1, x
+        flat, found, at, patch = self._coloured(x.reshape(-1, x.shape[-1])), list[Tensor](), -1, x
         for block, xi in zip(self.blocks, self.xi, strict=True):
             if block.place != at:
                 at, patch = block.place, flat[:, self.pixels[block.place].long()].sum(-1) / self.kind.scale
@@ -162,7 +185,15 @@ class Local(Directions):
             pixels = self.pixels[block.place]
             patch = (part.T @ xi / self.kind.scale).repeat_interleave(pixels.shape[1], 1)
             out.index_add_(1, pixels.flatten(), patch)
-        return out.view(*batch, -1)
+        return self._coloured(out, back=True).view(*batch, -1)
+
+    def _coloured(self, flat: Tensor, back: bool = False) -> Tensor:
+        """Images (n, d) in the colours that patches see, or back."""
+        basis = self.kind.colours
+        if basis is None:
+            return flat
+        basis = (basis.T if back else basis).to(flat)
+        return (basis @ flat.view(len(flat), len(basis), -1)).flatten(1)
 
     def split(self, size: int) -> list[Local]:
         parts: list[Local] = []

@@ -133,6 +133,11 @@ class Config:
         "Slices on patches, which take turns with those of whole images: pixels along a side, and stretch (see "
         "`rieszflow.LocalSlices`). `slices` of each.",
     )
+    by_colour: tuple[int, ...] = _setting(
+        (),
+        list_of("a list of whole numbers of at least 1 is", lambda v: is_whole(v, 1, 10**9)),
+        "Stretches of `patches` at which a patch is of one colour: brightness, or one of two differences of colours.",
+    )
     local_scales: tuple[int, ...] = _setting(
         (),
         list_of("a list of whole numbers of at least 1 is", lambda v: is_whole(v, 1, 10**9)),
@@ -205,6 +210,8 @@ class Config:
             raise ConfigError(
                 f"lengths: {shown(list(self.lengths))} given; two numbers, the first and the last, or none are accepted"
             )
+        if unknown := sorted(set(self.by_colour) - {scale for _, scale in self.patches}):
+            raise ConfigError(f"by_colour: {unknown[0]} given; stretches of patches are accepted")
         if self.patches and self.local_scales:
             raise ConfigError("patches: given together with local_scales; one of them is accepted")
         if self.model == "recorded" and (self.reuse != 1 or self.shared or self.network == "custom"):
@@ -347,7 +354,7 @@ class Config:
 _FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(Config)}
 _OF_LEVELS = [name for name, field in _FIELDS.items() if field.metadata["scope"] == "level"]
 # Added since runs of this version were first written: config.yaml may lack them.
-_LATER = ("model", "batch", "lengths", "bins", "patches")
+_LATER = ("model", "batch", "lengths", "bins", "patches", "by_colour")
 _FIXED = [name for name, field in _FIELDS.items() if field.metadata["scope"] != "free"]
 # For help() and the API pages: what stands beside the fields.
 _DOCS = "\n".join(f"        {name}: {field.metadata['doc']}" for name, field in _FIELDS.items())

@@ -37,7 +37,7 @@ class Level:
         if config.local_scales:
             name, pairs = "local_scales", tuple((config.local_size, scale) for scale in config.local_scales)
         try:
-            patches = [LocalSlices((C, H, W), size, scale) for size, scale in pairs]
+            patches = [LocalSlices((C, H, W), size, scale, scale in config.by_colour) for size, scale in pairs]
         except ValueError as error:
             raise ConfigError(f"{name}: {error}") from None
         return [*patches] if config.local_scales else [config.directions, *patches]

@@ -121,7 +121,9 @@ def _patches(frame: Frame) -> tuple[object, ...]:
     local = frame.directions
     assert isinstance(local, Local)
     places, rows = (np.array([getattr(block, name) for block in local.blocks], np.int32) for name in ("place", "rows"))
-    return local.signs.numpy(), places, rows, local.pixels.numpy(), np.float32(1 / (local.kind.scale * local.n))
+    basis = local.kind.colours
+    colours = np.empty((0, 0), np.float32) if basis is None else basis.float().numpy()
+    return local.signs.numpy(), places, rows, local.pixels.numpy(), np.float32(1 / (local.kind.scale * local.n)), colours
 
 
 def _range(grid: Grid) -> tuple[object, ...]:

@@ -5,6 +5,7 @@ from whole rows of T numbers, transformed in the first-level cache, and counted 
 
 The arguments that all share: `places` and `rows` say of every block of directions where it is and how many rows of it count;
 `pixels` (places, m, k²) are the pixels under the m numbers of a patch; `unit` is 1/(k n), of pooling and of both transforms.
+`colours` is an orthonormal basis (C, C) of the channels that patches see an image in, or empty.
 """
 
 from __future__ import annotations
@@ -20,7 +21,27 @@ __all__ = ["patch_count", "patch_extent", "patch_look_up"]
 
 
 @numba.njit(**OPTIONS)
-def lay_out(image, x, first, m, shift, scale, T):
+def coloured(image, colours, T):
+    """Every pixel's channels, times the basis."""
+    C = colours.shape[0]
+    if C == 0:
+        return
+    n = image.shape[0] // C
+    old = np.empty((C, T), image.dtype)
+    for start in range(0, n, T):
+        for c in range(C):
+            old[c] = image[c * n + start : c * n + start + T]
+        for c in range(C):
+            row = image[c * n + start : c * n + start + T]
+            row[:] = 0
+            for b in range(C):
+                f, source = colours[c, b], old[b]
+                for i in range(T):
+                    row[i] += f * source[i]
+
+
+@numba.njit(**OPTIONS)
+def lay_out(image, x, first, m, shift, scale, colours, T):
     """image = (x − shift)·scale for the points first … first + m − 1, side by side; other columns are zero."""
     if m < T:
         image[:] = 0
@@ -32,6 +53,7 @@ def lay_out(image, x, first, m, shift, scale, T):
             s = shift[j]
             for i in range(start, stop):
                 line[i] = np.float32((x[first + i, j] - s) * scale)
+    coloured(image, colours, T)
 
 
 @numba.njit(**OPTIONS)
@@ -116,12 +138,12 @@ def memory(x, pixels, signs, T):
 
 
 @numba.njit(**OPTIONS)
-def patch_extent(first, last, worker, T, x, shift, scale, signs, places, rows, pixels, unit, extent):
+def patch_extent(first, last, worker, T, x, shift, scale, signs, places, rows, pixels, unit, colours, extent):
     """Least and greatest projection on every slice: extent (workers, 2, P)."""
     image, patch, tile = memory(x, pixels, signs, T)
     for start in range(first, last, T):
         m = min(T, last - start)
-        lay_out(image, x, start, m, shift, scale, T)
+        lay_out(image, x, start, m, shift, scale, colours, T)
         p, at = 0, -1
         for b in range(rows.shape[0]):
             if places[b] != at:
@@ -138,14 +160,16 @@ def patch_extent(first, last, worker, T, x, shift, scale, signs, places, rows, p
 
 
 @numba.njit(**OPTIONS)
-def patch_count(first, last, worker, T, x, shift, scale, signs, places, rows, pixels, unit, low, inverse, B, w, tables, sums):
+def patch_count(
+    first, last, worker, T, x, shift, scale, signs, places, rows, pixels, unit, colours, low, inverse, B, w, tables, sums
+):
     image, patch, tile = memory(x, pixels, signs, T)
     last_sums = sums.shape[1] - 1  # one row serves all slices where nobody asks for positions
     table, bins = tables[worker].reshape(-1), np.uint32(tables.shape[2])
     u, index = np.empty(T, np.float32), np.empty(T, np.uint32)
     for start in range(first, last, T):
         m = min(T, last - start)
-        lay_out(image, x, start, m, shift, scale, T)
+        lay_out(image, x, start, m, shift, scale, colours, T)
         p, at = 0, -1
         for b in range(rows.shape[0]):
             if places[b] != at:
@@ -161,7 +185,7 @@ def patch_count(first, last, worker, T, x, shift, scale, signs, places, rows, pi
 
 @numba.njit(**OPTIONS)
 def patch_look_up(
-    first, last, worker, T, x, shift, scale, signs, places, rows, pixels, unit, low, inverse, B, w, lines, own, out
+    first, last, worker, T, x, shift, scale, signs, places, rows, pixels, unit, colours, low, inverse, B, w, lines, own, out
 ):
     image, patch, tile = memory(x, pixels, signs, T)
     forces, pushed = np.empty_like(patch), np.empty_like(image)  # along a patch's numbers, and along the pixels
@@ -169,7 +193,7 @@ def patch_look_up(
     halves, flat, bins = pair.view(np.float32), lines.reshape(-1), np.uint32(lines.shape[1])
     for start in range(first, last, T):
         m = min(T, last - start)
-        lay_out(image, x, start, m, shift, scale, T)
+        lay_out(image, x, start, m, shift, scale, colours, T)
         pushed[:] = 0
         p = 0
         for b in range(rows.shape[0]):
@@ -184,6 +208,7 @@ def patch_look_up(
             backward(forces, tile, pixels.shape[1], rows[b], signs[b], T)
             if b + 1 == rows.shape[0] or places[b + 1] != places[b]:
                 scatter(pushed, forces, pixels[places[b]], unit, T)
+        coloured(pushed, colours.T, T)
         for i in range(m):
             for j in range(x.shape[1]):
                 out[start + i, j] = pushed[j * T + i]

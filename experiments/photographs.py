@@ -1,6 +1,6 @@
 """Small real colour images: patches of the two photographs that scikit-learn ships.
 
-Run: python experiments/photographs.py [FILE.npz]     (6,000 patches of 32 × 32 pixels, to train on)
+Run: python experiments/photographs.py [FILE.npz] [--side 32] [--n 6000]
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ def patches(n: int, height: int, width: int, seed: int = 0) -> np.ndarray:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", nargs="?", type=Path, default=Path("runs/photographs.npz"))
-    file = parser.parse_args().file
-    file.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(file, x=patches(6000, 32, 32))
-    print(file)
+    parser.add_argument("--side", type=int, default=32, help="pixels along a patch's side")
+    parser.add_argument("--n", type=int, default=6000, help="patches")
+    arguments = parser.parse_args()
+    arguments.file.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(arguments.file, x=patches(arguments.n, arguments.side, arguments.side))
+    print(arguments.file)

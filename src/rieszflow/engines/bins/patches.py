@@ -57,6 +57,17 @@ def lay_out(image, x, first, m, shift, scale, colours, T):
 
 
 @numba.njit(**OPTIONS)
+def take_out(out, image, first, m, T):
+    """Points first … first + m − 1 of out = the tile of images, as in `lay_out`."""
+    for start in range(0, m, 16):
+        stop = min(m, start + 16)
+        for j in range(out.shape[1]):
+            line = image[j * T : (j + 1) * T]
+            for i in range(start, stop):
+                out[first + i, j] = line[i]
+
+
+@numba.njit(**OPTIONS)
 def gather(patch, image, pixels, T):
     """A patch's numbers: sums over the pixels under them."""
     for j in range(pixels.shape[0]):
@@ -209,6 +220,4 @@ def patch_look_up(
             if b + 1 == rows.shape[0] or places[b + 1] != places[b]:
                 scatter(pushed, forces, pixels[places[b]], unit, T)
         coloured(pushed, colours.T, T)
-        for i in range(m):
-            for j in range(x.shape[1]):
-                out[start + i, j] = pushed[j * T + i]
+        take_out(out, pushed, start, m, T)

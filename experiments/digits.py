@@ -31,16 +31,16 @@ RECORDED: dict[str, Any] = {
     "latents": "smooth",
     "clip": True,
     "lengths": [12.0, 1.0],
-    "networks": 8,
+    "networks": 16,
     "first_steps": 25,
     "steps_cap": 25,
 }
 SETTINGS: dict[str, dict[str, Any]] = {
-    "preset": read_preset("digits", "cpu"),  # type: ignore[dict-item]
+    "networks": read_preset("digits", "networks"),  # type: ignore[dict-item]
     "recorded": RECORDED,
     "recorded, more particles": RECORDED | {"particles": 30000},
     "recorded, patches": RECORDED | {"patches": [[4, 1]], "first_steps": 12, "steps_cap": 12},
-    "recorded, half as long": RECORDED | {"networks": 4},
+    "recorded, half as long": RECORDED | {"networks": 8},
 }
 
 

@@ -99,7 +99,8 @@ SETTINGS = [
 
 def training(out, *more):
     settings = [part for item in (*SETTINGS, *more) for part in ("--set", item)]
-    return ["-m", "rieszflow", "train", "digits", "--out", out, "--seed", 3, "--device", "cpu", *settings]
+    run = ["train", "digits", "--preset", "networks", "--out", out, "--seed", 3, "--device", "cpu"]
+    return ["-m", "rieszflow", *run, *settings]
 
 
 SHARED = ["shared=true", "network=unet", "channels=[8]", "layers=1"]

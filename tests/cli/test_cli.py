@@ -61,7 +61,7 @@ def called(*arguments, cwd=".", encoding="utf-8"):
 
 def train_arguments(out):
     settings = [part for item in TINY for part in ("--set", item)]
-    return ["train", "digits", "--out", out, "--seed", 3, "--device", "cpu", *settings]
+    return ["train", "digits", "--preset", "networks", "--out", out, "--seed", 3, "--device", "cpu", *settings]
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def open_in_chromium(page, folder):
         (["train", "digits", "--set", "networks=0"], "networks: 0"),
         (["train", "digits", "--set", "nonsense=1"], "unknown setting 'nonsense'"),
         (["train", "digits", "--set", "networks"], "KEY=VALUE"),
-        (["train", "digits", "--set", "channels=[8,8,8,8,8]"], "shrink images by 16"),
+        (["train", "digits", "--preset", "networks", "--set", "channels=[8,8,8,8,8]"], "shrink images by 16"),
         (["train", "digits", "--device", "warp"], "device"),
         (["train", "digits", "--out", "{run}"], "not an empty folder"),
         (["resume", "{tmp}"], "no run of rieszflow"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import signal
 import threading
@@ -56,7 +57,14 @@ def processes(device: torch.device) -> Processes:
     if device.type == "cuda":  # one for every process of a machine
         device = torch.device("cuda", state.local_process_index % torch.cuda.device_count())
         torch.cuda.set_device(device)
+    atexit.register(_part)  # of several calls the last one finds nothing left to do
     return Processes(state.num_processes, state.process_index, device, dist.group.WORLD)
+
+
+def _part() -> None:
+    """Ends the group. A process that ends with it still there is aborted now and then: the group's threads are running."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ def start(context: Context) -> State:
     return replace(
         state,
         x=x,
-        x_old=x,
+        x_old=_kept(context, x),
         fresh=fresh,
         fresh_start=fresh if context.config.shared else None,
         path=fresh[None, :PICTURED].clone(),
@@ -48,7 +48,13 @@ def next_network(context: Context, state: State) -> State:
         state = _next_level(context, state)
     if state.network > context.levels[-1].first:  # no level begins after this one
         state = replace(state, initial={})
-    return replace(state, x_old=state.x, flow=new_flow(context, state.stage, state.network, 0, state.drawer))
+    flow = new_flow(context, state.stage, state.network, 0, state.drawer)
+    return replace(state, x_old=_kept(context, state.x), flow=flow)
+
+
+def _kept(context: Context, x: Tensor) -> Tensor:
+    """Where a flow begins: a network learns from it, a recording needs none of it."""
+    return x.new_zeros(0, x.shape[1]) if context.config.model == "recorded" else x
 
 
 def _next_level(context: Context, state: State) -> State:

@@ -93,8 +93,7 @@ def _train(context: Context) -> None:
             state = finish_part(context, state)  # what these steps did is written down
         else:
             if state.phase == "flow":
-                state = begin_fit(context, state)  # Φ_l ← Φ_{l−1}
-                save(context, state)
+                state = _saved(context, begin_fit(context, state))  # Φ_l ← Φ_{l−1}
             state = _fit(context, state)  # Φ_l(x_old) ≈ x_old − x
             state = finish(context, state)  # x ← x_old − Φ_l(x_old)
         if later is not None and state.network == later.network:
@@ -102,8 +101,7 @@ def _train(context: Context) -> None:
             if waiting is not None:
                 state = waiting
                 continue
-        state = next_network(context, state)  # x_old ← x, on larger images where a level begins
-        save(context, state)
+        state = _saved(context, next_network(context, state))  # x_old ← x, on larger images where a level begins
 
 
 def _flow(context: Context, state: State) -> State:
@@ -131,6 +129,13 @@ def _fit(context: Context, state: State) -> State:
             loss = None if state.fit is None else state.fit.loss
             context.callbacks.tell(Progress("fit", state.step, steps, state.network, context.last, loss))
     return state
+
+
+def _saved(context: Context, state: State) -> State:
+    """The state, which is written, with the seconds that this took: a large one takes some."""
+    started = time.perf_counter()
+    save(context, state)
+    return replace(state, seconds={**state.seconds, "finish": state.seconds["finish"] + time.perf_counter() - started})
 
 
 class _Clock:

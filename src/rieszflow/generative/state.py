@@ -63,7 +63,7 @@ class State:
         phase: "flow" while particles move, "fit" while the network learns.
         step: steps done of this phase.
         x: particles (n, d), this process's part.
-        x_old: particles before this network's flow, (n, d).
+        x_old: particles before this network's flow, (n, d); none in a recording.
         velocities: v of every kind of slices, (n, d); None before its first step.
         flow: how particles move, with the part of a recording that is being made; None in a fit.
         fit: the network; None in a flow.
@@ -76,7 +76,7 @@ class State:
         drawer: the source of directions, on the device.
         scaler: of the loss, in fp16.
         initial: weights that a level's first network starts from, where the network is the user's own.
-        seconds: spent in flows, in fits, and after them.
+        seconds: spent in flows, in fits, and after them: on scores, pictures and checkpoints.
         after: the checksum of the last finished network.
         rows: the lines of metrics.jsonl.
         stage: the targets at this level's size; they follow from `network`, so they are not kept.

@@ -35,7 +35,8 @@ def stretched(drawn):
 
 
 KINDS = [rf.LocalSlices((3, 10, 8), 3, 2), rf.LocalSlices((1, 8, 8), 7, 1), rf.LocalSlices((2, 6, 6), 2, 3),
-         rf.LocalSlices((3, 9, 10), 4, 2, by_colour=True), rf.LocalSlices((2, 6, 6), 3, 1, by_colour=True)]  # fmt: skip
+         rf.LocalSlices((3, 9, 10), 4, 2, by_colour=True), rf.LocalSlices((2, 6, 6), 3, 1, by_colour=True),
+         rf.LocalSlices((3, 10, 8), 3, 2, one=True), rf.LocalSlices((3, 9, 10), 4, 1, by_colour=True, one=True)]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -142,6 +143,7 @@ def test_flow_with_patches_keeps_its_tables():
         (lambda: rf.LocalSlices((1, 8, 8), 7, 2), "7 × 7 pixels stretched by 2 do not fit into images of 8 × 8"),
         (lambda: rf.LocalSlices((1, 8), 7), "a shape (C, H, W)"),
         (lambda: rf.LocalSlices((3, 8, 8), 2, 1, "yes"), "by_colour='yes' given"),
+        (lambda: rf.LocalSlices((3, 8, 8), 2, 1, one=1), "one=1 given"),
         (lambda: rf.LocalSlices((1, 8, 8), 0), "whole numbers are accepted"),
         (lambda: rf.sliced_mmd2(torch.zeros(2, 5), torch.ones(2, 5), directions=rf.LocalSlices((1, 8, 8))), "have d = 5"),
     ],

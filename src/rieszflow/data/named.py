@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
+from torch.nn import functional
 
 from rieszflow._notices import notice
 from rieszflow.data.dataset import Parts
@@ -151,9 +153,14 @@ def _celeba_folder(path: Path | None) -> Parts:
 
 
 def _celeba(image: Any) -> Any:
-    """178 × 218 to the usual 64 × 64: the middle 140 × 140, made smaller."""
+    """178 × 218 to 64 × 64 as in the paper: the middle 140 × 140, made smaller by bicubic interpolation without antialiasing.
+
+    The paper keeps numbers between and beyond grey levels. Here they are rounded to bytes, a quarter of the memory.
+    """
     left, top = (image.width - 140) // 2, (image.height - 140) // 2
-    return image.crop((left, top, left + 140, top + 140)).resize((64, 64))
+    middle = torch.tensor(np.asarray(image.crop((left, top, left + 140, top + 140)).convert("RGB")))
+    small = functional.interpolate(middle.movedim(-1, 0)[None].float(), size=(64, 64), mode="bicubic", antialias=False)
+    return small[0].round().clamp(0, 255).to(torch.uint8).movedim(0, -1).numpy()
 
 
 def hugging_face(name: str) -> Parts:

@@ -35,6 +35,9 @@ class LocalSlices:
     grid with a random origin, so every pixel is in one of them or, near a seam, in several. The sliced functionals then
     estimate the mean, over all places q, of D² between the patches at q. Value and gradient are unbiased for it.
 
+    With `one` a draw has one patch only, at a random place, as in the paper's experiments. It estimates the same, with more
+    noise.
+
     Args:
         shape: (C, H, W) of an image.
         size: pixels along a patch's side, before stretching.
@@ -42,6 +45,7 @@ class LocalSlices:
         by_colour: whether a patch is of one colour only. Of three channels, red, green and blue, the colours are brightness and
             two differences, an orthonormal basis of them; otherwise they are the channels. Differences of colours vary little
             from pixel to pixel, so all slices that mix them with brightness are nearly blind to noise in them.
+        one: whether a draw has one patch, which all its slices share, instead of patches that tile the image.
 
     Raises:
         InputError (a ValueError): numbers that are not whole, or a patch that does not fit into the image.
@@ -59,6 +63,7 @@ class LocalSlices:
     size: int = 7
     scale: int = 1
     by_colour: bool = False
+    one: bool = False
 
     def __post_init__(self) -> None:
         try:
@@ -75,8 +80,9 @@ class LocalSlices:
                 f"{self.shape[1]} × {self.shape[2]}"
             )
 
-        if not isinstance(self.by_colour, bool):
-            raise InputError(f"directions: by_colour={self.by_colour!r} given; True or False is accepted")
+        for name in ("by_colour", "one"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"directions: {name}={getattr(self, name)!r} given; True or False is accepted")
 
     @property
     def numbers(self) -> int:
@@ -90,8 +96,8 @@ class LocalSlices:
 
     @property
     def places(self) -> int:
-        """How many patches tile an image, in all its colours."""
-        tiles = math.prod(-(-length // (self.size * self.scale)) for length in self.shape[1:])
+        """How many patches a draw has, in all colours."""
+        tiles = 1 if self.one else math.prod(-(-length // (self.size * self.scale)) for length in self.shape[1:])
         return tiles * self.shape[0] if self.by_colour else tiles
 
     @property
@@ -125,7 +131,8 @@ class LocalSlices:
         lines = []
         for length, start in zip((H, W), origin, strict=True):
             tiles = -(-length // (s * k))
-            starts = (start + np.arange(tiles) * length // tiles)[:, None]
+            starts = (start + np.arange(tiles) * length // tiles)[: 1 if self.one else tiles, None]
+            tiles = len(starts)
             lines.append(((starts + np.arange(s * k)) % length).reshape(tiles, s, k))
         down, across = lines
         channel = np.arange(C)[:, None, None, None, None]

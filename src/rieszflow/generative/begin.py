@@ -48,6 +48,8 @@ def next_network(context: Context, state: State) -> State:
         state = _next_level(context, state)
     if state.network > context.levels[-1].first:  # no level begins after this one
         state = replace(state, initial={})
+    if state.stage.level.config.at_rest:
+        state = replace(state, velocities=(None,) * len(state.velocities))
     flow = new_flow(context, state.stage, state.network, 0, state.drawer)
     return replace(state, x_old=_kept(context, state.x), flow=flow)
 
@@ -65,7 +67,7 @@ def _next_level(context: Context, state: State) -> State:
     if noise:
         white = torch.randn(context.config.particles, x.shape[1], generator=state.chooser)
         x = x + noise * _ranks.part(white, context.group).to(x)
-    fresh = grow(state.fresh, old, new, noise, state.chooser)
+    fresh = grow(state.fresh, old, new, stage.level.noise_of_samples, state.chooser)
     return replace(
         state,
         stage=stage,

@@ -32,9 +32,11 @@ from rieszflow.generative.preset_files import read_preset
 __all__ = ["Config", "LatentsName", "LossName", "ModelName", "NetworkName", "PrecisionName"]
 
 LatentsName: TypeAlias = Literal["uniform", "smooth"]
-NetworkName: TypeAlias = Literal["auto", "unet", "mlp", "custom"]
+NetworkName: TypeAlias = Literal["auto", "unet", "ddpm", "mlp", "custom"]
 ModelName: TypeAlias = Literal["networks", "recorded"]
 LossName: TypeAlias = Literal["squared", "absolute"]
+FitName: TypeAlias = Literal["normalised", "plain"]
+PlacesName: TypeAlias = Literal["tiled", "one"]
 PrecisionName: TypeAlias = Literal["no", "bf16", "fp16"]
 
 Scope: TypeAlias = Literal["level", "run", "free"]
@@ -86,6 +88,9 @@ class Config:
     # The flow.
     particles: int = _setting(4000, whole(2), "N: particles that start as noise and move to the data.", "run")
     targets: int | None = _setting(None, optional(whole(2)), "M: training data to move to, at most. None: all.", "run")
+    first_targets: bool = _setting(
+        False, TRUTH, "The `targets` are the first of the training data. If not, they are chosen at random.", "run"
+    )
     batch: int | None = _setting(
         None, optional(whole(2)), "Targets that a flow step sees, in turn (see `rieszflow.Target`). None: all.", "run"
     )
@@ -106,6 +111,14 @@ class Config:
     first_steps: int = _setting(16, whole(), "T_1: flow steps before the first network.")
     growth_cap: int = _setting(64, whole(), "What T_l grows by from network to network, at most.")
     steps_cap: int = _setting(256, whole(), "What T_l grows to.")
+    at_rest: bool = _setting(
+        False, TRUTH, "Particles begin the flow of every network at rest. If not, they keep their velocity in a level."
+    )
+    from_flow: bool = _setting(
+        False,
+        TRUTH,
+        "Particles go on from where the flow left them. If not, from where the network moves them to, which samples see, too.",
+    )
     clip: bool = _setting(False, TRUTH, "Keep particles and samples in the data's box [0, 1]^d.", "run")
     latents: LatentsName = _setting(
         "uniform",
@@ -126,6 +139,9 @@ class Config:
     )
     noise: float = _setting(
         0.0, _NOT_NEGATIVE, "Standard deviation of the noise that is added where images grow to this level."
+    )
+    noise_of_samples: float | None = _setting(
+        None, optional(_NOT_NEGATIVE), "The same for samples. None: as for the particles."
     )
     patches: tuple[tuple[int, int], ...] = _setting(
         (),
@@ -150,11 +166,22 @@ class Config:
         "τ of every factor in `local_scales`. Empty: `step_size` for all.",
     )
 
+    summed: bool = _setting(
+        False, TRUTH, "Gradients on all kinds of slices are taken at the same particles and added up. If not, kinds take turns."
+    )
+    places: PlacesName = _setting(
+        "tiled",
+        one_of(get_args(PlacesName)),
+        'Where patches are: "tiled", all over the image; or "one", the paper\'s: in a step all slices of a kind share a random '
+        "place, and have the constant c_d of the whole image, where a step size is given.",
+    )
+
     # The network.
     network: NetworkName = _setting(
         "auto",
         one_of(get_args(NetworkName)),
-        '"unet" (diffusers\' UNet2DModel), "mlp", "auto" (unet for images), or "custom" (a module of your own).',
+        '"unet" (diffusers\' UNet2DModel), "ddpm" (it as in the paper: groups of 32 channels, attention in the middle only, no '
+        'time, 0 at first), "mlp", "auto" (unet for images), or "custom" (a module of your own).',
         "run",
     )
     shared: bool = _setting(
@@ -177,7 +204,13 @@ class Config:
     # The fit.
     fit_steps: int = _setting(500, whole(), "Adam steps. Every network starts from the one before.")
     batch_size: int = _setting(100, whole(1, 10**7), "Particles of a step.")
-    learning_rate: float = _setting(1e-3, _POSITIVE, "At the first step. It falls to 0 along a cosine.")
+    fit: FitName = _setting(
+        "normalised",
+        one_of(get_args(FitName)),
+        '"normalised": the network sees 4x − 2 and learns displacements of mean square 1, by gradients of at most 1, and the '
+        'learning rate falls to 0 along a cosine. "plain", the paper\'s: none of these.',
+    )
+    learning_rate: float = _setting(1e-3, _POSITIVE, "At the first step.")
     loss: LossName = _setting("squared", one_of(get_args(LossName)), "Error of a displacement.")
     ema: float = _setting(0.0, fraction(), "Decay of the moving average of the weights. 0: no average.")
 
@@ -218,6 +251,8 @@ class Config:
             raise ConfigError(
                 "model: 'recorded' given with reuse, shared or a network; reuse 1 and no network are accepted with it"
             )
+        if self.model == "recorded" and any(config.at_rest for _, config in self.level_configs()):
+            raise ConfigError("at_rest: given with model 'recorded'; it is accepted with networks")
         if self.batch is not None and self.reuse != 1:
             raise ConfigError("batch: given with reuse; reuse 1 is accepted with it")
         factors = [factor for factor, _ in self.level_configs()]
@@ -354,7 +389,10 @@ class Config:
 _FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(Config)}
 _OF_LEVELS = [name for name, field in _FIELDS.items() if field.metadata["scope"] == "level"]
 # Added since runs of this version were first written: config.yaml may lack them.
-_LATER = ("model", "batch", "lengths", "bins", "patches", "by_colour")
+_LATER = (
+    "model", "batch", "lengths", "bins", "patches", "by_colour",
+    "first_targets", "at_rest", "from_flow", "noise_of_samples", "summed", "places", "fit",
+)  # fmt: skip
 _FIXED = [name for name, field in _FIELDS.items() if field.metadata["scope"] != "free"]
 # For help() and the API pages: what stands beside the fields.
 _DOCS = "\n".join(f"        {name}: {field.metadata['doc']}" for name, field in _FIELDS.items())

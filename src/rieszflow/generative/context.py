@@ -124,12 +124,13 @@ def prepare(run: Run, data: Dataset, custom: nn.Module | None, here: Processes, 
         raise RunError(f"{here.number} processes given for {config.particles} particles; every one needs some")
     chooser = torch.Generator().manual_seed(config.seed)
     train, held_out = data.train.flatten(1), data.held_out.flatten(1)[:WATCHED]
+    order = torch.arange(len(train)) if config.first_targets else torch.randperm(len(train), generator=chooser)
     return Context(
         run=run,
         levels=tuple(levels(config, run.shape)),
         schedule=tuple(config.flow_steps()),
         here=here,
-        targets=train[torch.randperm(len(train), generator=chooser)[: config.targets]],
+        targets=train[order[: config.targets]],
         held_out=held_out,
         held_out_digest=hashlib.blake2b(held_out.contiguous().numpy().tobytes(), digest_size=16).hexdigest(),
         random=chooser.get_state(),

@@ -16,7 +16,6 @@ from rieszflow.errors import RunError
 from rieszflow.exact import energy_distance
 from rieszflow.generative.begin import PICTURED
 from rieszflow.generative.context import WATCHED, Context, Pictures, Stage
-from rieszflow.generative.fit import scale_of
 from rieszflow.generative.networks import Displacement, as_data, displace
 from rieszflow.generative.pyramid import grow
 from rieszflow.generative.state import State
@@ -42,10 +41,13 @@ def finish(context: Context, state: State) -> State:
     if state.replay is not None:
         pair = torch.stack([state.x_old, wanted])[None, :, : state.replay.shape[2]]
         state = replace(state, replay=torch.cat([state.replay, pair]))
-    shown, after = (_ranks.joined(t[:WATCHED], context.group)[:WATCHED] for t in (flowed, state.x))
+    moved = state.x
+    if state.stage.level.config.from_flow:
+        state = replace(state, x=flowed)
+    shown, after = (_ranks.joined(t[:WATCHED], context.group)[:WATCHED] for t in (flowed, moved))
     if context.here.main:
         state = _follow_samples(context, state, phi)
-        row = _row(context, state, phi, error, {"particles": shown, "network_particles": after})
+        row = _row(context, state, size, error, {"particles": shown, "network_particles": after})
         state = _write(context, state, phi, row)
         _tell(context, state, shown, "fit")
     context.here.wait()
@@ -94,11 +96,14 @@ def _follow_samples(context: Context, state: State, phi: Displacement) -> State:
     return replace(state, fresh=fresh, path=path)
 
 
-def _row(context: Context, state: State, phi: Displacement, error: float, moved: dict[str, Tensor]) -> Json:
-    """A line of metrics.jsonl. `moved`: particles after the flow and after the network."""
+def _row(context: Context, state: State, size: Tensor, error: float, moved: dict[str, Tensor]) -> Json:
+    """A line of metrics.jsonl.
+
+    `size` is the mean square of displacements. `moved` are particles after the flow and after the network.
+    """
     return {
         **_row_head(context, state),
-        "displacement_rms": scale_of(phi, context.number_in_level(state.network)).item(),
+        "displacement_rms": size.sqrt().item(),
         "fit_error": error,
         **_distances(state.stage, {**moved, "fresh_samples": as_data(state.fresh, state.stage.level.shape)}),
         "seconds": dict(state.seconds),

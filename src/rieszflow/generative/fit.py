@@ -51,6 +51,8 @@ def begin_fit(context: Context, state: State) -> State:
             module.net.load_state_dict(state.initial)
     # A displacement of exactly zero cannot be divided by its size, and needs no network either.
     scale = _ranks.mean((state.x_old - state.x).pow(2), context.group).sqrt().clamp(min=1e-12)
+    if level.config.fit == "plain":
+        scale = torch.ones_like(scale)
     for module in (fit.phi, fit.average):
         scale_of(module, number).copy_(scale)
     return replace(state, phase="fit", step=0, flow=None, fit=fit)
@@ -60,17 +62,22 @@ def fit_step(context: Context, state: State) -> State:
     """One step of Adam towards Φ_l(x_old) = x_old − x on a batch of particles, and of the average of the weights."""
     fit, config = state.fit, state.stage.level.config
     assert fit is not None
+    plain = config.fit == "plain"
     for group in fit.optimiser.param_groups:
-        group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * state.step / config.fit_steps))
+        falls = 1.0 if plain else 0.5 * (1 + math.cos(math.pi * state.step / config.fit_steps))
+        group["lr"] = config.learning_rate * falls
     x, v, number = _batch(context, state, fit)
     with _ranks.sending(context.group):
         with _autocast(context):
             residual = fit.model(x, number, normalised=True) - v / _scales(fit.phi, number)
-        loss = residual.pow(2).mean() if config.loss == "squared" else residual.abs().mean()
+        errors = residual.pow(2) if config.loss == "squared" else residual.abs()
+        # Plain displacements become small. A sum keeps gradients far above Adam's ε, as in the paper's scripts.
+        loss = errors.sum(1).mean() if plain else errors.mean()
         fit.optimiser.zero_grad()
         state.scaler.scale(loss).backward()
     state.scaler.unscale_(fit.optimiser)
-    torch.nn.utils.clip_grad_norm_(fit.phi.parameters(), 1.0)
+    if not plain:
+        torch.nn.utils.clip_grad_norm_(fit.phi.parameters(), 1.0)
     state.scaler.step(fit.optimiser)
     state.scaler.update()
     _update_average(fit, config.ema, state.step)

@@ -28,6 +28,7 @@ def new_flow(context: Context, stage: Stage, network: int, step: int, drawer: to
         bounds=(0.0, 1.0) if config.clip else None,
         group=context.group,
         lengths=falling(config.lengths[0], config.lengths[1], level.steps()) if config.lengths else None,
+        summed=config.summed,
         recording=config.model == "recorded",
         bins=config.bins,
     )

@@ -15,9 +15,11 @@ from rieszflow.generative.config import Config
 
 __all__ = ["Displacement", "as_data", "build", "check_memory", "displace"]
 
+_GROUPS = 32  # of channels that the paper's network normalises together
+
 
 class Displacement(nn.Module):
-    """Φ(x) = scale · net((x − ½)·4): flat particles (B, d) in, displacements (B, d) out.
+    """Φ(x) = scale · net((x − ½)·4): flat particles (B, d) in, displacements (B, d) out. With `plain`, net(x).
 
     Particles near [0, 1] reach the network with a spread of about one, and what it has to learn, the displacement divided by
     its root mean square, has size one at every l: the same learning rate serves all networks. `scale` is saved with
@@ -29,15 +31,16 @@ class Displacement(nn.Module):
 
     scale: Tensor
 
-    def __init__(self, net: nn.Module, shape: tuple[int, ...], steps: int | None = None) -> None:
+    def __init__(self, net: nn.Module, shape: tuple[int, ...], steps: int | None = None, plain: bool = False) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.plain = net, plain
         self.shape = shape
         self.register_buffer("scale", torch.ones(() if steps is None else (steps,)))
 
     def forward(self, x: Tensor, step: Tensor | None = None, normalised: bool = False) -> Tensor:
         """Φ(x), or Φ(x) / scale."""
-        z = 4 * x.view(-1, *self.shape) - 2
+        z = x.view(-1, *self.shape)
+        z = z if self.plain else 4 * z - 2
         out = self.net(z) if step is None else self.net(z, step)
         if not isinstance(out, Tensor) or out.shape != (len(x), *self.shape):
             given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
@@ -55,16 +58,17 @@ def build(config: Config, shape: tuple[int, ...], custom: nn.Module | None = Non
     kind = config.network
     if kind == "auto":
         kind = "unet" if len(shape) == 3 else "mlp"
+    plain = config.fit == "plain"
     if config.shared and kind != "unet":
         raise ConfigError(f"shared: one network for all steps must know the step, which only 'unet' does; network is {kind!r}")
     if kind == "custom":
         if custom is None:
             raise ConfigError("network: 'custom' given; pass the nn.Module itself as `network=`")
-        return Displacement(custom, shape)
+        return Displacement(custom, shape, plain=plain)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        net = _UNet(config, shape) if kind == "unet" else _mlp(config, shape)
-        return Displacement(net, shape, config.networks if config.shared else None)
+        net = _mlp(config, shape) if kind == "mlp" else _UNet(config, shape)
+        return Displacement(net, shape, config.networks if config.shared else None, plain)
 
 
 def check_memory(config: Config, shape: tuple[int, ...], device: torch.device, training: bool, samples: int = 0) -> None:
@@ -114,9 +118,14 @@ class _UNet(nn.Module):
         from diffusers.models.unets.unet_2d import UNet2DModel
 
         if len(shape) != 3:
-            raise ConfigError(f"network: 'unet' needs images (C, H, W), the data have the shape {shape}; use 'mlp'")
+            raise ConfigError(f"network: {config.network!r} needs images (C, H, W), the data have the shape {shape}; use 'mlp'")
         levels, patch = len(config.channels), config.patch
         self.spacing = 1000 / config.networks  # the time embedding is made for times of 0 to 1000
+        ddpm = config.network == "ddpm"
+        if ddpm and any(channels % _GROUPS for channels in config.channels):
+            raise ConfigError(
+                f"channels: {list(config.channels)} given; multiples of {_GROUPS} are accepted with network 'ddpm'"
+            )
         if config.attention and config.channels[-1] < 8:
             raise ConfigError(
                 f"attention: needs 8 channels or more at the coarse level, channels ends with {config.channels[-1]}"
@@ -133,7 +142,7 @@ class _UNet(nn.Module):
         self.pad = (left, width - shape[2] - left, top, height - shape[1] - top)
         self.fold, self.unfold = nn.PixelUnshuffle(patch), nn.PixelShuffle(patch)
         down, up = ["DownBlock2D"] * levels, ["UpBlock2D"] * levels
-        if config.attention:
+        if config.attention and not ddpm:
             down[-1], up[0] = "AttnDownBlock2D", "AttnUpBlock2D"
         self.unet = UNet2DModel(
             sample_size=(height // patch, width // patch),
@@ -143,9 +152,13 @@ class _UNet(nn.Module):
             block_out_channels=config.channels,
             down_block_types=tuple(down),
             up_block_types=tuple(up),
-            add_attention=config.attention,
-            norm_num_groups=max(1, math.gcd(*config.channels) // 4),
+            add_attention=config.attention or ddpm,
+            attention_head_dim=config.channels[-1] if ddpm else 8,
+            norm_num_groups=_GROUPS if ddpm else max(1, math.gcd(*config.channels) // 4),
+            norm_eps=1e-6 if ddpm else 1e-5,
         )
+        if ddpm:
+            _as_in_paper(self.unet)
 
     def forward(self, x: Tensor, step: Tensor | None = None) -> Tensor:
         left, _, top, _ = self.pad
@@ -153,6 +166,28 @@ class _UNet(nn.Module):
         time = 0 if step is None else step * self.spacing
         out: Tensor = self.unfold(self.unet(self.fold(padded), time, return_dict=False)[0])
         return out[..., top : top + x.shape[-2], left : left + x.shape[-1]]
+
+
+class _NoTime(nn.Module):
+    """In the place of a time embedding."""
+
+    def forward(self, time: Tensor) -> None:
+        return None
+
+
+def _as_in_paper(unet: nn.Module) -> None:
+    """A unet without time that begins as 0: residual blocks and attention add nothing at first, and nothing comes out."""
+    unet.time_embedding = _NoTime()
+    for module in unet.modules():
+        if hasattr(module, "time_emb_proj"):
+            setattr(module, "time_emb_proj", None)  # noqa: B010  (mypy takes modules' members for tensors)
+    for name, module in unet.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+            if name.endswith(("conv2", "to_out.0", "conv_out")):
+                nn.init.zeros_(module.weight)
 
 
 def _mlp(config: Config, shape: tuple[int, ...]) -> nn.Module:

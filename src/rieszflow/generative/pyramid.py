@@ -36,11 +36,18 @@ class Level:
         name, pairs = "patches", config.patches
         if config.local_scales:
             name, pairs = "local_scales", tuple((config.local_size, scale) for scale in config.local_scales)
+        one = config.places == "one"
         try:
-            patches = [LocalSlices((C, H, W), size, scale, scale in config.by_colour) for size, scale in pairs]
+            patches = [LocalSlices((C, H, W), size, scale, scale in config.by_colour, one) for size, scale in pairs]
         except ValueError as error:
             raise ConfigError(f"{name}: {error}") from None
         return [*patches] if config.local_scales else [config.directions, *patches]
+
+    @property
+    def noise_of_samples(self) -> float:
+        """Standard deviation of what is added to samples where they grow to this level."""
+        own = self.config.noise_of_samples
+        return self.config.noise if own is None else own
 
     def steps(self) -> int:
         """Flow steps of the whole level."""

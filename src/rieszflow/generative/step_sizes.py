@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from rieszflow.directions import Kind, LocalSlices
 from rieszflow.generative.pyramid import Level
+from rieszflow.kernels import Riesz
 from rieszflow.step_sizes import default_steps
 
 __all__ = ["step_sizes"]
@@ -13,8 +15,18 @@ __all__ = ["step_sizes"]
 def step_sizes(level: Level, y: Tensor) -> tuple[float, ...]:
     """τ towards targets y (M, d), of every kind of slices."""
     config, kinds = level.config, level.kinds()
-    if config.local_steps:
-        return config.local_steps
-    if config.step_size is not None:
-        return (config.step_size,) * len(kinds)
+    given = config.local_steps or (() if config.step_size is None else (config.step_size,) * len(kinds))
+    if given:
+        return tuple(tau * _paper_factor(kind, y.shape[1]) for tau, kind in zip(given, kinds, strict=True))
     return tuple(default_steps(y, kinds, [config.slices] * len(kinds), [config.momentum] * len(kinds)))
+
+
+def _paper_factor(kind: Kind, d: int) -> float:
+    """By how much a gradient on one patch grows with the constant of the whole image, c_d, in the place of the patch's own c_n.
+
+    The paper uses c_d for patches, too: see docs/paper.md.
+    """
+    if not isinstance(kind, LocalSlices) or not kind.one:
+        return 1.0
+    riesz = Riesz(1.0)
+    return riesz.basis_constant(d) / riesz.basis_constant(kind.numbers)

@@ -63,11 +63,12 @@ def _next_level(context: Context, state: State) -> State:
     """Particles and fresh samples at the size of the level that the next network belongs to, with noise, and at rest."""
     old, stage = state.stage.level.shape, enter(context, context.level_of(state.network))
     new, noise = stage.level.shape, stage.level.config.noise
-    x = grow(state.x, old, new, 0.0, None)
+    growth = stage.level.config.growth
+    x = grow(state.x, old, new, 0.0, None, growth)
     if noise:
         white = torch.randn(context.config.particles, x.shape[1], generator=state.chooser)
         x = x + noise * _ranks.part(white, context.group).to(x)
-    fresh = grow(state.fresh, old, new, stage.level.noise_of_samples, state.chooser)
+    fresh = grow(state.fresh, old, new, stage.level.noise_of_samples, state.chooser, growth)
     return replace(
         state,
         stage=stage,
@@ -76,7 +77,7 @@ def _next_level(context: Context, state: State) -> State:
         fresh=fresh,
         fresh_velocities=(None,) * len(stage.step_sizes),
         fresh_start=None if state.fresh_start is None else fresh,
-        path=grow(state.path, old, new, 0.0, None),
+        path=grow(state.path, old, new, 0.0, None),  # as it was, in larger pixels
         replay=_no_replay(context, stage),
     )
 

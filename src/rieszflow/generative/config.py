@@ -29,7 +29,7 @@ from rieszflow.generative.checks import (
 )
 from rieszflow.generative.preset_files import read_preset
 
-__all__ = ["Config", "LatentsName", "LossName", "ModelName", "NetworkName", "PrecisionName"]
+__all__ = ["Config", "GrowthName", "LatentsName", "LossName", "ModelName", "NetworkName", "PrecisionName"]
 
 LatentsName: TypeAlias = Literal["uniform", "smooth"]
 NetworkName: TypeAlias = Literal["auto", "unet", "ddpm", "mlp", "custom"]
@@ -37,6 +37,7 @@ ModelName: TypeAlias = Literal["networks", "recorded"]
 LossName: TypeAlias = Literal["squared", "absolute"]
 FitName: TypeAlias = Literal["normalised", "plain"]
 PlacesName: TypeAlias = Literal["tiled", "one"]
+GrowthName: TypeAlias = Literal["repeat", "smooth"]
 PrecisionName: TypeAlias = Literal["no", "bf16", "fp16"]
 
 Scope: TypeAlias = Literal["level", "run", "free"]
@@ -139,6 +140,11 @@ class Config:
     )
     noise: float = _setting(
         0.0, _NOT_NEGATIVE, "Standard deviation of the noise that is added where images grow to this level."
+    )
+    growth: GrowthName = _setting(
+        "repeat",
+        one_of(get_args(GrowthName)),
+        'How images grow to this level: "repeat" pixels, as in the paper, or "smooth", by bilinear interpolation.',
     )
     noise_of_samples: float | None = _setting(
         None, optional(_NOT_NEGATIVE), "The same for samples. None: as for the particles."
@@ -391,7 +397,7 @@ _OF_LEVELS = [name for name, field in _FIELDS.items() if field.metadata["scope"]
 # Added since runs of this version were first written: config.yaml may lack them.
 _LATER = (
     "model", "batch", "lengths", "bins", "patches", "by_colour",
-    "first_targets", "at_rest", "from_flow", "noise_of_samples", "summed", "places", "fit",
+    "first_targets", "at_rest", "from_flow", "noise_of_samples", "growth", "summed", "places", "fit",
 )  # fmt: skip
 _FIXED = [name for name, field in _FIELDS.items() if field.metadata["scope"] != "free"]
 # For help() and the API pages: what stands beside the fields.

@@ -199,7 +199,7 @@ class GenerativeFlow:
             if level.first == 1:
                 x = draw_latents(level.config, level.shape, n, generator)
             else:
-                x = grow(x, shape, level.shape, level.noise_of_samples, generator)
+                x = grow(x, shape, level.shape, level.noise_of_samples, generator, level.config.growth)
             x, shape = x.to(device), level.shape
             if self.config.model == "recorded":
                 x = self._pushed(level, x, min(last, level.last), last, batch_size, progress)

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from rieszflow.directions import Kind, LocalSlices
 from rieszflow.errors import ConfigError
-from rieszflow.generative.config import Config
+from rieszflow.generative.config import Config, GrowthName
 from rieszflow.recording import Plan
 
 __all__ = ["Level", "grow", "levels", "shrink"]
@@ -87,8 +87,15 @@ def shrink(x: Tensor, shape: tuple[int, ...], factor: int) -> Tensor:
     return torch.cat([functional.avg_pool2d(part.view(-1, *shape), factor).flatten(1) for part in x.split(10_000)])
 
 
-def grow(x: Tensor, small: tuple[int, ...], large: tuple[int, ...], noise: float, generator: torch.Generator | None) -> Tensor:
-    """Flat images, made larger by repeating pixels, plus Gaussian noise of a standard deviation, drawn on the CPU.
+def grow(
+    x: Tensor,
+    small: tuple[int, ...],
+    large: tuple[int, ...],
+    noise: float,
+    generator: torch.Generator | None,
+    growth: GrowthName = "repeat",
+) -> Tensor:
+    """Flat images, made larger, plus Gaussian noise of a standard deviation, drawn on the CPU.
 
     (…, d) of shape `small` to (…, d′) of shape `large`.
     """
@@ -96,7 +103,12 @@ def grow(x: Tensor, small: tuple[int, ...], large: tuple[int, ...], noise: float
         return x
     images = x.reshape(-1, *small)
     factor = large[1] // small[1]
-    images = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3).reshape(*x.shape[:-1], math.prod(large))
+    if growth == "repeat":
+        images = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    else:
+        parts = images.split(10_000)
+        images = torch.cat([functional.interpolate(part, scale_factor=factor, mode="bilinear") for part in parts])
+    images = images.reshape(*x.shape[:-1], math.prod(large))
     if not noise:
         return images
     return images + noise * torch.randn(images.shape, generator=generator).to(images)

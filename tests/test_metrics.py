@@ -24,6 +24,17 @@ def test_frechet_distance_against_scipy():
     assert metrics.frechet_distance(x + 3, x) == pytest.approx(45, rel=1e-8)
 
 
+def test_frechet_distance_in_more_dimensions_than_points():
+    """tr (ST)^½ is the sum of the singular values of A Bᵀ, where S = AᵀA and T = BᵀB: a form that needs no d × d matrix."""
+    g = generator(5)
+    x, y = torch.randn(7, 90, generator=g, dtype=torch.float64), 2 * torch.randn(9, 90, generator=g, dtype=torch.float64) + 1
+    A, B = ((z - z.mean(0)) / (len(z) - 1) ** 0.5 for z in (x, y))
+    wanted = (x.mean(0) - y.mean(0)).square().sum() + A.square().sum() + B.square().sum()
+    wanted -= 2 * torch.linalg.svdvals(A @ B.T).sum()
+    # The library takes roots of eigenvalues, which rounding moves by 1e-16 of the greatest: of those that are 0, 1e-8 is left.
+    assert metrics.frechet_distance(x, y) == pytest.approx(wanted.item(), rel=1e-6)
+
+
 def test_kernel_distance_by_loops():
     g = generator(1)
     x, y = torch.randn(9, 4, generator=g, dtype=torch.float64), 1 + torch.randn(9, 4, generator=g, dtype=torch.float64)

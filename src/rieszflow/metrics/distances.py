@@ -56,13 +56,18 @@ def frechet_distance(x: Points, y: Points) -> float:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     a, b, unit = _pair(x, y)
-    network = nn.Identity()
-    network.num_features = a.shape[1]  # type: ignore[assignment]
     # The distance is invariant under a common shift; without it sums of squares would lose digits.
     centre = b.mean(0)
+    a, b = a - centre, b - centre
+    if a.shape[1] > len(a) + len(b):
+        # All of them lie in a space of n + m dimensions, where the same costs (n + m)³ instead of d³: pixels are many.
+        basis = torch.linalg.qr(torch.cat([a, b]).T).Q
+        a, b = a @ basis, b @ basis
+    network = nn.Identity()
+    network.num_features = a.shape[1]  # type: ignore[assignment]
     fid = FrechetInceptionDistance(feature=network, normalize=True).set_dtype(torch.float64)
-    fid.update(b - centre, real=True)
-    fid.update(a - centre, real=False)
+    fid.update(b, real=True)
+    fid.update(a, real=False)
     return max(0.0, float(fid.compute())) / unit / unit
 
 

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from rieszflow.directions import LocalSlices
     from rieszflow.exact import energy_distance, mmd2, mmd2_gradient
     from rieszflow.flow import ParticleFlow, falling
+    from rieszflow.frozen import Mask, Pool
     from rieszflow.generative import GenerativeFlow
     from rieszflow.kernels import Gaussian, InverseMultiquadric, Kernel, Laplace, Matern, Riesz
     from rieszflow.recording import RecordedFlow
+    from rieszflow.scoring import energy_score
     from rieszflow.sketch import SliceSketch
     from rieszflow.sliced import sliced_mmd2, sliced_mmd2_gradient
     from rieszflow.target import Target
@@ -29,9 +31,11 @@ __all__ = [
     "Kernel",
     "Laplace",
     "LocalSlices",
+    "Mask",
     "Matern",
     "Notice",
     "ParticleFlow",
+    "Pool",
     "Progress",
     "RecordedFlow",
     "Riesz",
@@ -41,6 +45,7 @@ __all__ = [
     "compare",
     "drift_test",
     "energy_distance",
+    "energy_score",
     "falling",
     "mmd2",
     "mmd2_gradient",
@@ -60,8 +65,10 @@ if not TYPE_CHECKING:
         "Kernel": "kernels",
         "Laplace": "kernels",
         "LocalSlices": "directions",
+        "Mask": "frozen",
         "Matern": "kernels",
         "ParticleFlow": "flow",
+        "Pool": "frozen",
         "RecordedFlow": "recording",
         "Riesz": "kernels",
         "SliceSketch": "sketch",
@@ -70,6 +77,7 @@ if not TYPE_CHECKING:
         "compare": "comparison",
         "drift_test": "two_sample",
         "energy_distance": "exact",
+        "energy_score": "scoring",
         "falling": "flow",
         "mmd2": "exact",
         "mmd2_gradient": "exact",
@@ -88,6 +96,7 @@ if not TYPE_CHECKING:
             "errors",
             "exact",
             "flow",
+            "frozen",
             "generative",
             "kernels",
             "metrics",
@@ -95,7 +104,7 @@ if not TYPE_CHECKING:
             "recording",
             "report",
         ),
-        *("sketch", "sliced", "step_sizes", "target", "two_sample"),
+        *("scoring", "sketch", "sliced", "step_sizes", "target", "two_sample"),
     ]
 
     def __getattr__(name):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rieszflow._numba import OPTIONS, share
 from rieszflow._scratch import fresh
+from rieszflow.frozen import Known
 
 __all__ = ["faster", "moved"]
 
@@ -30,16 +31,21 @@ def faster(gradient: Tensor, velocity: Tensor | None, momentum: float) -> Tensor
     return gradient
 
 
-def moved(x: Tensor, velocity: Tensor, length: float, bounds: tuple[float, float] | None) -> Tensor:
-    """x ← x − length · v, clipped to the bounds."""
+def moved(
+    x: Tensor, velocity: Tensor, length: float, bounds: tuple[float, float] | None, frozen: Known | None = None
+) -> Tensor:
+    """x ← x − length · v, clipped to the bounds; what is frozen stays as it was."""
     out = fresh(x)
-    if not _ours(x, velocity, out):
+    if _ours(x, velocity, out):
+        real = out.numpy().dtype.type
+        low, high = (-np.inf, np.inf) if bounds is None else bounds
+        flat = [t.numpy().reshape(-1) for t in (x, velocity, out)]
+        share(_move, x.numel(), _TILE, *flat, real(length), real(low), real(high))
+    else:
         out = velocity.mul(-length).add_(x)
-        return out if bounds is None else out.clamp_(*bounds)
-    real = out.numpy().dtype.type
-    low, high = (-np.inf, np.inf) if bounds is None else bounds
-    share(_move, x.numel(), _TILE, *(t.numpy().reshape(-1) for t in (x, velocity, out)), real(length), real(low), real(high))
-    return out
+        if bounds is not None:
+            out = out.clamp_(*bounds)
+    return out if frozen is None else frozen.put(out, x)
 
 
 def _ours(*tensors: Tensor) -> bool:

@@ -20,6 +20,7 @@ from rieszflow.directions import Kind
 from rieszflow.engines.bins.recorded import follow
 from rieszflow.errors import InputError
 from rieszflow.exact import mmd2_gradient
+from rieszflow.frozen import Frozen, Known, known
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 from rieszflow.recording import Plan, RecordedFlow, Recorder, Step
 from rieszflow.step_sizes import default_steps
@@ -75,12 +76,16 @@ class ParticleFlow:
         recording: True to write down what steps do, so that new points can follow (`recorded`), in memory; or an empty folder,
             where the recording grows. With `Riesz(1.0)` on the linear-time engine. The particles move by what is written down.
         bins: of the tables of a recording.
+        frozen: what of a particle does not move: a number k of leading coordinates, a `Mask` or a `Pool`. Slices see it, and
+            `bounds` leave it alone. So pairs (condition, x) flow towards pairs (condition, data), and x becomes a sample of the
+            data given the condition.
 
     Attributes:
         targets: where gradients come from, a `Target` for every kind of slices.
         step_sizes: τ of every kind.
         momenta: m of every kind.
         bounds: as given.
+        frozen: what of a particle does not move; None for nothing.
         steps: how many have been done. Set it to go on from a saved state, if there are `lengths`.
         velocities: v of every kind after the last step, shape of x. None before the first step. Set it to go on from a saved
             state.
@@ -123,6 +128,7 @@ class ParticleFlow:
         summed: bool = False,
         recording: bool | str | os.PathLike[str] = False,
         bins: int = 64,
+        frozen: Frozen = 0,
     ) -> None:
         # A string is a sequence, too.
         kinds = list(directions) if isinstance(directions, (list, tuple)) else [cast(Kind, directions)]
@@ -145,6 +151,7 @@ class ParticleFlow:
                     reuse=reuse,
                     batch=batch,
                     group=group,
+                    frozen=frozen,
                 )
                 for kind, P in zip(kinds, _each("slices", slices, K), strict=True)
             ]
@@ -153,9 +160,10 @@ class ParticleFlow:
         elif K > 1:
             raise InputError(f"directions: {K} kinds given without slices; the exact gradient has none")
         else:
-            self.targets = [_BruteForce(y, kernel, y_weights)]
+            self.targets = [_BruteForce(y, kernel, y_weights, frozen)]
+        self.frozen = self.targets[0].frozen
         if step_size is None:
-            self.step_sizes = default_steps(self.targets[0].y, kinds, _many(self.targets), self.momenta)
+            self.step_sizes = default_steps(self.targets[0].y, kinds, _many(self.targets), self.momenta, self.frozen)
         else:
             self.step_sizes = [_validate.positive_float("step_size", t) for t in _each("step_size", step_size, K)]
         self.velocities: list[Tensor | None] = [None] * K
@@ -167,7 +175,7 @@ class ParticleFlow:
             if isinstance(target, _BruteForce):
                 raise InputError("recording: given without slices, which are what is recorded")
             target.check_recording()
-        plan = Plan(self.targets[0].y.shape[1], tuple(kinds), tuple(_many(self.targets)), bins, self.bounds)
+        plan = Plan(self.targets[0].y.shape[1], tuple(kinds), tuple(_many(self.targets)), bins, self.bounds, self.frozen)
         return Recorder(plan, None if isinstance(where, bool) else Path(where))
 
     @property
@@ -253,13 +261,16 @@ class ParticleFlow:
         moves = not self.summed or k == len(self.targets) - 1
         recorder.add(Step(k, seed, self.momenta[k], length, moves, trace))
         with target.memory.in_use():
-            return faster(follow(trace, drawn, x), velocity, self.momenta[k])
+            gradient = follow(trace, drawn, x)
+            if self.frozen is not None:
+                gradient = self.frozen.hold(gradient)
+            return faster(gradient, velocity, self.momenta[k])
 
     def _moved(self, x: Tensor, k: int, length: float, bounds: tuple[float, float] | None) -> Tensor:
         velocity = self.velocities[k]
         assert velocity is not None
         with self.targets[0].memory.in_use():
-            return moved(x, velocity, length, bounds)
+            return moved(x, velocity, length, bounds, self.frozen)
 
     def run(
         self,
@@ -308,12 +319,13 @@ class _BruteForce:
 
     group: Group = None
 
-    def __init__(self, y: object, kernel: Kernel, y_weights: Points | None) -> None:
+    def __init__(self, y: object, kernel: Kernel, y_weights: Points | None, frozen: Frozen) -> None:
         if not isinstance(y, (Tensor, np.ndarray)):
             raise InputError("y: comes in batches, and slices is None; the exact gradient needs a tensor or array")
         check_kernel(kernel)
         self.y, self.kernel = _validate.points("y", y).detach(), kernel
         self.y_weights = _validate.weights("y_weights", y_weights, self.y)
+        self.frozen: Known | None = known(frozen, self.y.shape[-1])
         self.memory = Recycled()  # of the particles
 
     def state(self) -> dict[str, Tensor]:
@@ -324,7 +336,8 @@ class _BruteForce:
             raise KeyError("a state of slices, and there are none")
 
     def gradient(self, x: Tensor) -> Tensor:
-        return mmd2_gradient(x, self.y, kernel=self.kernel, y_weights=self.y_weights)
+        gradient = mmd2_gradient(x, self.y, kernel=self.kernel, y_weights=self.y_weights)
+        return gradient if self.frozen is None else self.frozen.hold(gradient)
 
 
 def _interval(bounds: object) -> tuple[float, float]:

@@ -29,6 +29,7 @@ from rieszflow._types import PointsT, Progress, ProgressCallback
 from rieszflow.directions import Kind, LocalSlices
 from rieszflow.engines.bins.recorded import Trace, follow
 from rieszflow.errors import FileError, InputError, RunError
+from rieszflow.frozen import Known, heard, known
 
 __all__ = ["Plan", "RecordedFlow", "Recorder", "Segment", "Step"]
 
@@ -46,6 +47,7 @@ class Plan:
         slices: P, of every kind.
         bins: B, of all tables.
         bounds: (low, high) that points are clipped to after every move, or None.
+        frozen: what of a point does not move, or None.
     """
 
     d: int
@@ -53,11 +55,13 @@ class Plan:
     slices: tuple[int, ...]
     bins: int
     bounds: tuple[float, float] | None
+    frozen: Known | None = None
 
     def said(self) -> Json:
         """As JSON can say it."""
         kinds = [dataclasses.asdict(k) if isinstance(k, LocalSlices) else k for k in self.kinds]
-        return {"d": self.d, "kinds": kinds, "slices": self.slices, "bins": self.bins, "bounds": self.bounds}
+        frozen = {} if self.frozen is None else {"frozen": self.frozen.said()}
+        return {"d": self.d, "kinds": kinds, "slices": self.slices, "bins": self.bins, "bounds": self.bounds, **frozen}
 
     @classmethod
     def heard(cls, said: Json) -> Plan:
@@ -68,7 +72,9 @@ class Plan:
         if unknown := [k for k in kinds if isinstance(k, str) and k not in ("auto", *directions.KINDS)]:
             raise ValueError(f"slices of the unknown kind {unknown[0]!r}")
         bounds = None if said["bounds"] is None else (float(said["bounds"][0]), float(said["bounds"][1]))
-        return cls(int(said["d"]), kinds, tuple(map(int, said["slices"])), int(said["bins"]), bounds)  # type: ignore[arg-type]
+        d, slices = int(said["d"]), tuple(map(int, said["slices"]))
+        frozen = known(heard(said["frozen"]), d) if "frozen" in said else None
+        return cls(d, kinds, slices, int(said["bins"]), bounds, frozen)  # type: ignore[arg-type]
 
     def draw(self, kind: int, seed: int, like: Tensor) -> directions.Directions:
         """The slices of a step. From the CPU's generator, so that a recording means the same on every device."""
@@ -134,13 +140,16 @@ class Segment:
         with self._memory.in_use():
             for number, step in enumerate(self.steps, 1):
                 slices = self.plan.draw(step.kind, step.seed, x)
-                found[step.kind] = faster(follow(step.trace, slices, x), found[step.kind], step.momentum)
+                gradient = follow(step.trace, slices, x)
+                if self.plan.frozen is not None:
+                    gradient = self.plan.frozen.hold(gradient)
+                found[step.kind] = faster(gradient, found[step.kind], step.momentum)
                 pending.append(step)
                 if step.moves:
                     for one in pending:
                         velocity = found[one.kind]
                         assert velocity is not None
-                        x = moved(x, velocity, one.length, self.plan.bounds if one is step else None)
+                        x = moved(x, velocity, one.length, self.plan.bounds if one is step else None, self.plan.frozen)
                     pending = []
                 if progress is not None:
                     progress(Progress("steps", number, len(self.steps)))
@@ -209,7 +218,7 @@ class RecordedFlow:
     `ParticleFlow(..., recording=True).recorded()` makes one, `RecordedFlow.load` opens a file or folder.
 
     Attributes:
-        plan: what all steps have in common: dimension, kinds of slices, bins, bounds.
+        plan: what all steps have in common: dimension, kinds of slices, bins, bounds, what is frozen.
 
     Example:
         >>> import rieszflow as rf
@@ -244,8 +253,8 @@ class RecordedFlow:
         """Moves new points as the particles were moved.
 
         Args:
-            z: points (n, d), which start like the particles did; float32, or float64, which is made float32 and given back as
-                float64. Tensor, on any device, or NumPy array. Not changed.
+            z: points (n, d), which start like the particles did, with what is frozen of each in its place; float32,
+                or float64, which is made float32 and given back as float64. Tensor, on any device, or NumPy array. Not changed.
             batch_size: points at a time. Twice their memory is needed for every kind of slices.
             progress: called with a `Progress` after every step.
 
@@ -269,6 +278,8 @@ class RecordedFlow:
                 x, velocities = segment.push(x, velocities, _shifted(progress, done, len(self) * len(batches)))
                 done += len(segment.steps)
             out[k * batch_size : k * batch_size + len(batch)] = x
+        if self.plan.frozen is not None:
+            out = self.plan.frozen.put(out, points.detach())  # as it was given, in float64 too
         return out.numpy() if isinstance(z, np.ndarray) else out
 
     def save(self, path: str | os.PathLike[str]) -> None:

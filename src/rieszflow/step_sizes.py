@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rieszflow.directions import Kind, LocalSlices
 from rieszflow.errors import InputError
+from rieszflow.frozen import Known
 from rieszflow.kernels import Riesz
 
 __all__ = ["default_steps"]
@@ -17,7 +18,9 @@ _STEP = 0.4  # τ / (1 − m) by the targets' mean distance: with m = 0.8 τ ≈
 _LOOKED_AT = 2000  # targets
 
 
-def default_steps(y: Tensor, kinds: Sequence[Kind], slices: Sequence[int], momenta: Sequence[float]) -> list[float]:
+def default_steps(
+    y: Tensor, kinds: Sequence[Kind], slices: Sequence[int], momenta: Sequence[float], frozen: Known | None = None
+) -> list[float]:
     """τ of every kind of slices.
 
     A gradient of D² has about the same length whatever the dimension is, so steps are a share of the targets' mean distance.
@@ -28,12 +31,15 @@ def default_steps(y: Tensor, kinds: Sequence[Kind], slices: Sequence[int], momen
         kinds: of slices, one at least.
         slices: P of every kind.
         momenta: m of every kind; steps add up to τ / (1 − m).
+        frozen: what of a point does not move, and is no distance to go.
 
     Raises:
         InputError: all targets are equal.
     """
     y = y.detach().reshape(-1, y.shape[-1])
     y = y[torch.linspace(0, len(y) - 1, min(len(y), _LOOKED_AT), device="cpu").round().long().to(y.device)].float()
+    if frozen is not None:
+        y = frozen.hold(y.clone())
     distances = [
         _patch_distance(y, kind, P) if isinstance(kind, LocalSlices) else _mean_distance(y)
         for kind, P in zip(kinds, slices, strict=True)

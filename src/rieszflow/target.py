@@ -20,6 +20,7 @@ from rieszflow.directions import Directions, Kind
 from rieszflow.engines import Engine, Kept, Problem, Result
 from rieszflow.engines.bins.recorded import Trace, traced
 from rieszflow.errors import InputError
+from rieszflow.frozen import Frozen, known
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 
 __all__ = ["KeptSlices", "Target"]
@@ -75,9 +76,12 @@ class Target:
             and the points of `gradient`. Every rank makes the same calls, with the first rank's slices. The ranks add up
             tables, 4 (B + 128) P bytes for B bins whatever N is. Results are those of one process, up to rounding. On the
             linear-time engine only. None: all points are here.
+        frozen: what of a point does not move: a number k of leading coordinates, a `Mask` or a `Pool`. It is projected like the
+            rest, and the gradient is zero there.
 
     Attributes:
         y: the points, or the first batch of them.
+        frozen: what of a point does not move; None for nothing.
         y_weights: as given.
         group: as given.
         generator: of the directions; None for torch's default generator.
@@ -108,9 +112,11 @@ class Target:
         reuse: int | None = 1,
         batch: int | None = None,
         group: Group = None,
+        frozen: Frozen = 0,
     ) -> None:
         self.stream = None if isinstance(y, (Tensor, np.ndarray)) else stream(y)
         self.y = _validate.points("y", y if self.stream is None else self.stream.first).detach()
+        self.frozen = known(frozen, self.y.shape[-1])
         self.group = _ranks.check(group)
         check_kernel(kernel)
         self.kernel = kernel
@@ -159,7 +165,9 @@ class Target:
         unbiased = _validate.statistic(statistic, ("x", points, a), ("y", self.y, self.y_weights)) == "U"
         with self.memory.in_use():
             gradient = self._evaluate(Cloud(points, a).detached(), unbiased).x
-        assert gradient is not None
+            assert gradient is not None
+            if self.frozen is not None:
+                gradient = self.frozen.hold(gradient)
         return gradient.numpy() if isinstance(x, np.ndarray) else gradient
 
     def _evaluate(self, x: Cloud, unbiased: bool) -> Result:

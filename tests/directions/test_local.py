@@ -19,30 +19,33 @@ def stretched(drawn):
     kind = drawn.kind
     C, H, W = kind.shape
     s, k = kind.size, kind.scale
-    found = []
+    found, heed = [], s * k / (H * W) ** 0.5  # of the condition, which stands before the pixels
     for block, xi in zip(drawn.blocks, drawn.xi, strict=True):
         top, left = divmod(int(drawn.pixels[block.place, 0, 0]) % (H * W), W)
         for direction in xi:
-            image, patch = torch.zeros(kind.shape, dtype=xi.dtype), direction.view(-1, s, s)
+            many = len(direction) - kind.condition
+            image, patch = torch.zeros(kind.shape, dtype=xi.dtype), direction[:many].view(-1, s, s)
             colour = block.place % C if kind.by_colour else 0
             for c, i, j in itertools.product(range(len(patch)), range(s * k), range(s * k)):
                 image[colour + c, (top + i) % H, (left + j) % W] = patch[c, i // k, j // k] / k
             if kind.by_colour and C == 3:  # brightness, red less green, and both less blue
                 a, b, c = image[0] / 3**0.5, image[1] / 2**0.5, image[2] / 6**0.5
                 image = torch.stack([a + b + c, a - b + c, a - 2 * c])
-            found.append(image.flatten())
+            found.append(torch.cat([heed * direction[many:], image.flatten()]))
     return torch.stack(found)
 
 
 KINDS = [rf.LocalSlices((3, 10, 8), 3, 2), rf.LocalSlices((1, 8, 8), 7, 1), rf.LocalSlices((2, 6, 6), 2, 3),
          rf.LocalSlices((3, 9, 10), 4, 2, by_colour=True), rf.LocalSlices((2, 6, 6), 3, 1, by_colour=True),
-         rf.LocalSlices((3, 10, 8), 3, 2, one=True), rf.LocalSlices((3, 9, 10), 4, 1, by_colour=True, one=True)]  # fmt: skip
+         rf.LocalSlices((3, 10, 8), 3, 2, one=True), rf.LocalSlices((3, 9, 10), 4, 1, by_colour=True, one=True),
+         rf.LocalSlices((3, 10, 8), 3, 2, condition=4),
+         rf.LocalSlices((3, 9, 10), 4, 2, by_colour=True, condition=1)]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("P", [1, 5, 40])
 def test_are_the_stretched_patches(kind, P):
-    d = kind.shape[0] * kind.shape[1] * kind.shape[2]
+    d = kind.d
     drawn = sample(kind, P, d, torch.zeros(1, dtype=torch.float64), generator(P))
     dense = stretched(drawn)
     assert drawn.P == P and len(dense) == P
@@ -78,18 +81,17 @@ def test_every_pixel_is_seen():
 def test_compiled_passes_against_the_same_on_dense_directions(kind, P, weighted):
     """The same slices through the passes for patches, and as a matrix. Projections differ in their last bits, so a point may
     fall into the next bin; then F̂ moves by no more than rounding does, for it is continuous but at point masses."""
-    C, H, W = kind.shape
-    g = generator(P)
-    x, y = torch.rand(150, C * H * W, generator=g), torch.rand(90, C * H * W, generator=g) ** 2
+    d, g = kind.d, generator(P)
+    x, y = torch.rand(150, d, generator=g), torch.rand(90, d, generator=g) ** 2
     a = torch.rand(150, generator=g) + 0.1 if weighted else None
     a = None if a is None else a / a.sum()
-    drawn = sample(kind, P, C * H * W, x, generator(9))
+    drawn = sample(kind, P, d, x, generator(9))
     pair = Pair(Cloud(x, a), Cloud(y, None), False)
     problem = Problem(rf.Riesz(), Need(value=True, x=True, y=True))
     found = ENGINES["bins"].evaluate(pair, drawn, problem)
     expected = ENGINES["bins"].evaluate(pair, Dense(stretched(drawn)), problem)
     # The matrix counts as directions of R^d, and not of the space that a patch is padded to.
-    factor = rf.Riesz().basis_constant(drawn.n) / rf.Riesz().basis_constant(C * H * W)
+    factor = rf.Riesz().basis_constant(drawn.n) / rf.Riesz().basis_constant(d)
     torch.testing.assert_close(found.value, factor * expected.value, rtol=1e-4, atol=1e-7)
     for mine, theirs in ((found.x, expected.x), (found.y, expected.y)):
         assert (mine - factor * theirs).norm() < 1e-3 * (factor * theirs).norm()

@@ -5,6 +5,9 @@ one, and then placed somewhere; it wraps around the border. Its inner product wi
 over scale × scale pixels, divided by `scale`. So a patch has C·size² numbers whatever its scale is, and nothing is copied for a
 slice. Directions on a patch are those of `hadamard.py`: the numbers are padded with zeros to n = 2^k, 64 for 7 × 7 pixels. The
 mean over its slices has the constant of R^n.
+
+A condition, such as a one-hot label, may stand before the pixels. Every patch sees all of it, so that slices know what a patch
+is of. It is made smaller as a patch is smaller than the image, and weighs as much beside the one as beside the other.
 Source: paper, section 5 and its appendix on images.
 """
 
@@ -46,6 +49,7 @@ class LocalSlices:
             two differences, an orthonormal basis of them; otherwise they are the channels. Differences of colours vary little
             from pixel to pixel, so all slices that mix them with brightness are nearly blind to noise in them.
         one: whether a draw has one patch, which all its slices share, instead of patches that tile the image.
+        condition: k numbers before the pixels, d = k + C·H·W, which every patch sees, times size·scale / √(H·W).
 
     Raises:
         InputError (a ValueError): numbers that are not whole, or a patch that does not fit into the image.
@@ -64,6 +68,7 @@ class LocalSlices:
     scale: int = 1
     by_colour: bool = False
     one: bool = False
+    condition: int = 0
 
     def __post_init__(self) -> None:
         try:
@@ -80,19 +85,31 @@ class LocalSlices:
                 f"{self.shape[1]} × {self.shape[2]}"
             )
 
+        if isinstance(self.condition, bool) or not isinstance(self.condition, int) or self.condition < 0:
+            raise InputError(f"directions: condition={self.condition!r} given; a whole number of at least 0 is accepted")
         for name in ("by_colour", "one"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"directions: {name}={getattr(self, name)!r} given; True or False is accepted")
 
     @property
+    def d(self) -> int:
+        """Of the points."""
+        return self.condition + math.prod(self.shape)
+
+    @property
+    def heed(self) -> float:
+        """What the condition is multiplied by."""
+        return self.size * self.scale / math.sqrt(self.shape[1] * self.shape[2])
+
+    @property
     def numbers(self) -> int:
-        """Of a patch."""
+        """Of a patch, without the condition."""
         return (1 if self.by_colour else self.shape[0]) * self.size**2
 
     @property
     def n(self) -> int:
         """The dimension that they are padded to."""
-        return max(SMALLEST, 1 << (self.numbers - 1).bit_length())
+        return max(SMALLEST, 1 << (self.numbers + self.condition - 1).bit_length())
 
     @property
     def places(self) -> int:
@@ -111,8 +128,9 @@ class LocalSlices:
 
     def sample(self, P: int, d: int, like: Tensor, generator: torch.Generator | None) -> Local:
         """See `base.Draw`."""
-        if d != math.prod(self.shape):
-            raise InputError(f"directions: slices of images {self.shape} given, the points have d = {d}")
+        if d != self.d:
+            before = f" after {self.condition} numbers of a condition" if self.condition else ""
+            raise InputError(f"directions: slices of images {self.shape}{before} given, the points have d = {d}")
         device = generator.device if generator is not None else "cpu"
         pixels = self._pixels([int(torch.randint(length, (), generator=generator, device=device)) for length in self.shape[1:]])
         # Every place has P / places directions, rounded up or down, in blocks of n.
@@ -155,8 +173,8 @@ class Local(Directions):
     Attributes:
         signs: D₁ and D₂ of every block, (blocks, 2, n), numbers −1 and 1.
         blocks: where each is, and how many of its directions there are.
-        pixels: which pixels a patch's numbers are sums of, (places, numbers, scale²) int32. With `by_colour` they are pixels of
-            the image in these colours.
+        pixels: which pixels a patch's numbers are sums of, (places, numbers, scale²) int32, without the condition. With
+            `by_colour` they are pixels of the image in these colours.
         kind: shape of the images, size and scale of the patches.
     """
 
@@ -167,8 +185,11 @@ class Local(Directions):
     @cached_property
     @plain
     def xi(self) -> list[Tensor]:
-        """The directions on the patch of every block, (rows, numbers)."""
-        m, unit = self.pixels.shape[1], torch.eye(self.n, dtype=self.signs.dtype, device=self.signs.device)
+        """The directions on the patch of every block, and on the condition behind it, (rows, numbers + condition)."""
+        m, unit = (
+            self.pixels.shape[1] + self.kind.condition,
+            torch.eye(self.n, dtype=self.signs.dtype, device=self.signs.device),
+        )
         return [
             (transform(transform(unit[: block.rows]) * s[1]) * (s[0] / self.n))[:, :m]
             for block, s in zip(self.blocks, self.signs, strict=True)
@@ -176,23 +197,30 @@ class Local(Directions):
 
     @plain
     def _project(self, x: Tensor) -> Tensor:
-        flat, found, at, patch = self._coloured(x.reshape(-1, x.shape[-1])), list[Tensor](), -1, x
+        k, flat, found, at, patch = self.kind.condition, x.reshape(-1, x.shape[-1]), list[Tensor](), -1, x
+        condition, flat = flat[:, :k] * self.kind.heed, self._coloured(flat[:, k:])
         for block, xi in zip(self.blocks, self.xi, strict=True):
             if block.place != at:
                 at, patch = block.place, flat[:, self.pixels[block.place].long()].sum(-1) / self.kind.scale
+                patch = torch.cat([patch, condition], 1) if k else patch
             found.append(xi @ patch.T)
         return torch.cat(found).view(self.P, *x.shape[:-1]).movedim(0, -2)
 
     @plain
     def adjoint(self, g: Tensor) -> Tensor:
         flat, batch = g.movedim(-2, 0).reshape(self.P, -1), (*g.shape[:-2], g.shape[-1])
-        out = flat.new_zeros(flat.shape[1], math.prod(self.kind.shape))
+        k, out = self.kind.condition, flat.new_zeros(flat.shape[1], math.prod(self.kind.shape))
+        condition = flat.new_zeros(flat.shape[1], k)
         parts = flat.split([block.rows for block in self.blocks])
         for block, xi, part in zip(self.blocks, self.xi, parts, strict=True):
             pixels = self.pixels[block.place]
-            patch = (part.T @ xi / self.kind.scale).repeat_interleave(pixels.shape[1], 1)
-            out.index_add_(1, pixels.flatten(), patch)
-        return self._coloured(out, back=True).view(*batch, -1)
+            forces = part.T @ xi
+            condition += forces[:, len(pixels) :] * self.kind.heed
+            out.index_add_(
+                1, pixels.flatten(), (forces[:, : len(pixels)] / self.kind.scale).repeat_interleave(pixels.shape[1], 1)
+            )
+        out = self._coloured(out, back=True)
+        return (torch.cat([condition, out], 1) if k else out).reshape(*batch, -1)
 
     def _coloured(self, flat: Tensor, back: bool = False) -> Tensor:
         """Images (n, d) in the colours that patches see, or back."""

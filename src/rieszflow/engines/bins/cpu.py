@@ -123,7 +123,9 @@ def _patches(frame: Frame) -> tuple[object, ...]:
     places, rows = (np.array([getattr(block, name) for block in local.blocks], np.int32) for name in ("place", "rows"))
     basis = local.kind.colours
     colours = np.empty((0, 0), np.float32) if basis is None else basis.float().numpy()
-    return local.signs.numpy(), places, rows, local.pixels.numpy(), np.float32(1 / (local.kind.scale * local.n)), colours
+    unit, kind = np.float32(1 / (local.kind.scale * local.n)), local.kind
+    heed = np.float32(kind.heed * kind.scale)
+    return local.signs.numpy(), places, rows, local.pixels.numpy(), unit, colours, kind.condition, heed
 
 
 def _range(grid: Grid) -> tuple[object, ...]:

@@ -5,7 +5,8 @@ from whole rows of T numbers, transformed in the first-level cache, and counted 
 
 The arguments that all share: `places` and `rows` say of every block of directions where it is and how many rows of it count;
 `pixels` (places, m, k²) are the pixels under the m numbers of a patch; `unit` is 1/(k n), of pooling and of both transforms.
-`colours` is an orthonormal basis (C, C) of the channels that patches see an image in, or empty.
+`colours` is an orthonormal basis (C, C) of the channels that patches see an image in, or empty. The first k numbers of a point
+may be a condition, which every patch sees after its m pixels, times `heed`, in sums as they are before `unit`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def coloured(image, colours, T):
 
 
 @numba.njit(**OPTIONS)
-def lay_out(image, x, first, m, shift, scale, colours, T):
+def lay_out(image, x, first, m, shift, scale, colours, k, T):
     """image = (x − shift)·scale for the points first … first + m − 1, side by side; other columns are zero."""
     if m < T:
         image[:] = 0
@@ -53,7 +54,7 @@ def lay_out(image, x, first, m, shift, scale, colours, T):
             s = shift[j]
             for i in range(start, stop):
                 line[i] = np.float32((x[first + i, j] - s) * scale)
-    coloured(image, colours, T)
+    coloured(image[k * T :], colours, T)
 
 
 @numba.njit(**OPTIONS)
@@ -68,28 +69,34 @@ def take_out(out, image, first, m, T):
 
 
 @numba.njit(**OPTIONS)
-def gather(patch, image, pixels, T):
-    """A patch's numbers: sums over the pixels under them."""
-    for j in range(pixels.shape[0]):
+def gather(patch, image, pixels, k, heed, T):
+    """A patch's numbers: sums over the pixels under them, and the condition."""
+    m = pixels.shape[0]
+    for j in range(m):
         row = patch[j * T : (j + 1) * T]
-        source = image[pixels[j, 0] * T : pixels[j, 0] * T + T]
+        source = image[(k + pixels[j, 0]) * T : (k + pixels[j, 0]) * T + T]
         for i in range(T):
             row[i] = source[i]
-        for k in range(1, pixels.shape[1]):
-            source = image[pixels[j, k] * T : pixels[j, k] * T + T]
+        for q in range(1, pixels.shape[1]):
+            source = image[(k + pixels[j, q]) * T : (k + pixels[j, q]) * T + T]
             for i in range(T):
                 row[i] += source[i]
+    for i in range(k * T):
+        patch[m * T + i] = image[i] * heed
 
 
 @numba.njit(**OPTIONS)
-def scatter(image, patch, pixels, unit, T):
-    """The adjoint of `gather`, times `unit`: added to the pixels."""
-    for j in range(pixels.shape[0]):
+def scatter(image, patch, pixels, unit, k, heed, T):
+    """The adjoint of `gather`, times `unit`: added to the pixels and the condition."""
+    m = pixels.shape[0]
+    for j in range(m):
         row = patch[j * T : (j + 1) * T]
-        for k in range(pixels.shape[1]):
-            target = image[pixels[j, k] * T : pixels[j, k] * T + T]
+        for q in range(pixels.shape[1]):
+            target = image[(k + pixels[j, q]) * T : (k + pixels[j, q]) * T + T]
             for i in range(T):
                 target[i] += row[i] * unit
+    for i in range(k * T):
+        image[i] += patch[m * T + i] * (unit * heed)
 
 
 @numba.njit(**OPTIONS)
@@ -142,25 +149,25 @@ def backward(patch, tile, m, rows, signs, T):
 
 
 @numba.njit(**OPTIONS)
-def memory(x, pixels, signs, T):
+def memory(x, pixels, signs, k, T):
     """A tile of images, one of patches, and one of their projections."""
-    image, patch = np.empty(x.shape[1] * T, np.float32), np.empty(pixels.shape[1] * T, np.float32)
+    image, patch = np.empty(x.shape[1] * T, np.float32), np.empty((pixels.shape[1] + k) * T, np.float32)
     return image, patch, np.empty(signs.shape[2] * T, np.float32)
 
 
 @numba.njit(**OPTIONS)
-def patch_extent(first, last, worker, T, x, shift, scale, signs, places, rows, pixels, unit, colours, extent):
+def patch_extent(first, last, worker, T, x, shift, scale, signs, places, rows, pixels, unit, colours, k, heed, extent):
     """Least and greatest projection on every slice: extent (workers, 2, P)."""
-    image, patch, tile = memory(x, pixels, signs, T)
+    image, patch, tile = memory(x, pixels, signs, k, T)
     for start in range(first, last, T):
         m = min(T, last - start)
-        lay_out(image, x, start, m, shift, scale, colours, T)
+        lay_out(image, x, start, m, shift, scale, colours, k, T)
         p, at = 0, -1
         for b in range(rows.shape[0]):
             if places[b] != at:
                 at = places[b]
-                gather(patch, image, pixels[at], T)
-            forward(tile, patch, pixels.shape[1], rows[b], signs[b], unit, T)
+                gather(patch, image, pixels[at], k, heed, T)
+            forward(tile, patch, pixels.shape[1] + k, rows[b], signs[b], unit, T)
             for row in range(rows[b]):
                 low, high = extent[worker, 0, p], extent[worker, 1, p]
                 for t in range(m):
@@ -172,23 +179,43 @@ def patch_extent(first, last, worker, T, x, shift, scale, signs, places, rows, p
 
 @numba.njit(**OPTIONS)
 def patch_count(
-    first, last, worker, T, x, shift, scale, signs, places, rows, pixels, unit, colours, low, inverse, B, w, tables, sums
+    first,
+    last,
+    worker,
+    T,
+    x,
+    shift,
+    scale,
+    signs,
+    places,
+    rows,
+    pixels,
+    unit,
+    colours,
+    k,
+    heed,
+    low,
+    inverse,
+    B,
+    w,
+    tables,
+    sums,
 ):
-    image, patch, tile = memory(x, pixels, signs, T)
+    image, patch, tile = memory(x, pixels, signs, k, T)
     last_sums = sums.shape[1] - 1  # one row serves all slices where nobody asks for positions
     table, bins = tables[worker].reshape(-1), np.uint32(tables.shape[2])
     u, index = np.empty(T, np.float32), np.empty(T, np.uint32)
     for start in range(first, last, T):
         m = min(T, last - start)
-        lay_out(image, x, start, m, shift, scale, colours, T)
+        lay_out(image, x, start, m, shift, scale, colours, k, T)
         p, at = 0, -1
         for b in range(rows.shape[0]):
             if places[b] != at:
                 at = places[b]
-                gather(patch, image, pixels[at], T)
-            forward(tile, patch, pixels.shape[1], rows[b], signs[b], unit, T)
-            for k in range(rows[b]):
-                row = tile[k * T : k * T + m]
+                gather(patch, image, pixels[at], k, heed, T)
+            forward(tile, patch, pixels.shape[1] + k, rows[b], signs[b], unit, T)
+            for r in range(rows[b]):
+                row = tile[r * T : r * T + m]
                 base, far = np.uint32(p) * bins, sums[worker, min(p, last_sums)]
                 count_row(row, m, low[p], inverse[p], B, w, start, table, base, far, u, index)
                 p += 1
@@ -196,28 +223,49 @@ def patch_count(
 
 @numba.njit(**OPTIONS)
 def patch_look_up(
-    first, last, worker, T, x, shift, scale, signs, places, rows, pixels, unit, colours, low, inverse, B, w, lines, own, out
+    first,
+    last,
+    worker,
+    T,
+    x,
+    shift,
+    scale,
+    signs,
+    places,
+    rows,
+    pixels,
+    unit,
+    colours,
+    k,
+    heed,
+    low,
+    inverse,
+    B,
+    w,
+    lines,
+    own,
+    out,
 ):
-    image, patch, tile = memory(x, pixels, signs, T)
+    image, patch, tile = memory(x, pixels, signs, k, T)
     forces, pushed = np.empty_like(patch), np.empty_like(image)  # along a patch's numbers, and along the pixels
     u, index, pair = np.empty(T, np.float32), np.empty(T, np.uint32), np.empty(T, np.uint64)
     halves, flat, bins = pair.view(np.float32), lines.reshape(-1), np.uint32(lines.shape[1])
     for start in range(first, last, T):
         m = min(T, last - start)
-        lay_out(image, x, start, m, shift, scale, colours, T)
+        lay_out(image, x, start, m, shift, scale, colours, k, T)
         pushed[:] = 0
         p = 0
         for b in range(rows.shape[0]):
             if b == 0 or places[b] != places[b - 1]:
-                gather(patch, image, pixels[places[b]], T)
+                gather(patch, image, pixels[places[b]], k, heed, T)
                 forces[:] = 0
-            forward(tile, patch, pixels.shape[1], rows[b], signs[b], unit, T)
-            for k in range(rows[b]):
-                row = tile[k * T : k * T + m]
+            forward(tile, patch, pixels.shape[1] + k, rows[b], signs[b], unit, T)
+            for r in range(rows[b]):
+                row = tile[r * T : r * T + m]
                 look_up_row(row, m, low[p], inverse[p], B, w, start, flat, np.uint32(p) * bins, own, u, index, pair, halves)
                 p += 1
-            backward(forces, tile, pixels.shape[1], rows[b], signs[b], T)
+            backward(forces, tile, pixels.shape[1] + k, rows[b], signs[b], T)
             if b + 1 == rows.shape[0] or places[b + 1] != places[b]:
-                scatter(pushed, forces, pixels[places[b]], unit, T)
-        coloured(pushed, colours.T, T)
+                scatter(pushed, forces, pixels[places[b]], unit, k, heed, T)
+        coloured(pushed[k * T :], colours.T, T)
         take_out(out, pushed, start, m, T)

@@ -9,7 +9,7 @@ from typing import Any
 from rieszflow.cli import terminal
 from rieszflow.errors import InputError
 
-__all__ = ["at_least", "check_file", "check_new_run", "settings"]
+__all__ = ["at_least", "check_file", "check_new_run", "condition", "settings"]
 
 
 def at_least(option: str, value: int, least: int) -> None:
@@ -44,6 +44,20 @@ def _check_writable(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise InputError(f"--out: nothing can be written in {folder} ({error.strerror}); choose another place") from None
+
+
+def condition(by_class: bool, observe: str | None, given: str | None) -> dict[str, Any]:
+    """The setting that --by-class, --observe or --given stands for."""
+    found = {"--by-class": "class" if by_class else None, "--observe": observe, "--given": given and f"columns:{given}"}
+    asked = {option: value for option, value in found.items() if value is not None}
+    if len(asked) > 1:
+        raise InputError(f"{' and '.join(asked)}: given together; one of them is accepted")
+    if observe is not None:
+        from rieszflow.generative.config import HALVES
+
+        if observe not in HALVES and not (observe.startswith("pool:") and observe[5:].isdecimal()):
+            raise InputError(f"--observe: {observe!r} given; {', '.join(HALVES)} or pool:4 is accepted")
+    return {"condition": next(iter(asked.values()))} if asked else {}
 
 
 def settings(items: list[str]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,10 @@ from rieszflow.cli.app import RunArgument, app
 from rieszflow.cli.bars import Passes, cells
 from rieszflow.cli.checks import at_least, check_file
 from rieszflow.cli.terminal import console, print_table, show
+from rieszflow.errors import InputError
+
+if TYPE_CHECKING:
+    from rieszflow.generative import Run
 
 
 @app.command()
@@ -22,6 +26,17 @@ def sample(
     ] = Path("samples.npz"),
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Samples in one pass of a network.")] = 500,
+    label: Annotated[int | None, typer.Option(help="Of all samples; a model trained --by-class.", show_default=False)] = None,
+    given: Annotated[
+        str | None, typer.Option(help="Numbers, 50,1200.5, of the columns it was trained --given.", show_default=False)
+    ] = None,
+    observed: Annotated[
+        str | None,
+        typer.Option(
+            help="Images to complete, one or as many as samples: a .npy or .npz file, or held-out for the data's own.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Draw new samples from a run, in the data's own values."""
     for option, value, least in (("-n", n, 1), ("--seed", seed, 0), ("--batch-size", batch_size, 1)):
@@ -37,14 +52,47 @@ def sample(
 
     flow = GenerativeFlow.load(run)
     assert flow.run is not None
+    condition = _asked(flow.run, n, label, given, observed)
     with Passes() as passes:
-        x = flow.sample(n, seed=seed, batch_size=batch_size, progress=passes)
+        x = flow.sample(n, condition=condition, seed=seed, batch_size=batch_size, progress=passes)
     array = x.numpy()
     atomically(out, lambda t: np.savez_compressed(t, x=array) if out.suffix == ".npz" else np.save(t, array))
     known = flow.run.data
     shown = scaled(x[: 64 if x.ndim == 4 else 2000], known["low"], known["high"], known.get("centre"))
     report.save_picture(out.with_suffix(".png"), report.picture(shown))
     show(f"{out}: {n} samples of shape {tuple(x.shape[1:])}; picture: {out.with_suffix('.png')}")
+
+
+def _asked(run: Run, n: int, label: int | None, given: str | None, observed: str | None) -> Any:
+    """What --label, --given or --observed ask for."""
+    kind = run.config.condition
+    fits = {
+        "--label": (label, kind == "class"),
+        "--given": (given, kind.startswith(("columns:", "given"))),
+        "--observed": (observed, kind not in ("", "class") and not kind.startswith(("columns:", "given"))),
+    }
+    for option, (value, fit) in fits.items():
+        if value is not None and not fit:
+            trained = f"with the condition {kind[:40]!r}" if kind else "without a condition"
+            raise InputError(f"{option}: given, and {run.path} was trained {trained}")
+    if given is not None:
+        try:
+            return [float(number) for number in given.split(",")]
+        except ValueError:
+            raise InputError(f"--given: {given!r} given; numbers with commas between them are accepted") from None
+    if observed is None:
+        return label
+    if observed == "held-out":
+        from rieszflow.generative import load_data
+
+        content = load_data(run)
+        return content.unscale(content.held_out[[k % len(content.held_out) for k in range(n)]])
+    file = Path(observed)
+    if file.suffix not in (".npy", ".npz") or not file.is_file():
+        raise InputError(f"--observed: {file} given; a .npy or .npz file that exists, or held-out, is accepted")
+    from rieszflow.data.files import numpy_file
+
+    return numpy_file(file).train
 
 
 @app.command()
@@ -61,17 +109,21 @@ def evaluate(
     at_least("-n", n, 4)
     at_least("--seed", seed, 0)
     from rieszflow import metrics, report
-    from rieszflow.generative import GenerativeFlow, load_data
+    from rieszflow.generative import GenerativeFlow, held_out_conditions, load_data, residual
 
     flow = GenerativeFlow.load(run)
     assert flow.run is not None
     flow.run.metrics()  # the report needs them, and a damaged file should not cost the scoring
     content = load_data(flow.run, data)
+    known = held_out_conditions(flow.run, content, n, seed)
     with Passes() as passes:
-        x = flow.sample(n, seed=seed, progress=passes)
+        x = flow.sample(n, condition=known, seed=seed, progress=passes)
     with console.status("scoring"):
         x = content.scale(x)
-        scores = metrics.evaluate(x, content, seed=seed, inception_weights=inception_weights)
+        labels = known if flow.config.condition == "class" else None
+        scores = metrics.evaluate(x, content, seed=seed, inception_weights=inception_weights, labels=labels)
+        if (off := residual(flow.run, x, known, content)) is not None:
+            scores["observation_residual"] = off
     flow.run.write_evaluation(scores)
     if x.ndim == 4:
         shown = x[:16]
@@ -89,6 +141,10 @@ def evaluate(
     show("training data: as many real ones, the yardstick")
     show(metrics.AROUND_ZERO)
     show(f"{scores['samples']} samples against {scores['held_out']} held-out data, seed {seed}")
+    if "observation_residual" in scores:
+        show(f"root mean square by which samples miss what is known of them: {scores['observation_residual']:.2g}")
+    for label, found in scores.get("frechet_by_label", {}).items():
+        show(f"label {label}: Fréchet distance {found['generated']:.2f}, training data {found['training_data']:.2f}")
     show(f"features: {scores['feature_space']} (not the Inception FID of the literature)")
     memory = scores["nearest_training_distance"]
     show(
@@ -117,6 +173,8 @@ def info(
         f"{opened.finished()} of {opened.config.total_networks()} "
         f"{'networks' if opened.config.model == 'networks' else 'parts of a recording'}"
     )
+    if opened.config.condition:
+        show(f"samples can be asked for by: {opened.config.condition[:60]}")
     if missing := opened.missing():
         show(f"missing networks: {', '.join(map(str, missing))}; `rieszflow resume` trains them again")
     if (state := opened.load_state()) is not None and opened.finished() < opened.config.total_networks():

@@ -9,7 +9,7 @@ import typer
 
 from rieszflow.cli.app import RunArgument, app
 from rieszflow.cli.bars import TrainingBars
-from rieszflow.cli.checks import check_new_run, settings
+from rieszflow.cli.checks import check_new_run, condition, settings
 from rieszflow.cli.terminal import show
 from rieszflow.cli.way_out import call
 
@@ -32,6 +32,18 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default=False)] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …; default: the preset's.", show_default=False)] = None,
+    by_class: Annotated[bool, typer.Option("--by-class", help="Samples can be asked for by label.")] = False,
+    observe: Annotated[
+        str | None,
+        typer.Option(
+            help="What of an image is known, and samples complete: left-half, right-half, top-half, bottom-half, or pool:4 for "
+            "the means of 4 × 4 pixels.",
+            show_default=False,
+        ),
+    ] = None,
+    given: Annotated[
+        str | None, typer.Option(help="Columns of a table, age,income: samples are of the others.", show_default=False)
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, as in --set networks=4; repeatable.", show_default=False)
     ] = None,
@@ -42,15 +54,16 @@ def train(
     check_new_run(out)
     overrides = settings(set_ or [])
     overrides |= {key: value for key, value in (("seed", seed), ("device", device)) if value is not None}
+    overrides |= condition(by_class, observe, given)
 
     from rieszflow import report
     from rieszflow.data import NAMED, load
-    from rieszflow.generative import Config, GenerativeFlow
+    from rieszflow.generative import Config, GenerativeFlow, columns_of
 
     # What is in a file or folder decides between the presets for images and for vectors, but not the split's seed.
     config = Config.preset(name if name in NAMED else "images", preset, **overrides)
     config.torch_device()
-    content = load(dataset, data, config.held_out, config.seed)
+    content = load(dataset, data, config.held_out, config.seed, columns_of(config))
     if name not in NAMED and len(content.shape) != 3:
         config = Config.preset("vectors", preset, **overrides)
     targets = min(config.targets or len(content.train), len(content.train))

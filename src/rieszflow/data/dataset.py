@@ -28,6 +28,8 @@ class Dataset:
         path: the `path` that `load` was given.
         centre: what was taken off each column of vectors before they were scaled by one factor; None where float32 holds the
             columns without it. A shift of everything leaves all distances as they are.
+        train_given, held_out_given: (n, k) float64, numbers beside each datum that a model may be given, in their own values;
+            None where there are none.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Dataset:
     high: float = 1.0
     path: str | None = None
     centre: tuple[float, ...] | None = None
+    train_given: Tensor | None = None
+    held_out_given: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -79,11 +83,27 @@ def _float32_holds(low: float, high: float) -> bool:
     return size < 1e38 and spread > 1e-30 and size * 2**-24 <= LOST * spread
 
 
-def from_arrays(name: str, train: np.ndarray, test: np.ndarray | None = None, held_out: float = 0.15, seed: int = 0) -> Dataset:
-    """A `Dataset` of arrays that `as_points` takes; without a test part, a share `held_out` is kept back."""
+def from_arrays(
+    name: str,
+    train: np.ndarray,
+    test: np.ndarray | None = None,
+    held_out: float = 0.15,
+    seed: int = 0,
+    condition: np.ndarray | None = None,
+    held_out_condition: np.ndarray | None = None,
+) -> Dataset:
+    """A `Dataset` of arrays that `as_points` takes; without a test part, a share `held_out` is kept back.
+
+    Conditions are labels (n,) or numbers (n, k) beside the data.
+    """
     arrays = [None if x is None else as_points(x, name) for x in (train, test)]
     assert arrays[0] is not None
-    return split(name, Parts(arrays[0], test=arrays[1]), held_out, seed)
+    parts = Parts(arrays[0], test=arrays[1])
+    if condition is not None and condition.ndim == 1:
+        parts.labels, parts.test_labels = condition, held_out_condition
+    else:
+        parts.given, parts.test_given = condition, held_out_condition
+    return split(name, parts, held_out, seed)
 
 
 @dataclass
@@ -94,6 +114,8 @@ class Parts:
     labels: np.ndarray | None = None
     test: np.ndarray | None = None
     test_labels: np.ndarray | None = None
+    given: np.ndarray | None = None
+    test_given: np.ndarray | None = None
 
 
 def split(name: str, parts: Parts, held_out: float, seed: int) -> Dataset:
@@ -107,9 +129,11 @@ def split(name: str, parts: Parts, held_out: float, seed: int) -> Dataset:
         take = (order[cut:], order[:cut])
         arrays = [parts.train[i] for i in take]
         labels = [None if parts.labels is None else parts.labels[i] for i in take]
+        given = [None if parts.given is None else parts.given[i] for i in take]
     else:
         _check_values(name, parts.test)
         arrays, labels = [parts.train, parts.test], [parts.labels, parts.test_labels]
+        given = [parts.given, parts.test_given]
     # Converted after the split: as floats, pictures of bytes need four times the room.
     arrays = [in_unit(a, name) for a in arrays]
     if arrays[0].min() == arrays[0].max():
@@ -119,7 +143,10 @@ def split(name: str, parts: Parts, held_out: float, seed: int) -> Dataset:
     if not torch.isfinite(tensors[1]).all():
         raise DatasetError(f"{name}: held-out values lie too far beyond those for training to be held in float32")
     targets = [None if v is None else torch.from_numpy(np.asarray(v, dtype=np.int64)) for v in labels]
-    return Dataset(name, tensors[0], tensors[1], targets[0], targets[1], low, high, centre=centre)
+    numbers = [None if v is None else torch.from_numpy(np.asarray(v, dtype=np.float64)) for v in given]
+    found = Dataset(name, tensors[0], tensors[1], targets[0], targets[1], low, high, centre=centre)
+    found.train_given, found.held_out_given = numbers
+    return found
 
 
 def _range(x: np.ndarray) -> tuple[float, float, tuple[float, ...] | None]:

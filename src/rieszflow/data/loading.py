@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from rieszflow.data.columns import known
 from rieszflow.data.dataset import Dataset, Parts, split
 from rieszflow.data.files import ACCEPTED, from_path
 from rieszflow.data.named import KNOWN, NAMED, hugging_face
@@ -19,7 +21,11 @@ __all__ = ["load"]
 
 
 def load(
-    name: str | os.PathLike[str], path: str | os.PathLike[str] | None = None, held_out: float = 0.15, seed: int = 0
+    name: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
+    held_out: float = 0.15,
+    seed: int = 0,
+    given: Sequence[str] = (),
 ) -> Dataset:
     """Loads a data set and splits it.
 
@@ -30,6 +36,7 @@ def load(
             Debian's package puts them.
         held_out: share kept out of training, in (0, 1), where the data set has no test part of its own.
         seed: of the split.
+        given: columns of a table that stand beside the data, and not among them: see `Dataset.train_given`.
 
     Raises:
         DatasetError: not there, damaged, or of another form than accepted.
@@ -41,6 +48,8 @@ def load(
     name = os.fspath(name)
     if not 0 < held_out < 1:
         raise DatasetError(f"held_out: {held_out!r} given; a share in (0, 1) is accepted")
+    if given and not (os.path.exists(name) and _holds_a_table(Path(name))):
+        raise DatasetError(f"{name}: has no columns to choose {', '.join(given)} from; a .csv or .parquet table is accepted")
     if name in NAMED:
         parts = NAMED[name](Path(path) if path is not None else None)
     elif name.startswith("hf:") and path is None:
@@ -55,7 +64,7 @@ def load(
                 f"accepted: {', '.join(KNOWN)}, {ACCEPTED}"
             )
         name = os.path.abspath(name)
-        parts = _table(Path(name)) if _holds_a_table(Path(name)) else from_path(Path(name))
+        parts = _table(Path(name), given) if _holds_a_table(Path(name)) else from_path(Path(name))
     dataset = split(name, parts, held_out, seed)
     dataset.path = None if path is None else os.path.abspath(path)
     return dataset
@@ -68,5 +77,16 @@ def _holds_a_table(path: Path) -> bool:
     return is_table(path)
 
 
-def _table(path: Path) -> Parts:
-    return Parts(torch.cat(list(stream(path))).numpy())
+def _table(path: Path, given: Sequence[str]) -> Parts:
+    rows = stream(path)
+    x, names = torch.cat(list(rows)).numpy(), list(rows.names or [])
+    if not given:
+        return Parts(x)
+    known(str(path), names, given)
+    if twice := [name for name in given if list(given).count(name) > 1]:
+        raise DatasetError(f"{path}: column {twice[0]!r} given twice")
+    if len(given) == len(names):
+        raise DatasetError(f"{path}: all of its columns are given, and none is left for samples")
+    chosen = [names.index(name) for name in given]
+    rest = [j for j in range(len(names)) if j not in chosen]
+    return Parts(x[:, rest], given=x[:, chosen])

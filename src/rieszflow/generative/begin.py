@@ -25,11 +25,13 @@ def start(context: Context) -> State:
     """Before the first flow: x is noise."""
     state = blank(context, 1, "flow", 0)
 
-    def latents(n: int) -> Tensor:
-        return draw_latents(context.config, state.stage.level.shape, n, state.chooser).to(context.device)
+    def latents(n: int, first: int) -> Tensor:
+        noise = draw_latents(context.config, state.stage.level.shape, n, state.chooser)
+        known = None if context.conditions is None else context.conditions[first : first + n]
+        return context.condition.join(known, noise).to(context.device)
 
-    x = _ranks.part(latents(context.config.particles), context.group)
-    fresh = latents(WATCHED)
+    x = _ranks.part(latents(context.config.particles, 0), context.group)
+    fresh = latents(WATCHED, context.config.particles)
     return replace(
         state,
         x=x,
@@ -63,12 +65,12 @@ def _next_level(context: Context, state: State) -> State:
     """Particles and fresh samples at the size of the level that the next network belongs to, with noise, and at rest."""
     old, stage = state.stage.level.shape, enter(context, context.level_of(state.network))
     new, noise = stage.level.shape, stage.level.config.noise
-    growth = stage.level.config.growth
-    x = grow(state.x, old, new, 0.0, None, growth)
+    growth, leading = stage.level.config.growth, stage.level.condition.leading
+    x = grow(state.x, old, new, 0.0, None, growth, leading)
     if noise:
-        white = torch.randn(context.config.particles, x.shape[1], generator=state.chooser)
-        x = x + noise * _ranks.part(white, context.group).to(x)
-    fresh = grow(state.fresh, old, new, stage.level.noise_of_samples, state.chooser, growth)
+        white = torch.randn(context.config.particles, x.shape[1] - leading, generator=state.chooser)
+        x[:, leading:] += noise * _ranks.part(white, context.group).to(x)
+    fresh = grow(state.fresh, old, new, stage.level.noise_of_samples, state.chooser, growth, leading)
     return replace(
         state,
         stage=stage,
@@ -77,7 +79,7 @@ def _next_level(context: Context, state: State) -> State:
         fresh=fresh,
         fresh_velocities=(None,) * len(stage.step_sizes),
         fresh_start=None if state.fresh_start is None else fresh,
-        path=grow(state.path, old, new, 0.0, None),  # as it was, in larger pixels
+        path=grow(state.path, old, new, 0.0, None, leading=leading),  # as it was, in larger pixels
         replay=_no_replay(context, stage),
     )
 

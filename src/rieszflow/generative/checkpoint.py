@@ -38,7 +38,7 @@ def restore(context: Context, tensors: dict[str, Tensor], said: Json) -> State:
         state = filled(blank(context, said["network"], said["phase"], said["step"]), tensors, said, context.here)
         if state.initial:  # that it fits, here rather than when it is needed
             level, custom = state.stage.level, copy.deepcopy(context.custom)
-            build(level.config, level.shape, custom).net.load_state_dict(state.initial)
+            build(level.config, level.shape, custom, level.condition).net.load_state_dict(state.initial)
         return replace(state, rows=tuple(state.rows[: state.network - 1]))
     except RankError:
         raise

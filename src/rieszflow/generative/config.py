@@ -29,7 +29,9 @@ from rieszflow.generative.checks import (
 )
 from rieszflow.generative.preset_files import read_preset
 
-__all__ = ["Config", "GrowthName", "LatentsName", "LossName", "ModelName", "NetworkName", "PrecisionName"]
+__all__ = [
+    "HALVES", "Config", "GrowthName", "LatentsName", "LossName", "ModelName", "NetworkName", "PrecisionName", "is_condition",
+]  # fmt: skip
 
 LatentsName: TypeAlias = Literal["uniform", "smooth"]
 NetworkName: TypeAlias = Literal["auto", "unet", "ddpm", "mlp", "custom"]
@@ -49,6 +51,18 @@ _NOT_NEGATIVE = number("a number of at least 0 is", lambda v: v >= 0)
 
 def _is_pair(value: object) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == 2 and all(is_whole(v, 1, 10**9) for v in value)
+
+
+HALVES = ("left-half", "right-half", "top-half", "bottom-half")
+
+
+def is_condition(value: object) -> bool:
+    if not isinstance(value, str):
+        return False
+    kind, colon, rest = value.partition(":")
+    if colon:
+        return bool(rest) and kind in ("columns", "pool", "mask")
+    return value in ("", "class", "given", *HALVES)
 
 
 def _setting(default: T, check: Check, doc: str, scope: Scope = "level") -> T:
@@ -126,6 +140,17 @@ class Config:
         one_of(get_args(LatentsName)),
         'The noise: "uniform" on [0, 1]^d (the paper\'s) or, for images, "smooth".',
         "run",
+    )
+    condition: str = _setting(
+        "",
+        Check(is_condition, f"'class', 'given', 'columns:a', 'pool:4', {', '.join(map(repr, HALVES))} or '' are"),
+        'What samples can be asked to agree with. "class": labels. "given": numbers beside the data; "columns:age,income": '
+        'these columns of a table. Of images what is known: "left-half" and so on; "pool:4": means of 4 × 4 pixels; "mask:…": '
+        "what `rieszflow.Mask` writes. Empty: nothing.",
+        "run",
+    )
+    condition_weight: float = _setting(
+        1.0, _POSITIVE, "Mean distance between conditions, labels or numbers, beside that between data.", "run"
     )
     networks: int = _setting(10, whole(1, 10**5), "L: networks, of every level; or parts of a recording, a file each.")
     bins: int = _setting(64, whole(8, 1024), "Of a recording's tables; a slice takes as many bytes in every step.")
@@ -259,6 +284,8 @@ class Config:
             )
         if self.model == "recorded" and any(config.at_rest for _, config in self.level_configs()):
             raise ConfigError("at_rest: given with model 'recorded'; it is accepted with networks")
+        if self.levels and self.condition and self.condition not in ("class", "given"):
+            raise ConfigError(f"condition: {shown(self.condition)} given with levels; it is accepted without them")
         if self.batch is not None and self.reuse != 1:
             raise ConfigError("batch: given with reuse; reuse 1 is accepted with it")
         factors = [factor for factor, _ in self.level_configs()]
@@ -397,7 +424,8 @@ _OF_LEVELS = [name for name, field in _FIELDS.items() if field.metadata["scope"]
 # Added since runs of this version were first written: config.yaml may lack them.
 _LATER = (
     "model", "batch", "lengths", "bins", "patches", "by_colour",
-    "first_targets", "at_rest", "from_flow", "noise_of_samples", "growth", "summed", "places", "fit",
+    "first_targets", "at_rest", "from_flow", "noise_of_samples", "growth", "summed", "places", "fit", "condition",
+    "condition_weight",
 )  # fmt: skip
 _FIXED = [name for name, field in _FIELDS.items() if field.metadata["scope"] != "free"]
 # For help() and the API pages: what stands beside the fields.

@@ -16,6 +16,7 @@ from rieszflow._ranks import Group
 from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Dataset
 from rieszflow.errors import RunError
+from rieszflow.generative.condition import Condition, raw_conditions
 from rieszflow.generative.config import Config
 from rieszflow.generative.processes import Processes
 from rieszflow.generative.pyramid import Level, levels, shrink
@@ -35,11 +36,15 @@ class Pictures:
         particles: (n, d), after the flow.
         samples: (n, d), fresh latents after the network.
         path: (network, n, d), some of those samples from their latents on.
+        labels: (n,), which the samples were asked to have; None without.
+        known: (n, d), what of the samples was known, the rest zero; None without.
     """
 
     particles: Tensor
     samples: Tensor
     path: Tensor
+    labels: Tensor | None = None
+    known: Tensor | None = None
 
 
 DrawCallback: TypeAlias = Callable[[Run, Pictures], object]
@@ -71,6 +76,8 @@ class Context:
         held_out: (n, d) likewise, for the metrics.
         held_out_digest: a checksum of them.
         random: the state of the random source after the targets were chosen.
+        conditions: what is known of the particles and of the fresh samples, one after the other, as `Condition.join` takes it;
+            None without a condition.
         custom: the network's module, where it is one of the user's own.
         callbacks: who is told.
     """
@@ -83,6 +90,7 @@ class Context:
     held_out: Tensor
     held_out_digest: str
     random: Tensor
+    conditions: Tensor | None
     custom: nn.Module | None
     callbacks: Callbacks
 
@@ -102,6 +110,10 @@ class Context:
     def last(self) -> int:
         """L, the number of the last network."""
         return self.levels[-1].last
+
+    @property
+    def condition(self) -> Condition:
+        return self.levels[0].condition
 
     def level_of(self, network: int) -> Level:
         """The level that a network belongs to; the last one for a run that is at its end."""
@@ -124,19 +136,33 @@ def prepare(run: Run, data: Dataset, custom: nn.Module | None, here: Processes, 
         raise RunError(f"{here.number} processes given for {config.particles} particles; every one needs some")
     chooser = torch.Generator().manual_seed(config.seed)
     train, held_out = data.train.flatten(1), data.held_out.flatten(1)[:WATCHED]
+    condition = Condition.of(config, run.shape, run.data.get("condition"))
+    known, known_held_out = raw_conditions(config, data)
     order = torch.arange(len(train)) if config.first_targets else torch.randperm(len(train), generator=chooser)
+    targets = order[: config.targets]
+    held_out = condition.join(None if known_held_out is None else known_held_out[:WATCHED], held_out)
     return Context(
         run=run,
-        levels=tuple(levels(config, run.shape)),
+        levels=tuple(levels(config, run.shape, condition)),
         schedule=tuple(config.flow_steps()),
         here=here,
-        targets=train[order[: config.targets]],
+        targets=condition.join(None if known is None else known[targets], train[targets]),
         held_out=held_out,
         held_out_digest=hashlib.blake2b(held_out.contiguous().numpy().tobytes(), digest_size=16).hexdigest(),
         random=chooser.get_state(),
+        conditions=None if known is None else _conditions(known, order, len(targets), config.particles),
         custom=copy.deepcopy(custom),
         callbacks=callbacks if here.main else Callbacks(),
     )
+
+
+def _conditions(known: Tensor, order: Tensor, targets: int, particles: int) -> Tensor:
+    """For particles and fresh samples: of data that are no targets, as far as there are enough.
+
+    A particle with the condition of a target would move to that very target, and learn the pair by heart.
+    """
+    places = (targets + torch.arange(particles + WATCHED)) % len(order)
+    return known[order[places]]
 
 
 @dataclass(frozen=True)
@@ -161,7 +187,8 @@ class Stage:
 def enter(context: Context, level: Level) -> Stage:
     """The targets at a level's size, on the device."""
     targets, held_out = (
-        shrink(t, context.run.shape, level.factor).to(context.device) for t in (context.targets, context.held_out)
+        shrink(t, context.run.shape, level.factor, level.condition.leading).to(context.device)
+        for t in (context.targets, context.held_out)
     )
     watched = targets[:WATCHED]
     return Stage(level, _ranks.part(targets, context.group), watched, held_out, step_sizes(level, watched))

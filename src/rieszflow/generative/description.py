@@ -117,9 +117,27 @@ def _checked_data(file: Path, data: object) -> Json:
     centred = isinstance(centre, list) and len(centre) == d and all(map(_number, centre))
     if centre is not None and not centred:
         raise RunError(f"{file}: data: centre: {shown(centre)} given; null or a list of {d} numbers is accepted")
+    condition = data.get("condition")
+    if condition is not None and not _sound_condition(condition):
+        raise RunError(f"{file}: data: condition: {shown(condition)} given; what rieszflow wrote there is accepted")
     need("points", is_whole(data["points"], 1, _LARGEST), "a whole number of at least 1 is")
     need("fingerprint", isinstance(data["fingerprint"], str), "text is")
     return data
+
+
+def _sound_condition(said: object) -> bool:
+    """Whether it can be what `describe_condition` returned."""
+    if not isinstance(said, dict) or not _number(said.get("weight")) or not said["weight"] > 0:
+        return False
+    lists = {key: value for key, value in said.items() if key != "weight"}
+    if not all(isinstance(v, list) and 0 < len(v) <= _LARGEST for v in lists.values()) or len({*map(len, lists.values())}) != 1:
+        return False
+    if lists.keys() == {"classes", "counts"}:
+        whole = all(is_whole(v, -(2**63), 2**63 - 1) for v in lists["classes"] + lists["counts"])
+        return whole and sorted(set(lists["classes"])) == lists["classes"] and min(lists["counts"]) > 0
+    if lists.keys() != {"names", "centre", "spread", "low", "high"} or not all(isinstance(v, str) for v in lists.pop("names")):
+        return False
+    return all(_number(v) for values in lists.values() for v in values) and min(lists["spread"]) > 0
 
 
 def _number(value: object) -> bool:

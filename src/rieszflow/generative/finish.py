@@ -65,7 +65,7 @@ def finish_part(context: Context, state: State) -> State:
         path = torch.cat([state.path, fresh[None, :PICTURED]])
         state = replace(state, fresh=fresh, fresh_velocities=velocities, path=path)
         row = {**_row_head(context, state), "megabytes": segment.nbytes / 1e6}
-        row |= _distances(stage, {"particles": shown, "fresh_samples": as_data(fresh, stage.level.shape)})
+        row |= _distances(stage, {"particles": shown, "fresh_samples": as_data(fresh, stage.level)})
         checksum = context.run.save_network(state.network, segment.tensors(), {})
         rows = (*state.rows[: state.network - 1], {**row, "seconds": dict(state.seconds), "network_checksum": checksum})
         state = replace(state, after=checksum, rows=rows)
@@ -77,9 +77,14 @@ def finish_part(context: Context, state: State) -> State:
 
 def _tell(context: Context, state: State, particles: Tensor, what: str) -> None:
     """Pictures, and a word of progress."""
-    whole = (grow(t.cpu(), state.stage.level.shape, context.run.shape, 0.0, None) for t in (particles, state.fresh, state.path))
+    shown = (context.condition.data(t).cpu() for t in (particles, state.fresh, state.path))
+    particles, samples, path = (grow(t, state.stage.level.shape, context.run.shape, 0.0, None) for t in shown)
     if context.callbacks.draw is not None:
-        context.callbacks.draw(context.run, Pictures(*whole))
+        asked = None if context.conditions is None else context.conditions[context.config.particles :]
+        kind, known = context.condition.kind, context.condition.known
+        labels = asked if kind == "class" else None
+        part = known.part(asked) if kind == "observed" and known is not None and asked is not None else None
+        context.callbacks.draw(context.run, Pictures(particles, samples, path, labels, part))
     context.callbacks.tell(Progress(what, state.step, state.step, state.network, context.last, None, state.rows[-1]))
 
 
@@ -105,7 +110,7 @@ def _row(context: Context, state: State, size: Tensor, error: float, moved: dict
         **_row_head(context, state),
         "displacement_rms": size.sqrt().item(),
         "fit_error": error,
-        **_distances(state.stage, {**moved, "fresh_samples": as_data(state.fresh, state.stage.level.shape)}),
+        **_distances(state.stage, {**moved, "fresh_samples": as_data(state.fresh, state.stage.level)}),
         "seconds": dict(state.seconds),
     }
 

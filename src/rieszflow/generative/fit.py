@@ -23,7 +23,9 @@ __all__ = ["begin_fit", "fit_step", "new_fit", "new_scaler", "own_randomness", "
 def new_fit(context: Context, stage: Stage, network: int, step: int, chooser: torch.Generator) -> Fit:
     """Fresh networks and an optimiser, for the fit of a network that has come to a step."""
     config, device = stage.level.config, context.device
-    average, phi = (build(config, stage.level.shape, copy.deepcopy(context.custom)).to(device) for _ in range(2))
+    average, phi = (
+        build(config, stage.level.shape, copy.deepcopy(context.custom), stage.level.condition).to(device) for _ in range(2)
+    )
     average.requires_grad_(False)
     phi.requires_grad_(True).train()
     optimiser = torch.optim.Adam(phi.parameters(), lr=config.learning_rate)

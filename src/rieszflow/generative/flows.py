@@ -31,6 +31,7 @@ def new_flow(context: Context, stage: Stage, network: int, step: int, drawer: to
         summed=config.summed,
         recording=config.model == "recorded",
         bins=config.bins,
+        frozen=0 if level.condition.known is None else level.condition.known,
     )
     flow.steps = sum(context.schedule[level.first - 1 : network - 1]) + step
     return flow

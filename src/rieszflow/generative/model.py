@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,14 @@ from rieszflow._notices import notice
 from rieszflow._surroundings import defaults
 from rieszflow._types import Points, Progress, ProgressCallback, Seed
 from rieszflow.data import Dataset
-from rieszflow.errors import ConfigError, RunError, WriteError
+from rieszflow.errors import ConfigError, InputError, RunError, WriteError
+from rieszflow.frozen import Known, Pool
+from rieszflow.generative.condition import Condition, setting_of
 from rieszflow.generative.config import Config
 from rieszflow.generative.context import DrawCallback
 from rieszflow.generative.latents import draw_latents
 from rieszflow.generative.loop import train
-from rieszflow.generative.networks import Displacement, as_data, build, check_memory, displace
+from rieszflow.generative.networks import Displacement, build, check_memory, displace
 from rieszflow.generative.processes import one_sentence, processes
 from rieszflow.generative.pyramid import Level, grow, levels
 from rieszflow.generative.run import Run
@@ -77,9 +81,11 @@ class GenerativeFlow:
     @defaults
     def fit(
         self,
-        data: Dataset | Points,
+        data: Dataset | Points | str | os.PathLike[str],
         *,
+        condition: object = None,
         held_out: Points | None = None,
+        held_out_condition: object = None,
         run: str | os.PathLike[str] | None = None,
         progress: ProgressCallback | None = None,
         draw: DrawCallback | None = None,
@@ -87,10 +93,14 @@ class GenerativeFlow:
         """Trains on data, and returns itself.
 
         Args:
-            data: vectors (n, d) or images (n, C, H, W), of any real dtype; or a `rieszflow.data.Dataset`. Pictures of bytes
-                are taken in [0, 1], channels last are put first, as `rieszflow.data.as_points` does. Scaled to [0, 1] inside;
-                samples come back in the data's own values.
+            data: vectors (n, d) or images (n, C, H, W), of any real dtype; or a `rieszflow.data.Dataset`, or a name or path
+                that `rieszflow.data.load` takes. Pictures of bytes are taken in [0, 1], channels last are put first, as
+                `rieszflow.data.as_points` does. Scaled to [0, 1] inside; samples come back in the data's own values.
+            condition: what samples can be asked to agree with: labels (n,) of whole numbers, or "class" for those of a
+                Dataset; numbers (n, k) beside the data, or the names of a table's columns, "age,income"; for images a `Mask` or
+                a `Pool`, or a name of `Config.condition`, such as "left-half". None: what the config says.
             held_out: data of the same form for the energy distances in the metrics; None to keep a share back.
+            held_out_condition: labels or numbers of these.
             run: folder for networks, checkpoints and metrics, which must be empty or absent; None for a temporary one
                 that lives as long as this object (`save` keeps it).
             progress: called with a `Progress` after every step.
@@ -101,17 +111,32 @@ class GenerativeFlow:
             ConfigError: the settings do not fit the data or the machine.
             InputError, InputTypeError: the data are not accepted.
         """
-        found = dataset(data, held_out, self.config)
+        self._set_condition(condition)
+        found = dataset(data, held_out, self.config, condition, held_out_condition)
+        if isinstance(condition, Known):
+            fits = condition.shape == found.shape if isinstance(condition, Pool) else condition.d == math.prod(found.shape)
+            if not fits:
+                raise InputError(f"condition: {condition!r} given, the data have the shape {found.shape}")
+        known = Condition.of(self.config, found.shape, describe(found, self.config).get("condition"))
         # Settings that do not fit the data or the machine are refused before any file is written.
         device = self.config.torch_device()
-        for level in levels(self.config, found.shape):
+        for level in levels(self.config, found.shape, known):
             check_memory(level.config, level.shape, device, training=True)
             if self.config.model == "networks":
-                build(level.config, level.shape, self.network)
+                build(level.config, level.shape, self.network, known)
             draw_latents(level.config, level.shape, 1, torch.Generator())
         self.run = self._new_run(run, found, device)
         train(self.run, found, network=self.network, progress=progress, draw=draw)
         return self
+
+    def _set_condition(self, condition: object) -> None:
+        """The config's condition, from what `fit` was given."""
+        if condition is None:
+            return
+        wanted = setting_of(condition)
+        if self.config.condition not in ("", wanted):
+            raise ConfigError(f"condition: {wanted[:40]!r} given to fit, and {self.config.condition[:40]!r} in the settings")
+        self.config = replace(self.config, condition=wanted)
 
     def _new_run(self, folder: str | os.PathLike[str] | None, found: Dataset, device: torch.device) -> Run:
         """The first of several processes makes the folder, and the others find it."""
@@ -121,7 +146,7 @@ class GenerativeFlow:
             folder = tempfile.mkdtemp(prefix="rieszflow-")
             self._temporary = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         here = processes(device)
-        run = Run.create(folder, self.config, describe(found)) if here.main else None
+        run = Run.create(folder, self.config, describe(found, self.config)) if here.main else None
         with one_sentence(Path(folder)):
             here.wait()
         return Run.open(folder) if run is None else run
@@ -133,7 +158,9 @@ class GenerativeFlow:
         run: str | os.PathLike[str],
         data: Dataset | Points | None = None,
         *,
+        condition: object = None,
         held_out: Points | None = None,
+        held_out_condition: object = None,
         network: nn.Module | None = None,
         progress: ProgressCallback | None = None,
         draw: DrawCallback | None = None,
@@ -143,7 +170,9 @@ class GenerativeFlow:
         Args:
             run: its folder.
             data: what `fit` was given; None where the run names a data set that `rieszflow.data.load` finds.
+            condition: what `fit` was given, if it was labels or numbers.
             held_out: what `fit` was given.
+            held_out_condition: what `fit` was given.
             network: the module that `fit` was given, if one was.
             progress: as in `fit`.
             draw: as in `fit`.
@@ -154,7 +183,7 @@ class GenerativeFlow:
         flow = cls.load(run, network=network)
         assert flow.run is not None
         flow.run.check()
-        found = load_data(flow.run) if data is None else dataset(data, held_out, flow.config)
+        found = load_data(flow.run) if data is None else dataset(data, held_out, flow.config, condition, held_out_condition)
         check_same(flow.run, found)
         train(flow.run, found, network=network, progress=progress, draw=draw)
         return flow
@@ -164,6 +193,7 @@ class GenerativeFlow:
         self,
         n: int,
         *,
+        condition: object = None,
         seed: Seed = None,
         batch_size: int = 500,
         progress: ProgressCallback | None = None,
@@ -172,6 +202,9 @@ class GenerativeFlow:
 
         Args:
             n: how many, at least 1.
+            condition: what they shall agree with, for all of them or for each: a label or n; numbers (k,) or (n, k), in their
+                own values; an image (C, H, W) or n of them, of which only the known part is looked at, or pooled images. None
+                where the model was trained without; of labels, None draws them as often as they were in training.
             seed: of the latents: a whole number, or a CPU torch.Generator that goes on; None for torch's default generator.
             batch_size: latents in one pass of a network; a recorded flow takes 4,000 at least.
             progress: called after every network with a `Progress`.
@@ -182,7 +215,7 @@ class GenerativeFlow:
 
         Raises:
             RunError: nothing trained yet; a network is missing, damaged or of another run; or config.yaml was edited.
-            InputError: n or batch_size below 1.
+            InputError: n or batch_size below 1; or a condition that the model does not know, of another shape or length.
         """
         n, batch_size = _validate.positive_int("n", n), _validate.positive_int("batch_size", batch_size)
         if self.run is None or (last := self.run.trained()) == 0:
@@ -192,19 +225,21 @@ class GenerativeFlow:
         device = self.config.torch_device()
         generator = _validate.generator(seed)
         x, shape = torch.empty(0), self.run.shape
+        known = Condition.of(self.config, shape, self.run.data.get("condition"))
+        asked = known.asked(condition, n, self.run.data, generator)
         check_memory(levels(self.config, shape)[-1].config, shape, device, training=False, samples=n)
-        for level in levels(self.config, self.run.shape):
+        for level in levels(self.config, self.run.shape, known):
             if level.first > last:
                 break
             if level.first == 1:
-                x = draw_latents(level.config, level.shape, n, generator)
+                x = known.join(asked, draw_latents(level.config, level.shape, n, generator))
             else:
-                x = grow(x, shape, level.shape, level.noise_of_samples, generator, level.config.growth)
+                x = grow(x, shape, level.shape, level.noise_of_samples, generator, level.config.growth, known.leading)
             x, shape = x.to(device), level.shape
             if self.config.model == "recorded":
                 x = self._pushed(level, x, min(last, level.last), last, batch_size, progress)
                 continue
-            phi = build(level.config, shape, self.network).to(device)
+            phi = build(level.config, shape, self.network, known).to(device)
             for number in range(level.first, min(last, level.last) + 1):
                 self._load_weights(phi, level, number, last)
                 step = number - level.first if self.config.shared else None
@@ -212,10 +247,11 @@ class GenerativeFlow:
                 if progress is not None:
                     progress(Progress("networks", number, last))
         # a run that has not come to its last level yet: its samples are what they are, in larger pixels
-        x = grow(x, shape, self.run.shape, 0.0, None)
-        known = self.run.data
-        x = as_data(x, self.run.shape).cpu()
-        return data.unscaled(x, known["low"], known["high"], known.get("centre")).view(n, *self.run.shape)
+        x = known.data(grow(x, shape, self.run.shape, 0.0, None, leading=known.leading)).cpu()
+        if len(self.run.shape) == 3:
+            x = x.clamp(0, 1)
+        said = self.run.data
+        return data.unscaled(x, said["low"], said["high"], said.get("centre")).view(n, *self.run.shape)
 
     def _pushed(
         self, level: Level, x: Tensor, end: int, last: int, batch_size: int, progress: ProgressCallback | None

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rieszflow.errors import ConfigError
+from rieszflow.generative.condition import NOTHING, Condition
 from rieszflow.generative.config import Config
+from rieszflow.generative.pyramid import Level
 
 __all__ = ["Displacement", "as_data", "build", "check_memory", "displace"]
 
@@ -25,22 +27,36 @@ class Displacement(nn.Module):
     its root mean square, has size one at every l: the same learning rate serves all networks. `scale` is saved with
     the weights.
 
+    With a condition of k numbers before x they reach the network as k more channels, each of one number, or as k more
+    coordinates. What is known does not move.
+
     With `steps` one network stands for that many: it is given the step's number 0, 1, … of every particle as well, (B,) int64,
     and `scale` is one number a step.
     """
 
     scale: Tensor
 
-    def __init__(self, net: nn.Module, shape: tuple[int, ...], steps: int | None = None, plain: bool = False) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        shape: tuple[int, ...],
+        steps: int | None = None,
+        plain: bool = False,
+        condition: Condition = NOTHING,
+    ) -> None:
         super().__init__()
-        self.net, self.plain = net, plain
+        self.net, self.plain, self.condition = net, plain, condition
         self.shape = shape
         self.register_buffer("scale", torch.ones(() if steps is None else (steps,)))
 
     def forward(self, x: Tensor, step: Tensor | None = None, normalised: bool = False) -> Tensor:
         """Φ(x), or Φ(x) / scale."""
-        z = x.view(-1, *self.shape)
+        k = self.condition.leading
+        z = x[:, k:].reshape(-1, *self.shape)
         z = z if self.plain else 4 * z - 2
+        if k:  # a number for every pixel, or beside the others; of size one, whatever it weighs in the flow
+            c = x[:, :k] / self.condition.weight
+            z = torch.cat([z, c.view(*c.shape, *[1] * (z.ndim - 2)).expand(-1, -1, *z.shape[2:])], 1)
         out = self.net(z) if step is None else self.net(z, step)
         if not isinstance(out, Tensor) or out.shape != (len(x), *self.shape):
             given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
@@ -48,12 +64,18 @@ class Displacement(nn.Module):
                 f"network: returns {given} for an input of shape {(len(x), *self.shape)}; equal shapes are needed"
             )
         flat = out.flatten(1).float()
+        if k:
+            flat = torch.cat([flat.new_zeros(len(flat), k), flat], 1)
+        elif self.condition.known is not None:
+            flat = flat - self.condition.known.part(flat)
         if normalised:
             return flat
         return flat * (self.scale if step is None else self.scale[step].unsqueeze(1))
 
 
-def build(config: Config, shape: tuple[int, ...], custom: nn.Module | None = None) -> Displacement:
+def build(
+    config: Config, shape: tuple[int, ...], custom: nn.Module | None = None, condition: Condition = NOTHING
+) -> Displacement:
     """A fresh network for data of a shape, (C, H, W) or (d,). Initialised from the config's seed, and from nothing else."""
     kind = config.network
     if kind == "auto":
@@ -64,11 +86,11 @@ def build(config: Config, shape: tuple[int, ...], custom: nn.Module | None = Non
     if kind == "custom":
         if custom is None:
             raise ConfigError("network: 'custom' given; pass the nn.Module itself as `network=`")
-        return Displacement(custom, shape, plain=plain)
+        return Displacement(custom, shape, plain=plain, condition=condition)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        net = _mlp(config, shape) if kind == "mlp" else _UNet(config, shape)
-        return Displacement(net, shape, config.networks if config.shared else None, plain)
+        net = _mlp(config, shape, condition.leading) if kind == "mlp" else _UNet(config, shape, condition.leading)
+        return Displacement(net, shape, config.networks if config.shared else None, plain, condition)
 
 
 def check_memory(config: Config, shape: tuple[int, ...], device: torch.device, training: bool, samples: int = 0) -> None:
@@ -113,7 +135,7 @@ class _UNet(nn.Module):
     goes into its finest level, and this one is p² times smaller.
     """
 
-    def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
+    def __init__(self, config: Config, shape: tuple[int, ...], leading: int = 0) -> None:
         super().__init__()
         from diffusers.models.unets.unet_2d import UNet2DModel
 
@@ -146,7 +168,7 @@ class _UNet(nn.Module):
             down[-1], up[0] = "AttnDownBlock2D", "AttnUpBlock2D"
         self.unet = UNet2DModel(
             sample_size=(height // patch, width // patch),
-            in_channels=shape[0] * patch**2,
+            in_channels=(shape[0] + leading) * patch**2,
             out_channels=shape[0] * patch**2,
             layers_per_block=config.layers,
             block_out_channels=config.channels,
@@ -190,9 +212,9 @@ def _as_in_paper(unet: nn.Module) -> None:
                 nn.init.zeros_(module.weight)
 
 
-def _mlp(config: Config, shape: tuple[int, ...]) -> nn.Module:
+def _mlp(config: Config, shape: tuple[int, ...], leading: int = 0) -> nn.Module:
     d = math.prod(shape)
-    sizes = [d] + [config.width] * config.layers
+    sizes = [(shape[0] + leading) * math.prod(shape[1:])] + [config.width] * config.layers
     hidden: list[nn.Module] = [nn.Flatten()]
     for a, b in itertools.pairwise(sizes):
         hidden += [nn.Linear(a, b), nn.SiLU()]
@@ -204,10 +226,14 @@ def displace(phi: Displacement, x: Tensor, clip: bool, step: int | None = None, 
     """x − Φ(x), Φ at a step if it stands for several, in batches; clipped to [0, 1] like the flow's particles if `clip`."""
     phi.eval()
     steps = None if step is None else torch.full((min(batch_size, len(x)),), step, device=x.device)
-    x = torch.cat([part - phi(part, None if steps is None else steps[: len(part)]) for part in x.split(batch_size)])
-    return x.clamp_(0, 1) if clip else x
+    out = torch.cat([part - phi(part, None if steps is None else steps[: len(part)]) for part in x.split(batch_size)])
+    out = out.clamp_(0, 1) if clip else out
+    return out if phi.condition.known is None else phi.condition.known.put(out, x)
 
 
-def as_data(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+def as_data(x: Tensor, level: Level) -> Tensor:
     """Particles as samples of the data: images are clipped to their range [0, 1], vectors may lie anywhere."""
-    return x.clamp(0, 1) if len(shape) == 3 else x
+    if len(level.shape) != 3:
+        return x
+    k = level.condition.leading
+    return torch.cat([x[:, :k], x[:, k:].clamp(0, 1)], 1) if k else x.clamp(0, 1)

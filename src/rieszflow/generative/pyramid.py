@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from rieszflow.directions import Kind, LocalSlices
 from rieszflow.errors import ConfigError
+from rieszflow.generative.condition import NOTHING, Condition
 from rieszflow.generative.config import Config, GrowthName
 from rieszflow.recording import Plan
 
@@ -29,6 +30,12 @@ class Level:
     shape: tuple[int, ...]
     first: int
     last: int
+    condition: Condition = NOTHING
+
+    @property
+    def d(self) -> int:
+        """Of a point: what stands before the data, and the data."""
+        return self.condition.leading + math.prod(self.shape)
 
     def kinds(self) -> list[Kind]:
         """The kinds of slices that a flow step goes through."""
@@ -36,9 +43,9 @@ class Level:
         name, pairs = "patches", config.patches
         if config.local_scales:
             name, pairs = "local_scales", tuple((config.local_size, scale) for scale in config.local_scales)
-        one = config.places == "one"
+        one, k = config.places == "one", self.condition.leading
         try:
-            patches = [LocalSlices((C, H, W), size, scale, scale in config.by_colour, one) for size, scale in pairs]
+            patches = [LocalSlices((C, H, W), size, scale, scale in config.by_colour, one, k) for size, scale in pairs]
         except ValueError as error:
             raise ConfigError(f"{name}: {error}") from None
         return [*patches] if config.local_scales else [config.directions, *patches]
@@ -56,11 +63,12 @@ class Level:
     def plan(self) -> Plan:
         """What all steps of the level's recording have in common."""
         kinds, bounds = self.kinds(), (0.0, 1.0) if self.config.clip else None
-        return Plan(math.prod(self.shape), tuple(kinds), (self.config.slices,) * len(kinds), self.config.bins, bounds)
+        slices, bins = (self.config.slices,) * len(kinds), self.config.bins
+        return Plan(self.d, tuple(kinds), slices, bins, bounds, self.condition.known)
 
 
-def levels(config: Config, shape: tuple[int, ...]) -> list[Level]:
-    """The levels of a run on data of a shape, coarsest first.
+def levels(config: Config, shape: tuple[int, ...], condition: Condition = NOTHING) -> list[Level]:
+    """The levels of a run on data of a shape, coarsest first. Of an image that is known in part there is one level.
 
     Raises:
         ConfigError: levels or local slices of data that are no images, or that do not fit the images' size.
@@ -75,15 +83,17 @@ def levels(config: Config, shape: tuple[int, ...]) -> list[Level]:
             raise ConfigError(f"levels: the factor {factor} does not divide images of {shape[1]} × {shape[2]} pixels")
         first = found[-1].last + 1 if found else 1
         small = shape if factor == 1 else (shape[0], shape[1] // factor, shape[2] // factor)
-        found.append(Level(settings, factor, small, first, first + settings.networks - 1))
+        found.append(Level(settings, factor, small, first, first + settings.networks - 1, condition))
         found[-1].kinds()
     return found
 
 
-def shrink(x: Tensor, shape: tuple[int, ...], factor: int) -> Tensor:
-    """Flat images (n, d) of a shape, made smaller by average pooling: (n, d / factor²)."""
+def shrink(x: Tensor, shape: tuple[int, ...], factor: int, leading: int = 0) -> Tensor:
+    """Flat images (n, d) of a shape, made smaller by average pooling: (n, d / factor²). Leading numbers stay as they are."""
     if factor == 1:
         return x
+    if leading:
+        return torch.cat([x[:, :leading], shrink(x[:, leading:], shape, factor)], 1)
     return torch.cat([functional.avg_pool2d(part.view(-1, *shape), factor).flatten(1) for part in x.split(10_000)])
 
 
@@ -94,13 +104,16 @@ def grow(
     noise: float,
     generator: torch.Generator | None,
     growth: GrowthName = "repeat",
+    leading: int = 0,
 ) -> Tensor:
     """Flat images, made larger, plus Gaussian noise of a standard deviation, drawn on the CPU.
 
-    (…, d) of shape `small` to (…, d′) of shape `large`.
+    (…, d) of shape `small` to (…, d′) of shape `large`. Leading numbers, before the images, stay as they are.
     """
     if small == large:
         return x
+    if leading:
+        return torch.cat([x[..., :leading], grow(x[..., leading:], small, large, noise, generator, growth)], -1)
     images = x.reshape(-1, *small)
     factor = large[1] // small[1]
     if growth == "repeat":

@@ -18,7 +18,8 @@ def step_sizes(level: Level, y: Tensor) -> tuple[float, ...]:
     given = config.local_steps or (() if config.step_size is None else (config.step_size,) * len(kinds))
     if given:
         return tuple(tau * _paper_factor(kind, y.shape[1]) for tau, kind in zip(given, kinds, strict=True))
-    return tuple(default_steps(y, kinds, [config.slices] * len(kinds), [config.momentum] * len(kinds)))
+    many = len(kinds)
+    return tuple(default_steps(y, kinds, [config.slices] * many, [config.momentum] * many, level.condition.known))
 
 
 def _paper_factor(kind: Kind, d: int) -> float:

@@ -6,36 +6,79 @@ import hashlib
 import os
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from rieszflow import _validate, data
 from rieszflow._files import Json
 from rieszflow._types import Points
 from rieszflow.data import Dataset
 from rieszflow.errors import InputError, RunError
+from rieszflow.frozen import Known
+from rieszflow.generative.condition import describe_condition, observation, observed, raw_conditions
 from rieszflow.generative.config import Config
 from rieszflow.generative.run import Run
 
-__all__ = ["check_same", "dataset", "describe", "load_data"]
+__all__ = ["check_same", "columns_of", "dataset", "describe", "held_out_conditions", "load_data", "residual"]
 
 
-def dataset(x: Dataset | Points, held_out: Points | None, config: Config) -> Dataset:
+def dataset(
+    x: Dataset | Points | str | os.PathLike[str],
+    held_out: Points | None,
+    config: Config,
+    condition: object = None,
+    held_out_condition: object = None,
+) -> Dataset:
     """What `fit` was given, as a Dataset.
 
     Args:
-        x: training data (n, d), (n, H, W) or (n, C, H, W), or a Dataset, which is returned.
+        x: training data (n, d), (n, H, W) or (n, C, H, W); a Dataset, which is returned; or what `data.load` takes.
         held_out: data of the same form; None to keep a share back.
         config: says which share, and the seed of the choice.
+        condition: labels (n,) or numbers (n, k) beside the data, if it is that.
+        held_out_condition: the same of `held_out`.
 
     Raises:
         InputError, InputTypeError: shapes, dtypes or values that are not accepted.
     """
+    if isinstance(x, (str, os.PathLike)):
+        return data.load(x, None, config.held_out, config.seed, columns_of(config))
     if isinstance(x, Dataset):
         return x
     train = _points("data", x)
     test = None if held_out is None else _points("held_out", held_out)
     if test is not None and train.shape[1:] != test.shape[1:]:
         raise InputError(f"held_out: data of shape {test.shape[1:]} given, data has {train.shape[1:]}")
-    return data.from_arrays("tensor", train, test, config.held_out, config.seed)
+    beside = {}
+    for name, value, points in (("condition", condition, train), ("held_out_condition", held_out_condition, test)):
+        if value is not None and not isinstance(value, (str, Known)):
+            if points is None:
+                raise InputError(f"{name}: given without held_out")
+            beside[name] = _beside(name, value, len(points))
+    if "condition" in beside and test is not None and "held_out_condition" not in beside:
+        raise InputError("held_out_condition: None given with a condition and held_out; that of held_out is needed")
+    return data.from_arrays("tensor", train, test, config.held_out, config.seed, **beside)
+
+
+def _beside(name: str, value: object, n: int) -> np.ndarray:
+    """Labels (n,) or numbers (n, k) beside n data."""
+    given = np.asarray(value.cpu() if isinstance(value, Tensor) else value)
+    labels = given.ndim == 1 and given.dtype.kind in "iu"
+    if not labels and (given.ndim != 2 or given.dtype.kind not in "iufb" or not given.shape[1]):
+        raise InputError(
+            f"{name}: shape {given.shape} of {given.dtype} given; labels (n,) of whole numbers or numbers (n, k) are accepted"
+        )
+    if len(given) != n:
+        raise InputError(f"{name}: {len(given)} given for {n} data; one for each is accepted")
+    if not labels and not np.isfinite(given.astype(np.float64)).all():
+        raise InputError(f"{name}: contains NaN or infinity")
+    return given
+
+
+def columns_of(config: Config) -> list[str]:
+    """The columns of a table that the settings say are given."""
+    kind, _, names = config.condition.partition(":")
+    return [name.strip() for name in names.split(",")] if kind == "columns" else []
 
 
 def _points(name: str, x: Points) -> np.ndarray:
@@ -45,9 +88,19 @@ def _points(name: str, x: Points) -> np.ndarray:
     return t.numpy()
 
 
-def describe(given: Dataset) -> Json:
-    """What config.yaml says of the data, with a fingerprint of the training part."""
-    digest = hashlib.blake2b(given.train.contiguous().numpy().tobytes(), digest_size=16).hexdigest()
+def describe(given: Dataset, config: Config) -> Json:
+    """What config.yaml says of the data, with a fingerprint of the training part, and of the condition.
+
+    Raises:
+        ConfigError: the data lack the condition that the settings name.
+    """
+    found = hashlib.blake2b(given.train.contiguous().numpy().tobytes(), digest_size=16)
+    known = raw_conditions(config, given)[0]
+    condition = {}
+    if known is not None and not observed(config.condition):
+        found.update(known.contiguous().numpy().tobytes())
+        condition = {"condition": describe_condition(config, given)}
+    digest = found.hexdigest()
     return {
         "name": given.name,
         "path": given.path,
@@ -57,6 +110,7 @@ def describe(given: Dataset) -> Json:
         "centre": None if given.centre is None else list(given.centre),
         "points": len(given.train),
         "fingerprint": digest,
+        **condition,
     }
 
 
@@ -76,7 +130,25 @@ def load_data(run: Run, moved: str | os.PathLike[str] | None = None) -> Dataset:
     name, path = run.data["name"], run.data["path"]
     if moved is not None:
         name, path = (name, str(moved)) if name in data.NAMED else (str(moved), None)
-    return data.load(name, path, run.config.held_out, run.config.seed)
+    return data.load(name, path, run.config.held_out, run.config.seed, columns_of(run.config))
+
+
+def held_out_conditions(run: Run, given: Dataset, n: int, seed: int) -> Tensor | None:
+    """What n samples are asked for in an evaluation: what is known of held-out data, as `GenerativeFlow.sample` takes it."""
+    known = raw_conditions(run.config, given)[1]
+    if known is None:
+        return None
+    rows = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))[torch.arange(n) % len(known)]
+    return given.unscale(known[rows]).view(n, *given.shape) if observed(run.config.condition) else known[rows]
+
+
+def residual(run: Run, samples: Tensor, asked: Tensor | None, given: Dataset) -> float | None:
+    """Root mean square by which samples (n, C, H, W) in [0, 1] miss what is known of them; None where nothing of them is."""
+    if asked is None or not observed(run.config.condition):
+        return None
+    off = samples.flatten(1) - given.scale(asked).flatten(1)
+    part = observation(run.config.condition, given.shape).part(off)
+    return float(part.pow(2).sum().div(part.ne(0).sum().clamp(min=1)).sqrt())
 
 
 def check_same(run: Run, given: Dataset) -> None:
@@ -85,7 +157,7 @@ def check_same(run: Run, given: Dataset) -> None:
     Raises:
         RunError: they are others, or of another shape or range.
     """
-    now, then = describe(given), run.data
+    now, then = describe(given, run.config), run.data
     if now["fingerprint"] != then["fingerprint"]:
         raise RunError(
             f"{run.path}: began with {then['points']} training data of {then['name']}; "

@@ -37,6 +37,11 @@ class Classifier(nn.Module):
         """(n, 64), in batches."""
         return torch.cat([self.body(part) for part in x.split(1000)])
 
+    @torch.no_grad()
+    def guesses(self, x: Tensor) -> Tensor:
+        """The most likely label of each, (n,), in batches."""
+        return torch.cat([self(part).argmax(1) for part in x.split(1000)])
+
 
 @defaults
 def train_classifier(data: Dataset, *, seed: int = 0, steps: int = 1500, batch_size: int = 128) -> tuple[Classifier, float]:
@@ -63,6 +68,5 @@ def train_classifier(data: Dataset, *, seed: int = 0, steps: int = 1500, batch_s
         optimiser.zero_grad()
         nn.functional.cross_entropy(classifier(data.train[batch]), data.train_labels[batch]).backward()
         optimiser.step()
-    with torch.no_grad():
-        guesses = torch.cat([classifier(part).argmax(1) for part in data.held_out.split(1000)])
-    return classifier.requires_grad_(False), (guesses == data.held_out_labels).double().mean().item()
+    classifier.requires_grad_(False)
+    return classifier, (classifier.guesses(data.held_out) == data.held_out_labels).double().mean().item()

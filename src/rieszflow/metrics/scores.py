@@ -29,6 +29,7 @@ BETTER = {
     "kernel_distance": "lower",
     "precision": "higher",
     "recall": "higher",
+    "label_accuracy": "higher",
     "inception_fid": "lower",
     "inception_kid": "lower",
 }
@@ -50,10 +51,18 @@ class _Space:
     name: str
     features: Callable[[Tensor], Tensor]
     accuracy: float | None
+    guesses: Callable[[Tensor], Tensor] | None = None
 
 
 @defaults
-def evaluate(samples: Tensor, data: Dataset, *, seed: int = 0, inception_weights: str | Path | None = None) -> dict[str, Any]:
+def evaluate(
+    samples: Tensor,
+    data: Dataset,
+    *,
+    seed: int = 0,
+    inception_weights: str | Path | None = None,
+    labels: Tensor | None = None,
+) -> dict[str, Any]:
     """All scores of a generated set against held-out data, and of an equally large real training set beside them.
 
     Args:
@@ -61,6 +70,7 @@ def evaluate(samples: Tensor, data: Dataset, *, seed: int = 0, inception_weights
         data: with labels: features of a classifier trained on them; without: the values themselves.
         seed: of the classifier, and of the choice of real data.
         inception_weights: file with torch-fidelity's Inception weights, for the FID of the literature; None to leave it out.
+        labels: (n,) which every sample was asked to have; the data need labels, too.
 
     Returns:
         A dict that JSON can say:
@@ -71,7 +81,9 @@ def evaluate(samples: Tensor, data: Dataset, *, seed: int = 0, inception_weights
           statisticians' convention ("energy_distance_V", "energy_distance_U"), its permutation p-value "energy_p_value" (of
           2,000 data each at most),
           "frechet_distance" in the feature space, "kernel_distance" there (of features scaled to a mean square of one on the
-          real data), "precision" and "recall", and "inception_fid" and "inception_kid" if asked for;
+          real data), "precision" and "recall", and "inception_fid" and "inception_kid" if asked for; with `labels`
+          "label_accuracy", the share whose label the classifier recovers, beside that of all held-out data;
+        - with `labels` "frechet_by_label": {label: {"generated": ..., "training_data": ...}}, for as many data of each;
         - "better": {score: "lower" or "higher"};
         - "cautions": sentences, which are given as `Notice`, too;
         - "nearest_training_distance": {"generated": median, "held_out": median}.
@@ -88,6 +100,8 @@ def evaluate(samples: Tensor, data: Dataset, *, seed: int = 0, inception_weights
     sets = {"generated": samples[:n], "training_data": data.train[torch.randperm(len(data.train), generator=generator)[:n]]}
     real = data.held_out[torch.randperm(len(data.held_out), generator=generator)[:n]]
     space = _feature_space(data, seed)
+    if labels is not None and (space.guesses is None or labels.shape != (len(samples),)):
+        raise InputError(f"labels: shape {tuple(labels.shape)} given; ({len(samples)},), of data with labels, is accepted")
     # The cubic kernel expects features of size one, as Inception's are nearly; a classifier's are what they happen to be.
     real_features = space.features(real)
     size = real_features.square().mean().sqrt()
@@ -108,6 +122,11 @@ def evaluate(samples: Tensor, data: Dataset, *, seed: int = 0, inception_weights
             one |= inception_distances(x, real, inception_weights)
         for score, value in one.items():
             scores.setdefault(score, {})[name] = value
+    by_label = {}
+    if labels is not None and space.guesses is not None and space.accuracy is not None:
+        right = (space.guesses(samples) == labels).double().mean().item()
+        scores["label_accuracy"] = {"generated": right, "training_data": space.accuracy}
+        by_label = {"frechet_by_label": _by_label(samples, labels, data, space, generator)}
     cautions = []
     if n < _FEW:
         cautions.append(
@@ -124,14 +143,36 @@ def evaluate(samples: Tensor, data: Dataset, *, seed: int = 0, inception_weights
         "feature_space": space.name,
         "classifier_accuracy": space.accuracy,
         "scores": scores,
+        **by_label,
         "better": {score: BETTER[score] for score in scores},
         "cautions": cautions,
         "nearest_training_distance": memory,
     }
 
 
+def _by_label(
+    samples: Tensor, labels: Tensor, data: Dataset, space: _Space, generator: torch.Generator
+) -> dict[str, dict[str, float]]:
+    """Fréchet distances of one label's samples, and of training data, to its held-out data; as many of each."""
+    assert data.train_labels is not None and data.held_out_labels is not None
+    found = {}
+    for label in labels.unique().tolist():
+        mine, real, train = samples[labels == label], data.held_out[data.held_out_labels == label], data.train_labels == label
+        n = min(len(mine), len(real), int(train.sum()))
+        if n < 2:
+            continue
+        chosen = train.nonzero().flatten()
+        chosen = chosen[torch.randperm(len(chosen), generator=generator)[:n]]
+        against = space.features(real[:n])
+        sets = {"generated": mine[:n], "training_data": data.train[chosen]}
+        found[str(label)] = {name: frechet_distance(space.features(x), against) for name, x in sets.items()}
+    return found
+
+
 def _feature_space(data: Dataset, seed: int) -> _Space:
     if data.train_labels is None or data.held_out_labels is None:
         return _Space("the data's own values (no labels to train a classifier on)", lambda x: x.flatten(1), None)
     classifier, accuracy = train_classifier(data, seed=seed)
-    return _Space(f"64 features of a classifier trained on the labels of {data.name}", classifier.features, accuracy)
+    return _Space(
+        f"64 features of a classifier trained on the labels of {data.name}", classifier.features, accuracy, classifier.guesses
+    )

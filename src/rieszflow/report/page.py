@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from rieszflow._files import atomically
 from rieszflow.generative.context import Pictures
 from rieszflow.generative.run import Run
 from rieszflow.metrics import AROUND_ZERO, BETTER
-from rieszflow.report.pictures import CLOUD, GRID, distance_curves, error_curve, picture, save_picture, way
+from rieszflow.report.pictures import ACROSS, CLOUD, GRID, distance_curves, error_curve, picture, save_picture, way
 
 __all__ = ["draw", "write_report"]
 
@@ -67,13 +68,28 @@ def draw(run: Run, pictures: Pictures) -> None:
     number, shape = len(run.metrics()), run.shape
     folder = run.path / "images"
     for name, flat in (("particles", pictures.particles), ("samples", pictures.samples)):
-        shown = flat[: GRID if len(shape) == 3 else CLOUD]
-        save_picture(folder / f"{name}-{number:04d}.png", picture(shown.view(-1, *shape)))
+        shown, columns = flat[: GRID if len(shape) == 3 else CLOUD], None
+        if name == "samples" and len(shape) == 3:
+            shown, columns = _in_rows(pictures)
+        save_picture(folder / f"{name}-{number:04d}.png", picture(shown.view(-1, *shape), columns))
     path = pictures.path
     if len(path) > 16:
         path = path[torch.linspace(0, len(path) - 1, 16).round().long()]
     save_picture(folder / "way.png", way(path, shape))
     write_report(run)
+
+
+def _in_rows(pictures: Pictures) -> tuple[Tensor, int | None]:
+    """Samples to be shown, and how many in a row: a row for every label, or what is known of samples above them."""
+    x, labels, known = pictures.samples, pictures.labels, pictures.known
+    if labels is not None:
+        rows = [x[labels == label][:ACROSS] for label in labels.unique().tolist()[: 2 * ACROSS]]
+        across = min(map(len, rows))
+        return torch.cat([row[:across] for row in rows]), across
+    if known is not None:
+        starts = range(0, min(GRID // 2, len(x)), ACROSS)
+        return torch.cat([part[start : start + ACROSS] for start in starts for part in (known, x)]), ACROSS
+    return x[:GRID], None
 
 
 def write_report(run: Run) -> Path:
@@ -110,7 +126,7 @@ def write_report(run: Run) -> Path:
 def _samples(run: Run, number: int) -> str:
     kind = "Grid of small images" if len(run.shape) == 3 else "Scatter plot of the first two coordinates"
     shown = (
-        ("samples", "samples made from new noise", "Fresh samples: new noise, moved by what was learned."),
+        ("samples", "samples made from new noise", f"Fresh samples: new noise, moved by what was learned.{_told(run)}"),
         ("particles", "particles of the flow", "Particles of the flow, which samples should look like."),
     )
     figures = [
@@ -118,6 +134,16 @@ def _samples(run: Run, number: int) -> str:
         for name, what, caption in shown
     ]
     return f"<h2>Samples</h2><div class=pair>{''.join(figures)}</div>"
+
+
+def _told(run: Run) -> str:
+    """What the rows of samples are, where they were asked for something."""
+    kind = run.config.condition
+    if not kind or kind == "given" or len(run.shape) != 3:
+        return ""
+    if kind == "class":
+        return f" A row for every label: {', '.join(map(str, run.data['condition']['classes'][: 2 * ACROSS]))}."
+    return " Above each row of samples what was known of them."
 
 
 def _way_section(run: Run, number: int) -> str:

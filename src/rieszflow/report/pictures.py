@@ -19,9 +19,10 @@ from rieszflow._files import atomically
 from rieszflow._notices import notice
 from rieszflow.sketch import SliceSketch
 
-__all__ = ["CLOUD", "GRID", "comparison", "distance_curves", "error_curve", "picture", "save_picture", "way"]
+__all__ = ["ACROSS", "CLOUD", "GRID", "comparison", "distance_curves", "error_curve", "picture", "save_picture", "way"]
 
 GRID = 64  # images in a grid
+ACROSS = 8  # of them in a row
 CLOUD = 2000  # points in a scatter plot
 
 

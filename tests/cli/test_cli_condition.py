@@ -1,0 +1,88 @@
+"""The command line for samples that agree with something: labels, parts of images, columns of a table."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_cli import TINY, called
+
+SMALL = [option for setting in [*TINY, "networks=2"] for option in ("--set", setting)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("condition")
+    for out, option in (("by-class", ["--by-class"]), ("left", ["--observe", "left-half"])):
+        done = called("train", "digits", "--preset", "networks", *option, "--out", out, *SMALL, cwd=path)
+        assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_samples_of_a_label(folder):
+    done = called("sample", "by-class", "--label", 7, "-n", 5, "--out", "seven.npz", cwd=folder)
+    assert done.returncode == 0 and np.load(folder / "seven.npz")["x"].shape == (5, 1, 8, 8)
+    assert called("sample", "by-class", "-n", 5, "--out", "any.npz", cwd=folder).returncode == 0
+    assert "samples can be asked for by: class" in called("info", "by-class", cwd=folder).stdout
+    # a row of 8 for each of ten labels, of 8 pixels and a gap of 1
+    grid = Image.open(folder / "by-class/images/samples-0002.png")
+    assert grid.size[1] * 73 == grid.size[0] * 91
+    assert "A row for every label: 0, 1, 2" in (folder / "by-class/report.html").read_text()
+
+
+def test_evaluation_by_label(folder):
+    done = called("evaluate", "by-class", "-n", 100, cwd=folder)
+    assert done.returncode == 0 and "label_accuracy" in done.stdout and "label 7: Fréchet distance" in done.stdout
+    scores = json.loads((folder / "by-class/evaluation.json").read_text())
+    accuracy = scores["scores"]["label_accuracy"]
+    assert 0 <= accuracy["generated"] <= 1 and accuracy["training_data"] == scores["classifier_accuracy"] > 0.9
+    assert set(scores["frechet_by_label"]) <= {str(k) for k in range(10)}
+
+
+def test_the_other_half(folder):
+    done = called("sample", "left", "--observed", "held-out", "-n", 4, "--out", "known.npy", cwd=folder)
+    assert done.returncode == 0
+    first = np.load(folder / "known.npy")
+    again = called("sample", "left", "--observed", "known.npy", "-n", 4, "--out", "again.npy", cwd=folder)
+    assert again.returncode == 0 and np.array_equal(first, np.load(folder / "again.npy"))  # of the same halves and seed
+    done = called("evaluate", "left", "-n", 100, cwd=folder)
+    assert done.returncode == 0 and "samples miss what is known of them: 0" in done.stdout
+    assert json.loads((folder / "left/evaluation.json").read_text())["observation_residual"] == 0
+    assert "Above each row of samples what was known" in (folder / "left/report.html").read_text()
+
+
+def test_columns_that_are_given(folder):
+    pytest.importorskip("pyarrow")
+    g = np.random.default_rng(0)
+    rows = g.normal(size=(200, 3)) + np.array([40, 0, 5])
+    np.savetxt(folder / "people.csv", rows, delimiter=",", header="age,height,income", comments="")
+    done = called("train", "people.csv", "--given", "age,income", "--out", "people", *SMALL, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    done = called("sample", "people", "--given", "40,5", "-n", 6, "--out", "some.npy", cwd=folder)
+    assert done.returncode == 0 and np.load(folder / "some.npy").shape == (6, 1)
+    assert called("evaluate", "people", "-n", 20, cwd=folder).returncode == 0
+    done = called("sample", "people", "--given", "90,5", "-n", 6, "--out", "some.npy", cwd=folder)
+    assert done.returncode == 0 and "age lies" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "digits", "--by-class", "--observe", "left-half"], "--by-class and --observe: given together"),
+        (["train", "digits", "--observe", "left"], "--observe: 'left' given"),
+        (["train", "digits", "--observe", "pool:3"], "does not fit images of shape"),
+        (["train", "digits", "--given", "age"], "has no columns"),
+        (["sample", "by-class", "--label", 10], "label 10 given; the data have 0 to 9"),
+        (["sample", "left", "--label", 1], "--label: given, and left was trained with the condition 'left-half'"),
+        (["sample", "by-class", "--observed", "held-out"], "--observed: given"),
+        (["sample", "by-class", "--given", "1"], "--given: given"),
+        (["sample", "left"], "the model needs the known part of images"),
+        (["sample", "left", "--observed", "nowhere.npy"], "nowhere.npy given"),
+        (["sample", "left", "--observed", "by-class/config.yaml"], "a .npy or .npz file"),
+    ],
+)
+def test_what_is_refused_in_one_line(folder, arguments, words):
+    where = ["--out", "new"] if arguments[0] == "train" else []
+    done = called(*arguments, *where, cwd=folder)
+    assert done.returncode == 1 and words in done.stderr and done.stderr.count("\n") == 1
+    assert not (folder / "new").exists()

@@ -58,6 +58,9 @@ def test_the_same_as_one_process(tmp_path, processes):
     flow = rf.ParticleFlow(y, slices=130, momentum=0.5, seed=torch.Generator().manual_seed(9), reuse=2, engine="bins")
     moved = flow.run(x, steps=5)
     assert relative(torch.as_tensor(got["flow"]) - x, moved - x) < 1e-2  # five steps, each from where the last one ended
+    pairs = rf.ParticleFlow(y, slices=130, momentum=0.5, seed=9, reuse=2, engine="bins", frozen=20).run(x, steps=5)
+    assert np.array_equal(got["frozen"][:, :20], x[:, :20])
+    assert relative(torch.as_tensor(got["frozen"]) - x, pairs - x) < 1e-2
     # What the ranks wrote down is one recording. It sees 500 targets, here not those that one process sees: the first ones
     # of every rank. The gradient on 500 of 811 is off by some 1/√500 of itself, and so may the way be.
     assert relative(torch.as_tensor(got["replayed"]), torch.as_tensor(got["recorded"])) < 1e-5
@@ -129,10 +132,11 @@ def test_training_over_two_processes(tmp_path, more):
     assert sample.returncode == 0
 
 
-def test_recording_over_two_processes(tmp_path):
+@pytest.mark.parametrize("more", [[], ["condition=class"]], ids=["", "by-class"])
+def test_recording_over_two_processes(tmp_path, more):
     """The same slices, particles and targets as one process has. Points at a bin's edge may be counted next door, and 24 long
     steps each go on from that: distances agree to some parts in a hundred of what they were at the start, about 0.1."""
-    recorded = ["model=recorded", "lengths=[4.0, 1.0]", "patches=[[4, 1]]", "clip=true"]
+    recorded = ["model=recorded", "lengths=[4.0, 1.0]", "patches=[[4, 1]]", "clip=true", *more]
     alone = subprocess.run([sys.executable, *map(str, training(tmp_path / "one", *recorded))], capture_output=True, text=True)
     assert alone.returncode == 0, alone.stderr
     done = torchrun(2, *training(tmp_path / "two", *recorded))

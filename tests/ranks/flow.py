@@ -42,6 +42,8 @@ def main(source: str, out: str) -> None:
     recorded = rf.ParticleFlow(y, slices=130, momentum=0.5, seed=generator, batch=500, recording=True, group=group)
     found["recorded"] = recorded.run(x, steps=STEPS)
     found["replayed"] = recorded.recorded().push(x)
+    pairs = rf.ParticleFlow(y, slices=130, momentum=0.5, seed=9, reuse=2, group=group, frozen=20)
+    found["frozen"] = pairs.run(x, steps=STEPS)
     whole = torch.from_numpy(np.concatenate([data["x"], data["y"]]))  # the same rows on all ranks say where bins are
     sketch = rf.SliceSketch(whole, slices=64).update(y).reduce(group)
     gathered: list = [None] * world

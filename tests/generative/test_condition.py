@@ -205,11 +205,16 @@ def test_what_is_not_known_does_not_matter():
     hidden[..., :4] = math.nan
     for wrong, words in (
         (hidden, "NaN or infinity where it is known"), (data.held_out[:3], "3 images given for 5 samples"),
-        (7, "shape () given"),
+        (np.float32(7) * np.ones(()), "a single number given"),
         (data.held_out[0, 0], "shape (8, 8) given"), (None, "needs the known part of images"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=re.escape(words)):
             flow.sample(5, condition=wrong)
+    for wrong in (7, "x", [[0.5]], np.array(["x"])):
+        with pytest.raises(TypeError, match="condition: "):
+            flow.sample(5, condition=wrong)
+    swapped = data.held_out[:5].numpy().astype(">f8")
+    torch.testing.assert_close(flow.sample(5, condition=swapped, seed=1), flow.sample(5, condition=data.held_out[:5], seed=1))
     with pytest.warns(rf.Notice, match="outside of"):
         flow.sample(5, condition=3 * data.held_out[:5], seed=1)
 
@@ -291,6 +296,7 @@ def test_conditions_that_cannot_be():
         ("class", ConfigError, "needs labels"),
         ("left-half", ConfigError, "needs images"),
         ("age", ConfigError, "needs numbers beside the data"),
+        ([[1], [2, 3]], InputError, "condition: [[1], [2, 3]] given; an array cannot be made of it"),
     ):  # fmt: skip
         with pytest.raises(error, match=re.escape(words)):
             rf.GenerativeFlow(**small).fit(x, condition=condition)

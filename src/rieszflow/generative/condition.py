@@ -14,14 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._files import Json
+from rieszflow._files import Json, one_line
 from rieszflow._notices import notice
 from rieszflow.data import Dataset, as_points, scaled
+from rieszflow.data.points import plain_numbers
 from rieszflow.errors import ConfigError, InputError
 from rieszflow.frozen import Known, Leading, Mask, Pool, heard
 from rieszflow.generative.config import HALVES, Config, is_condition
 
-__all__ = ["NOTHING", "Condition", "describe_condition", "observation", "observed", "raw_conditions", "setting_of"]
+__all__ = [
+    "NOTHING", "Condition", "as_array", "describe_condition", "observation", "observed", "raw_conditions", "setting_of",
+]  # fmt: skip
 
 _LOOKED_AT = 2000  # data, of whose distances the scale is made
 
@@ -114,7 +117,7 @@ class Condition:
         if condition is None:
             shares = torch.tensor(self.counts, dtype=torch.float64)
             return torch.tensor(self.classes)[torch.multinomial(shares, n, replacement=True, generator=generator)]
-        labels = np.asarray(condition.cpu() if isinstance(condition, Tensor) else condition)
+        labels = as_array(condition)
         if labels.dtype.kind not in "iu" or labels.ndim > 1:
             raise InputError(f"condition: {_shown(condition)} given; one label for all samples, or {n} labels, are accepted")
         if unknown := sorted({int(v) for v in labels.flat} - set(self.classes)):
@@ -122,8 +125,7 @@ class Condition:
         return _each(labels.astype(np.int64).reshape(-1), n, "labels")
 
     def _numbers(self, condition: object, n: int) -> Tensor:
-        values = np.asarray(condition.cpu() if isinstance(condition, Tensor) else condition)
-        k = self.leading
+        values, k = as_array(condition), self.leading
         if values.dtype.kind not in "iufb" or values.ndim not in (1, 2) or values.shape[-1] != k:
             raise InputError(
                 f"condition: {_shown(condition)} given; {k} numbers ({', '.join(self.names)}) for all samples, or as many for "
@@ -146,7 +148,10 @@ class Condition:
     def _images(self, condition: object, n: int, data: Json) -> Tensor:
         known, shape = self.known, tuple(data["shape"])
         assert known is not None
-        x = torch.as_tensor(condition).detach().cpu()
+        found = plain_numbers(condition, "condition")
+        if isinstance(found, np.ndarray):
+            found = torch.from_numpy(np.ascontiguousarray(found))
+        x = found.detach().cpu()
         small = known.small if isinstance(known, Pool) else shape
         accepted = f"{tuple(shape)}" if small == shape else f"{small} pooled, or {tuple(shape)} whole,"
         if tuple(x.shape[-3:]) not in (shape, small) or x.ndim not in (3, 4):
@@ -168,6 +173,22 @@ class Condition:
 
 
 NOTHING = Condition()
+
+
+def as_array(condition: object) -> np.ndarray:
+    """Labels, numbers or images as an array.
+
+    Raises:
+        InputError: rows of different lengths.
+    """
+    if isinstance(condition, Tensor):
+        condition = condition.detach().cpu()
+        if condition.dtype == torch.bfloat16:
+            condition = condition.float()
+    try:
+        return np.asarray(condition)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"condition: {_shown(condition)} given; an array cannot be made of it ({one_line(error)})") from None
 
 
 def _each(values: np.ndarray, n: int, what: str) -> Tensor:
@@ -277,5 +298,5 @@ def setting_of(condition: object) -> str:
         return f"pool:{condition.factor}"
     if isinstance(condition, str):
         return condition if is_condition(condition) else f"columns:{condition}"
-    values = np.asarray(condition.cpu() if isinstance(condition, Tensor) else condition)
+    values = as_array(condition)
     return "class" if values.ndim == 1 and values.dtype.kind in "iu" else "given"

@@ -15,7 +15,7 @@ from rieszflow._types import Points
 from rieszflow.data import Dataset
 from rieszflow.errors import InputError, RunError
 from rieszflow.frozen import Known
-from rieszflow.generative.condition import describe_condition, observation, observed, raw_conditions
+from rieszflow.generative.condition import as_array, describe_condition, observation, observed, raw_conditions
 from rieszflow.generative.config import Config
 from rieszflow.generative.run import Run
 
@@ -62,7 +62,7 @@ def dataset(
 
 def _beside(name: str, value: object, n: int) -> np.ndarray:
     """Labels (n,) or numbers (n, k) beside n data."""
-    given = np.asarray(value.cpu() if isinstance(value, Tensor) else value)
+    given = as_array(value)
     labels = given.ndim == 1 and given.dtype.kind in "iu"
     if not labels and (given.ndim != 2 or given.dtype.kind not in "iufb" or not given.shape[1]):
         raise InputError(

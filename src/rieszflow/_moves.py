@@ -53,13 +53,18 @@ def _ours(*tensors: Tensor) -> bool:
     return all(t.device.type == "cpu" and t.is_contiguous() and t.dtype == tensors[0].dtype for t in tensors)
 
 
+# Views from 0 on: in a loop from `first` Numba would look for negative places in every round, which no vector can do.
+
+
 @numba.njit(**OPTIONS)
 def _add(first, last, worker, step, v, before, m):
-    for i in range(first, last):
+    v, before = v[first:last], before[first:last]
+    for i in range(last - first):
         v[i] += m * before[i]
 
 
 @numba.njit(**OPTIONS)
 def _move(first, last, worker, step, x, v, out, length, low, high):
-    for i in range(first, last):
+    x, v, out = x[first:last], v[first:last], out[first:last]
+    for i in range(last - first):
         out[i] = min(max(x[i] - length * v[i], low), high)

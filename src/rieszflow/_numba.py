@@ -19,7 +19,7 @@ import numba
 import torch
 from numba.core import event
 
-__all__ = ["INLINE", "KEPT", "OPTIONS", "share", "threads", "tile_width"]
+__all__ = ["KEPT", "OPTIONS", "share", "threads", "tile_width"]
 
 _LOG = logging.getLogger("rieszflow")
 _HERE = Path(__file__).parent
@@ -43,10 +43,8 @@ def _can_keep(folder: Path) -> bool:
 
 
 KEPT = all(_can_keep(folder) for folder in _FOLDERS)
-# Any, here and below: Numba has no types, and its options are of all kinds.
+# Any: Numba has no types, and its options are of all kinds.
 OPTIONS: dict[str, Any] = {"nogil": True, "cache": KEPT, "fastmath": {"nsz", "contract"}, "error_model": "numpy"}
-INLINE: dict[str, Any] = {**OPTIONS, "inline": "always"}
-"""For functions called for every row of a tile: a call would cost as much as the work."""
 
 
 class _Announcer(event.Listener):

@@ -28,7 +28,7 @@ What is above that counts as a tie in the middle of the bin. It is not spread ov
 @numba.njit(**OPTIONS)
 def place(u, B):
     """Bin and fraction inside it of a point u equal bins right of `low`, anywhere on the line."""
-    # As `loops.locate` rounds, to the last bit: a point must be looked up in the bin that it was counted in.
+    # As `loops.count_rows` rounds, to the last bit: a point must be looked up in the bin that it was counted in.
     above = min(max(np.float32(u), np.float32(-1)), np.float32(B)) + np.float32(1)
     k = int(above) - 1 if above >= 0 else -1  # -1, too, for what is no number
     if 0 <= k < B:

@@ -9,17 +9,18 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from rieszflow._numba import INLINE, OPTIONS
+from rieszflow._numba import OPTIONS
 from rieszflow.directions.loops import backward, forward
 from rieszflow.engines.bins.layout import STEEP, TAIL, place, tail_edge
 
 __all__ = [
+    "count_rows",
     "cumulate",
     "fused_count",
     "fused_extent",
     "fused_look_up",
     "integrals",
-    "locate",
+    "look_up_rows",
     "merge",
     "read_back",
     "tile_count",
@@ -28,74 +29,86 @@ __all__ = [
 ]
 
 
-@numba.njit(**INLINE)
-def locate(row, m, low, inverse, B, u, index):
-    """Positions u in equal bins, and index TAIL + floor(u); returns 0 if all are inside the range."""
-    far = np.uint32(0)
-    for t in range(m):
-        v = (row[t] - low) * inverse
-        # + 1: conversion to whole numbers rounds towards zero
-        k = np.int32(min(max(v, np.float32(-1)), np.float32(B)) + np.float32(1))
-        far |= np.uint32((k - 1) | (B - k)) >> np.uint32(31)  # the sign bit of either
-        u[t] = v
-        index[t] = k + (TAIL - 1)  # unsigned, so that Numba looks for no negative ones
-    return far
+# Rows of projections: row r of a tile holds m projections on slice first + r, from place r·T on. Functions take many rows, for
+# Numba counts references to every array at a call, inlined or not, and that costs as much as the work on a row. All numbers are
+# 32 bits wide, constants too: with Numba's usual 64 a vector would hold half as many.
 
 
 @numba.njit(**OPTIONS)
-def count_outside(m, B, w, first, sums, u, index):
-    """Bins of a row's points outside the range, whose positions are added to `sums`. Rare, and kept out of the hot loop."""
+def outside(index, m, B):
+    """Whether one of the bins is not among the equal ones."""
+    bits = np.int32(0)
+    for t in range(m):
+        bits |= np.int32(index[t] - np.uint32(TAIL)) | np.int32(np.uint32(TAIL - 1 + B) - index[t])  # the sign bit of either
+    return bits < np.int32(0)
+
+
+@numba.njit(**OPTIONS)
+def place_all(tile, r, m, T, low, inverse, B, u, index):
+    """Bins and fractions of a row with points outside of the range. Rare, and kept out of the hot loop."""
+    for t in range(m):
+        index[t], u[t] = place((tile[r * T + t] - low) * inverse, B)
+
+
+@numba.njit(**OPTIONS)
+def count_outside(tile, r, m, T, low, inverse, B, w, start, sums, last_sums, p, index):
+    """Bins of a row's points outside of the range, whose positions are added to `sums`. Rare, too."""
     for t in range(m):
         if index[t] < TAIL or index[t] >= TAIL + B:
-            k, _ = place(u[t], B)
+            u = (tile[r * T + t] - low) * inverse
+            k, _ = place(u, B)
             index[t] = k
-            sums[k if k < TAIL else k - B] += u[t] * (w[first + t] if w.shape[0] else 1.0)
-
-
-@numba.njit(**INLINE)
-def count_row(row, m, low, inverse, B, w, first, table, base, sums, u, index):
-    """Adds a row of projections to a slice's table, which begins at `base` in the flat `table`."""
-    if locate(row, m, low, inverse, B, u, index):
-        count_outside(m, B, w, first, sums, u, index)
-    if w.shape[0]:
-        for t in range(m):
-            table[base + index[t]] += w[first + t]
-    else:
-        for t in range(m):
-            table[base + index[t]] += np.int32(1)
+            sums[min(p, last_sums), k if k < TAIL else k - B] += u * (w[start + t] if w.shape[0] else 1.0)
 
 
 @numba.njit(**OPTIONS)
-def place_all(m, B, u, index):
-    for t in range(m):
-        k, u[t] = place(u[t], B)
-        index[t] = k
+def count_rows(tile, rows, m, T, first, low, inverse, B, w, start, tables, sums, index):
+    """Adds rows of projections of the points start … start + m − 1 to their slices' tables (P, bins)."""
+    last_sums = sums.shape[0] - 1  # one row of sums serves all slices where nobody asks for positions
+    flat, bins = tables.reshape(-1), np.uint32(tables.shape[1])
+    for r in range(rows):
+        row, p = tile[r * T : r * T + m], first + r
+        left, per = low[p], inverse[p]
+        for t in range(m):
+            # + 1: conversion to whole numbers rounds towards zero
+            v = min(max((row[t] - left) * per, np.float32(-1)), np.float32(B)) + np.float32(1)
+            index[t] = np.uint32(np.int32(v)) + np.uint32(TAIL - 1)  # unsigned, so that Numba looks for no negative ones
+        if outside(index, m, B):
+            count_outside(tile, r, m, T, left, per, B, w, start, sums, last_sums, p, index)
+        base = np.uint32(p) * bins
+        if w.shape[0]:
+            for t in range(m):
+                flat[base + index[t]] += w[start + t]
+        else:
+            for t in range(m):
+                flat[base + index[t]] += np.int32(1)
 
 
 @numba.njit(**OPTIONS)
-def weigh(row, m, w, first, own, u):
-    for t in range(m):
-        row[t] = w[first + t] * (row[t] - w[first + t] * (own[0] + u[t] * own[1]))
+def look_up_rows(tile, rows, m, T, first, low, inverse, B, w, start, lines, own, u, index, pair):
+    """Rows of tile = value + fraction · slope of every projection's bin, times its weight, less what its own mass does there.
 
-
-@numba.njit(**INLINE)
-def look_up_row(row, m, low, inverse, B, w, first, lines, base, own, u, index, pair, halves):
-    """row = value + fraction · slope of every projection's bin, times its weight, less what its own mass does there.
-
-    `lines` holds value and slope of a bin as one number of 64 bits, so that a look-up is one access; `halves` is a view of
-    `pair`.
+    `lines` (P, bins) holds value and slope of a bin as one number of 64 bits, so that a look-up is one access.
     """
-    if locate(row, m, low, inverse, B, u, index):
-        place_all(m, B, u, index)
-    else:
+    flat, bins, halves = lines.reshape(-1), np.uint32(lines.shape[1]), pair.view(np.float32)
+    for r in range(rows):
+        row, p = tile[r * T : r * T + m], first + r
+        left, per = low[p], inverse[p]
         for t in range(m):
-            u[t] -= np.float32(np.int32(index[t]) - TAIL)
-    for t in range(m):
-        pair[t] = lines[base + index[t]]
-    for t in range(m):
-        row[t] = halves[2 * t] + u[t] * halves[2 * t + 1]
-    if w.shape[0]:
-        weigh(row, m, w, first, own, u)
+            v = (row[t] - left) * per
+            k = np.int32(min(max(v, np.float32(-1)), np.float32(B)) + np.float32(1))
+            u[t] = v - np.float32(k - np.int32(1))
+            index[t] = np.uint32(k) + np.uint32(TAIL - 1)
+        if outside(index, m, B):
+            place_all(tile, r, m, T, left, per, B, u, index)
+        base = np.uint32(p) * bins
+        for t in range(m):
+            pair[t] = flat[base + index[t]]
+        for t in range(m):
+            row[t] = halves[2 * t] + u[t] * halves[2 * t + 1]
+        if w.shape[0]:
+            for t in range(m):
+                row[t] = w[start + t] * (row[t] - w[start + t] * (own[0] + u[t] * own[1]))
 
 
 # The fused passes over particles: load, transform, count or look up, transform back.
@@ -118,30 +131,21 @@ def fused_extent(first, last, worker, T, x, shift, scale, signs, rows, extent):
 
 @numba.njit(**OPTIONS)
 def fused_count(first, last, worker, T, x, shift, scale, signs, rows, low, inverse, B, w, tables, sums):
-    tile = np.empty(signs.shape[1] * T, np.float32)
-    last_sums = sums.shape[1] - 1  # one row serves all slices where nobody asks for positions
-    table, bins = tables[worker].reshape(-1), np.uint32(tables.shape[2])
-    u, index = np.empty(T, np.float32), np.empty(T, np.uint32)
+    tile, index = np.empty(signs.shape[1] * T, np.float32), np.empty(T, np.uint32)
     for start in range(first, last, T):
         m = min(T, last - start)
         forward(tile, x, start, m, shift, scale, signs, T)
-        for p in range(rows):
-            row = tile[p * T : p * T + m]
-            base, far = np.uint32(p) * bins, sums[worker, min(p, last_sums)]
-            count_row(row, m, low[p], inverse[p], B, w, start, table, base, far, u, index)
+        count_rows(tile, rows, m, T, 0, low, inverse, B, w, start, tables[worker], sums[worker], index)
 
 
 @numba.njit(**OPTIONS)
 def fused_look_up(first, last, worker, T, x, shift, scale, signs, rows, low, inverse, B, w, lines, own, out):
     tile = np.empty(signs.shape[1] * T, np.float32)
     u, index, pair = np.empty(T, np.float32), np.empty(T, np.uint32), np.empty(T, np.uint64)
-    halves, flat, bins = pair.view(np.float32), lines.reshape(-1), np.uint32(lines.shape[1])
     for start in range(first, last, T):
         m = min(T, last - start)
         forward(tile, x, start, m, shift, scale, signs, T)
-        for p in range(rows):
-            row = tile[p * T : p * T + m]
-            look_up_row(row, m, low[p], inverse[p], B, w, start, flat, np.uint32(p) * bins, own, u, index, pair, halves)
+        look_up_rows(tile, rows, m, T, 0, low, inverse, B, w, start, lines, own, u, index, pair)
         tile[rows * T :] = 0
         backward(tile, out, start, m, signs, T)
 
@@ -151,20 +155,17 @@ def fused_look_up(first, last, worker, T, x, shift, scale, signs, rows, low, inv
 
 @numba.njit(**OPTIONS)
 def tile_count(first, last, worker, step, projected, low, inverse, B, w, start, table, sums):
-    m, last_sums = projected.shape[1], sums.shape[0] - 1
-    u, index, zero = np.empty(m, np.float32), np.empty(m, np.uint32), np.uint32(0)
-    for p in range(first, last):
-        far = sums[min(p, last_sums)]
-        count_row(projected[p], m, low[p], inverse[p], B, w, start, table[p], zero, far, u, index)
+    m = projected.shape[1]
+    rows = projected[first:last].reshape(-1)
+    count_rows(rows, last - first, m, m, first, low, inverse, B, w, start, table, sums, np.empty(m, np.uint32))
 
 
 @numba.njit(**OPTIONS)
 def tile_look_up(first, last, worker, step, projected, low, inverse, B, w, start, lines, own):
     m = projected.shape[1]
     u, index, pair = np.empty(m, np.float32), np.empty(m, np.uint32), np.empty(m, np.uint64)
-    halves, zero = pair.view(np.float32), np.uint32(0)
-    for p in range(first, last):
-        look_up_row(projected[p], m, low[p], inverse[p], B, w, start, lines[p], zero, own, u, index, pair, halves)
+    rows = projected[first:last].reshape(-1)
+    look_up_rows(rows, last - first, m, m, first, low, inverse, B, w, start, lines, own, u, index, pair)
 
 
 # Tables.

@@ -16,7 +16,7 @@ import numpy as np
 
 from rieszflow._numba import OPTIONS
 from rieszflow.directions.loops import butterflies, scale_rows
-from rieszflow.engines.bins.loops import count_row, look_up_row
+from rieszflow.engines.bins.loops import count_rows, look_up_rows
 
 __all__ = ["patch_count", "patch_extent", "patch_look_up"]
 
@@ -46,26 +46,37 @@ def lay_out(image, x, first, m, shift, scale, colours, k, T):
     """image = (x − shift)·scale for the points first … first + m − 1, side by side; other columns are zero."""
     if m < T:
         image[:] = 0
-    for start in range(0, m, 16):
-        # A few points at a time: their rows are read along, and every line of the tile is touched for all of them at once.
-        stop = min(m, start + 16)
+    whole = m - m % 8
+    for i in range(0, whole, 8):
+        # Eight points at a time: their rows are read along, and every line of the tile is touched for all of them at once.
+        x0, x1, x2, x3 = x[first + i], x[first + i + 1], x[first + i + 2], x[first + i + 3]
+        x4, x5, x6, x7 = x[first + i + 4], x[first + i + 5], x[first + i + 6], x[first + i + 7]
         for j in range(x.shape[1]):
-            line = image[j * T : (j + 1) * T]
-            s = shift[j]
-            for i in range(start, stop):
-                line[i] = np.float32((x[first + i, j] - s) * scale)
+            s, line = shift[j], image[j * T + i : j * T + i + 8]
+            line[0], line[1] = np.float32((x0[j] - s) * scale), np.float32((x1[j] - s) * scale)
+            line[2], line[3] = np.float32((x2[j] - s) * scale), np.float32((x3[j] - s) * scale)
+            line[4], line[5] = np.float32((x4[j] - s) * scale), np.float32((x5[j] - s) * scale)
+            line[6], line[7] = np.float32((x6[j] - s) * scale), np.float32((x7[j] - s) * scale)
+    for i in range(whole, m):
+        for j in range(x.shape[1]):
+            image[j * T + i] = np.float32((x[first + i, j] - shift[j]) * scale)
     coloured(image[k * T :], colours, T)
 
 
 @numba.njit(**OPTIONS)
 def take_out(out, image, first, m, T):
     """Points first … first + m − 1 of out = the tile of images, as in `lay_out`."""
-    for start in range(0, m, 16):
-        stop = min(m, start + 16)
+    whole = m - m % 8
+    for i in range(0, whole, 8):
+        o0, o1, o2, o3 = out[first + i], out[first + i + 1], out[first + i + 2], out[first + i + 3]
+        o4, o5, o6, o7 = out[first + i + 4], out[first + i + 5], out[first + i + 6], out[first + i + 7]
         for j in range(out.shape[1]):
-            line = image[j * T : (j + 1) * T]
-            for i in range(start, stop):
-                out[first + i, j] = line[i]
+            line = image[j * T + i : j * T + i + 8]
+            o0[j], o1[j], o2[j], o3[j] = line[0], line[1], line[2], line[3]
+            o4[j], o5[j], o6[j], o7[j] = line[4], line[5], line[6], line[7]
+    for i in range(whole, m):
+        for j in range(out.shape[1]):
+            out[first + i, j] = image[j * T + i]
 
 
 @numba.njit(**OPTIONS)
@@ -202,9 +213,7 @@ def patch_count(
     sums,
 ):
     image, patch, tile = memory(x, pixels, signs, k, T)
-    last_sums = sums.shape[1] - 1  # one row serves all slices where nobody asks for positions
-    table, bins = tables[worker].reshape(-1), np.uint32(tables.shape[2])
-    u, index = np.empty(T, np.float32), np.empty(T, np.uint32)
+    index = np.empty(T, np.uint32)
     for start in range(first, last, T):
         m = min(T, last - start)
         lay_out(image, x, start, m, shift, scale, colours, k, T)
@@ -214,11 +223,8 @@ def patch_count(
                 at = places[b]
                 gather(patch, image, pixels[at], k, heed, T)
             forward(tile, patch, pixels.shape[1] + k, rows[b], signs[b], unit, T)
-            for r in range(rows[b]):
-                row = tile[r * T : r * T + m]
-                base, far = np.uint32(p) * bins, sums[worker, min(p, last_sums)]
-                count_row(row, m, low[p], inverse[p], B, w, start, table, base, far, u, index)
-                p += 1
+            count_rows(tile, rows[b], m, T, p, low, inverse, B, w, start, tables[worker], sums[worker], index)
+            p += rows[b]
 
 
 @numba.njit(**OPTIONS)
@@ -249,7 +255,6 @@ def patch_look_up(
     image, patch, tile = memory(x, pixels, signs, k, T)
     forces, pushed = np.empty_like(patch), np.empty_like(image)  # along a patch's numbers, and along the pixels
     u, index, pair = np.empty(T, np.float32), np.empty(T, np.uint32), np.empty(T, np.uint64)
-    halves, flat, bins = pair.view(np.float32), lines.reshape(-1), np.uint32(lines.shape[1])
     for start in range(first, last, T):
         m = min(T, last - start)
         lay_out(image, x, start, m, shift, scale, colours, k, T)
@@ -260,10 +265,8 @@ def patch_look_up(
                 gather(patch, image, pixels[places[b]], k, heed, T)
                 forces[:] = 0
             forward(tile, patch, pixels.shape[1] + k, rows[b], signs[b], unit, T)
-            for r in range(rows[b]):
-                row = tile[r * T : r * T + m]
-                look_up_row(row, m, low[p], inverse[p], B, w, start, flat, np.uint32(p) * bins, own, u, index, pair, halves)
-                p += 1
+            look_up_rows(tile, rows[b], m, T, p, low, inverse, B, w, start, lines, own, u, index, pair)
+            p += rows[b]
             backward(forces, tile, pixels.shape[1] + k, rows[b], signs[b], T)
             if b + 1 == rows.shape[0] or places[b + 1] != places[b]:
                 scatter(pushed, forces, pixels[places[b]], unit, k, heed, T)

@@ -5,18 +5,10 @@ printed), `bars`, and `checks` (of options). Every command ends in `way_out`. Wh
 when it runs: PyTorch alone takes two seconds.
 """
 
-import sys
+from rieszflow._extras import extra
 
-try:
+with extra("cli", "the command line"):
     from rieszflow.cli import compare, samples, train
     from rieszflow.cli.app import app
-except KeyboardInterrupt:  # nobody can catch it for us yet
-    print("error: interrupted", file=sys.stderr)
-    sys.exit(130)
 
-__all__ = ["app", "compare", "main", "samples", "train"]
-
-
-def main() -> None:
-    """The console script's entry."""
-    app()
+__all__ = ["app", "compare", "samples", "train"]

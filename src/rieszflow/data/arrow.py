@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from rieszflow._extras import extra
 from rieszflow.data.options import Reading
-from rieszflow.errors import MissingPackageError
 
 __all__ = ["arrow", "is_list", "is_single", "seconds", "storage", "why_not"]
 
 
 def arrow(name: str) -> Any:
     """pyarrow, which is an extra."""
-    try:
+    with extra("tables", name):
         import pyarrow
         import pyarrow.compute
         import pyarrow.csv
         import pyarrow.parquet
-    except ImportError:
-        raise MissingPackageError(f"{name}: tables need the extra: pip install 'rieszflow[tables]'") from None
     return pyarrow
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from rieszflow._extras import extra
 from rieszflow._notices import notice
 from rieszflow.data.dataset import Parts
 from rieszflow.data.idx import idx_folder
@@ -33,7 +34,8 @@ KNOWN = ("digits", *HUGGING_FACE, *("hf:" + name for name in HUGGING_FACE))
 
 
 def _digits(path: Path | None) -> Parts:
-    from sklearn.datasets import load_digits
+    with extra("generative", "digits"):
+        from sklearn.datasets import load_digits
 
     if path is not None:
         notice(f"digits: come with scikit-learn; {path} is not looked at")
@@ -167,10 +169,8 @@ def hugging_face(name: str) -> Parts:
     if name not in HUGGING_FACE:
         accepted = ", ".join("hf:" + n for n in HUGGING_FACE)
         raise DatasetError(f"hf:{name}: unknown{meant('hf:' + name, KNOWN)}; accepted: {accepted}")
-    try:
+    with extra("datasets", f"hf:{name}"):
         import datasets
-    except ImportError:
-        raise DatasetError(f"hf:{name}: needs the extra: pip install 'rieszflow[datasets]'") from None
     try:
         parts = datasets.load_dataset(HUGGING_FACE[name])
     except Exception as error:  # the library raises many kinds; all mean that the data cannot be loaded

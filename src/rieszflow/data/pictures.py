@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from rieszflow._extras import extra
 from rieszflow._notices import notice
 from rieszflow.data.dataset import Parts
 from rieszflow.data.paths import all_files, answers, is_table, some
@@ -47,7 +48,8 @@ def has_pictures(folder: str | os.PathLike[str]) -> bool:
 
 def image_folder(folder: Path) -> Parts:
     """All pictures below the folder; pictures in subfolders are labelled by them."""
-    from PIL import Image
+    with extra("cli", "pictures"):
+        from PIL import Image
 
     everything, again = all_files(folder)
     # .heic is read where a plugin for it is registered with Pillow.
@@ -108,7 +110,8 @@ def _class_labels(folder: Path, files: list[Path]) -> np.ndarray | None:
 
 def open_image(file: Path) -> tuple[Any, list[str]]:
     """A picture with its pixels read and turned upright, and what is to be said of it; the file is closed."""
-    from PIL import Image, ImageFile, ImageOps
+    with extra("cli", "pictures"):
+        from PIL import Image, ImageFile, ImageOps
 
     lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False  # others set it, and get grey halves
     try:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rieszflow._extras import extra
 from rieszflow.errors import ConfigError
 from rieszflow.generative.condition import NOTHING, Condition
 from rieszflow.generative.config import Config
@@ -137,7 +138,8 @@ class _UNet(nn.Module):
 
     def __init__(self, config: Config, shape: tuple[int, ...], leading: int = 0) -> None:
         super().__init__()
-        from diffusers.models.unets.unet_2d import UNet2DModel
+        with extra("generative", f"network: {config.network!r}"):
+            from diffusers.models.unets.unet_2d import UNet2DModel
 
         if len(shape) != 3:
             raise ConfigError(f"network: {config.network!r} needs images (C, H, W), the data have the shape {shape}; use 'mlp'")

@@ -13,12 +13,15 @@ from types import FrameType
 
 import torch
 import torch.distributed as dist
-from accelerate import PartialState
 
 from rieszflow import _ranks
+from rieszflow._extras import extra
 from rieszflow._files import one_line
 from rieszflow._ranks import Group
 from rieszflow.errors import RankError, RunError
+
+with extra("generative", "generative models"):
+    from accelerate import PartialState
 
 __all__ = ["Processes", "one_sentence", "processes", "told_to_end"]
 

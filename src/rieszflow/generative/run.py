@@ -23,9 +23,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from torch import Tensor
 
+from rieszflow._extras import extra
 from rieszflow._files import (
     Format,
     Json,
@@ -44,6 +44,9 @@ from rieszflow.generative.checks import shown
 from rieszflow.generative.config import Config
 from rieszflow.generative.description import VERSION, Description, check_belongs
 from rieszflow.generative.sealed import sealed, unsealed
+
+with extra("generative", "generative models"):
+    from filelock import FileLock, Timeout
 
 __all__ = ["NETWORK", "RESTORED", "STATE", "Run"]
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import yaml
-
+from rieszflow._extras import extra
 from rieszflow._files import one_line
 from rieszflow.errors import InputError
 from rieszflow.generative.checks import shown
+
+with extra("generative", "generative models"):
+    import yaml
 
 __all__ = ["YAML_BYTES", "dump_yaml", "parse_yaml"]
 

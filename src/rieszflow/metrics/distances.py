@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rieszflow import _validate
+from rieszflow._extras import extra
 from rieszflow._scale import power_of_two
 from rieszflow._surroundings import defaults
 from rieszflow._types import Points
@@ -53,7 +54,8 @@ def frechet_distance(x: Points, y: Points) -> float:
 
     Source: Heusel et al., NeurIPS 2017. Computed by torchmetrics' FrechetInceptionDistance with an identity for a network.
     """
-    from torchmetrics.image.fid import FrechetInceptionDistance
+    with extra("generative", "frechet_distance"):
+        from torchmetrics.image.fid import FrechetInceptionDistance
 
     a, b, unit = _pair(x, y)
     # The distance is invariant under a common shift; without it sums of squares would lose digits.
@@ -92,7 +94,8 @@ def kernel_distance(x: Points, y: Points) -> float:
 
     Source: Bińkowski et al., ICLR 2018. Computed by torchmetrics.
     """
-    from torchmetrics.image.kid import poly_mmd
+    with extra("generative", "kernel_distance"):
+        from torchmetrics.image.kid import poly_mmd
 
     a, b, unit = _pair(x, y)
     if unit < 1:

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rieszflow._extras import extra
 from rieszflow._surroundings import defaults
-from rieszflow.errors import InputError, MissingPackageError
+from rieszflow.errors import InputError
 from rieszflow.metrics.distances import frechet_distance, kernel_distance
 
 __all__ = ["check_inception", "inception_distances"]
@@ -31,7 +32,8 @@ def inception_distances(x: Tensor, y: Tensor, weights: str | Path) -> dict[str, 
         MissingPackageError: the extra is not installed.
     """
     check_inception(x, weights)
-    from torchmetrics.image.fid import NoTrainInceptionV3
+    with extra("fid", "Inception FID"):
+        from torchmetrics.image.fid import NoTrainInceptionV3
 
     network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
 
@@ -50,7 +52,5 @@ def check_inception(x: Tensor, weights: str | Path) -> None:
         raise InputError(
             f"inception_distances: data of shape {tuple(x.shape[1:])} given; images with 1 or 3 channels are needed"
         )
-    try:
+    with extra("fid", "Inception FID"):
         import torch_fidelity  # noqa: F401
-    except ImportError:
-        raise MissingPackageError("Inception FID needs the extra: pip install 'rieszflow[fid]'") from None

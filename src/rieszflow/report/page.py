@@ -6,17 +6,22 @@ import base64
 import html
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
+from rieszflow._extras import extra
 from rieszflow._files import atomically
-from rieszflow.generative.context import Pictures
-from rieszflow.generative.run import Run
 from rieszflow.metrics import AROUND_ZERO, BETTER
 from rieszflow.report.pictures import ACROSS, CLOUD, GRID, distance_curves, error_curve, picture, save_picture, way
+
+with extra("cli", "pictures"):
+    from PIL import Image
+
+if TYPE_CHECKING:
+    from rieszflow.generative.context import Pictures
+    from rieszflow.generative.run import Run
 
 __all__ = ["draw", "write_report"]
 

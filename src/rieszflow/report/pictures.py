@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from PIL import Image
 from torch import Tensor
 
+from rieszflow._extras import extra
 from rieszflow._files import atomically
 from rieszflow._notices import notice
 from rieszflow.sketch import SliceSketch
+
+with extra("cli", "pictures"):
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+    from PIL import Image
 
 __all__ = ["ACROSS", "CLOUD", "GRID", "comparison", "distance_curves", "error_curve", "picture", "save_picture", "way"]
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rieszflow.frozen import Mask, Pool
     from rieszflow.generative import GenerativeFlow
     from rieszflow.kernels import Gaussian, InverseMultiquadric, Kernel, Laplace, Matern, Riesz
+    from rieszflow.loss import SlicedMMDLoss
     from rieszflow.recording import RecordedFlow
     from rieszflow.scoring import energy_score
     from rieszflow.sketch import SliceSketch
@@ -40,6 +41,7 @@ __all__ = [
     "RecordedFlow",
     "Riesz",
     "SliceSketch",
+    "SlicedMMDLoss",
     "Target",
     "TwoSampleTest",
     "compare",
@@ -72,6 +74,7 @@ if not TYPE_CHECKING:
         "RecordedFlow": "recording",
         "Riesz": "kernels",
         "SliceSketch": "sketch",
+        "SlicedMMDLoss": "loss",
         "Target": "target",
         "TwoSampleTest": "two_sample",
         "compare": "comparison",
@@ -99,6 +102,7 @@ if not TYPE_CHECKING:
             "frozen",
             "generative",
             "kernels",
+            "loss",
             "metrics",
             "permutations",
             "recording",

@@ -82,7 +82,7 @@ def plain_tensor(name: str, x: object, shape: str) -> Tensor:
     if torch._C._functorch.is_functorch_wrapped_tensor(x):
         raise InputTypeError(
             f"{name}: a tensor inside of torch.func (grad, vmap, jvp, …) given; plain tensors are accepted: derivatives come "
-            "by backward() or torch.autograd.grad, batches by dimensions in front"
+            "by backward() or torch.autograd.grad, batches by dimensions in front; rieszflow.SlicedMMDLoss works there"
         )
     if type(x) not in (Tensor, torch.nn.Parameter):
         if type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__:

@@ -17,7 +17,7 @@ from rieszflow.directions import Directions, Kind
 from rieszflow.engines import Engine, Problem, Result
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 
-__all__ = ["sliced_mmd2", "sliced_mmd2_gradient"]
+__all__ = ["Work", "prepared", "sliced_mmd2", "sliced_mmd2_gradient"]
 
 
 @plain
@@ -79,7 +79,7 @@ def sliced_mmd2(
     pair, answer = _validate.clouds(x, y, x_weights, y_weights, statistic)
     tensors = (pair.x.points, pair.y.points, pair.x.weights, pair.y.weights)
     need = Need(True, *(t is not None and t.requires_grad for t in tensors))
-    work = _work(pair, Problem(kernel, need), slices, directions, engine, seed)
+    work = prepared(pair, Problem(kernel, need), slices, directions, engine, seed)
     # Nothing, but hanging on all that derivatives are taken by, which itself need not be kept for the way back.
     leaves = [t[..., :0].flatten() for t in tensors if t is not None and t.requires_grad]
     root = torch.cat(leaves) if leaves else None
@@ -133,14 +133,14 @@ def sliced_mmd2_gradient(
     Source: paper, section 3.
     """
     pair, answer = _validate.clouds(x, y, x_weights, y_weights, statistic)
-    work = _work(pair, Problem(kernel, Need(x=True)), slices, directions, engine, seed)
+    work = prepared(pair, Problem(kernel, Need(x=True)), slices, directions, engine, seed)
     gradient = work.evaluate(pair.x, pair.y).x
     assert gradient is not None
     return answer(gradient)
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """An engine, and what it is to do with two clouds."""
 
     engine: Engine
@@ -152,13 +152,14 @@ class _Work:
         return self.engine.evaluate(Pair(x, y, self.unbiased).detached(), self.directions, self.problem)
 
 
-def _work(pair: Pair, problem: Problem, slices: int, kind: Kind, engine: EngineName, seed: Seed) -> _Work:
+def prepared(pair: Pair, problem: Problem, slices: int, kind: Kind, engine: EngineName, seed: Seed) -> Work:
+    """An engine and slices for two clouds."""
     check_kernel(problem.kernel)
     x, y = pair.x.points, pair.y.points
     chosen = engines.choose(engine, problem, x, y)
     P = _validate.positive_int("slices", slices)
     drawn = directions.sample(kind, P, x.shape[-1], x.detach(), _validate.generator(seed))
-    return _Work(chosen, drawn, problem, pair.unbiased)
+    return Work(chosen, drawn, problem, pair.unbiased)
 
 
 class _SlicedMMD2(torch.autograd.Function):
@@ -167,7 +168,7 @@ class _SlicedMMD2(torch.autograd.Function):
     # `ctx` is PyTorch's, which takes any attribute.
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, a: Tensor | None, b: Tensor | None, root: Tensor | None, work: _Work) -> Tensor:
+    def forward(ctx: Any, x: Tensor, y: Tensor, a: Tensor | None, b: Tensor | None, root: Tensor | None, work: Work) -> Tensor:
         result = work.evaluate(Cloud(x, a), Cloud(y, b))
         assert result.value is not None
         ctx.save_for_backward(result.x, result.y, result.a, result.b, root)

@@ -1,0 +1,252 @@
+"""D² on slices as a loss to train networks with: a module, and the operator behind it that PyTorch's own tools understand.
+
+An operator of `torch.library` is one node in the graphs of `torch.compile` and `torch.export`, and knows what `torch.func.grad`
+and `vmap` make of it. Its forward pass gives the value and the gradients: both come from the same counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rieszflow import _validate, engines
+from rieszflow._clouds import Need
+from rieszflow._surroundings import plain
+from rieszflow._types import DirectionsName, EngineName, Statistic
+from rieszflow.directions import KINDS, LocalSlices
+from rieszflow.engines import Problem
+from rieszflow.errors import DerivativeError, InputError, InputTypeError
+from rieszflow.kernels import Kernel, Riesz, check_kernel
+from rieszflow.sliced import prepared
+
+__all__ = ["SlicedMMDLoss", "flat"]
+
+_SEEDS = 2**62  # seeds are taken modulo this, in whole numbers of 64 bits
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What is the same at every call of a loss."""
+
+    kernel: Kernel
+    slices: int
+    directions: DirectionsName | LocalSlices
+    engine: EngineName
+    statistic: Statistic
+
+
+# An operator takes tensors and numbers only, so a setting goes by its number. Equal settings have one.
+_settings: list[_Setting] = []
+
+
+def _number(setting: _Setting) -> int:
+    if setting not in _settings:
+        _settings.append(setting)
+    return _settings.index(setting)
+
+
+@torch.library.custom_op("rieszflow::sliced_mmd2", mutates_args=())
+def _sliced_mmd2(x: Tensor, y: Tensor, seed: Tensor, setting: int, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """D² of x (..., N, d) and y (..., M, d), and its gradients by them, empty where they are not needed."""
+    return _evaluated(x, y, seed, setting, need_x, need_y)
+
+
+@plain
+def _evaluated(x: Tensor, y: Tensor, seed: Tensor, setting: int, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
+    it = _settings[setting]
+    pair, _ = _validate.clouds(x, y, None, None, it.statistic)
+    problem = Problem(it.kernel, Need(True, need_x, need_y))
+    work = prepared(pair, problem, it.slices, it.directions, it.engine, int(seed))
+    result = work.evaluate(pair.x, pair.y)
+    assert result.value is not None
+    empty = x.new_empty(0)
+    return (
+        result.value.to(x.dtype),
+        empty if result.x is None else result.x,
+        torch.empty_like(empty) if result.y is None else result.y,
+    )
+
+
+@_sliced_mmd2.register_fake
+def _(x: Tensor, y: Tensor, seed: Tensor, setting: int, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
+    gx, gy = (torch.empty_like(t) if need else t.new_empty(0) for t, need in ((x, need_x), (y, need_y)))
+    return x.new_empty(x.shape[:-2]), gx, gy
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*output[1:])
+    ctx.needed = inputs[4:]
+
+
+def _backward(ctx: Any, value: Tensor | None, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    if any(g is not None for g in gradients):
+        raise DerivativeError(
+            "SlicedMMDLoss: differentiable once, and a second derivative was asked for (by a gradient penalty or a Hessian); "
+            "for few points write the sum over pairs in PyTorch"
+        )
+    found = [
+        value[..., None, None] * g if value is not None and needed else None
+        for g, needed in zip(ctx.saved_tensors, ctx.needed, strict=True)
+    ]
+    return *found, None, None, None, None
+
+
+# Where code is compiled, a function of ours would be traced with gradients for all outputs, which are refused above.
+_sliced_mmd2.register_autograd(_backward, setup_context=_setup)
+
+
+class _Differentiable(torch.autograd.Function):
+    """The operator for `torch.func`, which does not know what `register_autograd` says."""
+
+    @staticmethod
+    def forward(x: Tensor, y: Tensor, seed: Tensor, setting: int, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
+        found: tuple[Tensor, Tensor, Tensor] = _sliced_mmd2(x, y, seed, setting, need_x, need_y)
+        return found
+
+    setup_context = staticmethod(_setup)
+    backward = staticmethod(_backward)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> None:
+        raise DerivativeError("SlicedMMDLoss: a forward-mode derivative was asked for; derivatives come by the way back only")
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        x: Tensor,
+        y: Tensor,
+        seed: Tensor,
+        setting: int,
+        need_x: bool,
+        need_y: bool,
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int | None, int | None]]:
+        if in_dims[2] is not None:
+            raise InputError("SlicedMMDLoss: a vmap over modules given; one over points is accepted, on the same slices")
+        x, y = (
+            t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
+            for t, dim in ((x, in_dims[0]), (y, in_dims[1]))
+        )
+        found = _Differentiable.apply(x, y, seed, setting, need_x, need_y)  # type: ignore[no-untyped-call]  # PyTorch's
+        return found, (0, 0 if need_x else None, 0 if need_y else None)
+
+
+class SlicedMMDLoss(nn.Module):
+    """`sliced_mmd2` between two batches as a loss: on fresh slices at every call, in float32 whatever the batches are.
+
+    Fresh slices make the loss an unbiased estimate at every step. A network sees all directions in time with some hundreds of
+    slices a step. It works under autocast, in `torch.compile` with `fullgraph=True`, in `torch.func.grad` and `vmap`.
+
+    Args:
+        kernel: as in `sliced_mmd2`.
+        slices: number P of directions at every call.
+        directions: "auto", "orthogonal", "hadamard", "sobol", "independent", or `LocalSlices` for patches of images.
+        engine: as in `sliced_mmd2`.
+        statistic: "V", or "U", which is unbiased in the samples too, and so the one to take for small batches.
+        seed: a whole number from 0: equal modules see equal slices at equal calls. None for one from torch's default generator.
+
+    Attributes:
+        calls: how often it was called, a buffer: a training that goes on from a `state_dict` sees the slices that it would have
+            seen.
+        seed: of the slices, a buffer, too.
+
+    Raises:
+        InputTypeError (a TypeError): a wrong type.
+        InputError (a ValueError): an unknown name, a number out of range, a kernel that the engine does not have.
+
+    Example:
+        >>> loss = SlicedMMDLoss(slices=64, seed=0)
+        >>> x = torch.zeros(8, 1, 4, 4, dtype=torch.bfloat16, requires_grad=True)
+        >>> loss(x, torch.ones(6, 1, 4, 4)).backward()
+        >>> x.grad.shape, x.grad.dtype
+        (torch.Size([8, 1, 4, 4]), torch.bfloat16)
+
+    Source: paper, Theorems 1 and 4.
+    """
+
+    calls: Tensor
+    seed: Tensor
+
+    def __init__(
+        self,
+        kernel: Kernel = Riesz(1.0),
+        slices: int = 1024,
+        *,
+        directions: DirectionsName | LocalSlices = "auto",
+        engine: EngineName = "auto",
+        statistic: Statistic = "V",
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_kernel(kernel)
+        if not isinstance(directions, LocalSlices) and directions not in ("auto", *KINDS):
+            accepted = ", ".join(repr(name) for name in ("auto", *KINDS))
+            raise InputError(
+                f"directions: {directions!r} given; {accepted} and LocalSlices are accepted, drawn anew at every call"
+            )
+        if engine not in ("auto", *engines.ENGINES):
+            raise InputError(f"engine: {engine!r} given; {', '.join(map(repr, ('auto', *engines.ENGINES)))} are accepted")
+        if statistic not in ("V", "U"):
+            raise InputError(f'statistic: {statistic!r} given; "V" (non-negative) and "U" (unbiased) are accepted')
+        self.setting = _Setting(kernel, _validate.positive_int("slices", slices), directions, engine, statistic)
+        if seed is None:
+            seed = int(torch.randint(_SEEDS, (), device="cpu"))
+        whole = _validate.whole_seed(seed) % _SEEDS
+        self.register_buffer("seed", torch.tensor(whole, dtype=torch.int64, device="cpu"))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64, device="cpu"))
+        self._number = _number(self.setting)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """D² between two batches.
+
+        Args:
+            x: (N, ...), float64, float32, bfloat16 or float16; the dimensions behind the first make one point of d numbers.
+            y: (M, ...), of as many numbers a point, on the device of x.
+
+        Returns:
+            The value, without dimensions: float64 if x or y is, else float32.
+
+        Raises:
+            InputTypeError (a TypeError): a wrong type or dtype.
+            InputError (a ValueError): a wrong shape, no points, NaN or infinity.
+            DerivativeError (a RuntimeError): a second derivative, on the way back.
+        """
+        x, y = flat("x", x), flat("y", y)
+        if x.dtype != y.dtype:
+            x, y = x.double(), y.double()
+        # A long way from one seed to the next: modules with neighbouring ones should have no slices in common.
+        seed = (self.seed + 1_000_003 * self.calls).remainder(_SEEDS)
+        self.calls += 1
+        way: Any = _sliced_mmd2 if torch.compiler.is_compiling() else _Differentiable.apply
+        value: Tensor = way(x, y, seed, self._number, x.requires_grad, y.requires_grad)[0]
+        return value
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in vars(self.setting).items())
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # PyTorch's
+        self._number = _number(self.setting)  # another process has other numbers
+
+
+_WIDE = {
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+}
+
+
+def flat(name: str, x: Tensor) -> Tensor:
+    """Points (N, d) in float32 or float64."""
+    if not isinstance(x, Tensor):
+        raise InputTypeError(f"{name}: {type(x).__name__} given; a torch.Tensor (N, ...) is accepted")
+    if x.dtype not in _WIDE:
+        raise InputTypeError(f"{name}: dtype {x.dtype} given; float64, float32, bfloat16 and float16 are accepted")
+    if x.ndim < 2:
+        raise InputError(f"{name}: shape {tuple(x.shape)} given; (N, ...) with numbers of every point is accepted")
+    return x.flatten(1).to(_WIDE[x.dtype])

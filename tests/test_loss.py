@@ -1,0 +1,182 @@
+"""`SlicedMMDLoss`: the value and gradients of `sliced_mmd2`, in the hands of PyTorch's own tools."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from problems import clouds, generator
+
+import rieszflow as rf
+from rieszflow import SlicedMMDLoss
+from rieszflow.errors import DerivativeError, InputError, InputTypeError
+
+
+def loss(**options):
+    return SlicedMMDLoss(**{"slices": 32, "seed": 1, **options})
+
+
+def gradient(f, *points):
+    leaves = [p.clone().requires_grad_() for p in points]
+    return torch.autograd.grad(f(*leaves), leaves)
+
+
+@pytest.mark.parametrize("statistic", ["V", "U"])
+@pytest.mark.parametrize("directions", ["auto", "independent", rf.LocalSlices((1, 4, 4), 2)])
+def test_it_is_sliced_mmd2_of_the_flattened_points(directions, statistic):
+    x, y = (t.float().view(-1, 1, 4, 4) for t in clouds(1, 30, 20, 16))
+    options = {"slices": 32, "directions": directions, "statistic": statistic}
+    f = lambda x, y: rf.sliced_mmd2(x.flatten(1), y.flatten(1), seed=1, **options)  # noqa: E731
+    assert torch.equal(loss(**options)(x, y), f(x, y))
+    for mine, theirs in zip(gradient(loss(**options), x, y), gradient(f, x, y), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_its_mean_over_calls_is_brute_force():
+    """Fresh slices: values are independent and unbiased, so their mean is within 4 standard errors, once in 16,000 outside."""
+    x, y = clouds(2, 40, 50, 7)
+    f = loss(slices=7, directions="orthogonal")
+    values = np.array([f(x, y).item() for _ in range(300)])
+    assert len(set(values)) == 300
+    assert abs(values.mean() - rf.mmd2(x, y).item()) < 4 * values.std() / 300**0.5
+
+
+def test_equal_seeds_are_equal_and_a_training_goes_on():
+    x, y = clouds(3, 9, 8, 5)
+    one, two = loss(), loss()
+    seen = [one(x, y) for _ in range(4)]
+    assert seen == [two(x, y) for _ in range(4)] and len({v.item() for v in seen}) == 4
+    assert loss(seed=2)(x, y) != seen[0]
+    later = loss(seed=5)
+    later.load_state_dict(one.state_dict())
+    others = [copy.deepcopy(one), pickle.loads(pickle.dumps(one)), later]
+    assert len({m(x, y).item() for m in (one, *others)}) == 1
+    torch.manual_seed(0)
+    drawn = SlicedMMDLoss()
+    torch.manual_seed(0)
+    assert SlicedMMDLoss().seed == drawn.seed and SlicedMMDLoss().seed != drawn.seed
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_numbers_are_made_wide_first(dtype):
+    x, y = (t.to(dtype) for t in clouds(4, 30, 20, 6))
+    assert torch.equal(loss()(x, y), loss()(x.float(), y.float())) and loss()(x, y.float()).dtype == torch.float32
+    (mine,), (wide,) = gradient(lambda z: loss()(z, y), x), gradient(lambda z: loss()(z, y.float()), x.float())
+    assert mine.dtype == dtype and torch.equal(mine, wide.to(dtype))
+
+
+def test_autocast_changes_nothing():
+    x, y = (t.float() for t in clouds(5, 30, 20, 6))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (inside,) = gradient(lambda z: loss()(z, y), x)
+        assert torch.equal(loss()(x, y), loss()(x, y))
+    assert torch.equal(inside, gradient(lambda z: loss()(z, y), x)[0]) and inside.dtype == torch.float32
+
+
+def test_torch_func():
+    x, y = (t.float() for t in clouds(6, 12, 10, 4))
+    f = lambda x, y: loss()(x, y)  # noqa: E731
+    gx, gy = gradient(f, x, y)
+    assert torch.equal(torch.func.grad(f)(x, y), gx) and torch.equal(torch.func.grad(f, argnums=1)(x, y), gy)
+    assert torch.equal(torch.func.jacrev(f)(x, y), gx)
+    xs, ys = torch.stack([x, 2 * x, x + 1]), torch.stack([y, y - 1, y])
+    # A batch is dealt with at once: sums in another order, of a few roundings.
+    near = {"rtol": 1e-5, "atol": 1e-6}
+    for dims in ((0, 0), (0, None), (None, 0)):
+        members = [[t[k] if d == 0 else t[0] for t, d in zip((xs, ys), dims, strict=True)] for k in range(3)]
+        given = [t if d == 0 else t[0] for t, d in zip((xs, ys), dims, strict=True)]
+        torch.testing.assert_close(torch.vmap(f, dims)(*given), torch.stack([f(*m) for m in members]), **near)
+        both = torch.vmap(torch.func.grad(f, argnums=(0, 1)), dims)(*given)
+        expected = [torch.stack(g) for g in zip(*(gradient(f, *m) for m in members), strict=True)]
+        torch.testing.assert_close(list(both), expected, **near)
+    torch.testing.assert_close(torch.vmap(f, 1)(xs.transpose(0, 1), ys.transpose(0, 1))[1], f(xs[1], ys[1]), **near)
+
+
+def test_a_second_derivative_is_an_error():
+    x, y = clouds(7, 6, 5, 3)
+    leaf = x.clone().requires_grad_()
+    (first,) = torch.autograd.grad(loss()(leaf, y), leaf, create_graph=True)
+    with pytest.raises(DerivativeError, match="SlicedMMDLoss: differentiable once"):
+        (first**2).sum().backward()
+    for second in (torch.func.hessian, lambda f: torch.func.jacrev(torch.func.jacrev(f)), lambda f: torch.func.jacfwd(f)):
+        with pytest.raises(DerivativeError, match=r"SlicedMMDLoss: (differentiable once|a forward-mode)"):
+            second(lambda z: loss()(z, y))(x)
+    # By the factor before it, it is a first one, and right.
+    factor = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    (first,) = torch.autograd.grad(factor * loss()(leaf, y), leaf, create_graph=True)
+    (by_factor,) = torch.autograd.grad(first.sum(), factor)
+    torch.testing.assert_close(by_factor, gradient(lambda z: loss()(z, y), x)[0].sum())
+
+
+def test_the_operator_is_what_torch_expects():
+    x, y = (t.float().requires_grad_() for t in clouds(8, 6, 5, 3))
+    number = loss()._number
+    for needed in ((True, True), (True, False), (False, False)):
+        args = (x, y, torch.tensor(3), number, *needed)
+        # Not its test of all outputs' gradients: that is a second derivative here.
+        names = ("test_schema", "test_autograd_registration", "test_faketensor")
+        torch.library.opcheck(torch.ops.rieszflow.sliced_mmd2.default, args, test_utils=names)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_step_is_one_graph_and_the_same(backend):
+    x, y = (t.float() for t in clouds(9, 20, 15, 4))
+    torch.manual_seed(0)
+    network, f, g = torch.nn.Linear(4, 4), loss(), loss()
+    step = torch.compile(lambda z: 3 * f(network(z), y) + network.bias.sum(), backend=backend, fullgraph=True)
+    for _ in range(2):
+        want = 3 * g(network(x), y) + network.bias.sum()
+        wanted = torch.autograd.grad(want, network.weight)
+        got = step(x)
+        torch.testing.assert_close(got, want)
+        torch.testing.assert_close(torch.autograd.grad(got, network.weight), wanted)
+    assert f.calls == 2
+
+
+def test_a_network_learns_by_it():
+    """A line learns to make the moments of what it is shown: mean within 4 standard errors of 4,000 draws, and what is left of
+    the stochastic descent, some 0.05."""
+    g = generator(10)
+    target = torch.tensor([[2.0, 0.0], [0.5, 0.7]])
+    network, f = torch.nn.Linear(2, 2), loss(slices=64, statistic="U")
+    with torch.no_grad():
+        network.weight.copy_(torch.eye(2))
+        network.bias.zero_()
+    optimiser = torch.optim.Adam(network.parameters(), 0.03)
+    for k in range(400):
+        optimiser.param_groups[0]["lr"] = 0.03 * (1 - k / 400)
+        optimiser.zero_grad()
+        y = torch.randn(200, 2, generator=g) @ target.T + 1
+        f(network(torch.randn(200, 2, generator=g)), y).backward()
+        optimiser.step()
+    covariance = network.weight @ network.weight.T
+    torch.testing.assert_close(network.bias.detach(), torch.ones(2), rtol=0, atol=0.2)
+    torch.testing.assert_close(covariance.detach(), target @ target.T, rtol=0, atol=0.6)
+
+
+def test_what_is_refused():
+    x, y = torch.rand(5, 3), torch.rand(4, 3)
+    for options, says in (
+        ({"slices": 0}, "slices: 0 given"),
+        ({"directions": "hexagonal"}, "directions: 'hexagonal' given; 'auto'"),
+        ({"engine": "steam"}, "engine: 'steam' given"),
+        ({"statistic": "W"}, "statistic: 'W' given"),
+        ({"seed": -1}, "seed"),
+        ({"kernel": "riesz"}, "kernel"),
+    ):
+        with pytest.raises((InputError, InputTypeError), match=says):
+            SlicedMMDLoss(**options)
+    for a, b, error, says in (
+        (x, y.numpy(), InputTypeError, "y: ndarray given; a torch.Tensor"),
+        (x.long(), y, InputTypeError, "x: dtype torch.int64 given"),
+        (x[0], y, InputError, r"x: shape \(3,\) given"),
+        (x[:0], y, InputError, r"x: shape \(0, 3\) is empty"),
+        (x, y[:, :2], InputError, "y: points of dimension d = 2"),
+        (x / 0, y, InputError, "x: contains NaN or infinity"),
+        (x.to(torch.complex64), y, InputTypeError, "x: dtype torch.complex64"),
+    ):
+        with pytest.raises(error, match=says):
+            loss()(a, b)
+    with pytest.raises(InputError, match="no derivative|Riesz|sort"):
+        loss(engine="sort", kernel=rf.Gaussian(1.0))(x, y)

@@ -1,0 +1,118 @@
+"""`SlicedEnergyDistance`: batches, processes and resets do not change what it gives; Lightning's Trainer can use it."""
+
+import copy
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from problems import generator
+
+import rieszflow as rf
+from rieszflow.errors import InputError, InputTypeError
+from rieszflow.metrics import SlicedEnergyDistance
+
+
+def clouds(n=700, m=500, d=5):
+    g = generator(1)
+    return torch.randn(n, d, generator=g), 1.5 * torch.randn(m, d, generator=g) + 0.5
+
+
+def filled(x, y, batch=128, **options):
+    metric = SlicedEnergyDistance(y[:50], slices=64, **options)
+    for part in y.split(batch):
+        metric.update(part, real=True)
+    for part in x.split(batch):
+        metric.update(part, real=False)
+    return metric
+
+
+@pytest.mark.parametrize("statistic", ["V", "U"])
+def test_it_is_the_energy_distance_on_its_slices(statistic):
+    """Against the exact engine on the same slices; bins err by some 1e-3 in a value (docs/measured.md)."""
+    x, y = clouds()
+    exact = 2 * rf.sliced_mmd2(x, y, slices=64, seed=0, engine="sort", statistic=statistic)
+    assert filled(x, y, statistic=statistic).compute().item() == pytest.approx(exact.item(), rel=5e-3)
+    assert filled(y, x, statistic=statistic).compute().item() == pytest.approx(exact.item(), rel=5e-3)
+
+
+def test_batches_order_and_shape_do_not_matter():
+    x, y = clouds()
+    want = filled(x, y).compute()
+    assert torch.equal(filled(x, y, batch=1000).compute(), want)
+    assert torch.equal(filled(x.flip(0), y, batch=77).compute(), filled(x, y).compute())
+    images = SlicedEnergyDistance(y[:50].view(-1, 1, 5), slices=64)
+    images.update(y.view(-1, 1, 5), real=True)
+    images.update(x.view(-1, 5, 1), real=False)
+    assert torch.equal(images.compute(), want)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(filled(x, y).compute(), want)
+    narrow = filled(x.bfloat16(), y.bfloat16())
+    assert torch.equal(narrow.compute(), filled(x.bfloat16().float(), y.bfloat16().float()).compute())
+
+
+def test_memory_is_constant_and_states_travel():
+    x, y = clouds()
+    metric = filled(x, y)
+    size = sum(v.numel() for v in (metric.real_mass, metric.real_moments, metric.made_mass, metric.made_moments))
+    assert size == 64 * 2 * (1152 + 128) and metric.real_n == 500
+    others = [copy.deepcopy(metric), pickle.loads(pickle.dumps(metric)), SlicedEnergyDistance(y[:50], slices=64)]
+    metric.persistent(True)
+    others[2].persistent(True)
+    others[2].load_state_dict(metric.state_dict())
+    assert all(torch.equal(other.compute(), metric.compute()) for other in others)
+
+
+def test_reset():
+    x, y = clouds()
+    metric = filled(x, y)
+    first = metric.compute()
+    metric.reset()
+    with pytest.raises(InputError, match="0 points with real=True seen"):
+        metric.compute()
+    keeps = filled(x, y, reset_real=False)
+    keeps.reset()
+    assert keeps.real_n == 500 and keeps.made_n == 0
+    keeps.update(x, real=False)
+    assert torch.equal(keeps.compute(), first)
+
+
+def test_what_is_refused():
+    x, y = clouds()
+    metric = filled(x, y)
+    before = metric.real_mass.clone()
+    for given, real, error, says in (
+        (x[:, :3], True, InputError, "x: points of 3 numbers given, rows had 5"),
+        (x / 0, True, InputError, "x: contains NaN or infinity"),
+        (x.numpy(), True, InputTypeError, "x: ndarray given"),
+        (x.long(), True, InputTypeError, "x: dtype torch.int64"),
+        (x, "yes", InputTypeError, "real: 'yes' given"),
+    ):
+        with pytest.raises(error, match=says):
+            metric.update(given, real=real)
+    assert torch.equal(metric.real_mass, before)
+    for options, says in (({"statistic": "W"}, "statistic"), ({"slices": 0}, "slices"), ({"directions": "x"}, "directions")):
+        with pytest.raises(InputError, match=says):
+            SlicedEnergyDistance(y, **options)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_in_lightnings_trainer(processes, tmp_path):
+    script = Path(__file__).with_name("lightning_run.py")
+    command = [sys.executable, str(script), str(processes)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    assert found["world"] == processes and found["calls"] == 2 * 512 // 64 // processes
+    assert 0.1 < found["shift"] < 0.8  # on its way from 0 to 0.5
+    sys.path.insert(0, str(script.parent))
+    from lightning_run import points
+
+    alone = SlicedEnergyDistance(points(1)[:100], slices=64)
+    alone.update(points(1) + 0.5, real=True)
+    alone.update(points(2), real=False)
+    # Lightning keeps what it logs in float32.
+    assert found["energy"] == pytest.approx(alone.compute().item(), rel=1e-6)

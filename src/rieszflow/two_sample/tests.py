@@ -54,6 +54,16 @@ class TwoSampleTest:
     x: SliceSketch
     y: SliceSketch
 
+    @property
+    def pvalue(self) -> float:
+        """`p_value`, by SciPy's name."""
+        return self.p_value
+
+    @property
+    def statistic(self) -> float:
+        """`distance`, by SciPy's name."""
+        return self.distance
+
 
 @plain
 def two_sample_test(

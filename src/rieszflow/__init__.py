@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rieszflow.flow import ParticleFlow, falling
     from rieszflow.frozen import Mask, Pool
     from rieszflow.generative import GenerativeFlow
+    from rieszflow.groups import PairwiseDistances, pairwise_energy_distance
     from rieszflow.kernels import Gaussian, InverseMultiquadric, Kernel, Laplace, Matern, Riesz
     from rieszflow.loss import SlicedMMDLoss
     from rieszflow.recording import RecordedFlow
@@ -35,6 +36,7 @@ __all__ = [
     "Mask",
     "Matern",
     "Notice",
+    "PairwiseDistances",
     "ParticleFlow",
     "Pool",
     "Progress",
@@ -51,6 +53,7 @@ __all__ = [
     "falling",
     "mmd2",
     "mmd2_gradient",
+    "pairwise_energy_distance",
     "sliced_mmd2",
     "sliced_mmd2_gradient",
     "stream",
@@ -69,6 +72,7 @@ if not TYPE_CHECKING:
         "LocalSlices": "directions",
         "Mask": "frozen",
         "Matern": "kernels",
+        "PairwiseDistances": "groups",
         "ParticleFlow": "flow",
         "Pool": "frozen",
         "RecordedFlow": "recording",
@@ -84,6 +88,7 @@ if not TYPE_CHECKING:
         "falling": "flow",
         "mmd2": "exact",
         "mmd2_gradient": "exact",
+        "pairwise_energy_distance": "groups",
         "sliced_mmd2": "sliced",
         "sliced_mmd2_gradient": "sliced",
         "stream": "data",
@@ -101,6 +106,7 @@ if not TYPE_CHECKING:
             "flow",
             "frozen",
             "generative",
+            "groups",
             "kernels",
             "loss",
             "metrics",

@@ -16,7 +16,7 @@ import numpy as np
 from rieszflow import _validate
 from rieszflow._notices import notice
 
-__all__ = ["PValue", "p_value", "source"]
+__all__ = ["PValue", "p_value", "source", "splits"]
 
 _TIE = 1e-12
 """Statistics that differ by less than this share of the terms they sum are equal.
@@ -48,6 +48,17 @@ def source(seed: int) -> np.random.Generator:
     return np.random.default_rng([_validate.whole_seed(seed), 0x7E57])
 
 
+def splits(K: int, L: int, permutations: int, random: np.random.Generator) -> np.ndarray:
+    """Ways to split K + L members into K and L, (ways, K + L) truth values: random ones, or all where those are fewer."""
+    ways = math.comb(K + L, K)
+    if ways > permutations + 1:
+        return random.permuted(np.tile(np.arange(K + L) < K, (permutations, 1)), axis=1)
+    chosen = np.zeros((ways, K + L), bool)
+    for row, members in zip(chosen, itertools.combinations(range(K + L), K), strict=True):
+        row[list(members)] = True
+    return chosen
+
+
 def p_value(
     statistic: Callable[[np.ndarray], np.ndarray],
     weights: np.ndarray,
@@ -55,7 +66,7 @@ def p_value(
     *,
     permutations: int,
     scale: float,
-    random: np.random.Generator,
+    random: np.random.Generator | np.ndarray,
 ) -> PValue:
     """The p-value of a statistic that is large where two groups differ. A notice says so if it cannot be small.
 
@@ -66,7 +77,7 @@ def p_value(
         sizes: K and L.
         permutations: B random ones. Where there are less than B + 2 ways to split K + L members, all of them are tried.
         scale: size of the largest terms that a statistic sums; see `_TIE`.
-        random: where permutations come from.
+        random: where permutations come from; or the `splits` to try, which tests of groups of one size can share.
 
     Example:
         >>> values = np.array([5.0, 6.0, 7.0, 1.0, 2.0])
@@ -77,13 +88,9 @@ def p_value(
     K, L = sizes
     ways = math.comb(K + L, K)
     all_of_them = ways <= permutations + 1
-    tried = np.tile(weights, (ways if all_of_them else permutations, 1))
-    if all_of_them:
-        tried[:, : K + L] = weights[K]
-        for row, chosen in zip(tried, itertools.combinations(range(K + L), K), strict=True):
-            row[list(chosen)] = weights[0]
-    else:
-        tried[:, : K + L] = random.permuted(tried[:, : K + L], axis=1)
+    split = splits(K, L, permutations, random) if isinstance(random, np.random.Generator) else random
+    tried = np.tile(weights, (len(split), 1))
+    tried[:, : K + L] = np.where(split, weights[0], weights[K])
     null, tie = statistic(tried), _TIE * scale
     found = int((null >= statistic(weights[None])[0] - tie).sum())
     # All ways contain the one that was found; random ones do not.

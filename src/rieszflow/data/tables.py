@@ -25,7 +25,7 @@ from rieszflow.data.paths import PARQUET, is_table, suffix
 from rieszflow.data.reader import Reader
 from rieszflow.errors import DatasetError, InputTypeError
 
-__all__ = ["Table", "is_frame", "open_frame", "open_table"]
+__all__ = ["Table", "is_frame", "open_frame", "open_table", "parts_of"]
 
 
 @dataclass
@@ -60,19 +60,32 @@ def open_table(path: Path | list[Path], reading: Reading) -> Table:
     """
     name = f"{path[0]}, …" if isinstance(path, list) else str(path)
     pa = arrow(name)
-    files = path if isinstance(path, list) else _files(path) if path.is_dir() else [path]
-    parts = []
-    for file in files:
-        if not file.is_file():
-            raise DatasetError(f"{file}: no such file or folder")
-        parts.append(_parquet(file, pa) if suffix(file) in PARQUET else CsvFile(file, reading, pa).part())
-    return _table(name, parts, reading, pa)
+    return _table(name, parts_of(path, reading, pa), reading, pa)
 
 
 def open_frame(frame: Any, reading: Reading) -> Table:
     """A table in memory: whatever gives itself to Arrow."""
     name = type(frame).__name__
     pa = arrow(name)
+    return _table(name, parts_of(frame, reading, pa), reading, pa)
+
+
+def parts_of(source: Any, reading: Reading, pa: Any) -> list[Part]:
+    """A frame, or every file of a table."""
+    if is_frame(source):
+        return [_in_memory(source, pa)]
+    path = source if isinstance(source, list) else Path(source)
+    files = path if isinstance(path, list) else _files(path) if path.is_dir() else [path]
+    parts = []
+    for file in files:
+        if not file.is_file():
+            raise DatasetError(f"{file}: no such file or folder")
+        parts.append(_parquet(file, pa) if suffix(file) in PARQUET else CsvFile(file, reading, pa).part())
+    return parts
+
+
+def _in_memory(frame: Any, pa: Any) -> Part:
+    name = type(frame).__name__
     try:
         if hasattr(frame, "__arrow_c_stream__"):
             table = pa.table(frame)
@@ -86,7 +99,7 @@ def open_frame(frame: Any, reading: Reading) -> Table:
     def batches(columns: list[str]) -> Iterator[Any]:
         return iter(table.select(columns).to_batches(ROWS))
 
-    return _table(name, [Part(name, types_of(name, table.schema), batches, row_place, table.num_rows)], reading, pa)
+    return Part(name, types_of(name, table.schema), batches, row_place, table.num_rows)
 
 
 def types_of(name: str, schema: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a person looks at: pictures (`pictures.py`), and report.html (`page.py`)."""
 
 from rieszflow.report.page import draw, write_report
-from rieszflow.report.pictures import comparison, picture, save_picture
+from rieszflow.report.pictures import comparison, heat_map, picture, save_picture
 
-__all__ = ["comparison", "draw", "picture", "save_picture", "write_report"]
+__all__ = ["comparison", "draw", "heat_map", "picture", "save_picture", "write_report"]

@@ -15,6 +15,7 @@ from torch import Tensor
 from rieszflow._extras import extra
 from rieszflow._files import atomically
 from rieszflow._notices import notice
+from rieszflow.groups import PairwiseDistances
 from rieszflow.sketch import SliceSketch
 
 with extra("cli", "pictures"):
@@ -22,7 +23,18 @@ with extra("cli", "pictures"):
     from matplotlib.ticker import MaxNLocator
     from PIL import Image
 
-__all__ = ["ACROSS", "CLOUD", "GRID", "comparison", "distance_curves", "error_curve", "picture", "save_picture", "way"]
+__all__ = [
+    "ACROSS",
+    "CLOUD",
+    "GRID",
+    "comparison",
+    "distance_curves",
+    "error_curve",
+    "heat_map",
+    "picture",
+    "save_picture",
+    "way",
+]
 
 GRID = 64  # images in a grid
 ACROSS = 8  # of them in a row
@@ -134,6 +146,24 @@ def comparison(x: SliceSketch, y: SliceSketch, labels: tuple[str, str]) -> Image
     # Set later, for Matplotlib takes "_" in front for a label that is not to be shown, and "$" for mathematics.
     for text, label in zip(figure.axes[0].legend(["x", "y"], fontsize=7).get_texts(), labels, strict=True):
         text.set(text=_name(label, 24), parse_math=False)
+    return _image(figure)
+
+
+def heat_map(found: PairwiseDistances) -> Image.Image:
+    """All pairs of groups as a map of colours, groups that are alike side by side."""
+    order, K = found.order(), len(found)
+    side = min(14.0, 2.6 + 0.16 * K)
+    figure = Figure(figsize=(side + 0.8, side), dpi=110, layout="tight")
+    axis = figure.subplots()
+    shown = axis.imshow(np.maximum(found.distances, 0)[np.ix_(order, order)], cmap="viridis")
+    figure.colorbar(shown, ax=axis, shrink=0.8, label="energy distance")
+    if K <= 80:
+        names = [_name(found.names[k], 24) for k in order]
+        for ticks, turn in ((axis.set_xticks, 90), (axis.set_yticks, 0)):
+            for text, name in zip(ticks(range(K), ["x"] * K, rotation=turn, fontsize=7), names, strict=True):
+                text.label1.set(text=name, parse_math=False)
+    else:
+        axis.set(xticks=[], yticks=[])
     return _image(figure)
 
 

@@ -1,0 +1,73 @@
+"""rieszflow pairwise."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rieszflow.cli.app import app
+from rieszflow.cli.bars import Passes
+from rieszflow.cli.checks import at_least, check_file
+from rieszflow.cli.terminal import one_line, print_table, show
+from rieszflow.cli.way_out import call
+
+
+@app.command()
+def pairwise(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A .csv, .tsv, .parquet or .h5ad file.", show_default=False)],
+    by: Annotated[str, typer.Option(help="The column that holds the groups; of an .h5ad file, in obs.", show_default=False)],
+    obsm: Annotated[
+        str | None, typer.Option(help="Of an .h5ad file: the key of the points, X_pca say; default: X.", show_default=False)
+    ] = None,
+    slices: Annotated[int, typer.Option(help="Random directions.")] = 256,
+    permutations: Annotated[int, typer.Option(help="For every p-value; 0 for none, which is faster.")] = 999,
+    seed: Annotated[int, typer.Option(help="Seed of directions, blocks and permutations.")] = 0,
+    top: Annotated[int, typer.Option(help="Pairs to name, of those furthest apart and of those nearest.")] = 5,
+    out: Annotated[Path, typer.Option(help="Table of all pairs; a heat map beside it.")] = Path("pairwise.csv"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of tables.")] = False,
+) -> None:
+    """Energy distances between all groups of points: a table, and a heat map with alike groups side by side."""
+    for option, value, least in (
+        ("--slices", slices, 1),
+        ("--permutations", permutations, 0),
+        ("--seed", seed, 0),
+        ("--top", top, 0),
+    ):
+        at_least(option, value, least)
+    check_file(out, ".csv")
+
+    from rieszflow import report
+    from rieszflow._files import atomically
+    from rieszflow.groups import pairwise_energy_distance
+
+    with Passes() as passes:
+        found = pairwise_energy_distance(
+            source, by, obsm=obsm, slices=slices, permutations=permutations, seed=seed, progress=passes
+        )
+    pairs = found.pairs()
+    text = io.StringIO()
+    rows = csv.DictWriter(text, list(pairs[0]), lineterminator="\n")
+    rows.writeheader()
+    rows.writerows(pairs)
+    atomically(out, lambda file: file.write_text(text.getvalue(), encoding="utf-8"))
+    picture = out.with_suffix(".png")
+    report.save_picture(picture, report.heat_map(found))
+    if as_json:
+        convention = "2E|X-Y| - E|X-X'| - E|Y-Y'|, Euclidean, not squared, U-statistic"
+        print(json.dumps({"source": source, "by": by, "convention": convention, "pairs": pairs, "notices": call().notices}))
+        return
+    show(one_line(f"{source}: {int(found.sizes.sum())} points in {len(found)} groups by {by}, {slices} slices"))
+    show("energy distance 2E|X-Y| - E|X-X'| - E|Y-Y'|, unbiased: around 0, and at times below it, where nothing differs")
+    shown = pairs if len(pairs) <= 2 * top else [*pairs[:top], *pairs[len(pairs) - top :]]
+    if shown:
+        cells = [
+            [one_line(str(value)) if isinstance(value, (str, int)) else f"{value:.4g}" for value in row.values()]
+            for row in shown
+        ]
+        print_table([name.replace("_", " ") for name in shown[0]], cells)
+    show(f"all {len(pairs)} pairs: {out}; heat map: {picture}")

@@ -1,0 +1,220 @@
+"""Distances between all pairs of groups: against brute force, the two-sample test, and the forms that data come in."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from problems import generator
+
+import rieszflow as rf
+from rieszflow.errors import DatasetError, InputError, InputTypeError
+
+SIZES = {"a": 500, "b": 130, "c": 40, "d": 7}
+
+
+def groups(d=5, seed=0):
+    """Four groups of different sizes, in a random order; the last two are alike."""
+    g = generator(seed)
+    labels = np.repeat(list(SIZES), list(SIZES.values()))
+    x = torch.randn(len(labels), d, generator=g)
+    x[labels == "a"] += 0.7
+    x[labels == "b"] *= 2
+    order = np.random.default_rng(seed).permutation(len(labels))
+    return x[order], labels[order]
+
+
+def brute(x, labels, statistic):
+    names = sorted(set(labels))
+    of = lambda a, b: rf.energy_distance(x[labels == a].double(), x[labels == b].double(), statistic=statistic).item()  # noqa: E731
+    return np.array([[0 if a == b else of(a, b) for b in names] for a in names])
+
+
+@pytest.mark.parametrize("statistic", ["U", "V"])
+@pytest.mark.parametrize("d", [1, 5, 70])
+def test_distances_are_brute_force_within_the_slices_error(statistic, d):
+    """In d = 1 what is left is the bins: a point counts half a bin at most from where it is, 0.03 of some 14 / 256, and these
+    errors average over the points of both groups. Otherwise two standard errors, which are of slices and points, and so larger
+    than what the slices alone err by."""
+    x, labels = groups(d)
+    found = rf.pairwise_energy_distance(x, labels, statistic=statistic, permutations=0, slices=512)
+    want = brute(x, labels, statistic)
+    assert found.names == ("a", "b", "c", "d") and found.sizes.tolist() == list(SIZES.values()) and found.p_values is None
+    inverse = 1 / found.sizes
+    tolerance = 0.03 * np.sqrt(d) * np.sqrt(inverse + inverse[:, None])
+    if d > 1:
+        tolerance = tolerance + 2 * np.nan_to_num(found.standard_errors)
+    assert (np.abs(found.distances - want) <= tolerance).all()
+    assert (found.distances == found.distances.T).all() and (found.distances.diagonal() == 0).all()
+    if statistic == "V":
+        assert found.distances.min() >= 0
+
+
+def test_a_pair_is_what_the_sketches_say():
+    """The same slices and points by another way. A sketch spreads a point over its bin, which costs 7 points some 0.004."""
+    x, labels = groups()
+    found = rf.pairwise_energy_distance(x, labels, permutations=0, seed=3)
+    one = rf.SliceSketch(x, slices=256, seed=3, sample=0)
+    for i, a in enumerate(found.names):
+        for j, b in enumerate(found.names[:i]):
+            mine, theirs = (one.empty().update(x[labels == name]) for name in (a, b))
+            assert found.distances[i, j] == pytest.approx(2 * mine.distance(theirs, statistic="U"), abs=6e-3)
+
+
+def test_labels_and_order_only_name():
+    x, labels = groups()
+    want = rf.pairwise_energy_distance(x, labels, permutations=0, statistic="V")
+    order = torch.randperm(len(x), generator=generator(4))
+    renamed = [{"a": 30, "b": 20, "c": 10, "d": 0}[v] for v in labels[order.numpy()]]
+    again = rf.pairwise_energy_distance(x[order], renamed, permutations=0, statistic="V")
+    assert again.names == ("0", "10", "20", "30")
+    # Another order means other points that decide where bins are.
+    np.testing.assert_allclose(again.distances[::-1, ::-1], want.distances, atol=3e-3)
+    scaled = rf.pairwise_energy_distance(1e6 * x + 3, labels, permutations=0, statistic="V")
+    np.testing.assert_allclose(scaled.distances / 1e6, want.distances, atol=3e-3)
+
+
+def test_p_values_are_exact_under_the_null_and_small_beyond():
+    """Twelve groups of one distribution: 66 p-values each below α with a probability of at most α. They depend on one another,
+    so the bound is wide: a mean of 0.5 with a spread of 0.29/√12 by the groups, five of which are 0.42."""
+    x = torch.randn(1200, 3, generator=generator(5))
+    labels = np.arange(1200) % 12
+    found = rf.pairwise_energy_distance(x, labels, permutations=199, slices=64)
+    values = found.p_values[np.triu_indices(12, 1)]
+    assert 0.5 - 0.42 < values.mean() < 0.5 + 0.42 and values.min() >= 1 / 200 and np.isnan(found.p_values.diagonal()).all()
+    apart = rf.pairwise_energy_distance(x + torch.from_numpy(labels == 0)[:, None], labels, permutations=199, slices=64)
+    assert (apart.p_values[0, 1:] == 1 / 200).all()
+    np.testing.assert_array_equal(apart.p_values, apart.p_values.T)
+
+
+def test_equal_points_are_never_told_apart():
+    """Whole numbers, many ties: groups with the same points have distance 0 ("V") and the p-value 1."""
+    x = torch.randint(3, (64, 2), generator=generator(6)).float()
+    found = rf.pairwise_energy_distance(torch.cat([x, x.flip(0)]), ["p"] * 64 + ["q"] * 64, statistic="V", permutations=99)
+    assert found.distances[0, 1] == pytest.approx(0, abs=1e-12) and found.p_values[0, 1] > 0.9
+
+
+def test_standard_errors_are_the_spread_of_new_samples():
+    """Over 60 fresh samples: the mean of the errors given is the distances' standard deviation within a factor of 1.6; either
+    is known within 10 %, and the given one is right for large groups only."""
+    distances, errors = [], []
+    for seed in range(60):
+        x = torch.randn(600, 4, generator=generator(seed))
+        x[300:] += 0.5
+        found = rf.pairwise_energy_distance(x, [0] * 300 + [1] * 300, permutations=0, slices=64, seed=seed)
+        distances.append(found.distances[0, 1])
+        errors.append(found.standard_errors[0, 1])
+    assert 1 / 1.6 < np.mean(errors) / np.std(distances) < 1.6
+
+
+def test_all_forms_of_data_are_the_same(tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    x, labels = groups()
+    want = rf.pairwise_energy_distance(x, labels, permutations=0)
+    table = pa.table({"group": labels, **{f"c{k}": x[:, k].numpy() for k in range(5)}})
+    pq.write_table(table, tmp_path / "t.parquet")
+    cells = SimpleNamespace(obs={"kind": labels}, obsm={"X_pca": x.numpy()}, X=np.zeros((len(x), 2)))
+    for given, by, options in (
+        (x.numpy(), labels.tolist(), {}),
+        (x, torch.tensor([ord(v) - 96 for v in labels]), {}),
+        (table, "group", {}),
+        (tmp_path / "t.parquet", "group", {}),
+        (str(tmp_path / "t.parquet"), list(labels), {}),
+        (cells, "kind", {"obsm": "X_pca"}),
+        (cells, list(labels), {"obsm": "X_pca"}),
+    ):
+        if isinstance(given, str):
+            with pytest.warns(rf.Notice, match="left out column 'group'"):
+                found = rf.pairwise_energy_distance(given, by, permutations=0, **options)
+        else:
+            found = rf.pairwise_energy_distance(given, by, permutations=0, **options)
+        np.testing.assert_array_equal(found.distances, want.distances)
+
+
+def test_h5ad_files_and_frames(tmp_path):
+    anndata, pandas = pytest.importorskip("anndata"), pytest.importorskip("pandas")
+    x, labels = groups()
+    cells = anndata.AnnData(X=np.zeros((len(x), 2), np.float32), obs=pandas.DataFrame({"kind": pandas.Categorical(labels)}))
+    cells.obsm["X_pca"] = x.numpy()
+    cells.obs_names = [f"cell {k}" for k in range(len(x))]
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    want = rf.pairwise_energy_distance(x, labels, permutations=9)
+    for given in (cells, tmp_path / "cells.h5ad"):
+        found = rf.pairwise_energy_distance(given, "kind", obsm="X_pca", permutations=9)
+        np.testing.assert_array_equal(found.distances, want.distances)
+    frame = found.frame("p_values")
+    assert list(frame.index) == list("abcd") and frame.loc["a", "b"] == found.p_values[0, 1]
+    with pytest.raises(InputError, match="what: 'x' given"):
+        found.frame("x")
+    (tmp_path / "bad.h5ad").write_bytes(b"nothing")
+    for name, says in (("bad.h5ad", "not an .h5ad file, or damaged"), ("none.h5ad", "no such file")):
+        with pytest.raises(DatasetError, match=says):
+            rf.pairwise_energy_distance(tmp_path / name, "kind")
+
+
+def test_pairs_and_order():
+    g = generator(7)
+    x = torch.randn(80, 2, generator=g) * 0.1
+    places = np.arange(80) % 4
+    x[:, 0] += torch.tensor([0.0, 10.0, 0.5, 10.5])[places]
+    found = rf.pairwise_energy_distance(x, places, permutations=19)
+    pairs = found.pairs()
+    assert len(pairs) == 6 and [p["distance"] for p in pairs] == sorted((p["distance"] for p in pairs), reverse=True)
+    assert {pairs[0]["a"], pairs[0]["b"]} == {"0", "3"} and pairs[0]["n_a"] == 20 and 0 < pairs[0]["p_value"] <= 1
+    order = found.order()
+    assert abs(order.index(0) - order.index(2)) == 1 and abs(order.index(1) - order.index(3)) == 1
+
+
+def test_what_is_refused(tmp_path):
+    x, labels = groups()
+    (tmp_path / "t.csv").write_text("g,v\na,1\nb,2\na,3\nb,4\n")
+    with_nan = [*labels[:-1], float("nan")]
+    cells = SimpleNamespace(obs={"kind": labels}, obsm={}, X=SimpleNamespace(toarray=None))
+    for given, by, options, error, says in (
+        (x, labels[:5], {}, InputError, "groups: 5 labels given for 677 points"),
+        (x, ["a"] * len(x), {}, InputError, "groups: all points are in one group, 'a'"),
+        (x, ["z", *["a"] * (len(x) - 1)], {}, InputError, "groups: 'z' has one point"),
+        (x, with_nan, {}, InputError, "groups: the label of point 676 is missing"),
+        (x, "kind", {}, InputError, "groups: 'kind' given, a column's name, and x is no table"),
+        (x, 5, {}, InputTypeError, "groups: int given"),
+        (x, labels, {"obsm": "X_pca"}, InputError, "obsm: 'X_pca' given with Tensor"),
+        (x / 0, labels, {}, InputError, "NaN or infinity"),
+        (x, labels, {"statistic": "W"}, InputError, "statistic: 'W' given"),
+        (x, labels, {"slices": 0}, InputError, "slices: 0 given"),
+        (x, labels, {"permutations": -1}, InputError, "permutations: -1 given"),
+        (x, labels, {"directions": "up"}, InputError, "directions: 'up' given"),
+        (tmp_path / "t.csv", "nothing", {}, DatasetError, "nothing"),
+        (cells, "sort", {}, InputError, "groups: no column 'sort' in obs, which has 'kind'"),
+        (cells, "kind", {"obsm": "X_pca"}, InputError, "obsm: no key 'X_pca'; there are none"),
+        (cells, "kind", {}, InputTypeError, "x: X is sparse"),
+    ):
+        with pytest.raises(error, match=says):
+            rf.pairwise_energy_distance(given, by, **options)
+
+
+def test_the_command(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from rieszflow.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    x, labels = groups()
+    lines = [",".join([f"_{g} $1$", *map(str, row)]) for g, row in zip(labels, x.tolist(), strict=True)]
+    (tmp_path / "t.csv").write_text("\n".join(["g,a,b,c,d,e", *lines]))
+    run = lambda *args: CliRunner().invoke(app, ["pairwise", *args])  # noqa: E731
+    done = run("t.csv", "--by", "g", "--permutations", "19", "--slices", "32", "--top", "1")
+    assert done.exit_code == 0, done.output
+    assert "677 points in 4 groups by g" in done.output and (tmp_path / "pairwise.png").stat().st_size > 1000
+    table = (tmp_path / "pairwise.csv").read_text().splitlines()
+    assert table[0] == "a,b,n_a,n_b,distance,standard_error,p_value" and len(table) == 7
+    done = run("t.csv", "--by", "g", "--permutations", "0", "--json", "--out", "other.csv")
+    assert len(json.loads(done.output)["pairs"]) == 6 and "p_value" not in (tmp_path / "other.csv").read_text()
+    for args, says in (
+        (("t.csv", "--by", "h"), "'h'"),
+        (("none.csv", "--by", "g"), "no such file"),
+        (("t.csv", "--by", "g", "--slices", "0"), "--slices: 0 given"),
+        (("t.csv", "--by", "g", "--out", "x.png"), "--out: x.png given"),
+    ):
+        done = run(*args)
+        assert done.exit_code != 0 and says in done.output and len(done.output.strip().splitlines()) == 1, done.output

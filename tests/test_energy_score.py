@@ -115,3 +115,16 @@ def test_a_second_derivative_is_an_error():
     (gradient,) = torch.autograd.grad(rf.energy_score(x, torch.zeros(2)), x, create_graph=True)
     with pytest.raises(DerivativeError, match="energy_score"):
         gradient.sum().backward()
+
+
+@pytest.mark.parametrize("fair", [True, False])
+def test_is_what_scoringrules_says(fair):
+    """Another library's sums over pairs, and its CRPS in one dimension; float64 sums of some thousand numbers of size one."""
+    import scoringrules
+
+    rng = np.random.default_rng(3)
+    samples, y, estimator = rng.normal(size=(6, 5, 40, 3)), rng.normal(size=(6, 5, 3)), "fair" if fair else "nrg"
+    theirs = scoringrules.energy_score(y, samples, estimator=estimator)
+    np.testing.assert_allclose(rf.energy_score(samples, y, fair=fair), theirs, rtol=0, atol=1e-12)
+    theirs = scoringrules.crps_ensemble(y[..., 0], samples[..., 0], estimator=estimator)
+    np.testing.assert_allclose(rf.energy_score(samples[..., :1], y[..., :1], fair=fair), theirs, rtol=0, atol=1e-12)

@@ -114,7 +114,7 @@ if not TYPE_CHECKING:
             "recording",
             "report",
         ),
-        *("scoring", "sketch", "sliced", "step_sizes", "target", "two_sample"),
+        *("scoring", "sketch", "sklearn", "sliced", "step_sizes", "target", "two_sample"),
     ]
 
     def __getattr__(name):

@@ -1,0 +1,95 @@
+"""Drift as scikit-learn's users look for it: `fit` on a reference, then `score` and `predict` new data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rieszflow import _validate
+from rieszflow._extras import extra
+from rieszflow._types import DirectionsName
+from rieszflow.errors import InputError
+from rieszflow.sketch import SliceSketch
+from rieszflow.two_sample import TwoSampleTest, drift_test
+
+with extra("generative", "EnergyDrift"):
+    from sklearn.base import BaseEstimator
+    from sklearn.utils.validation import check_is_fitted, validate_data
+
+__all__ = ["EnergyDrift"]
+
+
+class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Whether data have drifted away from a reference, by `drift_test`; an estimator of scikit-learn.
+
+    It keeps a sketch of the reference and not its points, but for the random ones that the test needs. The verdict is one for
+    all rows that are given together: a row by itself does not drift.
+
+    Args:
+        alpha: level of the test: where nothing has drifted, `predict` says so with a probability of 1 − alpha at least.
+        slices: random directions P.
+        permutations: of the test; the least p-value is 1 / (permutations + 1).
+        directions: as in `SliceSketch`.
+        random_state: seed of the directions and the permutations, a whole number.
+
+    Attributes:
+        sketch_: of the reference, a `SliceSketch`.
+        n_features_in_: columns of the reference.
+        feature_names_in_: their names, if it had some.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> drift = EnergyDrift().fit(rng.normal(size=(1000, 3)))
+        >>> drift.predict(rng.normal(size=(4, 3)) + 3).tolist(), bool(drift.test(rng.normal(size=(200, 3))).pvalue > 0.05)
+        ([-1, -1, -1, -1], True)
+
+    Source: see `drift_test`.
+    """
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 0.05,
+        slices: int = 256,
+        permutations: int = 999,
+        directions: DirectionsName = "auto",
+        random_state: int = 0,
+    ) -> None:
+        self.alpha = alpha
+        self.slices = slices
+        self.permutations = permutations
+        self.directions = directions
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None) -> EnergyDrift:
+        """Takes points (n, d), n ≥ 2, as the reference, and returns itself.
+
+        Raises:
+            ValueError, TypeError: what scikit-learn or `SliceSketch` refuses.
+        """
+        points = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        if not 0 < _validate.positive_float("alpha", self.alpha) < 1:
+            raise InputError(f"alpha: {self.alpha!r} given; a number between 0 and 1 is accepted")
+        seed = 0 if self.random_state is None else self.random_state
+        rows = points[np.random.default_rng(0).permutation(len(points))[:256]]
+        self.sketch_ = SliceSketch(rows, slices=self.slices, directions=self.directions, seed=seed).update(points)
+        return self
+
+    def test(self, X: Any) -> TwoSampleTest:
+        """The test of points (n, d), n ≥ 2, against the reference."""
+        check_is_fitted(self)
+        points = validate_data(self, X, reset=False, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        seed = 0 if self.random_state is None else self.random_state
+        return drift_test(points, self.sketch_, permutations=self.permutations, seed=seed)
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """−D² of points (n, d) to the reference, unbiased: around 0 where nothing has drifted, and lower where it has."""
+        check_is_fitted(self)
+        points = validate_data(self, X, reset=False, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        return -self.sketch_.distance(points, statistic="U")
+
+    def predict(self, X: Any) -> np.ndarray:
+        """−1 for every row if the rows together have drifted, else 1: (n,), the numbers of scikit-learn's outlier detectors."""
+        found = self.test(X)
+        return np.full(found.x.n, -1 if found.p_value <= self.alpha else 1)

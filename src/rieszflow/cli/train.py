@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from rieszflow._extras import extra
 from rieszflow.cli.app import RunArgument, app
 from rieszflow.cli.bars import TrainingBars
 from rieszflow.cli.checks import check_new_run, condition, settings
 from rieszflow.cli.terminal import show
 from rieszflow.cli.way_out import call
+
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Curves and pictures for TensorBoard, too, in RUN/tensorboard.")
+]
 
 
 @app.command()
@@ -47,6 +53,7 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, as in --set networks=4; repeatable.", show_default=False)
     ] = None,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Train a generative flow on a data set; leaves networks, metrics and report.html in a folder."""
     name = dataset.removeprefix("hf:")
@@ -56,7 +63,6 @@ def train(
     overrides |= {key: value for key, value in (("seed", seed), ("device", device)) if value is not None}
     overrides |= condition(by_class, observe, given)
 
-    from rieszflow import report
     from rieszflow.data import NAMED, load
     from rieszflow.generative import Config, GenerativeFlow, columns_of
 
@@ -73,7 +79,7 @@ def train(
     )
     call().run = out
     with TrainingBars(config) as bars:
-        flow = GenerativeFlow(config).fit(content, run=out, progress=bars, draw=report.draw)
+        flow = GenerativeFlow(config).fit(content, run=out, progress=bars, draw=_draw(tensorboard))
     assert flow.run is not None
     _finished(flow.run)
 
@@ -82,9 +88,9 @@ def train(
 def resume(
     run: RunArgument,
     data: Annotated[Path | None, typer.Option(help="Where the data are now, if they were moved.", show_default=False)] = None,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Continue a run from its last checkpoint: killed or finished, on the same data and settings."""
-    from rieszflow import report
     from rieszflow.generative import GenerativeFlow, Run, load_data
 
     opened = Run.open(run)
@@ -93,8 +99,24 @@ def resume(
         show(f"{run}: all {opened.finished()} networks are trained already")
     call().run = run
     with TrainingBars(opened.config) as bars:
-        GenerativeFlow.resume(run, load_data(opened, data), progress=bars, draw=report.draw)
+        GenerativeFlow.resume(run, load_data(opened, data), progress=bars, draw=_draw(tensorboard))
     _finished(opened)
+
+
+def _draw(tensorboard: bool) -> Callable[[Any, Any], None]:
+    """What is drawn after every network."""
+    from rieszflow import report
+
+    if not tensorboard:
+        return report.draw
+    with extra("tensorboard", "--tensorboard"):
+        import tensorboard as _  # noqa: F401  # missing, it should be said before the training and not after its first part
+
+    def both(run: Any, pictures: Any) -> None:
+        report.draw(run, pictures)
+        report.to_tensorboard(run, pictures)
+
+    return both
 
 
 def _finished(run: Any) -> None:

@@ -25,6 +25,7 @@ from rieszflow.frozen import Known, Pool
 from rieszflow.generative.condition import Condition, setting_of
 from rieszflow.generative.config import Config
 from rieszflow.generative.context import DrawCallback
+from rieszflow.generative.hub import OnHub
 from rieszflow.generative.latents import draw_latents
 from rieszflow.generative.loop import train
 from rieszflow.generative.networks import Displacement, build, check_memory, displace
@@ -39,7 +40,7 @@ __all__ = ["GenerativeFlow"]
 _PUSHED = 4000  # points at a time through a recording
 
 
-class GenerativeFlow:
+class GenerativeFlow(OnHub):
     """A model that turns noise into data along the sliced MMD flow: networks trained along it, or the flow itself, recorded.
 
     Args:

@@ -73,6 +73,7 @@ def test_saving_over_something(tmp_path):
         "docs/design.md",
         "docs/measured.md",
         "docs/scaling.md",
+        "docs/groups.md",
     ],
 )
 def test_every_picture_and_page_is_there(page):

@@ -160,8 +160,8 @@ def heat_map(found: PairwiseDistances) -> Image.Image:
     if K <= 80:
         names = [_name(found.names[k], 24) for k in order]
         for ticks, turn in ((axis.set_xticks, 90), (axis.set_yticks, 0)):
-            for text, name in zip(ticks(range(K), ["x"] * K, rotation=turn, fontsize=7), names, strict=True):
-                text.label1.set(text=name, parse_math=False)
+            for tick in ticks(range(K), names, rotation=turn, fontsize=7):
+                tick.label1.set_parse_math(False)
     else:
         axis.set(xticks=[], yticks=[])
     return _image(figure)

@@ -39,7 +39,7 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         feature_names_in_: their names, if it had some.
 
     Example:
-        >>> rng = np.random.default_rng(0)
+        >>> rng = np.random.default_rng(1)
         >>> drift = EnergyDrift().fit(rng.normal(size=(1000, 3)))
         >>> drift.predict(rng.normal(size=(4, 3)) + 3).tolist(), bool(drift.test(rng.normal(size=(200, 3))).pvalue > 0.05)
         ([-1, -1, -1, -1], True)

@@ -82,8 +82,10 @@ def test_nearest():
     assert distance.tolist() == pytest.approx([1e-3 * 6**0.5] * 2, rel=1e-3)
 
 
-def test_evaluate_ranks_as_a_person_would():
+def test_evaluate_ranks_as_a_person_would(monkeypatch):
     digits = load("digits")
+    trained = metrics.train_classifier(digits, seed=0)  # the same every time: trained once
+    monkeypatch.setattr("rieszflow.metrics.scores.train_classifier", lambda data, *, seed: trained)
     g = generator(0)
     noise = torch.rand(270, 1, 8, 8, generator=g)
     blurred = (digits.train[:270] + 0.3 * torch.randn(270, 1, 8, 8, generator=g)).clamp(0, 1)

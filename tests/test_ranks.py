@@ -126,13 +126,10 @@ def test_training_over_two_processes(tmp_path, more):
     # Then networks have seen other batches: as good, not the same.
     assert two[0]["fit_error"] == pytest.approx(one[0]["fit_error"], rel=0.3)
     assert two[-1]["energy_distance"]["fresh_samples"] < 2 * one[-1]["energy_distance"]["fresh_samples"] + 0.02
-    sample = subprocess.run(
-        [sys.executable, "-m", "rieszflow", "sample", tmp_path / "two", "-n", "20", "--out", tmp_path / "s.npz"]
-    )
-    assert sample.returncode == 0
+    assert rf.GenerativeFlow.load(tmp_path / "two").sample(20, seed=0).shape == (20, 1, 8, 8)
 
 
-@pytest.mark.parametrize("more", [[], ["condition=class"]], ids=["", "by-class"])
+@pytest.mark.parametrize("more", [[], pytest.param(["condition=class"], marks=pytest.mark.slow)], ids=["", "by-class"])
 def test_recording_over_two_processes(tmp_path, more):
     """The same slices, particles and targets as one process has. Points at a bin's edge may be counted next door, and 24 long
     steps each go on from that: distances agree to some parts in a hundred of what they were at the start, about 0.1."""
@@ -152,7 +149,7 @@ def test_recording_over_two_processes(tmp_path, more):
 def test_one_process_killed_and_resumed_by_another_number(tmp_path, resumed_by):
     """SIGKILL of the second process in the second network: the job ends soon, not well; nothing is broken; resume goes on."""
     run = tmp_path / "run"
-    command = training(run, "fit_steps=300")
+    command = training(run, "fit_steps=150")
     full = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *map(str, command)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     job = subprocess.Popen(full, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)

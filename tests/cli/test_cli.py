@@ -92,10 +92,10 @@ def test_train_leaves_a_whole_run(run):
 
 
 def test_killed_anywhere_and_resumed_is_bit_identical(run, tmp_path):
-    """SIGKILL in a flow and in a fit of every network; each time `resume` goes on; the networks end up byte for byte equal."""
+    """SIGKILL in fits and in a flow; each time `resume` goes on; the networks end up byte for byte equal."""
     path = tmp_path / "killed"
     command = train_arguments(path)
-    for target in [(1, "flow", 2), (1, "fit", 20), (2, "flow", 3), (2, "fit", 50), (3, "fit", 1)]:
+    for target in [(1, "fit", 20), (2, "flow", 3), (3, "fit", 1)]:
         process = subprocess.Popen(
             [sys.executable, "-m", "rieszflow", *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )

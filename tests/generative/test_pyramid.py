@@ -80,7 +80,7 @@ def write_celeba(folder, train, test):
     (folder / "list_eval_partition.txt").write_text("".join(lines))
 
 
-@pytest.mark.parametrize(("name", "side"), [("cifar10", 32), ("celeba", 64)])
+@pytest.mark.parametrize(("name", "side"), [("cifar10", 32), pytest.param("celeba", 64, marks=pytest.mark.slow)])
 def test_colour_images_from_their_files_to_samples(tmp_path, name, side):
     if name == "cifar10":
         write_cifar(tmp_path / "data", patches(120, 32, 32), patches(30, 32, 32, 1))
@@ -108,6 +108,7 @@ def test_celeba_is_cut_and_made_smaller(tmp_path):
     assert (found - wanted).abs().mean() < 5 / 255
 
 
+@pytest.mark.slow
 def test_the_flow_on_levels_learns():
     """Fresh samples through a pyramid of 4 and 16 pixels come at least ten times closer to held-out photographs than noise is.
 
@@ -174,8 +175,9 @@ class Stop(Exception):
 
 @pytest.mark.parametrize(
     ("shared", "stop_at", "paper"),
-    [(False, (2, "fit", 5), False), (False, (3, "flow", 2), False), (False, (4, "flow", 3), False),
-     (True, (3, "fit", 6), False), (False, (4, "flow", 2), True), (False, (4, "fit", 7), True)],
+    [(False, (3, "flow", 2), False), (True, (3, "fit", 6), False), (False, (4, "fit", 7), True),
+     *(pytest.param(*more, marks=pytest.mark.slow)
+       for more in [(False, (2, "fit", 5), False), (False, (4, "flow", 3), False), (False, (4, "flow", 2), True)])],
 )  # fmt: skip
 def test_stopped_and_resumed_across_levels(tmp_path, shared, stop_at, paper):
     data = torch.from_numpy(patches(100, 16, 16).transpose(0, 3, 1, 2).copy()).float() / 255

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.stats
+import scipy.special
 import torch
 
 from rieszflow import _validate
@@ -194,7 +194,7 @@ def _test(x: Dealt, y: Dealt, permutations: int, random: np.random.Generator) ->
     found = p_value(gram.squares, gram.weights, (x.K, y.K), permutations=permutations, scale=largest, random=random)
     distance = y.whole.distance(x.whole, statistic="U")
     error = math.hypot(gram.points_error(), gram.slices_error)
-    half = float(scipy.stats.t.ppf(0.975, min(x.K, y.K) - 1)) * error
+    half = float(scipy.special.stdtrit(min(x.K, y.K) - 1, 0.975)) * error
     # Where nothing varies, the unbiased distance's correction is all there is: the plain distance is not above the interval.
     interval = distance - half, max(distance + half, y.whole.distance(x.whole))
     blocks, tested = (x.K, y.K), (x.tested, y.tested)

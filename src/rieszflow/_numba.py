@@ -23,7 +23,7 @@ __all__ = ["KEPT", "OPTIONS", "share", "threads", "tile_width"]
 
 _LOG = logging.getLogger("rieszflow")
 _HERE = Path(__file__).parent
-_FOLDERS = (_HERE, _HERE / "directions", _HERE / "engines" / "bins", _HERE / "engines" / "sort")  # of all files with loops
+_FOLDERS = tuple(_HERE / name for name in (".", "directions", "engines/bins", "engines/sort", "two_sample"))  # with loops
 
 
 def _can_keep(folder: Path) -> bool:

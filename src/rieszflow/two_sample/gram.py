@@ -6,8 +6,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 
+from rieszflow._numba import OPTIONS, share
 from rieszflow.engines import bins
 from rieszflow.kernels import Riesz
 from rieszflow.two_sample.blocks import Dealt
@@ -78,34 +80,54 @@ def gram_of(x: Dealt, y: Dealt) -> Gram:
     w, slices = in_x - in_y, x.whole.slices
     matrix, each = np.zeros((len(w), len(w))), []
     for part, grid in enumerate(x.whole.plan.random):
-        unit = Riesz(1.0).basis_constant(grid.directions.n) / (grid.scale * slices)
+        unit = Riesz(1.0).basis_constant(grid.directions.n) / (grid.scale * slices)  # and of a slice: over `inverse`
         masses = [x.blocks[part], y.blocks[part], np.stack([x.rest(part), y.rest(part)])]
-        for some, h in _pieces(grid, len(w)):
+        own, shared = _root(grid.B)
+        for some in _pieces(grid, len(w)):
             f = np.concatenate([m[:, some] for m in masses]) / numbers[:, None, None]
-            F, integrated = _integrated(f, h)
-            each.append((np.tensordot(w, F, 1) * np.tensordot(w, integrated, 1)).sum(-1) * unit)
-            matrix += unit * (F.reshape(len(w), -1) @ integrated.reshape(len(w), -1).T)
+            heights = np.sqrt(unit / np.asarray(grid.inverse[some].cpu().numpy(), np.float64))
+            share(_embed, f.shape[1], 1, f, own, shared, heights)
+            each.append((np.tensordot(w, f, 1) ** 2).sum(-1))
+            rows = f.reshape(len(w), -1)
+            matrix += rows @ rows.T  # of a matrix and itself: NumPy computes one half
     values = np.concatenate(each) * slices
     return Gram(matrix, in_x, in_y, float(values.std() / math.sqrt(len(values))), K, L)
 
 
-def _integrated(f: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distribution functions less the first one, and what their products with others have to be summed with for integrals."""
-    F = (f - f[0]).cumsum(-1)
-    # Differences of distribution functions are linear between edges, so that over a bin of width h from a to b their
-    # product with another from c to d has the integral h (ac + bd + (ad + bc)/2) / 3. At both ends all are 0.
-    inner = h[:, 1:] / 6
-    integrated = F * (h / 3)
-    integrated[..., :-1] += F[..., :-1] * (2 * inner) + F[..., 1:] * inner
-    integrated[..., 1:] += F[..., :-1] * inner
-    return F, integrated
+def _root(B: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers r and s with ∫F² = Σ_j (r_j F_j + s_j F_{j+1})²; F is at the right edges of the bins, and linear between them.
+
+    Over a bin of width h from a to b, F² has the integral h (a² + ab + b²) / 3. Together this is a tridiagonal form in the F_j,
+    and r and s are its Cholesky factor. At both ends F, a difference of distribution functions, is 0.
+    """
+    tail = np.diff([bins.tail_edge(k, B) for k in range(bins.TAIL + 1)])
+    h = np.concatenate([tail[::-1], np.ones(B), tail])
+    r, s = np.empty(len(h)), np.zeros(len(h))
+    before = 0.0
+    for j in range(len(h)):
+        after = h[j + 1] if j + 1 < len(h) else 0.0
+        r[j] = math.sqrt((h[j] + after) / 3 - before**2)
+        before = s[j] = after / 6 / r[j]
+    return r, s
 
 
-def _pieces(grid: bins.Grid, K: int) -> Iterator[tuple[slice, np.ndarray]]:
-    """Some slices at a time, for tables of K rows: which, and the widths of their bins (p, bins)."""
-    tail = np.diff([bins.tail_edge(k, grid.B) for k in range(bins.TAIL + 1)])
-    widths = np.concatenate([tail[::-1], np.ones(grid.B), tail])
-    inverse = np.asarray(grid.inverse.cpu().numpy(), np.float64)
-    step = max(1, _TOGETHER // (4 * K * len(widths)))
+@numba.njit(**OPTIONS)
+def _embed(first, last, worker, step, f, r, s, heights):
+    """Turns masses f (rows, p, bins) into vectors whose products are integrals of F less row 0's, on slices first … last − 1."""
+    J = f.shape[2]
+    for p in range(first, last):
+        for k in range(f.shape[0] - 1, -1, -1):  # row 0 last: the others need its masses
+            mass, less, F = f[k, p], f[0, p], 0.0
+            for j in range(J):
+                following = F + (mass[j] - less[j])
+                if j > 0:
+                    mass[j - 1] = heights[p] * (r[j - 1] * F + s[j - 1] * following)
+                F = following
+            mass[J - 1] = heights[p] * r[J - 1] * F
+
+
+def _pieces(grid: bins.Grid, K: int) -> Iterator[slice]:
+    """Some slices at a time, for tables of K rows."""
+    step = max(1, _TOGETHER // (4 * K * (grid.B + 2 * bins.TAIL)))
     for k in range(0, grid.directions.P, step):
-        yield slice(k, k + step), widths / inverse[k : k + step, None]
+        yield slice(k, k + step)

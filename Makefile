@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs release clean
 
 demo: $(READY)
 	rm -rf runs/demo
@@ -22,7 +22,21 @@ lint: $(READY)
 	$(BIN)/mypy
 
 docs: $(READY)
-	$(BIN)/pdoc --math --docformat google -o docs/api rieszflow rieszflow.errors rieszflow.data rieszflow.permutations rieszflow.metrics rieszflow.report rieszflow.generative rieszflow.directions rieszflow.engines
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	rm -rf docs/_build docs/how-to
+	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
+	@echo "look at docs/_build/html/index.html"
+
+# The sdist, the wheel made of it, and what a user gets who installs that wheel and no extra.
+release: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[release]'
+	rm -rf dist build/clean
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv build/clean
+	build/clean/bin/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	build/clean/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	$(BIN)/python tests/release_check.py build/clean/bin/python dist
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
@@ -32,4 +46,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs docs/api build
+	rm -rf $(VENV) runs docs/_build docs/how-to build dist

@@ -20,15 +20,21 @@ import rieszflow as rf
 def sketch(frame: dd.DataFrame, slices: int = 256) -> rf.SliceSketch:
     """The sketch of a Dask data frame with columns of numbers."""
     rows = frame.head(256, npartitions=-1)
-    empty = rf.SliceSketch(rows.to_numpy(float), slices=slices, names=list(frame.columns))
+    empty = rf.SliceSketch(
+        rows.to_numpy(float), slices=slices, names=list(frame.columns)
+    )
     return add_up(frame, empty)
 
 
 def add_up(frame: dd.DataFrame, empty: rf.SliceSketch) -> rf.SliceSketch:
     """The rows of a frame in the slices and bins of an empty sketch; of another frame's, to be compared with it."""
     parts = [dask.delayed(count)(part, empty) for part in frame.to_delayed()]
-    while len(parts) > 1:  # four at a time: no machine holds all of them, and none waits for the last
-        parts = [dask.delayed(total)(parts[k : k + 4]) for k in range(0, len(parts), 4)]
+    while (
+        len(parts) > 1
+    ):  # four at a time: no machine holds all of them, and none waits for the last
+        parts = [
+            dask.delayed(total)(parts[k : k + 4]) for k in range(0, len(parts), 4)
+        ]
     (whole,) = dask.compute(parts[0])
     return whole
 
@@ -45,17 +51,29 @@ def total(parts: list[rf.SliceSketch]) -> rf.SliceSketch:
 
 
 def main() -> None:
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None
+        ) as cluster,
+        Client(cluster),
+    ):
         rng = np.random.default_rng(0)
         table = pd.DataFrame(rng.normal(size=(200_000, 6)), columns=list("abcdef"))
         reference = sketch(dd.from_pandas(table, npartitions=16))
         print(f"reference: {reference.n} rows from 16 partitions on 2 workers")
         today = pd.DataFrame(rng.normal(size=(20_000, 6)), columns=list("abcdef"))
-        for name, frame in (("the same", today), ("column c moved by 0.1", today.assign(c=today["c"] + 0.1))):
+        for name, frame in (
+            ("the same", today),
+            ("column c moved by 0.1", today.assign(c=today["c"] + 0.1)),
+        ):
             test = rf.drift_test(frame, reference)
-            print(f"{name}: distance {test.distance:.5f}, p-value {test.p_value:.3f}")
+            print(
+                f"{name}: distance {test.distance:.5f}, p-value {test.p_value:.3f}"
+            )
         alone = reference.empty().update(table)
-        print(f"the same as from one machine: {abs(alone.distance(reference)) < 1e-12}")
+        print(
+            f"the same as from one machine: {abs(alone.distance(reference)) < 1e-12}"
+        )
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class Kernel(ABC):
 
     @abstractmethod
     def basis(self, t: Array, d: int) -> Array:
-        """The one-dimensional basis function f(t), with k(‖x‖) = E f(|⟨ξ, x⟩|) for ξ uniform on the unit sphere of R^d.
+        """The one-dimensional basis function f(t), with `k(‖x‖) = E f(|⟨ξ, x⟩|)` for ξ uniform on the unit sphere of R^d.
 
         Args:
             t: numbers t ≥ 0, of any shape; float64.
@@ -134,7 +134,7 @@ class Riesz(Kernel):
         return None
 
     def basis_constant(self, d: int) -> float:
-        """c_{d,r} in f(t) = −c_{d,r} t^r: ‖z‖^r = c_{d,r} · E|⟨ξ, z⟩|^r for ξ uniform on the unit sphere of R^d.
+        """c_{d,r} in f(t) = −c_{d,r} t^r: `‖z‖^r = c_{d,r} · E|⟨ξ, z⟩|^r` for ξ uniform on the unit sphere of R^d.
 
         c_{d,r} = √π Γ((d+r)/2) / (Γ(d/2) Γ((r+1)/2)). For r = 1 it grows like √d. Source: paper, Theorem 1.
 

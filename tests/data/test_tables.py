@@ -17,6 +17,16 @@ pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402  (an extra)
 
 
+def test_labels_of_rows_are_no_column_unless_they_have_a_name():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": [1.0, 2.0, 4.0]})[lambda it: it.a != 2]  # rows 0 and 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Notice)
+        assert list(stream(frame).names) == ["a"]
+    named = frame.set_index(pandas.Index([7, 8], name="day"))
+    assert sorted(stream(named).names) == ["a", "day"] and stream(named).count() == 2
+
+
 def points(source, **options):
     """All points of a source, and its notices."""
     with warnings.catch_warnings(record=True) as caught:

@@ -45,7 +45,7 @@ class GenerativeFlow(OnHub):
 
     Args:
         config: settings; None for `Config()` with `settings` as keyword arguments.
-        network: a module that maps (B, *shape) to (B, *shape), copied for every l; or a name of `Config.network`; None for
+        network: a module that maps `(B, *shape)` to `(B, *shape)`, copied for every l; or a name of `Config.network`; None for
             the one that the config names.
         settings: fields of `Config`, instead of `config`.
 

@@ -66,7 +66,7 @@ def evaluate(
     """All scores of a generated set against held-out data, and of an equally large real training set beside them.
 
     Args:
-        samples: (n, *shape), values in [0, 1] like the data set's.
+        samples: `(n, *shape)`, values in [0, 1] like the data set's.
         data: with labels: features of a classifier trained on them; without: the values themselves.
         seed: of the classifier, and of the choice of real data.
         inception_weights: file with torch-fidelity's Inception weights, for the FID of the literature; None to leave it out.

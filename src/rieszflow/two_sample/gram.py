@@ -113,7 +113,7 @@ def _root(B: int) -> tuple[np.ndarray, np.ndarray]:
 
 @numba.njit(**OPTIONS)
 def _embed(first, last, worker, step, f, r, s, heights):
-    """Turns masses f (rows, p, bins) into vectors whose products are integrals of F less row 0's, on slices first … last − 1."""
+    """Turns masses f (rows, p, bins) into vectors whose products are integrals of F less row 0's; slices first … last − 1."""
     J = f.shape[2]
     for p in range(first, last):
         for k in range(f.shape[0] - 1, -1, -1):  # row 0 last: the others need its masses

@@ -1,0 +1,67 @@
+"""
+Compare two samples
+===================
+
+Are two samples of one distribution? How far apart are they, and in which columns?
+"""
+
+# %%
+# The data are scikit-learn's: 442 patients with diabetes, and ten measurements of
+# each. Do women and men differ in them? The distance takes columns as they are, so
+# a column of large numbers counts more. Here all get the same spread first.
+
+import matplotlib.pyplot as plt
+from sklearn.datasets import load_diabetes
+
+import rieszflow as rf
+
+table = load_diabetes(as_frame=True, scaled=False).frame
+sex = table.pop("sex")
+table = (table - table.mean()) / table.std()
+one, two = table[sex == 1], table[sex == 2]
+print(one.shape, two.shape)
+
+# %%
+# Data frames go in as they are, and columns are matched by name. Arrow tables, files,
+# NumPy arrays and tensors are taken as well.
+#
+# * The *distance* is half the energy distance, unbiased: around 0 where nothing
+#   differs, and at times below it.
+# * The *p-value* is exact, by permutations. 0.001 is the least that 999 of them can give.
+
+found = rf.compare(one, two, seed=0)
+low, high = found.interval
+print(f"distance {found.distance:.4f}, 95 % interval {low:.4f} to {high:.4f}")
+print(f"p-value {found.p_value}")
+
+# %%
+# Which columns differ? The energy coefficient of a column is 0 where both samples
+# are alike in it, and 1 where they are apart.
+
+columns = found.columns()
+figure, axes = plt.subplots(figsize=(6, 3.4), layout="constrained")
+axes.barh(
+    [name for name, _ in columns][::-1],
+    [apart for _, apart in columns][::-1],
+    color="#0072B2",
+)
+axes.set_xlabel("energy coefficient")
+figure.show()
+
+# %%
+# What if nothing differs? Two random halves of the women:
+
+halves = one.sample(frac=1, random_state=0)
+same = rf.compare(halves[:100], halves[100:], seed=0)
+low, high = same.interval
+print(f"distance {same.distance:.4f}, 95 % interval {low:.4f} to {high:.4f}")
+print(f"p-value {same.p_value}")
+
+# %%
+# The same at a terminal, for files of any size: ``rieszflow compare women.parquet
+# men.parquet``.
+#
+# Clouds that are small enough for all pairs need no slices:
+# `~rieszflow.energy_distance` is exact, and differentiable.
+
+print(rf.energy_distance(one.to_numpy(), two.to_numpy(), statistic="U").item())

@@ -27,16 +27,17 @@ docs: $(READY)
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
 	@echo "look at docs/_build/html/index.html"
 
-# The sdist, the wheel made of it, and what a user gets who installs that wheel and no extra.
-release: $(READY)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[release]'
-	rm -rf dist build/clean
-	$(BIN)/python -m build --outdir dist
-	$(BIN)/twine check --strict dist/*
+# The sdist, the wheel made of it, and what a user gets who installs that wheel and no extra. Both have environments of their own.
+release:
+	rm -rf dist build/tools build/clean
+	$(PYTHON) -m venv build/tools
+	build/tools/bin/python -m pip install --quiet --constraint constraints.txt build mypy twine
+	build/tools/bin/python -m build --outdir dist
+	build/tools/bin/twine check --strict dist/*
 	$(PYTHON) -m venv build/clean
 	build/clean/bin/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 	build/clean/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
-	$(BIN)/python tests/release_check.py build/clean/bin/python dist
+	build/tools/bin/python tests/release_check.py build/clean/bin/python dist
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'

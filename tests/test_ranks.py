@@ -36,7 +36,7 @@ def clouds(folder, N, M, d=70):
     return tuple(torch.from_numpy(v) for v in (x, y, a, b))
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+@pytest.mark.parametrize("processes", [1, 3, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))])
 def test_the_same_as_one_process(tmp_path, processes):
     """N and M that no number divides. A point's place in its tile changes with its rank, and the last bit of its projections
     with it; one that lies on a bin's edge is then counted next door: changes of one point in a bin of some, rarely."""
@@ -109,7 +109,8 @@ def training(out, *more):
 SHARED = ["shared=true", "network=unet", "channels=[8]", "layers=1"]
 
 
-@pytest.mark.parametrize("more", [[], pytest.param(SHARED, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], SHARED])
 def test_training_over_two_processes(tmp_path, more):
     alone = subprocess.run([sys.executable, *map(str, training(tmp_path / "one", *more))], capture_output=True, text=True)
     assert alone.returncode == 0, alone.stderr

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_cli import called, rieszflow
+from test_cli import called, program, rieszflow
 
 import rieszflow as rf
 
@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 
 
 def test_compare_finds_the_column_that_moved(folder):
-    done = rieszflow("compare", "old.parquet", "new.parquet", "--out", "a.png", cwd=folder)
+    done = program("compare", "old.parquet", "new.parquet", "--out", "a.png", cwd=folder)
     assert "4000 points; new.parquet: 900 points; d = 3, 256 slices" in done.stdout
     assert "p-value 0.001 (999 permutations)" in done.stdout
     first = next(line for line in done.stdout.splitlines() if line.startswith("│"))

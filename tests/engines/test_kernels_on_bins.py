@@ -54,8 +54,7 @@ def widened(kernel, s):
 
 
 @pytest.mark.parametrize(("kernel", "stated"), STATED, ids=lambda v: str(v))
-@pytest.mark.parametrize("statistic", ["V", "U"])
-@pytest.mark.parametrize(("d", "weighted"), [(3, True), (70, False), (70, True)])
+@pytest.mark.parametrize(("d", "weighted", "statistic"), [(3, True, "V"), (70, False, "U"), (70, True, "U")])
 def test_kernels_on_bins(kernel, stated, statistic, d, weighted):
     x, y = clouds(1, 300, 200, d)
     kernel = widened(kernel, math.sqrt(d))

@@ -29,12 +29,10 @@ def sketch(frame: dd.DataFrame, slices: int = 256) -> rf.SliceSketch:
 def add_up(frame: dd.DataFrame, empty: rf.SliceSketch) -> rf.SliceSketch:
     """The rows of a frame in the slices and bins of an empty sketch; of another frame's, to be compared with it."""
     parts = [dask.delayed(count)(part, empty) for part in frame.to_delayed()]
-    while (
-        len(parts) > 1
-    ):  # four at a time: no machine holds all of them, and none waits for the last
-        parts = [
-            dask.delayed(total)(parts[k : k + 4]) for k in range(0, len(parts), 4)
-        ]
+    # Four at a time: no machine holds all of them, and none waits for the last.
+    while len(parts) > 1:
+        fours = [parts[k : k + 4] for k in range(0, len(parts), 4)]
+        parts = [dask.delayed(total)(four) for four in fours]
     (whole,) = dask.compute(parts[0])
     return whole
 

@@ -106,8 +106,9 @@ def test_search_finds_a_name(page, address):
     assert "pairwise_energy_distance" in page.inner_text("#search-results")
 
 
-def test_every_page_can_be_reached(page, address):
+def test_every_page_can_be_reached(browser, address):
     """By links from the first page, as a reader goes."""
+    page = browser.new_page()
     seen, new = set(), {"index.html"}
     while new:
         name = new.pop()

@@ -94,7 +94,7 @@ def test_labels_that_are_refused(by_class, condition, words):
         by_class.sample(4, condition=condition)
 
 
-@pytest.mark.parametrize("settings", [RECORDED, NETWORKS], ids=["recorded", "networks"])
+@pytest.mark.parametrize("settings", [RECORDED, pytest.param(NETWORKS, marks=pytest.mark.slow)], ids=["recorded", "networks"])
 def test_numbers_beside_the_data(settings):
     """y | c is Gaussian around c², with a spread that grows with c. At some c: the median of 400 samples has a standard error
     of a sixteenth of their spread, and so has half the distance from their 16th to their 84th percent, which is the spread of a
@@ -219,8 +219,11 @@ def test_what_is_not_known_does_not_matter():
         flow.sample(5, condition=3 * data.held_out[:5], seed=1)
 
 
-@pytest.mark.parametrize("condition", ["class", "left-half"])
-@pytest.mark.parametrize("settings", [IMAGES, UNETS], ids=["recorded", "networks"])
+@pytest.mark.parametrize(
+    ("settings", "condition"),
+    [(IMAGES, "class"), (IMAGES, "left-half"), (UNETS, "class"), pytest.param(UNETS, "left-half", marks=pytest.mark.slow)],
+    ids=["recorded-class", "recorded-left-half", "networks-class", "networks-left-half"],
+)
 def test_killed_and_resumed_is_bit_identical(settings, condition, tmp_path, monkeypatch):
     whole = rf.GenerativeFlow(**settings).fit(load("digits"), condition=condition)
     saves = [0]

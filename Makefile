@@ -27,12 +27,15 @@ docs: $(READY)
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
 	@echo "look at docs/_build/html/index.html"
 
-# The sdist, the wheel made of it, and what a user gets who installs that wheel and no extra. Both have environments of their own.
+# The sdist, the wheel made of it, and what a user gets who installs that wheel and no extra. Built of a copy of the files that Git
+# knows, with tools and a clean environment of their own: nothing that lies about comes in.
 release:
-	rm -rf dist build/tools build/clean
+	rm -rf dist build/source build/tools build/clean
+	mkdir -p build/source
+	git ls-files -z | tar --create --null --files-from=- | tar --extract --directory build/source
 	$(PYTHON) -m venv build/tools
 	build/tools/bin/python -m pip install --quiet --constraint constraints.txt build mypy twine
-	build/tools/bin/python -m build --outdir dist
+	build/tools/bin/python -m build --outdir dist build/source
 	build/tools/bin/twine check --strict dist/*
 	$(PYTHON) -m venv build/clean
 	build/clean/bin/python -m pip install --quiet --constraint constraints.txt torch==2.13.0

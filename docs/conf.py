@@ -27,7 +27,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "how-to",
     "filename_pattern": r".*",
-    "ignore_pattern": r"dask_drift",  # told in scaling.md
+    "ignore_pattern": r"(dask|spark)_drift",  # those that need a cluster are told in scaling.md
     "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
     "show_memory": False,

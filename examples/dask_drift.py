@@ -19,6 +19,7 @@ import rieszflow as rf
 
 def sketch(frame: dd.DataFrame, slices: int = 256) -> rf.SliceSketch:
     """The sketch of a Dask data frame with columns of numbers."""
+    # They should be typical: of a sorted table take random ones, by `frame.sample`.
     rows = frame.head(256, npartitions=-1)
     empty = rf.SliceSketch(
         rows.to_numpy(float), slices=slices, names=list(frame.columns)

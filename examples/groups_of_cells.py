@@ -46,7 +46,7 @@ axes.set_xticks(
 )
 axes.set_yticks(range(len(table)), table.index, fontsize=8)
 figure.colorbar(drawn, label="energy distance")
-figure.show()
+plt.show()
 
 # %%
 # At a terminal, with a table and such a picture as the result: ``rieszflow pairwise

@@ -56,7 +56,7 @@ for row, shown in zip(axes, (samples, nearest), strict=True):
     for ax, image in zip(row, shown, strict=True):
         ax.imshow(image[0], cmap="gray", vmin=0, vmax=1)
         ax.axis("off")
-figure.show()
+plt.show()
 
 # %%
 # How good are they? The energy distance to images that were kept back, unbiased,

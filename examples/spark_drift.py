@@ -3,7 +3,7 @@
 No row leaves its executor but the 256 that say where the bins are, and the random ones that a sketch keeps for tests.
 
 Run: python examples/spark_drift.py
-Needs: pip install pyspark, Java, and rieszflow with its extra `tables` on every executor.
+Needs: pip install pyspark pandas, Java, and rieszflow with its extra `tables` on every executor.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import rieszflow as rf
 
 def sketch(frame: DataFrame, slices: int = 256) -> rf.SliceSketch:
     """The sketch of a Spark data frame with columns of numbers."""
+    # They should be typical: of a sorted table take random ones, by `frame.sample`.
     rows = frame.limit(256).toPandas()
     empty = rf.SliceSketch(
         rows.to_numpy(float), slices=slices, names=list(frame.columns)
@@ -38,7 +39,7 @@ def add_up(frame: DataFrame, empty: rf.SliceSketch) -> rf.SliceSketch:
         yield pd.DataFrame({"sketch": [pickle.dumps(part)]})
 
     whole = empty.empty()
-    for row in frame.mapInPandas(counted, "sketch binary").toLocalIterator():
+    for row in frame.mapInPandas(counted, "sketch binary").collect():
         whole = whole + pickle.loads(row.sketch)
     return whole
 

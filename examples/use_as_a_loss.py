@@ -6,8 +6,8 @@ A network learns to turn noise into data, with nothing but the distance between 
 """
 
 # %%
-# `~rieszflow.SlicedMMDLoss` is a module. Every call takes fresh slices. Its value
-# is unbiased, and so is its gradient.
+# `~rieszflow.SlicedMMDLoss` is a module. Every call takes fresh slices. With
+# ``statistic="U"`` its value and its gradient are unbiased, for small batches too.
 
 import matplotlib.pyplot as plt
 import torch
@@ -28,7 +28,7 @@ with torch.random.fork_rng():
         torch.nn.SiLU(),
         torch.nn.Linear(128, 2),
     )
-loss = rf.SlicedMMDLoss(slices=64, seed=0)
+loss = rf.SlicedMMDLoss(slices=64, statistic="U", seed=0)
 optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
 values = []
 for _ in range(600):
@@ -52,12 +52,12 @@ left.set_yscale("symlog", linthresh=1e-3)
 right.scatter(*data.T, s=1, color="lightgrey", label="data")
 right.scatter(*made.T, s=2, color="#D55E00", label="made of noise")
 right.legend()
-figure.show()
+plt.show()
 print(rf.energy_distance(made, data, statistic="U").item())
 
 # %%
 # The loss works in ``torch.func.grad`` and ``vmap``, under ``torch.compile`` and
-# autocast, and takes float16 and bfloat16. Batches of clouds, (…, N, d), give a
-# value each. To watch a distance and not to train by it, there is
-# `~rieszflow.metrics.SlicedEnergyDistance`, a metric of torchmetrics that also adds
-# up over processes.
+# autocast, and takes float16 and bfloat16. The dimensions behind the first make one
+# point, so images go in as they are. To watch a distance and not to train by it,
+# there is `~rieszflow.metrics.SlicedEnergyDistance`, a metric of torchmetrics that
+# also adds up over processes.

@@ -66,7 +66,7 @@ axes.axvline(9.5, color="#D55E00", linestyle=":", label="contrast begins to fall
 axes.set_xlabel("day")
 axes.set_ylabel("distance D²")
 axes.legend()
-figure.show()
+plt.show()
 
 # %%
 # Who works with scikit-learn has the same as an estimator. Its verdict is one for

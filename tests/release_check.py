@@ -24,7 +24,7 @@ rf.energy_distance(x, x, statistic="W")  # type: ignore[arg-type]
 """
 
 INSIDE = """
-import importlib.metadata, pathlib, sys
+import importlib.metadata, importlib.util, sys
 import torch
 import rieszflow as rf
 
@@ -40,7 +40,7 @@ sketch = rf.SliceSketch.of(x)
 sketch.save("x.sketch")
 assert rf.SliceSketch.load("x.sketch").distance(y) == sketch.distance(y)
 for name in ("matplotlib", "diffusers", "typer", "sklearn", "torchmetrics", "pandas", "pyarrow"):
-    assert name not in sys.modules
+    assert importlib.util.find_spec(name) is None, f"{name} came along"
 try:
     rf.GenerativeFlow
 except rf.errors.MissingPackageError as e:
@@ -66,8 +66,10 @@ def main(python: str, dist: str) -> None:
     assert own == wanted, f"missing {sorted(wanted - own)}, not ours {sorted(own - wanted)}"
     assert all(n.startswith(("rieszflow/", f"rieszflow-{version}.dist-info/")) for n in names)
     with tarfile.open(sdist) as packed_source:
-        held = {n.split("/", 1)[1] for n in packed_source.getnames() if "/" in n}
-    assert {"LICENSE", "README.md", "pyproject.toml", *(f"src/rieszflow/{n}" for n in wanted)} <= held
+        held = {n.name.split("/", 1)[1] for n in packed_source.getmembers() if n.isfile()}
+    made = {"PKG-INFO", "setup.cfg", *(n for n in held if n.startswith("src/rieszflow.egg-info/"))}
+    ours = {"LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", *(f"src/rieszflow/{n}" for n in wanted)}
+    assert held - made == ours, f"the sdist: {sorted(held - made ^ ours)}"
 
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([python, "-I", "-c", INSIDE, version], cwd=folder, check=True)

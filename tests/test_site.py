@@ -5,10 +5,12 @@ Run: make docs, then python -m pytest -m site. It needs Debian's package chromiu
 
 import functools
 import http.server
+import importlib
 import shutil
 import threading
+import zlib
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
 
@@ -107,20 +109,40 @@ def test_search_finds_a_name(page, address):
 
 
 def test_every_page_can_be_reached(browser, address):
-    """By links from the first page, as a reader goes."""
+    """By links from the first page, as a reader goes; and every link leads somewhere."""
     page = browser.new_page()
     seen, new = set(), {"index.html"}
+    wanted, there = set(), set()
     while new:
         name = new.pop()
         seen.add(name)
         if name.startswith("_modules"):
             continue
-        page.goto(f"{address}/{name}")
+        assert page.goto(f"{address}/{name}").ok, name
+        there |= {(name, it) for it in page.evaluate("() => [...document.querySelectorAll('[id]')].map(e => e.id)")}
+        for link in page.evaluate("() => [...document.querySelectorAll('a[href*=\"#\"]')].map(a => a.href)"):
+            target, _, part = link.removeprefix(f"{address}/").partition("#")
+            if part and link.startswith(address) and not target.startswith("_modules"):
+                wanted.add((target, unquote(part)))
         links = page.evaluate("() => [...document.querySelectorAll('a[href]')].map(a => a.href.split('#')[0])")
         new |= {
             link.removeprefix(f"{address}/") for link in links if link.startswith(address) and link.endswith(".html")
         } - seen
     assert set(PAGES) - {"search.html"} <= seen
+    assert wanted <= there, f"no such place on its page: {sorted(wanted - there)[:5]}"
+
+
+@pytest.mark.parametrize("module", ["", ".data", ".errors", ".generative", ".metrics", ".permutations", ".report", ".sklearn"])
+def test_every_public_name_has_a_page(module):
+    """In the built inventory: what has no docstring is left out of the pages without a word."""
+    names = set(importlib.import_module(f"rieszflow{module}").__all__) - {"NAMED", "AROUND_ZERO", "BETTER"}  # not callable
+    with open(SITE / "objects.inv", "rb") as file:
+        for _ in range(4):
+            file.readline()
+        listed = {
+            line.split()[0].rsplit(".", 1)[-1] for line in zlib.decompress(file.read()).decode().splitlines() if " py:" in line
+        }
+    assert names <= listed
 
 
 def _luminance(rgb):

@@ -15,7 +15,9 @@ from problems import generator
 import rieszflow as rf
 from rieszflow import metrics, permutations, two_sample
 from rieszflow._files import load_tensors, save_tensors
+from rieszflow.engines import bins
 from rieszflow.sketch.files import SKETCH
+from rieszflow.two_sample import gram
 
 ERROR = 1e-6
 
@@ -327,3 +329,26 @@ def test_drift_of_points_with_more_digits_than_the_reference():
         for theirs in (y, y.astype(np.float64)):
             found.add(rf.drift_test(mine, rf.SliceSketch.of(theirs, slices=8), permutations=99).p_value)
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+def test_products_of_a_grams_rows_are_integrals(slices):
+    """Against the sum over bins of h (ac + bd + (ad + bc)/2) / 3, from a to b and from c to d over a bin of width h. Both are
+    some hundred additions of numbers that bins of up to 2³² widths spread: 1e-12 of the largest."""
+    B, random = 16, np.random.default_rng(0)
+    own, shared = gram._root(B)
+    tail = np.diff([bins.tail_edge(k, B) for k in range(bins.TAIL + 1)])
+    widths = np.concatenate([tail[::-1], np.ones(B), tail])
+    f = random.dirichlet(np.ones(len(widths)), size=(6, slices))
+    inverse = random.uniform(0.1, 10, slices)
+    F = (f - f[0]).cumsum(-1)
+    left = np.concatenate([np.zeros((6, slices, 1)), F[..., :-1]], -1)
+    h = widths / inverse[:, None]
+    wanted = np.zeros((6, 6))
+    for i, j in itertools.product(range(6), repeat=2):
+        a, b, c, d = left[i], F[i], left[j], F[j]
+        wanted[i, j] = (h * (a * c + b * d + (a * d + b * c) / 2) / 3).sum()
+    gram._embed(0, slices, 0, 1, f, own, shared, np.sqrt(1 / inverse))
+    rows = f.reshape(6, -1)
+    assert np.abs(rows @ rows.T - wanted).max() < 1e-12 * wanted.max()
+    assert not rows[0].any()

@@ -25,6 +25,8 @@ def test_labels_of_rows_are_no_column_unless_they_have_a_name():
         assert list(stream(frame).names) == ["a"]
     named = frame.set_index(pandas.Index([7, 8], name="day"))
     assert sorted(stream(named).names) == ["a", "day"] and stream(named).count() == 2
+    # pandas keeps the numbers of rows 0, 1, … as a range, and not as numbers.
+    assert sorted(stream(pandas.DataFrame({"a": [1.0, 2.0]}).rename_axis("day")).names) == ["a", "day"]
 
 
 def points(source, **options):

@@ -87,10 +87,9 @@ def parts_of(source: Any, reading: Reading, pa: Any) -> list[Part]:
 def _in_memory(frame: Any, pa: Any) -> Part:
     name = type(frame).__name__
     try:
-        if type(frame).__module__.partition(".")[0] == "pandas":
+        if any(of.__module__.partition(".")[0] == "pandas" for of in type(frame).__mro__):
             # Rows always have labels in pandas. Only those that somebody gave a name are a column.
-            named_index = any(name is not None for name in frame.index.names)
-            table = pa.Table.from_pandas(frame, preserve_index=None if named_index else False)
+            table = pa.Table.from_pandas(frame, preserve_index=any(name is not None for name in frame.index.names))
         elif hasattr(frame, "__arrow_c_stream__"):
             table = pa.table(frame)
         else:

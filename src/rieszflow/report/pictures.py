@@ -61,6 +61,7 @@ def picture(x: Tensor, columns: int | None = None) -> Image.Image:
 
 
 def save_picture(path: Path, image: Image.Image) -> None:
+    """Writes a picture as a PNG file, which appears whole or not at all."""
     atomically(path, lambda temporary: image.save(temporary, "PNG"))
 
 

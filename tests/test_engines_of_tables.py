@@ -1,4 +1,4 @@
-"""Sketches made where large tables live: Dask's workers, DuckDB's batches."""
+"""Sketches made where large tables live: workers of Dask and Spark, batches of DuckDB, frames of polars."""
 
 import sys
 from pathlib import Path
@@ -59,3 +59,28 @@ def test_duckdb_batch_by_batch(table):
     assert sketch.n == 3000
     for mine, theirs in zip(sketch.counts, sketch.empty().update(table).counts, strict=True):
         np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.slow
+def test_spark_on_two_threads(table):
+    """Needs pyspark and Java, which the test environment does not bring."""
+    pytest.importorskip("pyspark")
+    import spark_drift
+    from pyspark.sql import SparkSession
+
+    spark = SparkSession.builder.master("local[2]").getOrCreate()
+    try:
+        found = spark_drift.sketch(spark.createDataFrame(table).repartition(7), slices=64)
+    finally:
+        spark.stop()
+    assert found.n == 3000 and found.names == ["a", "b", "c"] and len(found.kept) == found.sample
+    for mine, theirs in zip(found.counts, found.empty().update(table).counts, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.slow
+def test_polars_is_matched_by_name(table):
+    polars = pytest.importorskip("polars")
+    one, other = polars.from_pandas(table), polars.from_pandas(table[["c", "b", "a"]])
+    assert rf.compare(one, other, permutations=9, slices=16).distance <= 0
+    assert rf.SliceSketch.of(one, slices=16).names == ["a", "b", "c"]

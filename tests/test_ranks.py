@@ -36,7 +36,7 @@ def clouds(folder, N, M, d=70):
     return tuple(torch.from_numpy(v) for v in (x, y, a, b))
 
 
-@pytest.mark.parametrize("processes", [1, 3, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))])
+@pytest.mark.parametrize("processes", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 4))])
 def test_the_same_as_one_process(tmp_path, processes):
     """N and M that no number divides. A point's place in its tile changes with its rank, and the last bit of its projections
     with it; one that lies on a bin's edge is then counted next door: changes of one point in a bin of some, rarely."""
@@ -71,6 +71,7 @@ def test_the_same_as_one_process(tmp_path, processes):
     assert float(got["sketch"]) == pytest.approx(sketch.distance(x), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_sent_does_not_depend_on_the_number_of_points(tmp_path):
     sent = []
     for N in (5_000, 20_000):  # both large enough for all bins
@@ -195,6 +196,7 @@ def test_told_to_end():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.slow
 def test_more_processes_than_particles(tmp_path):
     done = torchrun(3, *training(tmp_path / "run", "particles=2"))
     assert done.returncode != 0 and "3 processes given for 2 particles" in done.stderr

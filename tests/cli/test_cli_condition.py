@@ -39,6 +39,7 @@ def test_evaluation_by_label(folder):
     assert set(scores["frechet_by_label"]) <= {str(k) for k in range(10)}
 
 
+@pytest.mark.slow
 def test_the_other_half(folder):
     done = called("sample", "left", "--observed", "held-out", "-n", 4, "--out", "known.npy", cwd=folder)
     assert done.returncode == 0

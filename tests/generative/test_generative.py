@@ -418,6 +418,7 @@ SHARED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_one_network_for_all_steps(tmp_path):
     """One file, one number of weights whatever the number of steps; it knows the step; killed and resumed it is the same."""
     data = torch.rand(80, 1, 8, 8, generator=generator(0))

@@ -128,7 +128,10 @@ def test_training_over_two_processes(tmp_path, more):
     # Then networks have seen other batches: as good, not the same.
     assert two[0]["fit_error"] == pytest.approx(one[0]["fit_error"], rel=0.3)
     assert two[-1]["energy_distance"]["fresh_samples"] < 2 * one[-1]["energy_distance"]["fresh_samples"] + 0.02
-    assert rf.GenerativeFlow.load(tmp_path / "two").sample(20, seed=0).shape == (20, 1, 8, 8)
+    sample = subprocess.run(
+        [sys.executable, "-m", "rieszflow", "sample", tmp_path / "two", "-n", "20", "--out", tmp_path / "s.npz"]
+    )
+    assert sample.returncode == 0
 
 
 @pytest.mark.parametrize("more", [[], pytest.param(["condition=class"], marks=pytest.mark.slow)], ids=["", "by-class"])

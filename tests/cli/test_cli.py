@@ -99,11 +99,19 @@ def test_train_leaves_a_whole_run(run):
         assert Image.open(run / "images" / name).width > 100
 
 
-def test_killed_anywhere_and_resumed_is_bit_identical(run, tmp_path):
-    """SIGKILL in a flow and in a fit; each time `resume` goes on; the networks end up byte for byte equal."""
+@pytest.mark.parametrize(
+    "targets",
+    [
+        [(2, "flow", 3), (3, "fit", 1)],
+        pytest.param([(1, "flow", 2), (1, "fit", 20), (2, "flow", 3), (2, "fit", 50), (3, "fit", 1)], marks=pytest.mark.slow),
+    ],
+    ids=["twice", "in every network"],
+)
+def test_killed_anywhere_and_resumed_is_bit_identical(run, tmp_path, targets):
+    """SIGKILL in flows and in fits; each time `resume` goes on; the networks end up byte for byte equal."""
     path = tmp_path / "killed"
     command = train_arguments(path)
-    for target in [(2, "flow", 3), (3, "fit", 1)]:
+    for target in targets:
         process = subprocess.Popen(
             [sys.executable, "-m", "rieszflow", *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )

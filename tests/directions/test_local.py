@@ -76,7 +76,10 @@ def test_every_pixel_is_seen():
 
 
 @pytest.mark.parametrize("kind", [*KINDS, rf.LocalSlices((3, 12, 12), 5, 2), rf.LocalSlices((1, 30, 30), 10, 3)])
-@pytest.mark.parametrize(("P", "weighted"), [(3, True), (70, False), (600, True)])
+@pytest.mark.parametrize(("P", "weighted"), [
+    (3, True), (70, False), (600, True),
+    *(pytest.param(*more, marks=pytest.mark.slow) for more in [(3, False), (70, True), (600, False)]),
+])  # fmt: skip
 def test_compiled_passes_against_the_same_on_dense_directions(kind, P, weighted):
     """The same slices through the passes for patches, and as a matrix. Projections differ in their last bits, so a point may
     fall into the next bin; then F̂ moves by no more than rounding does, for it is continuous but at point masses."""

@@ -54,7 +54,11 @@ def widened(kernel, s):
 
 
 @pytest.mark.parametrize(("kernel", "stated"), STATED, ids=lambda v: str(v))
-@pytest.mark.parametrize(("d", "weighted", "statistic"), [(3, True, "V"), (70, True, "U")])
+@pytest.mark.parametrize(("d", "weighted", "statistic"), [
+    (3, True, "V"), (70, True, "U"),
+    *(pytest.param(*more, marks=pytest.mark.slow)
+      for more in [(3, True, "U"), (70, True, "V"), (70, False, "V"), (70, False, "U")]),
+])  # fmt: skip
 def test_kernels_on_bins(kernel, stated, statistic, d, weighted):
     x, y = clouds(1, 300, 200, d)
     kernel = widened(kernel, math.sqrt(d))

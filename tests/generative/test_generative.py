@@ -437,7 +437,7 @@ def test_one_network_for_all_steps(tmp_path):
         for k in range(3):
             z = z - phi(z, torch.full((5,), k))
     torch.testing.assert_close(whole.sample(5, seed=7).flatten(1), z.clamp(0, 1), rtol=0, atol=1e-5)
-    for n, stop_at in enumerate([(2, "flow", 2), (3, "fit", 9)]):
+    for n, stop_at in enumerate([(1, "fit", 3), (2, "flow", 2), (3, "fit", 9)]):
 
         def stop(p, stop_at=stop_at):
             if (p.network, p.what, p.done) == stop_at:

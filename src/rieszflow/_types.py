@@ -10,13 +10,18 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-__all__ = ["DirectionsName", "EngineName", "Points", "PointsT", "Progress", "ProgressCallback", "Seed", "Statistic"]
+__all__ = [
+    "DirectionsName", "EngineName", "Points", "PointsT", "Progress", "ProgressCallback", "ScaleName", "Seed", "Statistic",
+]  # fmt: skip
 
 Statistic: TypeAlias = Literal["V", "U"]
 """V: all pairs, never negative. U: without the pairs of a point with itself, unbiased."""
 
 EngineName: TypeAlias = Literal["auto", "sort", "bins"]
 DirectionsName: TypeAlias = Literal["auto", "orthogonal", "hadamard", "sobol", "independent"]
+
+ScaleName: TypeAlias = Literal["auto", "columns", "none"]
+"""columns: every column divided by its robust spread. none: raw units. auto: "columns" where columns have names."""
 
 Seed: TypeAlias = "int | torch.Generator | None"
 """A whole number, a generator that goes on, or None for torch's default generator."""

@@ -6,8 +6,9 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from rieszflow._types import ProgressCallback
+from rieszflow._types import ProgressCallback, ScaleName
 from rieszflow.data import stream
+from rieszflow.data.scale import check_scale
 from rieszflow.errors import InputError
 from rieszflow.sketch import SliceSketch
 from rieszflow.two_sample import TwoSampleTest, drift_test, two_sample_test
@@ -42,6 +43,11 @@ class Comparison:
         return None if self.test is None else self.test.p_value
 
     @property
+    def scale(self) -> str:
+        """Whether every column was divided by its spread ("columns"), or raw units were kept ("none")."""
+        return self.x.scale
+
+    @property
     def permutations(self) -> int | None:
         """How many were tried; None without a test."""
         return None if self.test is None else self.test.permutations
@@ -74,6 +80,7 @@ def compare(
     slices: int | None = None,
     permutations: int = 999,
     seed: int = 0,
+    scale: ScaleName = "auto",
     common: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Comparison:
@@ -87,6 +94,7 @@ def compare(
         slices: random directions; None for 256. A sketch has its own.
         permutations: of the test; the least p-value is one over this number plus one.
         seed: of directions, blocks and permutations; a whole number.
+        scale: as in `two_sample_test`; a sketch has its own, and another one is refused.
         common: of tables with different columns, compare those that both have.
         progress: called after every batch with a `Progress` that counts points.
 
@@ -108,8 +116,11 @@ def compare(
             raise InputError(f"slices: {slices} given; a sketch has its own slices")
         if common:
             raise InputError("common: a sketch is of all its columns; choose those of the other table with `columns`")
-    options: dict[str, Any] = {"permutations": permutations, "seed": seed, "progress": progress}
+    options: dict[str, Any] = {"permutations": permutations, "seed": seed, "scale": scale, "progress": progress}
     if one is not None and two is not None:
+        check_scale(scale)
+        if scale not in ("auto", one.scale):
+            raise InputError(f"`scale` must be 'auto' or that of the sketches, {one.scale!r}, got {scale!r}")
         return Comparison(one, two, None, two.distance(one, statistic="U"))
     if one is not None:
         test = drift_test(stream(y), one, **options)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numba
 import numpy as np
@@ -21,8 +21,8 @@ from rieszflow import _validate, directions
 from rieszflow._extras import extra
 from rieszflow._numba import OPTIONS, share
 from rieszflow._surroundings import plain
-from rieszflow._types import DirectionsName, Progress, ProgressCallback, Statistic
-from rieszflow.data import labelled
+from rieszflow._types import DirectionsName, Progress, ProgressCallback, ScaleName, Statistic
+from rieszflow.data import choose_spreads, labelled
 from rieszflow.engines import bins
 from rieszflow.engines.bins.layout import place
 from rieszflow.errors import InputError
@@ -53,6 +53,7 @@ class PairwiseDistances:
         p_values: by permutations, (K, K), each of a pair by itself: among many pairs some are small by chance. NaN on the
             diagonal; None where none were asked for.
         statistic: "U" or "V", of the distances.
+        scale: "columns" where every column was divided by its spread, "none" for raw units.
     """
 
     names: tuple[str, ...]
@@ -61,6 +62,7 @@ class PairwiseDistances:
     standard_errors: np.ndarray
     p_values: np.ndarray | None
     statistic: Statistic
+    scale: Literal["columns", "none"] = "none"
 
     def __len__(self) -> int:
         """K."""
@@ -111,6 +113,7 @@ def pairwise_energy_distance(
     permutations: int = 999,
     directions: DirectionsName = "auto",
     seed: int = 0,
+    scale: ScaleName = "auto",
     progress: ProgressCallback | None = None,
 ) -> PairwiseDistances:
     """The energy distance between every two groups of points, with standard errors and p-values.
@@ -126,6 +129,8 @@ def pairwise_energy_distance(
         permutations: for every p-value; the least one is 1 / (permutations + 1). 0 for none, which saves most of the time.
         directions: as in `SliceSketch`.
         seed: of directions, blocks and permutations; a whole number.
+        scale: as in `two_sample_test`, from the points of all groups together; cells keep their unit unless "columns" is asked
+            for.
         progress: called with a `Progress` that counts "points", and then "pairs".
 
     Raises:
@@ -147,6 +152,8 @@ def pairwise_energy_distance(
     if isinstance(permutations, bool) or not isinstance(permutations, (int, np.integer)) or permutations < 0:
         raise InputError(f"permutations: {permutations!r} given; whole numbers from 0 are accepted")
     points, labels = labelled(x, groups, obsm)
+    spreads = choose_spreads(scale, [points])
+    points = points.scaled(spreads)
     found_names, group, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     names = tuple(map(str, found_names))
     if len(names) < 2:
@@ -157,7 +164,8 @@ def pairwise_energy_distance(
     found = _whole(binned, group, sizes, statistic)
     p_values, errors = _tested(binned.coarser(), group, sizes, found, permutations, source(seed), progress)
     np.fill_diagonal(errors, np.nan)
-    return PairwiseDistances(names, sizes, 2 * found.distances, 2 * errors, p_values if permutations else None, statistic)
+    used: Literal["columns", "none"] = "none" if spreads is None else "columns"
+    return PairwiseDistances(names, sizes, 2 * found.distances, 2 * errors, p_values if permutations else None, statistic, used)
 
 
 @dataclass(frozen=True)

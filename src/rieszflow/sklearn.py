@@ -8,7 +8,7 @@ import numpy as np
 
 from rieszflow import _validate
 from rieszflow._extras import extra
-from rieszflow._types import DirectionsName
+from rieszflow._types import DirectionsName, ScaleName
 from rieszflow.errors import InputError
 from rieszflow.sketch import SliceSketch
 from rieszflow.two_sample import TwoSampleTest, drift_test
@@ -31,6 +31,9 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         slices: random directions P.
         permutations: of the test; the least p-value is 1 / (permutations + 1).
         directions: as in `SliceSketch`.
+        scale: "columns" divides every column by its robust spread in the reference, "none" keeps raw units; "auto":
+            "columns" where the reference has names of features, and a notice for an array whose spreads differ more than
+            tenfold.
         random_state: seed of the directions and the permutations, a whole number.
 
     Attributes:
@@ -54,12 +57,14 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         slices: int = 256,
         permutations: int = 999,
         directions: DirectionsName = "auto",
+        scale: ScaleName = "auto",
         random_state: int = 0,
     ) -> None:
         self.alpha = alpha
         self.slices = slices
         self.permutations = permutations
         self.directions = directions
+        self.scale = scale
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> EnergyDrift:
@@ -72,8 +77,8 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         if not 0 < _validate.positive_float("alpha", self.alpha) < 1:
             raise InputError(f"alpha: {self.alpha!r} given; a number between 0 and 1 is accepted")
         seed = 0 if self.random_state is None else self.random_state
-        rows = points[np.random.default_rng(0).permutation(len(points))[:256]]
-        self.sketch_ = SliceSketch(rows, slices=self.slices, directions=self.directions, seed=seed).update(points)
+        scale = "columns" if self.scale == "auto" and hasattr(self, "feature_names_in_") else self.scale
+        self.sketch_ = SliceSketch.of(points, slices=self.slices, directions=self.directions, seed=seed, scale=scale)
         return self
 
     def test(self, X: Any) -> TwoSampleTest:

@@ -3,8 +3,8 @@
 No file is ever executed, and nothing is fetched unless a Hugging Face data set is asked for by name (`hf:mnist`).
 
 Rooms, in the order in which data flow: points and dataset (numbers in memory); paths, idx, pictures, npy, files (arrays and
-pictures); options, columns, arrow, parts, csv_file, reader, tables (tables); batches, streams, labelled (points
-in batches, and with labels); named, loading (data sets).
+pictures); options, columns, arrow, parts, csv_file, reader, tables (tables); batches, streams, scale, labelled
+(points in batches, the spreads of their columns, and labels); named, loading (data sets).
 """
 
 from rieszflow.data.columns import difference
@@ -16,6 +16,7 @@ from rieszflow.data.loading import load
 from rieszflow.data.named import NAMED
 from rieszflow.data.pictures import has_pictures
 from rieszflow.data.points import as_points
+from rieszflow.data.scale import choose_spreads, spreads_of_rows
 from rieszflow.data.streams import Stream, common, stream
 from rieszflow.errors import DatasetError
 
@@ -25,6 +26,7 @@ __all__ = [
     "DatasetError",
     "Stream",
     "as_points",
+    "choose_spreads",
     "common",
     "difference",
     "from_arrays",
@@ -34,6 +36,7 @@ __all__ = [
     "read_all",
     "read_idx",
     "scaled",
+    "spreads_of_rows",
     "stream",
     "unscaled",
 ]

@@ -34,6 +34,8 @@ class Source:
         rows: points by their numbers, from anywhere, where that is cheap; else None.
         left_out: columns of a table that are not read, with the reason.
         is_table: whether columns can be chosen by name.
+        once: whether it can be passed over only once.
+        common_unit: whether all columns are in one unit although they have names.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Source:
     rows: Callable[[np.ndarray], np.ndarray] | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
     is_table: bool = False
+    once: bool = False
+    common_unit: bool = False
 
 
 def passes(source: Iterable[Any]) -> Callable[[], Iterable[Any]]:

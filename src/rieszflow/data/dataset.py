@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rieszflow.data.points import LOST, as_points, in_unit
+from rieszflow.data.spreads import column_spreads
 from rieszflow.errors import DatasetError
 
 __all__ = ["Dataset", "Parts", "from_arrays", "scaled", "split", "unscaled"]
@@ -24,10 +26,11 @@ class Dataset:
         train: (n, C, H, W) or (n, d), float32.
         held_out: like `train`, never trained on.
         train_labels, held_out_labels: (n,) int64, or None where the data have none.
-        low, high: what 0 and 1 were in the data's own values, less their `centre`; `unscale` undoes it. 0 and 1 for pictures.
+        low, high: of images, the values that 0 and 1 stand for; `unscale` undoes it. 0 and 1 for vectors.
         path: the `path` that `load` was given.
-        centre: what was taken off each column of vectors before they were scaled by one factor; None where float32 holds the
-            columns without it. A shift of everything leaves all distances as they are.
+        centre, spread: of vectors (d,), the value that 0 stands for in each column, and the length that 1 is: the median is
+            scaled to 0.5 and the interquartile range to 0.5, so columns count alike whatever their units are. Where that range
+            is 0 it is the standard deviation; a constant column has the spread 0. None for images, which have one unit.
         train_given, held_out_given: (n, k) float64, numbers beside each datum that a model may be given, in their own values;
             None where there are none.
     """
@@ -41,6 +44,7 @@ class Dataset:
     high: float = 1.0
     path: str | None = None
     centre: tuple[float, ...] | None = None
+    spread: tuple[float, ...] | None = None
     train_given: Tensor | None = None
     held_out_given: Tensor | None = None
 
@@ -50,32 +54,39 @@ class Dataset:
         return tuple(self.train.shape[1:])
 
     def unscale(self, x: Tensor) -> Tensor:
-        """From [0, 1] back to the data's own values; see `unscaled`."""
-        return unscaled(x, self.low, self.high, self.centre)
+        """Return points in the data's own values; see `unscaled`."""
+        return unscaled(x, self.low, self.high, self.centre, self.spread)
 
     def scale(self, x: Tensor) -> Tensor:
-        """From the data's own values to those that were trained on; see `scaled`."""
-        return scaled(x, self.low, self.high, self.centre)
+        """Return points in the values that were trained on; see `scaled`."""
+        return scaled(x, self.low, self.high, self.centre, self.spread)
 
 
-def unscaled(x: Tensor, low: float, high: float, centre: Sequence[float] | None = None) -> Tensor:
-    """From [0, 1] back to the data's own values: x·(high − low) + low + centre.
+def unscaled(
+    x: Tensor, low: float, high: float, centre: Sequence[float] | None = None, spread: Sequence[float] | None = None
+) -> Tensor:
+    """Return scaled points in the data's own values: x·(high − low) + low for images, x·spread + centre for vectors.
 
     Returns:
         Like x; float64 where float32 would lose more than 1e-4 of the spread of a column, or could not hold it at all.
     """
-    if centre is None and _float32_holds(low, high):
-        return x * (high - low) + low
-    x = x.double() * (high - low) + low
-    return x if centre is None else x + torch.tensor(centre, dtype=torch.float64, device=x.device)
+    if centre is None or spread is None:
+        holds = _float32_holds(low, high)
+        return (x if holds else x.double()) * (high - low) + low
+    origin, length = (torch.tensor(v, dtype=torch.float64, device=x.device) for v in (centre, spread))
+    found = x.double() * length + origin
+    holds = all(_float32_holds(a, a + b) for a, b in zip(centre, spread, strict=True) if b)
+    return found.to(x.dtype) if holds else found
 
 
-def scaled(x: Tensor, low: float, high: float, centre: Sequence[float] | None = None) -> Tensor:
-    """The inverse of `unscaled`, float32 always."""
-    if centre is None and _float32_holds(low, high):
-        return ((x - low) / (high - low)).float()
-    x = x.double() if centre is None else x.double() - torch.tensor(centre, dtype=torch.float64, device=x.device)
-    return ((x - low) / (high - low)).float()
+def scaled(
+    x: Tensor, low: float, high: float, centre: Sequence[float] | None = None, spread: Sequence[float] | None = None
+) -> Tensor:
+    """Return the data's own values scaled as `unscaled` expects them, float32 always."""
+    if centre is None or spread is None:
+        return (((x if _float32_holds(low, high) else x.double()) - low) / (high - low)).float()
+    origin, length = (torch.tensor(v, dtype=torch.float64, device=x.device) for v in (centre, spread))
+    return ((x.double() - origin) / torch.where(length > 0, length, 1)).float()
 
 
 def _float32_holds(low: float, high: float) -> bool:
@@ -138,37 +149,34 @@ def split(name: str, parts: Parts, held_out: float, seed: int) -> Dataset:
     arrays = [in_unit(a, name) for a in arrays]
     if arrays[0].min() == arrays[0].max():
         raise DatasetError(f"{name}: all values are {arrays[0].min():g}; there is nothing to learn")
-    low, high, centre = _range(arrays[0])
-    tensors = [torch.from_numpy(_scaled_array(a, low, high, centre)) for a in arrays]
+    unit = _image_unit(arrays[0]) if arrays[0].ndim == 4 else _column_units(arrays[0])
+    tensors = [scaled(torch.from_numpy(np.ascontiguousarray(a)), *unit) for a in arrays]
     if not torch.isfinite(tensors[1]).all():
         raise DatasetError(f"{name}: held-out values lie too far beyond those for training to be held in float32")
     targets = [None if v is None else torch.from_numpy(np.asarray(v, dtype=np.int64)) for v in labels]
     numbers = [None if v is None else torch.from_numpy(np.asarray(v, dtype=np.float64)) for v in given]
-    found = Dataset(name, tensors[0], tensors[1], targets[0], targets[1], low, high, centre=centre)
+    low, high, centre, spread = unit
+    found = Dataset(name, tensors[0], tensors[1], targets[0], targets[1], low, high, centre=centre, spread=spread)
     found.train_given, found.held_out_given = numbers
     return found
 
 
-def _range(x: np.ndarray) -> tuple[float, float, tuple[float, ...] | None]:
-    """low, high and centre of data for training; see `Dataset`."""
+_Unit: TypeAlias = tuple[float, float, tuple[float, ...] | None, tuple[float, ...] | None]
+"""low, high, centre and spread; see `Dataset`."""
+
+
+def _image_unit(x: np.ndarray) -> _Unit:
     low, high = float(x.min()), float(x.max())
-    if x.ndim == 2:
-        least, most = (v.astype(np.float64) for v in (x.min(0), x.max(0)))
-        spread = most - least
-        # After scaling, values of a column reach (most − low)/(high − low), where float32 has steps of 2^-24 times that.
-        if ((spread > 0) & ((most - low) * 2**-24 > LOST * spread)).any():
-            return 0.0, float(spread.max()), tuple(least.tolist())
     if low >= 0 and high <= 1 and high - low > 1e-3:  # in [0, 1] already; less than this would be lost in it
-        return 0.0, 1.0, None
-    return low, high, None
+        return 0.0, 1.0, None, None
+    return low, high, None, None
 
 
-def _scaled_array(x: np.ndarray, low: float, high: float, centre: tuple[float, ...] | None) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        if (low, high, centre) != (0.0, 1.0, None):
-            x = x.astype(np.float64) - (0.0 if centre is None else np.array(centre))
-            x = (x - low) / (high - low)
-        return np.ascontiguousarray(x, dtype=np.float32)
+def _column_units(x: np.ndarray) -> _Unit:
+    x = x.astype(np.float64)
+    spread = np.where(np.ptp(x, axis=0) > 0, 2 * column_spreads(x), 0)
+    centre = np.where(spread > 0, np.median(x, axis=0) - spread / 2, x[0])
+    return 0.0, 1.0, tuple(centre.tolist()), tuple(spread.tolist())
 
 
 def _check_values(name: str, values: np.ndarray) -> None:

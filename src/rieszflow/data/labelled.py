@@ -90,7 +90,9 @@ def _of_cells(cells: Any, column: Any, key: str | None) -> tuple[Stream, list[An
     matrix = cells.X if key is None else cells.obsm[key]
     if hasattr(matrix, "toarray"):
         raise InputTypeError("x: X is sparse; name dense points by obsm, 'X_pca' say, or make X dense (.toarray())")
-    return stream(matrix if is_frame(matrix) else np.asarray(matrix)), _listed(labels)
+    points = stream(matrix if is_frame(matrix) else np.asarray(matrix))
+    points.common_unit = True
+    return points, _listed(labels)
 
 
 def _read_h5ad(file: Path) -> Any:

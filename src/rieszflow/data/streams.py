@@ -42,19 +42,23 @@ class Stream:
         names: of the d columns, or None.
         is_table: whether columns can be chosen by name.
         left_out: columns of a table that are not read, with the reason; without those that were not asked for.
+        once: whether it can be passed over only once.
+        common_unit: whether all columns are in one unit: images, or embeddings.
         progress: called during every pass, or None; see `stream`.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, first: Tensor | None = None) -> None:
         self._batches, self._rows = source.batches, source.rows
         self.name, self.n, self.names = source.name, source.n, source.names
         self.left_out, self.is_table = dict(source.left_out), source.is_table
         self._shape: tuple[int, ...] | None = None  # of a point, before it is flattened
         self.progress: ProgressCallback | None = None
-        first = next(iter(self), None)
+        if first is None:
+            first = next(iter(self), None)
         if first is None:
             raise InputError(f"{self.name}: no points in it; at least one is needed")
         self.first, self.d = first, first.shape[1]
+        self.once, self.common_unit = source.once, source.common_unit or len(self._shape or ()) > 1
 
     def __iter__(self) -> Iterator[Tensor]:
         done = 0
@@ -140,7 +144,17 @@ class Stream:
         where = np.array(order)
         rows = None if self._rows is None else lambda numbers: self.rows(numbers)[:, where]
         batches = lambda: (batch[:, order] for batch in self)  # noqa: E731
-        return Stream(Source(self.name, batches, self.n, list(names), rows, self.left_out, True))
+        return Stream(Source(self.name, batches, self.n, list(names), rows, self.left_out, True), self.first[:, order])
+
+    def scaled(self, spreads: Sequence[float] | np.ndarray | None) -> Stream:
+        """Return the same points in float64, every column divided by its spread (d,); None leaves them as they are."""
+        if spreads is None:
+            return self
+        divisor = torch.as_tensor(spreads, dtype=torch.float64, device="cpu")
+        rows = None if self._rows is None else lambda numbers: self.rows(numbers) / divisor.numpy()
+        batches = lambda: (batch.double() / divisor.to(batch.device) for batch in self)  # noqa: E731
+        source = Source(self.name, batches, self.n, self.names, rows, self.left_out, self.is_table, self.once)
+        return Stream(source, self.first.double() / divisor.to(self.first.device))
 
 
 def common(x: Stream, y: Stream) -> tuple[Stream, Stream]:
@@ -245,7 +259,8 @@ def _batches(source: Any) -> Stream:
     if isinstance(source, Mapping):
         raise InputTypeError("source: a mapping given; give one array, a table, or batches of points")
     if isinstance(source, Iterable):
-        return Stream(Source("iterator" if isinstance(source, Iterator) else type(source).__name__, passes(source)))
+        once = isinstance(source, Iterator)
+        return Stream(Source("iterator" if once else type(source).__name__, passes(source), once=once))
     raise InputTypeError(f"source: {type(source).__name__} given; a tensor, array, file, table, or batches are accepted")
 
 

@@ -18,6 +18,7 @@ from rieszflow._files import Json, one_line
 from rieszflow._notices import notice
 from rieszflow.data import Dataset, as_points, scaled
 from rieszflow.data.points import plain_numbers
+from rieszflow.data.spreads import column_spreads
 from rieszflow.errors import ConfigError, InputError
 from rieszflow.frozen import Known, Leading, Mask, Pool, heard
 from rieszflow.generative.config import HALVES, Config, is_condition
@@ -41,7 +42,7 @@ class Condition:
         classes: labels, in the order of their places.
         counts: how many of each there were in training.
         names: of given numbers, for messages.
-        centre, spread: (k,) of given numbers; they are used as (c − centre) / spread.
+        centre, spread: (k,) of given numbers, medians and robust spreads; they are used as (c − centre) / spread.
         low, high: (k,) range of given numbers in training.
     """
 
@@ -140,8 +141,8 @@ class Condition:
         for name, far, one, a, b in zip(self.names, beyond, spread, low, high, strict=True):
             if far > 0:
                 notice(
-                    f"condition: {name} lies {far:g} outside of the training data's range [{a:g}, {b:g}], {far / one:.1f} of "
-                    "its standard deviations; samples there are a guess"
+                    f"condition: {name} lies {far:g} outside of the training data's range [{a:g}, {b:g}], {far / one:.1f} times "
+                    "its interquartile range; samples there are a guess"
                 )
         return _each(values, n, "rows")
 
@@ -270,12 +271,13 @@ def describe_condition(config: Config, data: Dataset) -> Json | None:
             raise ConfigError(f"condition: all data have the label {classes[0].item()}; two labels at least are needed")
         said: Json = {"classes": classes.tolist(), "counts": counts.tolist()}
     else:
-        spread = c.std(0, correction=0)
+        columns = c.numpy()
+        spread, varies = column_spreads(columns), np.ptp(columns, axis=0) > 0
         names = config.condition.removeprefix("columns:").split(",") if config.condition.startswith("columns:") else []
         names = names if len(names) == c.shape[1] else [f"number {j}" for j in range(c.shape[1])]
-        if not (spread > 0).all():
-            raise ConfigError(f"condition: {names[int((spread == 0).nonzero()[0])]} is the same in all training data")
-        ends = {"low": c.amin(0), "high": c.amax(0), "centre": c.mean(0), "spread": spread}
+        if not varies.all():
+            raise ConfigError(f"condition: {names[int(varies.argmin())]} is the same in all training data")
+        ends = {"low": columns.min(0), "high": columns.max(0), "centre": np.median(columns, axis=0), "spread": spread}
         said = {"names": names, **{key: value.tolist() for key, value in ends.items()}}
     rows = torch.linspace(0, len(c) - 1, min(len(c), _LOOKED_AT)).round().long()
     known = Condition.of(config, data.shape, said).encoded(c[rows])

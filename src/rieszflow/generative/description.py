@@ -19,7 +19,7 @@ from rieszflow.generative.yaml_text import YAML_BYTES, dump_yaml, parse_yaml
 
 __all__ = ["VERSION", "Description", "check_belongs"]
 
-VERSION = 4  # of a run: config.yaml, networks and checkpoints
+VERSION = 5  # of a run: config.yaml, networks and checkpoints
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Description:
 
     def identity(self) -> Json:
         """What networks and checkpoints depend on. Where the data lie may change: their fingerprint says that it is they."""
-        data = {"centre": None, **{key: value for key, value in self.data.items() if key not in ("name", "path")}}
+        data = {key: value for key, value in self.data.items() if key not in ("name", "path")}
         identity: Json = json.loads(json.dumps({"settings": self.config.fixed(), "data": data}, default=str, sort_keys=True))
         return identity
 
@@ -89,7 +89,7 @@ def _said(values: Json, key: str) -> str:
     return shown(values[key]) if key in values else "nothing"
 
 
-_NEEDED = ("name", "path", "shape", "low", "high", "points", "fingerprint")
+_NEEDED = ("name", "path", "shape", "low", "high", "centre", "spread", "points", "fingerprint")
 _LARGEST = 10**9  # numbers of a datum
 
 
@@ -113,10 +113,11 @@ def _checked_data(file: Path, data: object) -> Json:
     need("shape", sound and math.prod(shape) <= _LARGEST, "a list (d) or (C, H, W) of whole numbers of at least 1 is")
     need("low", _number(data["low"]), "a finite number is")
     need("high", _number(data["high"]) and data["high"] > data["low"], "a finite number above low is")
-    centre, d = data.get("centre"), math.prod(shape)
-    centred = isinstance(centre, list) and len(centre) == d and all(map(_number, centre))
-    if centre is not None and not centred:
-        raise RunError(f"{file}: data: centre: {shown(centre)} given; null or a list of {d} numbers is accepted")
+    for key in ("centre", "spread"):
+        columns = data[key]
+        sound = isinstance(columns, list) and len(columns) == shape[0] and all(map(_number, columns)) and len(shape) == 1
+        need(key, columns is None if len(shape) == 3 else sound, "null for images, a number for each column of vectors is")
+    need("spread", data["spread"] is None or min(data["spread"]) >= 0, "numbers of at least 0 are")
     condition = data.get("condition")
     if condition is not None and not _sound_condition(condition):
         raise RunError(f"{file}: data: condition: {shown(condition)} given; what rieszflow wrote there is accepted")

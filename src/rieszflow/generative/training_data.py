@@ -108,6 +108,7 @@ def describe(given: Dataset, config: Config) -> Json:
         "low": given.low,
         "high": given.high,
         "centre": None if given.centre is None else list(given.centre),
+        "spread": None if given.spread is None else list(given.spread),
         "points": len(given.train),
         "fingerprint": digest,
         **condition,

@@ -12,7 +12,8 @@ from rieszflow import _validate
 from rieszflow._clouds import Cloud
 from rieszflow._extras import extra
 from rieszflow._surroundings import plain
-from rieszflow._types import DirectionsName, Statistic
+from rieszflow._types import DirectionsName, ScaleName, Statistic
+from rieszflow.data import spreads_of_rows
 from rieszflow.engines import bins
 from rieszflow.engines.bins import passes
 from rieszflow.errors import InputError, InputTypeError
@@ -37,6 +38,9 @@ class SlicedEnergyDistance(Metric):
         slices: number P of directions.
         directions: "auto", "orthogonal", "hadamard", "sobol" or "independent", as in `sliced_mmd2`.
         seed: of the directions, a whole number.
+        scale: "columns" divides every column by its robust spread in `rows` (interquartile range, standard deviation where that
+            is 0), "none" keeps raw units; "auto": raw units, and a notice where the spreads of `rows` (m, d) differ more than
+            tenfold.
         statistic: "U", unbiased in the samples, or "V", never negative.
         reset_real: whether `reset` forgets the real points, too. False where they are the same for every epoch.
         kwargs: as for every `torchmetrics.Metric`.
@@ -71,6 +75,7 @@ class SlicedEnergyDistance(Metric):
         slices: int = 1024,
         directions: DirectionsName = "auto",
         seed: int = 0,
+        scale: ScaleName = "auto",
         statistic: Statistic = "U",
         reset_real: bool = True,
         **kwargs: Any,
@@ -80,8 +85,9 @@ class SlicedEnergyDistance(Metric):
         if statistic not in ("V", "U"):
             raise InputError(f'statistic: {statistic!r} given; "V" (non-negative) and "U" (unbiased) are accepted')
         self.statistic, self.reset_real = statistic, reset_real
-        self._drawn = Drawn(points.shape[1], slices, directions, seed)
-        grids = Plan.around(points, self._drawn).random
+        spreads = spreads_of_rows(scale, points, False, getattr(rows, "ndim", 2) > 2)
+        self._drawn = Drawn(points.shape[1], slices, directions, seed, None, spreads)
+        grids = Plan.around(self._drawn.divide(points), self._drawn).random
         self._spans = [grid.span() for grid in grids]
         P, width = sum(grid.directions.P for grid in grids), grids[0].B + 2 * bins.TAIL
         for name in ("real", "made"):
@@ -114,8 +120,9 @@ class SlicedEnergyDistance(Metric):
         if not isinstance(real, bool):
             raise InputTypeError(f"real: {real!r} given; True and False are accepted")
         mass, moments, n = self._state(real)
+        scaled = self._drawn.divide(points)
         for grid, rows in self._grids(points.device):
-            grid, wide = grid.met(points)
+            grid, wide = grid.met(scaled)
             counted = passes.of(grid).count(grid, Cloud(wide), moments=True, scale=1.0, memory="metric")
             assert counted[1] is not None
             mass[rows] += counted[0]
@@ -124,7 +131,7 @@ class SlicedEnergyDistance(Metric):
 
     @plain
     def compute(self) -> Tensor:
-        """2E‖X−Y‖ − E‖X−X′‖ − E‖Y−Y′‖ on the slices, without dimensions, float64, in the points' unit.
+        """2E‖X−Y‖ − E‖X−X′‖ − E‖Y−Y′‖ on the slices, without dimensions, float64, in the points' unit; scaled columns have none.
 
         Raises:
             InputError: fewer than two real points, or two others ("V" needs one of each).

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rieszflow._files import Format, load_tensors, one_line, save_tensors
@@ -17,7 +18,7 @@ from rieszflow.sketch.reservoir import capacity
 
 __all__ = ["SKETCH", "read", "write"]
 
-SKETCH = Format("sketch", 3)
+SKETCH = Format("sketch", 4)
 
 
 def write(path: Path, plan: Plan, counts: Counts) -> None:
@@ -28,6 +29,8 @@ def write(path: Path, plan: Plan, counts: Counts) -> None:
         tensors |= {f"{k}.counts": masses.int() if whole else masses, f"{k}.sums": moments}
         tensors |= {f"{k}.{name}": v for name, v in grid.span().items()}
     drawn, reservoir = plan.drawn, counts.reservoir
+    if drawn.spreads is not None:
+        tensors["spreads"] = torch.tensor(drawn.spreads, dtype=torch.float64)
     meta = {
         "d": drawn.d, "slices": drawn.slices, "directions": drawn.directions, "seed": drawn.seed,
         "names": None if drawn.names is None else list(drawn.names),
@@ -53,7 +56,8 @@ def read(path: Path) -> tuple[Plan, Counts]:
 
 def _plan(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Plan:
     names = meta["names"]
-    drawn = Drawn(meta["d"], meta["slices"], meta["directions"], meta["seed"], None if names is None else tuple(names))
+    spreads = tuple(tensors["spreads"].double().tolist()) if "spreads" in tensors else None
+    drawn = Drawn(meta["d"], meta["slices"], meta["directions"], meta["seed"], names and tuple(names), spreads)
     tables = [name.removesuffix(".counts") for name in tensors if name.endswith(".counts")]
     rows = sum(len(tensors[f"{k}.counts"]) for k in tables)
     if rows != drawn.slices + drawn.d * drawn.columns:  # before as many directions are drawn

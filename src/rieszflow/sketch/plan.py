@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,6 +54,7 @@ class Drawn:
         directions: their kind.
         seed: of the directions.
         names: of the d columns, or None.
+        spreads: of the d columns, which points are divided by before they are counted; None for raw units.
     """
 
     d: int
@@ -60,6 +62,7 @@ class Drawn:
     directions: DirectionsName
     seed: int
     names: Sequence[str] | None = None
+    spreads: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         _validate.positive_int("slices", self.slices)
@@ -67,6 +70,10 @@ class Drawn:
         if self.directions not in ("auto", *KINDS):
             accepted = ", ".join(repr(name) for name in ("auto", *KINDS))
             raise InputError(f"directions: {self.directions!r} given; {accepted} are accepted")
+        if self.spreads is not None and not (
+            len(self.spreads) == self.d and all(0 < spread < math.inf for spread in self.spreads)
+        ):
+            raise InputError(f"`spreads` must be {self.d} positive finite numbers, got {len(self.spreads)}")
         names = self.names
         if names is None:
             return
@@ -75,6 +82,10 @@ class Drawn:
         if len(set(names)) < self.d:
             raise InputError("names: some are equal; different ones are accepted, for tables are matched by them")
         object.__setattr__(self, "names", tuple(names))
+
+    def divide(self, x: Tensor) -> Tensor:
+        """Return points (n, d), or gradients, with every column divided by its spread, in float64; as given in raw units."""
+        return x if self.spreads is None else x.double() / torch.tensor(self.spreads, dtype=torch.float64, device=x.device)
 
     @property
     def columns(self) -> bool:
@@ -103,7 +114,7 @@ class Plan:
     @classmethod
     @plain
     def around(cls, rows: Tensor, drawn: Drawn) -> Plan:
-        """Bins where some rows (m, d) lie."""
+        """Bins where some rows (m, d), already divided by their spreads, lie."""
         chosen = np.random.default_rng(0).permutation(len(rows))[:_RANGE]
         some = rows.cpu().numpy()[chosen]
         frames = [frame for kind in drawn.kinds(rows) for frame in bins.frames(kind, some, rows)]
@@ -138,6 +149,8 @@ class Plan:
             mine, theirs = getattr(self.drawn, what), getattr(other.drawn, what)
             if mine != theirs:
                 return f"a sketch with {what} = {theirs!r} given, this one has {mine!r}; they must be equal"
+        if self.drawn.spreads != other.drawn.spreads:
+            return "a sketch whose columns are divided by other spreads; make sketches that are to be compared by `empty()`"
         mine, theirs = self.drawn.names, other.drawn.names
         advice = "make sketches that are to be compared by `empty()`"
         if mine is not None and theirs is not None and mine != theirs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ from rieszflow._clouds import Cloud
 from rieszflow._notices import notice
 from rieszflow._ranks import Group
 from rieszflow._surroundings import plain
-from rieszflow._types import DirectionsName, Points, Progress, ProgressCallback, Statistic
-from rieszflow.data import as_points, stream
+from rieszflow._types import DirectionsName, Points, Progress, ProgressCallback, ScaleName, Statistic
+from rieszflow.data import as_points, choose_spreads, spreads_of_rows, stream
 from rieszflow.engines import bins
 from rieszflow.engines.base import Result, Sum
 from rieszflow.errors import InputError, InputTypeError
@@ -44,6 +44,10 @@ class SliceSketch:
         directions: "auto", "orthogonal", "hadamard", "sobol" or "independent", as in `sliced_mmd2`.
         seed: of the directions; a whole number.
         names: of the d columns, to go with the sketch.
+        scale: "columns" divides every column by its robust spread: its interquartile range in `rows`, its standard deviation
+            where that is 0; constant columns stay as they are. The sketch stores the spreads, and distances are then free of
+            units. "none" keeps raw units. "auto": "columns" where there are names; else a notice says so if the columns of an
+            array are spread unequally, more than tenfold.
         sample: random points to keep as they came, for `drift_test`. They are saved, too. 0 for none, where points must not be
             kept: then there is no drift test. None for 2,048, or fewer where they were more than 2^20 numbers, but 64.
 
@@ -74,17 +78,20 @@ class SliceSketch:
         directions: DirectionsName = "auto",
         seed: int = 0,
         names: list[str] | None = None,
+        scale: ScaleName = "auto",
         sample: int | None = None,
     ) -> None:
         if isinstance(rows, Plan):
-            if (slices, directions, seed, names) != (1024, "auto", 0, None):
-                raise InputError("rows: a plan given, which has its own slices, directions, seed and names; leave them out")
+            if (slices, directions, seed, names, scale) != (1024, "auto", 0, None, "auto"):
+                raise InputError("rows: a plan given, which has its own slices, directions, seed, names, scale; leave them out")
             self.plan = rows
         else:
             points = _validate.points("rows", rows).detach()
             if points.ndim != 2:
                 raise InputError(f"rows: shape {tuple(points.shape)} given; (m, d) is accepted")
-            self.plan = Plan.around(points, Drawn(points.shape[1], slices, directions, seed, names))
+            spreads = spreads_of_rows(scale, points, names is not None, False)
+            drawn = Drawn(points.shape[1], slices, directions, seed, names, spreads)
+            self.plan = Plan.around(drawn.divide(points), drawn)
         self._counts = Counts(self.plan, capacity(sample, self.d))
 
     @classmethod
@@ -102,22 +109,24 @@ class SliceSketch:
         slices: int = 1024,
         directions: DirectionsName = "auto",
         seed: int = 0,
+        scale: ScaleName = "auto",
         progress: ProgressCallback | None = None,
         sample: int | None = None,
     ) -> SliceSketch:
-        """The sketch of a cloud, its bins where the first batch lies.
+        """Return the sketch of a cloud, its bins where the first batch lies.
 
         Args:
             x: all that `rieszflow.stream` takes.
             slices: as above.
             directions: as above.
             seed: as above.
+            scale: as above, from all points of x; of an iterator, which can be passed over only once, from its first batch.
             progress: as in `update`.
             sample: as above.
         """
         points = stream(x)
-        empty = cls(points.first, slices=slices, directions=directions, seed=seed, names=points.names, sample=sample)
-        return empty.update(points, progress=progress)
+        drawn = Drawn(points.d, slices, directions, seed, points.names, choose_spreads(scale, [points]))
+        return cls(Plan.around(drawn.divide(points.first), drawn), sample=sample).update(points, progress=progress)
 
     def empty(self) -> SliceSketch:
         """A sketch of nothing with the same slices and bins, to be filled, compared and added to this one."""
@@ -164,6 +173,11 @@ class SliceSketch:
         return None if self.plan.drawn.names is None else list(self.plan.drawn.names)
 
     @property
+    def scale(self) -> Literal["columns", "none"]:
+        """Whether columns are divided by their spreads, which are `plan.drawn.spreads`."""
+        return "none" if self.plan.drawn.spreads is None else "columns"
+
+    @property
     def columns(self) -> bool:
         """Whether columns are counted by themselves: up to d = 4,096."""
         return self.plan.drawn.columns
@@ -184,6 +198,12 @@ class SliceSketch:
 
         None where there are none: with sample = 0 or weights, and from files of versions that kept none.
         """
+        spreads = self.plan.drawn.spreads
+        return self._kept if self._kept is None or spreads is None else self._kept * torch.tensor(spreads, dtype=torch.float64)
+
+    @property
+    def _kept(self) -> Tensor | None:
+        """The points of `kept`, divided by the spreads: exactly as they were counted."""
         reservoir = self._counts.reservoir
         return torch.from_numpy(reservoir.rows) if reservoir.size > 0 and reservoir.seen == self.n else None
 
@@ -212,6 +232,7 @@ class SliceSketch:
         w = None if x_weights is None else _weights(x_weights, x)
         if self.n and self.weighted != (w is not None):
             raise InputError("x_weights: a sketch holds points with weights or points without, not both")
+        points = points.scaled(self.plan.drawn.spreads)
         # Counts of its own until the pass has come to its end: an error in the middle leaves the sketch as it was.
         new = Counts(self.plan, self.sample, w is not None)
         for batch in points:
@@ -298,22 +319,22 @@ class SliceSketch:
             raise InputError(f"x: shape {tuple(points.shape)} given; (N, {self.d}) is accepted")
         a = _validate.weights("x_weights", x_weights, points)
         unbiased = _validate.statistic(statistic, ("x", points, a)) == "U" and self._unbiased("U")
-        total = Sum()
+        scaled, total = self.plan.drawn.divide(points), Sum()
         for mine in self._tables()[: len(self.plan.random)]:
-            grid, wide = mine.grid.met(points)
+            grid, wide = mine.grid.met(scaled)
             cloud = Cloud(wide, a)
             theirs = bins.counted(grid, cloud, memory="mass of x")
             mine = dataclasses.replace(mine, grid=grid)
             total.add(Result(x=bins.Cumulated(theirs, mine, unbiased).gradient_x(cloud, self.slices)))
         found = total.result().x
         assert found is not None
-        gradient = found.to(points.dtype)
+        gradient = self.plan.drawn.divide(found).to(points.dtype)
         return gradient.numpy() if isinstance(x, np.ndarray) else gradient
 
     def histogram(self, k: int, column: bool = False, bars: int = 64) -> tuple[np.ndarray, np.ndarray]:
         """Edges (bars + 1,) in the points' unit, and density (bars,), of the equal bins of slice k, or of column k.
 
-        On a slice positions are relative to the sketch's origin.
+        On a slice positions are relative to the sketch's origin, and in scaled columns without unit.
         """
         part, row = (len(self.plan.random), k) if column else (0, k)
         while row >= self.plan.grids[part].directions.P:
@@ -323,7 +344,8 @@ class SliceSketch:
         inside = many[bins.TAIL : bins.TAIL + grid.B].reshape(bars, -1).sum(1) / max(self.weight, 1e-300)
         low, inverse = float(grid.low[row]), float(grid.inverse[row])
         origin = float(grid.shift[row]) if column else 0.0
-        edges = origin + (low + np.arange(bars + 1) * (grid.B / bars) / inverse) / grid.scale
+        spread = self.plan.drawn.spreads[row] if column and self.plan.drawn.spreads is not None else 1.0
+        edges = (origin + (low + np.arange(bars + 1) * (grid.B / bars) / inverse) / grid.scale) * spread
         return edges, inside / np.diff(edges)
 
     def _other(self, other: Any) -> SliceSketch:
@@ -373,7 +395,8 @@ class SliceSketch:
         return cls.counted(*files.read(Path(path)))
 
     def __repr__(self) -> str:
-        return f"SliceSketch({self.n} points, d = {self.d}, {self.slices} slices)"
+        scaled = "" if self.scale == "none" else ", scaled columns"
+        return f"SliceSketch({self.n} points, d = {self.d}, {self.slices} slices{scaled})"
 
 
 def _weights(x_weights: Any, x: Any) -> Tensor:

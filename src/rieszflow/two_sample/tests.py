@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import scipy.special
@@ -13,12 +13,14 @@ import torch
 
 from rieszflow import _validate
 from rieszflow._surroundings import plain
-from rieszflow._types import DirectionsName, Progress, ProgressCallback
+from rieszflow._types import DirectionsName, Progress, ProgressCallback, ScaleName
 from rieszflow.data import Stream, stream
 from rieszflow.data import common as common_columns
+from rieszflow.data.scale import check_scale, choose_spreads
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.permutations import p_value, source
-from rieszflow.sketch import SliceSketch
+from rieszflow.sketch import Plan, SliceSketch
+from rieszflow.sketch.plan import Drawn
 from rieszflow.two_sample.blocks import Dealt, deal, sizes
 from rieszflow.two_sample.gram import gram_of
 
@@ -34,7 +36,8 @@ class TwoSampleTest:
 
     Attributes:
         p_value: probability of a statistic as large if both samples are of one distribution; exact.
-        distance: D² (half the energy distance) of all points on the slices, unbiased: it may be below 0.
+        distance: D² (half the energy distance) of all points on the slices, unbiased: it may be below 0. In scaled columns it
+            has no unit.
         interval: approximate 95 % confidence interval of D²: the standard errors of the points (by the spread of their blocks)
             and of the slices, times Student's quantile for the number of blocks. Values that are too rare to be among the
             points widen nothing: then it is too narrow.
@@ -53,6 +56,11 @@ class TwoSampleTest:
     tested: tuple[int, int]
     x: SliceSketch
     y: SliceSketch
+
+    @property
+    def scale(self) -> Literal["columns", "none"]:
+        """Whether every column was divided by its spread, or raw units were kept."""
+        return self.x.scale
 
     @property
     def pvalue(self) -> float:
@@ -74,6 +82,7 @@ def two_sample_test(
     permutations: int = 999,
     directions: DirectionsName = "auto",
     seed: int = 0,
+    scale: ScaleName = "auto",
     progress: ProgressCallback | None = None,
     common: bool = False,
 ) -> TwoSampleTest:
@@ -91,6 +100,9 @@ def two_sample_test(
             A notice says so if the p-value cannot be as small as 0.05.
         directions: as in `SliceSketch`.
         seed: of directions, blocks and permutations; a whole number.
+        scale: "columns" divides every column by its robust spread (interquartile range, standard deviation where that is 0)
+            in the pooled points, which leaves the p-value exact; "none" keeps raw units. "auto": "columns" for tables and
+            frames with named columns; for arrays raw units, and a notice where spreads differ more than tenfold.
         progress: called after every batch with a `Progress` that counts the points of "x" or "y".
         common: of tables with different columns, compare those that both have. Without it different columns are refused;
             equal ones in another order are matched by name.
@@ -109,6 +121,8 @@ def two_sample_test(
     if one.d != two.d:
         raise InputError(f"y: points of dimension d = {two.d} given, x has d = {one.d}; they must be equal")
     permutations = _validate.positive_int("permutations", permutations)
+    spreads = choose_spreads(scale, [one, two])
+    one, two = one.scaled(spreads), two.scaled(spreads)
     n, m = one.count(), two.count()
     size, K, L = sizes(n, m, _MOST_TIMES)
     # Drawn from all points alike: bins that know which points are of x would tell them from those of y.
@@ -117,7 +131,8 @@ def two_sample_test(
     some = np.concatenate([cloud.rows(mine) for cloud, mine in clouds if len(mine)])
     random = source(seed)
     own_seed = int(random.integers(0, 2**63))
-    plan = SliceSketch(some, slices=slices, directions=directions, seed=own_seed, names=one.names or two.names).plan
+    drawn = Drawn(one.d, slices, directions, own_seed, one.names or two.names, spreads)
+    plan = Plan.around(torch.from_numpy(some), drawn)
     of_x = deal(one, plan, (size, K), random, _told(progress, "x", n))
     of_y = deal(two, plan, (size, L), random, _told(progress, "y", m))
     return _test(of_x, of_y, permutations, random)
@@ -125,7 +140,13 @@ def two_sample_test(
 
 @plain
 def drift_test(
-    x: Any, reference: SliceSketch, *, permutations: int = 999, seed: int = 0, progress: ProgressCallback | None = None
+    x: Any,
+    reference: SliceSketch,
+    *,
+    permutations: int = 999,
+    seed: int = 0,
+    scale: ScaleName = "auto",
+    progress: ProgressCallback | None = None,
 ) -> TwoSampleTest:
     """Tests whether points are of the distribution that a sketch was made of: for drift, where the reference's points are gone.
 
@@ -138,6 +159,7 @@ def drift_test(
         reference: a sketch of points without weights that keeps at least two of them.
         permutations: as in `two_sample_test`.
         seed: of blocks and permutations; a whole number.
+        scale: "auto" uses the reference's spreads if it stores some; "columns" and "none" are refused where it differs.
         progress: as in `two_sample_test`, of x.
 
     Raises:
@@ -159,7 +181,11 @@ def drift_test(
     if cloud.d != reference.d:
         raise InputError(f"x: points of dimension d = {cloud.d} given, the reference has d = {reference.d}; they must be equal")
     permutations = _validate.positive_int("permutations", permutations)
-    kept = reference.kept
+    check_scale(scale)
+    if scale not in ("auto", reference.scale):
+        raise InputError(f"`scale` must be 'auto' or that of the reference, {reference.scale!r}, got {scale!r}")
+    cloud = cloud.scaled(reference.plan.drawn.spreads)
+    kept = reference._kept
     if kept is None or len(kept) < 2:
         raise InputError(
             "reference: a sketch that keeps a sample of its points is needed for a test; this one was made with sample=0 or 1, "

@@ -1,0 +1,96 @@
+"""Column scales: divide every column by its robust spread, so that distances do not depend on the columns' units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+import numpy as np
+from torch import Tensor
+
+from rieszflow._notices import notice
+from rieszflow._types import ScaleName
+from rieszflow.data.spreads import column_spreads
+from rieszflow.data.streams import Stream
+from rieszflow.errors import InputError
+
+__all__ = ["check_scale", "choose_spreads", "spreads_of_rows"]
+
+_ROWS = 1 << 14  # a quartile of this many rows is off by 1 % of the spread
+_NUMBERS = 1 << 24  # of the sample at most
+_LOOK = 256  # rows of an array that decide about the notice
+_UNEQUAL = 10.0  # ratio of an array's spreads above which a notice is given
+
+
+def check_scale(scale: object) -> None:
+    if scale not in get_args(ScaleName):
+        raise InputError(f"`scale` must be one of {', '.join(map(repr, get_args(ScaleName)))}, got {scale!r}")
+
+
+def choose_spreads(scale: ScaleName, clouds: Sequence[Stream]) -> tuple[float, ...] | None:
+    """Return the spread of every column, which clouds are divided by, from the points of all of them together.
+
+    None for raw units. "auto" scales clouds with named columns; for arrays whose spreads differ more than tenfold it gives a
+    notice instead. Which cloud a point belongs to does not enter: a permutation test on scaled points stays exact.
+    """
+    check_scale(scale)
+    named = any(cloud.names is not None and not cloud.common_unit for cloud in clouds)
+    if scale == "columns" or (scale == "auto" and named):
+        return tuple(_pooled_spreads(clouds).tolist())
+    if scale == "auto" and not any(cloud.common_unit for cloud in clouds):
+        random = np.random.default_rng(0)
+        some = [cloud.rows(random.integers(0, cloud.n or len(cloud.first), _LOOK // len(clouds))) for cloud in clouds]
+        _notice_unequal(clouds[0].name, np.concatenate(some))
+    return None
+
+
+def spreads_of_rows(scale: ScaleName, rows: Tensor, named: bool, common_unit: bool) -> tuple[float, ...] | None:
+    """Return the spreads for `scale` from some rows (m, d) alone; see `choose_spreads`."""
+    check_scale(scale)
+    array = rows.double().cpu().numpy()
+    if scale == "columns" or (scale == "auto" and named):
+        return tuple(column_spreads(array).tolist())
+    if scale == "auto" and not common_unit:
+        _notice_unequal("rows", array[np.random.default_rng(0).integers(0, len(array), _LOOK)])
+    return None
+
+
+def _pooled_spreads(clouds: Sequence[Stream]) -> np.ndarray:
+    """Interquartile ranges of a sample of all points, and standard deviations of all points, in one pass."""
+    d = clouds[0].d
+    most = max(_LOOK, min(_ROWS, _NUMBERS // d))
+    # Rows are drawn by their positions, not by their values: a change of unit does not change the sample.
+    random = np.random.default_rng(0)
+    rows, keys = np.empty((0, d)), np.empty(0)
+    origin = clouds[0].first[0].double().cpu().numpy()
+    sums, squares, n = np.zeros(d), np.zeros(d), 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for cloud in clouds:
+            for batch in [cloud.first] if cloud.once else cloud:
+                points = batch.double().cpu().numpy()
+                drawn = random.random(len(points))
+                keep = drawn < keys.max() if len(keys) == most else np.ones(len(points), bool)
+                rows, keys = np.concatenate([rows, points[keep]]), np.concatenate([keys, drawn[keep]])
+                if len(keys) > most:
+                    least = np.argpartition(keys, most)[:most]
+                    rows, keys = rows[least], keys[least]
+                points = points - origin
+                sums, squares, n = sums + points.sum(0), squares + (points**2).sum(0), n + len(points)
+        variance = squares / n - (sums / n) ** 2
+        # The sums cancel where the origin is far from the mean; `squares` alone tells a constant column.
+        deviation = np.where(squares > 0, np.sqrt(np.maximum(variance, 1e-12 * squares / n)), 0)
+    return column_spreads(rows, deviation)
+
+
+def _notice_unequal(name: str, rows: np.ndarray) -> None:
+    varying = np.flatnonzero(np.ptp(rows, axis=0) > 0)
+    if len(varying) < 2:
+        return
+    spreads = column_spreads(rows)[varying]
+    least, most = int(spreads.argmin()), int(spreads.argmax())
+    if spreads[most] > _UNEQUAL * spreads[least]:
+        notice(
+            f"{name}: column {varying[most]} is spread {spreads[most] / spreads[least]:.3g} times as wide as column "
+            f'{varying[least]} and decides most of the distance; scale="columns" divides every column by its spread, '
+            'scale="none" keeps the units without this notice'
+        )

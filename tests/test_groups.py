@@ -126,9 +126,9 @@ def test_all_forms_of_data_are_the_same(tmp_path):
     ):
         if isinstance(given, str):
             with pytest.warns(rf.Notice, match="left out column 'group'"):
-                found = rf.pairwise_energy_distance(given, by, permutations=0, **options)
+                found = rf.pairwise_energy_distance(given, by, permutations=0, scale="none", **options)
         else:
-            found = rf.pairwise_energy_distance(given, by, permutations=0, **options)
+            found = rf.pairwise_energy_distance(given, by, permutations=0, scale="none", **options)
         np.testing.assert_array_equal(found.distances, want.distances)
 
 

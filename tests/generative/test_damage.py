@@ -338,7 +338,6 @@ def test_other_held_out_data_are_refused(tmp_path):
         ("config", "shared", True, "shared False, in config.yaml True"),
         ("data", "low", -9.0, "low "),
         ("data", "high", 90, "in config.yaml 90"),
-        ("data", "shape", [3], "shape [2], in config.yaml [3]"),
         ("data", "points", 7, "points 68, in config.yaml 7"),
         ("data", "fingerprint", "0" * 32, "fingerprint"),
         ("data", "other", 2001, "other nothing, in config.yaml 2001"),
@@ -460,6 +459,11 @@ def test_scores_that_were_damaged_or_are_of_other_networks(run, other):
         (lambda c: c["data"].update(points="HUGE"), "data: points: a very long number given"),
         (lambda c: c["data"].update(name=5), "data: name: 5 given; text is"),
         (lambda c: c["data"].update(path=5), "data: path: 5 given; null or text is"),
+        (lambda c: c["data"].update(shape=[3]), "data: centre: ["),
+        (lambda c: c["data"].update(shape=[1, 1, 2]), "null for images, a number for each column of vectors is"),
+        (lambda c: c["data"].update(spread=None), "data: spread: None given"),
+        (lambda c: c["data"].update(spread=[1.0, -1.0]), "data: spread: [1.0, -1.0] given; numbers of at least 0 are"),
+        (lambda c: c["data"].pop("spread"), "its data section lacks spread"),
         (lambda c: c["data"].update(fingerprint=None), "data: fingerprint: None given"),
         (lambda c: c["data"].update({5: 6}), "data section has the key 5"),
         (lambda c: c.update(data=[1]), "its data section is [1]"),
@@ -811,7 +815,10 @@ def test_two_begin_in_one_folder_at_once(tmp_path, monkeypatch):
     assert first and Run.open(path).config.seed == 1
 
 
-DATA = {"name": "tensor", "path": None, "shape": [2], "low": 0.0, "high": 1.0, "points": 5, "fingerprint": "0" * 32}
+DATA = {
+    "name": "tensor", "path": None, "shape": [2], "low": 0.0, "high": 1.0, "centre": [0.0, 0.0], "spread": [1.0, 1.0],
+    "points": 5, "fingerprint": "0" * 32,
+}  # fmt: skip
 
 
 def test_a_run_that_is_copied_while_it_is_trained(tmp_path, whole):
@@ -834,7 +841,7 @@ def test_a_run_that_is_copied_while_it_is_trained(tmp_path, whole):
 
 def test_versions_of_runs_and_sketches(tmp_path):
     file = tmp_path / "x"
-    for form, now in ((NETWORK, 4), (SKETCH, 3)):
+    for form, now in ((NETWORK, 5), (SKETCH, 4)):
         save_tensors(file, form, {}, {})
         assert load_tensors(file, form) == ({}, {})
         file.write_bytes(file.read_bytes().replace(b'version\\": ' + str(now).encode(), b'version\\": 2'))

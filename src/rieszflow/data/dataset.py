@@ -174,7 +174,7 @@ def _image_unit(x: np.ndarray) -> _Unit:
 
 def _column_units(x: np.ndarray) -> _Unit:
     x = x.astype(np.float64)
-    spread = np.where(np.ptp(x, axis=0) > 0, 2 * column_spreads(x), 0)
+    spread = np.where(x.max(0) > x.min(0), 2 * np.minimum(column_spreads(x), 2.0**1022), 0)
     centre = np.where(spread > 0, np.median(x, axis=0) - spread / 2, x[0])
     return 0.0, 1.0, tuple(centre.tolist()), tuple(spread.tolist())
 

@@ -20,6 +20,7 @@ _ROWS = 1 << 14  # a quartile of this many rows is off by 1 % of the spread
 _NUMBERS = 1 << 24  # of the sample at most
 _LOOK = 256  # rows of an array that decide about the notice
 _UNEQUAL = 10.0  # ratio of an array's spreads above which a notice is given
+_FEWEST = 30  # rows; the spreads of fewer differ by chance
 
 
 def check_scale(scale: object) -> None:
@@ -39,8 +40,9 @@ def choose_spreads(scale: ScaleName, clouds: Sequence[Stream]) -> tuple[float, .
         return tuple(_pooled_spreads(clouds).tolist())
     if scale == "auto" and not any(cloud.common_unit for cloud in clouds):
         random = np.random.default_rng(0)
-        some = [cloud.rows(random.integers(0, cloud.n or len(cloud.first), _LOOK // len(clouds))) for cloud in clouds]
-        _notice_unequal(clouds[0].name, np.concatenate(some))
+        sizes = [cloud.n or len(cloud.first) for cloud in clouds]
+        some = [cloud.rows(random.integers(0, n, _LOOK // len(clouds))) for cloud, n in zip(clouds, sizes, strict=True)]
+        _notice_unequal(clouds[0].name, np.concatenate(some), sum(sizes))
     return None
 
 
@@ -51,7 +53,7 @@ def spreads_of_rows(scale: ScaleName, rows: Tensor, named: bool, common_unit: bo
     if scale == "columns" or (scale == "auto" and named):
         return tuple(column_spreads(array).tolist())
     if scale == "auto" and not common_unit:
-        _notice_unequal("rows", array[np.random.default_rng(0).integers(0, len(array), _LOOK)])
+        _notice_unequal("rows", array[np.random.default_rng(0).integers(0, len(array), _LOOK)], len(array))
     return None
 
 
@@ -82,9 +84,9 @@ def _pooled_spreads(clouds: Sequence[Stream]) -> np.ndarray:
     return column_spreads(rows, deviation)
 
 
-def _notice_unequal(name: str, rows: np.ndarray) -> None:
+def _notice_unequal(name: str, rows: np.ndarray, n: int) -> None:
     varying = np.flatnonzero(np.ptp(rows, axis=0) > 0)
-    if len(varying) < 2:
+    if len(varying) < 2 or n < _FEWEST:
         return
     spreads = column_spreads(rows)[varying]
     least, most = int(spreads.argmin()), int(spreads.argmax())

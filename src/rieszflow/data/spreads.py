@@ -22,4 +22,4 @@ def column_spreads(rows: np.ndarray, deviation: np.ndarray | None = None) -> np.
         quartiles = np.percentile(rows, [25, 75], axis=0)
         spreads = quartiles[1] - quartiles[0]
     spreads = np.where(spreads > 0, spreads, deviation)
-    return np.where((spreads > 2.0**-900) & (spreads < 2.0**900), spreads, 1.0)
+    return np.where((spreads > 2.0**-900) & (spreads < 2.0**1023), spreads, 1.0)

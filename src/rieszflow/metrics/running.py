@@ -131,7 +131,7 @@ class SlicedEnergyDistance(Metric):
 
     @plain
     def compute(self) -> Tensor:
-        """2E‖X−Y‖ − E‖X−X′‖ − E‖Y−Y′‖ on the slices, without dimensions, float64, in the points' unit; scaled columns have none.
+        """2E‖X−Y‖ − E‖X−X′‖ − E‖Y−Y′‖ on the slices, float64, in the points' unit; scaled columns have none.
 
         Raises:
             InputError: fewer than two real points, or two others ("V" needs one of each).

@@ -1,0 +1,203 @@
+"""Columns in different units: every column counts, whatever its unit is."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import rieszflow as rf
+from rieszflow.data.spreads import column_spreads
+
+pandas = pytest.importorskip("pandas")
+
+
+def people(n, seed, shift=0.0, income=1.0):
+    """Age in years, income in some currency, and a score whose mean is shifted by `shift` of its standard deviations."""
+    r = np.random.default_rng(seed)
+    return pandas.DataFrame(
+        {"age": r.integers(18, 90, n), "income": income * r.lognormal(10, 0.5, n), "score": r.normal(size=n) + shift}
+    )
+
+
+A, SHIFTED, SAME = people(1000, 1), people(800, 2, 1.0), people(800, 3)
+
+
+@pytest.mark.parametrize(
+    ("column", "spread"),
+    [
+        (np.arange(101.0), 50),
+        (np.repeat([0.0, 3.0], [96, 4]), 3 * np.sqrt(0.04 * 0.96)),  # quartiles are equal: the standard deviation
+        (np.full(9, 0.1), 1),
+        (np.array([0.0, 1.0]) * 1e-320, 1),  # nothing can be divided by it
+        (np.concatenate([np.arange(101.0), [1e12]]), 50.5),  # an outlier moves it by a place
+        (np.array([-1.5e308, -1.2e308, 1.2e308, 1.5e308]), 1),  # the difference of the quartiles overflows
+    ],
+)
+def test_spread_of_a_column(column, spread):
+    assert column_spreads(column[:, None]) == pytest.approx(spread, rel=1e-12)
+
+
+def test_a_shift_by_one_standard_deviation_is_seen_whatever_the_other_columns_units():
+    """At n = 800 a shift by one standard deviation in one of three columns is beyond doubt. In raw units income drowns it."""
+    sketch = rf.SliceSketch.of(A)
+    tests = {
+        "two samples": (rf.two_sample_test(A, SHIFTED), rf.two_sample_test(A, SAME)),
+        "drift": (rf.drift_test(SHIFTED, sketch), rf.drift_test(SAME, sketch)),
+        "compare": (rf.compare(A, SHIFTED).test, rf.compare(A, SAME).test),
+    }
+    for name, (differs, same) in tests.items():
+        assert differs.p_value <= 0.01 < same.p_value, name
+        assert differs.scale == same.scale == "columns"
+    raw = rf.two_sample_test(A, SHIFTED, scale="none")
+    assert raw.p_value > 0.05 and raw.scale == "none"
+    labels = ["a"] * 1000 + ["b"] * 800 + ["c"] * 800
+    pairs = rf.pairwise_energy_distance(pandas.concat([A, SHIFTED, SAME]), labels)
+    assert pairs.scale == "columns" and pairs.p_values[0, 1] <= 0.01 < pairs.p_values[0, 2]
+
+
+def test_drift_of_a_frame_is_seen_by_the_estimator():
+    from rieszflow.sklearn import EnergyDrift
+
+    drift = EnergyDrift().fit(A)
+    assert drift.sketch_.scale == "columns" and drift.test(SHIFTED).p_value <= 0.01 < drift.test(SAME).p_value
+    with pytest.warns(rf.Notice, match="column 1 is spread .* times as wide as column 2"):
+        raw = EnergyDrift().fit(A.to_numpy(float))
+    assert raw.sketch_.scale == "none" and raw.test(SHIFTED.to_numpy(float)).p_value > 0.05
+    assert EnergyDrift(scale="columns").fit(A.to_numpy(float)).test(SHIFTED.to_numpy(float)).p_value <= 0.01
+
+
+def test_the_metric_in_scaled_columns():
+    pytest.importorskip("torchmetrics")
+    from rieszflow.metrics import SlicedEnergyDistance
+
+    x, y = (torch.from_numpy(frame.to_numpy(float)) for frame in (A, SHIFTED))
+    metric = SlicedEnergyDistance(x, scale="columns", slices=256)
+    metric.update(x, real=True)
+    metric.update(y, real=False)
+    spreads = torch.from_numpy(column_spreads(x.numpy()))
+    exact = rf.energy_distance(x / spreads, y / spreads, statistic="U").item()
+    # 256 slices: the spread of a slice's share is about its mean, so 4 standard errors are 4/16 of the value.
+    assert metric.compute().item() == pytest.approx(exact, rel=0.25)
+
+
+def test_scaled_is_raw_of_columns_over_their_spreads():
+    """The spreads are those of the pooled points: dividing by them beforehand is the same test, number for number."""
+    both = pandas.concat([A, SHIFTED]).to_numpy(float)
+    x, y = both[:1000] / column_spreads(both), both[1000:] / column_spreads(both)
+    found, want = rf.two_sample_test(A, SHIFTED, seed=3), rf.two_sample_test(x, y, seed=3, scale="none")
+    assert (found.p_value, found.distance, found.interval) == (want.p_value, want.distance, want.interval)
+    assert found.x.names == list(A)
+
+
+def test_spreads_do_not_know_which_sample_a_point_is_of():
+    one, other = (rf.two_sample_test(*pair, permutations=19).x.plan.drawn.spreads for pair in ((A, SAME), (SAME, A)))
+    assert one == pytest.approx(other, rel=1e-12)  # sums in another order
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1000.0])
+def test_a_change_of_unit_changes_nothing(unit):
+    frames = [people(600, 4), people(500, 5, 0.2)]
+    changed = [frame.assign(income=frame.income * unit) for frame in frames]
+    found, want = rf.two_sample_test(*changed), rf.two_sample_test(*frames)
+    assert found.p_value == want.p_value
+    # Projections are float32: rounding moves some points by a bin of 1,024, which is 1e-3 of D² at most for all of them.
+    assert found.distance == pytest.approx(want.distance, rel=1e-3)
+    names = ["a"] * 600 + ["b"] * 500
+    pairs = [rf.pairwise_energy_distance(pandas.concat(both), names) for both in (frames, changed)]
+    assert pairs[0].p_values[0, 1] == pairs[1].p_values[0, 1]
+
+
+def test_heavy_tails_and_rare_values_do_not_hide_other_columns():
+    def frame(seed, shift):
+        r = np.random.default_rng(seed)
+        rare = np.where(r.random(1000) < 0.02, r.exponential(1e6, 1000), 0)
+        return pandas.DataFrame({"tail": r.standard_cauchy(1000), "rare": rare, "score": r.normal(size=1000) + shift, "one": 1})
+
+    assert rf.two_sample_test(frame(1, 0), frame(2, 0.5)).p_value <= 0.01 < rf.two_sample_test(frame(1, 0), frame(3, 0)).p_value
+
+
+def test_a_sketch_stores_its_spreads(tmp_path):
+    sketch = rf.SliceSketch.of(A, slices=64)
+    assert sketch.plan.drawn.spreads == pytest.approx(column_spreads(A.to_numpy(float)), rel=1e-12)
+    sketch.save(tmp_path / "a.sketch")
+    again = rf.SliceSketch.load(tmp_path / "a.sketch")
+    assert again.scale == "columns" and again.distance(SHIFTED) == sketch.distance(SHIFTED)
+    raw = rf.SliceSketch.of(A, slices=64, scale="none")
+    for refuse in (
+        lambda: sketch + raw,
+        lambda: raw.distance(sketch),
+        lambda: sketch.merge(rf.SliceSketch.of(SAME, slices=64)),
+    ):
+        with pytest.raises(ValueError, match="divided by other spreads"):
+            refuse()
+    for scale, other in (("none", sketch), ("columns", raw)):
+        with pytest.raises(ValueError, match="`scale` must be 'auto' or that of the reference"):
+            rf.drift_test(A, other, scale=scale)
+        with pytest.raises(ValueError, match="`scale` must be 'auto' or that of the sketches"):
+            rf.compare(other, other, scale=scale)
+    # What is kept, and what is drawn, is in the data's own units.
+    rows = {tuple(row) for row in A.to_numpy(float).round(6)}
+    assert {tuple(row) for row in sketch.kept.numpy().round(6)} == rows
+    edges, density = sketch.histogram(1, column=True)
+    assert (density * np.diff(edges)).sum() > 0.9 and edges[0] < A.income.quantile(0.1) < A.income.quantile(0.9) < edges[-1]
+
+
+def test_gradient_of_a_scaled_sketch_is_in_the_datas_units():
+    """By central differences of the distance, for points whose own bins do not change: single points far outside."""
+    sketch = rf.SliceSketch.of(A, slices=32)
+    x = A.mean().to_numpy(float)[None] + 30 * np.array(sketch.plan.drawn.spreads)[None]
+    gradient = sketch.gradient(x)[0]
+    for k, spread in enumerate(sketch.plan.drawn.spreads):
+        step = np.zeros((1, 3))
+        step[0, k] = 0.5 * spread
+        slope = (sketch.distance(x + step) - sketch.distance(x - step)) / spread
+        assert gradient[k] == pytest.approx(slope, rel=0.02)  # far away D² is nearly linear
+
+
+def test_who_is_scaled():
+    x = np.random.default_rng(0).normal(size=(200, 3)) * [1, 50, 1]
+    with pytest.warns(rf.Notice, match='column 1 is spread .* times as wide as column .*scale="columns"'):
+        assert rf.two_sample_test(x[:100], x[100:], permutations=19).scale == "none"
+    assert rf.two_sample_test(x[:100], x[100:], permutations=19, scale="columns").scale == "columns"
+    pictures = np.random.default_rng(0).random((60, 1, 2, 2)) * [[1.0, 0.01], [1.0, 1.0]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", rf.Notice)  # images have one unit
+        assert rf.SliceSketch.of(pictures, slices=4).scale == "none"
+        assert rf.two_sample_test(x[:100], x[100:], permutations=19, scale="none").scale == "none"
+    assert rf.SliceSketch(x, slices=4, names=["a", "b", "c"]).scale == "columns"
+    assert rf.SliceSketch(x, slices=4, names=["a", "b", "c"], scale="none").scale == "none"
+    with pytest.raises(ValueError, match="`scale` must be one of 'auto', 'columns', 'none', got 'robust'"):
+        rf.two_sample_test(x, x, scale="robust")
+
+
+def test_an_iterator_is_passed_over_once():
+    x = A.to_numpy(float)
+    sketch = rf.SliceSketch.of(iter(np.array_split(x, 4)), slices=8, scale="columns")
+    assert sketch.n == 1000 and sketch.plan.drawn.spreads == pytest.approx(column_spreads(x[:250]), rel=1e-12)
+
+
+RECORDED = {"model": "recorded", "particles": 2000, "slices": 64, "momentum": 0.8, "lengths": [6.0, 0.5], "networks": 3,
+            "first_steps": 80, "steps_cap": 80}  # fmt: skip
+NETWORKS = {"particles": 2000, "slices": 64, "momentum": 0.7, "networks": 3, "first_steps": 40, "steps_cap": 80,
+            "network": "mlp", "width": 64, "layers": 3, "fit_steps": 400, "batch_size": 256, "learning_rate": 2e-3, "ema": 0.98}  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", [RECORDED, NETWORKS], ids=["recorded", "networks"])
+def test_samples_have_the_spread_of_every_column(settings):
+    x = A.assign(constant=7.0).to_numpy(float)
+    samples = rf.GenerativeFlow(**settings).fit(x).sample(2000, seed=1).numpy()
+    # 2,000 samples tell a standard deviation to 2 %; 850 training rows have one that differs from the 1,000 by 1 %.
+    assert samples[:, :3].std(0) == pytest.approx(x[:, :3].std(0), rel=0.1)
+    assert (np.abs(np.median(samples, 0) - np.median(x, 0)) <= 0.1 * x.std(0)).all()
+    assert (samples[:, 3] == 7).all()
+
+
+def test_samples_do_not_depend_on_the_unit():
+    tiny = {**RECORDED, "particles": 300, "networks": 1, "first_steps": 10, "steps_cap": 10}
+    x = A.to_numpy(float)
+    want = rf.GenerativeFlow(**tiny).fit(x).sample(50, seed=1).double().numpy()
+    for unit in (2.0**-10, 1000.0):
+        found = rf.GenerativeFlow(**tiny).fit(x * [1, unit, 1]).sample(50, seed=1).double().numpy() / [1, unit, 1]
+        # A power of two changes no digit; else float32's rounding of 1e-7 grows by a factor of some tens over ten steps.
+        assert np.abs((found - want) / x.std(0)).max() <= (0 if unit < 1 else 1e-3)

@@ -7,8 +7,9 @@ Are two samples of one distribution? How far apart are they, and in which column
 
 # %%
 # The data are scikit-learn's: 442 patients with diabetes, and nine measurements of
-# each. Do the two sexes differ in them? The distance takes columns as they are, so
-# a column of large numbers counts more. Here all get the same spread first.
+# each, in different units. Do the two sexes differ in them? Tables with named columns
+# are scaled: every column is divided by its interquartile range in both samples
+# together, so that no unit decides. ``scale="none"`` keeps raw units.
 
 import matplotlib.pyplot as plt
 from sklearn.datasets import load_diabetes
@@ -17,7 +18,6 @@ import rieszflow as rf
 
 table = load_diabetes(as_frame=True, scaled=False).data
 sex = table.pop("sex")
-table = (table - table.mean()) / table.std()
 one, two = table[sex == 1], table[sex == 2]
 print(one.shape, two.shape)
 
@@ -32,7 +32,7 @@ print(one.shape, two.shape)
 found = rf.compare(one, two, seed=0)
 low, high = found.interval
 print(f"distance {found.distance:.4f}, 95 % interval {low:.4f} to {high:.4f}")
-print(f"p-value {found.p_value}")
+print(f"p-value {found.p_value}, scale {found.scale}")
 
 # %%
 # Which columns differ? The energy coefficient of a column is 0 where both samples
@@ -63,7 +63,8 @@ print(f"p-value {same.p_value}")
 #
 # Clouds that are small enough for all pairs need no slices: `~rieszflow.mmd2` takes
 # them all, and is differentiable. `~rieszflow.energy_distance`, the statisticians'
-# number, is twice that.
+# number, is twice that. Arrays are taken in the units that they have.
 
-print(rf.mmd2(one.to_numpy(), two.to_numpy(), statistic="U").item())
-print(rf.energy_distance(one.to_numpy(), two.to_numpy(), statistic="U").item())
+x, y = (sample.to_numpy() / found.x.plan.drawn.spreads for sample in (one, two))
+print(rf.mmd2(x, y, statistic="U").item())
+print(rf.energy_distance(x, y, statistic="U").item())

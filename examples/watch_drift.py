@@ -30,9 +30,11 @@ def batch(day):
 # %%
 # A `~rieszflow.SliceSketch` holds counts on random lines, and some random points
 # for tests. It does not grow with the data: `update` adds points to it, `merge`
-# adds up the sketches of several machines, and `save` writes it to a file.
+# adds up the sketches of several machines, and `save` writes it to a file. Pixels have
+# one unit, so nothing is to be scaled; without ``scale="none"`` a notice would say that
+# some pixels vary more than others.
 
-sketch = rf.SliceSketch.of(reference, slices=256, seed=0)
+sketch = rf.SliceSketch.of(reference, slices=256, seed=0, scale="none")
 print(sketch)
 
 # %%
@@ -72,7 +74,7 @@ plt.show()
 # Who works with scikit-learn has the same as an estimator. Its verdict is one for
 # all rows that are given together.
 
-drift = EnergyDrift(alpha=0.01, permutations=199).fit(reference)
+drift = EnergyDrift(alpha=0.01, permutations=199, scale="none").fit(reference)
 print(set(drift.predict(batch(0)).tolist()), set(drift.predict(batch(19)).tolist()))
 
 # %%

@@ -103,6 +103,9 @@ def test_a_change_of_unit_changes_nothing(unit):
     assert found.p_value == want.p_value
     # Projections are float32: rounding moves some points by a bin of 1,024, which is 1e-3 of D² at most for all of them.
     assert found.distance == pytest.approx(want.distance, rel=1e-3)
+    sketches = [rf.SliceSketch.of(both[0]) for both in (frames, changed)]
+    drift = [rf.drift_test(both[1], sketch) for both, sketch in zip((frames, changed), sketches, strict=True)]
+    assert drift[0].p_value == drift[1].p_value
     names = ["a"] * 600 + ["b"] * 500
     pairs = [rf.pairwise_energy_distance(pandas.concat(both), names) for both in (frames, changed)]
     assert pairs[0].p_values[0, 1] == pairs[1].p_values[0, 1]
@@ -180,7 +183,8 @@ def test_an_iterator_is_passed_over_once():
 RECORDED = {"model": "recorded", "particles": 2000, "slices": 64, "momentum": 0.8, "lengths": [6.0, 0.5], "networks": 3,
             "first_steps": 80, "steps_cap": 80}  # fmt: skip
 NETWORKS = {"particles": 2000, "slices": 64, "momentum": 0.7, "networks": 3, "first_steps": 40, "steps_cap": 80,
-            "network": "mlp", "width": 64, "layers": 3, "fit_steps": 400, "batch_size": 256, "learning_rate": 2e-3, "ema": 0.98}  # fmt: skip
+            "network": "mlp", "width": 64, "layers": 3, "fit_steps": 400, "batch_size": 256, "learning_rate": 2e-3,
+            "ema": 0.98}  # fmt: skip
 
 
 @pytest.mark.parametrize("settings", [RECORDED, NETWORKS], ids=["recorded", "networks"])

@@ -141,8 +141,8 @@ class Condition:
         for name, far, one, a, b in zip(self.names, beyond, spread, low, high, strict=True):
             if far > 0:
                 notice(
-                    f"condition: {name} lies {far:g} outside of the training data's range [{a:g}, {b:g}], {far / one:.1f} times "
-                    "its interquartile range; samples there are a guess"
+                    f"condition: {name} lies {far:g} outside of the training data's range [{a:g}, {b:g}], {far / one:.1f} "
+                    "times its interquartile range; samples there are a guess"
                 )
         return _each(values, n, "rows")
 

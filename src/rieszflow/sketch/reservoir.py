@@ -51,7 +51,8 @@ class Reservoir:
         self.seen += len(x)
         if not self.size:
             return
-        columns = x[:, :: math.ceil(x.shape[1] / _HASHED)].double().cpu().numpy() + 0.0  # −0 is 0
+        # Rounded to float32: columns divided by their spreads give the same keys in whatever unit they came. −0 is 0.
+        columns = x[:, :: math.ceil(x.shape[1] / _HASHED)].float().double().cpu().numpy() + 0.0
         code = np.zeros(len(x), np.uint64)
         for bits in np.ascontiguousarray(columns.T).view(np.uint64):
             code = _mixed(code ^ bits)

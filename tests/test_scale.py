@@ -205,3 +205,38 @@ def test_samples_do_not_depend_on_the_unit():
         found = rf.GenerativeFlow(**tiny).fit(x * [1, unit, 1]).sample(50, seed=1).double().numpy() / [1, unit, 1]
         # A power of two changes no digit; else float32's rounding of 1e-7 grows by a factor of some tens over ten steps.
         assert np.abs((found - want) / x.std(0)).max() <= (0 if unit < 1 else 1e-3)
+
+
+def test_columns_are_scaled_and_back():
+    """Median and quartiles by hand; a column that reaches 40 spreads comes to 4, and back to its own values."""
+    from rieszflow.data import Columns
+
+    r = np.random.default_rng(0)
+    tail = np.concatenate([np.linspace(-1, 1, 400), [20.0, 40.0]])
+    x = np.stack([1e6 + np.linspace(0, 8, 402), tail, np.full(402, 5.0)], 1)
+    columns = Columns.fit(x)
+    assert columns.centre == pytest.approx((1e6 + 4, 0, 5), abs=0.01) and columns.spread == pytest.approx((4, 1, 0), abs=0.01)
+    assert columns.tail[0] == columns.tail[2] == 0 < columns.tail[1]
+    found = columns.scaled(torch.from_numpy(x))
+    np.testing.assert_allclose(found[:, 0], np.linspace(0, 1, 402), atol=1e-6)
+    assert found[-1, 1].item() == pytest.approx(0.5 + 4 / 2) and (found[:, 2] == 0.5).all()
+    slope = (found[200, 1] - found[199, 1]).item() / (x[200, 1] - x[199, 1])
+    assert slope == pytest.approx(0.5 / columns.spread[1], rel=1e-3)  # linear around the median, where asinh is
+    np.testing.assert_allclose(columns.unscaled(found), x, rtol=1e-6, atol=1e-6)
+    beyond = torch.from_numpy(r.normal(size=(9, 3)).astype(np.float32) * 100)
+    assert np.abs(columns.unscaled(beyond)[:, 1]).max() <= 40 * (1 + 1e-6)  # no sample goes further than the data
+
+
+def test_samples_of_heavy_tails_and_rare_values():
+    """The bulk of a log-normal column and the share of a rare value come out, beside an ordinary column.
+
+    Shares of 2,000 samples of 0.1 have a standard error of 0.007."""
+    r = np.random.default_rng(3)
+    x = np.stack(
+        [r.lognormal(3, 1.5, 1500), np.where(r.random(1500) < 0.1, r.exponential(50, 1500), 0), r.normal(size=1500)], 1
+    )
+    samples = rf.GenerativeFlow(**RECORDED).fit(x).sample(2000, seed=1).numpy()
+    assert samples[:, 2].std() == pytest.approx(x[:, 2].std(), rel=0.1)
+    for q in (0.25, 0.5, 0.75, 0.9, 0.98):
+        assert np.quantile(samples[:, 0], q) == pytest.approx(np.quantile(x[:, 0], q), rel=0.25)
+    assert (samples[:, 1] > 5).mean() == pytest.approx((x[:, 1] > 5).mean(), abs=0.03)

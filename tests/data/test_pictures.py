@@ -428,10 +428,10 @@ def test_columns_with_offsets_keep_their_spread(tmp_path):
     x = columns()
     np.save(tmp_path / "x.npy", x)
     found = load(tmp_path / "x.npy")
-    assert found.spread == pytest.approx([60, 2 * 1.35, 5], rel=0.25)  # twice the interquartile ranges
+    assert found.columns.spread == pytest.approx([30, 1.35, 2.5], rel=0.25)  # interquartile ranges
     back = found.unscale(torch.from_numpy(whole(found)))
     assert back.dtype == torch.float64
-    want, spread = ordered(x), np.array(found.spread)
+    want, spread = ordered(x), 2 * np.array(found.columns.spread)
     order = np.argsort(want[:, 1]), np.argsort(back[:, 1].numpy())
     # float32 has steps of 2^-23 below 2; the last column's offset leaves float64 steps of 2^-11.
     assert (np.abs(back.numpy()[order[1]] - want[order[0]]) / spread).max() < 1e-4
@@ -442,7 +442,7 @@ def test_columns_with_offsets_keep_their_spread(tmp_path):
     np.testing.assert_allclose(found.scale(found.unscale(found.train)), found.train, atol=1e-4)
     flow = rf.GenerativeFlow(**TINY).fit(found, run=tmp_path / "run")
     again = rf.GenerativeFlow.load(tmp_path / "run")
-    assert again.run.data["centre"] == list(found.centre) and again.run.data["spread"] == list(found.spread)
+    assert again.run.columns == found.columns
     samples = again.sample(50, seed=0)
     assert samples.dtype == torch.float64 and torch.equal(samples, flow.sample(50, seed=0))
     assert (np.abs(samples.mean(0).numpy() - x.mean(0)) < spread).all()

@@ -459,11 +459,12 @@ def test_scores_that_were_damaged_or_are_of_other_networks(run, other):
         (lambda c: c["data"].update(points="HUGE"), "data: points: a very long number given"),
         (lambda c: c["data"].update(name=5), "data: name: 5 given; text is"),
         (lambda c: c["data"].update(path=5), "data: path: 5 given; null or text is"),
-        (lambda c: c["data"].update(shape=[3]), "data: centre: ["),
-        (lambda c: c["data"].update(shape=[1, 1, 2]), "null for images, a number for each column of vectors is"),
-        (lambda c: c["data"].update(spread=None), "data: spread: None given"),
-        (lambda c: c["data"].update(spread=[1.0, -1.0]), "data: spread: [1.0, -1.0] given; numbers of at least 0 are"),
-        (lambda c: c["data"].pop("spread"), "its data section lacks spread"),
+        (lambda c: c["data"].update(shape=[3]), "data: columns: {"),
+        (lambda c: c["data"].update(shape=[1, 1, 2]), "null for images, centre, spread and tail of each column of vectors are"),
+        (lambda c: c["data"].update(columns=None), "data: columns: None given"),
+        (lambda c: c["data"]["columns"].update(spread=[1.0, -1.0]), "data: columns: {"),
+        (lambda c: c["data"]["columns"].update(tail=[1.0, 1e9]), "data: columns: {"),
+        (lambda c: c["data"].pop("columns"), "its data section lacks columns"),
         (lambda c: c["data"].update(fingerprint=None), "data: fingerprint: None given"),
         (lambda c: c["data"].update({5: 6}), "data section has the key 5"),
         (lambda c: c.update(data=[1]), "its data section is [1]"),
@@ -816,8 +817,8 @@ def test_two_begin_in_one_folder_at_once(tmp_path, monkeypatch):
 
 
 DATA = {
-    "name": "tensor", "path": None, "shape": [2], "low": 0.0, "high": 1.0, "centre": [0.0, 0.0], "spread": [1.0, 1.0],
-    "points": 5, "fingerprint": "0" * 32,
+    "name": "tensor", "path": None, "shape": [2], "low": 0.0, "high": 1.0,
+    "columns": {"centre": [0.0, 0.0], "spread": [1.0, 1.0], "tail": [0.0, 0.0]}, "points": 5, "fingerprint": "0" * 32,
 }  # fmt: skip
 
 

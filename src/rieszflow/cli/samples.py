@@ -58,7 +58,7 @@ def sample(
     array = x.numpy()
     atomically(out, lambda t: np.savez_compressed(t, x=array) if out.suffix == ".npz" else np.save(t, array))
     known = flow.run.data
-    shown = scaled(x[: 64 if x.ndim == 4 else 2000], known["low"], known["high"], known["centre"], known["spread"])
+    shown = scaled(x[: 64 if x.ndim == 4 else 2000], known["low"], known["high"], flow.run.columns)
     report.save_picture(out.with_suffix(".png"), report.picture(shown))
     show(f"{out}: {n} samples of shape {tuple(x.shape[1:])}; picture: {out.with_suffix('.png')}")
 

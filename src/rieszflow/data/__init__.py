@@ -17,11 +17,13 @@ from rieszflow.data.named import NAMED
 from rieszflow.data.pictures import has_pictures
 from rieszflow.data.points import as_points
 from rieszflow.data.scale import choose_spreads, spreads_of_rows
+from rieszflow.data.spreads import Columns
 from rieszflow.data.streams import Stream, common, stream
 from rieszflow.errors import DatasetError
 
 __all__ = [
     "NAMED",
+    "Columns",
     "Dataset",
     "DatasetError",
     "Stream",

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow.data.points import LOST, as_points, in_unit
-from rieszflow.data.spreads import column_spreads
+from rieszflow.data.points import as_points, in_unit
+from rieszflow.data.spreads import Columns, float32_holds
 from rieszflow.errors import DatasetError
 
 __all__ = ["Dataset", "Parts", "from_arrays", "scaled", "split", "unscaled"]
@@ -28,9 +26,7 @@ class Dataset:
         train_labels, held_out_labels: (n,) int64, or None where the data have none.
         low, high: of images, the values that 0 and 1 stand for; `unscale` undoes it. 0 and 1 for vectors.
         path: the `path` that `load` was given.
-        centre, spread: of vectors (d,), the value that 0 stands for in each column, and the length that 1 is: the median is
-            scaled to 0.5 and the interquartile range to 0.5, so columns count alike whatever their units are. Where that range
-            is 0 it is the standard deviation; a constant column has the spread 0. None for images, which have one unit.
+        columns: of vectors (d,), how every column was scaled; None for images, which have one unit.
         train_given, held_out_given: (n, k) float64, numbers beside each datum that a model may be given, in their own values;
             None where there are none.
     """
@@ -43,8 +39,7 @@ class Dataset:
     low: float = 0.0
     high: float = 1.0
     path: str | None = None
-    centre: tuple[float, ...] | None = None
-    spread: tuple[float, ...] | None = None
+    columns: Columns | None = None
     train_given: Tensor | None = None
     held_out_given: Tensor | None = None
 
@@ -55,43 +50,29 @@ class Dataset:
 
     def unscale(self, x: Tensor) -> Tensor:
         """Return points in the data's own values; see `unscaled`."""
-        return unscaled(x, self.low, self.high, self.centre, self.spread)
+        return unscaled(x, self.low, self.high, self.columns)
 
     def scale(self, x: Tensor) -> Tensor:
         """Return points in the values that were trained on; see `scaled`."""
-        return scaled(x, self.low, self.high, self.centre, self.spread)
+        return scaled(x, self.low, self.high, self.columns)
 
 
-def unscaled(
-    x: Tensor, low: float, high: float, centre: Sequence[float] | None = None, spread: Sequence[float] | None = None
-) -> Tensor:
-    """Return scaled points in the data's own values: x·(high − low) + low for images, x·spread + centre for vectors.
+def unscaled(x: Tensor, low: float, high: float, columns: Columns | None = None) -> Tensor:
+    """Return scaled points in the data's own values: x·(high − low) + low for images, by their `columns` for vectors.
 
     Returns:
         Like x; float64 where float32 would lose more than 1e-4 of the spread of a column, or could not hold it at all.
     """
-    if centre is None or spread is None:
-        holds = _float32_holds(low, high)
-        return (x if holds else x.double()) * (high - low) + low
-    origin, length = (torch.tensor(v, dtype=torch.float64, device=x.device) for v in (centre, spread))
-    found = x.double() * length + origin
-    holds = all(_float32_holds(a, a + b) for a, b in zip(centre, spread, strict=True) if b)
-    return found.to(x.dtype) if holds else found
+    if columns is not None:
+        return columns.unscaled(x)
+    return (x if float32_holds(low, high) else x.double()) * (high - low) + low
 
 
-def scaled(
-    x: Tensor, low: float, high: float, centre: Sequence[float] | None = None, spread: Sequence[float] | None = None
-) -> Tensor:
+def scaled(x: Tensor, low: float, high: float, columns: Columns | None = None) -> Tensor:
     """Return the data's own values scaled as `unscaled` expects them, float32 always."""
-    if centre is None or spread is None:
-        return (((x if _float32_holds(low, high) else x.double()) - low) / (high - low)).float()
-    origin, length = (torch.tensor(v, dtype=torch.float64, device=x.device) for v in (centre, spread))
-    return ((x.double() - origin) / torch.where(length > 0, length, 1)).float()
-
-
-def _float32_holds(low: float, high: float) -> bool:
-    size, spread = max(abs(low), abs(high)), high - low
-    return size < 1e38 and spread > 1e-30 and size * 2**-24 <= LOST * spread
+    if columns is not None:
+        return columns.scaled(x)
+    return (((x if float32_holds(low, high) else x.double()) - low) / (high - low)).float()
 
 
 def from_arrays(
@@ -149,34 +130,23 @@ def split(name: str, parts: Parts, held_out: float, seed: int) -> Dataset:
     arrays = [in_unit(a, name) for a in arrays]
     if arrays[0].min() == arrays[0].max():
         raise DatasetError(f"{name}: all values are {arrays[0].min():g}; there is nothing to learn")
-    unit = _image_unit(arrays[0]) if arrays[0].ndim == 4 else _column_units(arrays[0])
-    tensors = [scaled(torch.from_numpy(np.ascontiguousarray(a)), *unit) for a in arrays]
+    low, high = _image_unit(arrays[0]) if arrays[0].ndim == 4 else (0.0, 1.0)
+    columns = Columns.fit(arrays[0]) if arrays[0].ndim == 2 else None
+    tensors = [scaled(torch.from_numpy(np.ascontiguousarray(a)), low, high, columns) for a in arrays]
     if not torch.isfinite(tensors[1]).all():
         raise DatasetError(f"{name}: held-out values lie too far beyond those for training to be held in float32")
     targets = [None if v is None else torch.from_numpy(np.asarray(v, dtype=np.int64)) for v in labels]
     numbers = [None if v is None else torch.from_numpy(np.asarray(v, dtype=np.float64)) for v in given]
-    low, high, centre, spread = unit
-    found = Dataset(name, tensors[0], tensors[1], targets[0], targets[1], low, high, centre=centre, spread=spread)
+    found = Dataset(name, tensors[0], tensors[1], targets[0], targets[1], low, high, columns=columns)
     found.train_given, found.held_out_given = numbers
     return found
 
 
-_Unit: TypeAlias = tuple[float, float, tuple[float, ...] | None, tuple[float, ...] | None]
-"""low, high, centre and spread; see `Dataset`."""
-
-
-def _image_unit(x: np.ndarray) -> _Unit:
+def _image_unit(x: np.ndarray) -> tuple[float, float]:
     low, high = float(x.min()), float(x.max())
     if low >= 0 and high <= 1 and high - low > 1e-3:  # in [0, 1] already; less than this would be lost in it
-        return 0.0, 1.0, None, None
-    return low, high, None, None
-
-
-def _column_units(x: np.ndarray) -> _Unit:
-    x = x.astype(np.float64)
-    spread = np.where(x.max(0) > x.min(0), 2 * np.minimum(column_spreads(x), 2.0**1022), 0)
-    centre = np.where(spread > 0, np.median(x, axis=0) - spread / 2, x[0])
-    return 0.0, 1.0, tuple(centre.tolist()), tuple(spread.tolist())
+        return 0.0, 1.0
+    return low, high
 
 
 def _check_values(name: str, values: np.ndarray) -> None:

@@ -89,7 +89,7 @@ def _said(values: Json, key: str) -> str:
     return shown(values[key]) if key in values else "nothing"
 
 
-_NEEDED = ("name", "path", "shape", "low", "high", "centre", "spread", "points", "fingerprint")
+_NEEDED = ("name", "path", "shape", "low", "high", "columns", "points", "fingerprint")
 _LARGEST = 10**9  # numbers of a datum
 
 
@@ -113,17 +113,23 @@ def _checked_data(file: Path, data: object) -> Json:
     need("shape", sound and math.prod(shape) <= _LARGEST, "a list (d) or (C, H, W) of whole numbers of at least 1 is")
     need("low", _number(data["low"]), "a finite number is")
     need("high", _number(data["high"]) and data["high"] > data["low"], "a finite number above low is")
-    for key in ("centre", "spread"):
-        columns = data[key]
-        sound = isinstance(columns, list) and len(columns) == shape[0] and all(map(_number, columns)) and len(shape) == 1
-        need(key, columns is None if len(shape) == 3 else sound, "null for images, a number for each column of vectors is")
-    need("spread", data["spread"] is None or min(data["spread"]) >= 0, "numbers of at least 0 are")
+    fits = data["columns"] is None if len(shape) == 3 else _sound_columns(data["columns"], shape[0])
+    need("columns", fits, "null for images, centre, spread and tail of each column of vectors are")
     condition = data.get("condition")
     if condition is not None and not _sound_condition(condition):
         raise RunError(f"{file}: data: condition: {shown(condition)} given; what rieszflow wrote there is accepted")
     need("points", is_whole(data["points"], 1, _LARGEST), "a whole number of at least 1 is")
     need("fingerprint", isinstance(data["fingerprint"], str), "text is")
     return data
+
+
+def _sound_columns(said: object, d: int) -> bool:
+    """Return whether it can be the fields of `data.Columns` for d columns."""
+    if not isinstance(said, dict) or said.keys() != {"centre", "spread", "tail"}:
+        return False
+    if not all(isinstance(v, list) and len(v) == d and all(map(_number, v)) for v in said.values()):
+        return False
+    return min(said["spread"]) >= 0 and min(said["tail"]) >= 0 and max(said["tail"]) <= 1e3
 
 
 def _sound_condition(said: object) -> bool:

@@ -252,7 +252,7 @@ class GenerativeFlow(OnHub):
         if len(self.run.shape) == 3:
             x = x.clamp(0, 1)
         said = self.run.data
-        return data.unscaled(x, said["low"], said["high"], said["centre"], said["spread"]).view(n, *self.run.shape)
+        return data.unscaled(x, said["low"], said["high"], self.run.columns).view(n, *self.run.shape)
 
     def _pushed(
         self, level: Level, x: Tensor, end: int, last: int, batch_size: int, progress: ProgressCallback | None

@@ -39,6 +39,7 @@ from rieszflow._files import (
     save_tensors,
 )
 from rieszflow._notices import notice
+from rieszflow.data import Columns
 from rieszflow.errors import FileError, RunError, WriteError
 from rieszflow.generative.checks import shown
 from rieszflow.generative.config import Config
@@ -128,6 +129,12 @@ class Run:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.data["shape"])
+
+    @property
+    def columns(self) -> Columns | None:
+        """How the columns of vectors were scaled; None for images."""
+        said = self.data["columns"]
+        return None if said is None else Columns(**{key: tuple(value) for key, value in said.items()})
 
     def network_file(self, number: int) -> Path:
         return self.path / "networks" / f"{number:04d}.safetensors"

@@ -15,6 +15,7 @@ from torch import Tensor
 from rieszflow._notices import notice
 from rieszflow.data.columns import named
 from rieszflow.data.points import as_points
+from rieszflow.data.tables import Table
 from rieszflow.errors import InputError, InputTypeError
 
 __all__ = ["Source", "batch_points", "passes"]
@@ -34,6 +35,7 @@ class Source:
         rows: points by their numbers, from anywhere, where that is cheap; else None.
         left_out: columns of a table that are not read, with the reason.
         is_table: whether columns can be chosen by name.
+        table: where columns can be read as labels.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Source:
     rows: Callable[[np.ndarray], np.ndarray] | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
     is_table: bool = False
+    table: Table | None = None
 
 
 def passes(source: Iterable[Any]) -> Callable[[], Iterable[Any]]:

@@ -112,5 +112,5 @@ def _foreign(content: Any, h5py: Any) -> Iterator[tuple[str, str]]:
             elif isinstance(found, h5py.Dataset):
                 if found.external or found.is_virtual:
                     yield path, "a data set whose values lie in another file"
-                elif found.nbytes > _FREE + _DEFLATED * found.id.get_storage_size():
+                elif found.shape is not None and found.nbytes > _FREE + _DEFLATED * found.id.get_storage_size():
                     yield path, f"{found.nbytes} bytes of values, stored in {found.id.get_storage_size()}"

@@ -22,6 +22,7 @@ from rieszflow.errors import DatasetError
 __all__ = ["CsvFile"]
 
 _SNIFFED = 1 << 20  # bytes that pyarrow looks at to tell the columns' types
+_LONGEST = 1 << 24  # signs of a row; more are not unpacked from a compressed file
 
 
 class CsvFile:
@@ -100,13 +101,33 @@ class CsvFile:
         raw: Any = gzip.open(self.file) if packed else open(self.file, "rb")  # noqa: SIM115  (closed with the text)
         return io.TextIOWrapper(raw, encoding, newline="")
 
+    def _rows(self, text: Any) -> Iterator[tuple[int, list[str]]]:
+        """Pass over the rows of cells, with the number of each one's last line.
+
+        Raises:
+            csv.Error: a row of more than `_LONGEST` signs.
+        """
+        spent = 0
+
+        def lines() -> Iterator[str]:
+            nonlocal spent
+            while line := text.readline(_LONGEST):
+                spent += len(line)
+                if spent >= _LONGEST:
+                    raise csv.Error(f"a row of more than {_LONGEST} signs")
+                yield line
+
+        rows = csv.reader(lines(), delimiter=self.delimiter)
+        for row in rows:
+            spent = 0
+            yield rows.line_num, row
+
     def _header(self) -> list[str]:
         """The columns' names. A first row of numbers has none."""
         file, reading = self.file, self.reading
         try:
             with self._text() as text:
-                rows = csv.reader(text, delimiter=self.delimiter)
-                first, lines = next(rows, []), rows.line_num
+                lines, first = next(self._rows(text), (0, []))
                 self.longest = 4 * sum(len(cell) + 3 for cell in first)  # bytes of a row, more or less
         except UnicodeError:
             raise self._other_encoding() from None
@@ -152,10 +173,9 @@ class CsvFile:
 
     def _cells(self) -> Iterator[tuple[int, list[str]]]:
         with self._text() as text:
-            rows = csv.reader(text, delimiter=self.delimiter)
-            for row in rows:
-                if row and rows.line_num > self.lines:
-                    yield rows.line_num, row
+            for line, row in self._rows(text):
+                if row and line > self.lines:
+                    yield line, row
 
     def where(self, column: str, row: int) -> str:
         try:

@@ -17,7 +17,7 @@ import numpy as np
 
 from rieszflow._files import one_line
 from rieszflow._notices import Notice, notice
-from rieszflow.data.arrow import arrow, extensions, index_columns, is_single, why_not
+from rieszflow.data.arrow import arrow, extensions, index_columns, is_list, is_single, storage, why_not
 from rieszflow.data.columns import difference, different, known, named, other_delimiter, without_index
 from rieszflow.data.csv_file import CsvFile
 from rieszflow.data.options import Reading
@@ -171,11 +171,15 @@ def _parquet(file: Path, pa: Any) -> Part:
 
     with opened() as content:
         schema, n = content.schema_arrow, content.metadata.num_rows
+        groups = [content.metadata.row_group(k) for k in range(content.metadata.num_row_groups)]
+        numbers = sum(group.column(k).num_values for group in groups for k in range(group.num_columns))
+    lists = {field.name for field in schema if is_list(storage(field.type, pa), pa)}
 
     def batches(columns: list[str], as_text: Collection[str] = ()) -> Iterator[Any]:
         with opened() as content:
             # A list column is one column here, and its leaves are several to Parquet: names with dots are paths.
-            yield from content.iter_batches(rows_at_once(len(columns)), columns=columns)
+            width = numbers // max(1, n) if lists.intersection(columns) else 0
+            yield from content.iter_batches(rows_at_once(max(len(columns), width)), columns=columns)
 
     def explain(columns: list[str], error: Exception) -> Exception:
         return DatasetError(f"{file}: damaged ({one_line(error)})")

@@ -220,6 +220,28 @@ def test_the_command(tmp_path, monkeypatch):
         assert done.exit_code != 0 and says in done.output and len(done.output.strip().splitlines()) == 1, done.output
 
 
+def test_the_command_reads_tables_as_compare_does(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from rieszflow.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    x, labels = groups()
+    numbers = [[str(v).replace(".", ",") for v in row] for row in x[:, :2].tolist()]
+    lines = [";".join([f"{ord(g):03}", *row]) for g, row in zip(labels, numbers, strict=True)]
+    (tmp_path / "t.csv").write_text("\n".join(["städte;a;b", *lines, "097;?;1", ";1;1"]), encoding="latin-1")
+    options = ["--delimiter", ";", "--decimal", ",", "--missing", "?", "--encoding", "latin-1", "--permutations", "0", "--json"]
+    done = CliRunner().invoke(app, ["pairwise", "t.csv", "--by", "städte", *options])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert {pair["a"] for pair in found["pairs"]} == {"097", "098", "099"} and "left out 2 rows" in found["notices"][-1]
+    want = rf.pairwise_energy_distance(x[:, :2].numpy().astype(float), labels, permutations=0)
+    got = {(pair["a"], pair["b"]): pair["distance"] for pair in found["pairs"]}
+    assert got["097", "098"] == pytest.approx(want.distances[0, 1], rel=1e-6)
+    done = CliRunner().invoke(app, ["pairwise", "t.csv", "--by", "städte", *options, "--columns", "a"])
+    assert json.loads(done.stdout)["pairs"] != found["pairs"]
+
+
 def sizes(*args, **options):
     found = rf.pairwise_energy_distance(*args, permutations=0, slices=4, **options)
     return dict(zip(found.names, found.sizes.tolist(), strict=True))

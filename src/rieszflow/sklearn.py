@@ -97,7 +97,8 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
             array = part if isinstance(part, np.ndarray) else np.asarray(part)
             if array.dtype.kind == "O":
                 array = np.array(array.tolist())
-            if isinstance(array, np.ma.MaskedArray) or (array.dtype.kind in "iuf" and array.dtype.itemsize >= 8 and array.ndim):
+            rounded = array.dtype.kind in "iu" or (array.dtype.kind == "f" and array.dtype.itemsize > 8)
+            if array.size and array.ndim and (rounded or isinstance(array, np.ma.MaskedArray)):
                 as_points(array.reshape(len(array), -1), "X")
         points: np.ndarray = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=2)
         return points

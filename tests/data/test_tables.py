@@ -482,6 +482,26 @@ def test_tables_whose_log_says_which_files_count_are_refused(tmp_path, log, kind
     assert points(file)[1].tolist() == [[1], [2]]
 
 
+def test_a_packed_file_unpacks_no_endless_row(tmp_path):
+    """Without an end of the line in the first row, and with one in every cell of it: refused before the file is read whole."""
+    for row in (b"a," * (1 << 22), b'"a\n",' * (1 << 20)):
+        with gzip.open(tmp_path / "t.csv.gz", "wb", compresslevel=1) as file:
+            for _ in range(4):
+                file.write(row)
+        with pytest.raises(DatasetError, match="t.csv.gz: cannot be read .a row of more than 16777216 signs"):
+            stream(tmp_path / "t.csv.gz")
+
+
+def test_long_lists_come_in_small_batches(tmp_path, monkeypatch):
+    """Equal numbers take no room in a file: its rows and the numbers in them say how large a batch would be."""
+    monkeypatch.setattr("rieszflow.data.parts.MOST_NUMBERS", 1 << 12)
+    rows, width = 300, 128
+    lists = pa.ListArray.from_arrays(np.arange(rows + 1) * width, pa.array(np.zeros(rows * width, np.float32)))
+    table(tmp_path / "a.parquet", {"e": lists})
+    found = stream(tmp_path / "a.parquet")
+    assert (found.n, found.d) == (rows, width) and len(found.first) * width <= 1 << 12
+
+
 def test_frames(tmp_path):
     """Whatever gives itself to Arrow: tables, batches, and readers, which are read whole."""
     whole = pa.table({"a": [1.0, 2.0], "name": ["x", "y"], "b": [3, 4]})

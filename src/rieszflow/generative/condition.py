@@ -208,7 +208,7 @@ def _shown(condition: object) -> str:
 
 
 def _listed(classes: Sequence[int]) -> str:
-    whole = list(classes) == list(range(classes[0], classes[-1] + 1))
+    whole = classes[-1] - classes[0] + 1 == len(classes)  # they are sorted, and all different
     return f"{classes[0]} to {classes[-1]}" if whole and len(classes) > 2 else ", ".join(map(str, classes))
 
 

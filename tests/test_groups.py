@@ -284,6 +284,7 @@ def test_labels_are_objects_of_one_type():
         assert sizes(x, labels) == numbers, type(labels)
     for labels in (np.array(days, "M8[D]"), [np.datetime64(day) for day in days], pandas.PeriodIndex(days, freq="D")):
         assert list(sizes(x, labels)) == days[:3]
+    assert sizes(x, SimpleNamespace(to_numpy=lambda: np.array(large))) == numbers  # as arrays of xarray
     assert sizes(x, ["a", "a\0", "b"] * 4) == {"a": 4, "a\0": 4, "b": 4}
     frame = pandas.DataFrame({"v": np.arange(12.0), "g": large})
     for source in (frame, pa.table(frame), pa.RecordBatchReader.from_stream(pa.table(frame)), rf.stream(frame)):
@@ -297,11 +298,15 @@ def test_labels_are_objects_of_one_type():
         (np.array(["2020-01-01", "NaT"] * 6, "M8[s]"), "got 6 of 12 missing"),
         (np.ma.masked_equal([1, 2] * 6, 2), "got 6 of 12 missing"),
         (np.zeros((12, 1)), "list given as a label"),
+        ([[1], [2]] * 6, "list given as a label"),
         (pa.table({"g": large, "h": large}), "Table with the columns 'g', 'h' given"),
         (b"abcabcabcabc", "bytes given"),
     ):
         with pytest.raises((InputError, InputTypeError), match=says):
             sizes(x, labels)
+    nested = pa.table({"v": np.arange(12.0), "g": [{"a": k} for k in range(12)]})
+    with pytest.raises(InputTypeError, match="dict given as a label"):
+        sizes(nested, "g")
     periods = pandas.DataFrame({"v": np.arange(12.0), "g": pandas.PeriodIndex(days, freq="D")})
     with pytest.raises(DatasetError, match="column 'g' of labels must be plain, got pandas.period"):
         sizes(periods, "g")

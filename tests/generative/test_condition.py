@@ -370,6 +370,7 @@ def test_a_column_of_a_table_may_have_any_name(tmp_path, name):
         (2**60 + np.arange(40)[:, None], "condition: column 0 holds numbers near .* float64 rounds them"),
         (np.array([1.0, 2.0] * 20), "labels .n,. of whole numbers or numbers .n, k. are accepted"),
         (np.array([True, False] * 20), "labels .n,. of whole numbers or numbers .n, k. are accepted"),
+        ([True, 1, 2, 3] * 10, "labels must be whole numbers, got some that are True or False"),
         (["a", "b"] * 20, "labels .n,. of whole numbers or numbers .n, k. are accepted"),
     ],
 )

@@ -62,6 +62,9 @@ def labelled(x: Any, groups: Any, obsm: str | None = None, layer: str | None = N
 
 
 def _texts(labels: list[Any]) -> np.ndarray:
+    nested = next((type(label).__name__ for label in labels if isinstance(label, (list, tuple, dict, set, np.ndarray))), None)
+    if nested is not None:
+        raise InputTypeError(f"groups: {nested} given as a label; one label for every point (n,) is accepted")
     missing = [k for k, label in enumerate(labels) if is_missing(label)]
     if missing:
         raise InputError(
@@ -82,16 +85,15 @@ def _listed(groups: Any) -> list[Any]:
         groups = imported(groups, "groups")
     if isinstance(groups, np.ndarray) and groups.dtype.kind in "mM":
         groups = [None if np.isnat(label) else str(label) for label in groups.ravel()]  # as a list they are plain counts
-    for convert in ("tolist", "to_list", "to_pylist", "to_numpy"):
+    for convert in ("tolist", "to_list", "to_pylist"):
         if hasattr(groups, convert):
             groups = getattr(groups, convert)()
             break
+    if hasattr(groups, "to_numpy"):
+        return _listed(groups.to_numpy())
     if not isinstance(groups, Sequence) or isinstance(groups, (str, bytes)):
         raise InputTypeError(f"groups: {type(groups).__name__} given; a label for every point is accepted, or a column's name")
-    labels = [_own(label) for label in groups]
-    if nested := next((label for label in labels if isinstance(label, (list, tuple, dict, set, np.ndarray))), None):
-        raise InputTypeError(f"groups: {type(nested).__name__} given as a label; one label for every point (n,) is accepted")
-    return labels
+    return [_own(label) for label in groups]
 
 
 def _own(label: Any) -> Any:

@@ -98,10 +98,10 @@ def imported(x: object, name: str) -> Points:
 
 
 def conversion(x: object) -> str:
-    """Return the advice how to make an array of `x`, for the end of a message; empty if there is none."""
+    """Return the advice how to convert `x` to an array or a table, for the end of a message; empty if there is none."""
     call = next((name for name in _CONVERSIONS if hasattr(type(x), name)), None)
     how = {None: None, "__array__": "numpy.asarray(...)", "magnitude": ".magnitude"}.get(call, f".{call}()")
-    return "" if how is None else f"; {how} makes one"
+    return "" if how is None else f"; {how} converts it"
 
 
 def _plain_tensor(x: Tensor, name: str) -> Tensor:

@@ -105,8 +105,8 @@ def _in_memory(frame: Any, pa: Any) -> Part:
         else:
             raise InputTypeError("it does not give itself to Arrow")
     except Exception as error:  # any library may be behind it
-        advice = "" if hasattr(frame, "columns") else conversion(frame)
-        raise DatasetError(f"{name}: cannot be read as a table with named columns ({one_line(error)}){advice}") from None
+        why = one_line(error)
+        raise DatasetError(f"{name}: cannot be read as a table with named columns ({why}){conversion(frame)}") from None
     if index:
         notice(f"{name}: left out the index {named(index)}: an index is no column; reset_index() makes it one")
 

@@ -175,7 +175,7 @@ def test_what_is_refused(tmp_path):
         (x, labels[:5], {}, InputError, "groups: 5 labels given for 677 points"),
         (x, ["a"] * len(x), {}, InputError, "groups: all points are in one group, 'a'"),
         (x, ["z", *["a"] * (len(x) - 1)], {}, InputError, "groups: 'z' has one point"),
-        (x, with_nan, {}, InputError, "groups: the label of point 676 is missing"),
+        (x, with_nan, {}, InputError, "got 1 of 677 missing .the first is that of point 676"),
         (x, "kind", {}, InputError, "groups: 'kind' given, a column's name, and x is no table"),
         (x, 5, {}, InputTypeError, "groups: int given"),
         (x, labels, {"obsm": "X_pca"}, InputError, "obsm: 'X_pca' given with Tensor"),
@@ -218,3 +218,95 @@ def test_the_command(tmp_path, monkeypatch):
     ):
         done = run(*args)
         assert done.exit_code != 0 and says in done.output and len(done.output.strip().splitlines()) == 1, done.output
+
+
+def test_the_command_reads_tables_as_compare_does(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from rieszflow.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    x, labels = groups()
+    numbers = [[str(v).replace(".", ",") for v in row] for row in x[:, :2].tolist()]
+    lines = [";".join([f"{ord(g):03}", *row]) for g, row in zip(labels, numbers, strict=True)]
+    (tmp_path / "t.csv").write_text("\n".join(["städte;a;b", *lines, "097;?;1", ";1;1"]), encoding="latin-1")
+    options = ["--delimiter", ";", "--decimal", ",", "--missing", "?", "--encoding", "latin-1", "--permutations", "0", "--json"]
+    done = CliRunner().invoke(app, ["pairwise", "t.csv", "--by", "städte", *options])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert {pair["a"] for pair in found["pairs"]} == {"097", "098", "099"} and "left out 2 rows" in found["notices"][-1]
+    want = rf.pairwise_energy_distance(x[:, :2].numpy().astype(float), labels, permutations=0)
+    got = {(pair["a"], pair["b"]): pair["distance"] for pair in found["pairs"]}
+    assert got["097", "098"] == pytest.approx(want.distances[0, 1], rel=1e-6)
+    done = CliRunner().invoke(app, ["pairwise", "t.csv", "--by", "städte", *options, "--columns", "a"])
+    assert json.loads(done.stdout)["pairs"] != found["pairs"]
+
+
+def sizes(*args, **options):
+    found = rf.pairwise_energy_distance(*args, permutations=0, slices=4, **options)
+    return dict(zip(found.names, found.sizes.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "labels", [["01", "1", "001", "2"], ["1E5", "100000", "2E1", "20"], ["3", "12"], ["9007199254740992", "9007199254740993"]]
+)
+def test_a_label_in_a_csv_file_is_its_text(tmp_path, labels):
+    rows = "".join(f"{label},{k}.5,{k % 7}\n" for k, label in enumerate(labels * 4))
+    (tmp_path / "t.csv").write_text("site,v,w\n" + rows)
+    want = dict.fromkeys(sorted(labels), 4)
+    assert sizes(tmp_path / "t.csv", "site") == sizes(rf.stream(tmp_path / "t.csv"), "site") == want
+    # A stream with options leaves the same rows out of the points and the labels; the order of both is kept.
+    (tmp_path / "gaps.csv").write_text((tmp_path / "t.csv").read_text() + f"{labels[0]},?,1\n,1,1\nNA,1,1\n")
+    gaps = tmp_path / "gaps.csv"
+    with pytest.warns(rf.Notice, match="left out 3 rows with missing values"):
+        found = sizes(rf.stream(gaps, missing=["?"]), "site")
+    assert found == want
+    with pytest.raises(InputError, match=f"got 2 of {4 * len(labels) + 3} missing"):
+        sizes(rf.stream(gaps, columns=["w"]), "site")
+    plain = rf.pairwise_energy_distance(rf.stream(gaps, missing=["?"]), "site", permutations=0, slices=4)
+    np.testing.assert_array_equal(
+        plain.distances, rf.pairwise_energy_distance(tmp_path / "t.csv", "site", permutations=0, slices=4).distances
+    )
+
+
+def test_labels_are_objects_of_one_type():
+    """In a frame, in Arrow's and pandas' columns, and in a list, they are what was given, and neither text nor a float."""
+    pa, pandas = pytest.importorskip("pyarrow"), pytest.importorskip("pandas")
+    x = torch.randn(12, 2, generator=generator(8))
+    large, days = [2**53, 2**53 + 1, 2**60] * 4, ["2020-01-01", "2020-01-02", "2020-01-03"] * 4
+    numbers = {str(k): 4 for k in sorted(large)}
+    for labels in (
+        large, np.array(large), torch.tensor(large), pandas.Series(large), pandas.Series(large, dtype="Int64"),
+        pandas.Categorical(large), pa.array(large), pa.chunked_array([large[:5], large[5:]]), pa.table({"g": large}),
+        pa.array(large).dictionary_encode(), pa.RecordBatchReader.from_stream(pa.table({"g": large})), list(np.array(large)),
+        list(pa.array(large)), pandas.DataFrame({"g": large}), list(torch.tensor(large)),
+    ):  # fmt: skip
+        assert sizes(x, labels) == numbers, type(labels)
+    for labels in (np.array(days, "M8[D]"), [np.datetime64(day) for day in days], pandas.PeriodIndex(days, freq="D")):
+        assert list(sizes(x, labels)) == days[:3]
+    assert sizes(x, SimpleNamespace(to_numpy=lambda: np.array(large))) == numbers  # as arrays of xarray
+    assert sizes(x, ["a", "a\0", "b"] * 4) == {"a": 4, "a\0": 4, "b": 4}
+    frame = pandas.DataFrame({"v": np.arange(12.0), "g": large})
+    for source in (frame, pa.table(frame), pa.RecordBatchReader.from_stream(pa.table(frame)), rf.stream(frame)):
+        assert sizes(source, "g") == numbers
+    for labels, says in (
+        ([1, "1"] * 6, "labels must be of one type, got int and str"),
+        ([True, 1] * 6, "labels must be of one type, got bool and int"),
+        (pandas.Series([1, None] * 6, dtype="Int64"), "got 6 of 12 missing"),
+        (pandas.Series(["a", None] * 6), "got 6 of 12 missing"),
+        (["a", " "] * 6, "got 6 of 12 missing"),
+        (np.array(["2020-01-01", "NaT"] * 6, "M8[s]"), "got 6 of 12 missing"),
+        (np.ma.masked_equal([1, 2] * 6, 2), "got 6 of 12 missing"),
+        (np.zeros((12, 1)), "list given as a label"),
+        ([[1], [2]] * 6, "list given as a label"),
+        (pa.table({"g": large, "h": large}), "Table with the columns 'g', 'h' given"),
+        (b"abcabcabcabc", "bytes given"),
+    ):
+        with pytest.raises((InputError, InputTypeError), match=says):
+            sizes(x, labels)
+    nested = pa.table({"v": np.arange(12.0), "g": [{"a": k} for k in range(12)]})
+    with pytest.raises(InputTypeError, match="dict given as a label"):
+        sizes(nested, "g")
+    periods = pandas.DataFrame({"v": np.arange(12.0), "g": pandas.PeriodIndex(days, freq="D")})
+    with pytest.raises(DatasetError, match="column 'g' of labels must be plain, got pandas.period"):
+        sizes(periods, "g")

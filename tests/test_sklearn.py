@@ -51,3 +51,27 @@ def test_what_is_refused():
         EnergyDrift(alpha=1.5).fit(x)
     with pytest.raises(ValueError, match="X has 3 features"):
         EnergyDrift().fit(x).test(np.zeros((5, 3)))
+
+
+def test_what_scikit_learn_would_lose_is_refused():
+    """Masks, and digits of whole numbers beyond 2^53, in an array, a list, and a column of a frame beside floats."""
+    pandas = pytest.importorskip("pandas")
+    x = np.random.default_rng(4).normal(size=(40, 2))
+    drift, large = EnergyDrift(slices=8, permutations=9), 2**60 + np.arange(40)[:, None]
+    frame = pandas.DataFrame({"a": x[:, 0], "id": large[:, 0]})
+    for data, says in (
+        (np.ma.masked_greater(x, 1), "X: a masked array with"),
+        (large, "float64 rounds them"),
+        (large.tolist(), "float64 rounds them"),
+        (large.astype(object), "float64 rounds them"),
+        (frame, "float64 rounds them"),
+        (frame.astype({"id": "Int64"}), "float64 rounds them"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=says):
+            drift.fit(data)
+        fitted = drift.fit(np.zeros(np.shape(data)) + np.arange(40)[:, None])
+        for method in (fitted.test, fitted.score, fitted.predict):
+            with pytest.raises((TypeError, ValueError), match=says):
+                method(data)
+    for data in (np.ma.MaskedArray(x), x.astype(np.longdouble), large - 2**60, x.astype(object), x.tolist()):
+        drift.fit(data)

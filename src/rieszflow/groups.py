@@ -45,7 +45,7 @@ class PairwiseDistances:
     """Energy distances between K groups.
 
     Attributes:
-        names: of the groups, in the order of their labels.
+        names: of the groups, the texts of their labels, sorted as texts.
         sizes: points of every group, (K,).
         distances: 2E‖X−Y‖ − E‖X−X′‖ − E‖Y−Y′‖ of all pairs, (K, K), zero on the diagonal. Distances of points are Euclidean,
             not squared, and no root is taken of the whole.
@@ -108,6 +108,7 @@ def pairwise_energy_distance(
     groups: Any,
     *,
     obsm: str | None = None,
+    layer: str | None = None,
     statistic: Statistic = "U",
     slices: int = 256,
     permutations: int = 999,
@@ -122,8 +123,11 @@ def pairwise_energy_distance(
 
     Args:
         x: points (n, d): all that `rieszflow.stream` takes, but iterators; or an AnnData object, or the path of an .h5ad file.
-        groups: a label for every point; or the name of the column that holds them, of a table or of an AnnData object's `obs`.
-        obsm: of an AnnData object, the key of the points in `obsm`, "X_pca" say; None for its X.
+        groups: a label for every point, all of one type; or the name of the column that holds them, of a table (also one that
+            `rieszflow.stream` has opened with options) or of an AnnData object's `obs`. In a CSV file a label is the text of
+            its cell: 01 and 1 are two groups.
+        obsm: of an AnnData object, the key of the points in `obsm`, such as "X_pca"; None for its X.
+        layer: of an AnnData object, the key of the points in `layers`; None for its X.
         statistic: "U", unbiased: around 0, and at times below it, where nothing differs. "V": never negative.
         slices: random directions P. Their error falls like 1/√P and is part of the standard errors.
         permutations: for every p-value; the least one is 1 / (permutations + 1). 0 for none, which saves most of the time.
@@ -151,7 +155,7 @@ def pairwise_energy_distance(
         raise InputError(f'statistic: {statistic!r} given; "V" (non-negative) and "U" (unbiased) are accepted')
     if isinstance(permutations, bool) or not isinstance(permutations, (int, np.integer)) or permutations < 0:
         raise InputError(f"permutations: {permutations!r} given; whole numbers from 0 are accepted")
-    points, labels = labelled(x, groups, obsm)
+    points, labels = labelled(x, groups, obsm, layer)
     spreads = choose_spreads(scale, [points])
     points = points.scaled(spreads)
     found_names, group, sizes = np.unique(labels, return_inverse=True, return_counts=True)

@@ -9,6 +9,7 @@ import numpy as np
 from rieszflow import _validate
 from rieszflow._extras import extra
 from rieszflow._types import DirectionsName, ScaleName
+from rieszflow.data import as_points
 from rieszflow.errors import InputError
 from rieszflow.sketch import SliceSketch
 from rieszflow.two_sample import TwoSampleTest, drift_test
@@ -71,9 +72,10 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         """Takes points (n, d), n ≥ 2, as the reference, and returns itself.
 
         Raises:
-            ValueError, TypeError: what scikit-learn or `SliceSketch` refuses.
+            ValueError, TypeError: what scikit-learn or `SliceSketch` refuses; masked values; whole numbers that float64 would
+                flatten.
         """
-        points = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        points = self._points(X, reset=True)
         if not 0 < _validate.positive_float("alpha", self.alpha) < 1:
             raise InputError(f"alpha: {self.alpha!r} given; a number between 0 and 1 is accepted")
         seed = 0 if self.random_state is None else self.random_state
@@ -84,15 +86,27 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
     def test(self, X: Any) -> TwoSampleTest:
         """The test of points (n, d), n ≥ 2, against the reference."""
         check_is_fitted(self)
-        points = validate_data(self, X, reset=False, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        points = self._points(X, reset=False)
         seed = 0 if self.random_state is None else self.random_state
         return drift_test(points, self.sketch_, permutations=self.permutations, seed=seed)
 
     def score(self, X: Any, y: Any = None) -> float:
         """−D² of points (n, d) to the reference, unbiased: around 0 where nothing has drifted, and lower where it has."""
         check_is_fitted(self)
-        points = validate_data(self, X, reset=False, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        points = self._points(X, reset=False)
         return -self.sketch_.distance(points, statistic="U")
+
+    def _points(self, X: Any, reset: bool) -> np.ndarray:
+        """Return `X` as scikit-learn takes it, without what it would lose: masks, and digits of large whole numbers."""
+        for part in [X[name] for name in X.columns] if hasattr(X, "columns") else [X]:  # each with a type of its own
+            array = part if isinstance(part, np.ndarray) else np.asarray(part)
+            if array.dtype.kind == "O":
+                array = np.array(array.tolist())
+            rounded = array.dtype.kind in "iu" or (array.dtype.kind == "f" and array.dtype.itemsize > 8)
+            if array.size and array.ndim and (rounded or isinstance(array, np.ma.MaskedArray)):
+                as_points(array.reshape(len(array), -1), "X")
+        points: np.ndarray = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        return points
 
     def predict(self, X: Any) -> np.ndarray:
         """−1 for every row if the rows together have drifted, else 1: (n,), the numbers of scikit-learn's outlier detectors."""

@@ -135,3 +135,11 @@ def test_rows_with_missing_values_and_common_columns(tmp_path):
     assert found["n"] == [39, 39] and {c["name"] for c in found["columns"]} == {"x", "y"}
     assert "a.csv: left out 1 row with missing values" in found["notices"]
     assert "b.csv: left out 'w': not in the other table" in found["notices"]
+
+
+def test_colours_that_are_forced_stay_out_of_json(folder, monkeypatch):
+    """Build servers set these variables; standard output is a pipe."""
+    for variable in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.setenv(variable, "1")
+    done = program("compare", "old.npy", "same.npy", "--json", "--slices", 8, cwd=folder)
+    assert json.loads(done.stdout)["a"] == "old.npy"

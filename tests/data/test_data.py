@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rieszflow.data import DatasetError, load, named
+from rieszflow.data import DatasetError, load, named, read_idx
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -73,6 +73,26 @@ def test_damaged_idx(tmp_path, damage, says):
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(DatasetError, match=says):
         load("mnist", tmp_path)
+
+
+def test_a_packed_idx_file_unpacks_no_more_than_its_header_promises(tmp_path, monkeypatch):
+    """Sixteen megabytes beyond it: what is asked for of the packed file is counted."""
+    header, reads = idx(np.zeros((2, 3), np.uint8)), []
+    file = tmp_path / "a.gz"
+    file.write_bytes(gzip.compress(header + bytes(1 << 24)))
+
+    class Counted(gzip.GzipFile):
+        def read(self, size=-1):
+            reads.append(size)
+            return super().read(size)
+
+    monkeypatch.setattr("rieszflow.data.idx.gzip.GzipFile", Counted)
+    with pytest.raises(DatasetError, match="more than 6 bytes of data, the header promises 6"):
+        read_idx(file)
+    assert min(reads) >= 0 and sum(reads) <= len(header) + 2
+    file.write_bytes(gzip.compress(b"\0\0\x08\x04" + b"\xff" * 16 + bytes(10)))
+    with pytest.raises(DatasetError, match="truncated or damaged: 10 bytes of data, the header promises"):
+        read_idx(file)
 
 
 def cifar_batches():

@@ -68,6 +68,63 @@ def test_refused(source, says):
     assert "\n" not in str(error.value)
 
 
+class Foreign:
+    """An array of another library, as the Array API standard has them: it offers DLPack and is not iterable."""
+
+    def __init__(self, array):
+        self.array, self.shape = array, array.shape
+
+    def __dlpack__(self, **options):
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+class Labelled:
+    """An array with more than its numbers, like xarray's: it exports a row for every number to Arrow."""
+
+    dims, shape = ("time", "station"), (3, 2)
+
+    def __arrow_c_stream__(self, requested_schema=None):
+        pa = pytest.importorskip("pyarrow")
+        return pa.table({"values": np.arange(6.0)}).__arrow_c_stream__(requested_schema)
+
+    def __iter__(self):
+        return iter(self.to_numpy())
+
+    def to_numpy(self):
+        return np.arange(6.0).reshape(3, 2)
+
+
+def test_arrays_of_other_libraries_keep_their_shape():
+    x = np.arange(24.0).reshape(4, 3, 2)
+    for array in (x, x[:, :, 0], x[:, 0, 0], x.astype(np.int64), x.astype(np.float16)):
+        for source in (Foreign(array), [Foreign(array)] if array.ndim > 1 else Foreign(array)):
+            assert torch.equal(whole(source), whole(array)), array.shape
+    assert torch.equal(torch.as_tensor(rf.data.as_points(Foreign(x), "x")), torch.from_numpy(x)[:, None])
+    with pytest.raises(ValueError, match="a single number given"):
+        stream(Foreign(np.array(1.0)))
+    with pytest.raises(TypeError, match="source: must be an array that DLPack can carry, got Foreign"):
+        stream(Foreign(np.array(["a"])))
+
+
+def test_arrays_that_mean_more_than_their_numbers_are_refused():
+    """Also those that can be passed over: a pass gives their rows, and not batches of points."""
+    pandas, sparse = pytest.importorskip("pandas"), pytest.importorskip("scipy.sparse")
+    x = np.arange(24.0).reshape(4, 3, 2)
+    for source, advice in (
+        (Labelled(), "to_numpy"),
+        (pandas.Series(x[:, 0, 0]), "to_numpy"),
+        (pandas.Index(x[:, 0, 0]), "to_numpy"),
+        (sparse.coo_matrix(x[0]), "toarray"),
+        (sparse.csr_array(x[0]), "toarray"),
+        (memoryview(x), ""),
+    ):
+        with pytest.raises(TypeError, match=f"source: {type(source).__name__} given; a torch.Tensor or numpy.*{advice}"):
+            stream(source)
+
+
 def test_what_counts_of_a_batch_is_said():
     x, labels = torch.arange(8.0).view(4, 2), torch.arange(4)
     for source, says in (

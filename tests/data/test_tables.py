@@ -17,16 +17,40 @@ pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402  (an extra)
 
 
-def test_labels_of_rows_are_no_column_unless_they_have_a_name():
+def test_an_index_is_no_column(tmp_path):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": [1.0, 2.0, 4.0]})[lambda it: it.a != 2]  # rows 0 and 2
     with warnings.catch_warnings():
         warnings.simplefilter("error", Notice)
         assert list(stream(frame).names) == ["a"]
-    named = frame.set_index(pandas.Index([7, 8], name="day"))
-    assert sorted(stream(named).names) == ["a", "day"] and stream(named).count() == 2
-    # pandas keeps the numbers of rows 0, 1, … as a range, and not as numbers.
-    assert sorted(stream(pandas.DataFrame({"a": [1.0, 2.0]}).rename_axis("day")).names) == ["a", "day"]
+    one = pandas.DataFrame({"a": [1.0, 4.0]})
+    for index in ([7, 8], range(2), pandas.period_range("2020", periods=2, freq="D"), ["u", "v"]):
+        named = one.set_axis(pandas.Index(index, name="day"))
+        found, matrix, (said,) = points(named)
+        assert found.names == ["a"] and matrix.tolist() == [[1], [4]]
+        assert "DataFrame: left out the index 'day': an index is no column; reset_index() makes it one" in said
+    named = one.set_axis(pandas.Index([7, 8], name="day"))
+    assert points(named.reset_index())[0].names == ["day", "a"]
+    # In a file, and in a table that was made of the frame, the index is a column, and metadata tell.
+    named.to_parquet(tmp_path / "a.parquet")
+    for source in (tmp_path / "a.parquet", pa.Table.from_pandas(named)):
+        found, matrix, (said,) = points(source)
+        assert found.names == ["a"] and "'day' (an index, as pandas writes it)" in said
+        assert points(source, columns=["day", "a"])[1].tolist() == [[7, 1], [8, 4]]
+
+
+def test_periods_are_no_numbers(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": [1.0, 2.0], "p": pandas.period_range("2020-01", periods=2, freq="M")})
+    frame.to_parquet(tmp_path / "a.parquet")
+    # Where nobody has registered a type (that of periods, where pandas was not imported), metadata alone tell of it.
+    fields = [pa.field("a", pa.float64()), pa.field("p", pa.int64(), metadata={"ARROW:extension:name": "other.period"})]
+    plain = pa.table([[1.0, 2.0], [600, 601]], schema=pa.schema(fields))
+    for source, kind in ((frame, "pandas"), (tmp_path / "a.parquet", "pandas"), (plain, "other")):
+        found, _, (said,) = points(source)
+        assert found.names == ["a"] and f"'p' (of the type {kind}.period)" in said
+    embedding = pa.FixedShapeTensorArray.from_numpy_ndarray(np.arange(6.0).reshape(2, 3))
+    assert points(pa.table({"e": embedding}))[1].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 def points(source, **options):
@@ -397,10 +421,9 @@ def test_shards(tmp_path):
     x = g.normal(size=(20, 2))
     whole = table(tmp_path / "whole.parquet", {"a": x[:, 0], "b": x[:, 1]})
     folder = tmp_path / "shards"
-    (folder / "_delta_log").mkdir(parents=True)
-    (folder / "_delta_log" / "0.json").write_text("{}")
-    (folder / "._x.parquet").write_bytes(b"\0")
-    (folder / "_SUCCESS").write_text("")
+    folder.mkdir()
+    for name in ("_SUCCESS", "_metadata", "_common_metadata", ".DS_Store", "._x.parquet", "Thumbs.db", ".0.parquet.crc"):
+        (folder / name).write_bytes(b"\0")
     table(folder / "0.parquet", {"a": x[:9, 0], "b": x[:9, 1]})
     table(folder / "1.parquet", {"b": x[9:, 1], "a": x[9:, 0]})  # another order
     table(folder / "2.parquet", {"a": pa.array([], pa.int8()), "b": pa.nulls(0)})  # no rows
@@ -410,6 +433,11 @@ def test_shards(tmp_path):
     assert points(folder)[1][-1].tolist() == [7, 8]
     (folder / "README.md").write_text("hello")
     assert "left out 'README.md'" in points(folder)[2][0]
+    (folder / "_temporary").mkdir()
+    for name in ("_temporary/0.parquet", "_temporary/1.parquet", ".old.parquet"):
+        table(folder / name, {"a": [7.0], "b": [8.0]})
+    found, _, notices = points(folder)
+    assert found.n == 21 and "left out '.old.parquet', '_temporary': names that begin with '_' or '.' are hidden" in notices[0]
     table(folder / "4.parquet", {"a": [7], "b": ["x"]})
     with pytest.raises(ValueError, match=r"4.parquet: column 'b' holds no numbers here \(text\), and does in .*0.parquet"):
         stream(folder)
@@ -429,6 +457,49 @@ def test_shards(tmp_path):
     hive.mkdir(parents=True)
     table(hive / "0.parquet", {"a": [1.0]})
     assert "'year=2020'" in points(tmp_path / "hive")[2][0]
+
+
+@pytest.mark.parametrize(
+    ("log", "kind"),
+    [
+        ("_delta_log/0.json", "Delta Lake"),
+        (".hoodie/hoodie.properties", "Hudi"),
+        ("metadata/v1.metadata.json", "Iceberg"),
+        ("_spark_metadata/0", "Spark"),
+    ],
+)
+def test_tables_whose_log_says_which_files_count_are_refused(tmp_path, log, kind):
+    """The folder itself, one above it, and a partition in it; a file by its own name is that file."""
+    folder = tmp_path / "above" / "table"
+    file = folder / "data" / "year=2020" / "0.parquet"
+    for path in (file, folder / log):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    table(file, {"a": [1.0, 2.0]})
+    for place in (folder, folder.parent, file.parent):
+        with pytest.raises(DatasetError, match=f"must be a folder of plain tables, got a table of {kind}"):
+            stream(place)
+    assert points(file)[1].tolist() == [[1], [2]]
+
+
+def test_a_packed_file_unpacks_no_endless_row(tmp_path):
+    """Without an end of the line in the first row, and with one in every cell of it: refused before the file is read whole."""
+    for row in (b"a," * (1 << 22), b'"a\n",' * (1 << 20)):
+        with gzip.open(tmp_path / "t.csv.gz", "wb", compresslevel=1) as file:
+            for _ in range(4):
+                file.write(row)
+        with pytest.raises(DatasetError, match="t.csv.gz: cannot be read .a row of more than 16777216 signs"):
+            stream(tmp_path / "t.csv.gz")
+
+
+def test_long_lists_come_in_small_batches(tmp_path, monkeypatch):
+    """Equal numbers take no room in a file: its rows and the numbers in them say how large a batch would be."""
+    monkeypatch.setattr("rieszflow.data.parts.MOST_NUMBERS", 1 << 12)
+    rows, width = 300, 128
+    lists = pa.ListArray.from_arrays(np.arange(rows + 1) * width, pa.array(np.zeros(rows * width, np.float32)))
+    table(tmp_path / "a.parquet", {"e": lists})
+    found = stream(tmp_path / "a.parquet")
+    assert (found.n, found.d) == (rows, width) and len(found.first) * width <= 1 << 12
 
 
 def test_frames(tmp_path):

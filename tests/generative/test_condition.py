@@ -349,3 +349,42 @@ def test_pictures_of_what_was_asked_for(tmp_path):
     left = drawn[-1].known.view(-1, 8, 8)
     assert torch.equal(left[..., :4], drawn[-1].samples.view(-1, 8, 8)[..., :4]) and not left[..., 4:].any()
     assert Run.open(flow.run.path).data["condition"]["classes"] == list(range(10))
+
+
+@pytest.mark.parametrize("name", ["class", "given", "left-half", "label", "pool:4"])
+def test_a_column_of_a_table_may_have_any_name(tmp_path, name):
+    k = np.arange(90) % 3
+    header = f"{name},v"
+    np.savetxt(tmp_path / "t.csv", np.stack([k, k + 0.5], 1), delimiter=",", header=header, comments="")
+    settings = {"model": "recorded", "particles": 50, "networks": 1, "first_steps": 2, "slices": 4, "device": "cpu"}
+    for condition in (name, f"columns:{name}"):
+        flow = rf.GenerativeFlow(**settings).fit(tmp_path / "t.csv", condition=condition)
+        assert flow.config.condition == f"columns:{name}" and flow.sample(2, condition=[1.0], seed=0).shape == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("condition", "says"),
+    [
+        (np.array([2**63, 2**63 + 1] * 20, np.uint64), "labels must be whole numbers below 2.63, got 9223372036854775809"),
+        (np.ma.masked_equal([1, 2] * 20, 2), "condition: must have a value for every datum, got a masked array"),
+        (2**60 + np.arange(40)[:, None], "condition: column 0 holds numbers near .* float64 rounds them"),
+        (np.array([1.0, 2.0] * 20), "labels .n,. of whole numbers or numbers .n, k. are accepted"),
+        (np.array([True, False] * 20), "labels .n,. of whole numbers or numbers .n, k. are accepted"),
+        ([True, 1, 2, 3] * 10, "labels must be whole numbers, got some that are True or False"),
+        (["a", "b"] * 20, "labels .n,. of whole numbers or numbers .n, k. are accepted"),
+    ],
+)
+def test_labels_and_numbers_that_are_not_what_they_seem(condition, says):
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    with pytest.raises((InputError, DatasetError), match=says):
+        rf.GenerativeFlow(**RECORDED).fit(x, condition=condition)
+
+
+def test_labels_may_be_negative_and_large():
+    x, labels = np.random.default_rng(0).normal(size=(40, 2)), np.array([-3, 2**53, 2**53 + 1, 2**62] * 10)
+    settings = {"model": "recorded", "particles": 50, "networks": 1, "first_steps": 2, "slices": 4, "device": "cpu"}
+    flow = rf.GenerativeFlow(**settings).fit(x, condition=labels)
+    for label in (-3, 2**53, 2**53 + 1, 2**62):
+        assert flow.sample(2, condition=label, seed=0).shape == (2, 2)
+    with pytest.raises(InputError, match="label 9007199254740994 given"):
+        flow.sample(1, condition=2**53 + 2)

@@ -26,10 +26,12 @@ def _bars(period: float = 30) -> progress.Progress:
         TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         TimeRemainingColumn(),
     )  # fmt: skip
-    # Where nobody watches, Rich would print an empty line for every bar. It catches what goes to the terminal meanwhile, to
+    # Where nobody watches, Rich would print an empty line for every bar. FORCE_COLOR makes it take a pipe for a terminal: bars
+    # are for real ones. It catches what goes to the terminal meanwhile, to
     # keep the bars in order; stderr only where that is a terminal, too.
+    watched = terminal.console.is_interactive and terminal.console.file.isatty()
     return progress.Progress(
-        *columns, console=terminal.console, transient=True, disable=not terminal.console.is_interactive,
+        *columns, console=terminal.console, transient=True, disable=not watched,
         speed_estimate_period=period, redirect_stderr=sys.stderr.isatty(),
     )  # fmt: skip
 

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rieszflow.cli.app import app
 from rieszflow.cli.bars import Passes
 from rieszflow.cli.checks import at_least, check_file
+from rieszflow.cli.tables import (
+    Columns,
+    Dates,
+    Decimal,
+    Delimiter,
+    Encoding,
+    Exclude,
+    Header,
+    Missing,
+    Thousands,
+    table_options,
+)
 from rieszflow.cli.terminal import one_line, print_table, show
 from rieszflow.cli.way_out import call
 from rieszflow.errors import InputError
@@ -18,35 +30,6 @@ if TYPE_CHECKING:
     from rieszflow.comparison import Comparison
 
 SOURCE = "a .npy, .npz, .csv, .tsv or .parquet file, a folder of tables or of pictures"
-
-# How tables are read: `rieszflow.stream` and docs/data.md say what each option means.
-Columns = Annotated[
-    str | None,
-    typer.Option(help="Columns of tables to read, separated by commas; default: all of numbers.", show_default=False),
-]
-Exclude = Annotated[str | None, typer.Option(help="Columns not to read, separated by commas.", show_default=False)]
-Header = Annotated[str, typer.Option(help="Whether CSV files have names in their first row: auto, yes or no.")]
-Delimiter = Annotated[str | None, typer.Option(help="Between the cells of CSV files; default: a comma.", show_default=False)]
-Decimal = Annotated[str, typer.Option(help="Decimal sign in text.")]
-Thousands = Annotated[str | None, typer.Option(help="Separator of thousands in text.", show_default=False)]
-Missing = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Text of a missing value; rows with one are left out. Repeatable; '' for empty cells.", show_default=False
-    ),
-]
-Dates = Annotated[bool, typer.Option("--dates", help="Read dates and times as seconds.")]
-Encoding = Annotated[str, typer.Option(help="Of CSV files.")]
-
-
-def _reading(header: str, columns: str | None, exclude: str | None, **plain: Any) -> dict[str, Any]:
-    """The options of tables as `rieszflow.stream` takes them."""
-    import csv
-
-    if header not in ("auto", "yes", "no"):
-        raise InputError(f"--header: {header} given; auto, yes and no are accepted")
-    named = {name: next(csv.reader([text])) for name, text in (("columns", columns), ("exclude", exclude)) if text is not None}
-    return {**named, **plain, "header": {"yes": True, "no": False}.get(header, "auto"), "missing": plain["missing"] or None}
 
 
 @app.command()
@@ -85,7 +68,7 @@ def compare(
     from rieszflow.comparison import compare, is_sketch
     from rieszflow.data import stream
 
-    reading = _reading(
+    reading = table_options(
         header, columns, exclude, delimiter=delimiter, decimal=decimal, thousands=thousands, missing=missing, dates=dates,
         encoding=encoding,
     )  # fmt: skip
@@ -178,7 +161,7 @@ def sketch(
     from rieszflow.data import stream
     from rieszflow.sketch import SliceSketch
 
-    reading = _reading(
+    reading = table_options(
         header, columns, exclude, delimiter=delimiter, decimal=decimal, thousands=thousands, missing=missing, dates=dates,
         encoding=encoding,
     )  # fmt: skip

@@ -6,13 +6,25 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from rieszflow.cli.app import app
 from rieszflow.cli.bars import Passes
 from rieszflow.cli.checks import at_least, check_file
+from rieszflow.cli.tables import (
+    Columns,
+    Dates,
+    Decimal,
+    Delimiter,
+    Encoding,
+    Exclude,
+    Header,
+    Missing,
+    Thousands,
+    table_options,
+)
 from rieszflow.cli.terminal import one_line, print_table, show
 from rieszflow.cli.way_out import call
 
@@ -22,7 +34,10 @@ def pairwise(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A .csv, .tsv, .parquet or .h5ad file.", show_default=False)],
     by: Annotated[str, typer.Option(help="The column that holds the groups; of an .h5ad file, in obs.", show_default=False)],
     obsm: Annotated[
-        str | None, typer.Option(help="Of an .h5ad file: the key of the points, X_pca say; default: X.", show_default=False)
+        str | None, typer.Option(help="Of an .h5ad file: the key of the points, as X_pca; default: X.", show_default=False)
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Of an .h5ad file: the layer that holds the points; default: X.", show_default=False)
     ] = None,
     slices: Annotated[int, typer.Option(help="Random directions.")] = 256,
     permutations: Annotated[int, typer.Option(help="For every p-value; 0 for none, which is faster.")] = 999,
@@ -30,6 +45,15 @@ def pairwise(
     top: Annotated[int, typer.Option(help="Pairs to name, of those furthest apart and of those nearest.")] = 5,
     out: Annotated[Path, typer.Option(help="Table of all pairs; a heat map beside it.")] = Path("pairwise.csv"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of tables.")] = False,
+    columns: Columns = None,
+    exclude: Exclude = None,
+    header: Header = "auto",
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
+    thousands: Thousands = None,
+    missing: Missing = None,
+    dates: Dates = False,
+    encoding: Encoding = "utf-8",
 ) -> None:
     """Energy distances between all groups of points: a table, and a heat map with alike groups side by side."""
     for option, value, least in (
@@ -43,11 +67,20 @@ def pairwise(
 
     from rieszflow import report
     from rieszflow._files import atomically
+    from rieszflow.data import stream
+    from rieszflow.data.options import Reading
     from rieszflow.groups import pairwise_energy_distance
 
+    reading = table_options(
+        header, columns, exclude, delimiter=delimiter, decimal=decimal, thousands=thousands, missing=missing, dates=dates,
+        encoding=encoding,
+    )  # fmt: skip
+    points: Any = source
+    if Reading(**reading) != Reading():
+        points = stream(source, **{**reading, "exclude": [*reading.get("exclude", ()), by]})
     with Passes() as passes:
         found = pairwise_energy_distance(
-            source, by, obsm=obsm, slices=slices, permutations=permutations, seed=seed, progress=passes
+            points, by, obsm=obsm, layer=layer, slices=slices, permutations=permutations, seed=seed, progress=passes
         )
     pairs = found.pairs()
     text = io.StringIO()

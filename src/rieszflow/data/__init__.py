@@ -3,8 +3,8 @@
 No file is ever executed, and nothing is fetched unless a Hugging Face data set is asked for by name (`hf:mnist`).
 
 Rooms, in the order in which data flow: points and dataset (numbers in memory); paths, idx, pictures, npy, files (arrays and
-pictures); options, columns, arrow, parts, csv_file, reader, tables (tables); batches, streams, scale, labelled
-(points in batches, the spreads of their columns, and labels); named, loading (data sets).
+pictures); options, columns, arrow, parts, csv_file, reader, tables (tables); batches, streams, spreads, scale, cells,
+labelled (points in batches, the spreads of their columns, and labels); named, loading (data sets).
 """
 
 from rieszflow.data.columns import difference
@@ -12,7 +12,7 @@ from rieszflow.data.dataset import Dataset, from_arrays, scaled, unscaled
 from rieszflow.data.files import read_all
 from rieszflow.data.idx import read_idx
 from rieszflow.data.labelled import labelled
-from rieszflow.data.loading import load
+from rieszflow.data.loading import holds_table, load
 from rieszflow.data.named import NAMED
 from rieszflow.data.pictures import has_pictures
 from rieszflow.data.points import as_points
@@ -33,6 +33,7 @@ __all__ = [
     "difference",
     "from_arrays",
     "has_pictures",
+    "holds_table",
     "labelled",
     "load",
     "read_all",

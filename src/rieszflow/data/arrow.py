@@ -7,7 +7,7 @@ from typing import Any
 from rieszflow._extras import extra
 from rieszflow.data.options import Reading
 
-__all__ = ["arrow", "is_list", "is_single", "seconds", "storage", "why_not"]
+__all__ = ["arrow", "extensions", "index_columns", "is_list", "is_single", "seconds", "storage", "why_not"]
 
 
 def arrow(name: str) -> Any:
@@ -40,6 +40,29 @@ def why_not(kind: Any, reading: Reading, pa: Any) -> str | None:
     if t.is_struct(kind) or t.is_map(kind) or t.is_union(kind):
         return "nested: " + str(kind)[:60]
     return str(kind)[:60]
+
+
+def extensions(schema: Any, pa: Any) -> dict[str, str]:
+    """Return the columns of extension types whose numbers mean something else, such as periods of pandas, with their types.
+
+    Embeddings and pictures are lists, and read as such. A type that nobody has registered is found in the field's metadata.
+    """
+    found = {}
+    for field in schema:
+        name = (field.metadata or {}).get(b"ARROW:extension:name", b"").decode(errors="replace")
+        if isinstance(field.type, pa.BaseExtensionType):
+            name = getattr(field.type, "extension_name", str(field.type))
+        if name and name != "arrow.bool8" and not is_list(storage(field.type, pa), pa):
+            found[field.name] = name
+    return found
+
+
+def index_columns(schema: Any) -> set[str]:
+    """Return the columns that hold the index of the pandas frame that a table was made of."""
+    try:
+        return {name for name in (schema.pandas_metadata or {}).get("index_columns", ()) if isinstance(name, str)}
+    except (ValueError, AttributeError, TypeError):  # somebody else's metadata under this name
+        return set()
 
 
 def storage(kind: Any, pa: Any) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor
 from rieszflow._notices import notice
 from rieszflow.data.columns import named
 from rieszflow.data.points import as_points
+from rieszflow.data.tables import Table
 from rieszflow.errors import InputError, InputTypeError
 
 __all__ = ["Source", "batch_points", "passes"]
@@ -35,7 +36,7 @@ class Source:
         left_out: columns of a table that are not read, with the reason.
         is_table: whether columns can be chosen by name.
         once: whether it can be passed over only once.
-        common_unit: whether all columns are in one unit although they have names.
+        table: where columns can be read as labels.
     """
 
     name: str
@@ -46,7 +47,7 @@ class Source:
     left_out: Mapping[str, str] = field(default_factory=dict)
     is_table: bool = False
     once: bool = False
-    common_unit: bool = False
+    table: Table | None = None
 
 
 def passes(source: Iterable[Any]) -> Callable[[], Iterable[Any]]:

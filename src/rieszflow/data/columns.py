@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from rieszflow.data.options import Reading
 from rieszflow.errors import DatasetError
@@ -46,11 +46,12 @@ def known(name: str, names: list[str], asked: Iterable[str]) -> None:
             raise DatasetError(f"{name}: no column {column!r}; {mean}")
 
 
-def without_index(names: list[str], columns: list[str], left: dict[str, str]) -> list[str]:
-    """Without the columns that pandas writes its index into."""
+def without_index(names: list[str], columns: list[str], left: dict[str, str], index: Collection[str]) -> list[str]:
+    """Leave out the columns that hold a pandas index: those in `index`, which metadata name, and those with usual names."""
     kept = []
     for column in columns:
-        if _INDEX.fullmatch(column) or (column == names[0] and len(names) > 1 and _UNNAMED.fullmatch(column)):
+        unnamed = column == names[0] and len(names) > 1 and _UNNAMED.fullmatch(column)
+        if column in index or unnamed or _INDEX.fullmatch(column):
             left[column] = "an index, as pandas writes it"
         else:
             kept.append(column)

@@ -7,7 +7,7 @@ import gzip
 import io
 import itertools
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from rieszflow.errors import DatasetError
 __all__ = ["CsvFile"]
 
 _SNIFFED = 1 << 20  # bytes that pyarrow looks at to tell the columns' types
+_LONGEST = 1 << 24  # signs of a row; more are not unpacked from a compressed file
 
 
 class CsvFile:
@@ -57,19 +58,28 @@ class CsvFile:
             elif t.is_null(kind) and first is not None and not self._empty(name):
                 kind = pa.float64()
             self.types[name] = kind
-        return Part(str(self.file), self.types, self._open, self.where, None, self.lines > 0, False, self.explained)
+        empty = self._no_values(pa.csv.ConvertOptions())
+        return Part(
+            str(self.file), self.types, self._open, self.where, None, self.lines > 0, False, self.explained, empty=empty
+        )
 
-    def _open(self, columns: list[str] | None = None, text: bool = False) -> Any:
-        """A reader of some columns, by the types found, or as text; of all of them by types to be found."""
+    def _open(self, columns: list[str] | None = None, as_text: Collection[str] = (), nulls: bool = False) -> Any:
+        """Open a reader of some columns, by the types found or as text, or of all columns by types to be found.
+
+        Args:
+            columns: their names; None for all of them.
+            as_text: those whose cells are given as they stand.
+            nulls: whether cells of text that stand for no value are null.
+        """
         pa = self.pa
         read = pa.csv.ReadOptions(encoding=self.reading.encoding, block_size=max(_SNIFFED, 16 * self.longest))
         read.column_names, read.skip_rows = self.names, self.lines
         # Cells may go over several lines; told so, pyarrow never cuts one in two.
         parse = pa.csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True)
-        convert = pa.csv.ConvertOptions(include_columns=columns, decimal_point=self.reading.decimal, strings_can_be_null=text)
+        convert = pa.csv.ConvertOptions(include_columns=columns, decimal_point=self.reading.decimal, strings_can_be_null=nulls)
         convert.null_values = self._no_values(convert)
         if columns is not None:
-            convert.column_types = {c: pa.string() if text else self.types[c] for c in columns}
+            convert.column_types = {c: pa.string() if c in as_text else self.types[c] for c in columns}
         return pa.csv.open_csv(self.file, read, parse, convert)
 
     def _no_values(self, convert: Any) -> list[str]:
@@ -78,7 +88,7 @@ class CsvFile:
     def _empty(self, name: str) -> bool:
         """Whether a column without a value at the file's beginning has none at all."""
         try:
-            with self._open([name], text=True) as reader:
+            with self._open([name], [name], nulls=True) as reader:
                 return all(batch.column(0).null_count == batch.num_rows for batch in reader)
         except (self.pa.ArrowException, OSError, UnicodeError):
             return False  # the pass over the numbers will say what is wrong
@@ -91,13 +101,33 @@ class CsvFile:
         raw: Any = gzip.open(self.file) if packed else open(self.file, "rb")  # noqa: SIM115  (closed with the text)
         return io.TextIOWrapper(raw, encoding, newline="")
 
+    def _rows(self, text: Any) -> Iterator[tuple[int, list[str]]]:
+        """Pass over the rows of cells, with the number of each one's last line.
+
+        Raises:
+            csv.Error: a row of more than `_LONGEST` signs.
+        """
+        spent = 0
+
+        def lines() -> Iterator[str]:
+            nonlocal spent
+            while line := text.readline(_LONGEST):
+                spent += len(line)
+                if spent >= _LONGEST:
+                    raise csv.Error(f"a row of more than {_LONGEST} signs")
+                yield line
+
+        rows = csv.reader(lines(), delimiter=self.delimiter)
+        for row in rows:
+            spent = 0
+            yield rows.line_num, row
+
     def _header(self) -> list[str]:
         """The columns' names. A first row of numbers has none."""
         file, reading = self.file, self.reading
         try:
             with self._text() as text:
-                rows = csv.reader(text, delimiter=self.delimiter)
-                first, lines = next(rows, []), rows.line_num
+                lines, first = next(self._rows(text), (0, []))
                 self.longest = 4 * sum(len(cell) + 3 for cell in first)  # bytes of a row, more or less
         except UnicodeError:
             raise self._other_encoding() from None
@@ -143,10 +173,9 @@ class CsvFile:
 
     def _cells(self) -> Iterator[tuple[int, list[str]]]:
         with self._text() as text:
-            rows = csv.reader(text, delimiter=self.delimiter)
-            for row in rows:
-                if row and rows.line_num > self.lines:
-                    yield rows.line_num, row
+            for line, row in self._rows(text):
+                if row and line > self.lines:
+                    yield line, row
 
     def where(self, column: str, row: int) -> str:
         try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from rieszflow.errors import DatasetError
 __all__ = ["idx_file", "idx_folder", "idx_places", "read_idx"]
 
 IDX = [(part, kind) for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+_CHUNK = 1 << 20
 _IDX_TWINS = ("fashion", "kmnist", "kuzushiji", "emnist", "qmnist")  # data sets whose files have MNIST's names
 
 
@@ -66,21 +69,34 @@ def idx_folder(path: Path, name: str, advice: str) -> Parts:
 
 
 def read_idx(file: str | os.PathLike[str]) -> np.ndarray:
-    """Reads an IDX file of unsigned bytes, plain or gzipped (the format of MNIST). Raises DatasetError."""
+    """Read an IDX file of unsigned bytes, plain or gzipped (the format of MNIST).
+
+    No more is unpacked than the header promises, and memory grows with what was read.
+
+    Raises:
+        DatasetError: damaged, or of another form.
+    """
     file = Path(file)
     try:
-        raw = file.read_bytes()
-        if raw[:2] == b"\x1f\x8b":
-            raw = gzip.decompress(raw)
-    except (OSError, EOFError, gzip.BadGzipFile) as error:
+        with open(file, "rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            content = gzip.GzipFile(fileobj=raw) if packed else raw
+            start = content.read(4)
+            sizes = content.read(4 * start[3]) if start[:3] == b"\0\0\x08" and len(start) == 4 and 1 <= start[3] <= 4 else b""
+            if not sizes or len(sizes) < 4 * start[3]:
+                raise DatasetError(f"{file}: not an IDX file of unsigned bytes")
+            shape = tuple(int(v) for v in np.frombuffer(sizes, ">u4"))
+            promised, body = math.prod(shape), bytearray()
+            while chunk := content.read(min(_CHUNK, promised + 1 - len(body))):
+                body += chunk
+    except (OSError, EOFError) as error:
         raise DatasetError(f"{file}: cannot be read ({error})") from None
-    except Exception as error:  # zlib.error is no OSError
+    except zlib.error as error:
         raise DatasetError(f"{file}: damaged gzip data ({error})") from None
-    if len(raw) < 4 or raw[:3] != b"\0\0\x08" or not 1 <= raw[3] <= 4 or len(raw) < 4 + 4 * raw[3]:
-        raise DatasetError(f"{file}: not an IDX file of unsigned bytes")
-    shape = tuple(int(v) for v in np.frombuffer(raw, ">u4", count=raw[3], offset=4))
-    size = int(np.prod(shape, dtype=object))
-    body = len(raw) - 4 - 4 * raw[3]
-    if body != size:
-        raise DatasetError(f"{file}: truncated or damaged: {body} bytes of data, the header promises {size}")
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
+    if len(body) != promised:
+        more = "more than " * (len(body) > promised)
+        raise DatasetError(
+            f"{file}: truncated or damaged: {more}{min(len(body), promised)} bytes of data, the header promises {promised}"
+        )
+    return np.frombuffer(body, np.uint8).reshape(shape)

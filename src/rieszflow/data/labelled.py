@@ -9,98 +9,110 @@ from typing import Any
 
 import numpy as np
 
-from rieszflow._extras import extra
 from rieszflow.data.arrow import arrow
-from rieszflow.data.columns import known
+from rieszflow.data.cells import is_cells, points_of_cells, read_h5ad
+from rieszflow.data.columns import named
 from rieszflow.data.options import Reading
+from rieszflow.data.parts import is_missing
 from rieszflow.data.paths import is_table
+from rieszflow.data.points import imported, is_array
 from rieszflow.data.streams import Stream, stream
 from rieszflow.data.tables import is_frame, parts_of
-from rieszflow.errors import DatasetError, InputError, InputTypeError
+from rieszflow.errors import InputError, InputTypeError
 
 __all__ = ["labelled"]
 
 
-def labelled(x: Any, groups: Any, obsm: str | None = None) -> tuple[Stream, np.ndarray]:
-    """Points, and the label of each, a text.
+def labelled(x: Any, groups: Any, obsm: str | None = None, layer: str | None = None) -> tuple[Stream, np.ndarray]:
+    """Return points and the label of each.
+
+    A label is the text of a cell in a CSV file as it stands there, and the object as it was given elsewhere: whole numbers are
+    whole numbers, texts are texts. All labels are of one type.
 
     Args:
-        x: all that `stream` takes, but iterators; an AnnData object; the path of an .h5ad file.
+        x: all that `stream` takes, but iterators; a `Stream`; an AnnData object; the path of an .h5ad file.
         groups: the labels, one for every point; or the name of the column of a table, or of `obs`, that holds them.
         obsm: of an AnnData object, the key of the points in `obsm`; None for its matrix X.
+        layer: of an AnnData object, the key of the points in `layers`; None for its matrix X.
+
+    Returns:
+        The points, and the labels as texts, (n,) objects. Different labels have different texts.
 
     Raises:
         InputError, InputTypeError, DatasetError: what `stream` refuses; no such column or key; another number of labels than of
-            points; a label that is missing.
+            points; labels that are missing, or of several types.
         MissingPackageError: an .h5ad file without anndata, a table without pyarrow.
     """
     if isinstance(x, (str, os.PathLike)) and os.fspath(x).endswith(".h5ad"):
-        x = _read_h5ad(Path(x))
-    if hasattr(x, "obs") and hasattr(x, "obsm"):
-        points, labels = _of_cells(x, groups, obsm)
+        x = read_h5ad(Path(x))
+    if is_cells(x):
+        points, column = points_of_cells(x, groups, obsm, layer)
+        labels = _listed(column)
     else:
-        if obsm is not None:
-            raise InputError(f"obsm: {obsm!r} given with {type(x).__name__}; it is for AnnData objects and .h5ad files")
+        for name, key in (("obsm", obsm), ("layer", layer)):
+            if key is not None:
+                raise InputError(f"{name}: {key!r} given with {type(x).__name__}; it is for AnnData objects and .h5ad files")
         if isinstance(groups, str):
-            points, labels = _of_table(x, groups)
+            points, labels = (stream(x, exclude=[groups]) if _is_table(x) else stream(x)).labelled(groups)
         else:
             points, labels = stream(x), _listed(groups)
     if len(labels) != points.count():
         raise InputError(f"groups: {len(labels)} labels given for {points.count()} points; one for each is accepted")
-    missing = [k for k, label in enumerate(labels) if label is None or label != label]  # NaN, NaT and NA are not themselves
+    return points, _texts(labels)
+
+
+def _texts(labels: list[Any]) -> np.ndarray:
+    nested = next((type(label).__name__ for label in labels if isinstance(label, (list, tuple, dict, set, np.ndarray))), None)
+    if nested is not None:
+        raise InputTypeError(f"groups: {nested} given as a label; one label for every point (n,) is accepted")
+    missing = [k for k, label in enumerate(labels) if is_missing(label)]
     if missing:
         raise InputError(
-            f"groups: the label of point {missing[0]} is missing, and {len(missing) - 1} more; leave such points out"
+            f"groups: must have a label for every point, got {len(missing)} of {len(labels)} missing (the first is that of "
+            f"point {missing[0]}); leave such points out; missing=[] of `rieszflow.stream` (--missing '') does so for a table"
         )
-    return points, np.array([str(label) for label in labels])
+    types = sorted({type(label).__name__ for label in labels})
+    if len(types) > 1:
+        raise InputTypeError(f"groups: labels must be of one type, got {' and '.join(types)}; turn them into texts first")
+    return np.array([str(label) for label in labels], object)
 
 
 def _listed(groups: Any) -> list[Any]:
-    if hasattr(groups, "tolist"):
-        groups = groups.tolist()
-    elif hasattr(groups, "to_list"):
-        groups = groups.to_list()
-    if not isinstance(groups, Sequence) or any(isinstance(g, (list, tuple, dict)) for g in groups):
+    """Return labels as Python's own objects."""
+    if is_frame(groups) and (hasattr(groups, "columns") or hasattr(groups, "schema")):
+        return _only_column(groups)
+    if is_array(groups) and not hasattr(groups, "tolist"):
+        groups = imported(groups, "groups")
+    if isinstance(groups, np.ndarray) and groups.dtype.kind in "mM":
+        groups = [None if np.isnat(label) else str(label) for label in groups.ravel()]  # as a list they are plain counts
+    for convert in ("tolist", "to_list", "to_pylist"):
+        if hasattr(groups, convert):
+            groups = getattr(groups, convert)()
+            break
+    if hasattr(groups, "to_numpy"):
+        return _listed(groups.to_numpy())
+    if not isinstance(groups, Sequence) or isinstance(groups, (str, bytes)):
         raise InputTypeError(f"groups: {type(groups).__name__} given; a label for every point is accepted, or a column's name")
-    return list(groups)
+    return [_own(label) for label in groups]
 
 
-def _of_table(x: Any, column: str) -> tuple[Stream, list[Any]]:
-    table = is_frame(x) or (isinstance(x, (str, os.PathLike)) and (Path(x).is_dir() or is_table(Path(x))))
-    if not table:
-        raise InputError(
-            f"groups: {column!r} given, a column's name, and x is no table; a list with a label for every point is accepted"
-        )
-    name = str(x) if isinstance(x, (str, os.PathLike)) else type(x).__name__
-    parts = parts_of(x, Reading(), arrow(name))
-    known(name, list(parts[0].types), [column])
-    labels = [v for part in parts for batch in part.batches([column]) for v in batch.column(0).to_pylist()]
-    return stream(x, exclude=[column]), labels
+def _own(label: Any) -> Any:
+    """Return a number or text of NumPy, PyTorch or Arrow as Python's own."""
+    if isinstance(label, (np.datetime64, np.timedelta64)):
+        return None if np.isnat(label) else str(label)
+    for convert in ("item", "as_py"):
+        if hasattr(label, convert) and getattr(label, "ndim", 0) == 0:
+            return getattr(label, convert)()
+    return label
 
 
-def _of_cells(cells: Any, column: Any, key: str | None) -> tuple[Stream, list[Any]]:
-    """Of an AnnData object, or of anything with its attributes."""
-    labels = column
-    if isinstance(column, str):
-        if column not in cells.obs:
-            raise InputError(f"groups: no column {column!r} in obs, which has {', '.join(map(repr, list(cells.obs)[:20]))}")
-        labels = cells.obs[column]
-    if key is not None and key not in cells.obsm:
-        raise InputError(f"obsm: no key {key!r}; there are {', '.join(map(repr, list(cells.obsm)[:20])) or 'none'}")
-    matrix = cells.X if key is None else cells.obsm[key]
-    if hasattr(matrix, "toarray"):
-        raise InputTypeError("x: X is sparse; name dense points by obsm, 'X_pca' say, or make X dense (.toarray())")
-    points = stream(matrix if is_frame(matrix) else np.asarray(matrix))
-    points.common_unit = True
-    return points, _listed(labels)
+def _only_column(frame: Any) -> list[Any]:
+    pa = arrow(type(frame).__name__)
+    (part,) = parts_of(frame, Reading(), pa)
+    if len(part.types) != 1 or part.extensions:
+        raise InputTypeError(f"groups: {part.name} with the columns {named(list(part.types))} given; one of labels is accepted")
+    return [value for batch in part.batches(list(part.types)) for value in batch.column(0).to_pylist()]
 
 
-def _read_h5ad(file: Path) -> Any:
-    with extra("cells", str(file)):
-        import anndata
-    if not file.is_file():
-        raise DatasetError(f"{file}: no such file")
-    try:
-        return anndata.read_h5ad(file)
-    except Exception as error:  # h5py's and anndata's, of many kinds
-        raise DatasetError(f"{file}: not an .h5ad file, or damaged ({type(error).__name__}: {error})") from None
+def _is_table(x: Any) -> bool:
+    return is_frame(x) or (isinstance(x, (str, os.PathLike)) and (Path(x).is_dir() or is_table(Path(x))))

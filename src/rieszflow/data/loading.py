@@ -17,7 +17,7 @@ from rieszflow.data.pictures import has_pictures
 from rieszflow.data.streams import stream
 from rieszflow.errors import DatasetError
 
-__all__ = ["load"]
+__all__ = ["holds_table", "load"]
 
 
 def load(
@@ -48,7 +48,7 @@ def load(
     name = os.fspath(name)
     if not 0 < held_out < 1:
         raise DatasetError(f"held_out: {held_out!r} given; a share in (0, 1) is accepted")
-    if given and not (os.path.exists(name) and _holds_a_table(Path(name))):
+    if given and not holds_table(name):
         raise DatasetError(f"{name}: has no columns to choose {', '.join(given)} from; a .csv or .parquet table is accepted")
     if name in NAMED:
         parts = NAMED[name](Path(path) if path is not None else None)
@@ -64,14 +64,17 @@ def load(
                 f"accepted: {', '.join(KNOWN)}, {ACCEPTED}"
             )
         name = os.path.abspath(name)
-        parts = _table(Path(name), given) if _holds_a_table(Path(name)) else from_path(Path(name))
+        parts = _table(Path(name), given) if holds_table(name) else from_path(Path(name))
     dataset = split(name, parts, held_out, seed)
     dataset.path = None if path is None else os.path.abspath(path)
     return dataset
 
 
-def _holds_a_table(path: Path) -> bool:
-    """Whether it is to be read as a table."""
+def holds_table(name: str | os.PathLike[str]) -> bool:
+    """Return whether `load` reads a table under this name: no named data set, and a table's file or folder."""
+    path = Path(name)
+    if os.fspath(name) in NAMED or not path.exists():
+        return False
     if path.is_dir():
         return any(suffix(f) in PARQUET for f in all_files(path)[0]) and not has_pictures(path)
     return is_table(path)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from rieszflow._notices import notice
 from rieszflow.data.options import Reading
 from rieszflow.errors import DatasetError
 
-__all__ = ["MOST_NUMBERS", "PLAIN", "ROWS", "Part", "mixed", "row_place", "rows_at_once", "text_kind"]
+__all__ = ["MOST_NUMBERS", "PLAIN", "ROWS", "Part", "is_missing", "mixed", "row_place", "rows_at_once", "text_kind"]
 
 ROWS = 1 << 16  # rows in a batch
 MOST_NUMBERS = 1 << 24  # numbers in a batch
@@ -26,16 +26,32 @@ NO_VALUE = {"", "?", "-", "--", ".", "*", "na", "n/a", "nan", "none", "null", "n
 
 @dataclass
 class Part:
-    """One file, or a frame: its columns' types, and a pass over some of them. `place(column, row)` says where a row is."""
+    """One file, or a frame: its columns' types, and a pass over some of them. `place(column, row)` says where a row is.
+
+    `batches(columns, as_text)` gives the cells of CSV columns in `as_text` as they stand; other parts have types of their own.
+    """
 
     name: str
     types: dict[str, Any]
-    batches: Callable[[list[str]], Iterator[Any]]
+    batches: Callable[..., Iterator[Any]]
     place: Callable[[str, int], str]
     n: int | None = None
     named: bool = True
     typed: bool = True  # the types are the file's own, not found by looking at the cells
     explain: Callable[[list[str], Exception], Exception] | None = None
+    extensions: Mapping[str, str] = field(default_factory=dict)  # names of extension types that are more than their numbers
+    index: Collection[str] = ()  # columns that hold the index of a pandas frame
+    empty: Collection[str] = ()  # cells that stand for no value in a column of text
+
+
+def is_missing(value: object, empty: Collection[str] = ()) -> bool:
+    """Return whether a cell has no value: None, NaN, NaT, pandas' NA, or blank text or one of the texts in `empty`."""
+    if isinstance(value, str):
+        return not value.strip() or value in empty
+    try:
+        return value is None or not bool(value == value)
+    except (TypeError, ValueError):  # NA has no truth value; neither have arrays, which are no missing values
+        return type(value).__name__ == "NAType"
 
 
 def row_place(column: str, row: int) -> str:

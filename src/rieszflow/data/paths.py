@@ -16,7 +16,9 @@ __all__ = [
     "all_files",
     "answers",
     "folders_below",
+    "is_system",
     "is_table",
+    "lake",
     "listed",
     "looked",
     "meant",
@@ -27,6 +29,8 @@ __all__ = [
 TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 PARQUET = (".parquet", ".pq")
 
+_MARKERS = ("_success", "_metadata", "_common_metadata", ".ds_store")  # what writers of tables leave beside them
+_LOGS = {"_delta_log": "Delta Lake", ".hoodie": "Hudi", "_spark_metadata": "Spark's streaming sink"}
 _SYSTEM = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin")
 
 
@@ -101,6 +105,30 @@ def suffix(path: Path) -> str:
     """The file name's ending in lower case, with that of the file inside a compressed one: `.csv.gz`."""
     last = path.suffix.lower()
     return Path(path.stem).suffix.lower() + last if last == ".gz" else last
+
+
+def is_system(path: Path) -> bool:
+    """Return whether a path in a folder of tables is what a system or a writer of tables leaves there beside the data."""
+    name = path.name.lower()
+    system = name in _MARKERS or name.startswith("._") or (name.startswith(".") and name.endswith(".crc"))
+    return system or any(part.lower() in _SYSTEM for part in path.parts)
+
+
+def lake(folder: Path, below: Sequence[Path]) -> str | None:
+    """Return the format of a table whose log says which files are alive, if a folder is one, holds one, or lies in one.
+
+    Args:
+        folder: the folder.
+        below: everything in it.
+    """
+    around = [folder, *folder.absolute().parents]
+    names = {path.name for path in below}
+    for log, kind in _LOGS.items():
+        if log in names or any((place / log).is_dir() for place in around):
+            return kind
+    if any(path.match("metadata/*.metadata.json") for path in below):
+        return "Iceberg"
+    return "Iceberg" if any(next(place.glob("metadata/*.metadata.json"), None) for place in around[:4]) else None
 
 
 def is_table(path: Path) -> bool:

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from rieszflow._files import one_line
 from rieszflow._notices import notice
 from rieszflow.data.arrow import is_list, seconds, storage
 from rieszflow.data.options import Reading
-from rieszflow.data.parts import PLAIN, Part, mixed
+from rieszflow.data.parts import PLAIN, Part, is_missing, mixed
 from rieszflow.data.points import as_points
 from rieszflow.errors import DatasetError
 
@@ -19,11 +20,17 @@ __all__ = ["Reader"]
 
 
 class Reader:
-    """The pass over the chosen columns of all parts."""
+    """The pass over the chosen columns of all parts, and over a column of labels beside them.
 
-    def __init__(self, name: str, parts: list[Part], columns: list[str], single: bool, reading: Reading, pa: Any) -> None:
+    Where `reading.missing` is given, a row without a label is left out like one without a number.
+    """
+
+    def __init__(
+        self, name: str, parts: list[Part], columns: list[str], single: bool, reading: Reading, pa: Any, label: str | None
+    ) -> None:
         self.name, self.parts, self.columns, self.reading, self.pa = name, parts, columns, reading, pa
         self.dtype = np.float32 if single else np.float64
+        self.label = label
         self.found: dict[str, int] = {}  # numbers a row has in a column, once seen
         self.lists = {c for c in columns if any(self._nested(part.types[c]) for part in parts)}
 
@@ -38,27 +45,62 @@ class Reader:
         return {c: self.found.get(c, 1) for c in self.columns}
 
     def matrices(self) -> Iterator[np.ndarray]:
-        dropped = 0
-        for part in self.parts:
-            row = 0
-            try:
-                for batch in part.batches(self.columns):
-                    if not batch.num_rows:
-                        continue
-                    matrix = self._matrix(part, batch, row)
-                    row += batch.num_rows
-                    dropped += batch.num_rows - len(matrix)
-                    if len(matrix):
-                        yield matrix
-            except (self.pa.ArrowException, OSError, UnicodeError) as error:
-                if part.explain is None:
-                    raise
-                raise part.explain(self.columns, error) from None
+        dropped, drops = 0, self.reading.missing is not None
+        for part, batch, row in self._batches(self.columns, drops):
+            matrix, bad = self._matrix(part, batch, row)
+            if drops:
+                bad = bad | self._unlabelled(part, batch)
+                matrix = matrix[~bad]
+            dropped += batch.num_rows - len(matrix)
+            if len(matrix):
+                yield matrix
         if dropped:
             rows = "1 row" if dropped == 1 else f"{dropped} rows"
             notice(f"{self.name}: left out {rows} with missing values")
 
-    def _matrix(self, part: Part, batch: Any, row: int) -> np.ndarray:
+    def labels(self) -> list[Any]:
+        """Return the label of every row that `matrices` keeps; None for one that is missing."""
+        found: list[Any] = []
+        drops = self.reading.missing is not None
+        for part, batch, row in self._batches(self.columns if drops else [], True):
+            values, gone = self._labels(part, batch), self._unlabelled(part, batch)
+            if drops:
+                bad = self._matrix(part, batch, row)[1] | gone
+                found += [value for value, out in zip(values, bad, strict=True) if not out]
+            else:
+                found += [None if out else value for value, out in zip(values, gone, strict=True)]
+        return found
+
+    def _labels(self, part: Part, batch: Any) -> list[Any]:
+        try:
+            values: list[Any] = batch.column(self.label).to_pylist()
+        except (ValueError, OverflowError) as error:  # times that Python's own types do not hold
+            raise DatasetError(f"{part.name}: column {self.label!r} of labels cannot be read ({one_line(error)})") from None
+        return values
+
+    def _unlabelled(self, part: Part, batch: Any) -> np.ndarray:
+        if self.label is None:
+            return np.zeros(batch.num_rows, bool)
+        empty = {*part.empty, *(self.reading.missing or ())}
+        return np.array([is_missing(value, empty) for value in self._labels(part, batch)], bool)
+
+    def _batches(self, columns: list[str], labels: bool) -> Iterator[tuple[Part, Any, int]]:
+        """Pass over batches of some columns, with the label's if asked for, each with the number of its first row."""
+        beside = [self.label] if labels and self.label is not None else []
+        for part in self.parts:
+            row = 0
+            try:
+                for batch in part.batches([*columns, *beside], beside):
+                    if batch.num_rows:
+                        yield part, batch, row
+                    row += batch.num_rows
+            except (self.pa.ArrowException, OSError, UnicodeError) as error:
+                if part.explain is None:
+                    raise
+                raise part.explain(self.columns, error) from None
+
+    def _matrix(self, part: Part, batch: Any, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of a batch, (m, d), and which of its rows lack one."""
         pa, columns, bad = self.pa, [], np.zeros(batch.num_rows, bool)
         for name in self.columns:
             place, column = f"{part.name}: column {name!r}", batch.column(name)
@@ -77,8 +119,7 @@ class Reader:
                 )
             bad |= missing
             columns.append(values)
-        matrix = np.concatenate(columns, 1, dtype=self.dtype)
-        return matrix[~bad] if bad.any() else matrix
+        return np.concatenate(columns, 1, dtype=self.dtype), bad
 
     def _values(self, column: Any, place: str, where: Callable[[int], str]) -> tuple[np.ndarray, np.ndarray]:
         """A column as (m, width), and which rows lack a value."""

@@ -24,8 +24,8 @@ from rieszflow.data.options import Reading
 from rieszflow.data.parts import rows_at_once
 from rieszflow.data.paths import PARQUET, TEXT, is_table, suffix
 from rieszflow.data.pictures import has_pictures
-from rieszflow.data.points import as_points
-from rieszflow.data.tables import Table, is_frame, open_frame, open_table
+from rieszflow.data.points import as_points, conversion, imported, is_array
+from rieszflow.data.tables import Table, is_frame, open_frame, open_table, with_labels
 from rieszflow.errors import DatasetError, InputError, InputTypeError
 
 __all__ = ["Stream", "common", "stream"]
@@ -43,14 +43,14 @@ class Stream:
         is_table: whether columns can be chosen by name.
         left_out: columns of a table that are not read, with the reason; without those that were not asked for.
         once: whether it can be passed over only once.
-        common_unit: whether all columns are in one unit: images, or embeddings.
+        common_unit: whether all columns are in one unit: of images, and of cells.
         progress: called during every pass, or None; see `stream`.
     """
 
     def __init__(self, source: Source, first: Tensor | None = None) -> None:
         self._batches, self._rows = source.batches, source.rows
         self.name, self.n, self.names = source.name, source.n, source.names
-        self.left_out, self.is_table = dict(source.left_out), source.is_table
+        self.left_out, self.is_table, self._table = dict(source.left_out), source.is_table, source.table
         self._shape: tuple[int, ...] | None = None  # of a point, before it is flattened
         self.progress: ProgressCallback | None = None
         if first is None:
@@ -58,7 +58,7 @@ class Stream:
         if first is None:
             raise InputError(f"{self.name}: no points in it; at least one is needed")
         self.first, self.d = first, first.shape[1]
-        self.once, self.common_unit = source.once, source.common_unit or len(self._shape or ()) > 1
+        self.once, self.common_unit = source.once, len(self._shape or ()) > 1
 
     def __iter__(self) -> Iterator[Tensor]:
         done = 0
@@ -136,6 +136,24 @@ class Stream:
             if column in left_out:
                 return f"column {column!r} holds numbers here, and none in {whose} ({left_out[column]})"
         return difference(self.names or [], names, whose)
+
+    def labelled(self, column: str) -> tuple[Stream, list[Any]]:
+        """Return the points without a column of their table, and that column as labels, None where one is missing.
+
+        Labels are the cells' text in a CSV file, and the values of the column elsewhere. Where `missing` was given, rows
+        without a label are left out.
+
+        Raises:
+            InputError, DatasetError: not a table, or one without that column.
+        """
+        if self._table is None:
+            raise InputError(
+                f"groups: {column!r} given, a column's name, and x is no table; a list with a label for every point is accepted"
+            )
+        table, labels = with_labels(self._table, column)
+        found = _from_table(table)
+        found.progress = self.progress
+        return found, labels()
 
     def _chosen(self, names: list[str]) -> Stream:
         """Only these columns, in this order."""
@@ -236,11 +254,11 @@ def stream(
     if isinstance(source, Stream):
         found = source
     elif is_frame(source):
-        found = _table(open_frame(source, reading))
+        found = _from_table(open_frame(source, reading))
     elif isinstance(source, (str, os.PathLike)):
         found = _file(Path(source), reading)
     elif isinstance(source, (list, tuple)) and source and all(isinstance(s, (str, os.PathLike)) for s in source):
-        found = _table(open_table([_a_table(Path(s)) for s in source], reading))
+        found = _from_table(open_table([_a_table(Path(s)) for s in source], reading))
     else:
         found = _batches(source)
     if reading != Reading() and not found.is_table:
@@ -250,18 +268,23 @@ def stream(
 
 
 def _batches(source: Any) -> Stream:
-    if isinstance(source, (Tensor, np.ndarray)):
-        if source.ndim == 0:
+    if is_array(source):
+        array = imported(source, "source")
+        if array.ndim == 0:
             raise InputError("source: a single number given; points (n, d) are accepted")
-        return _array("points", source)
+        return _array("points", array)
     if isinstance(source, torch.utils.data.Dataset):
         raise InputTypeError(f"source: {type(source).__name__} gives single points; put it into a torch.utils.data.DataLoader")
     if isinstance(source, Mapping):
         raise InputTypeError("source: a mapping given; give one array, a table, or batches of points")
+    if hasattr(type(source), "__array__") or hasattr(type(source), "shape"):
+        as_points(source, "source")  # refuses it: a pass over its rows would lose its shape
     if isinstance(source, Iterable):
         once = isinstance(source, Iterator)
         return Stream(Source("iterator" if once else type(source).__name__, passes(source), once=once))
-    raise InputTypeError(f"source: {type(source).__name__} given; a tensor, array, file, table, or batches are accepted")
+    raise InputTypeError(
+        f"source: {type(source).__name__} given; a tensor, array, file, table, or batches are accepted{conversion(source)}"
+    )
 
 
 def _array(name: str, array: Any) -> Stream:
@@ -277,8 +300,9 @@ def _array(name: str, array: Any) -> Stream:
     return Stream(Source(name, batches, len(array), rows=lambda k: column[k]))
 
 
-def _table(table: Table) -> Stream:
-    return Stream(Source(table.name, table.batches, table.n, table.names, left_out=table.left_out, is_table=True))
+def _from_table(table: Table) -> Stream:
+    source = Source(table.name, table.batches, table.n, table.names, left_out=table.left_out, is_table=True, table=table)
+    return Stream(source)
 
 
 def _file(path: Path, reading: Reading) -> Stream:
@@ -286,7 +310,7 @@ def _file(path: Path, reading: Reading) -> Stream:
         content = open_npy(path)
         return _array(str(path), content) if isinstance(content, np.ndarray) else Stream(content)
     if is_table(path) or (path.is_dir() and _is_folder_of_tables(path)):
-        return _table(open_table(path, reading))
+        return _from_table(open_table(path, reading))
     if path.is_file() and suffix(path) != ".npz":
         raise DatasetError(
             f"{path}: of a format that is not read; accepted: {', '.join((*TEXT, *PARQUET))}, .npy, .npz, and folders"

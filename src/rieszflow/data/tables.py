@@ -7,25 +7,27 @@ with the reason, and a column that holds numbers and something else is an error 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rieszflow._files import one_line
-from rieszflow._notices import notice
-from rieszflow.data.arrow import arrow, is_single, why_not
+from rieszflow._notices import Notice, notice
+from rieszflow.data.arrow import arrow, extensions, index_columns, is_list, is_single, storage, why_not
 from rieszflow.data.columns import difference, different, known, named, other_delimiter, without_index
 from rieszflow.data.csv_file import CsvFile
 from rieszflow.data.options import Reading
 from rieszflow.data.parts import ROWS, Part, row_place, rows_at_once, text_kind
-from rieszflow.data.paths import PARQUET, is_table, suffix
+from rieszflow.data.paths import PARQUET, is_system, is_table, lake, suffix
+from rieszflow.data.points import conversion
 from rieszflow.data.reader import Reader
 from rieszflow.errors import DatasetError, InputTypeError
 
-__all__ = ["Table", "is_frame", "open_frame", "open_table", "parts_of"]
+__all__ = ["Table", "is_frame", "open_frame", "open_table", "parts_of", "with_labels"]
 
 
 @dataclass
@@ -38,6 +40,8 @@ class Table:
         n: rows; None where only a pass would tell.
         batches: a pass over all rows, as matrices (m, d), all float32 or all float64.
         left_out: columns that are not read, with the reason; without those that `exclude` and `columns` leave out.
+        parts: the files, or the frame.
+        reading: how they are read.
     """
 
     name: str
@@ -45,11 +49,17 @@ class Table:
     n: int | None
     batches: Callable[[], Iterator[np.ndarray]]
     left_out: dict[str, str]
+    parts: list[Part]
+    reading: Reading
 
 
 def is_frame(source: Any) -> bool:
-    """Whether an object is a table in memory: of pandas, polars, Arrow, …"""
-    return hasattr(source, "__arrow_c_stream__") or hasattr(source, "__dataframe__")
+    """Return whether an object is a table in memory: of pandas, polars, Arrow, …
+
+    An array of xarray is none, though it gives itself to Arrow: with a row for every number, and its shape lost.
+    """
+    exports = hasattr(source, "__arrow_c_stream__") or hasattr(source, "__dataframe__")
+    return exports and not hasattr(type(source), "dims")
 
 
 def open_table(path: Path | list[Path], reading: Reading) -> Table:
@@ -60,14 +70,14 @@ def open_table(path: Path | list[Path], reading: Reading) -> Table:
     """
     name = f"{path[0]}, …" if isinstance(path, list) else str(path)
     pa = arrow(name)
-    return _table(name, parts_of(path, reading, pa), reading, pa)
+    return _table(name, parts_of(path, reading, pa), reading, pa)[0]
 
 
 def open_frame(frame: Any, reading: Reading) -> Table:
     """A table in memory: whatever gives itself to Arrow."""
     name = type(frame).__name__
     pa = arrow(name)
-    return _table(name, parts_of(frame, reading, pa), reading, pa)
+    return _table(name, parts_of(frame, reading, pa), reading, pa)[0]
 
 
 def parts_of(source: Any, reading: Reading, pa: Any) -> list[Part]:
@@ -88,19 +98,28 @@ def _in_memory(frame: Any, pa: Any) -> Part:
     name = type(frame).__name__
     try:
         if any(of.__module__.partition(".")[0] == "pandas" for of in type(frame).__mro__):
-            # Rows always have labels in pandas. Only those that somebody gave a name are a column.
-            table = pa.Table.from_pandas(frame, preserve_index=any(name is not None for name in frame.index.names))
+            table = pa.Table.from_pandas(frame, preserve_index=False)
+            index = [str(label) for label in frame.index.names if label is not None]
         elif hasattr(frame, "__arrow_c_stream__"):
-            table = pa.table(frame)
+            table, index = pa.table(frame), []
         else:
             raise InputTypeError("it does not give itself to Arrow")
     except Exception as error:  # any library may be behind it
-        raise DatasetError(f"{name}: cannot be read as a table with named columns ({one_line(error)})") from None
+        why = one_line(error)
+        raise DatasetError(f"{name}: cannot be read as a table with named columns ({why}){conversion(frame)}") from None
+    if index:
+        notice(f"{name}: left out the index {named(index)}: an index is no column; reset_index() makes it one")
 
-    def batches(columns: list[str]) -> Iterator[Any]:
+    def batches(columns: list[str], as_text: Collection[str] = ()) -> Iterator[Any]:
         return iter(table.select(columns).to_batches(ROWS))
 
-    return Part(name, types_of(name, table.schema), batches, row_place, table.num_rows)
+    return _typed(name, table.schema, batches, table.num_rows, pa)
+
+
+def _typed(name: str, schema: Any, batches: Callable[..., Iterator[Any]], n: int, pa: Any) -> Part:
+    """Return a part whose columns have types of their own."""
+    types = types_of(name, schema)
+    return Part(name, types, batches, row_place, n, extensions=extensions(schema, pa), index=index_columns(schema))
 
 
 def types_of(name: str, schema: Any) -> dict[str, Any]:
@@ -109,7 +128,17 @@ def types_of(name: str, schema: Any) -> dict[str, Any]:
 
 def _files(folder: Path) -> list[Path]:
     """The tables below a folder, all of one kind."""
-    found = sorted(f for f in folder.rglob("*") if f.is_file() and not _hidden(f.relative_to(folder)))
+    below = list(folder.rglob("*"))
+    if kind := lake(folder, below):
+        raise DatasetError(
+            f"{folder}: must be a folder of plain tables, got a table of {kind}, whose log says which of the files count; read "
+            "it with a library of its format and give the data frame"
+        )
+    everything = [f for f in below if f.is_file() and not is_system(f.relative_to(folder))]
+    found = sorted(f for f in everything if _hidden(f.relative_to(folder)) is None)
+    hidden = sorted({part for f in everything if (part := _hidden(f.relative_to(folder))) is not None})
+    if hidden:
+        notice(f"{folder}: left out {named(hidden)}: names that begin with '_' or '.' are hidden")
     tables = [f for f in found if is_table(f)]
     parquet = [f for f in tables if suffix(f) in PARQUET]
     if parquet and len(parquet) < len(tables):
@@ -128,9 +157,9 @@ def _files(folder: Path) -> list[Path]:
     return tables
 
 
-def _hidden(path: Path) -> bool:
-    """Files that systems leave in folders, and folders of such files."""
-    return any(part.startswith((".", "_")) or part in ("Thumbs.db", "desktop.ini") for part in path.parts)
+def _hidden(path: Path) -> str | None:
+    """Return the first part of a path that is hidden by its name."""
+    return next((part for part in path.parts if part.startswith((".", "_"))), None)
 
 
 def _parquet(file: Path, pa: Any) -> Part:
@@ -142,19 +171,43 @@ def _parquet(file: Path, pa: Any) -> Part:
 
     with opened() as content:
         schema, n = content.schema_arrow, content.metadata.num_rows
+        groups = [content.metadata.row_group(k) for k in range(content.metadata.num_row_groups)]
+        numbers = sum(group.column(k).num_values for group in groups for k in range(group.num_columns))
+    lists = {field.name for field in schema if is_list(storage(field.type, pa), pa)}
 
-    def batches(columns: list[str]) -> Iterator[Any]:
+    def batches(columns: list[str], as_text: Collection[str] = ()) -> Iterator[Any]:
         with opened() as content:
             # A list column is one column here, and its leaves are several to Parquet: names with dots are paths.
-            yield from content.iter_batches(rows_at_once(len(columns)), columns=columns)
+            width = numbers // max(1, n) if lists.intersection(columns) else 0
+            yield from content.iter_batches(rows_at_once(max(len(columns), width)), columns=columns)
 
     def explain(columns: list[str], error: Exception) -> Exception:
         return DatasetError(f"{file}: damaged ({one_line(error)})")
 
-    return Part(str(file), types_of(str(file), schema), batches, row_place, n, explain=explain)
+    return replace(_typed(str(file), schema, batches, n, pa), explain=explain)
 
 
-def _table(name: str, parts: list[Part], reading: Reading, pa: Any) -> Table:
+def with_labels(table: Table, column: str) -> tuple[Table, Callable[[], list[Any]]]:
+    """Return a table without a column, and a function that reads the column as labels, None where one is missing.
+
+    Raises:
+        DatasetError: no such column, or one of a type that is more than its values.
+    """
+    pa = arrow(table.name)
+    known(table.name, list(table.parts[0].types), [column])
+    for part in table.parts:
+        if column in part.extensions:
+            raise DatasetError(f"{part.name}: column {column!r} of labels must be plain, got {part.extensions[column]}")
+    rest = None if table.reading.columns is None else [c for c in table.reading.columns if c != column]
+    reading = replace(table.reading, columns=rest, exclude=[*table.reading.exclude, column])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Notice)  # given when the table was opened
+        return _table(table.name, table.parts, reading, pa, column)
+
+
+def _table(
+    name: str, parts: list[Part], reading: Reading, pa: Any, label: str | None = None
+) -> tuple[Table, Callable[[], list[Any]]]:
     names = list(parts[0].types)
     for part in parts:
         mine = list(part.types)
@@ -167,7 +220,7 @@ def _table(name: str, parts: list[Part], reading: Reading, pa: Any) -> Table:
     left, single = left_out_columns(parts, wanted, reading, pa)
     columns = [c for c in wanted if c not in left]
     if reading.columns is None:
-        columns = without_index(names, columns, left)
+        columns = without_index(names, columns, left, {c for part in parts for c in part.index})
     elif left:
         column = next(c for c in wanted if c in left)
         raise DatasetError(f"{name}: column {column!r} was asked for and holds no numbers: {left[column]}")
@@ -181,32 +234,38 @@ def _table(name: str, parts: list[Part], reading: Reading, pa: Any) -> Table:
         shown = [f"{c!r} ({reason})" for c, reason in left.items()]
         more = f" and {len(shown) - 20} more" if len(shown) > 20 else ""
         notice(f"{name}: left out {'column' if len(shown) == 1 else 'columns'} {', '.join(shown[:20])}{more}")
-    reader = Reader(name, parts, columns, single, reading, pa)
+    reader = Reader(name, parts, columns, single, reading, pa, label)
     widths = reader.widths()
     flat = [c if w == 1 and c not in reader.lists else f"{c}[{k}]" for c, w in widths.items() for k in range(w)]
     counted = [part.n for part in parts]
     n = None if reading.missing is not None or any(k is None for k in counted) else sum(k or 0 for k in counted)
-    return Table(name, flat if parts[0].named else None, n, reader.matrices, left)
+    return Table(name, flat if parts[0].named else None, n, reader.matrices, left, parts, reading), reader.labels
 
 
 def left_out_columns(parts: list[Part], wanted: list[str], reading: Reading, pa: Any) -> tuple[dict[str, str], bool]:
     """Columns that are not read, with the reason, and whether float32 holds all of the others."""
     left, single = {}, True
-    samples = [first_rows(part, [c for c in wanted if why_not(part.types[c], reading, pa) == "text"], pa) for part in parts]
+
+    def why(part: Part, column: str) -> str | None:
+        if column in part.extensions:
+            return f"of the type {part.extensions[column]}"
+        return why_not(part.types[column], reading, pa)
+
+    samples = [first_rows(part, [c for c in wanted if why(part, c) == "text"], pa) for part in parts]
     for column in wanted:
         reasons: dict[str, str | None] = {}
         for part, sample in zip(parts, samples, strict=True):
             kind = part.types[column]
             if part.n == 0 or (pa.types.is_null(kind) and len(parts) > 1):
                 continue  # a file without rows, or without a value in this column, has no type of its own
-            reason = why_not(kind, reading, pa)
+            reason = why(part, column)
             reasons[part.name] = text_kind(part, column, sample.get(column), reading) if reason == "text" else reason
             single &= reason is not None or is_single(kind, pa)
         kinds = set(reasons.values()) or {"empty: no value in it"}
         if None in kinds and len(kinds) > 1:
-            one, why = next((name, r) for name, r in reasons.items() if r is not None)
+            one, given = next((name, r) for name, r in reasons.items() if r is not None)
             other = next(name for name, r in reasons.items() if r is None)
-            raise DatasetError(f"{one}: column {column!r} holds no numbers here ({why}), and does in {other}")
+            raise DatasetError(f"{one}: column {column!r} holds no numbers here ({given}), and does in {other}")
         if None not in kinds:
             left[column] = str(next(iter(kinds)))
     return left, single

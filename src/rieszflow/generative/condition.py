@@ -182,6 +182,8 @@ def as_array(condition: object) -> np.ndarray:
     Raises:
         InputError: rows of different lengths.
     """
+    if np.ma.is_masked(condition):
+        raise InputError("condition: must have a value for every datum, got a masked array")
     if isinstance(condition, Tensor):
         condition = condition.detach().cpu()
         if condition.dtype == torch.bfloat16:
@@ -207,7 +209,7 @@ def _shown(condition: object) -> str:
 
 
 def _listed(classes: Sequence[int]) -> str:
-    whole = list(classes) == list(range(classes[0], classes[-1] + 1))
+    whole = classes[-1] - classes[0] + 1 == len(classes)  # they are sorted, and all different
     return f"{classes[0]} to {classes[-1]}" if whole and len(classes) > 2 else ", ".join(map(str, classes))
 
 
@@ -292,13 +294,19 @@ def observed(name: str) -> bool:
     return name.startswith(("pool:", "mask:")) or name in HALVES
 
 
-def setting_of(condition: object) -> str:
-    """The setting `condition` that stands for what `fit` was given."""
+def setting_of(condition: object, of_table: bool = False) -> str:
+    """Return the setting `condition` that stands for what `fit` was given.
+
+    Args:
+        condition: what was given.
+        of_table: whether the data are a table, which has no labels and no parts of images: a name is a column's.
+    """
     if isinstance(condition, Mask):
         return f"mask:{condition.said()['mask']}"
     if isinstance(condition, Pool):
         return f"pool:{condition.factor}"
     if isinstance(condition, str):
-        return condition if is_condition(condition) else f"columns:{condition}"
+        setting = is_condition(condition) and (not of_table or condition.startswith("columns:") or not condition)
+        return condition if setting else f"columns:{condition}"
     values = as_array(condition)
     return "class" if values.ndim == 1 and values.dtype.kind in "iu" else "given"

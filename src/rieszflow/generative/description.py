@@ -129,7 +129,7 @@ def _sound_columns(said: object, d: int) -> bool:
         return False
     if not all(isinstance(v, list) and len(v) == d and all(map(_number, v)) for v in said.values()):
         return False
-    return min(said["spread"]) >= 0 and min(said["tail"]) >= 0 and max(said["tail"]) <= 1e3
+    return bool(min(said["spread"]) >= 0 and min(said["tail"]) >= 0 and max(said["tail"]) <= 1e3)
 
 
 def _sound_condition(said: object) -> bool:

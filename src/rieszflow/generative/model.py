@@ -19,7 +19,7 @@ from rieszflow._files import aside, one_line
 from rieszflow._notices import notice
 from rieszflow._surroundings import defaults
 from rieszflow._types import Points, Progress, ProgressCallback, Seed
-from rieszflow.data import Dataset
+from rieszflow.data import Dataset, holds_table
 from rieszflow.errors import ConfigError, InputError, RunError, WriteError
 from rieszflow.frozen import Known, Pool
 from rieszflow.generative.condition import Condition, setting_of
@@ -112,7 +112,7 @@ class GenerativeFlow(OnHub):
             ConfigError: the settings do not fit the data or the machine.
             InputError, InputTypeError: the data are not accepted.
         """
-        self._set_condition(condition)
+        self._set_condition(condition, isinstance(data, (str, os.PathLike)) and holds_table(data))
         found = dataset(data, held_out, self.config, condition, held_out_condition)
         if isinstance(condition, Known):
             fits = condition.shape == found.shape if isinstance(condition, Pool) else condition.d == math.prod(found.shape)
@@ -130,11 +130,11 @@ class GenerativeFlow(OnHub):
         train(self.run, found, network=self.network, progress=progress, draw=draw)
         return self
 
-    def _set_condition(self, condition: object) -> None:
+    def _set_condition(self, condition: object, of_table: bool) -> None:
         """The config's condition, from what `fit` was given."""
         if condition is None:
             return
-        wanted = setting_of(condition)
+        wanted = setting_of(condition, of_table)
         if self.config.condition not in ("", wanted):
             raise ConfigError(f"condition: {wanted[:40]!r} given to fit, and {self.config.condition[:40]!r} in the settings")
         self.config = replace(self.config, condition=wanted)

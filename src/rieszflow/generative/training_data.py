@@ -12,7 +12,7 @@ from torch import Tensor
 from rieszflow import _validate, data
 from rieszflow._files import Json
 from rieszflow._types import Points
-from rieszflow.data import Dataset
+from rieszflow.data import Dataset, as_points
 from rieszflow.errors import InputError, RunError
 from rieszflow.frozen import Known
 from rieszflow.generative.condition import as_array, describe_condition, observation, observed, raw_conditions
@@ -70,8 +70,12 @@ def _beside(name: str, value: object, n: int) -> np.ndarray:
         )
     if len(given) != n:
         raise InputError(f"{name}: {len(given)} given for {n} data; one for each is accepted")
-    if not labels and not np.isfinite(given.astype(np.float64)).all():
+    if not labels and not np.isfinite(as_points(given, name)).all():
         raise InputError(f"{name}: contains NaN or infinity")
+    if labels and isinstance(value, (list, tuple)) and any(isinstance(label, (bool, np.bool_)) for label in value):
+        raise InputError(f"{name}: labels must be whole numbers, got some that are True or False")
+    if labels and given.max(initial=0) > np.iinfo(np.int64).max:
+        raise InputError(f"{name}: labels must be whole numbers below 2^63, got {given.max()}")
     return given
 
 

@@ -235,7 +235,7 @@ def test_the_command_reads_tables_as_compare_does(tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert {pair["a"] for pair in found["pairs"]} == {"097", "098", "099"} and "left out 2 rows" in found["notices"][-1]
-    want = rf.pairwise_energy_distance(x[:, :2].numpy().astype(float), labels, permutations=0)
+    want = rf.pairwise_energy_distance(x[:, :2].numpy().astype(float), labels, permutations=0, scale="columns")
     got = {(pair["a"], pair["b"]): pair["distance"] for pair in found["pairs"]}
     assert got["097", "098"] == pytest.approx(want.distances[0, 1], rel=1e-6)
     done = CliRunner().invoke(app, ["pairwise", "t.csv", "--by", "städte", *options, "--columns", "a"])

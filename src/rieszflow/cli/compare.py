@@ -19,7 +19,9 @@ from rieszflow.cli.tables import (
     Exclude,
     Header,
     Missing,
+    Scale,
     Thousands,
+    scale_line,
     table_options,
 )
 from rieszflow.cli.terminal import one_line, print_table, show
@@ -43,6 +45,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="Picture of the columns and the slice that differ most.")] = Path("compare.png"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of a table.")] = False,
     common: Annotated[bool, typer.Option("--common", help="Compare the columns that both tables have.")] = False,
+    scale: Scale = "auto",
     columns: Columns = None,
     exclude: Exclude = None,
     header: Header = "auto",
@@ -79,7 +82,14 @@ def compare(
             raise InputError("--common: a sketch is of all its columns; choose those of the other table with --columns")
     x, y = (path if is_sketch(path) else stream(path, **reading) for path in (a, b))
     with Passes() as passes:
-        found = compare(x, y, slices=slices, permutations=permutations, seed=seed, common=common, progress=passes)
+        options: dict[str, Any] = {
+            "slices": slices,
+            "permutations": permutations,
+            "seed": seed,
+            "scale": scale,
+            "common": common,
+        }
+        found = compare(x, y, progress=passes, **options)
     report.save_picture(out, report.comparison(found.x, found.y, (Path(a).name, Path(b).name)))
     if as_json:
         _print_json(found, a, b, top)
@@ -101,6 +111,7 @@ def _print_json(found: Comparison, a: str, b: str, top: int) -> None:
         "d": found.x.d,
         "slices": found.x.slices,
         "convention": "half the energy distance",
+        "scale": found.scale,
         "columns": [{"name": name, "energy_coefficient": value} for name, value in found.columns(top)],
         "notices": call().notices,
     }
@@ -116,6 +127,7 @@ def _print(found: Comparison, a: str, b: str, top: int) -> None:
         low, high = found.interval
         show(f"{line}, 95 % interval {low:.3g} … {high:.3g}")
         show(f"p-value {found.p_value:.4g} ({found.permutations} permutations)")
+    show(scale_line(found.scale))
     if differ := found.columns(top):
         cells = [[one_line(name), f"{value:.3g}"] for name, value in differ]
         print_table(["column", "energy coefficient (0: alike, 1: apart)"], cells)
@@ -134,6 +146,7 @@ def sketch(
         Path | None,
         typer.Option(help="A sketch whose slices and bins to take, to merge and compare with it.", show_default=False),
     ] = None,
+    scale: Scale = "auto",
     keep: Annotated[
         int | None,
         typer.Option(
@@ -157,28 +170,32 @@ def sketch(
             at_least(option, value, least)
             if like is not None:
                 raise InputError(f"{option}: {value} given with --like, whose sketch has its own")
+    if scale != "auto" and (like is not None or any(source.endswith(".sketch") for source in sources)):
+        raise InputError(f"--scale: {scale} given with a sketch, which has its own")
     check_file(out, ".sketch")
-    from rieszflow.data import stream
-    from rieszflow.sketch import SliceSketch
+    from rieszflow.data import Stream, choose_spreads, stream
+    from rieszflow.sketch import Plan, SliceSketch
+    from rieszflow.sketch.plan import Drawn
 
     reading = table_options(
         header, columns, exclude, delimiter=delimiter, decimal=decimal, thousands=thousands, missing=missing, dates=dates,
         encoding=encoding,
     )  # fmt: skip
-    total = SliceSketch.load(like).empty() if like is not None else None
+    read = [SliceSketch.load(source) if source.endswith(".sketch") else stream(source, **reading) for source in sources]
+    made = [SliceSketch.load(like), *read] if like is not None else read
+    total = next((source.empty() for source in made if isinstance(source, SliceSketch)), None)
+    if total is None:
+        first, *others = (source for source in read if isinstance(source, Stream))
+        clouds = [first, *(other.matched(first.names, first.name, first.left_out) for other in others)]
+        drawn = Drawn(first.d, slices or 256, "auto", seed or 0, first.names, choose_spreads(scale, clouds))
+        total = SliceSketch(Plan.around(drawn.divide(first.first), drawn), sample=keep)
     with Passes() as passes:
-        for source in sources:
-            if source.endswith(".sketch"):
-                part = SliceSketch.load(source)
-                total = part if total is None else total.merge(part)
-                continue
-            points = stream(source, **reading)
-            if total is None:
-                total = SliceSketch(
-                    points.first, slices=slices or 256, directions="auto", seed=seed or 0, names=points.names, sample=keep
-                )
-            total.update(points, progress=passes.named(Path(source).name))
-    assert total is not None
+        for name, source in zip(sources, read, strict=True):
+            if isinstance(source, SliceSketch):
+                total.merge(source)
+            else:
+                total.update(source, progress=passes.named(Path(name).name))
     total.save(out)
     kept = 0 if total.kept is None else len(total.kept)
     show(f"{out}: {total.n} points, d = {total.d}, {out.stat().st_size / 1e6:.1f} MB, with {kept} random points as they are")
+    show(scale_line(total.scale))

@@ -22,7 +22,9 @@ from rieszflow.cli.tables import (
     Exclude,
     Header,
     Missing,
+    Scale,
     Thousands,
+    scale_line,
     table_options,
 )
 from rieszflow.cli.terminal import one_line, print_table, show
@@ -45,6 +47,7 @@ def pairwise(
     top: Annotated[int, typer.Option(help="Pairs to name, of those furthest apart and of those nearest.")] = 5,
     out: Annotated[Path, typer.Option(help="Table of all pairs; a heat map beside it.")] = Path("pairwise.csv"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of tables.")] = False,
+    scale: Scale = "auto",
     columns: Columns = None,
     exclude: Exclude = None,
     header: Header = "auto",
@@ -80,8 +83,16 @@ def pairwise(
         points = stream(source, **{**reading, "exclude": [*reading.get("exclude", ()), by]})
     with Passes() as passes:
         found = pairwise_energy_distance(
-            points, by, obsm=obsm, layer=layer, slices=slices, permutations=permutations, seed=seed, progress=passes
-        )
+            points,
+            by,
+            obsm=obsm,
+            layer=layer,
+            slices=slices,
+            permutations=permutations,
+            seed=seed,
+            scale=scale,
+            progress=passes,
+        )  # fmt: skip
     pairs = found.pairs()
     text = io.StringIO()
     rows = csv.DictWriter(text, list(pairs[0]), lineterminator="\n")
@@ -92,10 +103,12 @@ def pairwise(
     report.save_picture(picture, report.heat_map(found))
     if as_json:
         convention = "2E|X-Y| - E|X-X'| - E|Y-Y'|, Euclidean, not squared, U-statistic"
-        print(json.dumps({"source": source, "by": by, "convention": convention, "pairs": pairs, "notices": call().notices}))
+        content = {"source": source, "by": by, "convention": convention, "scale": found.scale, "pairs": pairs}
+        print(json.dumps({**content, "notices": call().notices}))
         return
     show(one_line(f"{source}: {int(found.sizes.sum())} points in {len(found)} groups by {by}, {slices} slices"))
     show("energy distance 2E|X-Y| - E|X-X'| - E|Y-Y'|, unbiased: around 0, and at times below it, where nothing differs")
+    show(scale_line(found.scale))
     shown = pairs if len(pairs) <= 2 * top else [*pairs[:top], *pairs[len(pairs) - top :]]
     if shown:
         cells = [

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rieszflow._types import ScaleName
 from rieszflow.errors import InputError
 
 __all__ = [
@@ -18,7 +19,9 @@ __all__ = [
     "Exclude",
     "Header",
     "Missing",
+    "Scale",
     "Thousands",
+    "scale_line",
     "table_options",
 ]
 
@@ -38,7 +41,20 @@ Missing = Annotated[
     ),
 ]
 Dates = Annotated[bool, typer.Option("--dates", help="Read dates and times as seconds.")]
+Scale = Annotated[
+    ScaleName,
+    typer.Option(
+        help="columns: every column is divided by its spread; none: raw units; auto: columns for tables with names.",
+    ),
+]
 Encoding = Annotated[str, typer.Option(help="Of CSV files.")]
+
+
+def scale_line(scale: str) -> str:
+    """Return a sentence that says how columns were scaled."""
+    if scale == "columns":
+        return "scale: every column is divided by its interquartile range (--scale none for raw units)"
+    return "scale: raw units (--scale columns divides every column by its interquartile range)"
 
 
 def table_options(header: str, columns: str | None, exclude: str | None, **plain: Any) -> dict[str, Any]:

@@ -35,6 +35,8 @@ def choose_spreads(scale: ScaleName, clouds: Sequence[Stream]) -> tuple[float, .
     notice instead. Which cloud a point belongs to does not enter: a permutation test on scaled points stays exact.
     """
     check_scale(scale)
+    if other := next((cloud for cloud in clouds if cloud.d != clouds[0].d), None):
+        raise InputError(f"{other.name}: must have points of dimension {clouds[0].d} as {clouds[0].name} has, got {other.d}")
     named = any(cloud.names is not None and not cloud.common_unit for cloud in clouds)
     if scale == "columns" or (scale == "auto" and named):
         return tuple(_pooled_spreads(clouds).tolist())

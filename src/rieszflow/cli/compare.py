@@ -82,14 +82,7 @@ def compare(
             raise InputError("--common: a sketch is of all its columns; choose those of the other table with --columns")
     x, y = (path if is_sketch(path) else stream(path, **reading) for path in (a, b))
     with Passes() as passes:
-        options: dict[str, Any] = {
-            "slices": slices,
-            "permutations": permutations,
-            "seed": seed,
-            "scale": scale,
-            "common": common,
-        }
-        found = compare(x, y, progress=passes, **options)
+        found = compare(x, y, slices=slices, permutations=permutations, seed=seed, scale=scale, common=common, progress=passes)
     report.save_picture(out, report.comparison(found.x, found.y, (Path(a).name, Path(b).name)))
     if as_json:
         _print_json(found, a, b, top)

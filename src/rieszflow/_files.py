@@ -163,7 +163,7 @@ def open_regular(path: Path) -> BinaryIO:
     if not path.is_file():
         raise FileError(f"{path}: {'is a folder, or no regular file' if os.path.lexists(path) else 'no such file'}")
     try:
-        file = open(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)), "rb")
+        file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)), "rb")
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror or one_line(error)})") from None
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # it was replaced a moment ago

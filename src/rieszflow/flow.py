@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,7 +39,11 @@ def falling(first: float, last: float, steps: int) -> Callable[[int], float]:
         >>> [round(falling(8, 1, 4)(k), 1) for k in range(5)]
         [8.0, 4.0, 2.0, 1.0, 1.0]
     """
-    return lambda step: float(first * (last / first) ** min(1.0, step / max(1, steps - 1)))
+    return partial(_fall, first, last, steps)  # which can be pickled
+
+
+def _fall(first: float, last: float, steps: int, step: int) -> float:
+    return float(first * (last / first) ** min(1.0, step / max(1, steps - 1)))
 
 
 class ParticleFlow:

@@ -10,13 +10,14 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rieszflow._files import aside, copy_within, one_line, open_regular
 from rieszflow.errors import RunError, WriteError
 from rieszflow.generative.run import Run
 
-__all__ = ["Temporary", "copy_files", "read_files", "save_copy", "write_files"]
+__all__ = ["Temporary", "copy_files", "new_folder", "read_files", "save_copy", "write_files"]
 
 
 class Temporary:
@@ -65,16 +66,28 @@ def write_files(files: dict[str, bytes], to: Path) -> None:
 
 
 def save_copy(run: Run, path: Path, overwrite: bool) -> None:
-    """Copy a run to a folder, which appears whole or not at all. See `GenerativeFlow.save`."""
-    there = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    """Copy a run to a folder. See `GenerativeFlow.save`."""
+    if overwrite and path.exists() and path.resolve() == run.path.resolve():
+        return
+    with new_folder(path, overwrite) as temporary:
+        copy_files(run, _all_files(run.path), temporary)
+
+
+@contextmanager
+def new_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a folder to fill, which then takes the place of an absent or empty one: it appears whole or not at all.
+
+    Raises:
+        RunError: something is there; with `overwrite`, something that is no run.
+        WriteError: the folder cannot be written.
+    """
+    there = os.path.lexists(path) and (not path.is_dir() or any(path.iterdir()))
     if there and not overwrite:
         raise RunError(f"{path}: exists and is not an empty folder; choose another, or overwrite=True to replace a run")
-    if there and path.resolve() == run.path.resolve():
-        return
     try:
         with aside(path) as temporary:
             temporary.mkdir()
-            copy_files(run, _all_files(run.path), temporary)
+            yield temporary
             if there:
                 _replace(path, temporary)
                 return

@@ -199,7 +199,7 @@ def test_a_fetched_model_can_be_published_again(tmp_path):
 
 def test_names_are_one_line_of_text(tmp_path):
     """On the card and in the report: no line of its own, no markup, nothing that steers a terminal."""
-    name = "data\n# Heading\r<script>x</script>\x1b[31m [a](b) |"
+    name = "data\n# Heading\r<script src=x>\x1b[31m [a](b) |"
     content = rf.data.Dataset(name, torch.rand(80, 2, generator=generator(0)), torch.rand(20, 2, generator=generator(1)))
     flow = rf.GenerativeFlow(particles=40, first_steps=2, slices=4, model="recorded", networks=1, bins=8).fit(content)
     flow.save_pretrained(tmp_path / "model")

@@ -259,6 +259,8 @@ class GenerativeFlow(OnHub):
                 x = displace(phi, x, level.config.clip, step, batch_size)
                 if progress is not None:
                     progress(Progress("networks", number, last))
+        if not x.isfinite().all():
+            raise RunError(f"{self.run.path}: its networks or recording lead samples out of the finite numbers")
         # a run that has not come to its last level yet: its samples are what they are, in larger pixels
         x = known.data(grow(x, shape, self.run.shape, 0.0, None, leading=known.leading)).cpu()
         if len(self.run.shape) == 3:

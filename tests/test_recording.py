@@ -105,6 +105,98 @@ def test_a_folder_holds_the_same(tmp_path, monkeypatch):
         rf.RecordedFlow.load(tmp_path / "r")
 
 
+def small_flow(**settings):
+    g = generator(7)
+    flow = rf.ParticleFlow(torch.randn(400, 3, generator=g) + 3, slices=8, momentum=0.5, seed=1, recording=True, **settings)
+    return flow, torch.rand(400, 3, generator=g), g
+
+
+def test_a_second_run_goes_on_or_is_refused():
+    """New points with the steps of other points before them would follow no flow at all."""
+    flow, start, g = small_flow()
+    x = flow.run(start, steps=20)
+    y = flow.step(flow.run(x, steps=4))
+    torch.testing.assert_close(flow.recorded().push(start), y, rtol=0, atol=1e-4)
+    other = torch.rand(400, 3, generator=g)
+    for go_on in (lambda x: flow.run(x, steps=2), flow.step):
+        for bad in (start, other, other[:100], y + 1e-3):
+            with pytest.raises(InputError, match="x: must be where the last step ended"):
+                go_on(bad)
+    assert len(flow.recorded()) == 25
+    array = flow.run(y.numpy(), steps=1)
+    assert len(flow.recorded()) == 26
+    end = torch.from_numpy(array).clone()
+    again = flow.run(end, steps=1)
+    again += 1  # in its own memory
+    with pytest.raises(InputError, match="got other particles"):
+        flow.step(again)
+
+
+def test_without_a_recording_runs_may_begin_anywhere():
+    flow, start, _ = small_flow()
+    flow.recorder = None
+    flow.run(start, steps=2)
+    flow.run(start, steps=2)
+
+
+def test_a_folder_that_has_lost_its_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("rieszflow.recording._SEGMENT", 3000)
+    flow, start, _ = small_flow()
+    flow.recorder = type(flow.recorder)(flow.recorder.plan, tmp_path / "r")
+    x = flow.run(start, steps=12)
+    with pytest.raises(FileError, match="has no end.safetensors: the recording was not ended"):
+        rf.RecordedFlow.load(tmp_path / "r")
+    assert len(flow.recorded()) == len(rf.RecordedFlow.load(tmp_path / "r")) == 12
+    flow.run(x, steps=12)
+    with pytest.raises(FileError, match="is incomplete: end.safetensors tells of"):
+        rf.RecordedFlow.load(tmp_path / "r")
+    expected = flow.recorded().push(start)
+    assert torch.equal(rf.RecordedFlow.load(tmp_path / "r").push(start), expected)
+    files = sorted((tmp_path / "r").glob("0*"))
+    assert len(files) > 3
+    with pytest.raises(FileError, match="is one part of a recording; load its folder"):
+        rf.RecordedFlow.load(files[0])
+    files[-1].unlink()
+    with pytest.raises(FileError, match=f"tells of {len(files)} parts, {len(files) - 1} are there"):
+        rf.RecordedFlow.load(tmp_path / "r")
+
+
+def test_parts_end_after_whole_steps(tmp_path, monkeypatch):
+    """Summed kinds move the points once for all of them: a part that ended before would lose the move."""
+    monkeypatch.setattr("rieszflow.recording._SEGMENT", 1)
+    settings = {"slices": [16, 8, 12], "summed": True}
+    flow, start, end = recorded(N=200, steps=4, recording=tmp_path / "r", **settings)
+    assert len(flow.recorded()._parts) == 4
+    torch.testing.assert_close(flow.recorded().push(start), end, rtol=0, atol=1e-4)
+
+
+def test_every_part_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("rieszflow.recording._SEGMENT", 3000)
+    flow, start, _ = small_flow()
+    flow.recorder = type(flow.recorder)(flow.recorder.plan, tmp_path / "r")
+    flow.run(start, steps=12)
+    replay, read = flow.recorded(), []
+    expected = torch.cat([replay.push(part) for part in start.split(50)])
+    original, done = type(replay)._segment, []
+    monkeypatch.setattr(type(replay), "_segment", lambda self, part: read.append(part) or original(self, part))
+    assert torch.equal(replay.push(start, batch_size=50, progress=lambda p: done.append((p.done, p.total))), expected)
+    assert len(read) == len(replay._parts) > 2
+    assert done == [(k, 96) for k in range(1, 97)]
+    monkeypatch.setattr("rieszflow.recording._PUSHED", 4 * 3 * 2 * 150)  # memory for three batches
+    read.clear()
+    assert torch.equal(replay.push(start, batch_size=50), expected) and len(read) == 3 * len(replay._parts)
+
+
+def test_points_that_leave_the_finite_numbers_are_refused():
+    flow, start, _ = small_flow(step_size=1e38)
+    flow.step(start)
+    flow.velocities = [None]
+    replay = flow.recorded()
+    replay._parts[0].steps *= 3
+    with pytest.raises(InputError, match="leaves the finite numbers"):
+        replay.push(start)
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     flow, _, _ = recorded(N=300, steps=2)

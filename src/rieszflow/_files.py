@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
@@ -10,21 +11,22 @@ import os
 import platform
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from rieszflow.errors import FileError, InputError, WriteError
 
 __all__ = [
-    "MARK", "Format", "Json", "aside", "atomically", "is_temporary", "load_header", "load_tensors", "one_line", "read_text",
-    "remove_leftovers", "save_tensors",
+    "MARK", "Format", "Json", "aside", "atomically", "copy_within", "is_temporary", "load_header", "load_tensors", "one_line",
+    "open_regular", "out_of_memory", "printable", "read_text", "remove_leftovers", "save_tensors",
 ]  # fmt: skip
 
 MARK = "rieszflow"  # what all our files are marked with
@@ -140,12 +142,54 @@ def one_line(error: object, most: int = 300) -> str:
     return text if len(text) <= most else text[:most] + " …"
 
 
+def printable(text: object) -> str:
+    """Return a text on one line, with control characters and bytes that are no text written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error reports exhausted memory, which says nothing about the file that was being read."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return (isinstance(error, OSError) and error.errno == errno.ENOMEM) or "allocate memory" in str(error)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading. A pipe would be waited for, and a device such as /dev/zero has no end.
+
+    Raises:
+        FileError: there is no such file, it is not a regular file, or it cannot be read.
+    """
+    if not path.is_file():
+        raise FileError(f"{path}: {'is a folder, or no regular file' if os.path.lexists(path) else 'no such file'}")
+    try:
+        file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)), "rb")
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror or one_line(error)})") from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # it was replaced a moment ago
+        file.close()
+        raise FileError(f"{path}: is a folder, or no regular file")
+    return file
+
+
+def copy_within(roots: list[Path], file: Path, to: Path) -> None:
+    """Copy a regular file that lies in one of some folders. A link that leads out of them would copy what is private.
+
+    Raises:
+        FileError: it is not a regular file, or it lies elsewhere.
+    """
+    real = file.resolve()
+    if not any(real.is_relative_to(root.resolve()) for root in roots):
+        raise FileError(f"{file}: is a link to a file outside of {roots[0]}, which is not copied; remove it")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with open_regular(real) as source, open(to, "xb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+
+
 def read_text(path: Path, most: int) -> str:
     """A text file of ours, at most that many bytes. Raises FileError."""
-    if not path.is_file():  # a pipe would be waited for
-        raise FileError(f"{path}: is a folder, or no regular file")
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             raw = file.read(most + 1)
         if len(raw) > most:
             raise FileError(f"{path}: damaged, or not ours: larger than {most / 1e6:g} MB")
@@ -157,7 +201,10 @@ def read_text(path: Path, most: int) -> str:
 
 
 def save_tensors(path: Path, form: Format, tensors: dict[str, Tensor], meta: Json) -> str:
-    """Writes tensors and JSON-able metadata as safetensors, with kind, version and a checksum in the header.
+    """Write tensors and JSON-able metadata as safetensors, with kind, version and a checksum in the header.
+
+    Equal contents are equal files. Tensors go to the file one by one, so at most one of them is in memory a second time, and
+    only if it is on another device or not contiguous.
 
     Returns:
         The checksum.
@@ -165,14 +212,49 @@ def save_tensors(path: Path, form: Format, tensors: dict[str, Tensor], meta: Jso
     Raises:
         WriteError: as `atomically`.
     """
-    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    checksum = _checksum(tensors, meta)
-    header = {"version": form.version, "kind": form.kind, "meta": meta, "checksum": checksum}
-    # One entry: safetensors writes several in random order, and equal contents should be equal files. As bytes: its own
-    # `save_file` makes a second temporary file under a name that only it knows, which a killed process would leave behind.
-    content = save(tensors, {MARK: json.dumps(header)})
-    atomically(path, lambda temporary: temporary.write_bytes(content))
-    return checksum
+    digest = hashlib.blake2b(json.dumps(meta).encode(), digest_size=16)
+    form_meta = {"version": form.version, "kind": form.kind, "meta": meta}
+    header, places = _header(tensors, {**form_meta, "checksum": digest.hexdigest()})  # of the right length
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            file.write(header)
+            for name in sorted(tensors):
+                content = tensors[name].detach().cpu().contiguous()
+                _digest(digest, name, content)
+                file.seek(len(header) + places[name])
+                file.write(_bytes(content))
+            file.seek(0)
+            file.write(_header(tensors, {**form_meta, "checksum": digest.hexdigest()})[0])
+
+    atomically(path, write)
+    return digest.hexdigest()
+
+
+_DTYPES = {
+    torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.float8_e5m2: "F8_E5M2", torch.float8_e4m3fn: "F8_E4M3",
+    torch.int16: "I16", torch.uint16: "U16", torch.float16: "F16", torch.bfloat16: "BF16", torch.int32: "I32",
+    torch.uint32: "U32", torch.float32: "F32", torch.complex64: "C64", torch.float64: "F64", torch.int64: "I64",
+    torch.uint64: "U64",
+}  # fmt: skip
+"""Names of dtypes in a safetensors file, in which the last ones come first: tensors begin at multiples of their items' size."""
+
+
+def _header(tensors: dict[str, Tensor], content: Json) -> tuple[bytes, dict[str, int]]:
+    """Build the header of a safetensors file as safetensors does, and where behind it each tensor begins."""
+    if wrong := [f"{name} of {t.dtype}" for name, t in tensors.items() if t.dtype not in _DTYPES]:
+        raise InputError(f"tensors: {wrong[0]} given, which a safetensors file cannot hold")
+    order = list(_DTYPES)
+    names = sorted(tensors, key=lambda name: (-order.index(tensors[name].dtype), name))
+    ends = list(itertools.accumulate(tensors[name].nbytes for name in names))
+    # One entry of metadata: safetensors writes several in random order, and equal contents should be equal files.
+    entries: Json = {"__metadata__": {MARK: json.dumps(content)}}
+    for name, end in zip(names, ends, strict=True):
+        t = tensors[name]
+        entries[name] = {"dtype": _DTYPES[t.dtype], "shape": list(t.shape), "data_offsets": [end - t.nbytes, end]}
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, {name: entries[name]["data_offsets"][0] for name in names}
 
 
 def load_tensors(path: Path, form: Format) -> tuple[dict[str, Tensor], Json]:
@@ -194,11 +276,12 @@ def load_header(path: Path, form: Format) -> tuple[Json, str]:
 
 
 def _load(path: Path, form: Format, whole: bool) -> tuple[dict[str, Tensor], Json, str]:
-    if not path.is_file():
-        raise FileError(f"{path}: {'is a folder, or no regular file' if os.path.lexists(path) else 'no such file'}")
+    open_regular(path).close()
     try:
         tensors, metadata = _read(path, whole)
     except Exception as error:  # safetensors' own, the system's, and torch's for a dtype that does not fit
+        if out_of_memory(error):
+            raise
         raise FileError(f"{path}: damaged, or no safetensors file ({one_line(error)})") from None
     if MARK not in metadata:
         raise FileError(f"{path}: a safetensors file, but not one of rieszflow's")
@@ -230,7 +313,15 @@ def _read(path: Path, whole: bool) -> tuple[dict[str, Tensor], Json]:
 def _checksum(tensors: dict[str, Tensor], meta: Json) -> str:
     digest = hashlib.blake2b(json.dumps(meta).encode(), digest_size=16)
     for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        if tensors[name].numel():  # torch cannot look at nothing as bytes
-            digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        _digest(digest, name, tensors[name].contiguous())
     return digest.hexdigest()
+
+
+def _digest(digest: hashlib.blake2b, name: str, tensor: Tensor) -> None:
+    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(_bytes(tensor))
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous tensor on the CPU, without a copy."""
+    return tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")  # torch refuses nothing

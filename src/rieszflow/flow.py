@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from rieszflow import _ranks, _validate
@@ -23,22 +24,10 @@ from rieszflow.exact import mmd2_gradient
 from rieszflow.frozen import Frozen, Known, known
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 from rieszflow.recording import Plan, RecordedFlow, Recorder, Step
-from rieszflow.step_sizes import default_steps
+from rieszflow.step_sizes import default_steps, falling
 from rieszflow.target import Target
 
 __all__ = ["ParticleFlow", "falling"]
-
-
-def falling(first: float, last: float, steps: int) -> Callable[[int], float]:
-    """Lengths for `ParticleFlow(lengths=...)` that fall from `first` to `last` by the same factor in every of some steps.
-
-    Long steps first go far. Short steps in the end take out the noise of the slices.
-
-    Example:
-        >>> [round(falling(8, 1, 4)(k), 1) for k in range(5)]
-        [8.0, 4.0, 2.0, 1.0, 1.0]
-    """
-    return lambda step: float(first * (last / first) ** min(1.0, step / max(1, steps - 1)))
 
 
 class ParticleFlow:
@@ -74,7 +63,9 @@ class ParticleFlow:
         summed: with several kinds, whether all gradients are taken at the same particles and added up. If not, kinds take
             turns.
         recording: True to write down what steps do, so that new points can follow (`recorded`), in memory; or an empty folder,
-            where the recording grows. With `Riesz(1.0)` on the linear-time engine. The particles move by what is written down.
+            where the recording grows; `recorded` ends it there. With `Riesz(1.0)` on the linear-time engine. The particles
+            move by what is written down. A flow makes one recording: `run` and `step` only go on from where the last step
+            ended.
         bins: of the tables of a recording.
         frozen: what of a particle does not move: a number k of leading coordinates, a `Mask` or a `Pool`. Slices see it, and
             `bounds` leave it alone. So pairs (condition, x) flow towards pairs (condition, data), and x becomes a sample of the
@@ -169,6 +160,7 @@ class ParticleFlow:
         self.velocities: list[Tensor | None] = [None] * K
         self.trajectory: dict[int, Points] = {}
         self.recorder = self._new_recorder(recording, kinds, _validate.positive_int("bins", bins)) if recording else None
+        self._end: tuple[Tensor, int] | None = None  # where a recording goes on: particles, and their version
 
     def _new_recorder(self, where: bool | str | os.PathLike[str], kinds: list[Kind], bins: int) -> Recorder:
         for target in self.targets:
@@ -226,11 +218,12 @@ class ParticleFlow:
             The new particles, detached. The new velocities are in `velocities`.
 
         Raises:
-            InputError (a ValueError): particles that do not fit the target or the velocity, or a number of `lengths` that is
-                none.
+            InputError (a ValueError): particles that do not fit the target or the velocity, or that a recording does not go on
+                from; or a number of `lengths` that is none.
             InputTypeError (a TypeError): a wrong type or dtype.
         """
         x = _validate.points("x", x, look=False).detach()
+        self._check_goes_on(x)
         factor = 1.0 if self.lengths is None else _validate.number(self.lengths(self.steps))
         if not 0 <= factor < math.inf:
             raise InputError(f"lengths: {factor!r} given for step {self.steps}; finite numbers of at least 0 are accepted")
@@ -244,7 +237,21 @@ class ParticleFlow:
             for k in range(last + 1):
                 x = self._moved(x, k, lengths[k], self.bounds if k == last else None)
         self.steps += 1
+        if self.recorder is not None:
+            self._end = x, x._version
         return x
+
+    def _check_goes_on(self, x: Tensor) -> None:
+        """Refuse particles that the steps recorded so far did not lead to: replayed, they would make no sense together."""
+        if self._end is None:
+            return
+        end, version = self._end
+        there = end.shape == x.shape and end.dtype == x.dtype and end.device == x.device and end._version == version
+        if not there or not (torch.equal(x, end) or end.isnan().any()):
+            raise InputError(
+                "x: must be where the last step ended, because the flow is recorded, got other particles; make a new "
+                "ParticleFlow for a new recording"
+            )
 
     def _faster(self, k: int, x: Tensor, length: float) -> Tensor:
         """∇D²(x) + m v on a kind of slices, written down if there is a recording."""

@@ -10,206 +10,26 @@ transport maps of slices in this way. For flows of the MMD we know of no source.
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow import _validate, directions
-from rieszflow._files import Format, Json, load_header, load_tensors, save_tensors
-from rieszflow._moves import faster, moved
-from rieszflow._scratch import Recycled
-from rieszflow._surroundings import plain
+from rieszflow import _validate
+from rieszflow._files import Format, Json, load_header, load_tensors, one_line, save_tensors
 from rieszflow._types import PointsT, Progress, ProgressCallback
-from rieszflow.directions import Kind, LocalSlices
-from rieszflow.engines.bins.recorded import Trace, follow
 from rieszflow.errors import FileError, InputError, RunError
-from rieszflow.frozen import Known, heard, known
+from rieszflow.segments import Plan, Segment, Step
 
 __all__ = ["Plan", "RecordedFlow", "Recorder", "Segment", "Step"]
 
-_FORMAT = Format("recorded flow", 1)
+_FORMAT, _END_FORMAT = Format("recorded flow", 1), Format("end of a recorded flow", 1)
+_END = "end.safetensors"  # says how many parts a folder has
+_PUSHED = 256_000_000  # bytes of points and velocities that go through a part of a recording before it is read again
 _SEGMENT = 64_000_000  # bytes of a recording in memory before they go to its folder
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What all steps of a recording have in common.
-
-    Attributes:
-        d: dimension of the points.
-        kinds: of slices.
-        slices: P, of every kind.
-        bins: B, of all tables.
-        bounds: (low, high) that points are clipped to after every move, or None.
-        frozen: what of a point does not move, or None.
-    """
-
-    d: int
-    kinds: tuple[Kind, ...]
-    slices: tuple[int, ...]
-    bins: int
-    bounds: tuple[float, float] | None
-    frozen: Known | None = None
-
-    def said(self) -> Json:
-        """As JSON can say it."""
-        kinds = [dataclasses.asdict(k) if isinstance(k, LocalSlices) else k for k in self.kinds]
-        frozen = {} if self.frozen is None else {"frozen": self.frozen.said()}
-        return {"d": self.d, "kinds": kinds, "slices": self.slices, "bins": self.bins, "bounds": self.bounds, **frozen}
-
-    @classmethod
-    def heard(cls, said: Json) -> Plan:
-        """What `said` returned. Raises KeyError, TypeError or ValueError for anything else."""
-        kinds = tuple(
-            LocalSlices(**{**k, "shape": tuple(k["shape"])}) if isinstance(k, dict) else str(k) for k in said["kinds"]
-        )
-        if unknown := [k for k in kinds if isinstance(k, str) and k not in ("auto", *directions.KINDS)]:
-            raise ValueError(f"slices of the unknown kind {unknown[0]!r}")
-        bounds = None if said["bounds"] is None else (float(said["bounds"][0]), float(said["bounds"][1]))
-        d, slices = int(said["d"]), tuple(map(int, said["slices"]))
-        frozen = known(heard(said["frozen"]), d) if "frozen" in said else None
-        return cls(d, kinds, slices, int(said["bins"]), bounds, frozen)  # type: ignore[arg-type]
-
-    def draw(self, kind: int, seed: int, like: Tensor) -> directions.Directions:
-        """The slices of a step. From the CPU's generator, so that a recording means the same on every device."""
-        generator = torch.Generator("cpu").manual_seed(seed)
-        return directions.sample(self.kinds[kind], self.slices[kind], self.d, like, generator)
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step on slices of one kind: v ← ∇D²(x) + m v.
-
-    Attributes:
-        kind: number of the kind of slices.
-        seed: of the slices.
-        momentum: m, of the velocity of this kind.
-        length: τ N; points move by it along the velocity.
-        moves: whether points move now, along all velocities since the last move; not where several kinds are summed.
-        trace: ∇D² as a function of the point.
-    """
-
-    kind: int
-    seed: int
-    momentum: float
-    length: float
-    moves: bool
-    trace: Trace
-
-    @property
-    def nbytes(self) -> int:
-        return sum(t.nbytes for t in vars(self.trace).values())
-
-
-_NUMBERS = ("kind", "seed", "momentum", "length", "moves")
-_TRACE = tuple(field.name for field in dataclasses.fields(Trace))
-
-
-class Segment:
-    """Consecutive steps of a recording, in memory.
-
-    Attributes:
-        plan: what they have in common.
-        steps: the steps.
-    """
-
-    def __init__(self, plan: Plan, steps: Sequence[Step] = ()) -> None:
-        self.plan, self.steps = plan, list(steps)
-        self._memory = Recycled()
-
-    @property
-    def nbytes(self) -> int:
-        return sum(step.nbytes for step in self.steps)
-
-    def rest(self) -> tuple[Tensor | None, ...]:
-        """The velocities of points at rest."""
-        return (None,) * len(self.plan.kinds)
-
-    @plain
-    def push(
-        self, x: Tensor, velocities: Sequence[Tensor | None], progress: ProgressCallback | None = None
-    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        """Points x (n, d) in float32 and their velocities, after all steps. What is given is not changed."""
-        found, pending = [None if v is None else v.clone() for v in velocities], []
-        with self._memory.in_use():
-            for number, step in enumerate(self.steps, 1):
-                slices = self.plan.draw(step.kind, step.seed, x)
-                gradient = follow(step.trace, slices, x)
-                if self.plan.frozen is not None:
-                    gradient = self.plan.frozen.hold(gradient)
-                found[step.kind] = faster(gradient, found[step.kind], step.momentum)
-                pending.append(step)
-                if step.moves:
-                    for one in pending:
-                        velocity = found[one.kind]
-                        assert velocity is not None
-                        x = moved(x, velocity, one.length, self.plan.bounds if one is step else None, self.plan.frozen)
-                    pending = []
-                if progress is not None:
-                    progress(Progress("steps", number, len(self.steps)))
-        return x, tuple(found)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The steps as tensors: those of a kind one below the other."""
-        tensors = {
-            "kind": torch.tensor([s.kind for s in self.steps], dtype=torch.int64),
-            "seed": torch.tensor([s.seed for s in self.steps], dtype=torch.int64),
-            "momentum": torch.tensor([s.momentum for s in self.steps], dtype=torch.float64),
-            "length": torch.tensor([s.length for s in self.steps], dtype=torch.float64),
-            "moves": torch.tensor([s.moves for s in self.steps], dtype=torch.bool),
-        }
-        for kind in range(len(self.plan.kinds)):
-            traces = [s.trace for s in self.steps if s.kind == kind]
-            if traces:
-                tensors |= {f"{kind}.{name}": torch.stack([getattr(t, name) for t in traces]) for name in _TRACE}
-        return tensors
-
-    @classmethod
-    def of(cls, plan: Plan, tensors: dict[str, Tensor]) -> Segment:
-        """What `tensors` returned.
-
-        Raises:
-            ValueError, KeyError: other names, shapes, dtypes, or numbers that cannot be.
-        """
-        kinds, many = tensors["kind"].tolist(), len(tensors["kind"])
-        if any(tensors[name].shape != (many,) for name in _NUMBERS) or set(kinds) - set(range(len(plan.kinds))):
-            raise ValueError("numbers of steps that do not belong together")
-        rows: dict[int, Iterator[int]] = {}
-        for k in set(kinds):
-            _check(plan, k, kinds.count(k), {name: tensors[f"{k}.{name}"] for name in _TRACE})
-            rows[k] = iter(range(kinds.count(k)))
-        seeds, momenta, lengths, moves = (tensors[name].tolist() for name in _NUMBERS[1:])
-        if not all(np.isfinite(v) for v in (*momenta, *lengths)):
-            raise ValueError("momenta and lengths that are no numbers")
-        steps = []
-        for number, k in enumerate(kinds):
-            row = next(rows[k])
-            trace = Trace(*(tensors[f"{k}.{name}"][row] for name in _TRACE))
-            steps.append(Step(k, int(seeds[number]), momenta[number], lengths[number], bool(moves[number]), trace))
-        return cls(plan, steps)
-
-
-def _check(plan: Plan, kind: int, many: int, found: dict[str, Tensor]) -> None:
-    """That tables of a kind can be looked up."""
-    P = plan.slices[kind]
-    for name, shape, dtype in (
-        ("shift", (plan.d,), torch.float32),
-        ("scale", (), torch.float64),
-        ("low", (P,), torch.float32),
-        ("inverse", (P,), torch.float32),
-        ("unit", (P,), torch.float32),
-        ("table", (P, plan.bins + 1), torch.int8),
-    ):
-        if found[name].shape != (many, *shape) or found[name].dtype != dtype:
-            raise ValueError(f"{kind}.{name}: {tuple(found[name].shape)} {found[name].dtype}")
-        if dtype.is_floating_point and not torch.isfinite(found[name]).all():
-            raise ValueError(f"{kind}.{name}: NaN or infinity")
 
 
 class RecordedFlow:
@@ -255,7 +75,7 @@ class RecordedFlow:
         Args:
             z: points (n, d), which start like the particles did, with what is frozen of each in its place; float32,
                 or float64, which is made float32 and given back as float64. Tensor, on any device, or NumPy array. Not changed.
-            batch_size: points at a time. Twice their memory is needed for every kind of slices.
+            batch_size: points at a time. Twice their memory is needed for every kind of slices, or 256 MB, if that is more.
             progress: called with a `Progress` after every step.
 
         Returns:
@@ -269,18 +89,29 @@ class RecordedFlow:
         points, batch_size = _validate.points("z", z), _validate.positive_int("batch_size", batch_size)
         if points.ndim != 2 or points.shape[1] != self.plan.d:
             raise InputError(f"z: shape {tuple(points.shape)} given; (n, {self.plan.d}) is accepted")
-        out = torch.empty_like(points)
-        batches, done = points.detach().split(batch_size), 0
-        for k, batch in enumerate(batches):
-            x, velocities = batch.float(), Segment(self.plan).rest()
-            for part in self._parts:
+        out, done = torch.empty_like(points), 0
+        size = self._together(batch_size)
+        for first in range(0, len(points), size):
+            batches = [(x.float(), Segment(self.plan).rest()) for x in points.detach()[first : first + size].split(batch_size)]
+            for part in self._parts:  # each is read once for many batches
                 segment = self._segment(part)
-                x, velocities = segment.push(x, velocities, _shifted(progress, done, len(self) * len(batches)))
-                done += len(segment.steps)
-            out[k * batch_size : k * batch_size + len(batch)] = x
+                for k, (x, velocities) in enumerate(batches):
+                    told = _shifted(progress, done, len(self) * -(-len(points) // batch_size))
+                    batches[k] = segment.push(x, velocities, told)
+                    done += len(segment.steps)
+            out[first : first + size] = torch.cat([x for x, _ in batches])
+        if not torch.isfinite(out).all():
+            raise InputError(
+                "z: leaves the finite numbers on its way: step sizes were too large, or z is far from the particles"
+            )
         if self.plan.frozen is not None:
             out = self.plan.frozen.put(out, points.detach())  # as it was given, in float64 too
         return out.numpy() if isinstance(z, np.ndarray) else out
+
+    def _together(self, batch_size: int) -> int:
+        """How many points, in whole batches, go through one part after the other; their velocities are kept meanwhile."""
+        size = 4 * self.plan.d * (1 + len(self.plan.kinds)) * batch_size
+        return batch_size * max(1, _PUSHED // size)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes one file of safetensors, with version and checksum.
@@ -289,18 +120,21 @@ class RecordedFlow:
             WriteError: the file cannot be written; what was there before is untouched.
         """
         steps = [step for part in self._parts for step in self._segment(part).steps]
-        _write(Path(path), Segment(self.plan, steps))
+        _write(Path(path), Segment(self.plan, steps), {"after": ""})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> RecordedFlow:
         """Opens what `save` wrote, or the folder that a flow recorded to, whose parts are read as they are needed.
 
         Raises:
-            FileError: missing, damaged, truncated, of another kind or version, or parts of different recordings.
+            FileError: missing, damaged, truncated, of another kind or version, parts of different recordings, one part of a
+                recording alone, or a folder without the mark that `ParticleFlow.recorded` leaves at the end.
         """
         path = Path(path)
         if not path.is_dir():
             tensors, meta = load_tensors(path, _FORMAT)
+            if meta.get("after") != "" or "part" in meta:
+                raise FileError(f"{path}: is one part of a recording; load its folder")
             plan = _plan(path, meta)
             return cls(plan, [_made(path, plan, tensors)])
         files = sorted(path.glob("[0-9]*.safetensors"))
@@ -312,6 +146,13 @@ class RecordedFlow:
             if meta.get("after") != before:
                 raise FileError(f"{file}: belongs to another recording than the part before it")
             before = checksum
+        if not os.path.lexists(path / _END):
+            raise FileError(
+                f"{path}: has no {_END}: the recording was not ended by ParticleFlow.recorded(), or that file was lost"
+            )
+        _, end = load_tensors(path / _END, _END_FORMAT)
+        if (end.get("parts"), end.get("after")) != (len(files), before):
+            raise FileError(f"{path}: is incomplete: {_END} tells of {end.get('parts')!r} parts, {len(files)} are there")
         return cls(_plan(files[0], load_header(files[0], _FORMAT)[0]), files)
 
 
@@ -338,21 +179,26 @@ class Recorder:
     def add(self, step: Step) -> None:
         self.segment.steps.append(step)
         self._size += step.nbytes
-        if self._folder is not None and self._size >= _SEGMENT:
+        if self._folder is not None and self._size >= _SEGMENT and step.moves:
             self.flush()
 
     def flush(self) -> None:
         """What is in memory goes to the folder, if there is one."""
         if self._folder is None or not self.segment.steps:
             return
-        file = self._folder / f"{len(self._files) + 1:04d}.safetensors"
-        self._after = _write(file, self.segment, self._after)
+        number = len(self._files) + 1
+        file = self._folder / f"{number:04d}.safetensors"
+        self._after = _write(file, self.segment, {"after": self._after, "part": number})
         self._files.append(file)
         self.segment, self._size = Segment(self.plan), 0
 
     def recorded(self) -> RecordedFlow:
+        """Return the recording so far. In a folder its end is marked, so that a part that is lost later is missed."""
+        if self._folder is None:
+            return RecordedFlow(self.plan, [self.segment])
         self.flush()
-        return RecordedFlow(self.plan, self._files if self._folder is not None else [self.segment])
+        save_tensors(self._folder / _END, _END_FORMAT, {}, {"parts": len(self._files), "after": self._after})
+        return RecordedFlow(self.plan, self._files)
 
 
 def _shifted(progress: ProgressCallback | None, done: int, total: int) -> ProgressCallback | None:
@@ -360,8 +206,8 @@ def _shifted(progress: ProgressCallback | None, done: int, total: int) -> Progre
     return None if progress is None else lambda at: progress(Progress("steps", done + at.done, total))
 
 
-def _write(path: Path, segment: Segment, after: str = "") -> str:
-    return save_tensors(path, _FORMAT, segment.tensors(), {**segment.plan.said(), "after": after})
+def _write(path: Path, segment: Segment, place: Json) -> str:
+    return save_tensors(path, _FORMAT, segment.tensors(), {**segment.plan.said(), **place})
 
 
 def _read(path: Path, plan: Plan) -> Segment:
@@ -374,12 +220,12 @@ def _read(path: Path, plan: Plan) -> Segment:
 def _plan(path: Path, meta: Json) -> Plan:
     try:
         return Plan.heard(meta)
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileError(f"{path}: damaged: what it says of its slices is not readable ({error})") from None
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise FileError(f"{path}: damaged: what it says of its slices is not readable ({one_line(error)})") from None
 
 
 def _made(path: Path, plan: Plan, tensors: dict[str, Tensor]) -> Segment:
     try:
         return Segment.of(plan, tensors)
     except (KeyError, ValueError, TypeError, IndexError) as error:
-        raise FileError(f"{path}: damaged: its tables do not fit what it says of them ({error})") from None
+        raise FileError(f"{path}: damaged: its tables do not fit what it says of them ({one_line(error)})") from None

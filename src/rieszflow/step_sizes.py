@@ -1,8 +1,9 @@
-"""Step sizes τ of a flow, where none is given."""
+"""Step sizes τ of a flow: a default, and how they may fall."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from rieszflow.errors import InputError
 from rieszflow.frozen import Known
 from rieszflow.kernels import Riesz
 
-__all__ = ["default_steps"]
+__all__ = ["default_steps", "falling"]
 
 _STEP = 0.4  # τ / (1 − m) by the targets' mean distance: with m = 0.8 τ ≈ 1 on Fashion-MNIST, the paper's
 _LOOKED_AT = 2000  # targets
@@ -64,3 +65,19 @@ def _patch_distance(y: Tensor, kind: LocalSlices, P: int) -> float:
 def _mean_distance(y: Tensor) -> float:
     """E‖Y − Y′‖ over distinct pairs."""
     return torch.pdist(y).mean().item() if len(y) > 1 else 0.0
+
+
+def falling(first: float, last: float, steps: int) -> Callable[[int], float]:
+    """Lengths for `ParticleFlow(lengths=...)` that fall from `first` to `last` by the same factor in every of some steps.
+
+    Long steps first go far. Short steps in the end take out the noise of the slices.
+
+    Example:
+        >>> [round(falling(8, 1, 4)(k), 1) for k in range(5)]
+        [8.0, 4.0, 2.0, 1.0, 1.0]
+    """
+    return partial(_fall, first, last, steps)  # which can be pickled
+
+
+def _fall(first: float, last: float, steps: int, step: int) -> float:
+    return float(first * (last / first) ** min(1.0, step / max(1, steps - 1)))

@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 import yaml
 from problems import generator
@@ -25,7 +26,7 @@ from rieszflow._notices import Notice
 from rieszflow.errors import FileError, WriteError
 from rieszflow.generative import Config, ConfigError, Run, RunError
 from rieszflow.generative.networks import check_memory
-from rieszflow.generative.run import NETWORK
+from rieszflow.generative.run import NETWORK, STATE
 from rieszflow.generative.yaml_text import dump_yaml, parse_yaml
 from rieszflow.sketch.files import SKETCH
 
@@ -357,7 +358,8 @@ def test_what_may_be_edited(run, tmp_path, whole):
     assert torch.equal(sample(run), expected)
     longer = shutil.copytree(whole, tmp_path / "longer")
     edit(longer, lambda c: c["config"].update(networks=4))
-    resume(longer)
+    with pytest.warns(Notice, match="trained to its end, and has more networks in config.yaml now: the training begins again"):
+        resume(longer)
     rf.GenerativeFlow(**{**TINY, "networks": 4}).fit(points(), run=tmp_path / "four")
     same_run(longer, tmp_path / "four")
     edit(longer, lambda c: c["config"].update(networks=3))
@@ -369,12 +371,62 @@ def test_more_networks_of_the_last_level_only(tmp_path):
     settings = {**TINY, "width": 256, "channels": [8], "fit_steps": 2, "levels": levels}
     rf.GenerativeFlow(**settings).fit(images(), run=tmp_path / "run")
     edit(tmp_path / "run", lambda c: c["config"]["levels"][1].update(networks=2))
-    resume(tmp_path / "run", images())
+    with pytest.warns(Notice, match="begins again"):
+        resume(tmp_path / "run", images())
     longer = [levels[0], {"factor": 1, "networks": 2}]
     rf.GenerativeFlow(**{**settings, "levels": longer}).fit(images(), run=tmp_path / "three")
     same_run(tmp_path / "run", tmp_path / "three")
     edit(tmp_path / "run", lambda c: c["config"]["levels"][0].update(networks=2))
     refused(lambda: sample(tmp_path / "run"), "levels[0].networks 1, in config.yaml 2")
+
+
+def test_a_finished_run_keeps_no_particles(run, whole):
+    """The checkpoint's header stays: by it `resume` restores metrics, and tells networks of other runs apart."""
+    tensors, meta = Run.open(run).load_state()
+    assert not tensors and meta["network"] == 4
+    before = {f: f.read_bytes() for f in run.rglob("*") if f.is_file()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resume(run)
+    assert before == {f: f.read_bytes() for f in run.rglob("*") if f.is_file()}
+
+
+def test_a_state_that_does_not_say_where_it_is(run):
+    tensors, meta = Run.open(run).load_state()
+    for key in ("network", "after", "rows"):
+        save_tensors(run / "state.safetensors", STATE, tensors, {k: v for k, v in meta.items() if k != key})
+        refused(lambda: resume(run), "state.safetensors: d")
+
+
+EXHAUSTED = [
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+    ),
+    torch.OutOfMemoryError("CUDA out of memory"),
+    MemoryError(),
+    OSError(12, "Cannot allocate memory"),
+]
+
+
+@pytest.mark.parametrize("error", EXHAUSTED)
+def test_too_little_memory_is_no_damaged_file(tmp_path, monkeypatch, error):
+    def fails(*arguments, **more):
+        raise error
+
+    stopped(tmp_path / "run", (2, "fit", 2), points())
+    rf.SliceSketch.of(points(), slices=4).save(tmp_path / "a.sketch")
+    for name, action in (
+        ("rieszflow.generative.checkpoint.filled", lambda: resume(tmp_path / "run")),
+        ("rieszflow._files._read", lambda: resume(tmp_path / "run")),
+        ("rieszflow.sketch.files._plan", lambda: rf.SliceSketch.load(tmp_path / "a.sketch")),
+        ("rieszflow.generative.networks.Displacement.load_state_dict", lambda: sample(tmp_path / "run")),
+    ):
+        with monkeypatch.context() as patch, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            patch.setattr(name, fails)
+            with pytest.raises(type(error)) as caught:
+                action()
+        assert caught.value is error
 
 
 def test_range_edited_before_anything_was_trained(tmp_path):
@@ -859,6 +911,41 @@ def test_tensors_of_every_kind(tmp_path, dtype):
     save_tensors(tmp_path / "x", NETWORK, tensors, {})
     found, _ = load_tensors(tmp_path / "x", NETWORK)
     assert all(torch.equal(found[name], tensors[name]) and found[name].dtype == dtype for name in tensors)
+
+
+def test_tensor_files_are_those_of_safetensors(tmp_path):
+    """Bit for bit, for every dtype, so that readers in other languages read them too; a tensor is written without a copy."""
+    g = generator(0)
+    tensors = {f"é{k % 3}.{k}": torch.randint(0, 2, (k % 4 + 1, 3), generator=g).to(t) for k, t in enumerate(_files._DTYPES)}
+    tensors |= {
+        'z\n"\x01': torch.zeros(0, 3),
+        "s": torch.zeros((), dtype=torch.float64),
+        "t": torch.rand(3, 4, generator=g).t(),
+    }
+    checksum = save_tensors(tmp_path / "x", NETWORK, tensors, {"a": "é\n"})
+    header = {"version": 4, "kind": "network", "meta": {"a": "é\n"}, "checksum": checksum}
+    content = {name: t.contiguous() for name, t in tensors.items()}
+    assert (tmp_path / "x").read_bytes() == safetensors.torch.save(content, {"rieszflow": json.dumps(header)})
+    with pytest.raises(ValueError, match="complex128 given, which a safetensors file cannot hold"):
+        save_tensors(tmp_path / "y", NETWORK, {"a": torch.zeros(2, dtype=torch.complex128)}, {})
+
+
+def test_writing_tensors_takes_no_memory(tmp_path):
+    """100 MB of them, in a process of its own, whose peak is looked at before and after."""
+    code = """
+import resource, sys, torch
+from pathlib import Path
+from rieszflow._files import Format, save_tensors
+tensors = {f"{k}": torch.ones(12_500_000 // 2) for k in range(4)}
+save_tensors(Path(sys.argv[1]), Format("x", 1), {"a": torch.ones(3)}, {})
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+save_tensors(Path(sys.argv[1]), Format("x", 1), tensors, {})
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    if sys.platform != "linux":
+        pytest.skip("ru_maxrss is in other units here")
+    command = [sys.executable, "-c", code, str(tmp_path / "x")]
+    assert int(subprocess.run(command, capture_output=True, check=True, text=True).stdout) < 25_000  # KB; one tensor
 
 
 def test_names_that_are_none_and_data_that_are_none(tmp_path):

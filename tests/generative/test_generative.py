@@ -1,7 +1,10 @@
 """The main algorithm end to end, small: it learns, saves, loads, resumes, and refuses what it should."""
 
+import copy
 import json
 import math
+import pickle
+import shutil
 
 import pytest
 import torch
@@ -160,6 +163,46 @@ def test_save_and_load(trained, tmp_path):
     with pytest.raises(RunError, match="not an empty folder"):
         trained.save(tmp_path / "copy")
     assert [p.name for p in tmp_path.iterdir()] == ["copy"]
+
+
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "copy": copy.copy,
+    "pickle": lambda flow: pickle.loads(pickle.dumps(flow)),
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_copies_keep_their_results(how, tmp_path):
+    """Those of a temporary run live as long as they do, and no longer; those of a run with a folder share it."""
+    settings = {"particles": 40, "networks": 2, "first_steps": 2, "slices": 4, "fit_steps": 3, "width": 4}
+    data = torch.rand(50, 2, generator=generator(0))
+    for folder in (None, tmp_path / "run"):
+        flow = rf.GenerativeFlow(**settings).fit(data, run=folder)
+        expected, first = flow.sample(5, seed=1), flow.run.path
+        again = COPIES[how](flow)
+        del flow
+        assert first.exists() == (folder is not None)
+        assert torch.equal(again.sample(5, seed=1), expected) and again.config.networks == 2
+        second = again.run.path
+        assert (second == first) == (folder is not None)
+        del again
+        assert second.exists() == (folder is not None)
+    kept = COPIES[how](rf.GenerativeFlow.load(tmp_path / "run"))
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(RunError, match="the run's folder is missing"):
+        kept.sample(3)
+    assert COPIES[how](rf.GenerativeFlow(**settings)).run is None
+
+
+def test_samples_that_are_no_numbers_are_refused(trained, tmp_path):
+    path = shutil.copytree(trained.run.path, tmp_path / "run")
+    run = Run.open(path)
+    number = run.finished()
+    weights = run.load_network(number)
+    run.save_network(number, {name: t * float("nan") for name, t in weights.items()}, {})
+    with pytest.raises(RunError, match="out of the finite numbers"):
+        rf.GenerativeFlow.load(path).sample(3, seed=0)
 
 
 class Stop(Exception):

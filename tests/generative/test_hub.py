@@ -1,6 +1,8 @@
 """Models published and fetched, by huggingface_hub; and TensorBoard's files. Nothing here asks a network."""
 
-import json
+import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ from problems import generator
 
 import rieszflow as rf
 from rieszflow import report
-from rieszflow.errors import RunError
+from rieszflow._notices import Notice
+from rieszflow.errors import FileError, RunError
 
 SETTINGS = {
     "networks": {"networks": 2, "fit_steps": 20, "width": 16},
@@ -49,13 +52,14 @@ def test_a_published_model_samples_the_same(model, tmp_path, monkeypatch):
     fetched = rf.GenerativeFlow.from_pretrained("owner/name", revision="v1", local_files_only=True)
     assert torch.equal(fetched.sample(20, seed=1), flow.sample(20, seed=1))
     assert asked[0][0] == "owner/name" and asked[0][1]["revision"] == "v1" and asked[0][1]["local_files_only"]
+    assert "networks/*.safetensors" in asked[0][1]["allow_patterns"] and "*" not in asked[0][1]["allow_patterns"]
 
 
 def test_the_card_has_picture_and_figures(tmp_path):
     flow = trained("recorded", draw=report.draw, images=True)
     scores = {"energy_distance_U": {"generated": 0.01234, "training_data": -0.001}}
     content = {"samples": 50, "held_out": 60, "feature_space": "the pixels", "scores": scores}
-    (flow.run.path / "evaluation.json").write_text(json.dumps(content))
+    flow.run.write_evaluation(content)
     flow.save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text()
     for text in (
@@ -69,6 +73,142 @@ def test_the_card_has_picture_and_figures(tmp_path):
     ):
         assert text in card, card
     assert (tmp_path / "images" / "way.png").stat().st_size > 100
+
+
+CONDITIONS = {
+    "class": {"condition": torch.arange(120) % 3 + 4},
+    "numbers": {"condition": torch.rand(120, 2, generator=generator(5)) * 1e-3 + 1000},
+    "part": {"condition": "left-half"},
+}
+
+
+@pytest.mark.parametrize("kind", [None, *CONDITIONS])
+def test_the_example_on_the_card_runs(kind, tmp_path):
+    x = torch.rand(120, 1, 4, 4, generator=generator(0))
+    flow = rf.GenerativeFlow(particles=40, first_steps=2, slices=4, model="recorded", networks=1, bins=8)
+    flow.fit(x, **CONDITIONS.get(kind, {}))
+    flow.save_pretrained(tmp_path / "model", model_card_kwargs={"repository": str(tmp_path / "model")})
+    example = re.search("```python\n(.*?)```", (tmp_path / "model" / "README.md").read_text(), re.DOTALL)[1]
+    names = {}
+    exec(example, names)
+    assert names["samples"].shape == (16, 1, 4, 4)
+    assert ("condition=" in example) == (kind is not None)
+
+
+SCORES = {"samples": 5, "held_out": 6, "feature_space": "f", "scores": {"recall": {"generated": 0.125, "training_data": 0.5}}}
+
+
+def test_scores_of_other_networks_are_not_published(tmp_path):
+    flow, other = trained("recorded"), trained("networks")
+    other.run.write_evaluation(SCORES)
+    shutil.copy(other.run.path / "evaluation.json", flow.run.path)
+    with pytest.warns(Notice, match="scores other networks"):
+        flow.save_pretrained(tmp_path / "model")
+    assert "It was not evaluated" in (tmp_path / "model" / "README.md").read_text()
+    assert not (tmp_path / "model" / "evaluation.json").exists()
+    with pytest.raises(RunError, match="is not an empty folder"):  # where another model's card or networks may lie
+        other.save_pretrained(tmp_path / "model")
+
+
+def test_scores_that_were_edited_or_are_none_are_refused(tmp_path):
+    flow = trained("recorded")
+    flow.run.write_evaluation(SCORES)
+    file = flow.run.path / "evaluation.json"
+    file.write_text(file.read_text().replace("0.125", "0.999"))
+    with pytest.raises(RunError, match="damaged or edited"):
+        flow.save_pretrained(tmp_path / "model")
+    flow.run.write_evaluation({**SCORES, "scores": {"recall": {"generated": "high"}}})
+    with pytest.raises(RunError, match="does not hold scores"):
+        flow.save_pretrained(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+@pytest.mark.parametrize("what", ["damaged", "arguments", "pipe", "endless", "list"])
+def test_config_json_is_not_read(what, tmp_path):
+    flow = trained("recorded")
+    flow.save_pretrained(tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    file.unlink()
+    if what == "pipe":
+        os.mkfifo(file)
+    elif what == "endless":
+        file.symlink_to("/dev/zero")
+    else:
+        file.write_text({"damaged": "{", "arguments": '{"network": "unet", "token": 1, "self": 2}', "list": "[1]"}[what])
+    again = rf.GenerativeFlow.from_pretrained(tmp_path / "model")
+    assert torch.equal(again.sample(5, seed=1), flow.sample(5, seed=1))
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        rf.GenerativeFlow.from_pretrained(tmp_path / "model", slices=3)
+
+
+def test_what_cannot_be_fetched_is_said_in_one_line(tmp_path, monkeypatch):
+    with pytest.raises(RunError, match="must be a folder or a repository") as caught:
+        rf.GenerativeFlow.from_pretrained(f"{tmp_path}/no/such/folder")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["images/way.png", "networks/0001.safetensors", "images", "notes.txt"])
+def test_links_out_of_a_run_are_not_followed(where, tmp_path):
+    flow = trained("recorded")
+    (flow.run.path / "images").mkdir()
+    (flow.run.path / "images" / "way.png").write_bytes(b"picture")
+    private = tmp_path / "private" / "secret.png"
+    private.parent.mkdir()
+    file = flow.run.path / where
+    private.write_bytes(file.read_bytes() if file.is_file() else b"secret")
+    shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
+    file.symlink_to(private.parent if where == "images" else private)
+    shutil.copy(private, private.with_name("way.png"))
+    with pytest.raises(FileError, match="link to a file outside"):
+        flow.save(tmp_path / "copy")
+    if where != "notes.txt":  # which is not published
+        with pytest.raises(FileError, match="link to a file outside"):
+            flow.save_pretrained(tmp_path / "model")
+    assert [p.name for p in tmp_path.iterdir()] == ["private"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_pipes_in_a_run_are_not_copied(tmp_path):
+    flow = trained("recorded")
+    (flow.run.path / "images").mkdir()
+    os.mkfifo(flow.run.path / "images" / "way.png")
+    for save in (flow.save, flow.save_pretrained):
+        with pytest.raises(FileError, match="no regular file"):
+            save(tmp_path / "copy")
+
+
+def test_a_fetched_model_can_be_published_again(tmp_path):
+    """The cache of huggingface_hub: files of a snapshot are links to blobs beside it."""
+    flow = trained("recorded")
+    flow.save_pretrained(tmp_path / "model")
+    snapshot, blobs = tmp_path / "models--owner--name" / "snapshots" / "1a", tmp_path / "models--owner--name" / "blobs"
+    blobs.mkdir(parents=True)
+    for number, file in enumerate(f for f in sorted((tmp_path / "model").rglob("*")) if f.is_file()):
+        link = snapshot / file.relative_to(tmp_path / "model")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, blobs / str(number))
+        link.symlink_to(os.path.relpath(blobs / str(number), link.parent))
+    fetched = rf.GenerativeFlow.from_pretrained(snapshot)
+    for name, save in (("published", fetched.save_pretrained), ("saved", fetched.save)):
+        save(tmp_path / name)
+        again = rf.GenerativeFlow.load(tmp_path / name)
+        assert not (tmp_path / name / "config.yaml").is_symlink()
+        assert torch.equal(again.sample(5, seed=1), flow.sample(5, seed=1))
+
+
+def test_names_are_one_line_of_text(tmp_path):
+    """On the card and in the report: no line of its own, no markup, nothing that steers a terminal."""
+    name = "data\n# Heading\r<script src=x>\x1b[31m [a](b) |"
+    content = rf.data.Dataset(name, torch.rand(80, 2, generator=generator(0)), torch.rand(20, 2, generator=generator(1)))
+    flow = rf.GenerativeFlow(particles=40, first_steps=2, slices=4, model="recorded", networks=1, bins=8).fit(content)
+    flow.save_pretrained(tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    page = report.write_report(flow.run).read_text()
+    for text in (card, page):
+        assert "\n# Heading" not in text and not re.search(r"(?<!\\)<script", text) and "\x1b" not in text
+        assert "\\n" in text and "\\x1b" in text
+    assert "](b)" not in card.replace("\\](b)", "")
 
 
 def test_what_is_pushed(monkeypatch):

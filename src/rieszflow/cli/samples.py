@@ -159,6 +159,7 @@ def info(
     run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Folder of a run.", show_default=False)] = None,
 ) -> None:
     """What a run is and how far it has come; without a run: data sets and presets."""
+    from rieszflow._files import printable
     from rieszflow.data import NAMED
     from rieszflow.generative import Run, presets
 
@@ -169,12 +170,12 @@ def info(
         return
     opened = Run.open(run)
     show(
-        f"{run}: {opened.data['name']}, {opened.data['points']} training data of shape {opened.shape}, "
+        f"{run}: {printable(opened.data['name'])}, {opened.data['points']} training data of shape {opened.shape}, "
         f"{opened.finished()} of {opened.config.total_networks()} "
         f"{'networks' if opened.config.model == 'networks' else 'parts of a recording'}"
     )
     if opened.config.condition:
-        show(f"samples can be asked for by: {opened.config.condition[:60]}")
+        show(f"samples can be asked for by: {printable(opened.config.condition[:60])}")
     if missing := opened.missing():
         show(f"missing networks: {', '.join(map(str, missing))}; `rieszflow resume` trains them again")
     if (state := opened.load_state()) is not None and opened.finished() < opened.config.total_networks():

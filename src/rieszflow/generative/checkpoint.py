@@ -1,4 +1,7 @@
-"""A checkpoint: a training's state as a file. Whatever the number of processes is that wrote it, any number can read it."""
+"""A checkpoint: a training's state as a file. Whatever the number of processes is that wrote it, any number can read it.
+
+When all networks are trained, the checkpoint keeps its numbers and words, and no tensors: nobody needs the particles any more.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from rieszflow._files import Json, one_line
+from rieszflow._files import Json, one_line, out_of_memory
 from rieszflow.errors import RankError, RunError
 from rieszflow.generative.begin import blank
 from rieszflow.generative.context import Context
@@ -20,7 +23,7 @@ __all__ = ["restore", "save"]
 
 def save(context: Context, state: State) -> None:
     """Writes the state. All processes make this call; the first one writes."""
-    tensors = tensors_of(state, context.here)
+    tensors = {} if state.network > context.last else tensors_of(state, context.here)
     if context.here.main:
         context.run.save_state(tensors, {**said_of(state), "held_out": context.held_out_digest})
 
@@ -35,6 +38,9 @@ def restore(context: Context, tensors: dict[str, Tensor], said: Json) -> State:
     if said.get("held_out") != context.held_out_digest:
         raise RunError(f"{run.path}: began with other held-out data than those given now")
     try:
+        if not tensors and said["network"] > context.last:
+            ended = blank(context, said["network"], "flow", 0)
+            return replace(ended, rows=tuple(said["rows"][: ended.network - 1]), after=said["after"])
         state = filled(blank(context, said["network"], said["phase"], said["step"]), tensors, said, context.here)
         if state.initial:  # that it fits, here rather than when it is needed
             level, custom = state.stage.level, copy.deepcopy(context.custom)
@@ -43,4 +49,6 @@ def restore(context: Context, tensors: dict[str, Tensor], said: Json) -> State:
     except RankError:
         raise
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        if out_of_memory(error):
+            raise
         raise RunError(f"{run.path / 'state.safetensors'}: does not fit this run ({one_line(error)})") from None

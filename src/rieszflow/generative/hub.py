@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
+import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rieszflow._extras import extra
+from rieszflow._files import Json, one_line, printable
 from rieszflow.errors import RunError
 from rieszflow.generative.run import Run
+from rieszflow.generative.run_copies import copy_files, new_folder
 
 with extra("generative", "generative models"):
     from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, snapshot_download
@@ -21,14 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OnHub"]
 
-_PUBLISHED = (
-    "config.yaml",
-    "metrics.jsonl",
-    "evaluation.json",
-    "networks/*.safetensors",
-    "images/way.png",
-    "images/nearest.png",
-)
+_PUBLISHED = ("config.yaml", "metrics.jsonl", "networks/*.safetensors", "images/way.png")
+_SCORES = ("evaluation.json", "images/nearest.png")
 _CARD = """{metadata}
 
 # {title}
@@ -37,10 +34,7 @@ _CARD = """{metadata}
 
 {picture}
 ```python
-import rieszflow as rf
-
-flow = rf.GenerativeFlow.from_pretrained("{repository}")
-samples = flow.sample(16, seed=0)  # {shape}, between {low} and {high}
+{example}
 ```
 
 {scores}
@@ -59,44 +53,90 @@ class OnHub(ModelHubMixin):
 
     run: Run | None
 
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        config: object = None,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        model_card_kwargs: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> str | None:
+        """Write what is published to a folder, with a card.
+
+        Args:
+            save_directory: the folder, which must be empty or absent.
+            config: not used; huggingface_hub's own.
+            repo_id: where to push to; None for the name of the folder.
+            push_to_hub: True to call `push_to_hub` as well.
+            model_card_kwargs: keyword arguments of `generate_model_card`.
+            options: of `push_to_hub`.
+
+        Raises:
+            RunError: nothing is trained, the folder is not empty, a link in the run leads out of it, or scores were edited.
+            WriteError: the folder cannot be written; nothing is left behind.
+        """
+        folder = Path(save_directory)
+        with new_folder(folder) as temporary:
+            super().save_pretrained(temporary, model_card_kwargs=model_card_kwargs)
+        if not push_to_hub:
+            return None
+        return self.push_to_hub(repo_id or folder.name, model_card_kwargs=model_card_kwargs, **options)
+
     def _save_pretrained(self, save_directory: Path) -> None:
         run = _trained(self.run)
-        for pattern in _PUBLISHED:
-            for file in sorted(run.path.glob(pattern)):
-                to = save_directory / file.relative_to(run.path)
-                to.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, to)
+        patterns = _PUBLISHED if run.evaluation() is None else _PUBLISHED + _SCORES
+        copy_files(run, [file for pattern in patterns for file in sorted(run.path.glob(pattern))], save_directory)
         # For the hub, which counts downloads by this file. Settings are read from config.yaml alone.
         said = {"library_name": "rieszflow", "model": run.config.model, "shape": run.shape}
         (save_directory / "config.json").write_text(json.dumps(said), encoding="utf-8")
 
     @classmethod
-    def _from_pretrained(
+    def from_pretrained(  # type: ignore[override]  # the base class's also takes what it finds in a config.json
         cls,
+        pretrained_model_name_or_path: str | Path,
         *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
         network: nn.Module | None = None,
-        **said: Any,
     ) -> GenerativeFlow:
+        """Open a published model: a folder, or a repository of the Hub, of which only what a model needs is fetched.
+
+        Args:
+            pretrained_model_name_or_path: the folder, or OWNER/NAME.
+            force_download: as in `huggingface_hub.snapshot_download`, like all that follow but the last.
+            token: access token.
+            cache_dir: folder of what was fetched.
+            local_files_only: True to fetch nothing.
+            revision: branch, tag or commit.
+            network: the module that the model was trained with, if it was a custom one.
+
+        Raises:
+            RunError: neither a folder nor a repository that can be fetched; or no run of rieszflow, or a damaged one.
+        """
         from rieszflow.generative.model import GenerativeFlow
 
-        folder = Path(model_id)
+        folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
-            folder = Path(
-                snapshot_download(
-                    model_id,
+            try:
+                fetched = snapshot_download(
+                    str(pretrained_model_name_or_path),
                     revision=revision,
                     cache_dir=cache_dir,
                     force_download=force_download,
                     local_files_only=local_files_only,
                     token=token,
+                    allow_patterns=[*_PUBLISHED, *_SCORES, "config.json"],
                 )
-            )
+            except (OSError, ValueError) as error:  # huggingface_hub's own are kinds of these
+                raise RunError(
+                    f"{pretrained_model_name_or_path}: must be a folder or a repository that can be fetched ({one_line(error)})"
+                ) from error
+            folder = Path(fetched)
         return GenerativeFlow.load(folder, network=network)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
@@ -120,7 +160,7 @@ class OnHub(ModelHubMixin):
             pipeline_tag="unconditional-image-generation" if images else None,
         )
         parts = run.trained()
-        name, of = run.data["name"], f"{parts} {'networks' if run.config.model == 'networks' else 'parts'}"
+        name, of = _markdown(run.data["name"]), f"{parts} {'networks' if run.config.model == 'networks' else 'parts'}"
         steps = sum(row["flow_steps"] for row in run.metrics())
         text = _CARD.format(
             metadata=f"---\n{metadata}\n---",
@@ -128,11 +168,8 @@ class OnHub(ModelHubMixin):
             kind="A sequence of networks" if run.config.model == "networks" else "A recorded flow without networks",
             trained=f"{of} along {steps} flow steps towards {run.data['points']} training data of {name}",
             picture="![from noise to data](images/way.png)\n" if (run.path / "images" / "way.png").is_file() else "",
-            repository=repository,
-            shape=(16, *run.shape),
-            low=run.data["low"] if isinstance(run.data["low"], (int, float)) else "the data's least values",
-            high=run.data["high"] if isinstance(run.data["high"], (int, float)) else "their greatest",
-            scores=_scores(run.path / "evaluation.json"),
+            example=_example(run, repository),
+            scores=_scores(run),
         )
         return ModelCard(text)
 
@@ -143,17 +180,54 @@ def _trained(run: Run | None) -> Run:
     return run
 
 
-def _scores(file: Path) -> str:
-    """A table of what `rieszflow evaluate` found."""
-    if not file.is_file():
+def _markdown(text: object) -> str:
+    """A text of the run's, on one line and without a meaning in Markdown or HTML."""
+    return re.sub(r"([\\`*_\[\]<>#|!&~$])", r"\\\1", printable(text))
+
+
+def _example(run: Run, repository: str) -> str:
+    """The lines of Python that draw samples from the model, with a condition if it needs one."""
+    kind, said = run.config.condition, run.data.get("condition")
+    custom = ", network=network" if run.config.network == "custom" else ""
+    lines = ["import rieszflow as rf", ""]
+    if custom:
+        lines += ["network = ...  # the nn.Module that it was trained with"]
+    lines += [f'flow = rf.GenerativeFlow.from_pretrained("{repository}"{custom})']
+    asked, note = "", ""
+    if kind == "class" and said is not None:
+        asked, note = f"condition={said['classes'][0]}, ", f", of class {said['classes'][0]}"
+    elif said is not None:
+        names = ", ".join(map(printable, said["names"])).replace("`", "'")
+        typical = [round(v, 1 - math.floor(math.log10(s))) for v, s in zip(said["centre"], said["spread"], strict=True)]
+        asked, note = f"condition={typical}, ", f", given {names}"
+    elif kind:
+        lines[0] += "\nimport torch"
+        lines += [f"image = torch.zeros{run.shape}  # only its known part is looked at: {kind}"]
+        asked, note = "condition=image, ", ", given this part"
+    low, high = (run.data[key] for key in ("low", "high"))
+    between = f"between {low} and {high}" if isinstance(low, (int, float)) else "in the data's own values"
+    return "\n".join([*lines, f"samples = flow.sample(16, {asked}seed=0)  # {(16, *run.shape)}, {between}{note}"])
+
+
+def _scores(run: Run) -> str:
+    """A table of what `rieszflow evaluate` found for these networks."""
+    found = run.evaluation()
+    if found is None:
         return "It was not evaluated.\n"
-    found = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        return _table(found)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{run.path / 'evaluation.json'}: damaged: it does not hold scores ({one_line(error)})") from None
+
+
+def _table(found: Json) -> str:
     lines = [
-        f"{found['samples']} samples against {found['held_out']} held-out data:",
+        f"{int(found['samples'])} samples against {int(found['held_out'])} held-out data:",
         "",
         "| score | samples | training data |",
         "|---|---|---|",
     ]
     for name, score in found["scores"].items():
-        lines.append(f"| {name.replace('_', ' ')} | {score['generated']:.4g} | {score['training_data']:.4g} |")
-    return "\n".join(lines) + f"\n\nFeatures: {found['feature_space']}.\n"
+        title = _markdown(name.replace("_", " "))
+        lines.append(f"| {title} | {score['generated']:.4g} | {score['training_data']:.4g} |")
+    return "\n".join(lines) + f"\n\nFeatures: {_markdown(found['feature_space'])}.\n"

@@ -51,7 +51,7 @@ def train(
     progress: ProgressCallback | None = None,
     draw: DrawCallback | None = None,
 ) -> None:
-    """Trains a run to its end, from its last checkpoint if it has one.
+    """Trains a run to its end, from its last checkpoint if it has one. A run that was trained to its end stays as it is.
 
     Networks that are missing are trained again. The particles that led to them are gone, so this begins at the first one, on a
     CPU with the same results; where they are the same, the networks after the missing ones are kept.
@@ -78,7 +78,7 @@ def train(
             around.enter_context(one_sentence(run.path))
         if here.main:
             around.enter_context(run.exclusively())
-        if run.load_state() is None and run.complete():
+        if not run.has_state() and run.complete():
             return
         _train(prepare(run, data, network, here, Callbacks(progress, draw)))
 

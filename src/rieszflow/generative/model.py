@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-import tempfile
-import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from rieszflow import _validate, data
-from rieszflow._files import aside, one_line
+from rieszflow._files import one_line, out_of_memory
 from rieszflow._notices import notice
 from rieszflow._surroundings import defaults
 from rieszflow._types import Points, Progress, ProgressCallback, Seed
 from rieszflow.data import Dataset, holds_table
-from rieszflow.errors import ConfigError, InputError, RunError, WriteError
+from rieszflow.errors import ConfigError, InputError, RunError
 from rieszflow.frozen import Known, Pool
 from rieszflow.generative.condition import Condition, setting_of
 from rieszflow.generative.config import Config
@@ -32,6 +29,7 @@ from rieszflow.generative.networks import Displacement, build, check_memory, dis
 from rieszflow.generative.processes import one_sentence, processes
 from rieszflow.generative.pyramid import Level, grow, levels
 from rieszflow.generative.run import Run
+from rieszflow.generative.run_copies import Temporary, read_files, save_copy, write_files
 from rieszflow.generative.training_data import check_same, dataset, describe, load_data
 from rieszflow.recording import Segment
 
@@ -77,7 +75,21 @@ class GenerativeFlow(OnHub):
         self.config = config or Config.from_dict(settings, "GenerativeFlow")
         self.network: nn.Module | None = network
         self.run: Run | None = None
-        self._temporary: weakref.finalize[..., GenerativeFlow] | None = None  # removes a temporary run's folder
+        self._temporary: Temporary | None = None  # the folder of a run that lives as long as this object
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles are made of: all files of a temporary run, or the path of a run that stays."""
+        state = dict(vars(self))
+        if self._temporary is not None and self.run is not None:
+            state |= {"run": read_files(self.run), "_temporary": None}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if isinstance(state["run"], dict):
+            self._temporary = Temporary()
+            write_files(state["run"], self._temporary.path)
+            self.run = Run.open(self._temporary.path)
 
     @defaults
     def fit(
@@ -141,15 +153,15 @@ class GenerativeFlow(OnHub):
 
     def _new_run(self, folder: str | os.PathLike[str] | None, found: Dataset, device: torch.device) -> Run:
         """The first of several processes makes the folder, and the others find it."""
+        temporary: Temporary | None = None
         if folder is None:
-            if self._temporary is not None:
-                self._temporary()
-            folder = tempfile.mkdtemp(prefix="rieszflow-")
-            self._temporary = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            temporary = Temporary()
+            folder = temporary.path
         here = processes(device)
         run = Run.create(folder, self.config, describe(found, self.config)) if here.main else None
         with one_sentence(Path(folder)):
             here.wait()
+        self._temporary = temporary  # an older one ends here
         return Run.open(folder) if run is None else run
 
     @classmethod
@@ -247,6 +259,8 @@ class GenerativeFlow(OnHub):
                 x = displace(phi, x, level.config.clip, step, batch_size)
                 if progress is not None:
                     progress(Progress("networks", number, last))
+        if not x.isfinite().all():
+            raise RunError(f"{self.run.path}: its networks or recording lead samples out of the finite numbers")
         # a run that has not come to its last level yet: its samples are what they are, in larger pixels
         x = known.data(grow(x, shape, self.run.shape, 0.0, None, leading=known.leading)).cpu()
         if len(self.run.shape) == 3:
@@ -282,6 +296,8 @@ class GenerativeFlow(OnHub):
         try:
             phi.load_state_dict(self.run.load_network(number))
         except RuntimeError as error:
+            if out_of_memory(error):
+                raise
             raise RunError(f"{self.run.network_file(number)}: does not fit the network ({one_line(error)})") from None
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -292,42 +308,11 @@ class GenerativeFlow(OnHub):
             overwrite: replace the run that is there. What is no run is never replaced.
 
         Raises:
-            RunError: nothing to save, or something in the way.
+            RunError: nothing to save, something in the way, or a link in the run leads out of it.
         """
         if self.run is None:
             raise RunError("nothing to save: call fit first")
-        path = Path(path)
-        there = path.exists() and (not path.is_dir() or any(path.iterdir()))
-        if there and not overwrite:
-            raise RunError(f"{path}: exists and is not an empty folder; choose another, or overwrite=True to replace a run")
-        if there and path.resolve() == self.run.path.resolve():
-            return
-        try:
-            with aside(path) as temporary:
-                shutil.copytree(self.run.path, temporary, ignore=shutil.ignore_patterns(".*"))
-                temporary.chmod(0o755)
-                if there:
-                    self._replace(path, temporary)
-                    return
-                if path.exists():
-                    path.rmdir()
-                os.replace(temporary, path)
-        except OSError as error:
-            raise WriteError(
-                f"{path}: cannot be written ({error.strerror or one_line(error)}); what was there before is untouched"
-            ) from error
-
-    @staticmethod
-    def _replace(path: Path, new: Path) -> None:
-        """Puts a run's folder in the place of another run's, which is not being trained."""
-        with aside(path) as old:
-            with Run.open(path).exclusively():
-                os.replace(path, old)
-            try:
-                os.replace(new, path)
-            except BaseException:
-                os.replace(old, path)
-                raise
+        save_copy(self.run, Path(path), overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, network: nn.Module | None = None) -> GenerativeFlow:

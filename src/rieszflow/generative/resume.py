@@ -34,7 +34,7 @@ def begin(context: Context) -> tuple[State, Later | None]:
     Raises:
         RunError: a file is damaged or of another run, or a folder is in the place of a network.
     """
-    run, why, later = context.run, None, None
+    run, why, later = context.run, "", None
     if context.here.main:
         run.clear_temporaries()
     context.here.wait()
@@ -42,16 +42,18 @@ def begin(context: Context) -> tuple[State, Later | None]:
     for file in map(run.network_file, range(1, context.last + 1)):
         if file.is_dir():
             raise RunError(f"{file}: a folder is in the place of a network; remove it, and resume")
-    if saved is not None:
+    if saved is not None and not saved[0] and saved[1]["network"] <= context.last:
+        why = f"{run.path}: was trained to its end, and has more networks in config.yaml now"
+    elif saved is not None:
         if not (missing := run.missing(saved[1]["network"] - 1)):
             run.verify(saved[1])
             return _restored(context, *saved), None
         later = Later(missing[-1], *saved)
-        why = run.network_file(missing[0])
+        why = f"{run.network_file(missing[0])} is missing"
     elif run.finished() or run.missing():
-        why = run.path / "state.safetensors"
-    if why is not None and context.here.main:
-        notice(f"{why} is missing: the training begins again at the first network")
+        why = f"{run.path / 'state.safetensors'} is missing"
+    if why and context.here.main:
+        notice(f"{why}: the training begins again at the first network")
     state = start(context)
     save(context, state)
     return state, later

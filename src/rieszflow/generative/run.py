@@ -2,7 +2,7 @@
 
 config.yaml          settings, data set, shapes: everything needed to repeat the run
 networks/0001.safetensors …   one network each
-state.safetensors    particles, momentum, random states, and a fit's state: all that `resume` needs
+state.safetensors    particles, momentum, random states, and a fit's state: all that `resume` needs; in the end only a header
 metrics.jsonl        one line per network
 evaluation.json      what `evaluate` found
 images/              PNGs
@@ -41,7 +41,7 @@ from rieszflow._files import (
 from rieszflow._notices import notice
 from rieszflow.data import Columns
 from rieszflow.errors import FileError, RunError, WriteError
-from rieszflow.generative.checks import shown
+from rieszflow.generative.checks import MOST, is_whole, shown
 from rieszflow.generative.config import Config
 from rieszflow.generative.description import VERSION, Description, check_belongs
 from rieszflow.generative.sealed import sealed, unsealed
@@ -200,6 +200,8 @@ class Run:
         Raises:
             RunError: one of them is missing or of another run, or there are more than config.yaml names.
         """
+        if not self.path.is_dir():
+            raise RunError(f"{self.path}: the run's folder is missing; it was moved or removed")
         self.check()
         there, total = self._there(), self.config.total_networks()
         if there and there[-1] > total:
@@ -258,10 +260,13 @@ class Run:
         """Writes a checkpoint. `meta` says in `after` what the checksum of the last finished network is."""
         save_tensors(self.path / "state.safetensors", STATE, tensors, {**meta, **self._identity})
 
+    def has_state(self) -> bool:
+        return os.path.lexists(self.path / "state.safetensors")
+
     def load_state(self) -> tuple[dict[str, Tensor], Json] | None:
         """The last checkpoint, or None where a run was killed before its first."""
         file = self.path / "state.safetensors"
-        if not os.path.lexists(file):
+        if not self.has_state():
             return None
         try:
             tensors, meta = load_tensors(file, STATE)
@@ -270,6 +275,8 @@ class Run:
                 raise RunError(f"{error}; remove it and resume, and the run begins again") from None
             raise
         check_belongs(file, meta, self._identity)
+        if not is_whole(meta.get("network"), 1, MOST) or not isinstance(meta.get("after"), str):
+            raise RunError(f"{file}: damaged: it does not say after which network it was written; remove it and resume")
         return tensors, meta
 
     def complete(self) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rieszflow._extras import extra
-from rieszflow._files import atomically
+from rieszflow._files import atomically, printable
 from rieszflow.metrics import AROUND_ZERO, BETTER
 from rieszflow.report.pictures import ACROSS, CLOUD, GRID, distance_curves, error_curve, picture, save_picture, way
 
@@ -182,7 +182,7 @@ def _curves(rows: list[dict[str, Any]]) -> str:
 
 
 def _text(value: Any) -> str:
-    return html.escape(str(value))
+    return html.escape(printable(value))
 
 
 def _figure(file: Path, alt: str, caption: str) -> str:

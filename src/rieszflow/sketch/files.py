@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rieszflow._files import Format, load_tensors, one_line, save_tensors
+from rieszflow._files import Format, load_tensors, one_line, out_of_memory, save_tensors
+from rieszflow._validate import positive_int
 from rieszflow.engines import bins
 from rieszflow.errors import FileError, InputError
 from rieszflow.sketch.counts import Counts
@@ -19,6 +20,8 @@ from rieszflow.sketch.reservoir import capacity
 __all__ = ["SKETCH", "read", "write"]
 
 SKETCH = Format("sketch", 4)
+_ROUNDED = 1.05  # weights are added up in float32 in places, and equal ones are rounded alike
+_FARTHEST = 3.5e38  # a position is a number of float32
 
 
 def write(path: Path, plan: Plan, counts: Counts) -> None:
@@ -50,33 +53,78 @@ def read(path: Path) -> tuple[Plan, Counts]:
     try:
         plan = _plan(tensors, meta)
         return plan, _counts(plan, tensors, meta)
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
+        if out_of_memory(error):
+            raise
         raise FileError(f"{path}: damaged: its parts do not fit together ({one_line(error)})") from None
 
 
+def _need(ok: object, what: str) -> None:
+    if not ok:
+        raise InputError(what)
+
+
 def _plan(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Plan:
-    names = meta["names"]
-    spreads = tuple(tensors["spreads"].double().tolist()) if "spreads" in tensors else None
-    drawn = Drawn(meta["d"], meta["slices"], meta["directions"], meta["seed"], names and tuple(names), spreads)
-    tables = [name.removesuffix(".counts") for name in tensors if name.endswith(".counts")]
-    rows = sum(len(tensors[f"{k}.counts"]) for k in tables)
+    d, slices, names = positive_int("d", meta["d"]), positive_int("slices", meta["slices"]), meta["names"]
+    _need(names is None or isinstance(names, list), "names that are no list")
+    spreads = tensors.get("spreads")
+    _need(spreads is None or (spreads.shape == (d,) and spreads.dtype == torch.float64), "spreads of another make")
+    spreads = None if spreads is None else tuple(spreads.tolist())
+    drawn = Drawn(d, slices, meta["directions"], meta["seed"], None if names is None else tuple(names), spreads)
+    tables = [name for name in tensors if name.endswith(".counts")]
+    rows = sum(len(tensors[name]) for name in tables)
     if rows != drawn.slices + drawn.d * drawn.columns:  # before as many directions are drawn
         raise InputError(f"tables of {rows} slices, {drawn.slices} and {drawn.d} columns are named")
-    return Plan.at([{name: tensors[f"{k}.{name}"] for name in bins.SPAN} for k in range(len(tables))], drawn)
+    spans = [{name: tensors[f"{k}.{name}"] for name in bins.SPAN} for k in range(len(tables))]
+    for k, span in enumerate(spans):
+        _check_span(span, drawn.d, tensors[f"{k}.counts"])
+    return Plan.at(spans, drawn)
+
+
+def _check_span(span: dict[str, Tensor], d: int, counts: Tensor) -> None:
+    """Check the numbers that say where the bins of a table are."""
+    P, many = counts.shape
+    for name, shape, dtypes in (
+        ("low", (P,), (torch.float32,)),
+        ("inverse", (P,), (torch.float32,)),
+        ("shift", (d,), (torch.float32, torch.float64)),
+        ("scale", (), (torch.float64,)),
+        ("B", (), (torch.int64,)),
+    ):
+        t = span[name]
+        _need(t.shape == shape and t.dtype in dtypes and t.isfinite().all(), f"{name}: {tuple(t.shape)} {t.dtype}")
+    scale, B = float(span["scale"]), int(span["B"])
+    _need(scale > 0 and math.isfinite(1 / scale) and math.frexp(scale)[0] == 0.5, f"a scale of {scale}")
+    _need(B > 0 and B % 64 == 0 and many == B + 2 * bins.TAIL, f"{B} bins in a table of {many}")
+    _need((span["inverse"] > 0).all() and (1 / span["inverse"]).isfinite().all(), "bins without a width")
 
 
 def _counts(plan: Plan, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Counts:
-    counts = Counts(plan, capacity(meta.get("sample"), plan.drawn.d), meta["weighted"])
+    n, weight, squares, weighted = (meta[name] for name in ("n", "weight", "squares", "weighted"))
+    _need(type(n) is int and 0 <= n < 2**53 and type(weighted) is bool, f"{n!r} points")
+    _need(all(type(v) in (int, float) and 0 <= v < 1e150 for v in (weight, squares)), f"weights {weight!r}, {squares!r}")
+    # Exact without weights. With them squares lie between weight² / n and weight² (Cauchy and Schwarz), up to rounding.
+    sums = weight == squares == n
+    if weighted:
+        sums = 0 < squares <= weight**2 * _ROUNDED and weight**2 <= n * squares * _ROUNDED if n else weight == squares == 0
+    _need(sums, f"{n} points of weight {weight!r}, squared {squares!r}")
+    counts = Counts(plan, capacity(meta.get("sample"), plan.drawn.d), weighted)
     if "seen" in meta:  # else of a version that kept no points
-        counts.reservoir.fill(tensors, meta["seen"])
-    counts.n, counts.weight, counts.squares = meta["n"], meta["weight"], meta["squares"]
-    sums = (counts.n, counts.weight, counts.squares)
-    if type(counts.n) is not int or type(counts.weighted) is not bool or not all(0 <= v < math.inf for v in sums):
-        raise InputError(f"{counts.n!r} points of weight {counts.weight!r}")
-    for name, own in (("counts", counts.masses), ("sums", counts.moments)):
-        for k, mine in enumerate(own):
-            theirs = tensors[f"{k}.{name}"]
-            if theirs.shape != mine.shape or not theirs.isfinite().all():
-                raise InputError(f"{name} of shape {tuple(theirs.shape)}, finite ones of {tuple(mine.shape)} are needed")
+        seen = meta["seen"]
+        _need(type(seen) is int and 0 <= seen <= n, f"a sample of {seen!r} points of {n}")
+        counts.reservoir.fill(tensors, seen)
+    counts.n, counts.weight, counts.squares = n, float(weight), float(squares)
+    for k, (masses, moments) in enumerate(zip(counts.masses, counts.moments, strict=True)):
+        found, positions = tensors[f"{k}.counts"], tensors[f"{k}.sums"]
+        for theirs, mine, dtypes in (
+            (found, masses, (torch.int32, torch.float64)),
+            (positions, moments, (torch.float64,)),
+        ):
+            if theirs.shape != mine.shape or theirs.dtype not in dtypes or not theirs.isfinite().all():
+                raise InputError(f"a table {tuple(theirs.shape)} {theirs.dtype}; finite numbers {tuple(mine.shape)} are needed")
             mine += theirs
+        apart = (masses.sum(1) - weight).abs().max() > (weight * (_ROUNDED - 1) if weighted else 0)
+        _need((masses >= 0).all() and not apart, f"counts that are not those of {n} points")
+        tails = torch.cat([masses[:, : bins.TAIL], masses[:, -bins.TAIL :]], 1)
+        _need((moments.abs() <= tails * _FARTHEST).all(), "positions that no points have")
     return counts

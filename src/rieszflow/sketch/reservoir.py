@@ -98,12 +98,15 @@ class Reservoir:
         return {"sample.rows": rows, "sample.keys": torch.from_numpy(self.keys.view(np.int64))}
 
     def fill(self, tensors: dict[str, Tensor], seen: int) -> None:
-        """What `tensors` and `seen` were. RuntimeError where they do not fit together."""
-        rows, keys = tensors["sample.rows"].double().numpy(), tensors["sample.keys"].numpy().view(np.uint64)
-        k = min(self.size, seen)
-        if rows.shape != (k, self.rows.shape[1]) or keys.shape != (k,) or not np.isfinite(rows).all():
-            raise RuntimeError(f"a sample of {k} rows is needed, {tuple(rows.shape)} are there")
-        self.seen, self.rows, self.keys = seen, rows, keys
+        """Take over what `tensors` and `seen` were. Raises InputError if they do not fit together."""
+        kept, keys, k = tensors["sample.rows"], tensors["sample.keys"], min(self.size, seen)
+        if kept.dtype not in (torch.float32, torch.float64) or keys.dtype != torch.int64:
+            raise InputError(f"a sample of {kept.dtype} with keys of {keys.dtype}")
+        if kept.shape != (k, self.rows.shape[1]) or keys.shape != (k,) or not torch.isfinite(kept).all():
+            raise InputError(f"a sample of {k} finite rows is needed, {tuple(kept.shape)} are there")
+        self.seen, self.rows, self.keys = seen, kept.double().numpy(), keys.numpy().view(np.uint64)
+        if (self.keys[1:] < self.keys[:-1]).any():
+            raise InputError("a sample whose keys do not rise")
 
 
 def _mixed(v: np.ndarray) -> np.ndarray:

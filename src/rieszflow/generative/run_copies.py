@@ -1,0 +1,112 @@
+"""Copies of a run's folder: saved elsewhere, inside a copy of a model or a pickle, and published.
+
+A run may hold links, for whoever made it. A copy never follows one out of the run: what lies there may be private.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rieszflow._files import aside, copy_within, one_line, open_regular
+from rieszflow.errors import RunError, WriteError
+from rieszflow.generative.run import Run
+
+__all__ = ["Temporary", "copy_files", "new_folder", "read_files", "save_copy", "write_files"]
+
+
+class Temporary:
+    """A new folder that is removed when nobody holds this object any more."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="rieszflow-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+def _all_files(folder: Path) -> Iterator[Path]:
+    """Everything in a run's folder that is not hidden and not a folder."""
+    for entry in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in entry.relative_to(folder).parts)
+        if not hidden and (entry.is_symlink() or not entry.is_dir()):
+            yield entry
+
+
+def copy_files(run: Run, files: Iterable[Path], to: Path) -> None:
+    """Copy files of a run to a new folder.
+
+    Raises:
+        FileError: one of them is a link that leads out of the run, or no regular file.
+    """
+    roots = [run.path]
+    if run.path.parent.name == "snapshots":  # fetched from the Hugging Face Hub, whose cache links to files in blobs
+        roots.append(run.path.parent.parent / "blobs")
+    for file in files:
+        copy_within(roots, file, to / file.relative_to(run.path))
+
+
+def read_files(run: Run) -> dict[str, bytes]:
+    """Return the contents of a run's files by their names in its folder."""
+    found = {}
+    for file in _all_files(run.path):
+        with open_regular(file) as opened:
+            found[file.relative_to(run.path).as_posix()] = opened.read()
+    return found
+
+
+def write_files(files: dict[str, bytes], to: Path) -> None:
+    """Write what `read_files` returned."""
+    for name, content in files.items():
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        (to / name).write_bytes(content)
+
+
+def save_copy(run: Run, path: Path, overwrite: bool) -> None:
+    """Copy a run to a folder. See `GenerativeFlow.save`."""
+    if overwrite and path.exists() and path.resolve() == run.path.resolve():
+        return
+    with new_folder(path, overwrite) as temporary:
+        copy_files(run, _all_files(run.path), temporary)
+
+
+@contextmanager
+def new_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a folder to fill, which then takes the place of an absent or empty one: it appears whole or not at all.
+
+    Raises:
+        RunError: something is there; with `overwrite`, something that is no run.
+        WriteError: the folder cannot be written.
+    """
+    there = os.path.lexists(path) and (not path.is_dir() or any(path.iterdir()))
+    if there and not overwrite:
+        raise RunError(f"{path}: exists and is not an empty folder; choose another, or overwrite=True to replace a run")
+    try:
+        with aside(path) as temporary:
+            temporary.mkdir()
+            yield temporary
+            if there:
+                _replace(path, temporary)
+                return
+            if path.exists():
+                path.rmdir()
+            os.replace(temporary, path)
+    except OSError as error:
+        raise WriteError(
+            f"{path}: cannot be written ({error.strerror or one_line(error)}); what was there before is untouched"
+        ) from error
+
+
+def _replace(path: Path, new: Path) -> None:
+    """Put a run's folder in the place of another run's, which is not being trained."""
+    with aside(path) as old:
+        with Run.open(path).exclusively():
+            os.replace(path, old)
+        try:
+            os.replace(new, path)
+        except BaseException:
+            os.replace(old, path)
+            raise

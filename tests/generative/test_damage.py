@@ -923,7 +923,7 @@ def test_tensor_files_are_those_of_safetensors(tmp_path):
         "t": torch.rand(3, 4, generator=g).t(),
     }
     checksum = save_tensors(tmp_path / "x", NETWORK, tensors, {"a": "é\n"})
-    header = {"version": 4, "kind": "network", "meta": {"a": "é\n"}, "checksum": checksum}
+    header = {"version": NETWORK.version, "kind": "network", "meta": {"a": "é\n"}, "checksum": checksum}
     content = {name: t.contiguous() for name, t in tensors.items()}
     assert (tmp_path / "x").read_bytes() == safetensors.torch.save(content, {"rieszflow": json.dumps(header)})
     with pytest.raises(ValueError, match="complex128 given, which a safetensors file cannot hold"):

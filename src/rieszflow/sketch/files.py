@@ -67,9 +67,9 @@ def _need(ok: object, what: str) -> None:
 def _plan(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Plan:
     d, slices, names = positive_int("d", meta["d"]), positive_int("slices", meta["slices"]), meta["names"]
     _need(names is None or isinstance(names, list), "names that are no list")
-    spreads = tensors.get("spreads")
-    _need(spreads is None or (spreads.shape == (d,) and spreads.dtype == torch.float64), "spreads of another make")
-    spreads = None if spreads is None else tuple(spreads.tolist())
+    found = tensors.get("spreads")
+    _need(found is None or (found.shape == (d,) and found.dtype == torch.float64), "spreads of another make")
+    spreads = None if found is None else tuple(found.tolist())
     drawn = Drawn(d, slices, meta["directions"], meta["seed"], None if names is None else tuple(names), spreads)
     tables = [name for name in tensors if name.endswith(".counts")]
     rows = sum(len(tensors[name]) for name in tables)

@@ -22,7 +22,7 @@ def main() -> None:
     flow = rf.GenerativeFlow.load(folder)
     data = load_data(flow.run)
     n = min(10_000 if given.full else 1000, len(data.held_out))
-    x = (flow.sample(n, seed=0) - data.low) / (data.high - data.low)
+    x = data.scale(flow.sample(n, seed=0))
     train = data.train.flatten(1)
     index, distance = metrics.nearest(x, train)
     _, yardstick = metrics.nearest(data.held_out[:n], train)

@@ -35,7 +35,7 @@ def main() -> None:
         x = flow.sample(n, seed=0)
         seconds = time.perf_counter() - start
         size = sum(f.stat().st_size for f in (folder / "networks").iterdir())
-        scores = metrics.evaluate((x - data.low) / (data.high - data.low), data)["scores"]
+        scores = metrics.evaluate(data.scale(x), data)["scores"]
         trained = sum(flow.run.metrics()[-1]["seconds"].values())
         rows[label] = {"megabytes": size / 1e6, "sampling_seconds": seconds, "training_seconds": trained, "scores": scores}
         print(f"{label}: {size / 1e6:.1f} MB, {n} samples in {seconds:.1f} s, trained in {trained:.0f} s; "

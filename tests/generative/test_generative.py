@@ -46,9 +46,9 @@ def trained(tmp_path_factory):
 
 
 def test_learns_a_ring():
-    """2-D points on a noisy circle: fresh samples come ten times closer than the noise that they came from.
+    """2-D points on a noisy circle: fresh samples come five times closer than noise all over the ring's box.
 
-    1000 against 1000 points of one law differ by about E|X − X′|/1000·√2 ≈ 0.01 here, the noise by 0.6.
+    1,000 against 1,000 points of one distribution differ by about E|X − X′|/1000·√2 ≈ 0.01 here, the noise by 0.25.
     """
     flow = rf.GenerativeFlow(
         particles=1000,
@@ -66,7 +66,7 @@ def test_learns_a_ring():
     samples = flow.sample(1000, seed=3)
     noise = torch.tensor([-2.0, -5.0]) + 10 * torch.rand(1000, 2, generator=generator(4))  # all over the ring's box
     before, after = (rf.energy_distance(t, held_out, statistic="U").item() for t in (noise, samples))
-    assert after < 0.1 * before
+    assert after < 0.2 * before
     assert ((samples - torch.tensor([3.0, 0.0])).norm(dim=1) - 5).abs().median() < 0.4
     assert samples.shape == (1000, 2) and samples.isfinite().all()
 
@@ -120,10 +120,10 @@ def test_run_folder_and_metrics(trained):
             "particles", "network_particles", "fresh_samples", "training_data",
         }  # fmt: skip
         assert all(math.isfinite(e) for e in row["energy_distance"].values())
-    # nearer than noise all over the ring's box (0.03); 45 held-out points leave that uncertain by E|X − X′|/45 = 0.01
+    # nearer than noise all over the ring's box (0.017); 45 held-out points leave that uncertain by E|X − X′|/45 = 0.01
     box = torch.tensor([-2.0, -5.0]) + 10 * torch.rand(2000, 2, generator=generator(0))
     noise = rf.energy_distance(*map(trained.run.columns.scaled, (box, ring(2000, 1))), statistic="U").item()
-    assert rows[-1]["energy_distance"]["fresh_samples"] < noise
+    assert rows[-1]["energy_distance"]["fresh_samples"] < noise + 0.01
 
 
 def test_the_sampler_is_the_trained_map(trained):

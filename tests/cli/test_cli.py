@@ -167,7 +167,7 @@ def test_evaluate_and_info(run, tmp_path):
     assert Image.open(path / "images" / "nearest.png").width > 100
     assert "precision" in (path / "report.html").read_text()
     out = rieszflow("info", path).stdout
-    assert "3 of 3 networks" in out and "digits" in out
+    assert "3 of 3 stages" in out and "digits" in out
     assert "fashion-mnist paper" in rieszflow("info").stdout
 
 
@@ -382,7 +382,7 @@ def test_terminals_without_our_signs(points, tmp_path, encoding):
     shutil.copytree(points, path)
     np.save(tmp_path / "größe数.npy", np.random.default_rng(0).normal(size=(50, 2)))
     for command, shows in (
-        (["info", path], "3 of 3 networks"),
+        (["info", path], "3 of 3 stages"),
         (["sample", path, "-n", 4, "--out", tmp_path / "s数.npz"], "4 samples of shape (2,)"),
         (["evaluate", path, "-n", 20], "frechet_distance"),
         (["compare", tmp_path / "größe数.npy", tmp_path / "größe数.npy", "--out", tmp_path / "c.png"], "95 % interval"),
@@ -409,10 +409,9 @@ def test_tables_in_narrow_terminals(points, tmp_path, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr(terminal.console, "_width", None)  # it may have been fixed on import, by COLUMNS of that moment
     info, scores = called("info", path).stdout, called("evaluate", path, "-n", 20).stdout
-    for row in Run.open(path).metrics():
-        assert all(cell in info for cell in bars.cells(row))
-    for heading in ("network", "pooled", "steps", "fit error", "particles", "fitted", "fresh", "seconds"):
-        assert heading in info
+    headings, lines = report.stage_table(Run.open(path).metrics())
+    assert headings == ["stage", "steps", "fit error", "particles", "fitted", "fresh", "seconds"]
+    assert all(text in info for line in [headings, *lines] for text in line)
     for score, values in Run.open(path).evaluation()["scores"].items():
         assert score in scores and f"{values['generated']:.4f}" in scores
     assert ("│" in info, "│" in scores) == (columns == 80,) * 2
@@ -446,7 +445,7 @@ def test_remaining_time_from_the_first_steps(monkeypatch):
             show(Progress("flow", step, 8, 1, 3))
         assert overall.completed == 5 and overall.time_remaining is not None
         show(Progress("fit", 4, 10, 2, 3, 0.5))
-        assert overall.completed == 18 + 16 + 4 and overall.description == "network 2 of 3"
+        assert overall.completed == 18 + 16 + 4 and overall.description == "stage 2 of 3"
         show(Progress("fit", 20, 20, 3, 3, 0.5))
         assert overall.completed == overall.total
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rieszflow.cli.app import RunArgument, app
-from rieszflow.cli.bars import Passes, cells
+from rieszflow.cli.bars import Passes
 from rieszflow.cli.checks import at_least, check_file
 from rieszflow.cli.terminal import console, print_table, show
 from rieszflow.errors import InputError
@@ -159,6 +159,7 @@ def info(
     run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Folder of a run.", show_default=False)] = None,
 ) -> None:
     """What a run is and how far it has come; without a run: data sets and presets."""
+    from rieszflow import report
     from rieszflow.data import NAMED
     from rieszflow.generative import Run, presets
 
@@ -169,23 +170,22 @@ def info(
         return
     opened = Run.open(run)
     show(
-        f"{run}: {opened.data['name']}, {opened.data['points']} training data of shape {opened.shape}, "
-        f"{opened.finished()} of {opened.config.total_networks()} "
-        f"{'networks' if opened.config.model == 'networks' else 'parts of a recording'}"
+        f"{run}: {opened.data['name']}, {opened.data['points']:,} training {report.noun(opened.shape)} of shape "
+        f"{opened.shape}, {opened.finished()} of {opened.config.total_networks()} stages"
     )
     if opened.config.condition:
         show(f"samples can be asked for by: {opened.config.condition[:60]}")
     if missing := opened.missing():
-        show(f"missing networks: {', '.join(map(str, missing))}; `rieszflow resume` trains them again")
+        show(f"missing stages: {', '.join(map(str, missing))}; `rieszflow resume` trains them again")
     if (state := opened.load_state()) is not None and opened.finished() < opened.config.total_networks():
         meta = state[1]
-        show(f"checkpoint: network {meta['network']}, {meta['phase']}, step {meta['step']}")
-    print_table(
-        ["network", "pooled", "steps", "fit error", "particles", "fitted", "fresh", "seconds"],
-        [cells(row) for row in opened.metrics()],
-    )
+        show(f"checkpoint: stage {meta['network']}, {meta['phase']}, step {meta['step']}")
+    if not (rows := opened.metrics()):
+        return
+    networks = opened.config.model == "networks"
+    print_table(*report.stage_table(rows))
     show(
-        "energy distances to held-out data, lower is better: of the flow's particles, of the particles fitted by the network, "
-        "of fresh samples; the statisticians' and unbiased: around 0, and so below it at times, where nothing differs. "
-        "Fit error: the share of the displacement that a network misses; a recorded flow has no networks."
+        "energy distances to held-out data, lower is better: of the flow's particles, "
+        f"{'of the particles fitted by the network, ' if networks else ''}of fresh samples; unbiased: around 0, and so "
+        f"below it at times, where nothing differs.{' Fit error: the share of the displacement that a network misses.' * networks}"
     )

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -305,6 +306,9 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("rieszflow.generative.presets", lambda: [][0])
     with pytest.raises(IndexError):
         cli.app(["info"])
+    monkeypatch.setattr("rieszflow.generative.presets", lambda: pickle.loads(b""))
+    with pytest.raises(EOFError):
+        cli.app(["info"])
 
 
 @pytest.mark.parametrize("after", [KeyboardInterrupt, ImportError])
@@ -365,7 +369,7 @@ def test_notices_and_warnings_are_lines(tmp_path, monkeypatch):
     lines = [line for line in done.stderr.splitlines() if not line.startswith("note: compiling")]
     assert lines == ["note: one thing", "note: another", "warning: old (FutureWarning of torch/nn.py)"]
     assert json.loads(done.stdout)["notices"] == ["one\nthing", "another"]
-    monkeypatch.setattr(terminal, "RANK", 1)
+    monkeypatch.setattr(terminal, "rank", lambda _: 1)
     assert called("compare", "x.npy", "x.npy", "--json", cwd=tmp_path).stderr == ""
 
 
@@ -450,6 +454,26 @@ def test_remaining_time_from_the_first_steps(monkeypatch):
         assert overall.completed == overall.total
 
 
+def test_a_training_says_when_its_samples_were_best(points, tmp_path, monkeypatch):
+    """Only of the last level, and only if they have become worse by more than the distance of real data, which is noise."""
+
+    def rows(*fresh, noise=-0.001, levels=None):
+        levels = levels or [1] * len(fresh)
+        distances = [{"fresh_samples": value, "training_data": noise} for value in fresh]
+        return [
+            {"network": k, "level": level, "energy_distance": e}
+            for k, (level, e) in enumerate(zip(levels, distances, strict=True), 1)
+        ]
+
+    best = cli.train._better_before
+    assert best(rows(0.5, 0.25, 0.2525)).startswith("fresh samples were best after stage 2, at 0.2500; later")
+    assert best(rows(0.5, 0.25, 0.2515)) == best(rows(0.5, 0.25, 0.125)) == best(rows(0.5)) == ""
+    assert best(rows(0.1, 0.25, 0.125, levels=[2, 1, 1])) == ""
+    shutil.copytree(points, tmp_path / "run")
+    monkeypatch.setattr(Run, "metrics", lambda _: rows(0.5, 0.25, 0.75))
+    assert rieszflow("resume", tmp_path / "run").stdout.splitlines()[-1].startswith("fresh samples were best after stage 2")
+
+
 def test_nobody_reads_on(points):
     """As in `| head -0`: quiet."""
     reader, writer = os.pipe()
@@ -469,12 +493,18 @@ def test_closed_streams(monkeypatch, name):
 
 
 def test_a_variable_of_another_program_does_not_silence_us(monkeypatch):
-    for values, rank in (({"RANK": "3"}, 0), ({"RANK": "", "WORLD_SIZE": "2"}, 0), ({"RANK": "1", "WORLD_SIZE": "2"}, 1)):
-        for name in ("RANK", "WORLD_SIZE"):
+    for number, size, rank in ((3, None, 0), ("", 2, 0), (1, 2, 1), (5, 2, 0), (2, 2, 0), (1, "two", 0), (1, "", 0)):
+        for name, value in (("RANK", number), ("WORLD_SIZE", size)):
             monkeypatch.delenv(name, raising=False)
-        for name, value in values.items():
-            monkeypatch.setenv(name, value)
-        assert terminal.rank() == rank
+            if value is not None:
+                monkeypatch.setenv(name, str(value))
+        assert terminal.rank("train") == terminal.rank("resume") == rank
+        assert terminal.rank("sample") == terminal.rank("") == 0
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "presets" in called("info").stdout
+    assert called("resume", "nothing").stderr.startswith("error: process 1: nothing: no run")
+    assert "presets" in called("info").stdout
 
 
 def test_help_reads_well():

@@ -50,6 +50,11 @@ class Passes:
         """A callback whose bar has that name."""
         return lambda at: self(dataclasses.replace(at, what=name))
 
+    def scores(self, at: Progress) -> None:
+        """Show one bar for all scores, which names the one that is being computed."""
+        self(dataclasses.replace(at, what="scores"))
+        self.bars.update(self.tasks["scores"], description=at.what)
+
     def __call__(self, at: Progress) -> None:
         name = at.what
         if name not in self.tasks:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rieszflow.cli.app import app
+from rieszflow.cli.app import Force, app
 from rieszflow.cli.bars import Passes
 from rieszflow.cli.checks import at_least, check_file
 from rieszflow.cli.terminal import one_line, print_table, show
@@ -57,7 +57,10 @@ def compare(
     permutations: Annotated[int, typer.Option(help="The least p-value is one over this plus one.")] = 999,
     seed: Annotated[int, typer.Option(help="Seed of directions and permutations.")] = 0,
     top: Annotated[int, typer.Option(help="Columns to name, those that differ most.")] = 5,
-    out: Annotated[Path, typer.Option(help="Picture of the columns and the slice that differ most.")] = Path("compare.png"),
+    out: Annotated[
+        Path | None, typer.Option(help="Picture of the columns and the slice that differ most, a .png.", show_default=False)
+    ] = None,
+    force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of a table.")] = False,
     common: Annotated[bool, typer.Option("--common", help="Compare the columns that both tables have.")] = False,
     columns: Columns = None,
@@ -79,7 +82,8 @@ def compare(
     )
     for option, value, least in numbers:
         at_least(option, value, least)
-    check_file(out, ".png")
+    if out is not None:
+        check_file(out, ".png", force=force)
 
     from rieszflow import report
     from rieszflow.comparison import compare, is_sketch
@@ -97,12 +101,14 @@ def compare(
     x, y = (path if is_sketch(path) else stream(path, **reading) for path in (a, b))
     with Passes() as passes:
         found = compare(x, y, slices=slices, permutations=permutations, seed=seed, common=common, progress=passes)
-    report.save_picture(out, report.comparison(found.x, found.y, (Path(a).name, Path(b).name)))
+    if out is not None:
+        report.save_picture(out, report.comparison(found.x, found.y, (Path(a).name, Path(b).name)))
     if as_json:
         _print_json(found, a, b, top)
     else:
         _print(found, a, b, top)
-        show(f"picture: {out}")
+        if out is not None:
+            show(f"picture: {out}")
 
 
 def _print_json(found: Comparison, a: str, b: str, top: int) -> None:
@@ -145,6 +151,7 @@ def sketch(
         typer.Argument(metavar="SOURCE…", help=f"{SOURCE}; or .sketch files with equal bins.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The sketch.", show_default=False)],
+    force: Force = False,
     slices: Annotated[int | None, typer.Option(help="Random directions: 5 KB each.", show_default="256")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the directions.", show_default="0")] = None,
     like: Annotated[
@@ -174,7 +181,7 @@ def sketch(
             at_least(option, value, least)
             if like is not None:
                 raise InputError(f"{option}: {value} given with --like, whose sketch has its own")
-    check_file(out, ".sketch")
+    check_file(out, ".sketch", force=force)
     from rieszflow.data import stream
     from rieszflow.sketch import SliceSketch
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from rieszflow.cli.app import app
+from rieszflow.cli.app import Force, app
 from rieszflow.cli.bars import Passes
 from rieszflow.cli.checks import at_least, check_file
 from rieszflow.cli.terminal import one_line, print_table, show
@@ -28,7 +28,10 @@ def pairwise(
     permutations: Annotated[int, typer.Option(help="For every p-value; 0 for none, which is faster.")] = 999,
     seed: Annotated[int, typer.Option(help="Seed of directions, blocks and permutations.")] = 0,
     top: Annotated[int, typer.Option(help="Pairs to name, of those furthest apart and of those nearest.")] = 5,
-    out: Annotated[Path, typer.Option(help="Table of all pairs; a heat map beside it.")] = Path("pairwise.csv"),
+    out: Annotated[
+        Path | None, typer.Option(help="Table of all pairs, a .csv; a heat map beside it.", show_default=False)
+    ] = None,
+    force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of tables.")] = False,
 ) -> None:
     """Energy distances between all groups of points: a table, and a heat map with alike groups side by side."""
@@ -39,7 +42,8 @@ def pairwise(
         ("--top", top, 0),
     ):
         at_least(option, value, least)
-    check_file(out, ".csv")
+    if out is not None:
+        check_file(out, ".csv", force=force, picture=True)
 
     from rieszflow import report
     from rieszflow._files import atomically
@@ -50,13 +54,13 @@ def pairwise(
             source, by, obsm=obsm, slices=slices, permutations=permutations, seed=seed, progress=passes
         )
     pairs = found.pairs()
-    text = io.StringIO()
-    rows = csv.DictWriter(text, list(pairs[0]), lineterminator="\n")
-    rows.writeheader()
-    rows.writerows(pairs)
-    atomically(out, lambda file: file.write_text(text.getvalue(), encoding="utf-8"))
-    picture = out.with_suffix(".png")
-    report.save_picture(picture, report.heat_map(found))
+    if out is not None:
+        text = io.StringIO()
+        rows = csv.DictWriter(text, list(pairs[0]), lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(pairs)
+        atomically(out, lambda file: file.write_text(text.getvalue(), encoding="utf-8"))
+        report.save_picture(out.with_suffix(".png"), report.heat_map(found))
     if as_json:
         convention = "2E|X-Y| - E|X-X'| - E|Y-Y'|, Euclidean, not squared, U-statistic"
         print(json.dumps({"source": source, "by": by, "convention": convention, "pairs": pairs, "notices": call().notices}))
@@ -70,4 +74,7 @@ def pairwise(
             for row in shown
         ]
         print_table([name.replace("_", " ") for name in shown[0]], cells)
-    show(f"all {len(pairs)} pairs: {out}; heat map: {picture}")
+    if out is not None:
+        show(f"all {len(pairs)} pairs: {out}; heat map: {out.with_suffix('.png')}")
+    elif len(shown) < len(pairs):
+        show(f"{len(shown)} of {len(pairs)} pairs; --out pairwise.csv writes all of them, and a heat map")

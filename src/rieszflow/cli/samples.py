@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rieszflow.cli.app import RunArgument, app
+from rieszflow.cli.app import Force, RunArgument, app
 from rieszflow.cli.bars import Passes
-from rieszflow.cli.checks import at_least, check_file
-from rieszflow.cli.terminal import console, print_table, show
+from rieszflow.cli.checks import at_least, check_can_write, check_file
+from rieszflow.cli.terminal import print_table, show
 from rieszflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,11 +37,12 @@ def sample(
             show_default=False,
         ),
     ] = None,
+    force: Force = False,
 ) -> None:
     """Draw new samples from a run, in the data's own values."""
     for option, value, least in (("-n", n, 1), ("--seed", seed, 0), ("--batch-size", batch_size, 1)):
         at_least(option, value, least)
-    check_file(out, ".npz", ".npy")
+    check_file(out, ".npz", ".npy", force=force, picture=True)
 
     import numpy as np
 
@@ -113,15 +114,15 @@ def evaluate(
 
     flow = GenerativeFlow.load(run)
     assert flow.run is not None
-    flow.run.metrics()  # the report needs them, and a damaged file should not cost the scoring
+    _check_can_evaluate(flow.run, inception_weights)
     content = load_data(flow.run, data)
     known = held_out_conditions(flow.run, content, n, seed)
     with Passes() as passes:
-        x = flow.sample(n, condition=known, seed=seed, progress=passes)
-    with console.status("scoring"):
-        x = content.scale(x)
+        x = content.scale(flow.sample(n, condition=known, seed=seed, progress=passes))
         labels = known if flow.config.condition == "class" else None
-        scores = metrics.evaluate(x, content, seed=seed, inception_weights=inception_weights, labels=labels)
+        scores = metrics.evaluate(
+            x, content, seed=seed, inception_weights=inception_weights, labels=labels, progress=passes.scores
+        )
         if (off := residual(flow.run, x, known, content)) is not None:
             scores["observation_residual"] = off
     flow.run.write_evaluation(scores)
@@ -154,6 +155,21 @@ def evaluate(
     )
 
 
+def _check_can_evaluate(run: Run, inception_weights: Path | None) -> None:
+    """Check before the scoring, which takes a while, what would fail after it: the report's input and all that is written."""
+    import torch
+
+    from rieszflow.metrics.inception import check_inception
+
+    run.metrics()
+    if inception_weights is not None:
+        check_inception(torch.empty(0, *run.shape), inception_weights)
+    for file in (run.path / "evaluation.json", run.path / "report.html", run.path / "images" / "nearest.png"):
+        if file.is_dir():
+            raise InputError(f"RUN: {file} is a folder; remove it, for `evaluate` writes a file of that name")
+        check_can_write("RUN", file.parent if file.parent.exists() else run.path)
+
+
 @app.command()
 def info(
     run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Folder of a run.", show_default=False)] = None,
@@ -182,10 +198,11 @@ def info(
         show(f"checkpoint: stage {meta['network']}, {meta['phase']}, step {meta['step']}")
     if not (rows := opened.metrics()):
         return
-    networks = opened.config.model == "networks"
+    of_networks = opened.config.model == "networks"
     print_table(*report.stage_table(rows))
     show(
         "energy distances to held-out data, lower is better: of the flow's particles, "
-        f"{'of the particles fitted by the network, ' if networks else ''}of fresh samples; unbiased: around 0, and so "
-        f"below it at times, where nothing differs.{' Fit error: the share of the displacement that a network misses.' * networks}"
+        f"{'of the particles fitted by the network, ' if of_networks else ''}of fresh samples; unbiased: around 0, and so "
+        "below it at times, where nothing differs"
+        f"{'; fit error: the share of the displacement that a network misses' if of_networks else ''}"
     )

@@ -123,3 +123,17 @@ def _draw(tensorboard: bool) -> Callable[[Any, Any], None]:
 def _finished(run: Any) -> None:
     show("energy distances: lower is better, around 0 and at times below it where nothing differs")
     show(f"done: {run.path / 'report.html'}")
+    if best := _better_before(run.metrics()):
+        show(best)
+
+
+def _better_before(rows: list[dict[str, Any]]) -> str:
+    """Return a sentence on the stage after which fresh samples were best, if they have become worse since; else ""."""
+    of_level = [row for row in rows if row["level"] == rows[-1]["level"]]  # others are distances of smaller images
+    best = min(of_level, key=lambda row: row["energy_distance"]["fresh_samples"])
+    least, last = (row["energy_distance"]["fresh_samples"] for row in (best, rows[-1]))
+    # The distance of training data is 0 but for noise.
+    if last - least <= 2 * abs(rows[-1]["energy_distance"]["training_data"]):
+        return ""
+    then = f"later stages made them worse, {last:.4f} at the end"
+    return f"fresh samples were best after stage {best['network']}, at {least:.4f}; {then}"

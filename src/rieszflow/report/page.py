@@ -216,9 +216,7 @@ def _table(head: list[str], rows: list[list[Any]]) -> str:
 
 def _rows_table(rows: list[dict[str, Any]]) -> str:
     fitted = "of particles fitted by the network, " if "network_particles" in rows[-1]["energy_distance"] else ""
-    words = (
-        f"Unbiased energy distances to held-out data, lower is better: of the flow's particles, {fitted}and of fresh samples."
-    )
+    words = f"Unbiased energy distances to held-out data, lower is better: of the flow's particles, {fitted}of fresh samples."
     return f"<p>{words}</p>" + _table(*stage_table(rows))
 
 

@@ -47,7 +47,7 @@ def _can_keep(folder: Path) -> bool:
 
 
 def _remove_damaged(cache: Path) -> None:
-    """Remove files of a cache that a full disk or a crash cut short or emptied: Numba would raise instead of compiling again."""
+    """Remove cache files that a full disk or a crash cut short: Numba would raise an error instead of compiling again."""
     for file in cache.glob(f"*.py{sys.version_info[0]}{sys.version_info[1]}*.nb[ic]"):
         try:
             content = file.read_bytes()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from accelerate import PartialState
 from PIL import Image
 from rich.console import Console
 
@@ -365,12 +366,12 @@ def test_notices_and_warnings_are_lines(tmp_path, monkeypatch):
         return drawn(*arguments)
 
     monkeypatch.setattr(report, "comparison", comparison)
-    done = called("compare", "x.npy", "x.npy", "--json", cwd=tmp_path)
+    done = called("compare", "x.npy", "x.npy", "--json", "--out", "c.png", cwd=tmp_path)
     lines = [line for line in done.stderr.splitlines() if not line.startswith("note: compiling")]
     assert lines == ["note: one thing", "note: another", "warning: old (FutureWarning of torch/nn.py)"]
     assert json.loads(done.stdout)["notices"] == ["one\nthing", "another"]
     monkeypatch.setattr(terminal, "rank", lambda _: 1)
-    assert called("compare", "x.npy", "x.npy", "--json", cwd=tmp_path).stderr == ""
+    assert called("compare", "x.npy", "x.npy", "--json", "--out", "d.png", cwd=tmp_path).stderr == ""
 
 
 def test_what_the_library_logs_is_a_note(monkeypatch):
@@ -395,7 +396,7 @@ def test_terminals_without_our_signs(points, tmp_path, encoding):
         done = called(*command, encoding=encoding)
         assert done.returncode == 0, done.stderr
         assert shows in done.stdout
-    done = called("compare", tmp_path / "ö…数.npy", "x.npy", "--out", tmp_path / "c.png", encoding=encoding)
+    done = called("compare", tmp_path / "ö…数.npy", "x.npy", encoding=encoding)
     spelt = {"ascii": "o...?.npy", "latin-1": "ö...?.npy", "cp1252": "ö…?.npy"}[encoding]
     assert done.returncode == 1 and spelt in done.stderr and done.stderr.count("\n") == 1
 
@@ -429,7 +430,7 @@ def test_names_are_not_markup(tmp_path):
     for names in (("[red].npy", "_x.npy"), ("a$\\b$.npy", ":bug:.npy"), ("\x1b[31mx.npy", "数.npy")):
         for name in names:
             np.save(tmp_path / name, x)
-        done = called("compare", *names, "--slices", 16, "--permutations", 19, cwd=tmp_path)
+        done = called("compare", *names, "--slices", 16, "--permutations", 19, "--out", "c.png", "--force", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert all(f"{name}: 50 points".replace("\x1b", "?") in done.stdout for name in names)
     assert "boxes stand for them" in done.stderr
@@ -492,6 +493,17 @@ def test_closed_streams(monkeypatch, name):
         assert end.value.code == code
 
 
+@pytest.mark.parametrize("name", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_no_bars_in_a_pipe(monkeypatch, name):
+    """Build servers set these variables, and Rich takes every pipe for a terminal then."""
+    monkeypatch.setenv(name, "1")
+    pipe = io.StringIO()
+    monkeypatch.setattr(terminal, "console", Console(file=pipe))
+    with bars.Passes() as passes:
+        passes(Progress("points", 1, 2))
+    assert pipe.getvalue() == ""
+
+
 def test_a_variable_of_another_program_does_not_silence_us(monkeypatch):
     for number, size, rank in ((3, None, 0), ("", 2, 0), (1, 2, 1), (5, 2, 0), (2, 2, 0), (1, "two", 0), (1, "", 0)):
         for name, value in (("RANK", number), ("WORLD_SIZE", size)):
@@ -505,6 +517,72 @@ def test_a_variable_of_another_program_does_not_silence_us(monkeypatch):
     assert "presets" in called("info").stdout
     assert called("resume", "nothing").stderr.startswith("error: process 1: nothing: no run")
     assert "presets" in called("info").stdout
+
+
+def test_torchruns_variables_without_torchrun(tmp_path, monkeypatch):
+    for name, value in (("RANK", "5"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", ""), ("LOCAL_RANK", "-1")):
+        monkeypatch.setenv(name, value)
+    PartialState._reset_state()  # which is kept from an earlier training in this process
+    done = called("train", "digits", "--device", "cpu", "--out", "run", cwd=tmp_path)
+    PartialState._reset_state()
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "WORLD_SIZE=2 is set, but this is not one of several processes" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "files"),
+    [
+        (["sample", "{run}"], ["samples.npz"]),
+        (["sample", "{run}", "--out", "new.npy"], ["new.png"]),
+        (["compare", "x.npy", "x.npy", "--out", "c.png"], ["c.png"]),
+        (["pairwise", "x.csv", "--by", "g", "--out", "p.csv"], ["p.csv"]),
+        (["pairwise", "x.csv", "--by", "g", "--out", "p.csv"], ["p.png"]),
+        (["sketch", "x.npy", "--out", "x.sketch"], ["x.sketch"]),
+    ],
+)
+def test_nothing_is_overwritten_without_force(points, tmp_path, command, files):
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    np.save(tmp_path / "x.npy", x)
+    (tmp_path / "x.csv").write_text("a,b,g\n" + "".join(f"{a},{b},{k % 2}\n" for k, (a, b) in enumerate(x)))
+    command = [part.format(run=points) for part in command]
+    for file in files:
+        (tmp_path / file).write_text("dear")
+    before = sorted(p.name for p in tmp_path.iterdir())
+    done = called(*command, cwd=tmp_path)
+    assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert f"--out: {files[0]} exists; give another name, or --force to overwrite it" in done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == before and (tmp_path / files[0]).read_text() == "dear"
+    done = called(*command, "--force", cwd=tmp_path)
+    assert done.returncode == 0 and (tmp_path / files[0]).stat().st_size > 100, done.stderr
+
+
+def test_comparing_leaves_no_file_unasked(tmp_path):
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    np.save(tmp_path / "x.npy", x)
+    (tmp_path / "x.csv").write_text("a,b,g\n" + "".join(f"{a},{b},{k % 5}\n" for k, (a, b) in enumerate(x)))
+    rieszflow("compare", "x.npy", "x.npy", "--permutations", 19, cwd=tmp_path)
+    out = rieszflow("pairwise", "x.csv", "--by", "g", "--top", 2, "--permutations", 0, cwd=tmp_path).stdout
+    assert "4 of 10 pairs; --out pairwise.csv writes all of them" in out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.csv", "x.npy"]
+
+
+@pytest.mark.parametrize("wrong", ["evaluation.json", "report.html", "images/nearest.png", "full"])
+def test_evaluate_finds_out_first_whether_it_can_write(points, tmp_path, monkeypatch, wrong):
+    shutil.copytree(points, tmp_path / "run")
+    if wrong == "full":
+
+        def full(**_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("rieszflow.cli.checks.tempfile.TemporaryFile", full)
+    else:
+        (tmp_path / "run" / wrong).unlink(missing_ok=True)
+        (tmp_path / "run" / wrong).mkdir(parents=True)
+    monkeypatch.setattr("rieszflow.generative.GenerativeFlow.sample", lambda *_, **__: pytest.fail("samples were drawn"))
+    done = called("evaluate", tmp_path / "run")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert ("No space left" if wrong == "full" else f"{wrong} is a folder; remove it") in done.stderr
 
 
 def test_help_reads_well():

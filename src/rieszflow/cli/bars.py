@@ -26,11 +26,12 @@ def _bars(period: float = 30) -> progress.Progress:
         TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         TimeRemainingColumn(),
     )  # fmt: skip
-    # Where nobody watches, Rich would print an empty line for every bar. It catches what goes to the terminal meanwhile, to
-    # keep the bars in order; stderr only where that is a terminal, too.
+    # Where nobody watches, Rich would print an empty line for every bar; FORCE_COLOR makes it take a pipe for a terminal. It
+    # catches what goes to the terminal meanwhile, to keep the bars in order; stderr only where that is a terminal, too.
+    console = terminal.console
     return progress.Progress(
-        *columns, console=terminal.console, transient=True, disable=not terminal.console.is_interactive,
-        speed_estimate_period=period, redirect_stderr=sys.stderr.isatty(),
+        *columns, console=console, transient=True, disable=not (console.is_interactive and console.file.isatty()),
+        speed_estimate_period=period, redirect_stderr=sys.stderr is not None and sys.stderr.isatty(),
     )  # fmt: skip
 
 

@@ -68,14 +68,14 @@ def _asked(run: Run, n: int, label: int | None, given: str | None, observed: str
     """What --label, --given or --observed ask for."""
     kind = run.config.condition
     fits = {
-        "--label": (label, kind == "class"),
-        "--given": (given, kind.startswith(("columns:", "given"))),
-        "--observed": (observed, kind not in ("", "class") and not kind.startswith(("columns:", "given"))),
+        "--label": (label, kind == "class", "--by-class"),
+        "--given": (given, kind.startswith(("columns:", "given")), "--given"),
+        "--observed": (observed, kind not in ("", "class") and not kind.startswith(("columns:", "given")), "--observe"),
     }
-    for option, (value, fit) in fits.items():
+    for option, (value, fit, needed) in fits.items():
         if value is not None and not fit:
             trained = f"with the condition {kind[:40]!r}" if kind else "without a condition"
-            raise InputError(f"{option}: given, and {run.path} was trained {trained}")
+            raise InputError(f"{option}: {run.path} was trained {trained}; it needs a run of `rieszflow train … {needed}`")
     if given is not None:
         try:
             return [float(number) for number in given.split(",")]

@@ -33,6 +33,7 @@ def begin(command: str) -> None:
     RANK = rank(command)
     console.quiet = RANK != 0
 
+
 _SPELT = {"→": "->", "×": "x", "–": "-", "—": "-", "−": "-", "≥": ">=", "≤": "<=", "“": '"', "”": '"', "‘": "'", "’": "'"}
 
 

@@ -4,7 +4,7 @@ Theorem 1 for several r and d: D² in R^d against c_{d,r} times its mean over ra
 how many of many such intervals hold the true value. Theorem 2 on random pairs of weighted point measures in the unit ball, W₁
 exact. Theorem 4: the slope of the error over P and over d in logarithms, −½ and ½.
 
-Run: pip install 'rieszflow[experiments]'; python experiments/theorems.py [--full]
+Run: pip install '.[experiments]'; python experiments/theorems.py [--full]
 """
 
 import math

@@ -203,7 +203,7 @@ def test_the_command(tmp_path, monkeypatch):
     lines = [",".join([f"_{g} $1$", *map(str, row)]) for g, row in zip(labels, x.tolist(), strict=True)]
     (tmp_path / "t.csv").write_text("\n".join(["g,a,b,c,d,e", *lines]))
     run = lambda *args: CliRunner().invoke(app, ["pairwise", *args])  # noqa: E731
-    done = run("t.csv", "--by", "g", "--permutations", "19", "--slices", "32", "--top", "1")
+    done = run("t.csv", "--by", "g", "--permutations", "19", "--slices", "32", "--top", "1", "--out", "pairwise.csv")
     assert done.exit_code == 0, done.output
     assert "677 points in 4 groups by g" in done.output and (tmp_path / "pairwise.png").stat().st_size > 1000
     table = (tmp_path / "pairwise.csv").read_text().splitlines()

@@ -106,7 +106,9 @@ def test_evaluate_ranks_as_a_person_would(monkeypatch):
 def test_evaluate_without_labels():
     x = torch.randn(100, 3, generator=generator(0))
     with pytest.warns(Notice, match="40 held-out data are few") as said:
-        scores = metrics.evaluate(x[:40], Dataset("points", x[:60], x[60:]))
+        scores = metrics.evaluate(x[:40], Dataset("points", x[:60], x[60:]), progress=(told := []).append)
+    assert [(at.done, at.total) for at in told] == [(k, len(told) - 1) for k in range(len(told))]
+    assert set(scores["scores"]) - {at.what for at in told} == {"recall"} and told[-1].what == "scores"
     assert scores["classifier_accuracy"] is None and scores["samples"] == 40
     assert scores["cautions"] == [str(w.message) for w in said if w.category is Notice] and len(scores["cautions"]) == 1
     assert scores["better"].keys() == scores["scores"].keys()

@@ -2,12 +2,14 @@
 
 import importlib.util
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 import types
 from pathlib import Path
 
+import numba
 import pytest
 from numba.core.caching import CacheImpl
 
@@ -82,6 +84,23 @@ def test_imports_where_nothing_can_be_kept(tmp_path):
     )
     assert python(code, tmp_path, NUMBA_CACHE_LOCATOR_CLASSES="IPythonCacheLocator").stdout == "False None\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_damaged_files_of_the_cache_are_removed(tmp_path, caplog):
+    """What a full disk leaves makes Numba raise; whole files stay, and those that it does not read."""
+    version, python = pickle.dumps(numba.__version__), f"py{sys.version_info[0]}{sys.version_info[1]}"
+    whole = version + pickle.dumps(((0.0, 1), {"key": "f-1.1.nbc"}))
+    for name, content in (("f-1", whole), ("other-1", pickle.dumps("0.1") + b"anything."), ("empty-1", b"")):
+        (tmp_path / f"{name}.{python}.nbi").write_bytes(content)
+    for k, content in enumerate((bytes(len(whole)), whole[:-3], b"garbage", whole[:-20] + b"\xff" * 19 + b".", version)):
+        (tmp_path / f"bad-{k}.{python}.nbi").write_bytes(content)
+    for name, content in (("f-1.1", pickle.dumps(b"code")), ("bad.1", b""), ("bad.2", bytes(9)), ("bad.3", whole[:-1])):
+        (tmp_path / f"{name.replace('.', f'.{python}.')}.nbc").write_bytes(content)
+    (tmp_path / "bad-1.py20.nbi").write_bytes(b"")
+    _numba._remove_damaged(tmp_path)
+    names = {f"f-1.{python}.nbi", f"other-1.{python}.nbi", f"f-1.{python}.1.nbc", "bad-1.py20.nbi"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert len(caplog.messages) == 9 and all("damaged, and removed" in text for text in caplog.messages)
 
 
 WORK = """

@@ -28,6 +28,43 @@ def run(tmp_path_factory):
     return flow.run
 
 
+def test_the_table_of_stages():
+    """Seconds are those of a stage, though the file counts them from the start; what no stage has is no column."""
+
+    def row(number, level, seconds, **more):
+        distances = {"particles": 0.5, "fresh_samples": 0.25, "training_data": 0.0}
+        return {"network": number, "level": level, "flow_steps": 7, "energy_distance": distances, "seconds": seconds, **more}
+
+    rows = [row(1, 1, {"flow": 1.5, "finish": 0.5}), row(2, 1, {"flow": 4.0, "finish": 1.0})]
+    headings, cells = report.stage_table(rows)
+    assert headings == ["stage", "steps", "particles", "fresh", "seconds"]
+    assert cells == [["1", "7", "0.5000", "0.2500", "2.0"], ["2", "7", "0.5000", "0.2500", "3.0"]]
+    headings, cells = report.stage_table([row(1, 4, {"fit": 1.0}, fit_error=0.1), rows[1]])
+    assert headings == ["stage", "pooled", "steps", "fit error", "particles", "fresh", "seconds"]
+    assert [line[1:4] for line in cells] == [["4", "7", "0.100"], ["", "7", ""]]
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (1, 28, 28), (3, 32, 32), (2, 16, 16)])
+def test_small_images_are_shown_large(tmp_path, shape):
+    """A pixel is three times as large at least, and sharp; a scatter plot is shown as it is."""
+    report.save_picture(tmp_path / "x.png", report.picture(torch.zeros(64, *shape)))
+    found = report.page._figure(tmp_path / "x.png", "x", "x", shape)
+    width = int(re.search(r'class=pixels style="width: (\d+)px"', found)[1])
+    gap = max(1, shape[2] * (shape[0] if shape[0] == 2 else 1) // 14)
+    pixels = 8 * (shape[2] * (shape[0] if shape[0] == 2 else 1) + gap) + gap
+    assert width - 12 >= 3 * pixels - 1
+    assert "class=pixels" not in report.page._figure(tmp_path / "x.png", "x", "x", (2,))
+
+
+def test_a_recorded_run_has_stages_and_no_networks(tmp_path):
+    x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+    flow = GenerativeFlow(model="recorded", particles=40, networks=2, first_steps=4, slices=8)
+    flow.fit(x, run=tmp_path / "run", draw=report.draw)
+    text = " ".join(Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8")).text.split())
+    assert "points of shape (2,): 2 of 2 stages" in text
+    assert "network" not in text.split("Settings")[0].replace("There is no network in it", "")
+
+
 class Page(HTMLParser):
     """Pictures' words, and what every table lies in."""
 

@@ -1,15 +1,26 @@
 """The console script, and `python -m rieszflow`."""
 
+import os
+import signal
 import sys
+from collections.abc import Callable
 
 
 def main() -> None:
-    """Runs the command line, or says in one line why it cannot be had."""
+    """Run the command line, or say in one line why it cannot be had."""
+    try:
+        _app()()
+    except KeyboardInterrupt:  # between the imports and the command, which says more of it
+        _interrupted()
+
+
+def _app() -> Callable[[], object]:
+    """Import the command line; Ctrl-C meanwhile ends in one line."""
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, _interrupted)
     try:
         from rieszflow.cli import app
-    except KeyboardInterrupt:  # nobody can catch it for us yet
-        print("error: interrupted", file=sys.stderr)
-        sys.exit(130)
     except ImportError as error:
         from rieszflow.errors import MissingPackageError
 
@@ -17,7 +28,15 @@ def main() -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    app()
+    if ours:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return app
+
+
+def _interrupted(*_: object) -> None:
+    """End at once: there is nothing to tidy up, and a library that is being imported may catch or change any exception."""
+    print("error: interrupted", file=sys.stderr, flush=True)
+    os._exit(130)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 
 from rieszflow.errors import MissingPackageError
 
@@ -12,14 +14,14 @@ __all__ = ["extra"]
 
 @contextmanager
 def extra(name: str, what: str) -> Iterator[None]:
-    """Imports in this block are of packages that an extra brings.
+    """Report a failed import in this block as a missing package of an extra.
 
     Args:
-        name: of the extra, in pyproject.toml.
-        what: what they are needed for, to be said where one is missing.
+        name: The extra in pyproject.toml.
+        what: What the packages are needed for; the message begins with it.
 
     Raises:
-        MissingPackageError: one is not installed.
+        MissingPackageError: A package is not installed or cannot be imported.
     """
     try:
         yield
@@ -29,4 +31,28 @@ def extra(name: str, what: str) -> Iterator[None]:
             raise  # a fault of ours
         gone = isinstance(error, ModuleNotFoundError)
         why = f"needs {package}, which is not installed" if gone else f"{package or 'a package'} cannot be imported ({error})"
-        raise MissingPackageError(f"{what}: {why}: pip install 'rieszflow[{name}]'") from None
+        raise MissingPackageError(f"{what}: {why}: {_command(name)}") from None
+
+
+def _command(name: str) -> str:
+    """Return the pip command for the packages of an extra that are not installed, or for all of them if none is missing.
+
+    It names the packages and not `rieszflow[extra]`, which pip would look for on a registry.
+    """
+    try:
+        requirements = metadata.requires("rieszflow") or []
+    except metadata.PackageNotFoundError:
+        requirements = []
+    own = [line.partition(";")[0].strip() for line in requirements if re.search(rf"""extra == ["']{name}["']""", line)]
+    if not own:  # a clone on the path that was never installed
+        return f"pip install '.[{name}]' in a clone of rieszflow"
+    missing = [requirement for requirement in own if not _installed(requirement)]
+    return " ".join(["pip install", *(f"'{requirement}'" for requirement in missing or own)])
+
+
+def _installed(requirement: str) -> bool:
+    try:
+        metadata.distribution(re.split(r"[^\w.-]", requirement)[0])
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -7,8 +7,11 @@ never take a folder that others can write: Numba executes what it reads from its
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import pickle
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -36,10 +39,30 @@ def _can_keep(folder: Path) -> bool:
     defined: dict[str, Any] = {}  # Any: whatever a module's namespace holds
     exec(compile("def probe(): pass", str(folder / "__init__.py"), "exec"), defined)
     try:
-        numba.njit(cache=True)(defined["probe"])
+        probe = numba.njit(cache=True)(defined["probe"])
+        _remove_damaged(Path(probe.stats.cache_path))
     except (RuntimeError, OSError):
         return False
     return True
+
+
+def _remove_damaged(cache: Path) -> None:
+    """Remove cache files that a full disk or a crash cut short: Numba would raise an error instead of compiling again."""
+    for file in cache.glob(f"*.py{sys.version_info[0]}{sys.version_info[1]}*.nb[ic]"):
+        try:
+            content = file.read_bytes()
+            whole = content[:1] == b"\x80" and content[-1:] == b"."  # as every pickle begins and ends
+            if whole and file.suffix == ".nbi":
+                stream = io.BytesIO(content)
+                if pickle.load(stream) == numba.__version__:
+                    pickle.load(stream)
+        except (FileNotFoundError, ImportError):  # another process was faster; the index names a module that imports this one
+            continue
+        except Exception:  # pickle has no error of its own for what is no pickle
+            whole = False
+        if not whole:
+            _LOG.warning("%s: damaged, and removed; its code is compiled again", file)
+            file.unlink(missing_ok=True)
 
 
 KEPT = all(_can_keep(folder) for folder in _FOLDERS)

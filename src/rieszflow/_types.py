@@ -38,14 +38,14 @@ class Progress:
     """How far something long has come. Every `progress` callback is called with one.
 
     Attributes:
-        what: what is counted: "points", "x", "y" or "reference" in a pass over points, "networks" in sampling, "flow" or "fit"
-            for the steps of a training.
+        what: what is counted: "points", "x", "y" or "reference" in a pass over points, "stages" in sampling, "flow" or
+            "fit" for the steps of a training.
         done: how many of them.
         total: how many there will be; None where that is not known.
-        network: of a training, the network at work, from 1; 0 elsewhere.
-        networks: how many networks the training has.
+        stage: of a training, the stage at work, from 1; 0 elsewhere. A stage is one network, or one part of a recorded flow.
+        stages: how many stages the training has.
         loss: the last normalised loss of a fit.
-        row: the line of metrics.jsonl, only when a network was finished.
+        row: the line of metrics.jsonl, only when a stage was finished.
 
     Example:
         >>> Progress("points", 500, 1000).share
@@ -55,8 +55,8 @@ class Progress:
     what: str
     done: int
     total: int | None
-    network: int = 0
-    networks: int = 0
+    stage: int = 0
+    stages: int = 0
     loss: float | None = None
     row: dict[str, Any] | None = None
 

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from accelerate import PartialState
 from PIL import Image
 from rich.console import Console
 
@@ -167,7 +169,7 @@ def test_evaluate_and_info(run, tmp_path):
     assert Image.open(path / "images" / "nearest.png").width > 100
     assert "precision" in (path / "report.html").read_text()
     out = rieszflow("info", path).stdout
-    assert "3 of 3 networks" in out and "digits" in out
+    assert "3 of 3 stages" in out and "digits" in out
     assert "fashion-mnist paper" in rieszflow("info").stdout
 
 
@@ -305,6 +307,9 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("rieszflow.generative.presets", lambda: [][0])
     with pytest.raises(IndexError):
         cli.app(["info"])
+    monkeypatch.setattr("rieszflow.generative.presets", lambda: pickle.loads(b""))
+    with pytest.raises(EOFError):
+        cli.app(["info"])
 
 
 @pytest.mark.parametrize("after", [KeyboardInterrupt, ImportError])
@@ -361,12 +366,12 @@ def test_notices_and_warnings_are_lines(tmp_path, monkeypatch):
         return drawn(*arguments)
 
     monkeypatch.setattr(report, "comparison", comparison)
-    done = called("compare", "x.npy", "x.npy", "--json", cwd=tmp_path)
+    done = called("compare", "x.npy", "x.npy", "--json", "--out", "c.png", cwd=tmp_path)
     lines = [line for line in done.stderr.splitlines() if not line.startswith("note: compiling")]
     assert lines == ["note: one thing", "note: another", "warning: old (FutureWarning of torch/nn.py)"]
     assert json.loads(done.stdout)["notices"] == ["one\nthing", "another"]
-    monkeypatch.setattr(terminal, "RANK", 1)
-    assert called("compare", "x.npy", "x.npy", "--json", cwd=tmp_path).stderr == ""
+    monkeypatch.setattr(terminal, "rank", lambda _: 1)
+    assert called("compare", "x.npy", "x.npy", "--json", "--out", "d.png", cwd=tmp_path).stderr == ""
 
 
 def test_what_the_library_logs_is_a_note(monkeypatch):
@@ -382,7 +387,7 @@ def test_terminals_without_our_signs(points, tmp_path, encoding):
     shutil.copytree(points, path)
     np.save(tmp_path / "größe数.npy", np.random.default_rng(0).normal(size=(50, 2)))
     for command, shows in (
-        (["info", path], "3 of 3 networks"),
+        (["info", path], "3 of 3 stages"),
         (["sample", path, "-n", 4, "--out", tmp_path / "s数.npz"], "4 samples of shape (2,)"),
         (["evaluate", path, "-n", 20], "frechet_distance"),
         (["compare", tmp_path / "größe数.npy", tmp_path / "größe数.npy", "--out", tmp_path / "c.png"], "95 % interval"),
@@ -391,7 +396,7 @@ def test_terminals_without_our_signs(points, tmp_path, encoding):
         done = called(*command, encoding=encoding)
         assert done.returncode == 0, done.stderr
         assert shows in done.stdout
-    done = called("compare", tmp_path / "ö…数.npy", "x.npy", "--out", tmp_path / "c.png", encoding=encoding)
+    done = called("compare", tmp_path / "ö…数.npy", "x.npy", encoding=encoding)
     spelt = {"ascii": "o...?.npy", "latin-1": "ö...?.npy", "cp1252": "ö…?.npy"}[encoding]
     assert done.returncode == 1 and spelt in done.stderr and done.stderr.count("\n") == 1
 
@@ -409,10 +414,9 @@ def test_tables_in_narrow_terminals(points, tmp_path, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr(terminal.console, "_width", None)  # it may have been fixed on import, by COLUMNS of that moment
     info, scores = called("info", path).stdout, called("evaluate", path, "-n", 20).stdout
-    for row in Run.open(path).metrics():
-        assert all(cell in info for cell in bars.cells(row))
-    for heading in ("network", "pooled", "steps", "fit error", "particles", "fitted", "fresh", "seconds"):
-        assert heading in info
+    headings, lines = report.stage_table(Run.open(path).metrics())
+    assert headings == ["stage", "steps", "fit error", "particles", "fitted", "fresh", "seconds"]
+    assert all(text in info for line in [headings, *lines] for text in line)
     for score, values in Run.open(path).evaluation()["scores"].items():
         assert score in scores and f"{values['generated']:.4f}" in scores
     assert ("│" in info, "│" in scores) == (columns == 80,) * 2
@@ -426,7 +430,7 @@ def test_names_are_not_markup(tmp_path):
     for names in (("[red].npy", "_x.npy"), ("a$\\b$.npy", ":bug:.npy"), ("\x1b[31mx.npy", "数.npy")):
         for name in names:
             np.save(tmp_path / name, x)
-        done = called("compare", *names, "--slices", 16, "--permutations", 19, cwd=tmp_path)
+        done = called("compare", *names, "--slices", 16, "--permutations", 19, "--out", "c.png", "--force", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert all(f"{name}: 50 points".replace("\x1b", "?") in done.stdout for name in names)
     assert "boxes stand for them" in done.stderr
@@ -446,9 +450,29 @@ def test_remaining_time_from_the_first_steps(monkeypatch):
             show(Progress("flow", step, 8, 1, 3))
         assert overall.completed == 5 and overall.time_remaining is not None
         show(Progress("fit", 4, 10, 2, 3, 0.5))
-        assert overall.completed == 18 + 16 + 4 and overall.description == "network 2 of 3"
+        assert overall.completed == 18 + 16 + 4 and overall.description == "stage 2 of 3"
         show(Progress("fit", 20, 20, 3, 3, 0.5))
         assert overall.completed == overall.total
+
+
+def test_a_training_says_when_its_samples_were_best(points, tmp_path, monkeypatch):
+    """Only of the last level, and only if they have become worse by more than the distance of real data, which is noise."""
+
+    def rows(*fresh, noise=-0.001, levels=None):
+        levels = levels or [1] * len(fresh)
+        distances = [{"fresh_samples": value, "training_data": noise} for value in fresh]
+        return [
+            {"network": k, "level": level, "energy_distance": e}
+            for k, (level, e) in enumerate(zip(levels, distances, strict=True), 1)
+        ]
+
+    best = cli.train._better_before
+    assert best(rows(0.5, 0.25, 0.2525)).startswith("fresh samples were best after stage 2, at 0.2500; later")
+    assert best(rows(0.5, 0.25, 0.2515)) == best(rows(0.5, 0.25, 0.125)) == best(rows(0.5)) == ""
+    assert best(rows(0.1, 0.25, 0.125, levels=[2, 1, 1])) == ""
+    shutil.copytree(points, tmp_path / "run")
+    monkeypatch.setattr(Run, "metrics", lambda _: rows(0.5, 0.25, 0.75))
+    assert rieszflow("resume", tmp_path / "run").stdout.splitlines()[-1].startswith("fresh samples were best after stage 2")
 
 
 def test_nobody_reads_on(points):
@@ -469,13 +493,96 @@ def test_closed_streams(monkeypatch, name):
         assert end.value.code == code
 
 
+@pytest.mark.parametrize("name", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_no_bars_in_a_pipe(monkeypatch, name):
+    """Build servers set these variables, and Rich takes every pipe for a terminal then."""
+    monkeypatch.setenv(name, "1")
+    pipe = io.StringIO()
+    monkeypatch.setattr(terminal, "console", Console(file=pipe))
+    with bars.Passes() as passes:
+        passes(Progress("points", 1, 2))
+    assert pipe.getvalue() == ""
+
+
 def test_a_variable_of_another_program_does_not_silence_us(monkeypatch):
-    for values, rank in (({"RANK": "3"}, 0), ({"RANK": "", "WORLD_SIZE": "2"}, 0), ({"RANK": "1", "WORLD_SIZE": "2"}, 1)):
-        for name in ("RANK", "WORLD_SIZE"):
+    for number, size, rank in ((3, None, 0), ("", 2, 0), (1, 2, 1), (5, 2, 0), (2, 2, 0), (1, "two", 0), (1, "", 0)):
+        for name, value in (("RANK", number), ("WORLD_SIZE", size)):
             monkeypatch.delenv(name, raising=False)
-        for name, value in values.items():
-            monkeypatch.setenv(name, value)
-        assert terminal.rank() == rank
+            if value is not None:
+                monkeypatch.setenv(name, str(value))
+        assert terminal.rank("train") == terminal.rank("resume") == rank
+        assert terminal.rank("sample") == terminal.rank("") == 0
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "presets" in called("info").stdout
+    assert called("resume", "nothing").stderr.startswith("error: process 1: nothing: no run")
+    assert "presets" in called("info").stdout
+
+
+def test_torchruns_variables_without_torchrun(tmp_path, monkeypatch):
+    for name, value in (("RANK", "5"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", ""), ("LOCAL_RANK", "-1")):
+        monkeypatch.setenv(name, value)
+    PartialState._reset_state()  # which is kept from an earlier training in this process
+    done = called("train", "digits", "--device", "cpu", "--out", "run", cwd=tmp_path)
+    PartialState._reset_state()
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "WORLD_SIZE=2 is set, but this is not one of several processes" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "files"),
+    [
+        (["sample", "{run}"], ["samples.npz"]),
+        (["sample", "{run}", "--out", "new.npy"], ["new.png"]),
+        (["compare", "x.npy", "x.npy", "--out", "c.png"], ["c.png"]),
+        (["pairwise", "x.csv", "--by", "g", "--out", "p.csv"], ["p.csv"]),
+        (["pairwise", "x.csv", "--by", "g", "--out", "p.csv"], ["p.png"]),
+        (["sketch", "x.npy", "--out", "x.sketch"], ["x.sketch"]),
+    ],
+)
+def test_nothing_is_overwritten_without_force(points, tmp_path, command, files):
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    np.save(tmp_path / "x.npy", x)
+    (tmp_path / "x.csv").write_text("a,b,g\n" + "".join(f"{a},{b},{k % 2}\n" for k, (a, b) in enumerate(x)))
+    command = [part.format(run=points) for part in command]
+    for file in files:
+        (tmp_path / file).write_text("dear")
+    before = sorted(p.name for p in tmp_path.iterdir())
+    done = called(*command, cwd=tmp_path)
+    assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert f"--out: {files[0]} exists; give another name, or --force to overwrite it" in done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == before and (tmp_path / files[0]).read_text() == "dear"
+    done = called(*command, "--force", cwd=tmp_path)
+    assert done.returncode == 0 and (tmp_path / files[0]).stat().st_size > 100, done.stderr
+
+
+def test_comparing_leaves_no_file_unasked(tmp_path):
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    np.save(tmp_path / "x.npy", x)
+    (tmp_path / "x.csv").write_text("a,b,g\n" + "".join(f"{a},{b},{k % 5}\n" for k, (a, b) in enumerate(x)))
+    rieszflow("compare", "x.npy", "x.npy", "--permutations", 19, cwd=tmp_path)
+    out = rieszflow("pairwise", "x.csv", "--by", "g", "--top", 2, "--permutations", 0, cwd=tmp_path).stdout
+    assert "4 of 10 pairs; --out pairwise.csv writes all of them" in out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.csv", "x.npy"]
+
+
+@pytest.mark.parametrize("wrong", ["evaluation.json", "report.html", "images/nearest.png", "full"])
+def test_evaluate_finds_out_first_whether_it_can_write(points, tmp_path, monkeypatch, wrong):
+    shutil.copytree(points, tmp_path / "run")
+    if wrong == "full":
+
+        def full(**_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("rieszflow.cli.checks.tempfile.TemporaryFile", full)
+    else:
+        (tmp_path / "run" / wrong).unlink(missing_ok=True)
+        (tmp_path / "run" / wrong).mkdir(parents=True)
+    monkeypatch.setattr("rieszflow.generative.GenerativeFlow.sample", lambda *_, **__: pytest.fail("samples were drawn"))
+    done = called("evaluate", tmp_path / "run")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert ("No space left" if wrong == "full" else f"{wrong} is a folder; remove it") in done.stderr
 
 
 def test_help_reads_well():

@@ -74,7 +74,10 @@ def test_columns_that_are_given(folder):
         (["train", "digits", "--observe", "pool:3"], "does not fit images of shape"),
         (["train", "digits", "--given", "age"], "has no columns"),
         (["sample", "by-class", "--label", 10], "label 10 given; the data have 0 to 9"),
-        (["sample", "left", "--label", 1], "--label: given, and left was trained with the condition 'left-half'"),
+        (
+            ["sample", "left", "--label", 1],
+            "--label: left was trained with the condition 'left-half'; it needs a run of `rieszflow train … --by-class`",
+        ),
         (["sample", "by-class", "--observed", "held-out"], "--observed: given"),
         (["sample", "by-class", "--given", "1"], "--given: given"),
         (["sample", "left"], "the model needs the known part of images"),

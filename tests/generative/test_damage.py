@@ -51,7 +51,7 @@ class Stop(Exception):
 
 def stop_at(*where):
     def stop(p):
-        if (p.network, p.what, p.done) == where:
+        if (p.stage, p.what, p.done) == where:
             raise Stop
 
     return stop
@@ -212,7 +212,7 @@ def test_a_damaged_first_network_stops_a_training_that_goes_on(tmp_path):
 
 def test_samples_of_an_unfinished_run_say_so(tmp_path, run):
     stopped(tmp_path / "half", (3, "flow", 1), points())
-    with pytest.warns(Notice, match="is not trained to its end; samples go through 2 of 3 networks"):
+    with pytest.warns(Notice, match="is not trained to its end; samples go through 2 of 3 stages"):
         sample(tmp_path / "half")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -848,7 +848,7 @@ def test_networks_deleted_while_a_run_is_trained(tmp_path):
     path = tmp_path / "run"
     with pytest.raises((FileError, WriteError), match="0001.safetensors: no such file"):
         rf.GenerativeFlow(**TINY).fit(
-            points(), run=path, progress=lambda p: p.network == 2 and p.what == "flow" and shutil.rmtree(path, True)
+            points(), run=path, progress=lambda p: p.stage == 2 and p.what == "flow" and shutil.rmtree(path, True)
         )
 
 
@@ -879,8 +879,8 @@ def test_a_run_that_is_copied_while_it_is_trained(tmp_path, whole):
     copies = []
 
     def copy(p):
-        if (p.network, p.what, p.done) in ((1, "fit", 4), (2, "flow", 1), (3, "fit", 1)):
-            copies.append(tmp_path / f"{p.network}-{p.what}-{p.done}")
+        if (p.stage, p.what, p.done) in ((1, "fit", 4), (2, "flow", 1), (3, "fit", 1)):
+            copies.append(tmp_path / f"{p.stage}-{p.what}-{p.done}")
             shutil.copytree(tmp_path / "run", copies[-1])
 
     rf.GenerativeFlow(**TINY).fit(points(), run=tmp_path / "run", progress=copy)

@@ -43,7 +43,7 @@ def make(path, seed, stop=None):
     """A run and a sketch in a folder; stopped in the third network's fit, if so wanted."""
 
     def stopping(p):
-        if (p.network, p.what, p.done) == stop:
+        if (p.stage, p.what, p.done) == stop:
             raise Stop
 
     with contextlib.suppress(Stop):

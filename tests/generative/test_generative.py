@@ -213,7 +213,7 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path, stop_at):
     whole = rf.GenerativeFlow(**settings).fit(data)
 
     def stop(p):
-        if (p.network, p.what, p.done) == stop_at:
+        if (p.stage, p.what, p.done) == stop_at:
             raise Stop
 
     with pytest.raises(Stop):
@@ -245,7 +245,7 @@ def test_custom_network_with_dropout(tmp_path):
     data = ring(300, 0)
 
     def stop(p):
-        if (p.network, p.what, p.done) == (2, "fit", 17):
+        if (p.stage, p.what, p.done) == (2, "fit", 17):
             raise Stop
 
     settings = {**TINY, "networks": 2, "checkpoint_seconds": 1e-6}
@@ -438,7 +438,7 @@ def test_stopped_inside_a_flow_with_kept_tables(tmp_path):
         pass
 
     def stop(p):
-        if p.what == "flow" and p.network == 1 and p.done == 7:
+        if p.what == "flow" and p.stage == 1 and p.done == 7:
             raise Stop
 
     rf.GenerativeFlow(**settings).fit(data, run=tmp_path / "whole")
@@ -480,7 +480,7 @@ def test_one_network_for_all_steps(tmp_path):
     for n, stop_at in enumerate([(1, "fit", 3), (2, "flow", 2), (3, "fit", 9)]):
 
         def stop(p, stop_at=stop_at):
-            if (p.network, p.what, p.done) == stop_at:
+            if (p.stage, p.what, p.done) == stop_at:
                 raise Stop
 
         with pytest.raises(Stop):

@@ -191,7 +191,7 @@ def test_stopped_and_resumed_across_levels(tmp_path, shared, stop_at, paper):
     rf.GenerativeFlow(**settings).fit(data, run=tmp_path / "whole")
 
     def stop(p):
-        if (p.network, p.what, p.done) == stop_at:
+        if (p.stage, p.what, p.done) == stop_at:
             raise Stop
 
     with pytest.raises(Stop):
@@ -208,13 +208,13 @@ def test_samples_of_a_run_that_is_on_its_way(tmp_path):
     data = torch.rand(60, 1, 32, 32, generator=generator(0))
 
     def stop(p):
-        if p.network == 3:
+        if p.stage == 3:
             raise Stop
 
     flow = rf.GenerativeFlow(**TINY, levels=TWO)
     with pytest.raises(Stop):
         flow.fit(data, run=tmp_path / "run", progress=stop)
-    with pytest.warns(Notice, match="samples go through 2 of 4 networks"):
+    with pytest.warns(Notice, match="samples go through 2 of 4 stages"):
         x = rf.GenerativeFlow.load(tmp_path / "run").sample(3, seed=0)
     assert torch.equal(x, x[:, :, ::4, ::4].repeat_interleave(4, 2).repeat_interleave(4, 3))
 

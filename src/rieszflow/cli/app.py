@@ -11,7 +11,7 @@ from rieszflow import __version__
 from rieszflow.cli.terminal import console
 from rieszflow.cli.way_out import Commands
 
-__all__ = ["RunArgument", "app"]
+__all__ = ["Force", "RunArgument", "app"]
 
 app = typer.Typer(
     cls=Commands,
@@ -23,6 +23,9 @@ app = typer.Typer(
 )
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
+
+
+Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")]
 
 
 def _version(wanted: bool) -> None:

@@ -17,7 +17,7 @@ from rieszflow.cli.terminal import show
 if TYPE_CHECKING:
     from rieszflow.generative import Config
 
-__all__ = ["Passes", "TrainingBars", "cells"]
+__all__ = ["Passes", "TrainingBars"]
 
 
 def _bars(period: float = 30) -> progress.Progress:
@@ -26,13 +26,12 @@ def _bars(period: float = 30) -> progress.Progress:
         TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         TimeRemainingColumn(),
     )  # fmt: skip
-    # Where nobody watches, Rich would print an empty line for every bar. FORCE_COLOR makes it take a pipe for a terminal: bars
-    # are for real ones. It catches what goes to the terminal meanwhile, to
-    # keep the bars in order; stderr only where that is a terminal, too.
-    watched = terminal.console.is_interactive and terminal.console.file.isatty()
+    # Where nobody watches, Rich would print an empty line for every bar; FORCE_COLOR makes it take a pipe for a terminal. It
+    # catches what goes to the terminal meanwhile, to keep the bars in order; stderr only where that is a terminal, too.
+    console = terminal.console
     return progress.Progress(
-        *columns, console=terminal.console, transient=True, disable=not watched,
-        speed_estimate_period=period, redirect_stderr=sys.stderr.isatty(),
+        *columns, console=console, transient=True, disable=not (console.is_interactive and console.file.isatty()),
+        speed_estimate_period=period, redirect_stderr=sys.stderr is not None and sys.stderr.isatty(),
     )  # fmt: skip
 
 
@@ -52,6 +51,11 @@ class Passes:
         """A callback whose bar has that name."""
         return lambda at: self(dataclasses.replace(at, what=name))
 
+    def scores(self, at: Progress) -> None:
+        """Show one bar for all scores, which names the one that is being computed."""
+        self(dataclasses.replace(at, what="scores"))
+        self.bars.update(self.tasks["scores"], description=at.what)
+
     def __call__(self, at: Progress) -> None:
         name = at.what
         if name not in self.tasks:
@@ -60,10 +64,9 @@ class Passes:
 
 
 class TrainingBars:
-    """Live bars for all scheduled steps and for the phase at work, and a line for every finished network."""
+    """Live bars for all scheduled steps and for the phase at work, and a line for every finished stage."""
 
     def __init__(self, config: Config) -> None:
-        self.what = "network" if config.model == "networks" else "part"
         fits = [
             level.fit_steps * (config.model == "networks") for _, level in config.level_configs() for _ in range(level.networks)
         ]
@@ -74,7 +77,7 @@ class TrainingBars:
         # Flow and fit take turns, and their steps do not last equally long: the speed is that of the whole training.
         self.bars = _bars(period=float("inf"))
         self.steps = sum(map(sum, self.schedule))
-        self.total = self.bars.add_task("networks", total=self.steps)
+        self.total = self.bars.add_task("stages", total=self.steps)
         self.phase = self.bars.add_task("flow", total=None)
         self.bars.start()
         return self
@@ -83,28 +86,20 @@ class TrainingBars:
         self.bars.stop()
 
     def __call__(self, at: Progress) -> None:
-        flow, _ = self.schedule[at.network - 1]
-        done = sum(map(sum, self.schedule[: at.network - 1])) + (flow if at.what == "fit" else 0) + at.done
+        flow, _ = self.schedule[at.stage - 1]
+        done = sum(map(sum, self.schedule[: at.stage - 1])) + (flow if at.what == "fit" else 0) + at.done
         # Rich remembers a thousand updates of a bar: in steps of a thousandth they tell of the whole training.
         if (now := 1000 * done // self.steps) != self.shown:
             self.shown = now
-            self.bars.update(self.total, description=f"{self.what} {at.network} of {at.networks}", completed=done)
+            self.bars.update(self.total, description=f"stage {at.stage} of {at.stages}", completed=done)
         loss = "" if at.loss is None else f", loss {at.loss:.3f}"
         self.bars.update(self.phase, description=f"{at.what}{loss}", completed=at.done, total=at.total)
         if at.row is not None:
-            number, level, steps, error, _, _, fresh, seconds = cells(at.row)
-            yardstick = at.row["energy_distance"]["training_data"]
-            pooled = "" if level == "1" else f"  pooled by {level}"
+            row, e = at.row, at.row["energy_distance"]
+            pooled = "" if row["level"] == 1 else f"  pooled by {row['level']}"
+            error = f"  fit error {row['fit_error']:.3f}" if "fit_error" in row else ""
             show(
-                f"{self.what} {number:>3}{pooled}  flow steps {steps:>5}  {f'fit error {error}  ' if error else ''}"
-                "energy distance of fresh samples "
-                f"{fresh} (training data {yardstick:.4f})  {seconds:>5} s"
+                f"stage {row['network']:>3}{pooled}  flow steps {row['flow_steps']:>5}{error}  "
+                f"energy distance of fresh samples {e['fresh_samples']:.4f} (training data {e['training_data']:.4f})  "
+                f"{sum(row['seconds'].values()):>5.0f} s so far"
             )
-
-
-def cells(row: dict[str, Any]) -> list[str]:
-    """A line of metrics; what a recorded flow does not have is left empty."""
-    e = row["energy_distance"]
-    distances = [f"{e[key]:.4f}" if key in e else "" for key in ("particles", "network_particles", "fresh_samples")]
-    seconds, error = f"{sum(row['seconds'].values()):.0f}", f"{row['fit_error']:.3f}" if "fit_error" in row else ""
-    return [str(row["network"]), str(row["level"]), str(row["flow_steps"]), error, *distances, seconds]

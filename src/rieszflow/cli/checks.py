@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from rieszflow.cli import terminal
 from rieszflow.errors import InputError
 
-__all__ = ["at_least", "check_file", "check_new_run", "condition", "settings"]
+__all__ = ["at_least", "check_can_write", "check_file", "check_new_run", "condition", "settings"]
 
 
 def at_least(option: str, value: int, least: int) -> None:
@@ -17,15 +18,18 @@ def at_least(option: str, value: int, least: int) -> None:
         raise InputError(f"{option}: {value} given; a whole number of at least {least} is accepted")
 
 
-def check_file(out: Path, *suffixes: str) -> None:
+def check_file(out: Path, *suffixes: str, force: bool, picture: bool = False) -> None:
+    """Check that a file can be written, and a picture of the same name if there will be one, over others only with --force."""
     if out.suffix not in suffixes:
         raise InputError(f"--out: {out} given; a name that ends in {' or '.join(suffixes)} is accepted")
-    for file in {out, out.with_suffix(".png")}:
+    for file in [out, out.with_suffix(".png")] if picture else [out]:
         if file.is_dir():
             raise InputError(f"--out: {file} is a folder; a file's name is accepted")
+        if os.path.lexists(file) and not force:
+            raise InputError(f"--out: {file} exists; give another name, or --force to overwrite it")
     if not out.parent.is_dir():
         raise InputError(f"--out: {out} given, but there is no folder {out.parent}; make it first")
-    _check_writable(out.parent)
+    check_can_write("--out", out.parent)
 
 
 def check_new_run(out: Path) -> None:
@@ -36,14 +40,15 @@ def check_new_run(out: Path) -> None:
     there = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not there.is_dir():
         raise InputError(f"--out: {out} given, but {there} is a file; choose another")
-    _check_writable(there)
+    check_can_write("--out", there)
 
 
-def _check_writable(folder: Path) -> None:
+def check_can_write(name: str, folder: Path) -> None:
     try:
-        tempfile.TemporaryFile(dir=folder).close()
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))  # a full disk takes a name, and no contents
     except OSError as error:
-        raise InputError(f"--out: nothing can be written in {folder} ({error.strerror}); choose another place") from None
+        raise InputError(f"{name}: nothing can be written in {folder} ({error.strerror})") from None
 
 
 def condition(by_class: bool, observe: str | None, given: str | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rieszflow.cli.app import app
+from rieszflow.cli.app import Force, app
 from rieszflow.cli.bars import Passes
 from rieszflow.cli.checks import at_least, check_file
 from rieszflow.cli.tables import (
@@ -42,7 +42,10 @@ def compare(
     permutations: Annotated[int, typer.Option(help="The least p-value is one over this plus one.")] = 999,
     seed: Annotated[int, typer.Option(help="Seed of directions and permutations.")] = 0,
     top: Annotated[int, typer.Option(help="Columns to name, those that differ most.")] = 5,
-    out: Annotated[Path, typer.Option(help="Picture of the columns and the slice that differ most.")] = Path("compare.png"),
+    out: Annotated[
+        Path | None, typer.Option(help="Picture of the columns and the slice that differ most, a .png.", show_default=False)
+    ] = None,
+    force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of a table.")] = False,
     common: Annotated[bool, typer.Option("--common", help="Compare the columns that both tables have.")] = False,
     scale: Scale = "auto",
@@ -65,7 +68,8 @@ def compare(
     )
     for option, value, least in numbers:
         at_least(option, value, least)
-    check_file(out, ".png")
+    if out is not None:
+        check_file(out, ".png", force=force)
 
     from rieszflow import report
     from rieszflow.comparison import compare, is_sketch
@@ -83,12 +87,14 @@ def compare(
     x, y = (path if is_sketch(path) else stream(path, **reading) for path in (a, b))
     with Passes() as passes:
         found = compare(x, y, slices=slices, permutations=permutations, seed=seed, scale=scale, common=common, progress=passes)
-    report.save_picture(out, report.comparison(found.x, found.y, (Path(a).name, Path(b).name)))
+    if out is not None:
+        report.save_picture(out, report.comparison(found.x, found.y, (Path(a).name, Path(b).name)))
     if as_json:
         _print_json(found, a, b, top)
     else:
         _print(found, a, b, top)
-        show(f"picture: {out}")
+        if out is not None:
+            show(f"picture: {out}")
 
 
 def _print_json(found: Comparison, a: str, b: str, top: int) -> None:
@@ -133,6 +139,7 @@ def sketch(
         typer.Argument(metavar="SOURCE…", help=f"{SOURCE}; or .sketch files with equal bins.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The sketch.", show_default=False)],
+    force: Force = False,
     slices: Annotated[int | None, typer.Option(help="Random directions: 5 KB each.", show_default="256")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the directions.", show_default="0")] = None,
     like: Annotated[
@@ -165,7 +172,7 @@ def sketch(
                 raise InputError(f"{option}: {value} given with --like, whose sketch has its own")
     if scale != "auto" and (like is not None or any(source.endswith(".sketch") for source in sources)):
         raise InputError(f"--scale: {scale} given with a sketch, which has its own")
-    check_file(out, ".sketch")
+    check_file(out, ".sketch", force=force)
     from rieszflow.data import Stream, choose_spreads, stream
     from rieszflow.sketch import Plan, SliceSketch
     from rieszflow.sketch.plan import Drawn

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rieszflow.cli.app import app
+from rieszflow.cli.app import Force, app
 from rieszflow.cli.bars import Passes
 from rieszflow.cli.checks import at_least, check_file
 from rieszflow.cli.tables import (
@@ -45,7 +45,10 @@ def pairwise(
     permutations: Annotated[int, typer.Option(help="For every p-value; 0 for none, which is faster.")] = 999,
     seed: Annotated[int, typer.Option(help="Seed of directions, blocks and permutations.")] = 0,
     top: Annotated[int, typer.Option(help="Pairs to name, of those furthest apart and of those nearest.")] = 5,
-    out: Annotated[Path, typer.Option(help="Table of all pairs; a heat map beside it.")] = Path("pairwise.csv"),
+    out: Annotated[
+        Path | None, typer.Option(help="Table of all pairs, a .csv; a heat map beside it.", show_default=False)
+    ] = None,
+    force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of tables.")] = False,
     scale: Scale = "auto",
     columns: Columns = None,
@@ -66,7 +69,8 @@ def pairwise(
         ("--top", top, 0),
     ):
         at_least(option, value, least)
-    check_file(out, ".csv")
+    if out is not None:
+        check_file(out, ".csv", force=force, picture=True)
 
     from rieszflow import report
     from rieszflow._files import atomically
@@ -94,13 +98,13 @@ def pairwise(
             progress=passes,
         )  # fmt: skip
     pairs = found.pairs()
-    text = io.StringIO()
-    rows = csv.DictWriter(text, list(pairs[0]), lineterminator="\n")
-    rows.writeheader()
-    rows.writerows(pairs)
-    atomically(out, lambda file: file.write_text(text.getvalue(), encoding="utf-8"))
-    picture = out.with_suffix(".png")
-    report.save_picture(picture, report.heat_map(found))
+    if out is not None:
+        text = io.StringIO()
+        rows = csv.DictWriter(text, list(pairs[0]), lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(pairs)
+        atomically(out, lambda file: file.write_text(text.getvalue(), encoding="utf-8"))
+        report.save_picture(out.with_suffix(".png"), report.heat_map(found))
     if as_json:
         convention = "2E|X-Y| - E|X-X'| - E|Y-Y'|, Euclidean, not squared, U-statistic"
         content = {"source": source, "by": by, "convention": convention, "scale": found.scale, "pairs": pairs}
@@ -116,4 +120,7 @@ def pairwise(
             for row in shown
         ]
         print_table([name.replace("_", " ") for name in shown[0]], cells)
-    show(f"all {len(pairs)} pairs: {out}; heat map: {picture}")
+    if out is not None:
+        show(f"all {len(pairs)} pairs: {out}; heat map: {out.with_suffix('.png')}")
+    elif len(shown) < len(pairs):
+        show(f"{len(shown)} of {len(pairs)} pairs; --out pairwise.csv writes all of them, and a heat map")

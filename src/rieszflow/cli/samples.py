@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rieszflow.cli.app import RunArgument, app
-from rieszflow.cli.bars import Passes, cells
-from rieszflow.cli.checks import at_least, check_file
-from rieszflow.cli.terminal import console, print_table, show
+from rieszflow.cli.app import Force, RunArgument, app
+from rieszflow.cli.bars import Passes
+from rieszflow.cli.checks import at_least, check_can_write, check_file
+from rieszflow.cli.terminal import print_table, show
 from rieszflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,11 +37,12 @@ def sample(
             show_default=False,
         ),
     ] = None,
+    force: Force = False,
 ) -> None:
     """Draw new samples from a run, in the data's own values."""
     for option, value, least in (("-n", n, 1), ("--seed", seed, 0), ("--batch-size", batch_size, 1)):
         at_least(option, value, least)
-    check_file(out, ".npz", ".npy")
+    check_file(out, ".npz", ".npy", force=force, picture=True)
 
     import numpy as np
 
@@ -67,14 +68,14 @@ def _asked(run: Run, n: int, label: int | None, given: str | None, observed: str
     """What --label, --given or --observed ask for."""
     kind = run.config.condition
     fits = {
-        "--label": (label, kind == "class"),
-        "--given": (given, kind.startswith(("columns:", "given"))),
-        "--observed": (observed, kind not in ("", "class") and not kind.startswith(("columns:", "given"))),
+        "--label": (label, kind == "class", "--by-class"),
+        "--given": (given, kind.startswith(("columns:", "given")), "--given"),
+        "--observed": (observed, kind not in ("", "class") and not kind.startswith(("columns:", "given")), "--observe"),
     }
-    for option, (value, fit) in fits.items():
+    for option, (value, fit, needed) in fits.items():
         if value is not None and not fit:
             trained = f"with the condition {kind[:40]!r}" if kind else "without a condition"
-            raise InputError(f"{option}: given, and {run.path} was trained {trained}")
+            raise InputError(f"{option}: {run.path} was trained {trained}; it needs a run of `rieszflow train … {needed}`")
     if given is not None:
         try:
             return [float(number) for number in given.split(",")]
@@ -113,15 +114,15 @@ def evaluate(
 
     flow = GenerativeFlow.load(run)
     assert flow.run is not None
-    flow.run.metrics()  # the report needs them, and a damaged file should not cost the scoring
+    _check_can_evaluate(flow.run, inception_weights)
     content = load_data(flow.run, data)
     known = held_out_conditions(flow.run, content, n, seed)
     with Passes() as passes:
-        x = flow.sample(n, condition=known, seed=seed, progress=passes)
-    with console.status("scoring"):
-        x = content.scale(x)
+        x = content.scale(flow.sample(n, condition=known, seed=seed, progress=passes))
         labels = known if flow.config.condition == "class" else None
-        scores = metrics.evaluate(x, content, seed=seed, inception_weights=inception_weights, labels=labels)
+        scores = metrics.evaluate(
+            x, content, seed=seed, inception_weights=inception_weights, labels=labels, progress=passes.scores
+        )
         if (off := residual(flow.run, x, known, content)) is not None:
             scores["observation_residual"] = off
     flow.run.write_evaluation(scores)
@@ -154,11 +155,27 @@ def evaluate(
     )
 
 
+def _check_can_evaluate(run: Run, inception_weights: Path | None) -> None:
+    """Check before the scoring, which takes a while, what would fail after it: the report's input and all that is written."""
+    import torch
+
+    from rieszflow.metrics.inception import check_inception
+
+    run.metrics()
+    if inception_weights is not None:
+        check_inception(torch.empty(0, *run.shape), inception_weights)
+    for file in (run.path / "evaluation.json", run.path / "report.html", run.path / "images" / "nearest.png"):
+        if file.is_dir():
+            raise InputError(f"RUN: {file} is a folder; remove it, for `evaluate` writes a file of that name")
+        check_can_write("RUN", file.parent if file.parent.exists() else run.path)
+
+
 @app.command()
 def info(
     run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Folder of a run.", show_default=False)] = None,
 ) -> None:
     """What a run is and how far it has come; without a run: data sets and presets."""
+    from rieszflow import report
     from rieszflow._files import printable
     from rieszflow.data import NAMED
     from rieszflow.generative import Run, presets
@@ -170,23 +187,23 @@ def info(
         return
     opened = Run.open(run)
     show(
-        f"{run}: {printable(opened.data['name'])}, {opened.data['points']} training data of shape {opened.shape}, "
-        f"{opened.finished()} of {opened.config.total_networks()} "
-        f"{'networks' if opened.config.model == 'networks' else 'parts of a recording'}"
+        f"{run}: {printable(opened.data['name'])}, {opened.data['points']:,} training {report.noun(opened.shape)} of shape "
+        f"{opened.shape}, {opened.finished()} of {opened.config.total_networks()} stages"
     )
     if opened.config.condition:
         show(f"samples can be asked for by: {printable(opened.config.condition[:60])}")
     if missing := opened.missing():
-        show(f"missing networks: {', '.join(map(str, missing))}; `rieszflow resume` trains them again")
+        show(f"missing stages: {', '.join(map(str, missing))}; `rieszflow resume` trains them again")
     if (state := opened.load_state()) is not None and opened.finished() < opened.config.total_networks():
         meta = state[1]
-        show(f"checkpoint: network {meta['network']}, {meta['phase']}, step {meta['step']}")
-    print_table(
-        ["network", "pooled", "steps", "fit error", "particles", "fitted", "fresh", "seconds"],
-        [cells(row) for row in opened.metrics()],
-    )
+        show(f"checkpoint: stage {meta['network']}, {meta['phase']}, step {meta['step']}")
+    if not (rows := opened.metrics()):
+        return
+    of_networks = opened.config.model == "networks"
+    print_table(*report.stage_table(rows))
     show(
-        "energy distances to held-out data, lower is better: of the flow's particles, of the particles fitted by the network, "
-        "of fresh samples; the statisticians' and unbiased: around 0, and so below it at times, where nothing differs. "
-        "Fit error: the share of the displacement that a network misses; a recorded flow has no networks."
+        "energy distances to held-out data, lower is better: of the flow's particles, "
+        f"{'of the particles fitted by the network, ' if of_networks else ''}of fresh samples; unbiased: around 0, and so "
+        "below it at times, where nothing differs"
+        f"{'; fit error: the share of the displacement that a network misses' if of_networks else ''}"
     )

@@ -10,18 +10,29 @@ import unicodedata
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["RANK", "console", "one_line", "print_table", "rank", "say", "show"]
+__all__ = ["RANK", "begin", "console", "one_line", "print_table", "rank", "say", "show"]
 
 
-def rank() -> int:
-    """Under torchrun the first process speaks for all of them. A variable RANK alone may be anybody's."""
-    rank = os.environ.get("RANK", "")
-    return int(rank) if rank.isdecimal() and "WORLD_SIZE" in os.environ else 0
+RANK = 0
+console = Console(markup=False, emoji=False)  # names of files and columns are no markup
 
 
-RANK = rank()
-# Names of files and columns are no markup.
-console = Console(quiet=RANK != 0, markup=False, emoji=False)
+def rank(command: str) -> int:
+    """Return the number of this process under torchrun, for a command that runs in several processes; else 0.
+
+    RANK and WORLD_SIZE count only together, and where they agree: alone they may be any program's.
+    """
+    number, size = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+    agree = number.isdecimal() and size.isdecimal() and int(number) < int(size)
+    return int(number) if agree and command in ("train", "resume") else 0
+
+
+def begin(command: str) -> None:
+    """Let only the first of several processes speak."""
+    global RANK
+    RANK = rank(command)
+    console.quiet = RANK != 0
+
 
 _SPELT = {"→": "->", "×": "x", "–": "-", "—": "-", "−": "-", "≥": ">=", "≤": "<=", "“": '"', "”": '"', "‘": "'", "’": "'"}
 

@@ -55,7 +55,7 @@ def train(
     ] = None,
     tensorboard: TensorBoard = False,
 ) -> None:
-    """Train a generative flow on a data set; leaves networks, metrics and report.html in a folder."""
+    """Train a generative flow on a data set; leaves the model, metrics and report.html in a folder."""
     name = dataset.removeprefix("hf:")
     out = out or Path("runs") / f"{Path(name).absolute().stem}-{Path(preset).stem}"
     check_new_run(out)
@@ -63,6 +63,7 @@ def train(
     overrides |= {key: value for key, value in (("seed", seed), ("device", device)) if value is not None}
     overrides |= condition(by_class, observe, given)
 
+    from rieszflow import report
     from rieszflow.data import NAMED, load
     from rieszflow.generative import Config, GenerativeFlow, columns_of
 
@@ -74,8 +75,8 @@ def train(
         config = Config.preset("vectors", preset, **overrides)
     targets = min(config.targets or len(content.train), len(content.train))
     show(
-        f"{content.name}: {len(content.train)} training data of shape {content.shape}, {config.particles} particles flow "
-        f"towards {targets} of them; run: {out}"
+        f"{content.name}: {len(content.train):,} training {report.noun(content.shape)} of shape {content.shape}, "
+        f"{config.particles:,} particles flow towards {targets:,} of them; run: {out}"
     )
     call().run = out
     with TrainingBars(config) as bars:
@@ -96,7 +97,7 @@ def resume(
     opened = Run.open(run)
     opened.config.torch_device()
     if opened.finished() == opened.config.total_networks():
-        show(f"{run}: all {opened.finished()} networks are trained already")
+        show(f"{run}: all {opened.finished()} stages are trained already")
     call().run = run
     with TrainingBars(opened.config) as bars:
         GenerativeFlow.resume(run, load_data(opened, data), progress=bars, draw=_draw(tensorboard))
@@ -104,7 +105,7 @@ def resume(
 
 
 def _draw(tensorboard: bool) -> Callable[[Any, Any], None]:
-    """What is drawn after every network."""
+    """Return the callback that draws after every stage."""
     from rieszflow import report
 
     if not tensorboard:
@@ -122,3 +123,17 @@ def _draw(tensorboard: bool) -> Callable[[Any, Any], None]:
 def _finished(run: Any) -> None:
     show("energy distances: lower is better, around 0 and at times below it where nothing differs")
     show(f"done: {run.path / 'report.html'}")
+    if best := _better_before(run.metrics()):
+        show(best)
+
+
+def _better_before(rows: list[dict[str, Any]]) -> str:
+    """Return a sentence on the stage after which fresh samples were best, if they have become worse since; else ""."""
+    of_level = [row for row in rows if row["level"] == rows[-1]["level"]]  # others are distances of smaller images
+    best = min(of_level, key=lambda row: row["energy_distance"]["fresh_samples"])
+    least, last = (row["energy_distance"]["fresh_samples"] for row in (best, rows[-1]))
+    # The distance of training data is 0 but for noise.
+    if last - least <= 2 * abs(rows[-1]["energy_distance"]["training_data"]):
+        return ""
+    then = f"later stages made them worse, {last:.4f} at the end"
+    return f"fresh samples were best after stage {best['network']}, at {least:.4f}; {then}"

@@ -115,6 +115,7 @@ class Commands(TyperGroup):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="rieszflow")
         args = list(sys.argv[1:] if args is None else args)
+        terminal.begin(args[0] if args else "")
         try:
             with _call.notes_interrupts(), _call.prints_warnings():
                 code = super().main(args or ["--help"], *rest, **{**extra, "standalone_mode": False})
@@ -125,7 +126,9 @@ class Commands(TyperGroup):
             # more on flushing at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
-        except (KeyboardInterrupt, typer.Abort):
+        except (KeyboardInterrupt, typer.Abort) as error:
+            if isinstance(error.__cause__, EOFError):  # Typer takes it for the end of what a user types; here it is a bug
+                raise error.__cause__ from None
             code = 130
         except Exception as error:
             if not _call.interrupted:

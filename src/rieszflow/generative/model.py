@@ -220,7 +220,7 @@ class GenerativeFlow(OnHub):
                 where the model was trained without; of labels, None draws them as often as they were in training.
             seed: of the latents: a whole number, or a CPU torch.Generator that goes on; None for torch's default generator.
             batch_size: latents in one pass of a network; a recorded flow takes 4,000 at least.
-            progress: called after every network with a `Progress`.
+            progress: called after every stage with a `Progress`.
 
         Returns:
             (n, d) or (n, C, H, W), on the CPU, in the data's own values; images are clipped to their range. float32, but
@@ -234,7 +234,7 @@ class GenerativeFlow(OnHub):
         if self.run is None or (last := self.run.trained()) == 0:
             raise RunError("no trained network yet: call fit first, or resume the run")
         if last < (total := self.config.total_networks()):
-            notice(f"{self.run.path}: is not trained to its end; samples go through {last} of {total} networks")
+            notice(f"{self.run.path}: is not trained to its end; samples go through {last} of {total} stages")
         device = self.config.torch_device()
         generator = _validate.generator(seed)
         x, shape = torch.empty(0), self.run.shape
@@ -258,7 +258,7 @@ class GenerativeFlow(OnHub):
                 step = number - level.first if self.config.shared else None
                 x = displace(phi, x, level.config.clip, step, batch_size)
                 if progress is not None:
-                    progress(Progress("networks", number, last))
+                    progress(Progress("stages", number, last))
         if not x.isfinite().all():
             raise RunError(f"{self.run.path}: its networks or recording lead samples out of the finite numbers")
         # a run that has not come to its last level yet: its samples are what they are, in larger pixels
@@ -283,7 +283,7 @@ class GenerativeFlow(OnHub):
                 raise RunError(f"{self.run.network_file(number)}: does not fit the run ({one_line(error)})") from None
             batches = [segment.push(part, velocities) for part, velocities in batches]
             if progress is not None:
-                progress(Progress("parts", number, last))
+                progress(Progress("stages", number, last))
         return torch.cat([part for part, _ in batches])
 
     def _load_weights(self, phi: Displacement, level: Level, number: int, last: int) -> None:

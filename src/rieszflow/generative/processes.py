@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -54,7 +55,13 @@ class Processes:
 
 def processes(device: torch.device) -> Processes:
     """The processes of this job; the group is made if there is none yet. `device` is the one that the settings name."""
-    state = PartialState(cpu=device.type == "cpu")
+    try:
+        state = PartialState(cpu=device.type == "cpu")
+    except ValueError as error:  # variables that another program has left
+        raise RunError(
+            f"WORLD_SIZE={os.environ.get('WORLD_SIZE')} is set, but this is not one of several processes that torchrun has "
+            f"started ({one_line(error, 100)}); unset it"
+        ) from None
     if state.num_processes == 1:
         return Processes(1, 0, device, None)
     if device.type == "cuda":  # one for every process of a machine

@@ -22,7 +22,7 @@ def inception_distances(x: Tensor, y: Tensor, weights: str | Path) -> dict[str, 
     Args:
         x: images, float32 in [0, 1].
         y: images (m, C, H, W).
-        weights: torch-fidelity's `weights-inception-2015-12-05-*.pth`. Needs the extra `rieszflow[fid]`.
+        weights: torch-fidelity's `weights-inception-2015-12-05-*.pth`. Needs torch-fidelity and torchmetrics, the extra `fid`.
 
     Returns:
         {"inception_fid": `frechet_distance`, "inception_kid": `kernel_distance`} of the features.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from rieszflow._notices import notice
 from rieszflow._surroundings import defaults
+from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Dataset
 from rieszflow.errors import InputError
 from rieszflow.exact import energy_distance
@@ -62,6 +64,7 @@ def evaluate(
     seed: int = 0,
     inception_weights: str | Path | None = None,
     labels: Tensor | None = None,
+    progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
     """All scores of a generated set against held-out data, and of an equally large real training set beside them.
 
@@ -71,6 +74,7 @@ def evaluate(
         seed: of the classifier, and of the choice of real data.
         inception_weights: file with torch-fidelity's Inception weights, for the FID of the literature; None to leave it out.
         labels: (n,) which every sample was asked to have; the data need labels, too.
+        progress: Called before every score with a `Progress` whose `what` names it, and at the end.
 
     Returns:
         A dict that JSON can say:
@@ -99,6 +103,13 @@ def evaluate(
     generator = torch.Generator().manual_seed(seed)
     sets = {"generated": samples[:n], "training_data": data.train[torch.randperm(len(data.train), generator=generator)[:n]]}
     real = data.held_out[torch.randperm(len(data.held_out), generator=generator)[:n]]
+    total, done = 2 * (6 + (inception_weights is not None)) + 2, itertools.count()
+
+    def tell(what: str) -> None:
+        if progress is not None:
+            progress(Progress(what, next(done), total))
+
+    tell("features")
     space = _feature_space(data, seed)
     if labels is not None and (space.guesses is None or labels.shape != (len(samples),)):
         raise InputError(f"labels: shape {tuple(labels.shape)} given; ({len(samples)},), of data with labels, is accepted")
@@ -108,20 +119,10 @@ def evaluate(
     scores: dict[str, dict[str, float]] = {}
     for name, x in sets.items():
         features = space.features(x)
-        precision, recall = precision_recall(features, real_features)
-        one = {
-            "energy_distance_V": energy_distance(x.flatten(1), real.flatten(1), statistic="V").item(),
-            "energy_distance_U": energy_distance(x.flatten(1), real.flatten(1), statistic="U").item(),
-            "energy_p_value": energy_p_value(x[:_TESTED].flatten(1), real[:_TESTED].flatten(1), seed=seed),
-            "frechet_distance": frechet_distance(features, real_features),
-            "kernel_distance": kernel_distance(features / size, real_features / size),
-            "precision": precision,
-            "recall": recall,
-        }
-        if inception_weights is not None:
-            one |= inception_distances(x, real, inception_weights)
-        for score, value in one.items():
-            scores.setdefault(score, {})[name] = value
+        for names, measure in _measures(x, real, features, real_features, size, seed, inception_weights).items():
+            tell(names[0])
+            for score, value in zip(names, measure(), strict=True):
+                scores.setdefault(score, {})[name] = value
     by_label = {}
     if labels is not None and space.guesses is not None and space.accuracy is not None:
         right = (space.guesses(samples) == labels).double().mean().item()
@@ -134,8 +135,10 @@ def evaluate(
             "(the less data, the larger), and the other scores are noisy; compare them only between evaluations of as many data"
         )
         notice(cautions[0])
+    tell("nearest training data")
     train = data.train.flatten(1)
     memory = {k: nearest(v[:1000], train)[1].median().item() for k, v in (("generated", samples), ("held_out", real))}
+    tell("scores")
     return {
         "samples": n,
         "held_out": n,
@@ -148,6 +151,24 @@ def evaluate(
         "cautions": cautions,
         "nearest_training_distance": memory,
     }
+
+
+def _measures(
+    x: Tensor, real: Tensor, features: Tensor, real_features: Tensor, size: Tensor, seed: int, inception: str | Path | None
+) -> dict[tuple[str, ...], Callable[[], Iterable[float]]]:
+    """Return the scores of one set by their names, yet to be computed."""
+    a, b = x.flatten(1), real.flatten(1)
+    found: dict[tuple[str, ...], Callable[[], Iterable[float]]] = {
+        ("energy_distance_V",): lambda: [energy_distance(a, b, statistic="V").item()],
+        ("energy_distance_U",): lambda: [energy_distance(a, b, statistic="U").item()],
+        ("energy_p_value",): lambda: [energy_p_value(a[:_TESTED], b[:_TESTED], seed=seed)],
+        ("frechet_distance",): lambda: [frechet_distance(features, real_features)],
+        ("kernel_distance",): lambda: [kernel_distance(features / size, real_features / size)],
+        ("precision", "recall"): lambda: precision_recall(features, real_features),
+    }
+    if inception is not None:
+        found["inception_fid", "inception_kid"] = lambda: inception_distances(x, real, inception).values()
+    return found
 
 
 def _by_label(

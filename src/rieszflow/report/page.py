@@ -14,7 +14,8 @@ from torch import Tensor
 from rieszflow._extras import extra
 from rieszflow._files import atomically, printable
 from rieszflow.metrics import AROUND_ZERO, BETTER
-from rieszflow.report.pictures import ACROSS, CLOUD, GRID, distance_curves, error_curve, picture, save_picture, way
+from rieszflow.report.pictures import ACROSS, CLOUD, GRID, distance_curves, error_curve, picture, save_picture, way, zoom_of
+from rieszflow.report.stages import noun, stage_table
 
 with extra("cli", "pictures"):
     from PIL import Image
@@ -35,7 +36,8 @@ _PAGE = """<!doctype html>
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2em auto; padding: 0 1em; }}
 body {{ color: var(--ink); background: var(--paper); overflow-wrap: anywhere; }}
 h2 {{ margin-top: 2em; border-bottom: 1px solid var(--line); }}
-img {{ box-sizing: border-box; max-width: 100%; height: auto; border: 6px solid #888; border-radius: 3px; }}
+img {{ box-sizing: border-box; max-width: 100%; height: auto; border: {border}px solid #888; border-radius: 3px; }}
+img.pixels {{ image-rendering: pixelated; }}
 table {{ border-collapse: collapse; font-size: 13px; overflow-wrap: normal; }}
 td, th {{ padding: 2px 10px; text-align: right; border-bottom: 1px solid var(--line); }}
 td:first-child, th:first-child, .settings td {{ text-align: left; }}
@@ -46,7 +48,7 @@ figcaption {{ color: var(--soft); font-size: 13px; }}
 </style></head><body>
 <h1>{title}</h1>
 <p>This is what a generative flow has learned: noise was moved towards the data along the sliced MMD flow. {how}
-Energy distances say how far something is from data that no network has seen: lower is better, they lie around 0 (at times
+Energy distances say how far something is from data held out of the training: lower is better, they lie around 0 (at times
 below it) where nothing differs, and real training data set the yardstick; more in docs/design.md of the project.</p>
 <p>{summary}</p>
 {sections}
@@ -64,12 +66,12 @@ _HOW = {
         "samples below. There is no network in it."
     ),
 }
-_PARTS = {"networks": "networks", "recorded": "parts of a recording"}
+_BORDER = 6  # around a picture
 _WORK = {"networks": "flow and fit", "recorded": "flow"}
 
 
 def draw(run: Run, pictures: Pictures) -> None:
-    """The pictures of a network that was just finished, and the report anew. The `draw` callback of a training."""
+    """Draw the pictures of a stage that was just finished, and write the report: the `draw` callback of a training."""
     number, shape = len(run.metrics()), run.shape
     folder = run.path / "images"
     for name, flat in (("particles", pictures.particles), ("samples", pictures.samples)):
@@ -107,7 +109,7 @@ def write_report(run: Run) -> Path:
     if evaluation is not None:
         caption = "Samples, and below each its L2-nearest training image."
         alt = "Two rows of generated images, each above a row of the training images nearest to them."
-        nearest = _figure(run.path / "images" / "nearest.png", alt, caption)
+        nearest = _figure(run.path / "images" / "nearest.png", alt, caption, run.shape)
         sections.append("<h2>Evaluation</h2>" + _evaluation_table(evaluation) + nearest)
     settings = "".join(f"<tr><td>{_text(k)}</td><td>{_text(v)}</td></tr>" for k, v in run.config.to_dict().items())
     sections.append(
@@ -115,12 +117,14 @@ def write_report(run: Run) -> Path:
         f"<table class=settings>{settings}</table></div></details>"
     )
     summary = (
-        f"Trained on {run.data['points']} data of shape {tuple(run.shape)}: "
-        f"{len(rows)} of {run.config.total_networks()} {_PARTS[run.config.model]}"
+        f"Trained on {run.data['points']:,} {noun(run.shape)} of shape {tuple(run.shape)}: "
+        f"{len(rows)} of {run.config.total_networks()} stages"
         + (f", {sum(rows[-1]['seconds'].values()):.0f} s of {_WORK[run.config.model]}." if rows else ".")
     )
     title = Path(run.data["name"]).name
-    page = _PAGE.format(title=_text(title), how=_HOW[run.config.model], summary=_text(summary), sections="\n".join(sections))
+    page = _PAGE.format(
+        title=_text(title), how=_HOW[run.config.model], summary=_text(summary), sections="\n".join(sections), border=_BORDER
+    )
     file = run.path / "report.html"
     # A file's name may hold bytes that are no text.
     content = page.encode("utf-8", "replace")
@@ -135,7 +139,7 @@ def _samples(run: Run, number: int) -> str:
         ("particles", "particles of the flow", "Particles of the flow, which samples should look like."),
     )
     figures = [
-        _figure(run.path / "images" / f"{name}-{number:04d}.png", f"{kind}: {what}, at network {number}.", caption)
+        _figure(run.path / "images" / f"{name}-{number:04d}.png", f"{kind}: {what}, after stage {number}.", caption, run.shape)
         for name, what, caption in shown
     ]
     return f"<h2>Samples</h2><div class=pair>{''.join(figures)}</div>"
@@ -153,22 +157,22 @@ def _told(run: Run) -> str:
 
 def _way_section(run: Run, number: int) -> str:
     if len(run.shape) == 3:
-        alt = f"Grid of images: a column for every sample, noise in the top row, after network {number} in the last row."
+        alt = f"Grid of images: a column for every sample, noise in the top row, after stage {number} in the last row."
     else:
-        alt = f"Scatter plot: samples as noise, pale, and after networks up to number {number}, ever darker."
-    caption = "Fresh samples on their way: noise first, then after each network" + (" (some of them)." if number > 15 else ".")
-    return "<h2>From noise to data</h2>" + _figure(run.path / "images" / "way.png", alt, caption)
+        alt = f"Scatter plot: samples as noise, pale, and after stages up to number {number}, ever darker."
+    caption = "Fresh samples on their way: noise first, then after each stage" + (" (some of them)." if number > 15 else ".")
+    return "<h2>From noise to data</h2>" + _figure(run.path / "images" / "way.png", alt, caption, run.shape)
 
 
 def _curves(rows: list[dict[str, Any]]) -> str:
     first, last = rows[0], rows[-1]
-    over = f"over networks {first['network']} to {last['network']}"
+    over = f"over stages {first['network']} to {last['network']}"
     fresh, yardstick = ([row["energy_distance"][key] for row in (first, last)] for key in ("fresh_samples", "training_data"))
     distances = _inline(
         distance_curves(rows),
         f"Curves of energy distances to held-out data {over}: fresh samples go from {fresh[0]:.3g} to {fresh[1]:.3g}; "
         f"a dashed line marks training data at {yardstick[1]:.3g}.",
-        "Energy distance to held-out data after every network; lower is better.",
+        "Energy distance to held-out data after every stage; lower is better.",
     )
     if "fit_error" not in last:
         return f"<h2>Curves</h2>{distances}" + _rows_table(rows)
@@ -185,15 +189,22 @@ def _text(value: Any) -> str:
     return html.escape(printable(value))
 
 
-def _figure(file: Path, alt: str, caption: str) -> str:
-    return _inline(Image.open(file), alt, caption) if file.is_file() else ""
+def _figure(file: Path, alt: str, caption: str, shape: tuple[int, ...]) -> str:
+    """A picture of data. Pixels of small images are shown at least three times as large, as far as the page is wide enough."""
+    if not file.is_file():
+        return ""
+    image = Image.open(file)
+    return _inline(image, alt, caption, round(image.width * max(1, 3 / zoom_of(shape))) if len(shape) == 3 else 0)
 
 
-def _inline(image: Image.Image, alt: str, caption: str) -> str:
+def _inline(image: Image.Image, alt: str, caption: str, width: int = 0) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return f'<figure><img alt="{_text(alt)}" src="{source}"><figcaption>{_text(caption)}</figcaption></figure>'
+    attributes = f' class=pixels style="width: {width + 2 * _BORDER}px"' if width else ""
+    basis = f' style="flex-basis: min({width + 2 * _BORDER}px, 100%)"' if width else ""
+    words = _text(caption)
+    return f'<figure{basis}><img{attributes} alt="{_text(alt)}" src="{source}"><figcaption>{words}</figcaption></figure>'
 
 
 def _table(head: list[str], rows: list[list[Any]]) -> str:
@@ -204,15 +215,9 @@ def _table(head: list[str], rows: list[list[Any]]) -> str:
 
 
 def _rows_table(rows: list[dict[str, Any]]) -> str:
-    head = "network|pooled by|flow steps|fit error|particles|network's particles|fresh samples|seconds"
-    cells = []
-    for row in rows:
-        e = row["energy_distance"]
-        distances = [f"{e[key]:.4f}" if key in e else "" for key in ("particles", "network_particles", "fresh_samples")]
-        seconds, error = f"{sum(row['seconds'].values()):.0f}", f"{row['fit_error']:.3f}" if "fit_error" in row else ""
-        cells.append([row["network"], row["level"], row["flow_steps"], error, *distances, seconds])
-    words = "Energy distances (statisticians' convention, unbiased) to held-out data; lower is better:"
-    return f"<p>{_text(words)}</p>" + _table(head.split("|"), cells)
+    fitted = "of particles fitted by the network, " if "network_particles" in rows[-1]["energy_distance"] else ""
+    words = f"Unbiased energy distances to held-out data, lower is better: of the flow's particles, {fitted}of fresh samples."
+    return f"<p>{words}</p>" + _table(*stage_table(rows))
 
 
 def _evaluation_table(evaluation: dict[str, Any]) -> str:

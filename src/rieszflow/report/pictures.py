@@ -34,6 +34,7 @@ __all__ = [
     "picture",
     "save_picture",
     "way",
+    "zoom_of",
 ]
 
 GRID = 64  # images in a grid
@@ -55,9 +56,15 @@ def picture(x: Tensor, columns: int | None = None) -> Image.Image:
     for k, image in enumerate(values):
         top, left = gap + (k // columns) * (H + gap), gap + (k % columns) * (W + gap)
         canvas[top : top + H, left : left + W] = image
-    zoom = max(1, round(40 / W))
+    zoom = zoom_of((C, H, W))
     image = Image.fromarray(canvas[:, :, 0] if C == 1 else canvas)
     return image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
+
+
+def zoom_of(shape: tuple[int, ...]) -> int:
+    """Return how many times larger than its data the images (C, H, W) of a grid are drawn: about 40 pixels wide."""
+    C, _, W = shape
+    return max(1, round(40 / (W if C in (1, 3) else C * W)))
 
 
 def save_picture(path: Path, image: Image.Image) -> None:
@@ -66,7 +73,7 @@ def save_picture(path: Path, image: Image.Image) -> None:
 
 
 def way(path: Tensor, shape: tuple[int, ...]) -> Image.Image:
-    """(L + 1, k, d): for images one column per sample, from noise at the top to the last network at the bottom."""
+    """(L + 1, k, d): for images one column per sample, from noise at the top to the last stage at the bottom."""
     if len(shape) == 3:
         return picture(path.flatten(0, 1).view(-1, *shape), columns=path.shape[1])
     return _scatter(list(path), [f"{k}" if k in (0, len(path) - 1) else "" for k in range(len(path))])
@@ -80,7 +87,7 @@ def _scatter(clouds: list[Tensor], labels: list[str]) -> Image.Image:
         shade = (k + 1) / len(clouds)
         axes.scatter(x[:, 0], second, s=6, alpha=0.3 + 0.5 * shade, color=(0.75 * (1 - shade), 0.2, shade), label=label or None)
     if any(labels):
-        axes.legend(title="after network", markerscale=2)
+        axes.legend(title="after stage", markerscale=2)
     axes.set_xlabel("first coordinate")
     axes.set_ylabel("second coordinate")
     return _image(figure)
@@ -124,7 +131,7 @@ def error_curve(rows: list[dict[str, Any]]) -> Image.Image:
 def _axes(rows: list[dict[str, Any]]) -> tuple[Figure, Any, list[int]]:
     figure = Figure(figsize=(5, 3.6), dpi=110, layout="tight")
     axes = figure.add_subplot()
-    axes.set(xlabel="network")
+    axes.set(xlabel="stage")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure, axes, [row["network"] for row in rows]
 

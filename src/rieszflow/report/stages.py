@@ -1,0 +1,32 @@
+"""The lines of metrics.jsonl as a table, for the page and for the command line."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+__all__ = ["noun", "stage_table"]
+
+_HEADINGS = ("stage", "pooled", "steps", "fit error", "particles", "fitted", "fresh", "seconds")
+
+
+def noun(shape: tuple[int, ...]) -> str:
+    """Return the word for data of that shape."""
+    return "images" if len(shape) == 3 else "points"
+
+
+def stage_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and cells, a line for every stage; columns that would be empty are left out.
+
+    Seconds are those of a stage. In metrics.jsonl they are counted from the beginning of the training.
+    """
+    seconds = [0.0, *(sum(row["seconds"].values()) for row in rows)]
+    cells = []
+    for row, (before, after) in zip(rows, pairwise(seconds), strict=True):
+        e = row["energy_distance"]
+        distances = [f"{e[key]:.4f}" if key in e else "" for key in ("particles", "network_particles", "fresh_samples")]
+        pooled = str(row["level"]) if row["level"] != 1 else ""
+        error = f"{row['fit_error']:.3f}" if "fit_error" in row else ""
+        cells.append([str(row["network"]), pooled, str(row["flow_steps"]), error, *distances, f"{after - before:.1f}"])
+    filled = [k for k in range(len(_HEADINGS)) if any(line[k] for line in cells)]
+    return [_HEADINGS[k] for k in filled], [[line[k] for k in filled] for line in cells]

@@ -1,4 +1,5 @@
-# make demo and make test are all that a fresh machine needs; each sets up .venv by itself.
+# make demo and make test are all that a fresh machine needs, with 2.1 GB of disk space for .venv, which each sets up by itself
+# (more where pip brings a PyTorch with CUDA). make release needs git, too.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

@@ -143,7 +143,7 @@ def test_recording_over_two_processes(tmp_path, more):
     assert alone.returncode == 0, alone.stderr
     done = torchrun(2, *training(tmp_path / "two", *recorded))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("part   1") == 1  # one process speaks
+    assert done.stdout.count("stage   1") == 1  # one process speaks
     one, two = (Run.open(tmp_path / name).metrics() for name in ("one", "two"))
     assert len(two) == 3
     for key in ("particles", "fresh_samples", "training_data"):

@@ -40,7 +40,7 @@ def _can_keep(folder: Path) -> bool:
     exec(compile("def probe(): pass", str(folder / "__init__.py"), "exec"), defined)
     try:
         probe = numba.njit(cache=True)(defined["probe"])
-        _remove_damaged(Path(probe.stats.cache_path))
+        _remove_damaged(Path(str(probe.stats.cache_path)))
     except (RuntimeError, OSError):
         return False
     return True

@@ -585,7 +585,8 @@ def test_evaluate_finds_out_first_whether_it_can_write(points, tmp_path, monkeyp
     assert ("No space left" if wrong == "full" else f"{wrong} is a folder; remove it") in done.stderr
 
 
-def test_help_reads_well():
+def test_help_reads_well(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "0")  # as terminals without a size say; it hides nothing
     out = program("--help").stdout
     for command in ("train", "resume", "sample", "evaluate", "info"):
         assert command in out

@@ -97,7 +97,7 @@ def test_options_of_tables(tmp_path):
     (tmp_path / "a.csv").write_text("age,income,name\n" + rows)
     german = "".join(f"x;{a!s};{b!s}\n".replace(".", ",") for a, b in [(b, a) for a, b in numbers])
     (tmp_path / "b.csv").write_bytes(("größe;income;age\n" + german).encode("latin-1"))
-    common = ["--out", tmp_path / "c.png", "--permutations", 19]
+    common = ["--permutations", 19]
     done = called("compare", "a.csv", "b.csv", *common, cwd=tmp_path)
     assert done.returncode == 1 and "b.csv: not text in the encoding utf-8" in done.stderr
     sketch = ["sketch", "b.csv", "-o", "b.sketch", "--delimiter", ";", "--decimal", ",", "--encoding", "latin-1", "--slices", 4]

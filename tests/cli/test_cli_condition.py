@@ -62,7 +62,7 @@ def test_columns_that_are_given(folder):
     done = called("sample", "people", "--given", "40,5", "-n", 6, "--out", "some.npy", cwd=folder)
     assert done.returncode == 0 and np.load(folder / "some.npy").shape == (6, 1)
     assert called("evaluate", "people", "-n", 20, cwd=folder).returncode == 0
-    done = called("sample", "people", "--given", "90,5", "-n", 6, "--out", "some.npy", cwd=folder)
+    done = called("sample", "people", "--given", "90,5", "-n", 6, "--out", "far.npy", cwd=folder)
     assert done.returncode == 0 and "age lies" in done.stdout + done.stderr
 
 
@@ -78,8 +78,8 @@ def test_columns_that_are_given(folder):
             ["sample", "left", "--label", 1],
             "--label: left was trained with the condition 'left-half'; it needs a run of `rieszflow train … --by-class`",
         ),
-        (["sample", "by-class", "--observed", "held-out"], "--observed: given"),
-        (["sample", "by-class", "--given", "1"], "--given: given"),
+        (["sample", "by-class", "--observed", "held-out"], "rieszflow train … --observe`"),
+        (["sample", "by-class", "--given", "1"], "rieszflow train … --given`"),
         (["sample", "left"], "the model needs the known part of images"),
         (["sample", "left", "--observed", "nowhere.npy"], "nowhere.npy given"),
         (["sample", "left", "--observed", "by-class/config.yaml"], "a .npy or .npz file"),

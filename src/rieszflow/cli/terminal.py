@@ -14,6 +14,8 @@ __all__ = ["RANK", "begin", "console", "one_line", "print_table", "rank", "say",
 
 
 RANK = 0
+if not os.environ.get("COLUMNS", "").strip("0"):  # Rich would print nothing in 0 columns
+    os.environ.pop("COLUMNS", None)
 console = Console(markup=False, emoji=False)  # names of files and columns are no markup
 
 

@@ -193,8 +193,8 @@ def _figure(file: Path, alt: str, caption: str, shape: tuple[int, ...]) -> str:
     """A picture of data. Pixels of small images are shown at least three times as large, as far as the page is wide enough."""
     if not file.is_file():
         return ""
-    image = Image.open(file)
-    return _inline(image, alt, caption, round(image.width * max(1, 3 / zoom_of(shape))) if len(shape) == 3 else 0)
+    with Image.open(file) as image:
+        return _inline(image, alt, caption, round(image.width * max(1, 3 / zoom_of(shape))) if len(shape) == 3 else 0)
 
 
 def _inline(image: Image.Image, alt: str, caption: str, width: int = 0) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from problems import clouds, generator
+from torch.utils.checkpoint import checkpoint
 
 import rieszflow as rf
 from rieszflow import SlicedMMDLoss
@@ -91,6 +92,93 @@ def test_torch_func():
         expected = [torch.stack(g) for g in zip(*(gradient(f, *m) for m in members), strict=True)]
         torch.testing.assert_close(list(both), expected, **near)
     torch.testing.assert_close(torch.vmap(f, 1)(xs.transpose(0, 1), ys.transpose(0, 1))[1], f(xs[1], ys[1]), **near)
+
+
+def test_derivatives_through_vmap():
+    """By `torch.func.grad`, `jacrev` and `backward`, outside of one or two `vmap`s, and by what is not batched."""
+    x, y = (t.float() for t in clouds(6, 12, 10, 4))
+    xs = torch.stack([x, 2 * x, x + 1])
+    want = torch.stack([gradient(lambda z: loss()(z, y), z)[0] for z in xs])
+    f = torch.vmap(lambda z: loss()(z, y))
+    near = {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(torch.func.grad(lambda t: f(t).sum())(xs), want, **near)
+    torch.testing.assert_close(torch.func.jacrev(f)(xs).sum(0), want, **near)
+    torch.testing.assert_close(gradient(lambda t: f(t).sum(), xs)[0], want, **near)
+    torch.testing.assert_close(gradient(lambda t: torch.vmap(f)(t[None]).sum(), xs)[0], want, **near)
+    (by_y,) = gradient(lambda t: torch.vmap(lambda z: loss()(z, t))(xs).sum(), y)
+    torch.testing.assert_close(by_y, sum(gradient(lambda t: loss()(z, t), y)[0] for z in xs), **near)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_an_activation_checkpoint_sees_the_same_slices(reentrant):
+    """Three calls on equal points, whose slices differ: each in a checkpoint of its own, all in one, nested, batched."""
+    x, y = clouds(11, 12, 10, 4)
+    f = loss()
+    (want,) = gradient(lambda z: f(z, y) + 2 * f(z, y) + 3 * f(z, y), x)
+
+    def kept(part, z):
+        return checkpoint(part, z, use_reentrant=reentrant)
+
+    def one_each(f):
+        return lambda z: sum(k * kept(lambda t: f(t, y), z) for k in (1, 2, 3))
+
+    def together(f):
+        return lambda z: kept(lambda t: f(t, y) + 2 * f(t, y) + 3 * f(t, y), z)
+
+    def nested(f):
+        return lambda z: kept(one_each(f), z)
+
+    def batched(f):
+        return lambda z: kept(lambda t: sum(k * torch.vmap(lambda u: f(u, y))(t[None]).sum() for k in (1, 2, 3)), z)
+
+    for way in (one_each, together, nested, batched):
+        f, leaf = loss(), x.clone().requires_grad_()
+        way(f)(leaf).backward()
+        torch.testing.assert_close(leaf.grad, want, rtol=1e-12, atol=1e-15)
+        assert f.calls == 3
+        f.eval()
+        with torch.no_grad():
+            f(x, y)
+        assert f.calls == 4
+    f = loss()
+    forgetful = checkpoint(lambda t: f(t, y), x.clone().requires_grad_(), use_reentrant=reentrant, preserve_rng_state=False)
+    with pytest.raises(DerivativeError, match="must restore torch's random state"):
+        forgetful.backward()
+    again = checkpoint(
+        lambda t: rf.sliced_mmd2(t, y, slices=8, seed=generator(1)) + rf.sliced_mmd2(t, y, slices=8),
+        x.clone().requires_grad_(),
+        use_reentrant=reentrant,
+    )
+    with pytest.raises(DerivativeError, match="seed: must be an integer or None in an activation checkpoint"):
+        again.backward()
+
+
+def test_calls_draw_random_numbers_in_checkpoints_only():
+    x, y = clouds(11, 12, 10, 4)
+    before = torch.get_rng_state()
+    f = loss()
+    gradient(lambda z: f(z, y), x)
+    with torch.inference_mode():
+        f(x, y)
+    assert torch.equal(torch.get_rng_state(), before) and f.calls == 2
+
+
+def test_points_without_values():
+    x, y = (torch.empty(n, 2, 3, device="meta") for n in (5, 4))
+    f = loss()
+    for module in (f, copy.deepcopy(f).to("meta")):
+        leaf = x.clone().requires_grad_()
+        value = module(leaf, y)
+        value.backward()
+        assert value.is_meta and value.shape == () and leaf.grad.is_meta and leaf.grad.shape == x.shape
+        for a, b in ((x, torch.rand(4, 6)), (torch.rand(5, 6), y)):
+            with pytest.raises(InputError, match="must be on the meta device, got x on"):
+                module(a, b)
+        with pytest.raises(InputError, match="y: points of dimension d = 3"):
+            module(x, y[:, 0])
+    with pytest.raises(InputError, match="the module on meta"):
+        f.to("meta")(torch.rand(5, 6), torch.rand(4, 6))
+    assert loss()(x, y).dtype == torch.float32 and loss()(x.double(), y).dtype == torch.float64
 
 
 def test_a_second_derivative_is_an_error():

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rieszflow import _validate, engines
+from rieszflow._autograd import draw_outside_transforms, may_be_recomputed, recomputing
 from rieszflow._clouds import Need
 from rieszflow._surroundings import plain
 from rieszflow._types import DirectionsName, EngineName, Statistic
@@ -25,6 +26,7 @@ from rieszflow.sliced import prepared
 __all__ = ["SlicedMMDLoss", "flat"]
 
 _SEEDS = 2**62  # seeds are taken modulo this, in whole numbers of 64 bits
+_DRAWS = 2**14  # calls within checkpoints that are remembered for their recomputation
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ class _Differentiable(torch.autograd.Function):
     ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int | None, int | None]]:
         if in_dims[2] is not None:
             raise InputError("SlicedMMDLoss: a vmap over modules given; one over points is accepted, on the same slices")
+        # Inside of vmap a batched tensor says nothing of an outer grad or backward; the tensor below does.
+        need_x, need_y = need_x or x.requires_grad, need_y or y.requires_grad
         x, y = (
             t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
             for t, dim in ((x, in_dims[0]), (y, in_dims[1]))
@@ -139,7 +143,10 @@ class SlicedMMDLoss(nn.Module):
     """`sliced_mmd2` between two batches as a loss: on fresh slices at every call, in float32 whatever the batches are.
 
     Fresh slices make the loss an unbiased estimate at every step. A network sees all directions in time with some hundreds of
-    slices a step. It works under autocast, in `torch.compile` with `fullgraph=True`, in `torch.func.grad` and `vmap`.
+    slices a step. It works under autocast, in `torch.compile` with `fullgraph=True`, in `torch.func.grad` and `vmap`, and in an
+    activation checkpoint: a checkpoint's recomputation sees the slices of its first computation and is not counted as a call.
+    For that, a call in a checkpoint or under `torch.no_grad` draws one number from torch's default generator, which the checkpoint
+    has to restore (`preserve_rng_state=True`, its default). Points on the meta device give a value there, for shapes.
 
     Args:
         kernel: as in `sliced_mmd2`.
@@ -199,6 +206,7 @@ class SlicedMMDLoss(nn.Module):
         self.register_buffer("seed", torch.tensor(whole, dtype=torch.int64, device="cpu"))
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64, device="cpu"))
         self._number = _number(self.setting)
+        self._draws: dict[int, int] = {}
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """D² between two batches.
@@ -218,18 +226,56 @@ class SlicedMMDLoss(nn.Module):
         x, y = flat("x", x), flat("y", y)
         if x.dtype != y.dtype:
             x, y = x.double(), y.double()
-        # A long way from one seed to the next: modules with neighbouring ones should have no slices in common.
-        seed = (self.seed + 1_000_003 * self.calls).remainder(_SEEDS)
-        self.calls += 1
+        if x.is_meta or y.is_meta or self.seed.is_meta:
+            self._check_meta(x, y)
         way: Any = _sliced_mmd2 if torch.compiler.is_compiling() else _Differentiable.apply
-        value: Tensor = way(x, y, seed, self._number, x.requires_grad, y.requires_grad)[0]
+        need = [t.requires_grad and torch.is_grad_enabled() for t in (x, y)]
+        value: Tensor = way(x, y, self._next_seed(x), self._number, *need)[0]
         return value
+
+    def _check_meta(self, x: Tensor, y: Tensor) -> None:
+        """Refuse points that are only partly on the meta device, and shapes that do not fit."""
+        if not (x.is_meta and y.is_meta):
+            places = ", ".join(f"{name} on {t.device}" for name, t in (("x", x), ("y", y), ("the module", self.seed)))
+            raise InputError(
+                f"x, y: points and module must have values, or all points must be on the meta device, got {places}"
+            )
+        if x.shape[1] != y.shape[1]:
+            raise InputError(f"y: points of dimension d = {y.shape[1]} given, x has d = {x.shape[1]}; they must be equal")
+
+    def _next_seed(self, x: Tensor) -> Tensor:
+        """Return the seed of this call's slices; a checkpoint's recomputation gets the seed of its first computation."""
+        if not x.is_meta and not torch.compiler.is_compiling() and (recomputing() or may_be_recomputed()):
+            call = self._call_by_draw()
+        else:
+            call = self.calls.clone()
+            self.calls += not x.is_meta
+        # A long way from one seed to the next: modules with neighbouring ones should have no slices in common.
+        return (self.seed + 1_000_003 * call).remainder(_SEEDS)
+
+    def _call_by_draw(self) -> Tensor:
+        """Return this call's number, known by a number from torch's default generator, which is the same in a recomputation."""
+        draw = draw_outside_transforms()
+        if recomputing() and self._draws:
+            if draw not in self._draws:
+                raise DerivativeError(
+                    "SlicedMMDLoss: an activation checkpoint must restore torch's random state to compute the loss again on "
+                    "the same slices, got preserve_rng_state=False, or a call in a backward pass of other code"
+                )
+            return torch.full_like(self.calls, self._draws[draw])
+        if len(self._draws) == _DRAWS:
+            del self._draws[next(iter(self._draws))]
+        self._draws[draw] = int(self.calls)
+        call = self.calls.clone()
+        self.calls += 1
+        return call
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in vars(self.setting).items())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # PyTorch's
+        self._draws = {}
         self._number = _number(self.setting)  # another process has other numbers
 
 

@@ -32,8 +32,8 @@ class SlicedEnergyDistance(Metric):
 
     What is kept are the tables of a `SliceSketch`, 20 KB a slice for both clouds, whatever the number of points. Those of
     several processes add up without loss: how points are spread over batches and processes does not matter. States are added
-    up, merged and loaded only between metrics of equal `rows`, `slices`, `directions` and `seed`. They stay in float64, whatever
-    dtype a module around the metric is converted to.
+    up, merged and loaded only between metrics of equal `rows`, `slices`, `directions` and `seed`. They stay in float64,
+    whatever dtype a module around the metric is converted to.
 
     Calling the metric, as in `metric(x, real=False)`, counts the batch and returns the distance between that batch and all
     points of the other cloud seen so far: NaN as long as one of them has too few points. `compute` raises then.
@@ -230,6 +230,7 @@ class SlicedEnergyDistance(Metric):
         if given:
             for name, default in self._defaults.items():
                 value = given.get(name)
+                assert isinstance(default, Tensor)
                 if not isinstance(value, Tensor) or (value.shape, value.dtype) != (default.shape, default.dtype):
                     raise InputError(f"state_dict: no state `{name}` of shape {tuple(default.shape)} and dtype {default.dtype}")
             _agreed(torch.stack([self.plan, given["plan"].to(self.plan.device)]))

@@ -254,7 +254,7 @@ class SlicedMMDLoss(nn.Module):
         return (self.seed + 1_000_003 * call).remainder(_SEEDS)
 
     def _call_by_draw(self) -> Tensor:
-        """Return this call's number, known by a number from torch's default generator, which is the same in a recomputation."""
+        """Return this call's number; a number from torch's default generator identifies the call in a recomputation."""
         draw = draw_outside_transforms()
         if recomputing() and self._draws:
             if draw not in self._draws:

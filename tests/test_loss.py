@@ -34,6 +34,41 @@ def test_it_is_sliced_mmd2_of_the_flattened_points(directions, statistic):
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.parametrize("statistic", ["V", "U"])
+@pytest.mark.parametrize(("few", "many", "d", "slices"), [(1024, 1025, 3, 258), (512, 513, 70, 256), (512, 513, 300, 512)])
+def test_auto_is_brute_force_for_small_batches(few, many, d, slices, statistic):
+    """And above, sliced_mmd2 on bins with whole blocks of slices."""
+    y = torch.randn(20, d, generator=generator(1))
+    f = loss(slices="auto", statistic=statistic)
+    assert torch.equal(f(y[:5], y), f(y[:5], y)) and f.calls == 2
+    for n in (few, many):
+        x = torch.randn(n, d, generator=generator(2))
+        options = {"slices": slices, "engine": "bins", "seed": 1} if n == many else {}
+        g = lambda x, y: (rf.sliced_mmd2 if options else rf.mmd2)(x, y, statistic=statistic, **options)  # noqa: B023, E731
+        for a, b in ((x, y), (y, x)):
+            assert torch.equal(loss(slices="auto", statistic=statistic)(a, b), g(a, b))
+            found = gradient(loss(slices="auto", statistic=statistic), a, b)
+            assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, gradient(g, a, b), strict=True))
+
+
+def test_auto_looks_at_pairs_only_where_nothing_else_is_asked_for():
+    x, y = (t.float() for t in clouds(1, 30, 20, 16))
+    exact = rf.mmd2(x, y)
+    assert SlicedMMDLoss()(x, y) == exact and SlicedMMDLoss(kernel=rf.Gaussian(3.0))(x, y) == rf.mmd2(
+        x, y, kernel=rf.Gaussian(3.0)
+    )
+    for options in (
+        {"engine": "sort"},
+        {"engine": "bins"},
+        {"directions": "independent"},
+        {"directions": rf.LocalSlices((1, 4, 4), 2)},
+    ):
+        f = SlicedMMDLoss(seed=0, **options)
+        assert f(x, y) != f(x, y)
+    xs = torch.stack([x, 2 * x])
+    torch.testing.assert_close(torch.vmap(lambda z: SlicedMMDLoss()(z, y))(xs), torch.stack([exact, rf.mmd2(2 * x, y)]))
+
+
 def test_its_mean_over_calls_is_brute_force():
     """Fresh slices: values are independent and unbiased, so their mean is within 4 standard errors, once in 16,000 outside."""
     x, y = clouds(2, 40, 50, 7)

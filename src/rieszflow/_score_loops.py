@@ -7,16 +7,14 @@ import math
 import numba
 import numpy as np
 
-from rieszflow._numba import OPTIONS
+from rieszflow._numba import OPTIONS, SUMS
 
 __all__ = ["in_space", "on_line", "scaled"]
 
-# Sums have terms of one sign, or are sums of forces: their order may change, which lets them be computed in vectors.
-_SUMS = {**OPTIONS, "fastmath": OPTIONS["fastmath"] | {"reassoc"}}
 _LARGE = 400  # the largest coordinate of a forecast is brought near 2^400: see `_pairs`
 
 
-@numba.njit(**_SUMS)
+@numba.njit(**SUMS)
 def on_line(first, last, worker, tile, x, y, w, distinct, score, gradient):
     """Write scores, and gradients unless that array is empty, of forecasts first … last − 1.
 
@@ -60,7 +58,7 @@ def scaled(first, last, worker, tile, x, y, x_out, y_out, shift):
                 x_out[b, k, i] = x[b, i, k] * unit
 
 
-@numba.njit(**_SUMS)
+@numba.njit(**SUMS)
 def in_space(first, last, worker, tile, x, y, w, distinct, parts, gradient):
     """Write what members first … last − 1 of all forecasts add to the scores, and their gradients unless that array is empty.
 

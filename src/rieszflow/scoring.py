@@ -39,8 +39,8 @@ def energy_score(
 
     .. math:: \sum_i w_i \|x_i - y\| - \frac{1}{2n} \sum_{i \neq j} w_i w_j \|x_i - x_j\|
 
-    with n = 1, or n = 1 − Σ w_i² for the fair score: Σ_{i≠j} w_i w_j = n, so for independent members the second sum over n is an
-    unbiased estimate of E‖X − X′‖ whatever the weights are. With w_i = 1/m it is the mean over the m(m − 1) distinct pairs.
+    with n = 1, or n = 1 − Σ w_i² for the fair score: Σ_{i≠j} w_i w_j = n, so for independent members the second sum over n is
+    an unbiased estimate of E‖X − X′‖ whatever the weights are. With w_i = 1/m it is the mean over the m(m − 1) distinct pairs.
 
     It is a strictly proper score: in the mean over many y it is lowest for samples of the distribution that y is drawn from. It
     is also D² between the samples and the one point y. Sums are in float64, and points may be as large or as small as numbers
@@ -53,8 +53,8 @@ def energy_score(
             pairs, the score of the m samples as a distribution of their own.
         weights: non-negative weights w of the members, (m,) or (..., m), of sum one and of the dtype of `samples`. None for 1/m
             each. There is no derivative by them.
-        nan_policy: "raise" refuses NaN. "omit" leaves out members with a NaN and divides the weights of the others by their sum;
-            a forecast without y, or with too few members left, scores NaN, and its derivatives are zero. "propagate" gives
+        nan_policy: "raise" refuses NaN. "omit" leaves out members with a NaN and divides the others' weights by their sum; a
+            forecast without y, or with too few members left, scores NaN, and its derivatives are zero. "propagate" gives
             every forecast with a NaN the score NaN, and derivatives that are NaN.
 
     Returns:

@@ -180,7 +180,7 @@ class SlicedEnergyDistance(Metric):
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         if any(n < self._least for _, _, n in clouds):
             return total * torch.nan
-        for grid, rows in self._grids(self.real_mass.device):
+        for grid, rows in self._grids(clouds[0][0].device):
             x, y = (bins.Table(grid, (mass[rows] / n).float(), moments[rows] / n, 1 / int(n)) for mass, moments, n in clouds)
             total += bins.Cumulated(x, y, self.statistic == "U").values().sum()
         return 2 * total / self._drawn.slices

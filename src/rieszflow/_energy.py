@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,31 +36,54 @@ def suits(clouds: Pair, kernel: Kernel) -> bool:
     return 1 / _RANGE < largest < _RANGE
 
 
-def evaluate(clouds: Pair, need: Need) -> tuple[Tensor, list[Tensor | None]]:
-    """Return the value, and the derivatives by x, its weights, y and its weights that are needed, in float64.
+def evaluate(clouds: Pair, need: Need) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Return the value, and the derivatives by x, its weights, y and its weights, in float64; None for what is not needed.
 
     Up to 8 dimensions everything is in float64. Above, distances are in float32, off by 1e-6 of their scale at most, and those
     of close points in float64. Sums over the pairs of a point are in float64.
     """
     x, y = clouds.x.detached(), clouds.y.detached()
     a, b = weights_of(x), weights_of(y)
-    xx, by_xx = _sums(x, x, a, need.x, own=True)
-    yy, by_yy = _sums(y, y, b, need.y, own=True)
-    xy, by_xy = _sums(x, y, b, need.x)
-    yx, by_yx = _sums(y, x, a, need.y) if need.y or need.b else (None, None)
     n_x, n_y = (distinct(w) if clouds.unbiased else torch.ones_like(w[0]) for w in (a, b))
-    slopes: list[Tensor | None] = []
-    for points, weights, w, n, own, cross, by_own, by_cross in (
-        (need.x, need.a, a, n_x, xx, xy, by_xx, by_xy),
-        (need.y, need.b, b, n_y, yy, yx, by_yy, by_yx),
-    ):
-        slopes.append(by_cross.sub_(by_own.div_(n)).mul_(w[:, None]) if points else None)
-        slopes.append(cross - (own + clouds.unbiased * (w @ own / n) * w) / n if weights else None)
-    return a @ xy - (a @ xx) / n_x / 2 - (b @ yy) / n_y / 2, slopes
+    xx, xy = _sums(x, x, a, need.x, own=True), _sums(x, y, b, need.x)
+    slopes = [_by_points(xx, xy, a, n_x), _by_weights(xx, xy, a, n_x, clouds.unbiased) if need.a else None]
+    if not (need.value or need.y or need.b):
+        return None, [*slopes, None, None]
+    yy = _sums(y, y, b, need.y, own=True)
+    value = a @ xy.potential - (a @ xx.potential) / n_x / 2 - (b @ yy.potential) / n_y / 2
+    if need.y or need.b:
+        yx = _sums(y, x, a, need.y)
+        slopes += [_by_points(yy, yx, b, n_y), _by_weights(yy, yx, b, n_y, clouds.unbiased) if need.b else None]
+    else:
+        slopes += [None, None]
+    return value, slopes
 
 
-def _sums(x: Cloud, y: Cloud, w: Tensor, slope: bool, own: bool = False) -> tuple[Tensor, Tensor | None]:
-    """Return Σ_j w_j ρ_ij, (N,), and with `slope` Σ_j w_j (x_i − y_j)/ρ_ij, (N, d). With `own` x and y are one."""
+def _by_points(own: _Sums, cross: _Sums, w: Tensor, n: Tensor) -> Tensor | None:
+    if own.pull is None or cross.pull is None:
+        return None
+    return cross.pull.sub_(own.pull.div_(n)).mul_(w[:, None])
+
+
+def _by_weights(own: _Sums, cross: _Sums, w: Tensor, n: Tensor, unbiased: bool) -> Tensor:
+    normed = own.potential / n  # of ½S/n, S = Σ_{i≠k} w_i w_k ρ_ik, n = 1 − Σw²: quotient rule
+    return cross.potential - normed - (w @ normed / n * w if unbiased else 0)
+
+
+class _Sums(NamedTuple):
+    """Sums over the points of one cloud for every point x_i of another, in float64.
+
+    Attributes:
+        potential: Σ_j w_j ‖x_i − y_j‖, (N,).
+        pull: Σ_j w_j (x_i − y_j)/‖x_i − y_j‖, (N, d), or None if it was not asked for.
+    """
+
+    potential: Tensor
+    pull: Tensor | None
+
+
+def _sums(x: Cloud, y: Cloud, w: Tensor, slope: bool, own: bool = False) -> _Sums:
+    """Sum over y with weights w. With `own` x and y are one cloud."""
     P, Q, b = x.points.numpy(), y.points.numpy(), w.contiguous().numpy()
     (N, d), M = P.shape, len(Q)
     potential, pull = np.empty(N), np.empty((N * slope, d))
@@ -80,4 +105,4 @@ def _sums(x: Cloud, y: Cloud, w: Tensor, slope: bool, own: bool = False) -> tupl
             share(_pair_loops.from_products, len(products), 1 + _SHARE // M, *mine, *found)
             if slope:
                 pull[these] -= (products @ torch.from_numpy(near_Q)).numpy()
-    return torch.from_numpy(potential), torch.from_numpy(pull) if slope else None
+    return _Sums(torch.from_numpy(potential), torch.from_numpy(pull) if slope else None)

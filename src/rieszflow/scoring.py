@@ -112,7 +112,7 @@ class _Score(torch.autograd.Function):
         if nan_policy == "raise":
             score, gradient = _evaluate(x, y, w, fair, wanted)
             # Whatever is not finite makes a score that is not: to look there is faster than to look at all numbers.
-            if not score.isfinite().all():
+            if not score.sum().isfinite():
                 _refuse("contains NaN or infinity; only finite values are accepted", ~x.isfinite(), ~y.isfinite())
         else:
             _refuse("contains infinity; only finite values and NaN are accepted", x.isinf(), y.isinf())
@@ -160,7 +160,7 @@ def _evaluate(x: Tensor, y: Tensor, w: Tensor, fair: bool, wanted: bool) -> tupl
         return (_in_loops if x.device.type == "cpu" else _in_chunks)(x, y, w, n, wanted)
     way = _on_line if x.device.type == "cpu" and m <= _FEW else _sorted
     score, gradient = way(x[..., 0], y[:, 0], w, n, wanted)
-    if not score.isfinite().all():  # differences that are beyond the range may leave a score that is not
+    if not score.sum().isfinite():  # differences that are beyond the range may leave a score that is not
         score = torch.where(score.isfinite(), score, 4 * way(x[..., 0] / 4, y[:, 0] / 4, w, n, False)[0])
     return score, None if gradient is None else gradient[..., None]
 

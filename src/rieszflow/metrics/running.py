@@ -154,7 +154,7 @@ class SlicedEnergyDistance(Metric):
                 value = self._distance()
         finally:
             self._set_state(real, [a + b for a, b in zip(before, self._state(real), strict=True)])
-        self._forward_cache = value
+        self._forward_cache = value  # type: ignore[assignment]  # torchmetrics' type is that of its first value, None
         return value
 
     def compute(self) -> Tensor:

@@ -1,8 +1,8 @@
 """A training loss and its gradient: rieszflow against the energy distance by autograd, timed in turn in one process.
 
 The others are `torch.cdist` and, if it is installed, GeomLoss (`SamplesLoss("energy")`). `SlicedMMDLoss` is timed as it is
-("auto", which takes all pairs of small batches), and on slices for every batch. Where its slices become faster than all pairs,
-"auto" should change from one to the other.
+("auto", which takes all pairs of small batches), and for every batch on slices, as "auto" takes them for large batches. Where
+slices become faster than all pairs, "auto" should change from one to the other.
 
 Run: python benchmarks/losses.py [--repeats 5] [--largest 8192] [--threads 0]
 """
@@ -37,7 +37,7 @@ def losses(d: int) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
         BASE: cdist,
         "rf.mmd2": rf.mmd2,
         "SlicedMMDLoss": auto,
-        "on slices": rf.SlicedMMDLoss(slices=auto.setting.many(d), seed=0),
+        "on slices": rf.SlicedMMDLoss(slices=auto.setting.many(d), engine="bins", seed=0),
     }
     if geomloss is not None:
         ways["GeomLoss"] = geomloss.SamplesLoss("energy", backend="tensorized")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -93,7 +94,11 @@ def energy_score(
         raise InputError("samples: one given for every forecast; fair=True needs two at least")
     if fair and W is not None and ((W > 0).sum(-1) < 2).any():
         raise InputError("`weights` must have two positive entries in every forecast with fair=True, got fewer")
-    value: Tensor = _Score.apply(X, Y, W, bool(fair), nan_policy)  # type: ignore[no-untyped-call]  # PyTorch's
+    value: Tensor
+    if torch.is_grad_enabled() and (X.requires_grad or Y.requires_grad):
+        value = _Score.apply(X, Y, W, bool(fair), nan_policy)  # type: ignore[no-untyped-call]  # PyTorch's
+    else:
+        value, _ = _checked(X, Y, W, bool(fair), nan_policy, False)
     return value if isinstance(samples, Tensor) else value.numpy()[()]
 
 
@@ -102,24 +107,10 @@ class _Score(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, X: Tensor, Y: Tensor, W: Tensor | None, fair: bool, nan_policy: NanPolicy) -> Tensor:
-        m, d = X.shape[-2:]
-        x, y = X.detach().reshape(-1, m, d).double().contiguous(), Y.detach().reshape(-1, d).double().contiguous()
-        if W is None:
-            w = torch.full((1, m), 1 / m, dtype=torch.float64, device=X.device)
-        else:
-            w = W.double().reshape(-1, m).contiguous()
-        wanted = any(ctx.needs_input_grad[:2])
-        if nan_policy == "raise":
-            score, gradient = _evaluate(x, y, w, fair, wanted)
-            # Whatever is not finite makes a score that is not: to look there is faster than to look at all numbers.
-            if not score.sum().isfinite():
-                _refuse("contains NaN or infinity; only finite values are accepted", ~x.isfinite(), ~y.isfinite())
-        else:
-            _refuse("contains infinity; only finite values and NaN are accepted", x.isinf(), y.isinf())
-            score, gradient = _despite_nan(x, y, w, fair, wanted, nan_policy == "omit")
-        if gradient is not None:
-            ctx.save_for_backward(X, Y, gradient.reshape(X.shape).to(X.dtype))
-        return score.view(X.shape[:-2]).to(X.dtype)
+        score, gradient = _checked(X, Y, W, fair, nan_policy, True)
+        assert gradient is not None
+        ctx.save_for_backward(X, Y, gradient.reshape(X.shape).to(X.dtype))
+        return score
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -127,6 +118,28 @@ class _Score(torch.autograd.Function):
         # What moves samples and y together changes nothing: the derivative by y is minus that by all samples.
         by_x = upstream[..., None, None] * gradient
         return *once("energy_score", [by_x, -by_x.sum(-2)], [X, Y, upstream]), None, None, None
+
+
+def _checked(
+    X: Tensor, Y: Tensor, W: Tensor | None, fair: bool, nan_policy: NanPolicy, wanted: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Scores in the shape and dtype asked for, and gradients (B, m, d), if they are wanted, in float64."""
+    m, d = X.shape[-2:]
+    x, y = X.detach().reshape(-1, m, d).double().contiguous(), Y.detach().reshape(-1, d).double().contiguous()
+    if W is None:
+        w, n = x.new_full((1, m), 1 / m), x.new_full((1,), 1 - 1 / m if fair else 1)
+    else:
+        w = W.double().reshape(-1, m).contiguous()
+        n = _mass_of_pairs(w, fair)
+    if nan_policy == "raise":
+        score, gradient = _evaluate(x, y, w, n, wanted)
+        # Whatever is not finite makes a score that is not: to look there is faster than to look at all numbers.
+        if not math.isfinite(score.sum()):
+            _refuse("contains NaN or infinity; only finite values are accepted", ~x.isfinite(), ~y.isfinite())
+    else:
+        _refuse("contains infinity; only finite values and NaN are accepted", x.isinf(), y.isinf())
+        score, gradient = _despite_nan(x, y, w, fair, wanted, nan_policy == "omit")
+    return score.view(X.shape[:-2]).to(X.dtype), gradient
 
 
 def _refuse(why: str, in_samples: Tensor, in_y: Tensor) -> None:
@@ -145,22 +158,26 @@ def _despite_nan(x: Tensor, y: Tensor, w: Tensor, fair: bool, wanted: bool, omit
     else:
         unscored |= missing.any(-1)
     x = torch.where(missing[..., None], 0, x)
-    score, gradient = _evaluate(x, y.nan_to_num(), w, fair, wanted)
+    score, gradient = _evaluate(x, y.nan_to_num(), w, _mass_of_pairs(w, fair), wanted)
     score[unscored] = torch.nan
     if gradient is not None:
         gradient[unscored] = 0 if omit else torch.nan
     return score, gradient
 
 
-def _evaluate(x: Tensor, y: Tensor, w: Tensor, fair: bool, wanted: bool) -> tuple[Tensor, Tensor | None]:
-    """Scores (B,), and gradients (B, m, d) if they are wanted, of x (B, m, d), y (B, d) and w (B or 1, m), all in float64."""
+def _mass_of_pairs(w: Tensor, fair: bool) -> Tensor:
+    """n of `energy_score`."""
+    return distinct(w) if fair else torch.ones_like(w[:, 0])
+
+
+def _evaluate(x: Tensor, y: Tensor, w: Tensor, n: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+    """Scores (B,), and gradients (B, m, d) if they are wanted, of x (B, m, d), y (B, d), w (B or 1, m) and n (B or 1,)."""
     m, d = x.shape[1:]
-    n = distinct(w) if fair else torch.ones_like(w[:, 0])
     if d > 1:
         return (_in_loops if x.device.type == "cpu" else _in_chunks)(x, y, w, n, wanted)
     way = _on_line if x.device.type == "cpu" and m <= _FEW else _sorted
     score, gradient = way(x[..., 0], y[:, 0], w, n, wanted)
-    if not score.sum().isfinite():  # differences that are beyond the range may leave a score that is not
+    if not math.isfinite(score.sum()):  # differences that are beyond the range may leave a score that is not
         score = torch.where(score.isfinite(), score, 4 * way(x[..., 0] / 4, y[:, 0] / 4, w, n, False)[0])
     return score, None if gradient is None else gradient[..., None]
 

@@ -12,28 +12,48 @@ from rieszflow import scoring as module
 from rieszflow.errors import DerivativeError, InputError, InputTypeError
 
 
-def brute(samples, y, fair):
+def brute(samples, y, fair, weights=None):
     m = samples.shape[-2]
-    away = (samples - y.unsqueeze(-2)).norm(dim=-1).mean(-1)
-    apart = (samples.unsqueeze(-2) - samples.unsqueeze(-3) + 1e-300).norm(dim=-1).sum((-1, -2))
-    return away - apart / (2 * m * (m - 1 if fair else m))
+    w = torch.full((m,), 1 / m, dtype=samples.dtype) if weights is None else weights
+    away = (w * (samples - y.unsqueeze(-2)).norm(dim=-1)).sum(-1)
+    pairs = w.unsqueeze(-1) * w.unsqueeze(-2)
+    apart = (pairs * (samples.unsqueeze(-2) - samples.unsqueeze(-3) + 1e-300).norm(dim=-1)).sum((-1, -2))
+    return away - apart / (2 * (1 - (w**2).sum(-1) if fair else 1))
+
+
+WAYS = {
+    "loops": {},
+    "one item a thread": {"_SHARE": 0},
+    "sorted, in chunks": {"_FEW": 0, "_in_loops": module._in_chunks},
+    "in small chunks": {"_FEW": 0, "_in_loops": module._in_chunks, "_PAIRS": 30},
+    "in rows": {"_FEW": 0, "_in_loops": module._in_chunks, "_PAIRS": 1},
+}
+
+
+def use(way, monkeypatch):
+    for name, value in WAYS[way].items():
+        monkeypatch.setattr(module, name, value)
 
 
 @pytest.mark.parametrize("d", [1, 2, 5])
 @pytest.mark.parametrize("batch", [(), (3,), (2, 4)])
 @pytest.mark.parametrize("fair", [True, False])
-@pytest.mark.parametrize("pairs", [1 << 22, 30, 1])
-def test_is_the_formula(d, batch, fair, pairs, monkeypatch):
+@pytest.mark.parametrize("weighted", ["no", "shared", "each"])
+@pytest.mark.parametrize("way", WAYS)
+def test_is_the_formula(d, batch, fair, weighted, way, monkeypatch):
     """Values and gradients, however the pairs are cut. Sums of some hundred numbers of size one in float64."""
-    monkeypatch.setattr(module, "_PAIRS", pairs)
+    use(way, monkeypatch)
     g = generator(d)
     x, y = torch.randn(*batch, 9, d, generator=g).double(), torch.randn(*batch, d, generator=g).double()
-    weights = torch.rand(batch, generator=g).double()
+    upstream = torch.rand(batch, generator=g).double()
+    w = torch.rand(*(batch if weighted == "each" else ()), 9, generator=g).double() * (torch.arange(9) != 4)
+    w = None if weighted == "no" else w / w.sum(-1, keepdim=True)
     found, expected = [], []
     for to, function in ((found, rf.energy_score), (expected, brute)):
         a, b = x.clone().requires_grad_(), y.clone().requires_grad_()
-        score = function(a, b, fair=fair)
-        (score * weights).sum().backward()
+        score = function(a, b, fair=fair, weights=w)
+        torch.testing.assert_close(score.detach(), function(x, y, fair=fair, weights=w), rtol=0, atol=1e-12)
+        (score * upstream).sum().backward()
         to += [score, a.grad, b.grad]
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
@@ -47,8 +67,10 @@ def test_is_the_distance_to_a_point(d):
 
 
 @pytest.mark.parametrize("d", [1, 2])
-def test_samples_in_one_place(d):
+@pytest.mark.parametrize("way", WAYS)
+def test_samples_in_one_place(d, way, monkeypatch):
     """Each is pulled to y with the strength 1/m, and none pushes another."""
+    use(way, monkeypatch)
     x = torch.full((4, d), 2.0, requires_grad=True)
     rf.energy_score(x, torch.zeros(d)).backward()
     torch.testing.assert_close(x.grad, torch.full((4, d), 1 / 4 / math.sqrt(d)))
@@ -83,6 +105,98 @@ def test_far_from_zero():
     assert torch.equal(rf.energy_score(x + 1000, y + 1000), rf.energy_score(x, y))
 
 
+@pytest.mark.parametrize("d", [1, 3])
+@pytest.mark.parametrize("way", ["loops", "sorted, in chunks"])
+def test_gradients_of_samples_far_from_y(d, way, monkeypatch):
+    """Gradients do not see how far y is beyond its direction. Differences of float32 numbers are exact enough in float64;
+    differences from y in float32 or, far enough, in float64 would be those of a few multiples of its rounding."""
+    use(way, monkeypatch)
+    x = 0.01 * torch.randn(50, d, generator=generator(5))
+    apart = x.double()[:, None] - x.double()
+    pushed = (apart / (apart.norm(dim=2, keepdim=True) + 1e-300)).sum(1) / (50 * 49)
+    for dtype, far, near in ((torch.float32, 4e5, 1e-8), (torch.float64, 1e25, 1e-15)):
+        y = torch.zeros(d, dtype=dtype)
+        y[0] = far
+        leaf = x.to(dtype, copy=True).requires_grad_()
+        rf.energy_score(leaf, y).backward()
+        away = x.double() - y.double()
+        wanted = away / away.norm(dim=1, keepdim=True) / 50 - pushed
+        torch.testing.assert_close(leaf.grad.double(), wanted, rtol=0, atol=near)
+
+
+@pytest.mark.parametrize("d", [1, 3])
+@pytest.mark.parametrize("fair", [True, False])
+@pytest.mark.parametrize("way", ["loops", "sorted, in chunks"])
+def test_any_scale(d, fair, way, monkeypatch):
+    """Powers of two change nothing but the exponent as long as no number is denormal; gradients stay as they are."""
+    use(way, monkeypatch)
+    g = generator(6)
+    x, y = torch.randn(3, 20, d, generator=g).double(), torch.randn(3, d, generator=g).double()
+    leaf = x.clone().requires_grad_()
+    unit = rf.energy_score(leaf, y, fair=fair)
+    unit.sum().backward()
+    for e in (-980, -600, 600, 1018):
+        scaled = (x * 2.0**e).requires_grad_()
+        score = rf.energy_score(scaled, y * 2.0**e, fair=fair)
+        torch.testing.assert_close(score * 2.0 ** (-e // 2) * 2.0 ** (-e - -e // 2), unit, rtol=1e-12, atol=0)
+        score.sum().backward()
+        torch.testing.assert_close(scaled.grad, leaf.grad, rtol=0, atol=1e-13)
+    # All of the range: |x − y| is beyond it, the mean is not.
+    small = torch.tensor([[1.7], [-1.7], [0.0], [0.0]], dtype=torch.float64).expand(4, d)
+    wanted = 1e308 * brute(small, -small[0], fair).item()
+    assert rf.energy_score(1e308 * small, -1e308 * small[0], fair=fair).item() == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("d", [1, 2])
+@pytest.mark.parametrize("fair", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("way", ["loops", "sorted, in chunks"])
+def test_missing_numbers(d, fair, weighted, way, monkeypatch):
+    """ "omit" is the score without the members that miss a number; "propagate" changes nothing for forecasts that miss none."""
+    use(way, monkeypatch)
+    g = generator(7)
+    x, y = torch.randn(6, 8, d, generator=g).double(), torch.randn(6, d, generator=g).double()
+    w = torch.rand(6, 8, generator=g).double() if weighted else torch.ones(6, 8).double()
+    w /= w.sum(-1, keepdim=True)
+    whole = rf.energy_score(x, y, fair=fair, weights=w)
+    x[0, 3, d - 1] = x[1, :7, 0] = x[2, :, 0] = y[3, 0] = x[4, 0] = math.nan
+    given = w if weighted else None
+    with pytest.raises(InputError, match="samples: contains NaN"):
+        rf.energy_score(x, y, fair=fair, weights=given)
+    leaf, target = x.clone().requires_grad_(), y.clone().requires_grad_()
+    score = rf.energy_score(leaf, target, fair=fair, weights=given, nan_policy="omit")
+    score.nansum().backward()
+    assert torch.isfinite(leaf.grad).all() and torch.isfinite(target.grad).all() and not leaf.grad[x.isnan()].any()
+    for k in range(6):
+        kept = ~x[k].isnan().any(1)
+        if k == 3 or kept.sum() < (2 if fair else 1):
+            assert score[k].isnan() and not leaf.grad[k].any()
+            continue
+        part = x[k, kept].requires_grad_()
+        want = brute(part, y[k], fair, w[k, kept] / w[k, kept].sum()) if kept.sum() > 1 else (part[0] - y[k]).norm()
+        want.backward()
+        torch.testing.assert_close(score[k], want, rtol=0, atol=1e-12)
+        torch.testing.assert_close(leaf.grad[k, kept], part.grad, rtol=0, atol=1e-12)
+    leaf = x.clone().requires_grad_()
+    score = rf.energy_score(leaf, y, fair=fair, weights=given, nan_policy="propagate")
+    score.sum().backward()
+    assert score[:5].isnan().all() and leaf.grad[:5].isnan().all() and leaf.grad[5].isfinite().all()
+    torch.testing.assert_close(score[5], whole[5], rtol=0, atol=1e-12)
+    for policy in ("omit", "propagate"):
+        with pytest.raises(InputError, match="y: contains infinity"):
+            rf.energy_score(x, y / 0, nan_policy=policy)
+
+
+def test_fair_scores_do_not_depend_on_the_weights():
+    """Means over 20,000 forecasts of 5 members, with equal weights and with weights far from equal: the spread of one score
+    is below 1. Without `fair` the second misses Σw² ≥ 0.5 of ½E‖X − X′‖ = 0.56, and the first 0.2."""
+    g = generator(8)
+    w = torch.tensor([0.7, 0.1, 0.1, 0.05, 0.05])
+    x, y = torch.randn(20_000, 5, 1, generator=g), torch.randn(20_000, 1, generator=g)
+    mean = {(fair, k): rf.energy_score(x, y, fair=fair, weights=(None, w)[k]).mean() for fair in (True, False) for k in (0, 1)}
+    assert abs(mean[True, 0] - mean[True, 1]) < 10 / math.sqrt(20_000) < mean[False, 1] - mean[False, 0] - 0.05
+
+
 def test_arrays_in_arrays_out():
     g = np.random.default_rng(0)
     x, y = g.normal(size=(4, 6, 2)), g.normal(size=(4, 2))
@@ -108,6 +222,22 @@ def test_arrays_in_arrays_out():
 def test_what_does_not_fit_is_refused(x, y, error, words):
     with pytest.raises(error, match=words):
         rf.energy_score(x, y)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"nan_policy": "drop"}, InputError, '`nan_policy` must be "raise", "omit" or "propagate", got \'drop\''),
+        ({"weights": torch.full((3,), 1 / 3)}, InputError, r"weights: shape \(3,\)"),
+        ({"weights": torch.full((4,), 1.0)}, InputError, "weights: sum 4"),
+        ({"weights": torch.full((4,), 0.25).double()}, InputTypeError, "weights: torch.float64"),
+        ({"weights": torch.tensor([1.0, 0, 0, 0])}, InputError, "`weights` must have two positive entries"),
+        ({"weights": torch.full((4,), 0.25, requires_grad=True)}, DerivativeError, "`weights` must not require a gradient"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, error, words):
+    with pytest.raises(error, match=words):
+        rf.energy_score(torch.zeros(4, 2), torch.zeros(2), **options)
 
 
 def test_a_second_derivative_is_an_error():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from problems import clouds, generator
+from torch.utils.checkpoint import checkpoint
 
 import rieszflow as rf
 from rieszflow import SlicedMMDLoss
@@ -31,6 +32,41 @@ def test_it_is_sliced_mmd2_of_the_flattened_points(directions, statistic):
     assert torch.equal(loss(**options)(x, y), f(x, y))
     for mine, theirs in zip(gradient(loss(**options), x, y), gradient(f, x, y), strict=True):
         assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("statistic", ["V", "U"])
+@pytest.mark.parametrize(("few", "many", "d", "slices"), [(1024, 1025, 3, 258), (512, 513, 70, 256), (512, 513, 300, 512)])
+def test_auto_is_brute_force_for_small_batches(few, many, d, slices, statistic):
+    """And above, sliced_mmd2 on bins with whole blocks of slices."""
+    y = torch.randn(20, d, generator=generator(1))
+    f = loss(slices="auto", statistic=statistic)
+    assert torch.equal(f(y[:5], y), f(y[:5], y)) and f.calls == 2
+    for n in (few, many):
+        x = torch.randn(n, d, generator=generator(2))
+        options = {"slices": slices, "engine": "bins", "seed": 1} if n == many else {}
+        g = lambda x, y: (rf.sliced_mmd2 if options else rf.mmd2)(x, y, statistic=statistic, **options)  # noqa: B023, E731
+        for a, b in ((x, y), (y, x)):
+            assert torch.equal(loss(slices="auto", statistic=statistic)(a, b), g(a, b))
+            found = gradient(loss(slices="auto", statistic=statistic), a, b)
+            assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, gradient(g, a, b), strict=True))
+
+
+def test_auto_looks_at_pairs_only_where_nothing_else_is_asked_for():
+    x, y = (t.float() for t in clouds(1, 30, 20, 16))
+    exact = rf.mmd2(x, y)
+    assert SlicedMMDLoss()(x, y) == exact and SlicedMMDLoss(kernel=rf.Gaussian(3.0))(x, y) == rf.mmd2(
+        x, y, kernel=rf.Gaussian(3.0)
+    )
+    for options in (
+        {"engine": "sort"},
+        {"engine": "bins"},
+        {"directions": "independent"},
+        {"directions": rf.LocalSlices((1, 4, 4), 2)},
+    ):
+        f = SlicedMMDLoss(seed=0, **options)
+        assert f(x, y) != f(x, y)
+    xs = torch.stack([x, 2 * x])
+    torch.testing.assert_close(torch.vmap(lambda z: SlicedMMDLoss()(z, y))(xs), torch.stack([exact, rf.mmd2(2 * x, y)]))
 
 
 def test_its_mean_over_calls_is_brute_force():
@@ -91,6 +127,94 @@ def test_torch_func():
         expected = [torch.stack(g) for g in zip(*(gradient(f, *m) for m in members), strict=True)]
         torch.testing.assert_close(list(both), expected, **near)
     torch.testing.assert_close(torch.vmap(f, 1)(xs.transpose(0, 1), ys.transpose(0, 1))[1], f(xs[1], ys[1]), **near)
+
+
+def test_derivatives_through_vmap():
+    """By `torch.func.grad`, `jacrev` and `backward`, outside of one or two `vmap`s, and by what is not batched."""
+    x, y = (t.float() for t in clouds(6, 12, 10, 4))
+    xs = torch.stack([x, 2 * x, x + 1])
+    want = torch.stack([gradient(lambda z: loss()(z, y), z)[0] for z in xs])
+    f = torch.vmap(lambda z: loss()(z, y))
+    near = {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(torch.func.grad(lambda t: f(t).sum())(xs), want, **near)
+    torch.testing.assert_close(torch.func.jacrev(f)(xs).sum(0), want, **near)
+    torch.testing.assert_close(gradient(lambda t: f(t).sum(), xs)[0], want, **near)
+    torch.testing.assert_close(gradient(lambda t: torch.vmap(f)(t[None]).sum(), xs)[0], want, **near)
+    (by_y,) = gradient(lambda t: torch.vmap(lambda z: loss()(z, t))(xs).sum(), y)
+    (each,) = gradient(lambda t: sum(loss()(z, t) for z in xs), y)
+    torch.testing.assert_close(by_y, each, **near)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_an_activation_checkpoint_sees_the_same_slices(reentrant):
+    """Three calls on equal points, whose slices differ: each in a checkpoint of its own, all in one, nested, batched."""
+    x, y = clouds(11, 12, 10, 4)
+    f = loss()
+    (want,) = gradient(lambda z: f(z, y) + 2 * f(z, y) + 3 * f(z, y), x)
+
+    def kept(part, z):
+        return checkpoint(part, z, use_reentrant=reentrant)
+
+    def one_each(f):
+        return lambda z: sum(k * kept(lambda t: f(t, y), z) for k in (1, 2, 3))
+
+    def together(f):
+        return lambda z: kept(lambda t: f(t, y) + 2 * f(t, y) + 3 * f(t, y), z)
+
+    def nested(f):
+        return lambda z: kept(one_each(f), z)
+
+    def batched(f):
+        return lambda z: kept(lambda t: sum(k * torch.vmap(lambda u: f(u, y))(t[None]).sum() for k in (1, 2, 3)), z)
+
+    for way in (one_each, together, nested, batched):
+        f, leaf = loss(), x.clone().requires_grad_()
+        way(f)(leaf).backward()
+        torch.testing.assert_close(leaf.grad, want, rtol=1e-12, atol=1e-15)
+        assert f.calls == 3
+        f.eval()
+        with torch.no_grad():
+            f(x, y)
+        assert f.calls == 4
+    f = loss()
+    forgetful = checkpoint(lambda t: f(t, y), x.clone().requires_grad_(), use_reentrant=reentrant, preserve_rng_state=False)
+    with pytest.raises(DerivativeError, match="must restore torch's random state"):
+        forgetful.backward()
+    again = checkpoint(
+        lambda t: rf.sliced_mmd2(t, y, slices=8, seed=generator(1)) + rf.sliced_mmd2(t, y, slices=8),
+        x.clone().requires_grad_(),
+        use_reentrant=reentrant,
+    )
+    with pytest.raises(DerivativeError, match="seed: must be an integer or None in an activation checkpoint"):
+        again.backward()
+
+
+def test_calls_draw_random_numbers_in_checkpoints_only():
+    x, y = clouds(11, 12, 10, 4)
+    before = torch.get_rng_state()
+    f = loss()
+    gradient(lambda z: f(z, y), x)
+    with torch.inference_mode():
+        f(x, y)
+    assert torch.equal(torch.get_rng_state(), before) and f.calls == 2
+
+
+def test_points_without_values():
+    x, y = (torch.empty(n, 2, 3, device="meta") for n in (5, 4))
+    f = loss()
+    for module in (f, copy.deepcopy(f).to("meta")):
+        leaf = x.clone().requires_grad_()
+        value = module(leaf, y)
+        value.backward()
+        assert value.is_meta and value.shape == () and leaf.grad.is_meta and leaf.grad.shape == x.shape
+        for a, b in ((x, torch.rand(4, 6)), (torch.rand(5, 6), y)):
+            with pytest.raises(InputError, match="must be on the meta device, got x on"):
+                module(a, b)
+        with pytest.raises(InputError, match="y: points of dimension d = 3"):
+            module(x, y[:, 0])
+    with pytest.raises(InputError, match="the module on meta"):
+        f.to("meta")(torch.rand(5, 6), torch.rand(4, 6))
+    assert loss()(x, y).dtype == torch.float32 and loss()(x.double(), y).dtype == torch.float64
 
 
 def test_a_second_derivative_is_an_error():

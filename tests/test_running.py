@@ -80,6 +80,87 @@ def test_reset():
     assert torch.equal(keeps.compute(), first)
 
 
+@pytest.mark.parametrize("reset_real", [True, False])
+@pytest.mark.parametrize("dist_sync_on_step", [True, False])
+def test_forward_counts_every_batch_once_and_gives_its_distance_from_the_other_cloud(reset_real, dist_sync_on_step):
+    x, y = clouds()
+    options = {"reset_real": reset_real, "dist_sync_on_step": dist_sync_on_step}
+    metric = SlicedEnergyDistance(y[:50], slices=64, **options)
+    seen = torch.zeros(0, 5)
+    for part in y.split(128):
+        assert metric(part, real=True).isnan()  # of the other cloud, nothing has been seen
+    for part in x.split(128):
+        seen = torch.cat([seen, part])
+        assert torch.equal(metric(part, real=False), filled(part, y, **options).compute())
+        assert metric.real_n == 500 and metric.made_n == len(seen)
+        assert torch.equal(metric.compute(), filled(seen, y, **options).compute())
+    assert torch.equal(metric(y[:100], real=True), filled(x, y[:100], **options).compute())
+    with pytest.raises(InputError, match="NaN"):
+        metric(x / 0, real=False)
+    assert (metric.real_n, metric.made_n) == (600, 700)
+
+
+def test_states_of_other_bins_are_refused():
+    x, y = clouds()
+    metric = filled(x, y)
+    want = filled(torch.cat([x, y]), torch.cat([y, x[:50]])).compute()
+    others = [
+        SlicedEnergyDistance(y[:50], slices=64, seed=1),
+        SlicedEnergyDistance(y[1:51], slices=64),
+        SlicedEnergyDistance(y[:50], slices=64, directions="sobol"),
+    ]
+    same = SlicedEnergyDistance(y[:50], slices=64)
+    same.update(y, real=False)
+    same.update(x[:50], real=True)
+    before = metric.compute()
+    metric.persistent(True)
+    for other in others:
+        other.update(y, real=True)
+        other.persistent(True)
+        state = other.state_dict()
+        for added in (
+            lambda other=other: metric.merge_state(other),
+            lambda other=other: metric.merge_state(other.metric_state),
+            lambda state=state: metric.load_state_dict(state),
+            lambda other=other: metric.sync(
+                lambda t, group: [t, getattr(other, name_of(metric, t))], distributed_available=lambda: True
+            ),
+        ):
+            with pytest.raises(InputError, match="`rows`, `slices`, `directions` and `seed` must be equal"):
+                added()
+    assert torch.equal(metric.compute(), before) and metric.real_n == 500
+    with pytest.raises(InputError, match="no state `plan`"):
+        metric.load_state_dict({"real_n": torch.tensor(3)})
+    with pytest.raises(InputError, match=r"no state `real_mass` of shape \(64"):
+        metric.load_state_dict(metric.state_dict() | {"real_mass": torch.zeros(3, 4).double()})
+    metric.merge_state(same)
+    assert torch.equal(metric.compute(), want)
+
+
+def name_of(metric, t):
+    return next(name for name in metric.metric_state if getattr(metric, name) is t)
+
+
+def test_states_stay_in_float64():
+    x, y = clouds()
+    want = filled(x, y).compute()
+    for convert in (lambda m: m.half(), lambda m: m.set_dtype(torch.float16), lambda m: m.to(torch.bfloat16)):
+        metric = filled(x, y)
+        convert(metric)
+        assert metric.real_mass.dtype == torch.float64 and torch.equal(metric.compute(), want)
+        metric.reset()
+        assert metric.real_mass.dtype == torch.float64
+
+
+def test_plot():
+    pytest.importorskip("matplotlib").use("Agg")
+    x, y = clouds()
+    metric = filled(x, y)
+    for value in (None, [metric.compute(), metric.compute()]):
+        figure, axes = metric.plot(value)
+        assert axes.get_figure() is figure
+
+
 def test_what_is_refused():
     x, y = clouds()
     metric = filled(x, y)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rieszflow.errors import DerivativeError
 
-__all__ = ["once"]
+__all__ = ["draw_outside_transforms", "may_be_recomputed", "once", "recomputing"]
 
 
 def once(name: str, gradients: Sequence[Tensor | None], roots: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -30,6 +30,27 @@ def once(name: str, gradients: Sequence[Tensor | None], roots: Sequence[Tensor |
     live = [t for t in roots if t is not None and t.requires_grad]
     marked = iter(_Once.apply(name, len(given), *given, *live))  # type: ignore[no-untyped-call]  # PyTorch's
     return [None if g is None else next(marked) for g in gradients]
+
+
+def recomputing() -> bool:
+    """Return True during a backward pass, which is when an activation checkpoint computes its forward pass again."""
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
+def may_be_recomputed() -> bool:
+    """Return True if an activation checkpoint may be computing its forward pass for the first time.
+
+    A reentrant checkpoint does so without gradients, and another one under hooks for saved tensors. Neither says more.
+    """
+    if torch.is_inference_mode_enabled():
+        return False
+    return not torch.is_grad_enabled() or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
+def draw_outside_transforms() -> int:
+    """Draw an integer from torch's default generator, whose state a checkpoint restores; `vmap` would refuse that."""
+    with torch._C._DisableFuncTorch():
+        return int(torch.randint(2**62, (), device="cpu"))
 
 
 class _Once(torch.autograd.Function):

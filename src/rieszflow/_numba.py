@@ -22,7 +22,7 @@ import numba
 import torch
 from numba.core import event
 
-__all__ = ["KEPT", "OPTIONS", "share", "threads", "tile_width"]
+__all__ = ["KEPT", "OPTIONS", "SUMS", "share", "threads", "tile_width"]
 
 _LOG = logging.getLogger("rieszflow")
 _HERE = Path(__file__).parent
@@ -68,6 +68,8 @@ def _remove_damaged(cache: Path) -> None:
 KEPT = all(_can_keep(folder) for folder in _FOLDERS)
 # Any: Numba has no types, and its options are of all kinds.
 OPTIONS: dict[str, Any] = {"nogil": True, "cache": KEPT, "fastmath": {"nsz", "contract"}, "error_model": "numpy"}
+# For loops whose sums may be taken in any order, which lets them be computed in vectors.
+SUMS = {**OPTIONS, "fastmath": OPTIONS["fastmath"] | {"reassoc"}}
 
 
 class _Announcer(event.Listener):

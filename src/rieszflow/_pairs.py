@@ -18,7 +18,7 @@ from rieszflow._clouds import Cloud, Pair
 from rieszflow._scale import times_power_of_two, two_to
 from rieszflow.kernels import Kernel
 
-__all__ = ["Measure", "Unit", "distinct", "potential", "prepared", "pull", "self_energy"]
+__all__ = ["Measure", "Unit", "distinct", "potential", "prepared", "pull", "self_energy", "weights_of"]
 
 _PAIRS = 1 << 22  # pairs of points in one chunk: 32 MB of float64 an array
 _CLOSE = 1e-4  # squared distances below this share of ‖x‖² + ‖y‖² are taken from differences
@@ -80,7 +80,7 @@ class Unit:
 def prepared(clouds: Pair, kernel: Kernel) -> tuple[Measure, Measure, Unit]:
     """Both clouds as measures in one unit, in which squares of coordinates are within range."""
     x, y = clouds.x.points.double(), clouds.y.points.double()
-    a, b = _weights(clouds.x), _weights(clouds.y)
+    a, b = weights_of(clouds.x), weights_of(clouds.y)
     largest = torch.maximum(x.abs().amax((-2, -1)), y.abs().amax((-2, -1)))
     exponent = torch.frexp(largest).exponent.long()
     # Ordinary numbers stay as they are. Extreme ones become large, but not too large to be squared: so small ones among them
@@ -92,7 +92,7 @@ def prepared(clouds: Pair, kernel: Kernel) -> tuple[Measure, Measure, Unit]:
     return Measure(x, a), Measure(y, b), Unit(kernel, shift)
 
 
-def _weights(cloud: Cloud) -> Tensor:
+def weights_of(cloud: Cloud) -> Tensor:
     """(..., N) in float64. Equal ones are made here: 1/N rounded to float32 would not sum to one."""
     x = cloud.points
     if cloud.weights is None:

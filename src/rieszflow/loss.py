@@ -6,14 +6,16 @@ and `vmap` make of it. Its forward pass gives the value and the gradients: both 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from rieszflow import _validate, engines
-from rieszflow._clouds import Need
+from rieszflow import _validate, engines, exact
+from rieszflow._autograd import draw_outside_transforms, may_be_recomputed, recomputing
+from rieszflow._clouds import Need, Pair
 from rieszflow._surroundings import plain
 from rieszflow._types import DirectionsName, EngineName, Statistic
 from rieszflow.directions import KINDS, LocalSlices
@@ -25,6 +27,9 @@ from rieszflow.sliced import prepared
 __all__ = ["SlicedMMDLoss", "flat"]
 
 _SEEDS = 2**62  # seeds are taken modulo this, in whole numbers of 64 bits
+# Points of a batch up to which all pairs take about as long as the slices do, by dimension (benchmarks/losses.py).
+_EXACT = {64: 1024, math.inf: 512}
+_DRAWS = 2**14  # calls within checkpoints that are remembered for their recomputation
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,22 @@ class _Setting:
     """What is the same at every call of a loss."""
 
     kernel: Kernel
-    slices: int
+    slices: int | Literal["auto"]
     directions: DirectionsName | LocalSlices
     engine: EngineName
     statistic: Statistic
+
+    def exact(self, pair: Pair) -> bool:
+        """Return True where all pairs of points are looked at, and no slices."""
+        x, y = pair.x.points.shape, pair.y.points.shape
+        few = next(n for d, n in _EXACT.items() if x[-1] <= d)
+        return self.slices == self.directions == self.engine == "auto" and max(x[-2], y[-2]) <= few
+
+    def many(self, d: int) -> int:
+        """Return the number of slices for points of dimension d: whole blocks, of 256 slices at least and 1,024 at most."""
+        if self.slices != "auto":
+            return self.slices
+        return -(-256 // d) * d if d <= 64 else min(1024, max(256, 1 << (d - 1).bit_length()))
 
 
 # An operator takes tensors and numbers only, so a setting goes by its number. Equal settings have one.
@@ -58,16 +75,18 @@ def _sliced_mmd2(x: Tensor, y: Tensor, seed: Tensor, setting: int, need_x: bool,
 def _evaluated(x: Tensor, y: Tensor, seed: Tensor, setting: int, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
     it = _settings[setting]
     pair, _ = _validate.clouds(x, y, None, None, it.statistic)
-    problem = Problem(it.kernel, Need(True, need_x, need_y))
-    work = prepared(pair, problem, it.slices, it.directions, it.engine, int(seed))
-    result = work.evaluate(pair.x, pair.y)
-    assert result.value is not None
-    empty = x.new_empty(0)
-    return (
-        result.value.to(x.dtype),
-        empty if result.x is None else result.x,
-        torch.empty_like(empty) if result.y is None else result.y,
-    )
+    need = Need(True, need_x, need_y)
+    if it.exact(pair):
+        value, (by_x, _, by_y, _) = exact.evaluate(pair, it.kernel, need)
+    else:
+        # The bins' error is far below that of some hundred slices, and their loops are the faster ones for batches, too.
+        engine = "bins" if it.slices == it.engine == "auto" else it.engine
+        work = prepared(pair, Problem(it.kernel, need), it.many(x.shape[-1]), it.directions, engine, int(seed))
+        result = work.evaluate(pair.x, pair.y)
+        value, by_x, by_y = result.value, result.x, result.y
+    assert value is not None
+    by_x, by_y = (x.new_empty(0) if t is None else t.to(x.dtype) for t in (by_x, by_y))
+    return value.to(x.dtype), by_x, by_y
 
 
 @_sliced_mmd2.register_fake
@@ -127,6 +146,8 @@ class _Differentiable(torch.autograd.Function):
     ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int | None, int | None]]:
         if in_dims[2] is not None:
             raise InputError("SlicedMMDLoss: a vmap over modules given; one over points is accepted, on the same slices")
+        # Inside of vmap a batched tensor says nothing of an outer grad or backward; the tensor below does.
+        need_x, need_y = need_x or x.requires_grad, need_y or y.requires_grad
         x, y = (
             t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
             for t, dim in ((x, in_dims[0]), (y, in_dims[1]))
@@ -138,12 +159,20 @@ class _Differentiable(torch.autograd.Function):
 class SlicedMMDLoss(nn.Module):
     """`sliced_mmd2` between two batches as a loss: on fresh slices at every call, in float32 whatever the batches are.
 
+    Between small batches it is `mmd2` itself (see `slices`).
+
     Fresh slices make the loss an unbiased estimate at every step. A network sees all directions in time with some hundreds of
-    slices a step. It works under autocast, in `torch.compile` with `fullgraph=True`, in `torch.func.grad` and `vmap`.
+    slices a step. It works under autocast, in `torch.compile` with `fullgraph=True`, in `torch.func.grad` and `vmap`, and in an
+    activation checkpoint: a checkpoint's recomputation sees the slices of its first computation and is not counted as a call.
+    For that, a call in a checkpoint or under `torch.no_grad` draws one number from torch's default generator, which the
+    checkpoint has to restore (`preserve_rng_state=True`, its default). Points on the meta device give a value there.
 
     Args:
         kernel: as in `sliced_mmd2`.
-        slices: number P of directions at every call.
+        slices: number P of directions at every call. Or "auto": the exact `mmd2` over all pairs, which has no noise of slices,
+            for batches of up to 1,024 points (512 for d > 64), where it takes about as long. It needs `directions` and `engine`
+            to be "auto", too. Else whole blocks of slices: a multiple of d of at least 256 for d ≤ 64, d rounded up to a power
+            of two and between 256 and 1,024 above; with `engine` "auto" on bins.
         directions: "auto", "orthogonal", "hadamard", "sobol", "independent", or `LocalSlices` for patches of images.
         engine: as in `sliced_mmd2`.
         statistic: "V", or "U", which is unbiased in the samples too, and so the one to take for small batches.
@@ -174,7 +203,7 @@ class SlicedMMDLoss(nn.Module):
     def __init__(
         self,
         kernel: Kernel = Riesz(1.0),
-        slices: int = 1024,
+        slices: int | Literal["auto"] = "auto",
         *,
         directions: DirectionsName | LocalSlices = "auto",
         engine: EngineName = "auto",
@@ -192,13 +221,16 @@ class SlicedMMDLoss(nn.Module):
             raise InputError(f"engine: {engine!r} given; {', '.join(map(repr, ('auto', *engines.ENGINES)))} are accepted")
         if statistic not in ("V", "U"):
             raise InputError(f'statistic: {statistic!r} given; "V" (non-negative) and "U" (unbiased) are accepted')
-        self.setting = _Setting(kernel, _validate.positive_int("slices", slices), directions, engine, statistic)
+        if slices != "auto":
+            slices = _validate.positive_int("slices", slices)
+        self.setting = _Setting(kernel, slices, directions, engine, statistic)
         if seed is None:
-            seed = int(torch.randint(_SEEDS, (), device="cpu"))
+            seed = draw_outside_transforms()
         whole = _validate.whole_seed(seed) % _SEEDS
         self.register_buffer("seed", torch.tensor(whole, dtype=torch.int64, device="cpu"))
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64, device="cpu"))
         self._number = _number(self.setting)
+        self._draws: dict[int, int] = {}
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """D² between two batches.
@@ -218,18 +250,56 @@ class SlicedMMDLoss(nn.Module):
         x, y = flat("x", x), flat("y", y)
         if x.dtype != y.dtype:
             x, y = x.double(), y.double()
-        # A long way from one seed to the next: modules with neighbouring ones should have no slices in common.
-        seed = (self.seed + 1_000_003 * self.calls).remainder(_SEEDS)
-        self.calls += 1
+        if x.is_meta or y.is_meta or self.seed.is_meta:
+            self._check_meta(x, y)
         way: Any = _sliced_mmd2 if torch.compiler.is_compiling() else _Differentiable.apply
-        value: Tensor = way(x, y, seed, self._number, x.requires_grad, y.requires_grad)[0]
+        need = [t.requires_grad and torch.is_grad_enabled() for t in (x, y)]
+        value: Tensor = way(x, y, self._next_seed(x), self._number, *need)[0]
         return value
+
+    def _check_meta(self, x: Tensor, y: Tensor) -> None:
+        """Refuse points that are only partly on the meta device, and shapes that do not fit."""
+        if not (x.is_meta and y.is_meta):
+            places = ", ".join(f"{name} on {t.device}" for name, t in (("x", x), ("y", y), ("the module", self.seed)))
+            raise InputError(
+                f"x, y: points and module must have values, or all points must be on the meta device, got {places}"
+            )
+        if x.shape[1] != y.shape[1]:
+            raise InputError(f"y: points of dimension d = {y.shape[1]} given, x has d = {x.shape[1]}; they must be equal")
+
+    def _next_seed(self, x: Tensor) -> Tensor:
+        """Return the seed of this call's slices; a checkpoint's recomputation gets the seed of its first computation."""
+        if not x.is_meta and not torch.compiler.is_compiling() and (recomputing() or may_be_recomputed()):
+            call = self._call_by_draw()
+        else:
+            call = self.calls.clone()
+            self.calls += not x.is_meta
+        # A long way from one seed to the next: modules with neighbouring ones should have no slices in common.
+        return (self.seed + 1_000_003 * call).remainder(_SEEDS)
+
+    def _call_by_draw(self) -> Tensor:
+        """Return this call's number; a number drawn from torch's generator identifies the call in a recomputation."""
+        draw = draw_outside_transforms()
+        if recomputing() and self._draws:
+            if draw not in self._draws:
+                raise DerivativeError(
+                    "SlicedMMDLoss: an activation checkpoint must restore torch's random state to compute the loss again on "
+                    "the same slices, got preserve_rng_state=False, or a call in a backward pass of other code"
+                )
+            return torch.full_like(self.calls, self._draws[draw])
+        if len(self._draws) == _DRAWS:
+            del self._draws[next(iter(self._draws))]
+        self._draws[draw] = int(self.calls)
+        call = self.calls.clone()
+        self.calls += 1
+        return call
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in vars(self.setting).items())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # PyTorch's
+        self._draws = {}
         self._number = _number(self.setting)  # another process has other numbers
 
 

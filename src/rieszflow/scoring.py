@@ -2,45 +2,71 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow import _validate
+from rieszflow import _score_loops, _validate
 from rieszflow._autograd import once
+from rieszflow._numba import share
+from rieszflow._pairs import distinct
+from rieszflow._scale import two_to
 from rieszflow._surroundings import plain
-from rieszflow._types import PointsT
-from rieszflow.errors import InputError, InputTypeError
+from rieszflow._types import Points, PointsT
+from rieszflow.errors import DerivativeError, InputError, InputTypeError
 
-__all__ = ["energy_score"]
+__all__ = ["NanPolicy", "energy_score"]
+
+NanPolicy = Literal["raise", "omit", "propagate"]
 
 _PAIRS = 1 << 22  # distances in memory at a time
+_FEW = 512  # members up to which all pairs on the line are faster than a sort
+_SHARE = 1 << 15  # numbers that are worth another thread
 
 
 @plain
-def energy_score(samples: PointsT, y: PointsT, *, fair: bool = True) -> PointsT:
-    """E‖X − y‖ − ½ E‖X − X′‖: how good samples X are as a forecast of what came, y. Lower is better.
+def energy_score(
+    samples: PointsT,
+    y: PointsT,
+    *,
+    fair: bool = True,
+    weights: Points | None = None,
+    nan_policy: NanPolicy = "raise",
+) -> PointsT:
+    r"""Compute the energy score of ensemble forecasts, which in one dimension is the CRPS. Lower is better.
+
+    .. math:: \sum_i w_i \|x_i - y\| - \frac{1}{2n} \sum_{i \neq j} w_i w_j \|x_i - x_j\|
+
+    with n = 1, or n = 1 − Σ w_i² for the fair score: Σ_{i≠j} w_i w_j = n, so for independent members the second sum over n is
+    an unbiased estimate of E‖X − X′‖ whatever the weights are. With w_i = 1/m it is the mean over the m(m − 1) distinct pairs.
 
     It is a strictly proper score: in the mean over many y it is lowest for samples of the distribution that y is drawn from. It
-    is also D² between the samples and the one point y. In one dimension it is the continuous ranked probability score (CRPS),
-    by sorting. Otherwise all pairs of an ensemble are looked at, some millions at a time: memory does not grow with their
-    number. Sums are in float64.
+    is also D² between the samples and the one point y. Sums are in float64, and points may be as large or as small as numbers
+    get. Memory does not grow with the number of pairs.
 
     Args:
         samples: (..., m, d), m samples of every forecast; float32 or float64; tensor or NumPy array.
         y: (..., d), what came, in the dtype and on the device of `samples`.
         fair: E‖X − X′‖ over distinct pairs, which makes the mean score independent of m: an unbiased estimate. If not, over all
             pairs, the score of the m samples as a distribution of their own.
+        weights: non-negative weights w of the members, (m,) or (..., m), of sum one and of the dtype of `samples`. None for 1/m
+            each. There is no derivative by them.
+        nan_policy: "raise" refuses NaN. "omit" leaves out members with a NaN and divides the others' weights by their sum; a
+            forecast without y, or with too few members left, scores NaN, and its derivatives are zero. "propagate" gives
+            every forecast with a NaN the score NaN, and derivatives that are NaN.
 
     Returns:
         The score of every forecast, of shape (...), in the data's unit. It can be differentiated once, by samples and y. If
         samples and y are arrays it is a NumPy number or array.
 
     Raises:
-        InputError (a ValueError): shapes that do not fit, NaN or infinity, or one sample with `fair`.
+        InputError (a ValueError): shapes that do not fit, infinity, NaN with "raise", bad weights, or fewer than two members of
+            positive weight with `fair`.
         InputTypeError (a TypeError): a wrong type or dtype.
-        DerivativeError (a RuntimeError): a second derivative, on the way back.
+        DerivativeError (a RuntimeError): a second derivative, on the way back, or weights that require a gradient.
 
     Example:
         >>> samples = torch.tensor([[0.0], [1.0]])
@@ -50,7 +76,7 @@ def energy_score(samples: PointsT, y: PointsT, *, fair: bool = True) -> PointsT:
     Source: Gneiting and Raftery, Strictly Proper Scoring Rules, Prediction, and Estimation (2007), section 4.3; Ferro, Fair
     Scores for Ensemble Forecasts (2014), for `fair`.
     """
-    X: Tensor = _validate.points("samples", samples)
+    X: Tensor = _validate.points("samples", samples, look=False)
     Y = _validate.plain_tensor("y", y, "(..., d)")
     if isinstance(samples, Tensor) != isinstance(y, Tensor):
         raise InputTypeError(f"y: {type(y).__name__} given, samples is {type(samples).__name__}; equal kinds are accepted")
@@ -59,11 +85,20 @@ def energy_score(samples: PointsT, y: PointsT, *, fair: bool = True) -> PointsT:
         raise InputError(f"y: shape {tuple(Y.shape)} given; {wanted} is accepted with samples of {tuple(X.shape)}")
     if Y.dtype != X.dtype or Y.device != X.device:
         raise InputTypeError(f"y: {Y.dtype} on {Y.device} given, samples is {X.dtype} on {X.device}; equal ones are accepted")
-    if not torch.isfinite(Y.detach()).all():
-        raise InputError("y: contains NaN or infinity; only finite values are accepted")
+    if nan_policy not in ("raise", "omit", "propagate"):
+        raise InputError(f'`nan_policy` must be "raise", "omit" or "propagate", got {nan_policy!r}')
+    W = _validate.weights("weights", weights, X)
+    if W is not None and W.requires_grad:
+        raise DerivativeError("`weights` must not require a gradient, got one that does; mmd2 has a derivative by weights")
     if fair and X.shape[-2] < 2:
         raise InputError("samples: one given for every forecast; fair=True needs two at least")
-    value: Tensor = _Score.apply(X, Y, bool(fair))  # type: ignore[no-untyped-call]  # PyTorch's
+    if fair and W is not None and ((W > 0).sum(-1) < 2).any():
+        raise InputError("`weights` must have two positive entries in every forecast with fair=True, got fewer")
+    value: Tensor
+    if torch.is_grad_enabled() and (X.requires_grad or Y.requires_grad):
+        value = _Score.apply(X, Y, W, bool(fair), nan_policy)  # type: ignore[no-untyped-call]  # PyTorch's
+    else:
+        value, _ = _checked(X, Y, W, bool(fair), nan_policy, False)
     return value if isinstance(samples, Tensor) else value.numpy()[()]
 
 
@@ -71,57 +106,143 @@ class _Score(torch.autograd.Function):
     # `ctx` is PyTorch's, which takes any attribute.
 
     @staticmethod
-    def forward(ctx: Any, X: Tensor, Y: Tensor, fair: bool) -> Tensor:
-        x = (X.detach() - Y.detach().unsqueeze(-2)).double().flatten(0, -3) if X.ndim > 2 else (X - Y).detach().double()[None]
-        wanted = any(ctx.needs_input_grad[:2])
-        m = X.shape[-2]
-        pairs = m * (m - 1) if fair else m * m
-        value, gradient = (_sorted if X.shape[-1] == 1 else _in_chunks)(x, pairs, wanted)
-        if gradient is not None:
-            ctx.save_for_backward(X, Y, gradient.view(X.shape).to(X.dtype))
-        return value.view(X.shape[:-2]).to(X.dtype)
+    def forward(ctx: Any, X: Tensor, Y: Tensor, W: Tensor | None, fair: bool, nan_policy: NanPolicy) -> Tensor:
+        score, gradient = _checked(X, Y, W, fair, nan_policy, True)
+        assert gradient is not None
+        ctx.save_for_backward(X, Y, gradient.reshape(X.shape).to(X.dtype))
+        return score
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         X, Y, gradient = ctx.saved_tensors
         # What moves samples and y together changes nothing: the derivative by y is minus that by all samples.
         by_x = upstream[..., None, None] * gradient
-        gx, gy = once("energy_score", [by_x, -by_x.sum(-2)], [X, Y, upstream])
-        return gx, gy, None
+        return *once("energy_score", [by_x, -by_x.sum(-2)], [X, Y, upstream]), None, None, None
 
 
-def _sorted(x: Tensor, pairs: int, wanted: bool) -> tuple[Tensor, Tensor | None]:
-    """Of x (B, m, 1), y taken off. Σ_ij |x_i − x_j| = 2 Σ_k (2k − m + 1) x_(k), k from 0."""
-    m = x.shape[1]
-    values, order = x[..., 0].sort(1)
-    rank = 2.0 * torch.arange(m, dtype=x.dtype, device=x.device) - m + 1
-    score = values.abs().mean(1) - (values * rank).sum(1) / pairs
+def _checked(
+    X: Tensor, Y: Tensor, W: Tensor | None, fair: bool, nan_policy: NanPolicy, wanted: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Scores in the shape and dtype asked for, and gradients (B, m, d), if they are wanted, in float64."""
+    m, d = X.shape[-2:]
+    x, y = X.detach().reshape(-1, m, d).double().contiguous(), Y.detach().reshape(-1, d).double().contiguous()
+    if W is None:
+        w, n = x.new_full((1, m), 1 / m), x.new_full((1,), 1 - 1 / m if fair else 1)
+    else:
+        w = W.double().reshape(-1, m).contiguous()
+        n = _mass_of_pairs(w, fair)
+    if nan_policy == "raise":
+        score, gradient = _evaluate(x, y, w, n, wanted)
+        # Whatever is not finite makes a score that is not: to look there is faster than to look at all numbers.
+        if not math.isfinite(score.sum()):
+            _refuse("contains NaN or infinity; only finite values are accepted", ~x.isfinite(), ~y.isfinite())
+    else:
+        _refuse("contains infinity; only finite values and NaN are accepted", x.isinf(), y.isinf())
+        score, gradient = _despite_nan(x, y, w, fair, wanted, nan_policy == "omit")
+    return score.view(X.shape[:-2]).to(X.dtype), gradient
+
+
+def _refuse(why: str, in_samples: Tensor, in_y: Tensor) -> None:
+    for name, found in (("samples", in_samples), ("y", in_y)):
+        if found.any():
+            raise InputError(f"{name}: {why}")
+
+
+def _despite_nan(x: Tensor, y: Tensor, w: Tensor, fair: bool, wanted: bool, omit: bool) -> tuple[Tensor, Tensor | None]:
+    """`_evaluate` where NaN stands for what is missing."""
+    missing, unscored = x.isnan().any(-1), y.isnan().any(-1)
+    if omit:
+        w = torch.where(missing, 0, w)
+        unscored |= (w > 0).sum(-1) < (2 if fair else 1)
+        w = torch.where(unscored[:, None], 1 / w.shape[1], w / w.sum(-1, keepdim=True))
+    else:
+        unscored |= missing.any(-1)
+    x = torch.where(missing[..., None], 0, x)
+    score, gradient = _evaluate(x, y.nan_to_num(), w, _mass_of_pairs(w, fair), wanted)
+    score[unscored] = torch.nan
+    if gradient is not None:
+        gradient[unscored] = 0 if omit else torch.nan
+    return score, gradient
+
+
+def _mass_of_pairs(w: Tensor, fair: bool) -> Tensor:
+    """n of `energy_score`."""
+    return distinct(w) if fair else torch.ones_like(w[:, 0])
+
+
+def _evaluate(x: Tensor, y: Tensor, w: Tensor, n: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+    """Scores (B,), and gradients (B, m, d) if they are wanted, of x (B, m, d), y (B, d), w (B or 1, m) and n (B or 1,)."""
+    m, d = x.shape[1:]
+    if d > 1:
+        return (_in_loops if x.device.type == "cpu" else _in_chunks)(x, y, w, n, wanted)
+    way = _on_line if x.device.type == "cpu" and m <= _FEW else _sorted
+    score, gradient = way(x[..., 0], y[:, 0], w, n, wanted)
+    if not math.isfinite(score.sum()):  # differences that are beyond the range may leave a score that is not
+        score = torch.where(score.isfinite(), score, 4 * way(x[..., 0] / 4, y[:, 0] / 4, w, n, False)[0])
+    return score, None if gradient is None else gradient[..., None]
+
+
+def _on_line(x: Tensor, y: Tensor, w: Tensor, n: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+    """Scores of x (B, m) by all pairs."""
+    B, m = x.shape
+    score, gradient = np.empty(B), np.empty((B * wanted, m))
+    share(_score_loops.on_line, B, 1 + _SHARE // m**2, x.numpy(), y.numpy(), w.numpy(), n.numpy(), score, gradient)
+    return torch.from_numpy(score), torch.from_numpy(gradient) if wanted else None
+
+
+def _sorted(x: Tensor, y: Tensor, w: Tensor, n: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+    """Scores of x (B, m): Σ_{i<j} w_i w_j |x_i − x_j| = Σ_k W_k (W − W_k) (x_(k+1) − x_(k)), W_k the weight of the first k."""
+    values, order = x.sort(1)
+    w = w.expand_as(x)
+    below = w.gather(1, order).cumsum(1)
+    total = below[:, -1:]
+    gaps = values.diff(dim=1)
+    away = x - y[:, None]
+    score = (w * away.abs()).sum(1) - (below[:, :-1] * (total - below[:, :-1]) * gaps).sum(1) / n
     if not wanted:
         return score, None
     # Samples in one place share the mean of their ranks: nothing pushes them apart.
-    below = torch.searchsorted(values, values)
-    upto = torch.searchsorted(values, values, right=True)
-    own = (below + upto).to(x.dtype) - m
-    return score, torch.empty_like(x[..., 0]).scatter_(1, order, values.sign() / m - own / pairs).unsqueeze(2)
+    below = torch.nn.functional.pad(below, (1, 0))
+    before = below.gather(1, torch.searchsorted(values, x.contiguous()))
+    upto = below.gather(1, torch.searchsorted(values, x.contiguous(), right=True))
+    return score, w * (away.sign() - (before + upto - total) / n[:, None])
 
 
-def _in_chunks(x: Tensor, pairs: int, wanted: bool) -> tuple[Tensor, Tensor | None]:
-    """Of x (B, m, d), y taken off."""
+def _in_loops(x: Tensor, y: Tensor, w: Tensor, n: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+    """Scores of x (B, m, d) by all pairs, on the CPU."""
+    B, m, d = x.shape
+    moved, target, shift = np.empty((B, d, m)), np.empty((B, d)), np.empty(B, np.int64)
+    share(_score_loops.scaled, B, 1 + _SHARE // (m * d), x.numpy(), y.numpy(), moved, target, shift)
+    parts, gradient = np.empty((B, m)), np.empty((B * wanted, d, m))
+    share(_score_loops.in_space, B * m, 1 + _SHARE // (m * d), moved, target, w.numpy(), n.numpy(), parts, gradient)
+    score = np.ldexp(parts.sum(1), -shift)
+    return torch.from_numpy(score), torch.from_numpy(gradient).transpose(1, 2) if wanted else None
+
+
+def _in_chunks(x: Tensor, y: Tensor, w: Tensor, n: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+    """Scores of x (B, m, d) by all pairs, on any device."""
     B, m, _ = x.shape
+    exponent = torch.frexp(torch.maximum(x.abs().amax((1, 2)), y.abs().amax(1))).exponent
+    unit = two_to((-exponent).clamp(-1000, 1000))
+    x, y = x * unit[:, None, None], y * unit[:, None]
+    w, n = w.expand(B, m), n.expand(B)
     score, gradient = torch.empty(B, dtype=x.dtype, device=x.device), torch.empty_like(x) if wanted else None
     at_once, rows = max(1, _PAIRS // m**2), max(1, min(m, _PAIRS // m))
     for first in range(0, B, at_once):
-        part = x[first : first + at_once]
-        away = part.norm(dim=2)
-        total = away.mean(1)
+        these = slice(first, first + at_once)
+        part, weight, pairs = x[these], w[these], n[these]
+        away = part - y[these, None]
+        far = away.norm(dim=2)
+        total = (weight * far).sum(1)
         for row in range(0, m, rows):
-            mine = part[:, row : row + rows]
+            own = slice(row, row + rows)
+            mine, share_of_mine = part[:, own], weight[:, own]
             apart = torch.cdist(mine, part, compute_mode="donot_use_mm_for_euclid_dist")
-            total = total - apart.sum((1, 2)) / (2 * pairs)
+            total = total - (share_of_mine * (apart @ weight[..., None])[..., 0]).sum(1) / (2 * pairs)
             if gradient is not None:
-                inverse = torch.where(apart > 0, 1 / apart, 0)
+                inverse = torch.where(apart > 0, weight[:, None] / apart, 0)
                 pushed = mine * inverse.sum(2, keepdim=True) - inverse @ part
-                pulled = mine * torch.where(away > 0, 1 / away, 0)[:, row : row + rows, None]
-                gradient[first : first + at_once, row : row + rows] = pulled / m - pushed / pairs
-        score[first : first + at_once] = total
+                pulled = away[:, own] * torch.where(far > 0, 1 / far, 0)[:, own, None]
+                gradient[these, own] = share_of_mine[..., None] * (pulled - pushed / pairs[:, None, None])
+        score[these] = total / unit[these]
     return score, gradient

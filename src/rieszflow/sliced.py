@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from rieszflow import _validate, directions, engines
-from rieszflow._autograd import once
+from rieszflow._autograd import once, recomputing
 from rieszflow._clouds import Cloud, Need, Pair
 from rieszflow._surroundings import plain
 from rieszflow._types import EngineName, Points, PointsT, Seed, Statistic
 from rieszflow.directions import Directions, Kind
 from rieszflow.engines import Engine, Problem, Result
+from rieszflow.errors import DerivativeError
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 
 __all__ = ["Work", "prepared", "sliced_mmd2", "sliced_mmd2_gradient"]
@@ -79,6 +80,8 @@ def sliced_mmd2(
     pair, answer = _validate.clouds(x, y, x_weights, y_weights, statistic)
     tensors = (pair.x.points, pair.y.points, pair.x.weights, pair.y.weights)
     need = Need(True, *(t is not None and t.requires_grad for t in tensors))
+    if isinstance(seed, torch.Generator) and recomputing() and need != Need(True):
+        raise DerivativeError("seed: must be an integer or None in an activation checkpoint, got a torch.Generator")
     work = prepared(pair, Problem(kernel, need), slices, directions, engine, seed)
     # Nothing, but hanging on all that derivatives are taken by, which itself need not be kept for the way back.
     leaves = [t[..., :0].flatten() for t in tensors if t is not None and t.requires_grad]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +32,12 @@ class SlicedEnergyDistance(Metric):
     """Energy distance between all points seen as real and all others, like torchmetrics' FID but without keeping features.
 
     What is kept are the tables of a `SliceSketch`, 20 KB a slice for both clouds, whatever the number of points. Those of
-    several processes add up without loss: how points are spread over batches and processes does not matter.
+    several processes add up without loss: how points are spread over batches and processes does not matter. States are added
+    up, merged and loaded only between metrics of equal `rows`, `slices`, `directions` and `seed`. They stay in float64,
+    whatever dtype a module around the metric is converted to.
+
+    Calling the metric, as in `metric(x, real=False)`, counts the batch and returns the distance between that batch and all
+    points of the other cloud seen so far: NaN as long as one of them has too few points. `compute` raises then.
 
     Args:
         rows: some points (m, ...), m ≥ 1, like those that are to come: they say where the bins should be. They are not counted.
@@ -68,6 +75,8 @@ class SlicedEnergyDistance(Metric):
     higher_is_better = False
     full_state_update = False
 
+    plan: Tensor
+
     def __init__(
         self,
         rows: Any,
@@ -90,6 +99,8 @@ class SlicedEnergyDistance(Metric):
         grids = Plan.around(self._drawn.divide(points), self._drawn).random
         self._spans = [grid.span() for grid in grids]
         P, width = sum(grid.directions.P for grid in grids), grids[0].B + 2 * bins.TAIL
+        # First of the states, so that a merge is refused before anything is added.
+        self.add_state("plan", _fingerprint(points, self._drawn), _agreed)
         for name in ("real", "made"):
             self.add_state(f"{name}_mass", torch.zeros(P, width, dtype=torch.float64, device="cpu"), "sum")
             self.add_state(f"{name}_moments", torch.zeros(P, 2 * bins.TAIL, dtype=torch.float64, device="cpu"), "sum")
@@ -129,34 +140,128 @@ class SlicedEnergyDistance(Metric):
             moments[rows] += counted[1]
         n += len(points)
 
-    @plain
+    def forward(self, x: Tensor, real: bool) -> Tensor:
+        """Count a batch and return its distance from all points of the other cloud seen so far.
+
+        Args:
+            x: as in `update`.
+            real: as in `update`.
+
+        Returns:
+            The distance as `compute` gives it, or NaN where the batch or the other cloud has too few points.
+
+        Raises:
+            InputError, InputTypeError: as `update`.
+        """
+        before = self._state(real)
+        self._set_state(real, [torch.zeros_like(t) for t in before])
+        try:
+            self.update(x, real)
+            with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self.dist_sync_on_step):
+                value = self._distance()
+        finally:
+            self._set_state(real, [a + b for a, b in zip(before, self._state(real), strict=True)])
+        self._forward_cache = value  # type: ignore[assignment]  # torchmetrics' type is that of its first value, None
+        return value
+
     def compute(self) -> Tensor:
         """2E‖X−Y‖ − E‖X−X′‖ − E‖Y−Y′‖ on the slices, float64, in the points' unit; scaled columns have none.
 
         Raises:
             InputError: fewer than two real points, or two others ("V" needs one of each).
         """
-        least = 2 if self.statistic == "U" else 1
-        clouds = {"real": self._state(True), "made": self._state(False)}
-        for name, (_, _, n) in clouds.items():
-            if n < least:
-                raise InputError(f"compute: {int(n)} points with real={name == 'real'} seen; {least} are needed at least")
+        for real in (True, False):
+            n = int(self._state(real)[2])
+            if n < self._least:
+                raise InputError(f"compute: {n} points with real={real} seen; {self._least} are needed at least")
+        return self._distance()
+
+    @property
+    def _least(self) -> int:
+        return 2 if self.statistic == "U" else 1
+
+    @plain
+    def _distance(self) -> Tensor:
+        """The value of `compute`, NaN where there are too few points."""
+        clouds = [self._state(real) for real in (True, False)]
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for grid, rows in self._grids(self.real_mass.device):
-            x, y = (
-                bins.Table(grid, (mass[rows] / n).float(), moments[rows] / n, 1 / int(n))
-                for mass, moments, n in clouds.values()
-            )
+        if any(n < self._least for _, _, n in clouds):
+            return total * torch.nan
+        for grid, rows in self._grids(clouds[0][0].device):
+            x, y = (bins.Table(grid, (mass[rows] / n).float(), moments[rows] / n, 1 / int(n)) for mass, moments, n in clouds)
             total += bins.Cumulated(x, y, self.statistic == "U").values().sum()
         return 2 * total / self._drawn.slices
+
+    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
+        """Plot one value or several, as every metric of torchmetrics does.
+
+        Args:
+            val: a result of `forward` or `compute`, or a list of them. None for `compute()`.
+            ax: Matplotlib axes to draw on. None for new ones.
+
+        Returns:
+            The figure and the axes.
+
+        Raises:
+            ModuleNotFoundError: Matplotlib is not installed.
+        """
+        return self._plot(val, ax)
 
     def _state(self, real: bool) -> tuple[Tensor, Tensor, Tensor]:
         name = "real" if real else "made"
         return getattr(self, f"{name}_mass"), getattr(self, f"{name}_moments"), getattr(self, f"{name}_n")
+
+    def _set_state(self, real: bool, values: Sequence[Tensor]) -> None:
+        name = "real" if real else "made"
+        for part, value in zip(("mass", "moments", "n"), values, strict=True):
+            setattr(self, f"{name}_{part}", value)
 
     def reset(self) -> None:
         """Forgets the points, and the real ones only if `reset_real`."""
         kept = None if self.reset_real else self._state(True)
         super().reset()
         if kept is not None:
-            self.real_mass, self.real_moments, self.real_n = kept
+            self._set_state(True, kept)
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Add the points that another metric has seen, as torchmetrics does.
+
+        Raises:
+            InputError: a state of other `rows`, `slices`, `directions` or `seed`. Nothing is added then.
+        """
+        super().merge_state(incoming_state)
+        self._computed = None
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        given = {name: state_dict[prefix + name] for name in self._defaults if prefix + name in state_dict}
+        if given:
+            for name, default in self._defaults.items():
+                value = given.get(name)
+                assert isinstance(default, Tensor)
+                if not isinstance(value, Tensor) or (value.shape, value.dtype) != (default.shape, default.dtype):
+                    raise InputError(f"state_dict: no state `{name}` of shape {tuple(default.shape)} and dtype {default.dtype}")
+            _agreed(torch.stack([self.plan, given["plan"].to(self.plan.device)]))
+            self._computed = None
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Any:
+        # Counts beyond float16's range, and beyond float32's whole numbers, must survive the conversion of a module around us.
+        def keeping_dtype(t: Tensor) -> Tensor:
+            moved = fn(t)
+            return moved if moved.dtype == t.dtype else t.to(moved.device)
+
+        return super()._apply(keeping_dtype, exclude_state)
+
+
+def _fingerprint(rows: Tensor, drawn: Drawn) -> Tensor:
+    """Four numbers that are equal for metrics whose slices and bins are."""
+    digest = hashlib.sha256(repr((drawn, rows.dtype, rows.shape)).encode())
+    digest.update(rows.contiguous().numpy().tobytes())
+    return torch.from_numpy(np.frombuffer(digest.digest(), np.int64).copy())
+
+
+def _agreed(plans: Tensor) -> Tensor:
+    """The one row that all rows are equal to."""
+    if (plans != plans[0]).any():
+        raise InputError("state: counted on other bins or slices; `rows`, `slices`, `directions` and `seed` must be equal")
+    return plans[0]

@@ -122,7 +122,7 @@ def test_names_that_are_no_text(run, tmp_path):
     opened = Run.open(tmp_path / "run")
     opened.data["name"] = "<b>\udcff.npy"
     page = report.write_report(opened).read_text(encoding="utf-8")
-    assert "<h1>&lt;b&gt;?.npy</h1>" in page
+    assert "<h1>&lt;b&gt;\\udcff.npy</h1>" in page
 
 
 def test_long_names_are_shortened():

@@ -60,6 +60,7 @@ class OnHub(ModelHubMixin):
         config: object = None,
         repo_id: str | None = None,
         push_to_hub: bool = False,
+        overwrite: bool = False,
         model_card_kwargs: dict[str, Any] | None = None,
         **options: Any,
     ) -> str | None:
@@ -67,6 +68,7 @@ class OnHub(ModelHubMixin):
 
         Args:
             save_directory: the folder, which must be empty or absent.
+            overwrite: replace the model that is there. A folder that holds no model is never replaced.
             config: not used; huggingface_hub's own.
             repo_id: where to push to; None for the name of the folder.
             push_to_hub: True to call `push_to_hub` as well.
@@ -78,7 +80,7 @@ class OnHub(ModelHubMixin):
             WriteError: the folder cannot be written; nothing is left behind.
         """
         folder = Path(save_directory)
-        with new_folder(folder) as temporary:
+        with new_folder(folder, overwrite) as temporary:
             super().save_pretrained(temporary, model_card_kwargs=model_card_kwargs)
         if not push_to_hub:
             return None

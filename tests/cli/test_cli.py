@@ -588,6 +588,7 @@ def test_evaluate_finds_out_first_whether_it_can_write(points, tmp_path, monkeyp
 def test_help_reads_well(monkeypatch):
     monkeypatch.setenv("COLUMNS", "0")  # as terminals without a size say; it hides nothing
     out = program("--help").stdout
+    monkeypatch.undo()
     for command in ("train", "resume", "sample", "evaluate", "info"):
         assert command in out
         assert called(command, "--help").returncode == 0

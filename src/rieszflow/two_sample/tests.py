@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import scipy.special
 import torch
+from torch import Tensor
 
 from rieszflow import _validate
 from rieszflow._surroundings import plain
@@ -18,30 +20,57 @@ from rieszflow.data import Stream, stream
 from rieszflow.data import common as common_columns
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.permutations import p_value, source
-from rieszflow.sketch import SliceSketch
+from rieszflow.sketch import Plan, SliceSketch
+from rieszflow.sketch.plan import Drawn
 from rieszflow.two_sample.blocks import Dealt, deal, sizes
-from rieszflow.two_sample.gram import gram_of
+from rieszflow.two_sample.exact import exact_gram, in_range, pair_distances
+from rieszflow.two_sample.gram import Gram, gram_of
 
 __all__ = ["TwoSampleTest", "drift_test", "two_sample_test"]
 
 _MOST_TIMES = 8  # as many blocks of the larger sample; what it has more than that keeps its place
 _MOST_TIMES_DRIFT = 4  # a sketch has 1,024 slices, and so larger tables than the two-sample test
+_EXACT_POINTS = 2000  # of both samples, up to which brute force takes as long as slices or less
+_EXACT_NUMBERS = 1 << 22  # of their coordinates, likewise
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Both samples, of which sketches are made when they are asked for.
+
+    Attributes:
+        x: Points of shape (n, d).
+        y: Points of shape (m, d).
+        around: The points that decide where the bins are.
+        drawn: The slices.
+    """
+
+    x: Tensor
+    y: Tensor
+    around: np.ndarray
+    drawn: Drawn
+
+    def sketches(self) -> tuple[SliceSketch, SliceSketch]:
+        empty = SliceSketch(Plan.around(torch.from_numpy(self.around), self.drawn))
+        return empty.empty().update(self.x), empty.empty().update(self.y)
 
 
 @dataclass(frozen=True)
 class TwoSampleTest:
-    """What a test found.
+    """The result of a test.
 
     Attributes:
         p_value: probability of a statistic as large if both samples are of one distribution; exact.
-        distance: D² (half the energy distance) of all points on the slices, unbiased: it may be below 0.
-        interval: approximate 95 % confidence interval of D²: the standard errors of the points (by the spread of their blocks)
-            and of the slices, times Student's quantile for the number of blocks. Values that are too rare to be among the
-            points widen nothing: then it is too narrow.
+        distance: D² (half the energy distance) of all points, unbiased: it may be below 0. On the slices if `method` is "sliced".
+        interval: approximate 95 % confidence interval of D²: the standard errors of the points (Hoeffding's two terms, by the
+            spread of the blocks or of the single points) and of the slices, times Student's quantile for the number of blocks.
+            Values that are too rare to be among the points widen nothing: then it is too narrow.
         permutations: B; or the number of all ways to split the points, where that is less than B + 2: then all are tried.
-        blocks: blocks of x and of y that are permuted.
+        blocks: blocks of x and of y that are permuted; single points if `method` is "exact".
         tested: points of x and of y in them; the others keep their place.
-        x: sketch of all points of x, for `feature_distances`, `slice_distances` and more.
+        method: "exact": by the distances of all pairs of points. "sliced": by slices, bins and blocks.
+        x: sketch of all points of x, for `feature_distances`, `slice_distances` and more. Made when it is first used if
+            `method` is "exact".
         y: sketch of all points of y.
     """
 
@@ -51,8 +80,20 @@ class TwoSampleTest:
     permutations: int
     blocks: tuple[int, int]
     tested: tuple[int, int]
-    x: SliceSketch
-    y: SliceSketch
+    method: Literal["exact", "sliced"]
+    _samples: _Points | tuple[SliceSketch, SliceSketch] = field(repr=False, compare=False)
+
+    @property
+    def x(self) -> SliceSketch:
+        return self._sketches[0]
+
+    @property
+    def y(self) -> SliceSketch:
+        return self._sketches[1]
+
+    @cached_property
+    def _sketches(self) -> tuple[SliceSketch, SliceSketch]:
+        return self._samples.sketches() if isinstance(self._samples, _Points) else self._samples
 
     @property
     def pvalue(self) -> float:
@@ -77,7 +118,10 @@ def two_sample_test(
     progress: ProgressCallback | None = None,
     common: bool = False,
 ) -> TwoSampleTest:
-    """Tests whether two samples are of one distribution, by the sliced energy distance and permutations of blocks.
+    """Test whether two samples are of one distribution, by the energy distance and permutations.
+
+    Up to 2,000 points in all (fewer above d = 2,000), the distances of all pairs are taken and single points are permuted. Above,
+    the distance is that on slices and blocks of points are permuted, in time that is linear in the points.
 
     The p-value is exact for independent points of any distribution and any n and m: ties, constants and heavy tails included.
     If the null hypothesis holds, it is at most α with a probability of at most α. The interval is approximate.
@@ -86,7 +130,7 @@ def two_sample_test(
         x: points (n, d), n ≥ 2: all that `rieszflow.stream` takes, but iterators.
         y: points (m, d), m ≥ 2, likewise. Where one has more than 8 times as many as the other, a random part of it is
             permuted; all of it enters the statistic and the distance.
-        slices: random directions P. Whole orthogonal blocks pay (see `sliced_mmd2`).
+        slices: random directions P, of the test and of the sketches. Whole orthogonal blocks pay (see `sliced_mmd2`).
         permutations: B; the least p-value is 1 / (B + 1). Where the points can be split in less than B + 2 ways, all are tried.
             A notice says so if the p-value cannot be as small as 0.05.
         directions: as in `SliceSketch`.
@@ -110,16 +154,20 @@ def two_sample_test(
         raise InputError(f"y: points of dimension d = {two.d} given, x has d = {one.d}; they must be equal")
     permutations = _validate.positive_int("permutations", permutations)
     n, m = one.count(), two.count()
-    size, K, L = sizes(n, m, _MOST_TIMES)
+    random = source(seed)
+    drawn = Drawn(one.d, slices, directions, int(random.integers(0, 2**63)), one.names or two.names)
     # Drawn from all points alike: bins that know which points are of x would tell them from those of y.
     rows = np.random.default_rng(0).integers(0, n + m, 256)
     clouds = ((one, rows[rows < n]), (two, rows[rows >= n] - n))
     some = np.concatenate([cloud.rows(mine) for cloud, mine in clouds if len(mine)])
-    random = source(seed)
-    own_seed = int(random.integers(0, 2**63))
-    plan = SliceSketch(some, slices=slices, directions=directions, seed=own_seed, names=one.names or two.names).plan
-    of_x = deal(one, plan, (size, K), random, _told(progress, "x", n))
-    of_y = deal(two, plan, (size, L), random, _told(progress, "y", m))
+    told = _told(progress, "x", n), _told(progress, "y", m)
+    if n + m <= _EXACT_POINTS and (n + m) * one.d <= _EXACT_NUMBERS:
+        points = _Points(_gathered(one, told[0]), _gathered(two, told[1]), some, drawn)
+        return _test_exactly(points, permutations, random)
+    plan = Plan.around(torch.from_numpy(some), drawn)
+    size, K, L = sizes(n, m, _MOST_TIMES)
+    of_x = deal(one, plan, (size, K), random, told[0])
+    of_y = deal(two, plan, (size, L), random, told[1])
     return _test(of_x, of_y, permutations, random)
 
 
@@ -184,8 +232,28 @@ def _points(name: str, given: Any) -> Stream:
     return found
 
 
+def _gathered(cloud: Stream, told: Callable[[int], object] | None) -> Tensor:
+    points = torch.cat([batch.cpu() for batch in cloud])
+    if told is not None:
+        told(len(points))
+    return points
+
+
 def _told(progress: ProgressCallback | None, what: str, total: int) -> Callable[[int], object] | None:
     return None if progress is None else lambda done: progress(Progress(what, done, total))
+
+
+def _test_exactly(points: _Points, permutations: int, random: np.random.Generator) -> TwoSampleTest:
+    n, m = len(points.x), len(points.y)
+    both, unit = in_range(np.concatenate([points.x.numpy(), points.y.numpy()]))
+    distances = pair_distances(both)
+    gram = exact_gram(distances, n)
+    found = p_value(gram.squares, gram.weights, (n, m), permutations=permutations, scale=float(distances.max()), random=random)
+    between = distances[:n, n:].mean()
+    within = [part.sum() / (len(part) * (len(part) - 1)) for part in (distances[:n, :n], distances[n:, n:])]
+    distance = float(between - sum(within) / 2) / unit
+    interval = _interval(distance, float(gram.squares(gram.weights[None])[0]) / unit, gram, gram.points_error() / unit)
+    return TwoSampleTest(found.value, distance, interval, found.tried, (n, m), (n, m), "exact", points)
 
 
 def _test(x: Dealt, y: Dealt, permutations: int, random: np.random.Generator) -> TwoSampleTest:
@@ -194,8 +262,12 @@ def _test(x: Dealt, y: Dealt, permutations: int, random: np.random.Generator) ->
     found = p_value(gram.squares, gram.weights, (x.K, y.K), permutations=permutations, scale=largest, random=random)
     distance = y.whole.distance(x.whole, statistic="U")
     error = math.hypot(gram.points_error(), gram.slices_error)
-    half = float(scipy.special.stdtrit(min(x.K, y.K) - 1, 0.975)) * error
-    # Where nothing varies, the unbiased distance's correction is all there is: the plain distance is not above the interval.
-    interval = distance - half, max(distance + half, y.whole.distance(x.whole))
+    interval = _interval(distance, y.whole.distance(x.whole), gram, error)
     blocks, tested = (x.K, y.K), (x.tested, y.tested)
-    return TwoSampleTest(found.value, distance, interval, found.tried, blocks, tested, x.whole, y.whole)
+    return TwoSampleTest(found.value, distance, interval, found.tried, blocks, tested, "sliced", (x.whole, y.whole))
+
+
+def _interval(distance: float, biased: float, gram: Gram, error: float) -> tuple[float, float]:
+    half = float(scipy.special.stdtrit(min(gram.K, gram.L) - 1, 0.975)) * error
+    # Where nothing varies, the unbiased distance's correction is all there is: the plain distance is not above the interval.
+    return distance - half, max(distance + half, biased)

@@ -9,35 +9,26 @@ that of the smaller one's. Sizes are powers of two, so that few of them serve al
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
-import torch
 
-from rieszflow import _validate, directions
+from rieszflow import _validate
 from rieszflow._extras import extra
-from rieszflow._numba import OPTIONS, share
+from rieszflow._group_bins import Binned, Merged
 from rieszflow._surroundings import plain
 from rieszflow._types import DirectionsName, Progress, ProgressCallback, Statistic
 from rieszflow.data import labelled
-from rieszflow.engines import bins
-from rieszflow.engines.bins.layout import place
 from rieszflow.errors import InputError
-from rieszflow.kernels import Riesz
 from rieszflow.permutations import p_value, source, splits
 from rieszflow.two_sample.gram import Gram
 
 __all__ = ["PairwiseDistances", "pairwise_energy_distance"]
 
-_BINS = 256
-_FEWER = 4  # times fewer bins for blocks, whose own noise is larger than what coarse bins cost
+_BINS = ((2e-7, 1024), (1.3e-5, 256))  # see `Binned.merged`: for groups, and for blocks, whose noise is larger
 _BLOCKS = 16  # of the smaller of two groups, at least
 _MOST_BLOCKS = 32
-_ROWS = 256  # points that decide where the bins are
-_TOGETHER = 1 << 25  # numbers of a table at a time
 
 
 @dataclass(frozen=True)
@@ -153,85 +144,13 @@ def pairwise_energy_distance(
         raise InputError(f"groups: all points are in one group, {names[0]!r}; two at least are needed")
     if sizes.min() < 2:
         raise InputError(f"groups: {names[sizes.argmin()]!r} has one point; two at least are needed in every group")
-    binned = _Binned.of(points, slices, directions, _validate.whole_seed(seed), progress)
-    found = _whole(binned, group, sizes, statistic)
-    p_values, errors = _tested(binned.coarser(), group, sizes, found, permutations, source(seed), progress)
+    group = group.astype(np.int32)
+    binned = Binned.of(points, group, sizes, slices, directions, _validate.whole_seed(seed), progress)
+    fine, coarse = binned.merged(*_BINS)
+    found = _whole(binned, fine, statistic)
+    p_values, errors = _tested(binned, coarse, found, permutations, source(seed), progress)
     np.fill_diagonal(errors, np.nan)
     return PairwiseDistances(names, sizes, 2 * found.distances, 2 * errors, p_values if permutations else None, statistic)
-
-
-@dataclass(frozen=True)
-class _Binned:
-    """Points, as their bins on every slice.
-
-    Attributes:
-        places: (P, n) whole numbers of 8 or 16 bits.
-        sums: how many points are in every bin, and the sum of where they are, (2, P, bins).
-        steps: from the middle of the points in a bin to that of those in the next one that is not empty, times the constant of
-            slicing over P, (P, bins); 0 for empty bins and the last one. Points count as if they lay in that middle: ties and
-            outliers stay where they are, and distances of others are off by the square of a bin's width.
-    """
-
-    places: np.ndarray
-    sums: np.ndarray
-    steps: np.ndarray
-
-    @classmethod
-    def of(cls, points: Any, slices: int, kind: DirectionsName, seed: int, progress: ProgressCallback | None) -> _Binned:
-        P, n = _validate.positive_int("slices", slices), points.count()
-        if kind not in ("auto", *directions.KINDS):
-            raise InputError(f"directions: {kind!r} given; {', '.join(map(repr, ('auto', *directions.KINDS)))} are accepted")
-        some = points.rows(np.random.default_rng(0).integers(0, n, _ROWS))
-        like = torch.from_numpy(some)
-        drawn = directions.sample(kind, P, points.d, like.float(), torch.Generator().manual_seed(seed))
-        grids = [bins.settled(frame, some, _BINS) for frame in bins.frames(drawn, some, like)]
-        places, done = np.empty((P, n), np.uint16), 0
-        sums = np.zeros((2, P, _BINS + 2 * bins.TAIL))
-        for batch in points:
-            batch = batch.cpu()
-            # One point alone would be projected by another product than others, with another rounding.
-            wide = batch if len(batch) > 1 else batch.repeat(2, 1)
-            first = 0
-            for grid in grids:
-                mine, met = grid.met(wide)
-                projected = mine.project(met).numpy()[:, : len(batch)]
-                some = slice(first, first + len(projected))
-                out, ends = places[some, done : done + len(batch)], (grid.low.numpy(), grid.inverse.numpy())
-                share(_locate, len(projected), 1, projected, *ends, grid.B, out, sums[:, some])
-                first = some.stop
-            done += len(batch)
-            if progress is not None:
-                progress(Progress("points", done, n))
-        scale = np.concatenate([np.full(grid.directions.P, grid.scale) for grid in grids])
-        sums[1] *= (Riesz(1.0).basis_constant(grids[0].directions.n) / (P * scale))[:, None]
-        return cls(places, sums, _steps_of(sums))
-
-    def coarser(self) -> _Binned:
-        """The same with `_FEWER` times fewer bins."""
-        P, width = self.steps.shape
-        sums = self.sums.reshape(2, P, width // _FEWER, _FEWER).sum(-1)
-        return _Binned((self.places // _FEWER).astype(np.uint8), sums, _steps_of(sums))
-
-    def counts(self, row: np.ndarray, rows: int) -> Iterator[tuple[slice, np.ndarray]]:
-        """How many points of every row are in every bin, (rows, p, bins) float32 for some p slices at a time.
-
-        Args:
-            row: of every point, (n,); −1 for none.
-            rows: how many there are.
-        """
-        P, width = self.steps.shape
-        step = max(1, _TOGETHER // (rows * width))
-        for first in range(0, P, step):
-            some = slice(first, min(P, first + step))
-            tables = np.zeros((some.stop - first, rows, width), np.float32)
-            share(_count, some.stop - first, 1, self.places[some], row, tables)
-            yield some, tables.transpose(1, 0, 2)
-
-
-def _steps_of(sums: np.ndarray) -> np.ndarray:
-    steps = np.zeros(sums.shape[1:])
-    share(_steps, len(steps), 1, sums, steps)
-    return steps
 
 
 @dataclass(frozen=True)
@@ -247,13 +166,14 @@ class _Whole:
     slices_errors: np.ndarray
 
 
-def _whole(binned: _Binned, group: np.ndarray, sizes: np.ndarray, statistic: Statistic) -> _Whole:
-    K, P = len(sizes), len(binned.steps)
+def _whole(binned: Binned, merged: Merged, statistic: Statistic) -> _Whole:
+    sizes, P = binned.sizes, len(binned.unit)
+    K = len(sizes)
     total, squares = np.zeros((K, K)), np.zeros((K, K))
-    for some, counted in binned.counts(group, K):
+    for some, counted in binned.counts(merged, binned.group, K):
         shares = counted / sizes[:, None, None].astype(np.float64)
         functions = shares.cumsum(-1)
-        centred, steps = functions - functions.mean(0), binned.steps[some]
+        centred, steps = functions - functions.mean(0), merged.steps[some]
         for p in range(counted.shape[1]):
             gram = (centred[:, p] * steps[p]) @ centred[:, p].T
             spread = (functions[:, p] * (1 - functions[:, p])) @ steps[p] if statistic == "U" else np.zeros(K)
@@ -270,15 +190,15 @@ def _whole(binned: _Binned, group: np.ndarray, sizes: np.ndarray, statistic: Sta
 
 
 def _tested(
-    binned: _Binned,
-    group: np.ndarray,
-    sizes: np.ndarray,
+    binned: Binned,
+    merged: Merged,
     whole: _Whole,
     permutations: int,
     random: np.random.Generator,
     progress: ProgressCallback | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """p-values and standard errors of all pairs, (K, K) each."""
+    sizes = binned.sizes
     K = len(sizes)
     p_values, errors = np.full((K, K), np.nan), np.zeros((K, K))
     level = np.maximum(np.log2(np.maximum(sizes // _BLOCKS, 1)).astype(int), 0)
@@ -286,8 +206,8 @@ def _tested(
     for at in np.unique(level):
         size = 1 << int(at)
         first, later = np.flatnonzero(level == at), np.flatnonzero(level > at)
-        dealt = _Dealt.of(group, sizes, np.concatenate([first, later]), size, random)
-        grams = _Grams.of(binned, dealt, len(first))
+        dealt = _Dealt.of(binned.group, sizes, np.concatenate([first, later]), size, random)
+        grams = _Grams.of(binned, merged, dealt, len(first))
         ways: dict[tuple[int, int], np.ndarray] = {}
         for i in range(len(first)):
             for j in range(i + 1, len(dealt.members)):
@@ -354,17 +274,17 @@ class _Grams:
     first: int
 
     @classmethod
-    def of(cls, binned: _Binned, dealt: _Dealt, first: int) -> _Grams:
+    def of(cls, binned: Binned, merged: Merged, dealt: _Dealt, first: int) -> _Grams:
         """The first members with all members, and every other member with itself."""
         starts, rows = dealt.starts, len(dealt.numbers)
         end = starts[first]
         products = np.zeros((end, rows))
         own = [np.zeros((many, many)) for many in np.diff(starts)[first:]]
-        for some, counted in binned.counts(dealt.row, rows):
+        for some, counted in binned.counts(merged, dealt.row, rows):
             shares = counted / np.maximum(dealt.numbers, 1).astype(np.float32)[:, None, None]
             # Less the mean, and in single precision: what is left is as small as the differences that are looked for.
             functions = (shares - shares.mean(0)).cumsum(-1, dtype=np.float64).astype(np.float32)
-            steps = binned.steps[some]
+            steps = merged.steps[some]
             used = steps > 0
             flat = functions[:, used] * np.sqrt(steps[used]).astype(np.float32)
             products += flat[:end] @ flat.T
@@ -385,33 +305,3 @@ class _Grams:
         in_x = np.array([size] * K + [0] * L + [n - K * size, 0]) / n
         in_y = np.array([0] * K + [size] * L + [0, m - L * size]) / m
         return Gram(matrix[np.ix_(order, order)], in_x, in_y, 0.0, K, L)
-
-
-@numba.njit(**OPTIONS)
-def _locate(first, last, worker, step, projected, low, inverse, B, places, sums):
-    for p in range(first, last):
-        for t in range(projected.shape[1]):
-            k = place((projected[p, t] - low[p]) * inverse[p], B)[0]
-            places[p, t] = k
-            sums[0, p, k] += 1
-            sums[1, p, k] += projected[p, t]
-
-
-@numba.njit(**OPTIONS)
-def _steps(first, last, worker, step, sums, steps):
-    for p in range(first, last):
-        before = -1
-        for k in range(sums.shape[2]):
-            if sums[0, p, k] > 0:
-                if before >= 0:
-                    steps[p, before] = sums[1, p, k] / sums[0, p, k] - sums[1, p, before] / sums[0, p, before]
-                before = k
-
-
-@numba.njit(**OPTIONS)
-def _count(first, last, worker, step, places, row, tables):
-    for p in range(first, last):
-        table, mine = tables[p], places[p]
-        for t in range(row.shape[0]):
-            if row[t] >= 0:
-                table[row[t], mine[t]] += np.float32(1)

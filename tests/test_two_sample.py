@@ -27,13 +27,13 @@ ERROR = 1e-6
 def method(request, monkeypatch):
     """Both ways to test few points: by the distances of all pairs, and as more points are tested."""
     if request.param == "sliced":
-        monkeypatch.setattr(two_sample.tests, "_EXACT_POINTS", 0)
+        monkeypatch.setattr(exact, "_POINTS", 0)
     return request.param
 
 
 @pytest.fixture
 def sliced(monkeypatch):
-    monkeypatch.setattr(two_sample.tests, "_EXACT_POINTS", 0)
+    monkeypatch.setattr(exact, "_POINTS", 0)
 
 
 def rejected(p_values, level):
@@ -312,7 +312,7 @@ def test_seed_decides():
 
 
 def test_few_points_are_tested_exactly_and_many_in_slices(monkeypatch):
-    """Distance and p-value of the first are those of brute force, whatever the scale; a sum of 10^5 numbers is good to 1e-12."""
+    """The distances of the first are those of brute force, whatever the scale; sums of 10^4 numbers are good to 1e-12."""
     g = generator(0)
     x, y = torch.randn(90, 3, generator=g, dtype=torch.float64), torch.randn(60, 3, generator=g, dtype=torch.float64) + 0.3
     want = rf.mmd2(x, y, statistic="U").item(), metrics.energy_p_value(x, y, permutations=99, seed=1)
@@ -324,7 +324,7 @@ def test_few_points_are_tested_exactly_and_many_in_slices(monkeypatch):
         assert low / scale < want[0] < high / scale < 1
     wide = torch.randn(1500, 2, generator=g), torch.randn(600, 2, generator=g)
     assert rf.two_sample_test(*wide, slices=4, permutations=19).method == "sliced"
-    monkeypatch.setattr(two_sample.tests, "_EXACT_NUMBERS", 3 * 150 - 1)
+    monkeypatch.setattr(exact, "_NUMBERS", 3 * 150 - 1)
     assert rf.two_sample_test(x, y, slices=4, permutations=19).method == "sliced"
 
 
@@ -343,7 +343,7 @@ def test_sketches_of_an_exact_test_are_made_when_they_are_used(monkeypatch):
     assert "_sketches" not in found.__dict__ and found == again
     for test in (found, again):
         assert (test.x.n, test.y.n, test.x.slices) == (90, 60, 8) and test.x is test.x
-    monkeypatch.setattr(two_sample.tests, "_EXACT_POINTS", 0)
+    monkeypatch.setattr(exact, "_POINTS", 0)
     same = rf.two_sample_test(x, y, slices=8, permutations=19)
     assert found.y.distance(found.x) == same.y.distance(same.x) == again.y.distance(again.x)
 

@@ -1,8 +1,9 @@
 """Bins for many groups of points at once, on every slice as narrow as the narrowest group needs them.
 
-Points are binned once, in bins between random points of every group. Where many groups lie, those bins are narrower than anyone
-needs: they are merged as long as no group notices. A bin of length h that holds the share m of a group adds h·m² to what D² with
-that group may be off by at most, and bins are merged until that is a given share of the group's own width.
+Points are binned once, between random points of every group. Where many groups lie, such bins are narrower than any group
+needs. So neighbours are merged as long as h·m² stays below a given share of the group's width for every group: h is the length
+of the merged bin and m the share of the group in it. A bin can put D² off by 2h·m·|F − G| + h·m², with the two distribution
+functions F and G; the first term vanishes where both groups have the same mean in the bin.
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numba
 import numpy as np
 import torch
 
-from rieszflow import _validate, directions
 from rieszflow._numba import OPTIONS, share
-from rieszflow._types import DirectionsName, Progress, ProgressCallback
+from rieszflow._types import Progress, ProgressCallback
+from rieszflow.data import Stream
+from rieszflow.directions import Directions
 from rieszflow.engines import bins
-from rieszflow.errors import InputError
 from rieszflow.kernels import Riesz
+from rieszflow.sketch.plan import Drawn
 
 __all__ = ["Binned", "Merged"]
 
@@ -42,10 +43,12 @@ class Merged:
         bins: The new bin of every old one, of shape (P, old bins).
         steps: From the mean of the points in a bin to that of those in the next one, times the constant of slicing over P, of
             shape (P, new bins); 0 for the last one. Points count as if they lay at that mean.
+        enough: Whether there are as many as every group needs.
     """
 
     bins: np.ndarray
     steps: np.ndarray
+    enough: bool
 
 
 @dataclass(frozen=True)
@@ -71,21 +74,16 @@ class Binned:
     @classmethod
     def of(
         cls,
-        points: Any,
+        points: Stream,
         group: np.ndarray,
         sizes: np.ndarray,
-        slices: int,
-        kind: DirectionsName,
-        seed: int,
+        slices: Drawn,
         progress: ProgressCallback | None,
     ) -> Binned:
-        P, n = _validate.positive_int("slices", slices), len(group)
-        if kind not in ("auto", *directions.KINDS):
-            raise InputError(f"directions: {kind!r} given; {', '.join(map(repr, ('auto', *directions.KINDS)))} are accepted")
+        P, n = slices.slices, len(group)
         some, parts = _sample(points, group, sizes)
         like = torch.from_numpy(some)
-        drawn = directions.sample(kind, P, points.d, like.float(), torch.Generator().manual_seed(seed))
-        frames = _frames(drawn, some, parts)
+        frames = _frames(slices.random(like), some, parts)
         projected = np.concatenate([frame.project(like).numpy() for frame in frames])
         edges, widths = _edges(projected), _widths(projected, parts)
         places, done = np.empty((P, n), np.uint16), 0
@@ -112,11 +110,12 @@ class Binned:
         """Merge the bins as far as no group is off by more than a share of its width.
 
         Args:
-            wanted: Pairs of numbers, for each of which bins are merged: what a bin's length times a squared share of a group may
-                be at most, over the group's width; and how many bins there may be, for which that share is exceeded.
+            wanted: Pairs of numbers, for each of which bins are merged: the largest h·m² over the group's width, and the
+                largest number of bins, for which that share is exceeded.
         """
         P, width = self.sums.shape[1:]
         K, new = len(self.sizes), np.zeros((len(wanted), P, width), np.uint16)
+        times = np.empty((len(wanted), P))
         step, same = max(1, _TOGETHER // (K * width)), np.arange(width, dtype=np.uint16)
         for first in range(0, P, step):
             some = slice(first, min(P, first + step))
@@ -124,15 +123,27 @@ class Binned:
             share(_count, len(tables), 1, self.places[some], np.tile(same, (len(tables), 1)), self.group, tables)
             for k, (off, most) in enumerate(wanted):
                 limits = np.sqrt(off * self.widths[some]) * self.sizes
-                share(_merge, len(tables), 1, tables, self.sums[:, some], limits, most, new[k, some])
-        return [self._with(bins) for bins in new]
+                share(_merge, len(tables), 1, tables, self.sums[:, some], limits, most, new[k, some], times[k, some])
+        return [self._with(bins, bool((mine == 1).all())) for bins, mine in zip(new, times, strict=True)]
 
-    def _with(self, new: np.ndarray) -> Merged:
+    def _with(self, new: np.ndarray, enough: bool) -> Merged:
         sums = np.zeros((2, len(new), int(new.max()) + 1))
         share(_add_up, len(new), 1, self.sums, new, sums)
         steps = np.zeros(sums.shape[1:])
         share(_steps, len(new), 1, sums, steps)
-        return Merged(new, steps * self.unit[:, None])
+        return Merged(new, steps * self.unit[:, None], enough)
+
+    def pair(self, i: int, j: int) -> Binned:
+        """Return two groups alone."""
+        both = np.flatnonzero((self.group == i) | (self.group == j))
+        group = (self.group[both] == j).astype(np.int32)
+        return Binned(self.places[:, both], self.sums, self.unit, self.widths[:, [i, j]], group, self.sizes[[i, j]])
+
+    def near(self, distances: np.ndarray) -> np.ndarray:
+        """Return which groups are no farther apart than they are wide, by their D² on the slices: (K, K)."""
+        reach = (self.unit[:, None] * self.widths).sum(0)
+        near: np.ndarray = distances < reach + reach[:, None]
+        return near
 
     def counts(self, merged: Merged, row: np.ndarray, rows: int) -> Iterator[tuple[slice, np.ndarray]]:
         """Count the points of every row in every bin, (rows, p, bins) float32 for some p slices at a time.
@@ -151,8 +162,8 @@ class Binned:
             yield some, tables.transpose(1, 0, 2)
 
 
-def _sample(points: Any, group: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, list[slice]]:
-    """Some random points of every group: those of one group side by side, the narrowest group last, and where each one's are."""
+def _sample(points: Stream, group: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, list[slice]]:
+    """Draw points of every group. Return them, those of one group side by side, and the rows of each."""
     K, random = len(sizes), np.random.default_rng(0)
     each = max(2, min(_EDGES_OF_A_GROUP, min(_EDGES, _NUMBERS // points.d) // K))
     order, ends = np.argsort(group, kind="stable"), np.cumsum(sizes)
@@ -165,7 +176,7 @@ def _sample(points: Any, group: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarr
     return some, parts
 
 
-def _frames(drawn: directions.Directions, some: np.ndarray, parts: list[slice]) -> list[bins.Frame]:
+def _frames(drawn: Directions, some: np.ndarray, parts: list[slice]) -> list[bins.Frame]:
     """Return how points are projected, with the origin in the narrowest group: near it projections keep the most digits."""
     spread = [np.abs(some[part] - np.median(some[part], 0)).mean() for part in parts]
     narrowest = some[parts[int(np.argmin(spread))]]
@@ -218,11 +229,11 @@ def _count(first, last, worker, step, places, bins, row, tables):
 
 
 @numba.njit(**OPTIONS)
-def _merge(first, last, worker, step, tables, sums, limits, most, new):
+def _merge(first, last, worker, step, tables, sums, limits, most, new, times):
     K = tables.shape[2]
     held = np.empty(K, np.float32)
     for p in range(first, last):
-        times = 1.0
+        times[p] = 1.0
         for _attempt in range(_ATTEMPTS):
             k, start, held[:] = 0, np.nan, 0
             for b in range(tables.shape[1]):
@@ -232,14 +243,14 @@ def _merge(first, last, worker, step, tables, sums, limits, most, new):
                     root = np.sqrt(max(position - start, 0.0))
                     noticed = 0
                     for g in range(K):
-                        noticed += (held[g] + tables[p, b, g]) * root > limits[p, g] * times
+                        noticed += (held[g] + tables[p, b, g]) * root > limits[p, g] * times[p]
                     if noticed:
                         k, start, held[:] = k + 1, position, 0
                     held += tables[p, b]
                 new[p, b] = k
             if k < most:
                 break
-            times *= 2.0
+            times[p] *= 2.0
         if k >= most:
             for b in range(tables.shape[1]):
                 new[p, b] = new[p, b] * most // (k + 1)

@@ -8,27 +8,29 @@ that of the smaller one's. Sizes are powers of two, so that few of them serve al
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from rieszflow import _validate
 from rieszflow._extras import extra
 from rieszflow._group_bins import Binned, Merged
+from rieszflow._group_blocks import Dealt, Grams
 from rieszflow._surroundings import plain
 from rieszflow._types import DirectionsName, Progress, ProgressCallback, Statistic
-from rieszflow.data import labelled
+from rieszflow.data import Stream, labelled
 from rieszflow.errors import InputError
 from rieszflow.permutations import p_value, source, splits
+from rieszflow.sketch.plan import Drawn
+from rieszflow.two_sample.exact import are_few, exact_gram, in_range, pair_distances
 from rieszflow.two_sample.gram import Gram
 
 __all__ = ["PairwiseDistances", "pairwise_energy_distance"]
 
-_BINS = ((2e-7, 1024), (1.3e-5, 256))  # see `Binned.merged`: for groups, and for blocks, whose noise is larger
+_BINS = ((1.5e-6, 1 << 14), (1e-4, 384))  # see `Binned.merged`: for groups, and for blocks, whose noise is larger
 _BLOCKS = 16  # of the smaller of two groups, at least
-_MOST_BLOCKS = 32
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class PairwiseDistances:
         p_values: by permutations, (K, K), each of a pair by itself: among many pairs some are small by chance. NaN on the
             diagonal; None where none were asked for.
         statistic: "U" or "V", of the distances.
+        method: "exact": by the distances of all pairs of points. "sliced": by slices, bins and blocks.
     """
 
     names: tuple[str, ...]
@@ -52,6 +55,7 @@ class PairwiseDistances:
     standard_errors: np.ndarray
     p_values: np.ndarray | None
     statistic: Statistic
+    method: Literal["exact", "sliced"]
 
     def __len__(self) -> int:
         """K."""
@@ -125,6 +129,7 @@ def pairwise_energy_distance(
         MissingPackageError: an .h5ad file without anndata, a table without pyarrow.
 
     Example:
+        >>> import torch
         >>> g = torch.Generator().manual_seed(0)
         >>> x = torch.randn(600, 3, generator=g) + torch.arange(3.0).repeat(200)[:, None]
         >>> found = pairwise_energy_distance(x, ["a", "b", "c"] * 200, permutations=99)
@@ -144,13 +149,67 @@ def pairwise_energy_distance(
         raise InputError(f"groups: all points are in one group, {names[0]!r}; two at least are needed")
     if sizes.min() < 2:
         raise InputError(f"groups: {names[sizes.argmin()]!r} has one point; two at least are needed in every group")
-    group = group.astype(np.int32)
-    binned = Binned.of(points, group, sizes, slices, directions, _validate.whole_seed(seed), progress)
-    fine, coarse = binned.merged(*_BINS)
-    found = _whole(binned, fine, statistic)
-    p_values, errors = _tested(binned, coarse, found, permutations, source(seed), progress)
+    drawn = Drawn(points.d, slices, directions, seed)
+    tests = _Tests(permutations, source(seed))
+    exact = are_few(len(group), points.d)
+    if exact:
+        distances, p_values, errors = _exactly(points, group, sizes, statistic, tests, progress)
+    else:
+        binned = Binned.of(points, group.astype(np.int32), sizes, drawn, progress)
+        fine, coarse = binned.merged(*_BINS)
+        whole = _whole(binned, fine, statistic)
+        p_values, errors = _tested(binned, coarse, whole, tests, progress)
+        distances = 2 * whole.distances
     np.fill_diagonal(errors, np.nan)
-    return PairwiseDistances(names, sizes, 2 * found.distances, 2 * errors, p_values if permutations else None, statistic)
+    method: Literal["exact", "sliced"] = "exact" if exact else "sliced"
+    return PairwiseDistances(names, sizes, distances, 2 * errors, p_values if permutations else None, statistic, method)
+
+
+class _Tests:
+    """Permutation tests of pairs; those of one shape share their permutations."""
+
+    def __init__(self, permutations: int, random: np.random.Generator) -> None:
+        self.permutations, self.random = permutations, random
+        self._splits: dict[tuple[int, int], np.ndarray] = {}
+
+    def p_value(self, gram: Gram, scale: float) -> float:
+        """The p-value of a pair, NaN without permutations. `scale`: size of the largest terms of the statistic."""
+        shape = gram.K, gram.L
+        if not self.permutations:
+            return math.nan
+        if shape not in self._splits:
+            self._splits[shape] = splits(*shape, self.permutations, self.random)
+        split = self._splits[shape]
+        return p_value(gram.squares, gram.weights, shape, permutations=self.permutations, scale=scale, random=split).value
+
+
+def _exactly(
+    points: Stream, group: np.ndarray, sizes: np.ndarray, statistic: Statistic, tests: _Tests, progress: ProgressCallback | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return distances, p-values and half the standard errors of all pairs by brute force, (K, K) each."""
+    K = len(sizes)
+    x = np.concatenate([batch.cpu().numpy() for batch in points])
+    x, unit = in_range(x[np.argsort(group, kind="stable")])
+    between = pair_distances(x)
+    starts = np.cumsum(sizes) - sizes
+    sums = np.add.reduceat(np.add.reduceat(between, starts, 0), starts, 1)
+    own = sums.diagonal() / sizes / (sizes - 1 if statistic == "U" else sizes)
+    distances = 2 * sums / sizes / sizes[:, None] - own - own[:, None]
+    distances = (distances + distances.T) / 2  # sums are symmetric up to rounding
+    np.fill_diagonal(distances, 0)
+    if statistic == "V":
+        distances = np.maximum(distances, 0)  # rounding, where all is equal
+    p_values, errors = np.full((K, K), np.nan), np.zeros((K, K))
+    rows = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+    for i, j in itertools.combinations(range(K), 2):
+        both = np.r_[rows[i], rows[j]]
+        pair = between[np.ix_(both, both)]
+        gram = exact_gram(pair, int(sizes[i]))
+        errors[i, j] = errors[j, i] = gram.points_error() / unit
+        p_values[i, j] = p_values[j, i] = tests.p_value(gram, float(pair.max()))
+    if progress is not None:
+        progress(Progress("pairs", K * (K - 1) // 2, K * (K - 1) // 2))
+    return distances / unit, p_values, errors
 
 
 @dataclass(frozen=True)
@@ -193,115 +252,36 @@ def _tested(
     binned: Binned,
     merged: Merged,
     whole: _Whole,
-    permutations: int,
-    random: np.random.Generator,
+    tests: _Tests,
     progress: ProgressCallback | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """p-values and standard errors of all pairs, (K, K) each."""
     sizes = binned.sizes
     K = len(sizes)
     p_values, errors = np.full((K, K), np.nan), np.zeros((K, K))
+    hidden = np.zeros((K, K), bool) if merged.enough else binned.near(whole.distances)
     level = np.maximum(np.log2(np.maximum(sizes // _BLOCKS, 1)).astype(int), 0)
     done = 0
     for at in np.unique(level):
         size = 1 << int(at)
         first, later = np.flatnonzero(level == at), np.flatnonzero(level > at)
-        dealt = _Dealt.of(binned.group, sizes, np.concatenate([first, later]), size, random)
-        grams = _Grams.of(binned, merged, dealt, len(first))
-        ways: dict[tuple[int, int], np.ndarray] = {}
+        dealt = Dealt.of(binned.group, sizes, np.concatenate([first, later]), size, tests.random)
+        grams = Grams.of(binned, merged, dealt, len(first))
         for i in range(len(first)):
             for j in range(i + 1, len(dealt.members)):
-                gram = grams.pair(i, j)
                 a, b = dealt.members[i], dealt.members[j]
+                gram = _alone(binned.pair(a, b), size, tests.random) if hidden[a, b] else grams.pair(i, j)
                 error = math.hypot(gram.points_error(), whole.slices_errors[a, b])
                 errors[a, b] = errors[b, a] = error
-                if permutations:
-                    if (gram.K, gram.L) not in ways:
-                        ways[gram.K, gram.L] = splits(gram.K, gram.L, permutations, random)
-                    largest = float(gram.matrix.diagonal()[gram.weights != 0].max())
-                    shape, split = (gram.K, gram.L), ways[gram.K, gram.L]
-                    value = p_value(gram.squares, gram.weights, shape, permutations=permutations, scale=largest, random=split)
-                    p_values[a, b] = p_values[b, a] = value.value
+                scale = float(gram.matrix.diagonal()[gram.weights != 0].max())
+                p_values[a, b] = p_values[b, a] = tests.p_value(gram, scale)
                 done += 1
                 if progress is not None and (done % 256 == 0 or done == K * (K - 1) // 2):
                     progress(Progress("pairs", done, K * (K - 1) // 2))
     return p_values, errors
 
 
-@dataclass(frozen=True)
-class _Dealt:
-    """Some groups, dealt into blocks of one size. A group's rows are its blocks, and then one for the points in none.
-
-    Attributes:
-        members: the groups.
-        size: points of a block.
-        blocks: how many every member has.
-        starts: first row of every member, and the end.
-        row: of every point, −1 for those of other groups.
-        numbers: points of every row.
-        sizes: points of every member.
-    """
-
-    members: np.ndarray
-    size: int
-    blocks: np.ndarray
-    starts: np.ndarray
-    row: np.ndarray
-    numbers: np.ndarray
-    sizes: np.ndarray
-
-    @classmethod
-    def of(cls, group: np.ndarray, sizes: np.ndarray, members: np.ndarray, size: int, random: np.random.Generator) -> _Dealt:
-        blocks = np.minimum(sizes[members] // size, _MOST_BLOCKS)
-        starts = np.concatenate([[0], np.cumsum(blocks + 1)])
-        row, numbers = np.full(len(group), -1, np.int32), np.full(starts[-1], size)
-        order = np.argsort(group, kind="stable")
-        firsts = np.concatenate([[0], np.cumsum(sizes)])
-        for k, g in enumerate(members):
-            mine = random.permutation(order[firsts[g] : firsts[g + 1]])
-            row[mine] = starts[k] + np.minimum(np.arange(len(mine)) // size, blocks[k])
-            numbers[starts[k + 1] - 1] = len(mine) - blocks[k] * size
-        return cls(members, size, blocks, starts, row, numbers, sizes[members])
-
-
-@dataclass(frozen=True)
-class _Grams:
-    """Inner products of the distribution functions of blocks: of some groups with all, and of the others with themselves."""
-
-    dealt: _Dealt
-    of_first: np.ndarray
-    of_own: list[np.ndarray]
-    first: int
-
-    @classmethod
-    def of(cls, binned: Binned, merged: Merged, dealt: _Dealt, first: int) -> _Grams:
-        """The first members with all members, and every other member with itself."""
-        starts, rows = dealt.starts, len(dealt.numbers)
-        end = starts[first]
-        products = np.zeros((end, rows))
-        own = [np.zeros((many, many)) for many in np.diff(starts)[first:]]
-        for some, counted in binned.counts(merged, dealt.row, rows):
-            shares = counted / np.maximum(dealt.numbers, 1).astype(np.float32)[:, None, None]
-            # Less the mean, and in single precision: what is left is as small as the differences that are looked for.
-            functions = (shares - shares.mean(0)).cumsum(-1, dtype=np.float64).astype(np.float32)
-            steps = merged.steps[some]
-            used = steps > 0
-            flat = functions[:, used] * np.sqrt(steps[used]).astype(np.float32)
-            products += flat[:end] @ flat.T
-            for k, gram in enumerate(own):
-                mine = flat[starts[first + k] : starts[first + k + 1]]
-                gram += mine @ mine.T
-        return cls(dealt, products, own, first)
-
-    def pair(self, i: int, j: int) -> Gram:
-        """The Gram matrix of two members, the first of them among the first ones."""
-        starts, K, L = self.dealt.starts, int(self.dealt.blocks[i]), int(self.dealt.blocks[j])
-        a, b = slice(starts[i], starts[i + 1]), slice(starts[j], starts[j + 1])
-        theirs = self.of_first[b, b] if j < self.first else self.of_own[j - self.first]
-        between = self.of_first[a, b]
-        matrix = np.block([[self.of_first[a, a], between], [between.T, theirs]])
-        order = [*range(K), *range(K + 1, K + 1 + L), K, K + 1 + L]  # blocks first, as `Gram` wants them
-        size, (n, m) = self.dealt.size, self.dealt.sizes[[i, j]]
-        in_x = np.array([size] * K + [0] * L + [n - K * size, 0]) / n
-        in_y = np.array([0] * K + [size] * L + [0, m - L * size]) / m
-        return Gram(matrix[np.ix_(order, order)], in_x, in_y, 0.0, K, L)
+def _alone(pair: Binned, size: int, random: np.random.Generator) -> Gram:
+    """Return the Gram matrix of two groups in bins of their own, because those for all groups do not resolve them."""
+    dealt = Dealt.of(pair.group, pair.sizes, np.arange(2), size, random)
+    return Grams.of(pair, pair.merged(_BINS[1])[0], dealt, 2).pair(0, 1)

@@ -81,10 +81,14 @@ class Drawn:
         """Whether columns are counted by themselves: up to d = 4,096."""
         return self.d <= _MOST_AXES
 
+    def random(self, like: Tensor) -> Directions:
+        """Draw the random slices."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return directions.sample(self.directions, self.slices, self.d, like.float(), generator)
+
     def kinds(self, like: Tensor) -> list[Directions]:
         """The random slices, and the columns."""
-        generator = torch.Generator().manual_seed(self.seed)
-        random = directions.sample(self.directions, self.slices, self.d, like.float(), generator)
+        random = self.random(like)
         return [random, Axes(self.d)] if self.columns else [random]
 
 

@@ -13,11 +13,18 @@ from rieszflow._numba import OPTIONS, share
 from rieszflow._scale import power_of_two
 from rieszflow.two_sample.gram import Gram
 
-__all__ = ["exact_gram", "in_range", "pair_distances"]
+__all__ = ["are_few", "exact_gram", "in_range", "pair_distances"]
 
+_POINTS = 2000  # up to which brute force with 999 permutations takes as long as slices and blocks, or less
+_NUMBERS = 1 << 22  # of their coordinates, likewise
 _CLOSE = (
     0.01  # squared distances below this share of ‖x‖² + ‖y‖² are summed from differences: 1e-13 is left of the cancellation
 )
+
+
+def are_few(n: int, d: int) -> bool:
+    """Return whether n points of dimension d are compared by brute force."""
+    return n <= _POINTS and n * d <= _NUMBERS
 
 
 def in_range(x: np.ndarray) -> tuple[np.ndarray, float]:

@@ -23,15 +23,13 @@ from rieszflow.permutations import p_value, source
 from rieszflow.sketch import Plan, SliceSketch
 from rieszflow.sketch.plan import Drawn
 from rieszflow.two_sample.blocks import Dealt, deal, sizes
-from rieszflow.two_sample.exact import exact_gram, in_range, pair_distances
+from rieszflow.two_sample.exact import are_few, exact_gram, in_range, pair_distances
 from rieszflow.two_sample.gram import Gram, gram_of
 
 __all__ = ["TwoSampleTest", "drift_test", "two_sample_test"]
 
 _MOST_TIMES = 8  # as many blocks of the larger sample; what it has more than that keeps its place
 _MOST_TIMES_DRIFT = 4  # a sketch has 1,024 slices, and so larger tables than the two-sample test
-_EXACT_POINTS = 2000  # of both samples, up to which brute force takes as long as slices or less
-_EXACT_NUMBERS = 1 << 22  # of their coordinates, likewise
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,8 @@ class TwoSampleTest:
 
     Attributes:
         p_value: probability of a statistic as large if both samples are of one distribution; exact.
-        distance: D² (half the energy distance) of all points, unbiased: it may be below 0. On the slices if `method` is "sliced".
+        distance: D² (half the energy distance) of all points, unbiased: it may be below 0. If `method` is "sliced", it is that
+            on the slices.
         interval: approximate 95 % confidence interval of D²: the standard errors of the points (Hoeffding's two terms, by the
             spread of the blocks or of the single points) and of the slices, times Student's quantile for the number of blocks.
             Values that are too rare to be among the points widen nothing: then it is too narrow.
@@ -120,8 +119,8 @@ def two_sample_test(
 ) -> TwoSampleTest:
     """Test whether two samples are of one distribution, by the energy distance and permutations.
 
-    Up to 2,000 points in all (fewer above d = 2,000), the distances of all pairs are taken and single points are permuted. Above,
-    the distance is that on slices and blocks of points are permuted, in time that is linear in the points.
+    For up to 2,000 points in all (fewer above d = 2,000), the distances of all pairs are taken and single points are permuted.
+    For more, the distance is that on slices and blocks of points are permuted, in time that is linear in the points.
 
     The p-value is exact for independent points of any distribution and any n and m: ties, constants and heavy tails included.
     If the null hypothesis holds, it is at most α with a probability of at most α. The interval is approximate.
@@ -161,7 +160,7 @@ def two_sample_test(
     clouds = ((one, rows[rows < n]), (two, rows[rows >= n] - n))
     some = np.concatenate([cloud.rows(mine) for cloud, mine in clouds if len(mine)])
     told = _told(progress, "x", n), _told(progress, "y", m)
-    if n + m <= _EXACT_POINTS and (n + m) * one.d <= _EXACT_NUMBERS:
+    if are_few(n + m, one.d):
         points = _Points(_gathered(one, told[0]), _gathered(two, told[1]), some, drawn)
         return _test_exactly(points, permutations, random)
     plan = Plan.around(torch.from_numpy(some), drawn)

@@ -12,6 +12,7 @@ import pytest
 import scipy.stats
 import torch
 from problems import generator
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import rieszflow as rf
 from rieszflow import metrics, permutations, two_sample
@@ -346,6 +347,36 @@ def test_sketches_of_an_exact_test_are_made_when_they_are_used(monkeypatch):
     monkeypatch.setattr(exact, "_POINTS", 0)
     same = rf.two_sample_test(x, y, slices=8, permutations=19)
     assert found.y.distance(found.x) == same.y.distance(same.x) == again.y.distance(again.x)
+
+
+class Operations(TorchDispatchMode):
+    """The operations of PyTorch that compute something, with the numbers that they return."""
+
+    VIEWS = ("detach", "view", "reshape", "slice", "alias", "expand", "lift_fresh", "_unsafe_view", "squeeze")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and function.overloadpacket.__name__ not in self.VIEWS:
+            self.seen.append((function.overloadpacket.__name__, found.numel()))
+        return found
+
+
+def test_few_points_do_not_wait_for_pytorchs_threads():
+    """PyTorch shares elementwise operations between threads from 32,768 numbers on, and matrix products as it likes. On a busy
+    machine every such operation waits for all threads to get their turn."""
+    g = generator(0)
+    x, y = torch.randn(1000, 50, generator=g), torch.randn(1000, 50, generator=g)
+    with Operations() as operations:
+        rf.two_sample_test(x, y, permutations=19)
+        rf.pairwise_energy_distance(x, np.arange(1000) % 5, permutations=19)
+    assert not [(name, numel) for name, numel in operations.seen if numel >= 32_768 or name in ("mm", "bmm", "addmm", "matmul")]
+    with Operations() as operations:
+        rf.two_sample_test(x, y, slices=8, permutations=19).x  # noqa: B018
+    assert any(name == "mm" for name, _ in operations.seen)  # of the sketch, so the test sees them
 
 
 def test_pair_distances_keep_their_digits():

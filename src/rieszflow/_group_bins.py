@@ -16,6 +16,7 @@ import numba
 import numpy as np
 import torch
 
+from rieszflow import _validate
 from rieszflow._numba import OPTIONS, share
 from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Stream
@@ -81,6 +82,7 @@ class Binned:
         progress: ProgressCallback | None,
     ) -> Binned:
         P, n = slices.slices, len(group)
+        _validate.affordable("slices", P, 2 * n)
         some, parts = _sample(points, group, sizes)
         like = torch.from_numpy(some)
         frames = _frames(slices.random(like), some, parts)

@@ -21,6 +21,7 @@ from rieszflow.errors import InputError
 __all__ = ["Drawn", "Plan"]
 
 _RANGE = 256  # rows that decide the range
+_BYTES = 8 * (bins.BINS + 2 * bins.TAIL)  # of a slice's counts
 _MOST_AXES = 4096  # columns that are slices of their own; more of them cost more than they tell
 
 
@@ -62,7 +63,7 @@ class Drawn:
     names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        _validate.positive_int("slices", self.slices)
+        _validate.affordable("slices", _validate.positive_int("slices", self.slices), _BYTES)
         _validate.whole_seed(self.seed)
         if self.directions not in ("auto", *KINDS):
             accepted = ", ".join(repr(name) for name in ("auto", *KINDS))

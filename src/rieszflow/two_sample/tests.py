@@ -232,7 +232,7 @@ def _points(name: str, given: Any) -> Stream:
 
 
 def _gathered(cloud: Stream, told: Callable[[int], object] | None) -> Tensor:
-    points = torch.cat([batch.cpu() for batch in cloud])
+    points = torch.from_numpy(np.concatenate([batch.cpu().numpy() for batch in cloud]))
     if told is not None:
         told(len(points))
     return points

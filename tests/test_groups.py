@@ -222,6 +222,13 @@ def test_h5ad_files_and_frames(tmp_path):
             rf.pairwise_energy_distance(tmp_path / name, "kind")
 
 
+def test_progress_counts_points_and_pairs():
+    x, labels = groups()
+    seen = []
+    rf.pairwise_energy_distance(x, labels, permutations=0, slices=8, progress=seen.append)
+    assert [(p.what, p.done, p.total) for p in seen] == [("points", 677, 677), ("pairs", 6, 6)]
+
+
 def test_pairs_and_order():
     g = generator(7)
     x = torch.randn(80, 2, generator=g) * 0.1

@@ -33,7 +33,8 @@ _NUMBERS = 1 << 26  # coordinates of the points that the edges come from, at mos
 _TAIL = 64  # geometric bins on either side, two an octave: an outlier has a bin of its own magnitude
 _WIDTHS = (0.1, 0.05, 0.02, 0.0)  # shares left out on either side for a group's width; the next one if nothing is left of it
 _TOGETHER = 1 << 25  # numbers of a table at a time
-_ATTEMPTS = 8  # to merge bins further, four times off a time, until there are few enough
+_ATTEMPTS = 8  # to merge bins further, by twice the limit of m·√h a time, until there are few enough
+_ENOUGH = 4  # times that limit still tell groups apart
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Merged:
         bins: The new bin of every old one, of shape (P, old bins).
         steps: From the mean of the points in a bin to that of those in the next one, times the constant of slicing over P, of
             shape (P, new bins); 0 for the last one. Points count as if they lay at that mean.
-        enough: Whether there are as many as every group needs.
+        enough: Whether there are about as many as every group needs.
     """
 
     bins: np.ndarray
@@ -126,7 +127,7 @@ class Binned:
             for k, (off, most) in enumerate(wanted):
                 limits = np.sqrt(off * self.widths[some]) * self.sizes
                 share(_merge, len(tables), 1, tables, self.sums[:, some], limits, most, new[k, some], times[k, some])
-        return [self._with(bins, bool((mine == 1).all())) for bins, mine in zip(new, times, strict=True)]
+        return [self._with(bins, bool((mine <= _ENOUGH).all())) for bins, mine in zip(new, times, strict=True)]
 
     def _with(self, new: np.ndarray, enough: bool) -> Merged:
         sums = np.zeros((2, len(new), int(new.max()) + 1))
@@ -142,9 +143,9 @@ class Binned:
         return Binned(self.places[:, both], self.sums, self.unit, self.widths[:, [i, j]], group, self.sizes[[i, j]])
 
     def near(self, distances: np.ndarray) -> np.ndarray:
-        """Return which groups are no farther apart than they are wide, by their D² on the slices: (K, K)."""
+        """Return which groups are no farther apart than either of them is wide, by their D² on the slices: (K, K)."""
         reach = (self.unit[:, None] * self.widths).sum(0)
-        near: np.ndarray = distances < reach + reach[:, None]
+        near: np.ndarray = distances < np.minimum(reach, reach[:, None])
         return near
 
     def counts(self, merged: Merged, row: np.ndarray, rows: int) -> Iterator[tuple[slice, np.ndarray]]:

@@ -1,6 +1,6 @@
 """Energy distances between all pairs of many groups of points, in time that is linear in the points.
 
-Every point is projected once, and its bin on every slice is kept, in two bytes. What follows are counts. A group's table is its
+Few points are compared by brute force. Of more, every point is projected once, and its bin on every slice is kept, in two bytes. What follows are counts. A group's table is its
 distribution function on all slices, and all K² distances are differences of inner products of these functions. For standard
 errors and p-values groups are dealt into blocks, as in `two_sample`. Two groups are tested with blocks of one size, which is
 that of the smaller one's. Sizes are powers of two, so that few of them serve all pairs.
@@ -108,9 +108,10 @@ def pairwise_energy_distance(
     seed: int = 0,
     progress: ProgressCallback | None = None,
 ) -> PairwiseDistances:
-    """The energy distance between every two groups of points, with standard errors and p-values.
+    """Compute the energy distance between every two groups of points, with standard errors and p-values.
 
-    Time and memory are linear in the points, 2 bytes for every point and slice, and quadratic in the number of groups.
+    Up to 2,000 points in all (fewer above d = 2,000) are compared by brute force. For more, time and memory are linear in the
+    points, 2 bytes for every point and slice, and quadratic in the number of groups; the distances are those on slices.
 
     Args:
         x: points (n, d): all that `rieszflow.stream` takes, but iterators; or an AnnData object, or the path of an .h5ad file.
@@ -189,6 +190,8 @@ def _exactly(
     """Return distances, p-values and half the standard errors of all pairs by brute force, (K, K) each."""
     K = len(sizes)
     x = np.concatenate([batch.cpu().numpy() for batch in points])
+    if progress is not None:
+        progress(Progress("points", len(x), len(x)))
     x, unit = in_range(x[np.argsort(group, kind="stable")])
     between = pair_distances(x)
     starts = np.cumsum(sizes) - sizes

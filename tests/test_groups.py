@@ -9,7 +9,19 @@ import torch
 from problems import generator
 
 import rieszflow as rf
+from rieszflow import groups as module
+from rieszflow import metrics
 from rieszflow.errors import DatasetError, InputError, InputTypeError
+from rieszflow.two_sample import exact
+
+
+@pytest.fixture(autouse=True, params=["exact", "sliced"])
+def method(request, monkeypatch):
+    """Both ways to compare few points: by the distances of all pairs, and as more points are compared."""
+    if request.param == "sliced":
+        monkeypatch.setattr(exact, "_POINTS", 0)
+    return request.param
+
 
 SIZES = {"a": 500, "b": 130, "c": 40, "d": 7}
 
@@ -33,14 +45,17 @@ def brute(x, labels, statistic):
 
 @pytest.mark.parametrize("statistic", ["U", "V"])
 @pytest.mark.parametrize("d", [1, 5, 70])
-def test_distances_are_brute_force_within_the_slices_error(statistic, d):
-    """In d = 1 what is left is the bins: a point counts half a bin at most from where it is, 0.03 of some 14 / 256, and these
-    errors average over the points of both groups. Otherwise two standard errors, which are of slices and points, and so larger
-    than what the slices alone err by."""
+def test_distances_are_brute_force_within_the_slices_error(method, statistic, d):
+    """Exactly for few points, up to 1e-12 of sums of 10^5 numbers. Else in d = 1 what is left is the bins: a point counts half
+    a bin at most from where it is, 0.03 of some 14 / 256, and these errors average over the points of both groups. Otherwise
+    two standard errors, which are of slices and points, and so larger than what the slices alone err by."""
     x, labels = groups(d)
     found = rf.pairwise_energy_distance(x, labels, statistic=statistic, permutations=0, slices=512)
     want = brute(x, labels, statistic)
     assert found.names == ("a", "b", "c", "d") and found.sizes.tolist() == list(SIZES.values()) and found.p_values is None
+    assert found.method == method
+    if method == "exact":
+        np.testing.assert_allclose(found.distances, want, rtol=1e-12, atol=1e-12)
     inverse = 1 / found.sizes
     tolerance = 0.03 * np.sqrt(d) * np.sqrt(inverse + inverse[:, None])
     if d > 1:
@@ -51,8 +66,10 @@ def test_distances_are_brute_force_within_the_slices_error(statistic, d):
         assert found.distances.min() >= 0
 
 
-def test_a_pair_is_what_the_sketches_say():
+def test_a_pair_is_what_the_sketches_say(method):
     """The same slices and points by another way. A sketch spreads a point over its bin, which costs 7 points some 0.004."""
+    if method == "exact":
+        pytest.skip("has no slices")
     x, labels = groups()
     found = rf.pairwise_energy_distance(x, labels, permutations=0, seed=3)
     one = rf.SliceSketch(x, slices=256, seed=3, sample=0)
@@ -108,6 +125,58 @@ def test_standard_errors_are_the_spread_of_new_samples():
     assert 1 / 1.6 < np.mean(errors) / np.std(distances) < 1.6
 
 
+def crowds(case, n=500):
+    """Three groups of which the first two are near each other, and the last one hides them from bins that are made for it."""
+    g = np.random.default_rng(0)
+    x, y, z = g.normal(size=(n, 1)), g.normal(size=(n, 1)) + 0.3, g.normal(size=(n, 1))
+    if case == "wide":
+        z *= 1e6
+    elif case == "far":
+        x, y, z = x + 1e6, y + 1e6, 1e6 * z
+    elif case == "outlier":
+        z[0] = x[1] = 1e8
+    elif case == "ties":
+        x, y, z = x.round(), y.round(), 1e6 * z.round()
+    elif case == "constant":
+        z[:] = -1e5
+    return np.concatenate([x, y, z]), np.repeat(["a", "b", "c"], n)
+
+
+@pytest.mark.parametrize("case", ["wide", "far", "outlier", "ties", "constant"])
+@pytest.mark.parametrize("statistic", ["U", "V"])
+def test_a_wide_group_hides_nothing_of_two_narrow_ones(case, statistic):
+    """In d = 1, where slices err by nothing. Some 180 bins for groups of width 1 are 0.03 long on average; a point counts that
+    far from where it is at most, which averages over 500 points to 2·0.03/√500 = 0.003, and is the same share of a wide group's
+    distances. Far from the origin float32 has 0.06 between its numbers, for 1/20 of a width: 0.003 once more."""
+    x, labels = crowds(case)
+    found = rf.pairwise_energy_distance(x, labels, statistic=statistic, slices=2, permutations=199)
+    want = brute(torch.from_numpy(x), labels, statistic)
+    np.testing.assert_allclose(found.distances, want, rtol=3e-3, atol=6e-3 if case == "far" else 3e-3)
+    if case != "outlier":  # which is of a, so that nearly all its standard error comes from there
+        assert found.standard_errors[0, 1] < 0.05
+    assert found.p_values[0, 1] == 1 / 200
+
+
+def test_many_groups_in_a_row_are_told_from_their_neighbours(monkeypatch):
+    """A hundred groups of width 1, ten apart, each with a neighbour at 0.7: bins for all of them resolve every pair, and
+    near pairs are tested in bins of their own, as often with success as by brute force but for chance. 32 bins for 100 groups
+    stand for 384, of which a thousand groups have as few each."""
+    monkeypatch.setattr(module, "_BINS", (module._BINS[0], (1e-4, 32)))
+    n, K = 30, 100
+    places = 10.0 * (np.arange(K) // 2) + 0.7 * (np.arange(K) % 2)
+    x = np.random.default_rng(0).normal(size=(n * K, 1)) + np.repeat(places, n)[:, None]
+    labels = np.repeat([f"{k:03}" for k in range(K)], n)
+    found = rf.pairwise_energy_distance(x, labels, slices=1, permutations=99)
+    of = lambda k: torch.from_numpy(x[labels == f"{k:03}"])  # noqa: E731
+    for k in range(0, K, 10):
+        for j in (k + 1, k + 2):
+            want = rf.energy_distance(of(k), of(j), statistic="U").item()
+            assert found.distances[k, j] == pytest.approx(want, rel=0.01, abs=0.005)
+    neighbours = found.p_values[np.arange(0, K, 2), np.arange(1, K, 2)]
+    by_brute_force = [metrics.energy_p_value(of(k), of(k + 1), permutations=99) for k in range(0, K, 2)]
+    assert np.median(neighbours) < 0.05 and (neighbours <= 0.1).sum() >= (np.array(by_brute_force) <= 0.1).sum() - 8
+
+
 def test_all_forms_of_data_are_the_same(tmp_path):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     x, labels = groups()
@@ -151,6 +220,13 @@ def test_h5ad_files_and_frames(tmp_path):
     for name, says in (("bad.h5ad", "not an .h5ad file, or damaged"), ("none.h5ad", "no such file")):
         with pytest.raises(DatasetError, match=says):
             rf.pairwise_energy_distance(tmp_path / name, "kind")
+
+
+def test_progress_counts_points_and_pairs():
+    x, labels = groups()
+    seen = []
+    rf.pairwise_energy_distance(x, labels, permutations=0, slices=8, progress=seen.append)
+    assert [(p.what, p.done, p.total) for p in seen] == [("points", 677, 677), ("pairs", 6, 6)]
 
 
 def test_pairs_and_order():

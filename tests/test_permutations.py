@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from rieszflow import Notice
+from rieszflow import Notice, permutations
 from rieszflow.permutations import p_value, source
 
 
@@ -80,6 +80,17 @@ def test_a_p_value_that_cannot_be_small_is_said():
         p_value(lambda w: w @ np.arange(20.0), labels(10, 10), (10, 10), permutations=9, scale=20.0, random=source(0))
     with pytest.warns(Notice, match=r"cannot be less than 0.333.*3 ways to split"):
         p_value(lambda w: w @ np.arange(3.0), labels(1, 2), (1, 2), permutations=99, scale=3.0, random=source(0))
+
+
+def test_weights_are_made_in_parts(monkeypatch):
+    """Memory is bounded however many permutations there are, and the value is the same."""
+    values, most = np.random.default_rng(2).normal(size=30), []
+    statistic = lambda w: most.append(len(w)) or w @ values  # noqa: E731
+    found = []
+    for together in (1 << 22, 30 * 7):
+        monkeypatch.setattr(permutations, "_TOGETHER", together)
+        found.append(p_value(statistic, labels(14, 16), (14, 16), permutations=99, scale=3.0, random=source(0)))
+    assert found[0] == found[1] and most[0] == 99 and max(most[2:]) == 7
 
 
 def test_seeds():

@@ -4,6 +4,7 @@ Counts of rejections are held against the binomial distribution with an error pr
 """
 
 import itertools
+import pickle
 import warnings
 
 import numpy as np
@@ -11,15 +12,29 @@ import pytest
 import scipy.stats
 import torch
 from problems import generator
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import rieszflow as rf
 from rieszflow import metrics, permutations, two_sample
 from rieszflow._files import load_tensors, save_tensors
 from rieszflow.engines import bins
 from rieszflow.sketch.files import SKETCH
-from rieszflow.two_sample import gram
+from rieszflow.two_sample import exact, gram
 
 ERROR = 1e-6
+
+
+@pytest.fixture(params=["exact", "sliced"])
+def method(request, monkeypatch):
+    """Both ways to test few points: by the distances of all pairs, and as more points are tested."""
+    if request.param == "sliced":
+        monkeypatch.setattr(exact, "_POINTS", 0)
+    return request.param
+
+
+@pytest.fixture
+def sliced(monkeypatch):
+    monkeypatch.setattr(exact, "_POINTS", 0)
 
 
 def rejected(p_values, level):
@@ -30,7 +45,7 @@ def rejected(p_values, level):
 
 
 @pytest.mark.parametrize(("n", "m"), [(100, 120), (20, 150)])
-def test_p_values_are_uniform_under_the_null(n, m):
+def test_p_values_are_uniform_under_the_null(method, n, m):
     p = []
     for k in range(100):
         g = generator(k)
@@ -80,7 +95,7 @@ def both(x, y, permutations=99, seed=0, slices=4):
 
 
 @pytest.mark.parametrize("case", HARD)
-def test_no_distribution_is_rejected_more_often_than_the_level(case):
+def test_no_distribution_is_rejected_more_often_than_the_level(method, case):
     """Both tests, 60 pairs, 19 permutations or 99: 15 rejections have a probability below ERROR at level 0.05."""
     draw, n, m = HARD[case]
     p = []
@@ -104,7 +119,7 @@ def test_data_made_with_the_same_seed_are_not_the_directions():
     assert nearest(test.x) < 0.99 and nearest(rf.SliceSketch(x, slices=5, directions="independent", seed=3)) > 0.9999
 
 
-def test_what_differs_is_rejected_in_hard_cases_too():
+def test_what_differs_is_rejected_in_hard_cases_too(method):
     """So that p = 1 for everything would not do. Each has a probability far below 1e-6 of going well under the null."""
     g = np.random.default_rng(1)
     for x, y in (
@@ -131,7 +146,7 @@ def test_a_batch_without_spread_is_not_drift_by_that_alone():
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 3), (3, 3), (4, 5)])
-def test_few_points_are_split_in_all_ways(n, m):
+def test_few_points_are_split_in_all_ways(method, n, m):
     """p is the share of all splits whose D² is as large, by brute force. A point counts as spread over its bin, at most
     1.3/1024 of the range wide (bins.settle), and that puts its distances off by as much, and D² by twice that. Where another
     split is as near as both errors, p may be either; flags are far apart, or equal."""
@@ -173,7 +188,7 @@ def test_a_p_value_that_cannot_be_small_says_so():
 
 
 @pytest.mark.parametrize(("n", "m"), [(70, 100), (3, 900), (1500, 40)])
-def test_the_statistic_is_the_distance_of_all_points(monkeypatch, n, m):
+def test_the_statistic_is_the_distance_of_all_points(sliced, monkeypatch, n, m):
     """Those in no block included. Both count the same bins; the sketch's masses are float32, and points in its outer bins are
     known by their mean there: as in test_sketch, 0.2 %."""
     seen = []
@@ -193,7 +208,7 @@ def test_the_statistic_is_the_distance_of_all_points(monkeypatch, n, m):
     assert drift.tested[1] == 30 < m and drift.y is reference
 
 
-def test_intervals_of_few_or_equal_points_are_not_too_sure():
+def test_intervals_of_few_or_equal_points_are_not_too_sure(method):
     """Blocks of one value have no spread, and that of their distance is no nought: a flag of 0.02 in 100 points, all 0 in one
     of eight. At least as many intervals hold D² = 0 as 95 % leave (binomial, error 1e-6), with 5 points as with 100."""
     for draw, n, m in ((flags(0.02), 100, 100), (lambda g, n: g.normal(size=(n, 1)), 5, 5)):
@@ -235,7 +250,7 @@ def test_a_reference_without_a_sample_is_refused(tmp_path):
             rf.drift_test(x, sketch, seed=seed)
 
 
-def test_power_is_that_of_brute_force():
+def test_power_is_that_of_brute_force(sliced):
     """The same 40 pairs, level 0.1: the two tests may part ways where a p-value is near the level, as often either way."""
     ours, brute = [], []
     for k in range(40):
@@ -250,11 +265,13 @@ def test_power_is_that_of_brute_force():
     assert scipy.stats.binom(max(apart, 1), 0.5).sf(only_brute - 1) > 1e-3
 
 
-def test_distance_and_interval():
+def test_distance_and_interval(method):
     """Of 24 intervals as many hold D², known from large samples, as 95 % leave at least (binomial, error 1e-5)."""
     g = generator(0)
     shift = torch.tensor([0.5, 0.0, 0.0])
-    truth = rf.mmd2(torch.randn(6000, 3, generator=g), torch.randn(6000, 3, generator=g) + shift, statistic="U").item()
+    # With Z = X − Y ~ N(shift, 2I): D² = E‖Z‖ − E‖Z − shift‖, by 400,000 points of Z: its standard error is 6e-5.
+    z = 2**0.5 * torch.randn(400_000, 3, generator=g)
+    truth = ((z + shift).norm(dim=1) / 2 + (z - shift).norm(dim=1) / 2 - z.norm(dim=1)).mean().item()
     hits, drift_hits = 0, 0
     for _ in range(24):
         x, y = torch.randn(300, 3, generator=g), torch.randn(400, 3, generator=g) + shift
@@ -267,11 +284,14 @@ def test_distance_and_interval():
     want = rf.sliced_mmd2(x, y, slices=96, statistic="U", engine="sort", seed=generator(found.x.seed)).item()
     # the bins' error on values is relative to the V-statistic, which is larger by the noise
     noise = rf.mmd2(x, y).item() - rf.mmd2(x, y, statistic="U").item()
-    assert found.distance == pytest.approx(want, abs=2e-3 * (want + noise))
-    assert drift.distance == pytest.approx(found.distance, rel=1e-6)
+    assert drift.distance == pytest.approx(want, abs=2e-3 * (want + noise))
+    if method == "sliced":
+        assert drift.distance == pytest.approx(found.distance, rel=1e-6)
+    else:
+        assert found.distance == pytest.approx(rf.mmd2(x.double(), y.double(), statistic="U").item(), rel=1e-12)
 
 
-def test_every_point_counts_in_the_distance_and_blocks_are_of_equal_size():
+def test_every_point_counts_in_the_distance_and_blocks_are_of_equal_size(sliced):
     g = generator(0)
     x, y = torch.randn(1000, 2, generator=g), torch.randn(67, 2, generator=g)
     found = rf.two_sample_test(x, y, slices=8, permutations=9)
@@ -287,7 +307,98 @@ def test_seed_decides():
     x, y = torch.randn(200, 2, generator=g), torch.randn(200, 2, generator=g)
     one, two, other = (rf.two_sample_test(x, y, slices=8, permutations=99, seed=s) for s in (1, 1, 2))
     assert (one.p_value, one.distance, one.interval) == (two.p_value, two.distance, two.interval)
-    assert one.distance != other.distance
+    assert one.p_value != other.p_value and one.distance == other.distance
+    slices = [rf.two_sample_test(x, y, slices=8, permutations=99, seed=s).x.distance(y) for s in (1, 2)]
+    assert slices[0] != slices[1]
+
+
+def test_few_points_are_tested_exactly_and_many_in_slices(monkeypatch):
+    """The distances of the first are those of brute force, whatever the scale; sums of 10^4 numbers are good to 1e-12."""
+    g = generator(0)
+    x, y = torch.randn(90, 3, generator=g, dtype=torch.float64), torch.randn(60, 3, generator=g, dtype=torch.float64) + 0.3
+    want = rf.mmd2(x, y, statistic="U").item(), metrics.energy_p_value(x, y, permutations=99, seed=1)
+    for scale in (1.0, 2.0**-600, 2.0**600):
+        found = rf.two_sample_test(scale * x, scale * y, permutations=99, seed=1)
+        assert (found.method, found.blocks, found.tested) == ("exact", (90, 60), (90, 60))
+        assert found.distance / scale == pytest.approx(want[0], rel=1e-12)
+        low, high = found.interval
+        assert low / scale < want[0] < high / scale < 1
+    wide = torch.randn(1500, 2, generator=g), torch.randn(600, 2, generator=g)
+    assert rf.two_sample_test(*wide, slices=4, permutations=19).method == "sliced"
+    monkeypatch.setattr(exact, "_NUMBERS", 3 * 150 - 1)
+    assert rf.two_sample_test(x, y, slices=4, permutations=19).method == "sliced"
+
+
+def test_the_exact_p_value_is_that_of_brute_force():
+    """Permutations come from the same random numbers after the one that seeds the slices: enumerated, all of them count."""
+    g = generator(3)
+    x, y = torch.randn(5, 2, generator=g).double(), torch.randn(4, 2, generator=g).double() + 1
+    assert rf.two_sample_test(x, y).p_value == metrics.energy_p_value(x, y)
+
+
+def test_sketches_of_an_exact_test_are_made_when_they_are_used(monkeypatch):
+    g = generator(0)
+    x, y = torch.randn(90, 3, generator=g), torch.randn(60, 3, generator=g)
+    found = rf.two_sample_test(x, y, slices=8, permutations=19)
+    again = pickle.loads(pickle.dumps(found))
+    assert "_sketches" not in found.__dict__ and found == again
+    for test in (found, again):
+        assert (test.x.n, test.y.n, test.x.slices) == (90, 60, 8) and test.x is test.x
+    monkeypatch.setattr(exact, "_POINTS", 0)
+    same = rf.two_sample_test(x, y, slices=8, permutations=19)
+    assert found.y.distance(found.x) == same.y.distance(same.x) == again.y.distance(again.x)
+
+
+class Operations(TorchDispatchMode):
+    """The operations of PyTorch that compute something, with the numbers that they return."""
+
+    VIEWS = ("detach", "view", "reshape", "slice", "alias", "expand", "lift_fresh", "_unsafe_view", "squeeze")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and function.overloadpacket.__name__ not in self.VIEWS:
+            self.seen.append((function.overloadpacket.__name__, found.numel()))
+        return found
+
+
+def test_few_points_do_not_wait_for_pytorchs_threads():
+    """PyTorch shares elementwise operations between threads from 32,768 numbers on, and matrix products as it likes. On a busy
+    machine every such operation waits for all threads to get their turn."""
+    g = generator(0)
+    x, y = torch.randn(1000, 50, generator=g), torch.randn(1000, 50, generator=g)
+    with Operations() as operations:
+        rf.two_sample_test(x, y, permutations=19)
+        rf.pairwise_energy_distance(x, np.arange(1000) % 5, permutations=19)
+    assert not [(name, numel) for name, numel in operations.seen if numel >= 32_768 or name in ("mm", "bmm", "addmm", "matmul")]
+    with Operations() as operations:
+        rf.two_sample_test(x, y, slices=8, permutations=19).x  # noqa: B018
+    assert any(name == "mm" for name, _ in operations.seen)  # of the sketch, so the test sees them
+
+
+def test_pair_distances_keep_their_digits():
+    """Near points far from the origin and from the others; equal points are at 0, and at equal distances from the others. What
+    a sum of d squares loses, d·2⁻⁵³, and what cancels in 1 − 1/100 of it, is below 1e-13."""
+    g = np.random.default_rng(0)
+    x = np.concatenate([g.normal(size=(40, 6)), 1e6 + 1e-6 * g.normal(size=(20, 6)), np.ones((3, 6))])
+    found, want = exact.pair_distances(x), np.sqrt(((x[:, None] - x) ** 2).sum(-1))
+    # The points' own mean is subtracted, which rounds to 2⁻⁵³ of the largest coordinate.
+    np.testing.assert_allclose(found, want, rtol=1e-13, atol=4 * 1e6 * 2.0**-53 * np.sqrt(6))
+    np.testing.assert_array_equal(found, found.T)
+    assert not found[60:, 60:].any()
+
+
+@pytest.mark.parametrize("N", [3, 256, 700])
+def test_squares_of_a_gram_are_its_quadratic_form(N):
+    """A sum of N² numbers up to 2 in any order: 1e-12 of N²."""
+    g = np.random.default_rng(N)
+    matrix, w = g.normal(size=(N, N)), g.normal(size=(5, N))
+    matrix = matrix + matrix.T
+    want = np.einsum("bi,ij,bj->b", w, matrix, w)
+    np.testing.assert_allclose(gram.Gram(matrix, w[0], w[0], 0.0, 1, 1).squares(w), want, atol=1e-12 * N**2)
 
 
 def test_outliers_decide_nothing():

@@ -5,8 +5,10 @@ Every check takes the argument's name for the message, and gives back the value 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
+import os
 import warnings
 from collections.abc import Callable
 from typing import TypeAlias, cast
@@ -23,6 +25,7 @@ from rieszflow.errors import InputError, InputTypeError
 
 __all__ = [
     "Answer",
+    "affordable",
     "clouds",
     "generator",
     "number",
@@ -36,6 +39,7 @@ __all__ = [
     "whole_seed",
 ]
 
+_SMALL = 1 << 24  # bytes that are not worth a look at how much memory there is
 _DTYPES = (torch.float32, torch.float64)
 
 Answer: TypeAlias = Callable[[Tensor], PointsT]
@@ -214,6 +218,33 @@ def positive_int(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise InputError(f"{name}: {value!r} given; a whole number of at least 1 is accepted")
     return int(value)
+
+
+def affordable(name: str, count: int, each: int) -> None:
+    """Refuse a number of things that need more memory than there is, before anything is allocated.
+
+    Args:
+        name: of the argument.
+        count: what was given.
+        each: bytes that one of them needs at least.
+    """
+    if count * each < _SMALL:
+        return
+    there = _available_memory()
+    if count * each > there:
+        raise InputError(
+            f"`{name}` must fit into memory, got {count}: they need {count * each / 2**30:,.1f} GiB at least, "
+            f"{there / 2**30:,.1f} GiB are available"
+        )
+
+
+def _available_memory() -> float:
+    """Return the bytes that can be allocated; all that the machine has where the system does not say; infinity if unknown."""
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/meminfo", encoding="ascii") as file:
+        return 1024 * int(next((line for line in file if line.startswith("MemAvailable:")), "").split()[1])
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return math.inf
 
 
 def whole_seed(value: object) -> int:

@@ -1,43 +1,37 @@
 """Energy distances between all pairs of many groups of points, in time that is linear in the points.
 
-Every point is projected once, and its bin on every slice is kept, in two bytes. What follows are counts. A group's table is its
-distribution function on all slices, and all K² distances are differences of inner products of these functions. For standard
-errors and p-values groups are dealt into blocks, as in `two_sample`. Two groups are tested with blocks of one size, which is
-that of the smaller one's. Sizes are powers of two, so that few of them serve all pairs.
+Few points are compared by brute force. Of more, every point is projected once, and its bin on every slice is kept, in two bytes;
+all that follows are counts. The table of a group is its distribution function on all slices, and all K² distances are
+differences of inner products of these functions. For standard errors and p-values groups are dealt into blocks, as in
+`two_sample`. Two groups are tested with blocks of one size, that of the smaller group. Sizes are powers of two, so that few of
+them serve all pairs.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numba
 import numpy as np
-import torch
 
-from rieszflow import _validate, directions
 from rieszflow._extras import extra
-from rieszflow._numba import OPTIONS, share
+from rieszflow._group_bins import Binned, Merged
+from rieszflow._group_blocks import Dealt, Grams
 from rieszflow._surroundings import plain
 from rieszflow._types import DirectionsName, Progress, ProgressCallback, ScaleName, Statistic
-from rieszflow.data import choose_spreads, labelled
-from rieszflow.engines import bins
-from rieszflow.engines.bins.layout import place
+from rieszflow.data import Stream, choose_spreads, labelled
 from rieszflow.errors import InputError
-from rieszflow.kernels import Riesz
 from rieszflow.permutations import p_value, source, splits
+from rieszflow.sketch.plan import Drawn
+from rieszflow.two_sample.exact import are_few, exact_gram, in_range, pair_distances
 from rieszflow.two_sample.gram import Gram
 
 __all__ = ["PairwiseDistances", "pairwise_energy_distance"]
 
-_BINS = 256
-_FEWER = 4  # times fewer bins for blocks, whose own noise is larger than what coarse bins cost
+_BINS = ((1.5e-6, 1 << 14), (1e-4, 384))  # see `Binned.merged`: for groups, and for blocks, whose noise is larger
 _BLOCKS = 16  # of the smaller of two groups, at least
-_MOST_BLOCKS = 32
-_ROWS = 256  # points that decide where the bins are
-_TOGETHER = 1 << 25  # numbers of a table at a time
 
 
 @dataclass(frozen=True)
@@ -54,6 +48,7 @@ class PairwiseDistances:
             diagonal; None where none were asked for.
         statistic: "U" or "V", of the distances.
         scale: "columns" where every column was divided by its spread, "none" for raw units.
+        method: "exact": by the distances of all pairs of points. "sliced": by slices, bins and blocks.
     """
 
     names: tuple[str, ...]
@@ -62,7 +57,8 @@ class PairwiseDistances:
     standard_errors: np.ndarray
     p_values: np.ndarray | None
     statistic: Statistic
-    scale: Literal["columns", "none"] = "none"
+    scale: Literal["columns", "none"]
+    method: Literal["exact", "sliced"]
 
     def __len__(self) -> int:
         """K."""
@@ -117,9 +113,10 @@ def pairwise_energy_distance(
     scale: ScaleName = "auto",
     progress: ProgressCallback | None = None,
 ) -> PairwiseDistances:
-    """The energy distance between every two groups of points, with standard errors and p-values.
+    """Compute the energy distance between every two groups of points, with standard errors and p-values.
 
-    Time and memory are linear in the points, 2 bytes for every point and slice, and quadratic in the number of groups.
+    Up to 2,000 points in all (fewer above d = 2,000) are compared by brute force. For more, time and memory are linear in the
+    points, 2 bytes for every point and slice, and quadratic in the number of groups; the distances are those on slices.
 
     Args:
         x: points (n, d): all that `rieszflow.stream` takes, but iterators; or an AnnData object, or the path of an .h5ad file.
@@ -143,6 +140,7 @@ def pairwise_energy_distance(
         MissingPackageError: an .h5ad file without anndata, a table without pyarrow.
 
     Example:
+        >>> import torch
         >>> g = torch.Generator().manual_seed(0)
         >>> x = torch.randn(600, 3, generator=g) + torch.arange(3.0).repeat(200)[:, None]
         >>> found = pairwise_energy_distance(x, ["a", "b", "c"] * 200, permutations=99)
@@ -164,86 +162,70 @@ def pairwise_energy_distance(
         raise InputError(f"groups: all points are in one group, {names[0]!r}; two at least are needed")
     if sizes.min() < 2:
         raise InputError(f"groups: {names[sizes.argmin()]!r} has one point; two at least are needed in every group")
-    binned = _Binned.of(points, slices, directions, _validate.whole_seed(seed), progress)
-    found = _whole(binned, group, sizes, statistic)
-    p_values, errors = _tested(binned.coarser(), group, sizes, found, permutations, source(seed), progress)
+    drawn = Drawn(points.d, slices, directions, seed)
+    tests = _Tests(permutations, source(seed))
+    exact = are_few(len(group), points.d)
+    if exact:
+        distances, p_values, errors = _exactly(points, group, sizes, statistic, tests, progress)
+    else:
+        binned = Binned.of(points, group.astype(np.int32), sizes, drawn, progress)
+        fine, coarse = binned.merged(*_BINS)
+        whole = _whole(binned, fine, statistic)
+        p_values, errors = _tested(binned, coarse, whole, tests, progress)
+        distances = 2 * whole.distances
     np.fill_diagonal(errors, np.nan)
+    method: Literal["exact", "sliced"] = "exact" if exact else "sliced"
     used: Literal["columns", "none"] = "none" if spreads is None else "columns"
-    return PairwiseDistances(names, sizes, 2 * found.distances, 2 * errors, p_values if permutations else None, statistic, used)
+    return PairwiseDistances(names, sizes, distances, 2 * errors, p_values if permutations else None, statistic, used, method)
 
 
-@dataclass(frozen=True)
-class _Binned:
-    """Points, as their bins on every slice.
+class _Tests:
+    """Permutation tests of pairs; those of one shape share their permutations."""
 
-    Attributes:
-        places: (P, n) whole numbers of 8 or 16 bits.
-        sums: how many points are in every bin, and the sum of where they are, (2, P, bins).
-        steps: from the middle of the points in a bin to that of those in the next one that is not empty, times the constant of
-            slicing over P, (P, bins); 0 for empty bins and the last one. Points count as if they lay in that middle: ties and
-            outliers stay where they are, and distances of others are off by the square of a bin's width.
-    """
+    def __init__(self, permutations: int, random: np.random.Generator) -> None:
+        self.permutations, self.random = permutations, random
+        self._splits: dict[tuple[int, int], np.ndarray] = {}
 
-    places: np.ndarray
-    sums: np.ndarray
-    steps: np.ndarray
-
-    @classmethod
-    def of(cls, points: Any, slices: int, kind: DirectionsName, seed: int, progress: ProgressCallback | None) -> _Binned:
-        P, n = _validate.positive_int("slices", slices), points.count()
-        if kind not in ("auto", *directions.KINDS):
-            raise InputError(f"directions: {kind!r} given; {', '.join(map(repr, ('auto', *directions.KINDS)))} are accepted")
-        some = points.rows(np.random.default_rng(0).integers(0, n, _ROWS))
-        like = torch.from_numpy(some)
-        drawn = directions.sample(kind, P, points.d, like.float(), torch.Generator().manual_seed(seed))
-        grids = [bins.settled(frame, some, _BINS) for frame in bins.frames(drawn, some, like)]
-        places, done = np.empty((P, n), np.uint16), 0
-        sums = np.zeros((2, P, _BINS + 2 * bins.TAIL))
-        for batch in points:
-            batch = batch.cpu()
-            # One point alone would be projected by another product than others, with another rounding.
-            wide = batch if len(batch) > 1 else batch.repeat(2, 1)
-            first = 0
-            for grid in grids:
-                mine, met = grid.met(wide)
-                projected = mine.project(met).numpy()[:, : len(batch)]
-                some = slice(first, first + len(projected))
-                out, ends = places[some, done : done + len(batch)], (grid.low.numpy(), grid.inverse.numpy())
-                share(_locate, len(projected), 1, projected, *ends, grid.B, out, sums[:, some])
-                first = some.stop
-            done += len(batch)
-            if progress is not None:
-                progress(Progress("points", done, n))
-        scale = np.concatenate([np.full(grid.directions.P, grid.scale) for grid in grids])
-        sums[1] *= (Riesz(1.0).basis_constant(grids[0].directions.n) / (P * scale))[:, None]
-        return cls(places, sums, _steps_of(sums))
-
-    def coarser(self) -> _Binned:
-        """The same with `_FEWER` times fewer bins."""
-        P, width = self.steps.shape
-        sums = self.sums.reshape(2, P, width // _FEWER, _FEWER).sum(-1)
-        return _Binned((self.places // _FEWER).astype(np.uint8), sums, _steps_of(sums))
-
-    def counts(self, row: np.ndarray, rows: int) -> Iterator[tuple[slice, np.ndarray]]:
-        """How many points of every row are in every bin, (rows, p, bins) float32 for some p slices at a time.
-
-        Args:
-            row: of every point, (n,); −1 for none.
-            rows: how many there are.
-        """
-        P, width = self.steps.shape
-        step = max(1, _TOGETHER // (rows * width))
-        for first in range(0, P, step):
-            some = slice(first, min(P, first + step))
-            tables = np.zeros((some.stop - first, rows, width), np.float32)
-            share(_count, some.stop - first, 1, self.places[some], row, tables)
-            yield some, tables.transpose(1, 0, 2)
+    def p_value(self, gram: Gram, scale: float) -> float:
+        """The p-value of a pair, NaN without permutations. `scale`: size of the largest terms of the statistic."""
+        shape = gram.K, gram.L
+        if not self.permutations:
+            return math.nan
+        if shape not in self._splits:
+            self._splits[shape] = splits(*shape, self.permutations, self.random)
+        split = self._splits[shape]
+        return p_value(gram.squares, gram.weights, shape, permutations=self.permutations, scale=scale, random=split).value
 
 
-def _steps_of(sums: np.ndarray) -> np.ndarray:
-    steps = np.zeros(sums.shape[1:])
-    share(_steps, len(steps), 1, sums, steps)
-    return steps
+def _exactly(
+    points: Stream, group: np.ndarray, sizes: np.ndarray, statistic: Statistic, tests: _Tests, progress: ProgressCallback | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return distances, p-values and half the standard errors of all pairs by brute force, (K, K) each."""
+    K = len(sizes)
+    x = np.concatenate([batch.cpu().numpy() for batch in points])
+    if progress is not None:
+        progress(Progress("points", len(x), len(x)))
+    x, unit = in_range(x[np.argsort(group, kind="stable")])
+    between = pair_distances(x)
+    starts = np.cumsum(sizes) - sizes
+    sums = np.add.reduceat(np.add.reduceat(between, starts, 0), starts, 1)
+    own = sums.diagonal() / sizes / (sizes - 1 if statistic == "U" else sizes)
+    distances = 2 * sums / sizes / sizes[:, None] - own - own[:, None]
+    distances = (distances + distances.T) / 2  # sums are symmetric up to rounding
+    np.fill_diagonal(distances, 0)
+    if statistic == "V":
+        distances = np.maximum(distances, 0)  # rounding, where all is equal
+    p_values, errors = np.full((K, K), np.nan), np.zeros((K, K))
+    rows = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+    for i, j in itertools.combinations(range(K), 2):
+        both = np.r_[rows[i], rows[j]]
+        pair = between[np.ix_(both, both)]
+        gram = exact_gram(pair, int(sizes[i]))
+        errors[i, j] = errors[j, i] = gram.points_error() / unit
+        p_values[i, j] = p_values[j, i] = tests.p_value(gram, float(pair.max()))
+    if progress is not None:
+        progress(Progress("pairs", K * (K - 1) // 2, K * (K - 1) // 2))
+    return distances / unit, p_values, errors
 
 
 @dataclass(frozen=True)
@@ -259,13 +241,14 @@ class _Whole:
     slices_errors: np.ndarray
 
 
-def _whole(binned: _Binned, group: np.ndarray, sizes: np.ndarray, statistic: Statistic) -> _Whole:
-    K, P = len(sizes), len(binned.steps)
+def _whole(binned: Binned, merged: Merged, statistic: Statistic) -> _Whole:
+    sizes, P = binned.sizes, len(binned.unit)
+    K = len(sizes)
     total, squares = np.zeros((K, K)), np.zeros((K, K))
-    for some, counted in binned.counts(group, K):
+    for some, counted in binned.counts(merged, binned.group, K):
         shares = counted / sizes[:, None, None].astype(np.float64)
         functions = shares.cumsum(-1)
-        centred, steps = functions - functions.mean(0), binned.steps[some]
+        centred, steps = functions - functions.mean(0), merged.steps[some]
         for p in range(counted.shape[1]):
             gram = (centred[:, p] * steps[p]) @ centred[:, p].T
             spread = (functions[:, p] * (1 - functions[:, p])) @ steps[p] if statistic == "U" else np.zeros(K)
@@ -282,148 +265,39 @@ def _whole(binned: _Binned, group: np.ndarray, sizes: np.ndarray, statistic: Sta
 
 
 def _tested(
-    binned: _Binned,
-    group: np.ndarray,
-    sizes: np.ndarray,
+    binned: Binned,
+    merged: Merged,
     whole: _Whole,
-    permutations: int,
-    random: np.random.Generator,
+    tests: _Tests,
     progress: ProgressCallback | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """p-values and standard errors of all pairs, (K, K) each."""
+    sizes = binned.sizes
     K = len(sizes)
     p_values, errors = np.full((K, K), np.nan), np.zeros((K, K))
+    hidden = np.zeros((K, K), bool) if merged.enough else binned.near(whole.distances)
     level = np.maximum(np.log2(np.maximum(sizes // _BLOCKS, 1)).astype(int), 0)
     done = 0
     for at in np.unique(level):
         size = 1 << int(at)
         first, later = np.flatnonzero(level == at), np.flatnonzero(level > at)
-        dealt = _Dealt.of(group, sizes, np.concatenate([first, later]), size, random)
-        grams = _Grams.of(binned, dealt, len(first))
-        ways: dict[tuple[int, int], np.ndarray] = {}
+        dealt = Dealt.of(binned.group, sizes, np.concatenate([first, later]), size, tests.random)
+        grams = Grams.of(binned, merged, dealt, len(first))
         for i in range(len(first)):
             for j in range(i + 1, len(dealt.members)):
-                gram = grams.pair(i, j)
                 a, b = dealt.members[i], dealt.members[j]
+                gram = _alone(binned.pair(a, b), size, tests.random) if hidden[a, b] else grams.pair(i, j)
                 error = math.hypot(gram.points_error(), whole.slices_errors[a, b])
                 errors[a, b] = errors[b, a] = error
-                if permutations:
-                    if (gram.K, gram.L) not in ways:
-                        ways[gram.K, gram.L] = splits(gram.K, gram.L, permutations, random)
-                    largest = float(gram.matrix.diagonal()[gram.weights != 0].max())
-                    shape, split = (gram.K, gram.L), ways[gram.K, gram.L]
-                    value = p_value(gram.squares, gram.weights, shape, permutations=permutations, scale=largest, random=split)
-                    p_values[a, b] = p_values[b, a] = value.value
+                scale = float(gram.matrix.diagonal()[gram.weights != 0].max())
+                p_values[a, b] = p_values[b, a] = tests.p_value(gram, scale)
                 done += 1
                 if progress is not None and (done % 256 == 0 or done == K * (K - 1) // 2):
                     progress(Progress("pairs", done, K * (K - 1) // 2))
     return p_values, errors
 
 
-@dataclass(frozen=True)
-class _Dealt:
-    """Some groups, dealt into blocks of one size. A group's rows are its blocks, and then one for the points in none.
-
-    Attributes:
-        members: the groups.
-        size: points of a block.
-        blocks: how many every member has.
-        starts: first row of every member, and the end.
-        row: of every point, −1 for those of other groups.
-        numbers: points of every row.
-        sizes: points of every member.
-    """
-
-    members: np.ndarray
-    size: int
-    blocks: np.ndarray
-    starts: np.ndarray
-    row: np.ndarray
-    numbers: np.ndarray
-    sizes: np.ndarray
-
-    @classmethod
-    def of(cls, group: np.ndarray, sizes: np.ndarray, members: np.ndarray, size: int, random: np.random.Generator) -> _Dealt:
-        blocks = np.minimum(sizes[members] // size, _MOST_BLOCKS)
-        starts = np.concatenate([[0], np.cumsum(blocks + 1)])
-        row, numbers = np.full(len(group), -1, np.int32), np.full(starts[-1], size)
-        order = np.argsort(group, kind="stable")
-        firsts = np.concatenate([[0], np.cumsum(sizes)])
-        for k, g in enumerate(members):
-            mine = random.permutation(order[firsts[g] : firsts[g + 1]])
-            row[mine] = starts[k] + np.minimum(np.arange(len(mine)) // size, blocks[k])
-            numbers[starts[k + 1] - 1] = len(mine) - blocks[k] * size
-        return cls(members, size, blocks, starts, row, numbers, sizes[members])
-
-
-@dataclass(frozen=True)
-class _Grams:
-    """Inner products of the distribution functions of blocks: of some groups with all, and of the others with themselves."""
-
-    dealt: _Dealt
-    of_first: np.ndarray
-    of_own: list[np.ndarray]
-    first: int
-
-    @classmethod
-    def of(cls, binned: _Binned, dealt: _Dealt, first: int) -> _Grams:
-        """The first members with all members, and every other member with itself."""
-        starts, rows = dealt.starts, len(dealt.numbers)
-        end = starts[first]
-        products = np.zeros((end, rows))
-        own = [np.zeros((many, many)) for many in np.diff(starts)[first:]]
-        for some, counted in binned.counts(dealt.row, rows):
-            shares = counted / np.maximum(dealt.numbers, 1).astype(np.float32)[:, None, None]
-            # Less the mean, and in single precision: what is left is as small as the differences that are looked for.
-            functions = (shares - shares.mean(0)).cumsum(-1, dtype=np.float64).astype(np.float32)
-            steps = binned.steps[some]
-            used = steps > 0
-            flat = functions[:, used] * np.sqrt(steps[used]).astype(np.float32)
-            products += flat[:end] @ flat.T
-            for k, gram in enumerate(own):
-                mine = flat[starts[first + k] : starts[first + k + 1]]
-                gram += mine @ mine.T
-        return cls(dealt, products, own, first)
-
-    def pair(self, i: int, j: int) -> Gram:
-        """The Gram matrix of two members, the first of them among the first ones."""
-        starts, K, L = self.dealt.starts, int(self.dealt.blocks[i]), int(self.dealt.blocks[j])
-        a, b = slice(starts[i], starts[i + 1]), slice(starts[j], starts[j + 1])
-        theirs = self.of_first[b, b] if j < self.first else self.of_own[j - self.first]
-        between = self.of_first[a, b]
-        matrix = np.block([[self.of_first[a, a], between], [between.T, theirs]])
-        order = [*range(K), *range(K + 1, K + 1 + L), K, K + 1 + L]  # blocks first, as `Gram` wants them
-        size, (n, m) = self.dealt.size, self.dealt.sizes[[i, j]]
-        in_x = np.array([size] * K + [0] * L + [n - K * size, 0]) / n
-        in_y = np.array([0] * K + [size] * L + [0, m - L * size]) / m
-        return Gram(matrix[np.ix_(order, order)], in_x, in_y, 0.0, K, L)
-
-
-@numba.njit(**OPTIONS)
-def _locate(first, last, worker, step, projected, low, inverse, B, places, sums):
-    for p in range(first, last):
-        for t in range(projected.shape[1]):
-            k = place((projected[p, t] - low[p]) * inverse[p], B)[0]
-            places[p, t] = k
-            sums[0, p, k] += 1
-            sums[1, p, k] += projected[p, t]
-
-
-@numba.njit(**OPTIONS)
-def _steps(first, last, worker, step, sums, steps):
-    for p in range(first, last):
-        before = -1
-        for k in range(sums.shape[2]):
-            if sums[0, p, k] > 0:
-                if before >= 0:
-                    steps[p, before] = sums[1, p, k] / sums[0, p, k] - sums[1, p, before] / sums[0, p, before]
-                before = k
-
-
-@numba.njit(**OPTIONS)
-def _count(first, last, worker, step, places, row, tables):
-    for p in range(first, last):
-        table, mine = tables[p], places[p]
-        for t in range(row.shape[0]):
-            if row[t] >= 0:
-                table[row[t], mine[t]] += np.float32(1)
+def _alone(pair: Binned, size: int, random: np.random.Generator) -> Gram:
+    """Return the Gram matrix of two groups in bins of their own, because those for all groups do not resolve them."""
+    dealt = Dealt.of(pair.group, pair.sizes, np.arange(2), size, random)
+    return Grams.of(pair, pair.merged(_BINS[1])[0], dealt, 2).pair(0, 1)

@@ -25,6 +25,7 @@ The same float64 numbers added up in another order differ by some 1e-16 times th
 10^8 of them: less than 1e-12 of the largest term.
 """
 _LEVEL = 0.05  # of tests, usually
+_TOGETHER = 1 << 22  # weights at a time
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,9 @@ def p_value(
     ways = math.comb(K + L, K)
     all_of_them = ways <= permutations + 1
     split = splits(K, L, permutations, random) if isinstance(random, np.random.Generator) else random
-    tried = np.tile(weights, (len(split), 1))
-    tried[:, : K + L] = np.where(split, weights[0], weights[K])
-    null, tie = statistic(tried), _TIE * scale
+    step = max(1, _TOGETHER // len(weights))
+    null = np.concatenate([statistic(_permuted(weights, split[k : k + step], K)) for k in range(0, len(split), step)])
+    tie = _TIE * scale
     found = int((null >= statistic(weights[None])[0] - tie).sum())
     # All ways contain the one that was found; random ones do not.
     share = found / ways if all_of_them else (1 + found) / (permutations + 1)
@@ -99,4 +100,10 @@ def p_value(
     if least > _LEVEL:
         why = f"there are {ways} ways to split so few points" if all_of_them else f"{permutations} permutations are tried"
         notice(f"p-value: cannot be less than {least:.3g}, whatever the samples look like: {why}")
-    return PValue(share, len(tried))
+    return PValue(share, len(split))
+
+
+def _permuted(weights: np.ndarray, split: np.ndarray, K: int) -> np.ndarray:
+    permuted = np.tile(weights, (len(split), 1))
+    permuted[:, : split.shape[1]] = np.where(split, weights[0], weights[K])
+    return permuted

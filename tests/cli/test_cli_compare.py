@@ -77,7 +77,10 @@ def test_sketches_are_merged(folder):
         (["compare", "old.npy", "bad.npy"], "bad.npy, batch 0: contains NaN or infinity"),
         (["sketch", "bad.npy", "-o", "b.sketch"], "bad.npy, batch 0: contains NaN or infinity"),
         (["sketch", "old.npy", "-o", "b.sketch", "--slices", 0], "slices: 0 given"),
-        (["sketch", "old.npy", "flat.npy", "-o", "b.sketch"], "flat.npy: must have points of dimension 3 as old.npy has, got 1"),
+        (
+            ["sketch", "old.npy", "flat.npy", "-o", "b.sketch"],
+            "flat.npy: must have points of dimension 3",
+        ),
     ],
 )
 def test_mistakes_are_one_line(folder, arguments, says):

@@ -5,7 +5,7 @@ import torch
 from problems import clouds, generator
 
 import rieszflow as rf
-from rieszflow import directions
+from rieszflow import _validate, directions
 from rieszflow.directions import Hadamard
 
 
@@ -47,3 +47,28 @@ def test_sobol_beats_independent_directions():
         return torch.stack(draws).square().mean().sqrt().item()
 
     assert error("sobol") < 0.5 * error("independent")
+
+
+FUNCTIONS = {
+    "sliced_mmd2": lambda x, P: rf.sliced_mmd2(x, x, slices=P),
+    "hadamard": lambda x, P: rf.sliced_mmd2(x, x, slices=P, directions="hadamard"),
+    "patches": lambda x, P: rf.sliced_mmd2(x, x, slices=P, directions=rf.LocalSlices((1, 8, 8), 4)),
+    "sliced_mmd2_gradient": lambda x, P: rf.sliced_mmd2_gradient(x, x, slices=P, engine="sort"),
+    "Target": lambda x, P: rf.Target(x, slices=P).gradient(x),
+    "SlicedMMDLoss": lambda x, P: rf.SlicedMMDLoss(slices=P)(x, x),
+    "SliceSketch": lambda x, P: rf.SliceSketch(x, slices=P),
+    "two_sample_test": lambda x, P: rf.two_sample_test(x, x, slices=P),
+    "compare": lambda x, P: rf.compare(x, x, slices=P),
+    "pairwise_energy_distance": lambda x, P: rf.pairwise_energy_distance(x, [0, 1] * 10, slices=P),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_slices_that_do_not_fit_into_memory_are_refused_before_any_is_drawn(name, monkeypatch):
+    """10^13 slices on any machine, and 10^7 where 1 MB is left."""
+    x = torch.rand(20, 64, generator=generator(0))
+    with pytest.raises(rf.errors.InputError, match=r"`slices` must fit into memory, got 10000000000000: they need"):
+        FUNCTIONS[name](x, 10**13)
+    monkeypatch.setattr(_validate, "_available_memory", lambda: 1e6)
+    with pytest.raises(rf.errors.InputError, match=r"got 10000000: they need .* GiB at least, 0\.0 GiB are available"):
+        FUNCTIONS[name](x, 10**7)

@@ -36,6 +36,7 @@ KINDS: dict[str, Draw] = {
 
 # Up to here Haar blocks cost little and need no padding; above, a QR factorisation, O(d³), would cost more than its slices.
 _LARGEST_HAAR = 64
+_SIGNS = 2  # numbers of a structured direction
 
 
 @plain
@@ -50,16 +51,18 @@ def sample(kind: Kind, P: int, d: int, like: Tensor, generator: torch.Generator 
         generator: where random numbers come from; None for torch's default generator of the CPU.
 
     Raises:
-        InputError (a ValueError): a name that is none, a tensor whose rows are not of norm 1 in R^d, or a kind that does not
-            fit the dimension.
+        InputError (a ValueError): a name that is none, a tensor whose rows are not of norm 1 in R^d, a kind that does not
+            fit the dimension, or more directions than fit into memory.
         InputTypeError (a TypeError): a tensor of a wrong dtype or layout.
     """
     if isinstance(kind, Tensor):
         return _given(kind, d, like)
-    if isinstance(kind, LocalSlices):
-        return kind.sample(P, d, like, generator)
     if isinstance(kind, str) and kind == "auto":
         kind = "orthogonal" if d <= _LARGEST_HAAR else "hadamard"
+    structured = isinstance(kind, LocalSlices) or kind == "hadamard"
+    _validate.affordable("slices", P, like.element_size() * (_SIGNS if structured else d))
+    if isinstance(kind, LocalSlices):
+        return kind.sample(P, d, like, generator)
     if not isinstance(kind, str) or kind not in KINDS:
         accepted = ", ".join(repr(name) for name in ("auto", *KINDS)) + ", LocalSlices"
         raise InputError(f"directions: {kind!r} given; {accepted} or a tensor (P, d) of unit rows are accepted")

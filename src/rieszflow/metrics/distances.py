@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from rieszflow._surroundings import defaults
 from rieszflow._types import Points
 from rieszflow.errors import InputError
 from rieszflow.permutations import p_value, source
+from rieszflow.two_sample.exact import exact_gram, pair_distances
 
 __all__ = ["energy_p_value", "frechet_distance", "kernel_distance", "nearest", "precision_recall"]
 
@@ -129,17 +129,10 @@ def energy_p_value(x: Points, y: Points, *, permutations: int = 499, seed: int =
     """
     a, b, _ = _pair(x, y)
     permutations = _validate.positive_int("permutations", permutations)
-    points = torch.cat([a, b])
-    distances = torch.cdist(points, points).cpu().numpy()
-    weights = np.concatenate([np.full(len(a), 1 / len(a)), np.full(len(b), -1 / len(b))])
-    found = p_value(
-        lambda w: -((w @ distances) * w).sum(1),
-        weights,
-        (len(a), len(b)),
-        permutations=permutations,
-        scale=float(distances.max()),
-        random=source(seed),
-    )
+    distances = pair_distances(torch.cat([a, b]).detach().cpu().numpy())
+    gram, sizes = exact_gram(distances, len(a)), (len(a), len(b))
+    largest = float(distances.max())
+    found = p_value(gram.squares, gram.weights, sizes, permutations=permutations, scale=largest, random=source(seed))
     return found.value
 
 

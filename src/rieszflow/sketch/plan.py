@@ -22,6 +22,7 @@ from rieszflow.errors import InputError
 __all__ = ["Drawn", "Plan"]
 
 _RANGE = 256  # rows that decide the range
+_BYTES = 8 * (bins.BINS + 2 * bins.TAIL)  # of a slice's counts
 _MOST_AXES = 4096  # columns that are slices of their own; more of them cost more than they tell
 
 
@@ -65,7 +66,7 @@ class Drawn:
     spreads: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        _validate.positive_int("slices", self.slices)
+        _validate.affordable("slices", _validate.positive_int("slices", self.slices), _BYTES)
         _validate.whole_seed(self.seed)
         if self.directions not in ("auto", *KINDS):
             accepted = ", ".join(repr(name) for name in ("auto", *KINDS))
@@ -92,10 +93,14 @@ class Drawn:
         """Whether columns are counted by themselves: up to d = 4,096."""
         return self.d <= _MOST_AXES
 
+    def random(self, like: Tensor) -> Directions:
+        """Draw the random slices."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return directions.sample(self.directions, self.slices, self.d, like.float(), generator)
+
     def kinds(self, like: Tensor) -> list[Directions]:
         """The random slices, and the columns."""
-        generator = torch.Generator().manual_seed(self.seed)
-        random = directions.sample(self.directions, self.slices, self.d, like.float(), generator)
+        random = self.random(like)
         return [random, Axes(self.d)] if self.columns else [random]
 
 

@@ -17,14 +17,16 @@ from rieszflow.two_sample.blocks import Dealt
 __all__ = ["Gram", "gram_of"]
 
 _TOGETHER = 1 << 24  # numbers of all rows at a time
+_COLUMNS = 256  # of a Gram matrix at a time: half of it is enough, for it is symmetric
 
 
 @dataclass(frozen=True)
 class Gram:
-    """Blocks of x, blocks of y, what is in no block of x, and what is in none of y.
+    """Blocks of x, blocks of y, and on slices what is in no block of x and what is in none of y.
 
     Attributes:
-        matrix: inner products of their distribution functions, less the first one's: (K + L + 2, K + L + 2) float64.
+        matrix: inner products of their distribution functions, less the first one's: (K + L + 2, K + L + 2) float64. Of single
+            points: see `exact_gram`.
         in_x: their shares of x.
         in_y: their shares of y.
         slices_error: the standard error of D² from the choice of slices.
@@ -47,7 +49,11 @@ class Gram:
 
     def squares(self, w: np.ndarray) -> np.ndarray:
         """wᵀGw for every row of w."""
-        squares: np.ndarray = ((w @ self.matrix) * w).sum(1)
+        squares = np.zeros(len(w))
+        for k in range(0, len(self.matrix), _COLUMNS):
+            own, below = slice(k, k + _COLUMNS), slice(k + _COLUMNS, None)
+            products = w[:, own] @ self.matrix[own, own] + 2 * (w[:, below] @ self.matrix[below, own])
+            squares += (products * w[:, own]).sum(1)
         return squares
 
     def points_error(self) -> float:
@@ -67,7 +73,7 @@ class Gram:
             variance += adds.var(ddof=1) * share[0]
         pooled = gram[: K + L, : K + L]
         centred = pooled - pooled.mean(0) - pooled.mean(1)[:, None] + pooled.mean()
-        products = ((centred**2).sum() - (centred.diagonal() ** 2).sum()) / ((K + L) * (K + L - 1))
+        products = (np.vdot(centred, centred) - (centred.diagonal() ** 2).sum()) / ((K + L) * (K + L - 1))
         return math.sqrt(variance + 2 * (self.in_x[0] + self.in_y[K]) ** 2 * products)
 
 

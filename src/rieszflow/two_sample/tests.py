@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import scipy.special
 import torch
+from torch import Tensor
 
 from rieszflow import _validate
 from rieszflow._surroundings import plain
@@ -20,9 +22,12 @@ from rieszflow.data.scale import check_scale, choose_spreads
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.permutations import p_value, source
 from rieszflow.sketch import Plan, SliceSketch
+from rieszflow.sketch.counts import Counts
 from rieszflow.sketch.plan import Drawn
+from rieszflow.sketch.reservoir import capacity
 from rieszflow.two_sample.blocks import Dealt, deal, sizes
-from rieszflow.two_sample.gram import gram_of
+from rieszflow.two_sample.exact import are_few, exact_gram, in_range, pair_distances
+from rieszflow.two_sample.gram import Gram, gram_of
 
 __all__ = ["TwoSampleTest", "drift_test", "two_sample_test"]
 
@@ -31,20 +36,46 @@ _MOST_TIMES_DRIFT = 4  # a sketch has 1,024 slices, and so larger tables than th
 
 
 @dataclass(frozen=True)
+class _Points:
+    """Both samples, of which sketches are made when they are asked for.
+
+    Attributes:
+        x: Points of shape (n, d), divided by their spreads.
+        y: Points of shape (m, d), divided by them too.
+        around: The points that decide where the bins are.
+        drawn: The slices.
+    """
+
+    x: Tensor
+    y: Tensor
+    around: np.ndarray
+    drawn: Drawn
+
+    def sketches(self) -> tuple[SliceSketch, SliceSketch]:
+        plan = Plan.around(torch.from_numpy(self.around), self.drawn)
+        x, y = (Counts(plan, capacity(None, self.drawn.d)) for _ in range(2))
+        x.see(plan, self.x)
+        y.see(plan, self.y)
+        return SliceSketch.counted(plan, x), SliceSketch.counted(plan, y)
+
+
+@dataclass(frozen=True)
 class TwoSampleTest:
-    """What a test found.
+    """The result of a test.
 
     Attributes:
         p_value: probability of a statistic as large if both samples are of one distribution; exact.
-        distance: D² (half the energy distance) of all points on the slices, unbiased: it may be below 0. In scaled columns it
-            has no unit.
-        interval: approximate 95 % confidence interval of D²: the standard errors of the points (by the spread of their blocks)
-            and of the slices, times Student's quantile for the number of blocks. Values that are too rare to be among the
-            points widen nothing: then it is too narrow.
+        distance: D² (half the energy distance) of all points, unbiased: it may be below 0. If `method` is "sliced", it is that
+            on the slices. In scaled columns it has no unit.
+        interval: approximate 95 % confidence interval of D²: the standard errors of the points (Hoeffding's two terms, by the
+            spread of the blocks or of the single points) and of the slices, times Student's quantile for the number of blocks.
+            Values that are too rare to be among the points widen nothing: then it is too narrow.
         permutations: B; or the number of all ways to split the points, where that is less than B + 2: then all are tried.
-        blocks: blocks of x and of y that are permuted.
+        blocks: blocks of x and of y that are permuted; single points if `method` is "exact".
         tested: points of x and of y in them; the others keep their place.
-        x: sketch of all points of x, for `feature_distances`, `slice_distances` and more.
+        method: "exact": by the distances of all pairs of points. "sliced": by slices, bins and blocks.
+        x: sketch of all points of x, for `feature_distances`, `slice_distances` and more. Made when it is first used if
+            `method` is "exact".
         y: sketch of all points of y.
     """
 
@@ -54,13 +85,26 @@ class TwoSampleTest:
     permutations: int
     blocks: tuple[int, int]
     tested: tuple[int, int]
-    x: SliceSketch
-    y: SliceSketch
+    method: Literal["exact", "sliced"]
+    _samples: _Points | tuple[SliceSketch, SliceSketch] = field(repr=False, compare=False)
+
+    @property
+    def x(self) -> SliceSketch:
+        return self._sketches[0]
+
+    @property
+    def y(self) -> SliceSketch:
+        return self._sketches[1]
+
+    @cached_property
+    def _sketches(self) -> tuple[SliceSketch, SliceSketch]:
+        return self._samples.sketches() if isinstance(self._samples, _Points) else self._samples
 
     @property
     def scale(self) -> Literal["columns", "none"]:
         """Whether every column was divided by its spread, or raw units were kept."""
-        return self.x.scale
+        drawn = self._samples.drawn if isinstance(self._samples, _Points) else self._samples[0].plan.drawn
+        return "none" if drawn.spreads is None else "columns"
 
     @property
     def pvalue(self) -> float:
@@ -86,7 +130,10 @@ def two_sample_test(
     progress: ProgressCallback | None = None,
     common: bool = False,
 ) -> TwoSampleTest:
-    """Tests whether two samples are of one distribution, by the sliced energy distance and permutations of blocks.
+    """Test whether two samples are of one distribution, by the energy distance and permutations.
+
+    For up to 2,000 points in all (fewer above d = 2,000), the distances of all pairs are taken and single points are permuted.
+    For more, the distance is that on slices and blocks of points are permuted, in time that is linear in the points.
 
     The p-value is exact for independent points of any distribution and any n and m: ties, constants and heavy tails included.
     If the null hypothesis holds, it is at most α with a probability of at most α. The interval is approximate.
@@ -95,7 +142,7 @@ def two_sample_test(
         x: points (n, d), n ≥ 2: all that `rieszflow.stream` takes, but iterators.
         y: points (m, d), m ≥ 2, likewise. Where one has more than 8 times as many as the other, a random part of it is
             permuted; all of it enters the statistic and the distance.
-        slices: random directions P. Whole orthogonal blocks pay (see `sliced_mmd2`).
+        slices: random directions P, of the test and of the sketches. Whole orthogonal blocks pay (see `sliced_mmd2`).
         permutations: B; the least p-value is 1 / (B + 1). Where the points can be split in less than B + 2 ways, all are tried.
             A notice says so if the p-value cannot be as small as 0.05.
         directions: as in `SliceSketch`.
@@ -116,25 +163,28 @@ def two_sample_test(
         >>> two_sample_test(a, b).p_value > 0.05, two_sample_test(a, b + 0.5).p_value
         (True, 0.001)
     """
-    one, two = _points("x", x), _points("y", y)
+    one, two = stream(x), stream(y)
     one, two = common_columns(one, two) if common else (one, two.matched(one.names, one.name, one.left_out))
     if one.d != two.d:
         raise InputError(f"y: points of dimension d = {two.d} given, x has d = {one.d}; they must be equal")
     permutations = _validate.positive_int("permutations", permutations)
     spreads = choose_spreads(scale, [one, two])
     one, two = one.scaled(spreads), two.scaled(spreads)
-    n, m = one.count(), two.count()
-    size, K, L = sizes(n, m, _MOST_TIMES)
+    n, m = _at_least_two("x", one), _at_least_two("y", two)
+    random = source(seed)
+    drawn = Drawn(one.d, slices, directions, int(random.integers(0, 2**63)), one.names or two.names, spreads)
     # Drawn from all points alike: bins that know which points are of x would tell them from those of y.
     rows = np.random.default_rng(0).integers(0, n + m, 256)
     clouds = ((one, rows[rows < n]), (two, rows[rows >= n] - n))
     some = np.concatenate([cloud.rows(mine) for cloud, mine in clouds if len(mine)])
-    random = source(seed)
-    own_seed = int(random.integers(0, 2**63))
-    drawn = Drawn(one.d, slices, directions, own_seed, one.names or two.names, spreads)
+    told = _told(progress, "x", n), _told(progress, "y", m)
+    if are_few(n + m, one.d):
+        points = _Points(_gathered(one, told[0]), _gathered(two, told[1]), some, drawn)
+        return _test_exactly(points, permutations, random)
     plan = Plan.around(torch.from_numpy(some), drawn)
-    of_x = deal(one, plan, (size, K), random, _told(progress, "x", n))
-    of_y = deal(two, plan, (size, L), random, _told(progress, "y", m))
+    size, K, L = sizes(n, m, _MOST_TIMES)
+    of_x = deal(one, plan, (size, K), random, told[0])
+    of_y = deal(two, plan, (size, L), random, told[1])
     return _test(of_x, of_y, permutations, random)
 
 
@@ -177,7 +227,7 @@ def drift_test(
         raise InputTypeError(f"reference: {type(reference).__name__} given; a SliceSketch is accepted")
     if reference.n < 2 or reference.weighted:
         raise InputError("reference: a sketch of two or more points without weights is needed")
-    cloud = _points("x", x).matched(reference.names, "the reference")
+    cloud = stream(x).matched(reference.names, "the reference")
     if cloud.d != reference.d:
         raise InputError(f"x: points of dimension d = {cloud.d} given, the reference has d = {reference.d}; they must be equal")
     permutations = _validate.positive_int("permutations", permutations)
@@ -191,7 +241,7 @@ def drift_test(
             "reference: a sketch that keeps a sample of its points is needed for a test; this one was made with sample=0 or 1, "
             "or by an earlier version, or merged with one that was. Its distances are right; for a test make it again"
         )
-    n = cloud.count()
+    n = _at_least_two("x", cloud)
     size, K, L = sizes(n, len(kept), _MOST_TIMES_DRIFT)
     random = source(seed)
     # In one dtype: equal points must be in equal bins, whichever side they are on.
@@ -203,15 +253,35 @@ def drift_test(
     return _test(of_x, Dealt(reference, of_kept.blocks, size), permutations, random)
 
 
-def _points(name: str, given: Any) -> Stream:
-    found = stream(given)
-    if found.count() < 2:
+def _at_least_two(name: str, cloud: Stream) -> int:
+    """Return how many points a cloud has."""
+    if cloud.count() < 2:
         raise InputError(f"{name}: one point given; at least two are needed")
-    return found
+    return cloud.count()
+
+
+def _gathered(cloud: Stream, told: Callable[[int], object] | None) -> Tensor:
+    points = torch.from_numpy(np.concatenate([batch.cpu().numpy() for batch in cloud]))
+    if told is not None:
+        told(len(points))
+    return points
 
 
 def _told(progress: ProgressCallback | None, what: str, total: int) -> Callable[[int], object] | None:
     return None if progress is None else lambda done: progress(Progress(what, done, total))
+
+
+def _test_exactly(points: _Points, permutations: int, random: np.random.Generator) -> TwoSampleTest:
+    n, m = len(points.x), len(points.y)
+    both, unit = in_range(np.concatenate([points.x.numpy(), points.y.numpy()]))
+    distances = pair_distances(both)
+    gram = exact_gram(distances, n)
+    found = p_value(gram.squares, gram.weights, (n, m), permutations=permutations, scale=float(distances.max()), random=random)
+    between = distances[:n, n:].mean()
+    within = [part.sum() / (len(part) * (len(part) - 1)) for part in (distances[:n, :n], distances[n:, n:])]
+    distance = float(between - sum(within) / 2) / unit
+    interval = _interval(distance, float(gram.squares(gram.weights[None])[0]) / unit, gram, gram.points_error() / unit)
+    return TwoSampleTest(found.value, distance, interval, found.tried, (n, m), (n, m), "exact", points)
 
 
 def _test(x: Dealt, y: Dealt, permutations: int, random: np.random.Generator) -> TwoSampleTest:
@@ -220,8 +290,12 @@ def _test(x: Dealt, y: Dealt, permutations: int, random: np.random.Generator) ->
     found = p_value(gram.squares, gram.weights, (x.K, y.K), permutations=permutations, scale=largest, random=random)
     distance = y.whole.distance(x.whole, statistic="U")
     error = math.hypot(gram.points_error(), gram.slices_error)
-    half = float(scipy.special.stdtrit(min(x.K, y.K) - 1, 0.975)) * error
-    # Where nothing varies, the unbiased distance's correction is all there is: the plain distance is not above the interval.
-    interval = distance - half, max(distance + half, y.whole.distance(x.whole))
+    interval = _interval(distance, y.whole.distance(x.whole), gram, error)
     blocks, tested = (x.K, y.K), (x.tested, y.tested)
-    return TwoSampleTest(found.value, distance, interval, found.tried, blocks, tested, x.whole, y.whole)
+    return TwoSampleTest(found.value, distance, interval, found.tried, blocks, tested, "sliced", (x.whole, y.whole))
+
+
+def _interval(distance: float, biased: float, gram: Gram, error: float) -> tuple[float, float]:
+    half = float(scipy.special.stdtrit(min(gram.K, gram.L) - 1, 0.975)) * error
+    # Where nothing varies, the unbiased distance's correction is all there is: the plain distance is not above the interval.
+    return distance - half, max(distance + half, biased)

@@ -1,6 +1,6 @@
 """Energy distances between all pairs of many groups of points, in time that is linear in the points.
 
-Few points are compared by brute force. Of more, every point is projected once, and its bin on every slice is kept, in two bytes;
+Few points are compared by brute force. Of more, every point is projected once, and its bin on every slice is kept in two bytes;
 all that follows are counts. The table of a group is its distribution function on all slices, and all K² distances are
 differences of inner products of these functions. For standard errors and p-values groups are dealt into blocks, as in
 `two_sample`. Two groups are tested with blocks of one size, that of the smaller group. Sizes are powers of two, so that few of

@@ -363,7 +363,7 @@ def test_forms_of_text(tmp_path):
         ("blank.csv", b"\n\nx\n1\n", "its first line is empty"),
         ("head.csv", b"x,y\n", "no points|no numeric columns"),
         ("comma.csv", b"x;y\n1,5;2\n", "line 2 has 2 cells, .*if its cells are separated by ';'"),
-        ("packed.csv", gzip.compress(b"x\n1\n"), "it is compressed: a name that ends in .gz is read"),
+        ("packed.csv", gzip.compress(b"x\n1\n", mtime=0), "it is compressed: a name that ends in .gz is read"),
         ("semi.csv", b"x;y\n1;2\n", "if its cells are separated by ';', give delimiter=';'"),
         ("notes.txt", b"1 2\n", "of a format that is not read; accepted: .csv"),
         ("noise.csv.gz", b"hello", "cannot be read|damaged"),

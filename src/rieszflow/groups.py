@@ -1,9 +1,10 @@
 """Energy distances between all pairs of many groups of points, in time that is linear in the points.
 
-Few points are compared by brute force. Of more, every point is projected once, and its bin on every slice is kept, in two bytes.
-What follows are counts. A group's table is its distribution function on all slices, and all K² distances are differences of inner
-products of these functions. For standard errors and p-values groups are dealt into blocks, as in `two_sample`. Two groups are
-tested with blocks of one size, which is that of the smaller one's. Sizes are powers of two, so that few of them serve all pairs.
+Few points are compared by brute force. Of more, every point is projected once, and its bin on every slice is kept, in two
+bytes. What follows are counts. A group's table is its distribution function on all slices, and all K² distances are
+differences of inner products of these functions. For standard errors and p-values groups are dealt into blocks, as in
+`two_sample`. Two groups are tested with blocks of one size, which is that of the smaller one's. Sizes are powers of two, so
+that few of them serve all pairs.
 """
 
 from __future__ import annotations

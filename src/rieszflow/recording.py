@@ -20,9 +20,9 @@ from torch import Tensor
 
 from rieszflow import _validate
 from rieszflow._files import Format, Json, load_header, load_tensors, one_line, save_tensors
+from rieszflow._segments import Plan, Segment, Step
 from rieszflow._types import PointsT, Progress, ProgressCallback
 from rieszflow.errors import FileError, InputError, RunError
-from rieszflow.segments import Plan, Segment, Step
 
 __all__ = ["Plan", "RecordedFlow", "Recorder", "Segment", "Step"]
 

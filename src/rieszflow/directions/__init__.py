@@ -59,7 +59,7 @@ def sample(kind: Kind, P: int, d: int, like: Tensor, generator: torch.Generator 
         return _given(kind, d, like)
     if isinstance(kind, str) and kind == "auto":
         kind = "orthogonal" if d <= _LARGEST_HAAR else "hadamard"
-    structured = isinstance(kind, LocalSlices) or kind == "hadamard"
+    structured = isinstance(kind, LocalSlices) or (isinstance(kind, str) and kind == "hadamard")
     _validate.affordable("slices", P, like.element_size() * (_SIGNS if structured else d))
     if isinstance(kind, LocalSlices):
         return kind.sample(P, d, like, generator)

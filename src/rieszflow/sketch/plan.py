@@ -154,8 +154,6 @@ class Plan:
             mine, theirs = getattr(self.drawn, what), getattr(other.drawn, what)
             if mine != theirs:
                 return f"a sketch with {what} = {theirs!r} given, this one has {mine!r}; they must be equal"
-        if self.drawn.spreads != other.drawn.spreads:
-            return "a sketch whose columns are divided by other spreads; make sketches that are to be compared by `empty()`"
         mine, theirs = self.drawn.names, other.drawn.names
         advice = "make sketches that are to be compared by `empty()`"
         if mine is not None and theirs is not None and mine != theirs:
@@ -163,6 +161,8 @@ class Plan:
             if set(mine) != set(theirs):
                 how = "other columns: it " + difference(theirs, mine, "this one has")
             return f"a sketch of {how}; {advice}"
+        if self.drawn.spreads != other.drawn.spreads:
+            return f"a sketch whose columns are divided by other spreads; {advice}"
         for a, b in zip(self.grids, other.grids, strict=True):
             one, two = a.span(), b.span()
             if any(not torch.equal(one[key].cpu().double(), two[key].cpu().double()) for key in one):

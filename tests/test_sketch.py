@@ -209,3 +209,17 @@ def test_a_plan_of_another_sketch():
     assert other.distance(one) == one.empty().update(y).distance(one) and other.seed == 3
     with pytest.raises(rf.errors.InputError, match="rows: a plan given, which has its own slices"):
         SliceSketch(one.plan, slices=32)
+
+
+def test_bins_that_are_too_wide_are_told():
+    """Of 256 normal points on 1,024 bins some 200 have a bin of their own; 1,000 times narrower, all share a few."""
+    g = np.random.default_rng(1)
+    wide = rf.SliceSketch(1e3 * g.normal(size=(500, 2)), slices=16)
+    with pytest.warns(rf.Notice, match="different points share a bin on average"):
+        wide.empty().update(g.normal(size=(500, 2)))
+    few_values = g.integers(0, 3, (500, 2)).astype(float)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", rf.Notice)
+        wide.empty().update(1e3 * g.normal(size=(500, 2)))
+        wide.empty().update(300 * g.normal(size=(500, 2)))
+        rf.SliceSketch(few_values, slices=16).update(few_values)  # equal points share bins rightly

@@ -121,7 +121,8 @@ def _draw(tensorboard: bool) -> Callable[[Any, Any], None]:
 
 
 def _finished(run: Any) -> None:
-    show("energy distances: lower is better, around 0 and at times below it where nothing differs")
+    unit = " (of columns scaled by their interquartile ranges)" if run.columns is not None else ""
+    show(f"energy distances{unit}: lower is better, around 0 and at times below it where nothing differs")
     show(f"done: {run.path / 'report.html'}")
     if best := _better_before(run.metrics()):
         show(best)

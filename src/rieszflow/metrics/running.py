@@ -20,7 +20,7 @@ from rieszflow.engines import bins
 from rieszflow.engines.bins import passes
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.loss import flat
-from rieszflow.sketch.plan import Drawn, Plan
+from rieszflow.sketch.plan import Drawn, Plan, notice_if_coarse
 
 with extra("generative", "SlicedEnergyDistance"):
     from torchmetrics import Metric
@@ -132,6 +132,7 @@ class SlicedEnergyDistance(Metric):
             raise InputTypeError(f"real: {real!r} given; True and False are accepted")
         mass, moments, n = self._state(real)
         scaled = self._drawn.divide(points)
+        notice_if_coarse(next(self._grids(points.device))[0], scaled)
         for grid, rows in self._grids(points.device):
             grid, wide = grid.met(scaled)
             counted = passes.of(grid).count(grid, Cloud(wide), moments=True, scale=1.0, memory="metric")

@@ -120,6 +120,7 @@ def write_report(run: Run) -> Path:
         f"Trained on {run.data['points']:,} {noun(run.shape)} of shape {tuple(run.shape)}: "
         f"{len(rows)} of {run.config.total_networks()} stages"
         + (f", {sum(rows[-1]['seconds'].values()):.0f} s of {_WORK[run.config.model]}." if rows else ".")
+        + (" Columns are scaled by their interquartile ranges, and so are distances." if run.columns is not None else "")
     )
     title = Path(run.data["name"]).name
     page = _PAGE.format(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rieszflow import _validate, directions
+from rieszflow._notices import notice
 from rieszflow._surroundings import plain
 from rieszflow._types import DirectionsName
 from rieszflow.data import difference
@@ -19,11 +20,35 @@ from rieszflow.directions import KINDS, Directions
 from rieszflow.engines import bins
 from rieszflow.errors import InputError
 
-__all__ = ["Drawn", "Plan"]
+__all__ = ["Drawn", "Plan", "notice_if_coarse"]
 
 _RANGE = 256  # rows that decide the range
 _BYTES = 8 * (bins.BINS + 2 * bins.TAIL)  # of a slice's counts
+_FEWEST, _LOOK = 64, 8  # points that tell whether bins are too wide, and slices that are looked at
+_CROWDED = 8  # different points in a bin, of 256; usually they have one each
 _MOST_AXES = 4096  # columns that are slices of their own; more of them cost more than they tell
+
+
+def notice_if_coarse(grid: bins.Grid, rows: Tensor) -> None:
+    """Give a notice where points share bins that were placed by rows much wider than they are.
+
+    Args:
+        grid: Bins of some random slices.
+        rows: Points of shape (m, d), divided by their spreads; some of the first ones are looked at.
+    """
+    if len(rows) < _FEWEST:
+        return
+    grid, wide = grid.met(rows[:_RANGE])
+    projected = grid.project(wide)[:_LOOK].cpu().numpy()
+    low, inverse = (v[:_LOOK, None].cpu().numpy() for v in (grid.low, grid.inverse))
+    place = np.floor((projected - low) * inverse)
+    inside = (place >= 0) & (place < grid.B)
+    distinct, filled = (sum(len(np.unique(row[some])) for row, some in zip(v, inside, strict=True)) for v in (projected, place))
+    if inside.mean() > 0.5 and distinct > _CROWDED * filled:
+        notice(
+            f"bins: {distinct / filled:.0f} different points share a bin on average, because the bins were placed by rows that are "
+            "spread much wider; distances lose their digits: make the bins from rows like those that are to be counted"
+        )
 
 
 class Axes(Directions):

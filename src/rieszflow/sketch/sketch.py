@@ -23,7 +23,7 @@ from rieszflow.engines.base import Result, Sum
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sketch import files
 from rieszflow.sketch.counts import Counts
-from rieszflow.sketch.plan import Drawn, Plan
+from rieszflow.sketch.plan import Drawn, Plan, notice_if_coarse
 from rieszflow.sketch.reservoir import capacity
 
 __all__ = ["SliceSketch"]
@@ -233,6 +233,7 @@ class SliceSketch:
         if self.n and self.weighted != (w is not None):
             raise InputError("x_weights: a sketch holds points with weights or points without, not both")
         points = points.scaled(self.plan.drawn.spreads)
+        notice_if_coarse(self.plan.random[0], points.first)
         # Counts of its own until the pass has come to its end: an error in the middle leaves the sketch as it was.
         new = Counts(self.plan, self.sample, w is not None)
         for batch in points:

@@ -1,6 +1,7 @@
 """Sketches against the functional on the same points."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest

@@ -46,8 +46,8 @@ def notice_if_coarse(grid: bins.Grid, rows: Tensor) -> None:
     distinct, filled = (sum(len(np.unique(row[some])) for row, some in zip(v, inside, strict=True)) for v in (projected, place))
     if inside.mean() > 0.5 and distinct > _CROWDED * filled:
         notice(
-            f"bins: {distinct / filled:.0f} different points share a bin on average, because the bins were placed by rows that are "
-            "spread much wider; distances lose their digits: make the bins from rows like those that are to be counted"
+            f"bins: {distinct / filled:.0f} different points share a bin on average, because the bins were placed by rows that "
+            "are spread much wider; distances lose their digits: make the bins from rows like those that are to be counted"
         )
 
 

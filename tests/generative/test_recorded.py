@@ -1,5 +1,8 @@
 """The recorded model: it learns, is killed anywhere and goes on, samples in batches, and is refused if damaged."""
 
+import gc
+import sys
+
 import pytest
 import torch
 from problems import generator
@@ -110,3 +113,24 @@ def test_vectors_too():
     # of the mean of 2,000 points 1/√2000 = 0.02 of the spread is chance, on either side; ten times that is granted
     assert ((x.mean(0) - y.mean(0)).abs() < 0.2 * y.std(0)).all()
     assert ((x.std(0) / y.std(0) - 1).abs() < 0.2).all()
+
+
+def test_a_callback_that_leaves_a_cycle_keeps_no_flow(tmp_path):
+    """Figures leave cycles that hold the frames of their callers. The particles of finished stages must not stay with them."""
+    alive = []
+
+    def draw(run, pictures):
+        cycle = [sys._getframe()]
+        cycle.append(cycle)
+
+    def progress(at):
+        if at.what == "flow" and at.done == 1:
+            alive.append(sum(isinstance(o, rf.ParticleFlow) for o in gc.get_objects()))
+
+    before = sum(isinstance(o, rf.ParticleFlow) for o in gc.get_objects())
+    gc.disable()
+    try:
+        rf.GenerativeFlow(**SMALL).fit(load("digits"), run=tmp_path / "run", progress=progress, draw=draw)
+    finally:
+        gc.enable()
+    assert [n - before for n in alive] == [1, 1, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from dataclasses import replace
@@ -85,6 +86,7 @@ def _tell(context: Context, state: State, particles: Tensor, what: str) -> None:
         labels = asked if kind == "class" else None
         part = known.part(asked) if kind == "observed" and known is not None and asked is not None else None
         context.callbacks.draw(context.run, Pictures(particles, samples, path, labels, part))
+        gc.collect()  # a figure leaves cycles that hold frames, and with them this stage's gigabytes of particles
     context.callbacks.tell(Progress(what, state.step, state.step, state.network, context.last, None, state.rows[-1]))
 
 

@@ -127,6 +127,7 @@ def test_a_callback_that_leaves_a_cycle_keeps_no_flow(tmp_path):
         if at.what == "flow" and at.done == 1:
             alive.append(sum(isinstance(o, rf.ParticleFlow) for o in gc.get_objects()))
 
+    gc.collect()  # flows of other tests
     before = sum(isinstance(o, rf.ParticleFlow) for o in gc.get_objects())
     gc.disable()
     try:

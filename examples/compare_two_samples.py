@@ -8,8 +8,8 @@ Are two samples of one distribution? How far apart are they, and in which column
 # %%
 # The data are scikit-learn's: 442 patients with diabetes, and nine measurements of
 # each, in different units. Do the two sexes differ in them? Tables with named columns
-# are scaled: every column is divided by its interquartile range in both samples
-# together, so that no unit decides. ``scale="none"`` keeps raw units.
+# are scaled: every column is divided by its interquartile range in the pooled samples,
+# so that the result does not depend on units. ``scale="none"`` keeps raw units.
 
 import matplotlib.pyplot as plt
 from sklearn.datasets import load_diabetes
@@ -63,7 +63,8 @@ print(f"p-value {same.p_value}")
 #
 # Clouds that are small enough for all pairs need no slices: `~rieszflow.mmd2` takes
 # them all, and is differentiable. `~rieszflow.energy_distance`, the statisticians'
-# number, is twice that. Arrays are taken in the units that they have.
+# number, is twice that. Arrays
+# keep their units, so the columns are divided here.
 
 x, y = (sample.to_numpy() / found.x.plan.drawn.spreads for sample in (one, two))
 print(rf.mmd2(x, y, statistic="U").item())

@@ -30,9 +30,9 @@ def batch(day):
 # %%
 # A `~rieszflow.SliceSketch` holds counts on random lines, and some random points
 # for tests. It does not grow with the data: `update` adds points to it, `merge`
-# adds up the sketches of several machines, and `save` writes it to a file. Pixels have
-# one unit, so nothing is to be scaled; without ``scale="none"`` a notice would say that
-# some pixels vary more than others.
+# adds up the sketches of several machines, and `save` writes it to a file. Pixels share
+# one unit and need no scaling; without ``scale="none"`` a notice would say that some
+# pixels vary much more than others.
 
 sketch = rf.SliceSketch.of(reference, slices=256, seed=0, scale="none")
 print(sketch)

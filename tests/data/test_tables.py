@@ -488,7 +488,7 @@ def test_a_packed_file_unpacks_no_endless_row(tmp_path):
         with gzip.open(tmp_path / "t.csv.gz", "wb", compresslevel=1) as file:
             for _ in range(4):
                 file.write(row)
-        with pytest.raises(DatasetError, match="t.csv.gz: cannot be read .a row of more than 16777216 signs"):
+        with pytest.raises(DatasetError, match="t.csv.gz: cannot be read .a row of more than 16777216 characters"):
             stream(tmp_path / "t.csv.gz")
 
 

@@ -22,7 +22,7 @@ from rieszflow.errors import DatasetError
 __all__ = ["CsvFile"]
 
 _SNIFFED = 1 << 20  # bytes that pyarrow looks at to tell the columns' types
-_LONGEST = 1 << 24  # signs of a row; more are not unpacked from a compressed file
+_LONGEST = 1 << 24  # characters in a row; more are not unpacked from a compressed file
 
 
 class CsvFile:
@@ -64,12 +64,12 @@ class CsvFile:
         )
 
     def _open(self, columns: list[str] | None = None, as_text: Collection[str] = (), nulls: bool = False) -> Any:
-        """Open a reader of some columns, by the types found or as text, or of all columns by types to be found.
+        """Open a reader: of some columns with the types found or as text, or of all columns with types yet to be inferred.
 
         Args:
             columns: their names; None for all of them.
-            as_text: those whose cells are given as they stand.
-            nulls: whether cells of text that stand for no value are null.
+            as_text: those whose cells are returned unparsed, as text.
+            nulls: True to read text that stands for a missing value as null.
         """
         pa = self.pa
         read = pa.csv.ReadOptions(encoding=self.reading.encoding, block_size=max(_SNIFFED, 16 * self.longest))
@@ -105,7 +105,7 @@ class CsvFile:
         """Pass over the rows of cells, with the number of each one's last line.
 
         Raises:
-            csv.Error: a row of more than `_LONGEST` signs.
+            csv.Error: a row has more than `_LONGEST` characters.
         """
         spent = 0
 
@@ -114,7 +114,7 @@ class CsvFile:
             while line := text.readline(_LONGEST):
                 spent += len(line)
                 if spent >= _LONGEST:
-                    raise csv.Error(f"a row of more than {_LONGEST} signs")
+                    raise csv.Error(f"a row of more than {_LONGEST} characters")
                 yield line
 
         rows = csv.reader(lines(), delimiter=self.delimiter)

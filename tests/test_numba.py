@@ -100,7 +100,7 @@ def test_damaged_files_of_the_cache_are_removed(tmp_path, caplog):
     _numba._remove_damaged(tmp_path)
     names = {f"f-1.{python}.nbi", f"other-1.{python}.nbi", f"f-1.{python}.1.nbc", "bad-1.py20.nbi"}
     assert {path.name for path in tmp_path.iterdir()} == names
-    assert len(caplog.messages) == 9 and all("damaged, and removed" in text for text in caplog.messages)
+    assert len(caplog.messages) == 9 and all("damaged; removed" in text for text in caplog.messages)
 
 
 WORK = """

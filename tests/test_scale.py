@@ -135,9 +135,9 @@ def test_a_sketch_stores_its_spreads(tmp_path):
         with pytest.raises(ValueError, match="divided by other spreads"):
             refuse()
     for scale, other in (("none", sketch), ("columns", raw)):
-        with pytest.raises(ValueError, match="`scale` must be 'auto' or that of the reference"):
+        with pytest.raises(ValueError, match="`scale` must be 'auto' or 'columns', which the reference has"):
             rf.drift_test(A, other, scale=scale)
-        with pytest.raises(ValueError, match="`scale` must be 'auto' or that of the sketches"):
+        with pytest.raises(ValueError, match="`scale` must be 'auto' or 'columns', which the sketches have"):
             rf.compare(other, other, scale=scale)
     # What is kept, and what is drawn, is in the data's own units.
     rows = {tuple(row) for row in A.to_numpy(float).round(6)}

@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 
 def main() -> None:
-    """Run the command line, or say in one line why it cannot be had."""
+    """Run the command line; if it cannot be imported, print why on one line."""
     try:
         _app()()
-    except KeyboardInterrupt:  # between the imports and the command, which says more of it
+    except KeyboardInterrupt:  # after the imports, before the command handles Ctrl-C itself
         _interrupted()
 
 
 def _app() -> Callable[[], object]:
-    """Import the command line; Ctrl-C meanwhile ends in one line."""
+    """Import the command line. Ctrl-C during the import prints one line instead of a traceback."""
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if ours:
         signal.signal(signal.SIGINT, _interrupted)
@@ -34,7 +34,7 @@ def _app() -> Callable[[], object]:
 
 
 def _interrupted(*_: object) -> None:
-    """End at once: there is nothing to tidy up, and a library that is being imported may catch or change any exception."""
+    """Exit at once: nothing needs cleaning up, and a library that is being imported may catch or change any exception."""
     print("error: interrupted", file=sys.stderr, flush=True)
     os._exit(130)
 

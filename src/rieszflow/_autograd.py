@@ -33,14 +33,14 @@ def once(name: str, gradients: Sequence[Tensor | None], roots: Sequence[Tensor |
 
 
 def recomputing() -> bool:
-    """Return True during a backward pass, which is when an activation checkpoint computes its forward pass again."""
+    """Return True during a backward pass, when an activation checkpoint recomputes its forward pass."""
     return bool(torch._C._current_graph_task_id() != -1)
 
 
 def may_be_recomputed() -> bool:
     """Return True if an activation checkpoint may be computing its forward pass for the first time.
 
-    A reentrant checkpoint does so without gradients, and another one under hooks for saved tensors. Neither says more.
+    A reentrant checkpoint does so with gradients disabled, a non-reentrant one under saved-tensor hooks. Nothing else shows it.
     """
     if torch.is_inference_mode_enabled():
         return False
@@ -48,7 +48,7 @@ def may_be_recomputed() -> bool:
 
 
 def draw_outside_transforms() -> int:
-    """Draw an integer from torch's default generator, whose state a checkpoint restores; `vmap` would refuse that."""
+    """Draw an integer from torch's default generator, whose state a checkpoint restores. Works inside `vmap`, too."""
     with torch._C._DisableFuncTorch():
         return int(torch.randint(2**62, (), device="cpu"))
 

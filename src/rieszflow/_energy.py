@@ -1,4 +1,4 @@
-"""Riesz(1.0) by brute force for float32 clouds on the CPU: a matrix product and one compiled pass over its entries."""
+"""Brute force for Riesz(1.0) and float32 clouds on the CPU: a matrix product and one compiled pass over its entries."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from rieszflow.kernels import Kernel, Riesz
 
 __all__ = ["evaluate", "suits"]
 
-_ENOUGH = 1 << 12  # pairs of points, below which calls cost more than pairs
+_ENOUGH = 1 << 12  # pairs of points; for fewer the call overhead dominates
 _FEW = 8  # dimensions up to which differences are faster than a matrix product, and exact
 _PRODUCTS = 1 << 20  # entries of a matrix product at a time: 4 MB
-_SHARE = 1 << 15  # numbers that are worth another thread
-_RANGE = 2.0**40  # coordinates whose squares, and those of their small differences, float32 can hold
+_SHARE = 1 << 15  # numbers that justify another thread
+_RANGE = 2.0**40  # coordinates up to this, or above its inverse, have squares and squared differences in float32's range
 
 
 def suits(clouds: Pair, kernel: Kernel) -> bool:
-    """Return True for clouds that `evaluate` takes: large enough to be worth it, with squares that float32 can hold."""
+    """Return True if `evaluate` takes these clouds: they are large enough to benefit, and float32 can hold their squares."""
     x, y = clouds.x.points, clouds.y.points
     if kernel != Riesz(1.0) or x.dtype != torch.float32 or x.ndim != 2 or x.device.type != "cpu":
         return False
@@ -37,10 +37,10 @@ def suits(clouds: Pair, kernel: Kernel) -> bool:
 
 
 def evaluate(clouds: Pair, need: Need) -> tuple[Tensor | None, list[Tensor | None]]:
-    """Return the value, and the derivatives by x, its weights, y and its weights, in float64; None for what is not needed.
+    """Return the value and the derivatives by x, its weights, y and its weights, in float64; None for those not needed.
 
-    Up to 8 dimensions everything is in float64. Above, distances are in float32, off by 1e-6 of their scale at most, and those
-    of close points in float64. Sums over the pairs of a point are in float64.
+    In up to 8 dimensions everything is computed in float64. In more, distances are computed in float32, with errors of at most
+    1e-6 of their scale, and those of close points in float64. Sums over the pairs of a point are in float64.
     """
     x, y = clouds.x.detached(), clouds.y.detached()
     a, b = weights_of(x), weights_of(y)
@@ -71,11 +71,11 @@ def _by_weights(own: _Sums, cross: _Sums, w: Tensor, n: Tensor, unbiased: bool) 
 
 
 class _Sums(NamedTuple):
-    """Sums over the points of one cloud for every point x_i of another, in float64.
+    """Sums over the points of one cloud, for every point x_i of another, in float64.
 
     Attributes:
         potential: Σ_j w_j ‖x_i − y_j‖, (N,).
-        pull: Σ_j w_j (x_i − y_j)/‖x_i − y_j‖, (N, d), or None if it was not asked for.
+        pull: Σ_j w_j (x_i − y_j)/‖x_i − y_j‖, (N, d), or None if not requested.
     """
 
     potential: Tensor
@@ -83,7 +83,7 @@ class _Sums(NamedTuple):
 
 
 def _sums(x: Cloud, y: Cloud, w: Tensor, slope: bool, own: bool = False) -> _Sums:
-    """Sum over y with weights w. With `own` x and y are one cloud."""
+    """Compute the sums over y with weights w. With `own`, x and y are the same cloud."""
     P, Q, b = x.points.numpy(), y.points.numpy(), w.contiguous().numpy()
     (N, d), M = P.shape, len(Q)
     potential, pull = np.empty(N), np.empty((N * slope, d))
@@ -91,7 +91,7 @@ def _sums(x: Cloud, y: Cloud, w: Tensor, slope: bool, own: bool = False) -> _Sum
         rows = np.ascontiguousarray(Q.T, np.float64)
         share(_pair_loops.from_differences, N, 1 + _SHARE // (M * d), P, rows, b, potential, pull)
     else:
-        # Distances do not change when both clouds move; near the origin ‖x‖² + ‖y‖² − 2⟨x, y⟩ cancels least.
+        # Distances do not change if both clouds are shifted; near the origin ‖x‖² + ‖y‖² − 2⟨x, y⟩ cancels least.
         centre = Q.mean(0, np.float64).astype(np.float32)
         near_Q = Q - centre
         near_P = near_Q if own else P - centre

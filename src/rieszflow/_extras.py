@@ -37,7 +37,7 @@ def extra(name: str, what: str) -> Iterator[None]:
 def _command(name: str) -> str:
     """Return the pip command for the packages of an extra that are not installed, or for all of them if none is missing.
 
-    It names the packages and not `rieszflow[extra]`, which pip would look for on a registry.
+    It names the packages instead of `rieszflow[extra]`, which pip would look up in a registry.
     """
     try:
         requirements = metadata.requires("rieszflow") or []

@@ -143,44 +143,47 @@ def one_line(error: object, most: int = 300) -> str:
 
 
 def printable(text: object) -> str:
-    """Return a text on one line, with control characters and bytes that are no text written as escapes."""
+    """Return a text on one line, with control characters and undecodable bytes written as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Return whether an error reports exhausted memory, which says nothing about the file that was being read."""
+    """Return True if an error reports exhausted memory, which does not mean that the file being read is damaged."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return (isinstance(error, OSError) and error.errno == errno.ENOMEM) or "allocate memory" in str(error)
 
 
+_IRREGULAR = "must be a regular file, got a folder, a device or a broken link"
+
+
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading. A pipe would be waited for, and a device such as /dev/zero has no end.
+    """Open a regular file for reading. A pipe would block, and a device such as /dev/zero has no end.
 
     Raises:
-        FileError: there is no such file, it is not a regular file, or it cannot be read.
+        FileError: the file does not exist, is not a regular file, or cannot be read.
     """
     if not path.is_file():
-        raise FileError(f"{path}: {'is a folder, or no regular file' if os.path.lexists(path) else 'no such file'}")
+        raise FileError(f"{path}: {_IRREGULAR if os.path.lexists(path) else 'no such file'}")
     try:
         file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)), "rb")
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror or one_line(error)})") from None
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # it was replaced a moment ago
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # it was replaced in the meantime
         file.close()
-        raise FileError(f"{path}: is a folder, or no regular file")
+        raise FileError(f"{path}: {_IRREGULAR}")
     return file
 
 
 def copy_within(roots: list[Path], file: Path, to: Path) -> None:
-    """Copy a regular file that lies in one of some folders. A link that leads out of them would copy what is private.
+    """Copy a regular file that lies within one of the given folders. Following a link out of them could copy private files.
 
     Raises:
-        FileError: it is not a regular file, or it lies elsewhere.
+        FileError: the file is not a regular file, or lies outside of the folders.
     """
     real = file.resolve()
     if not any(real.is_relative_to(root.resolve()) for root in roots):
-        raise FileError(f"{file}: is a link to a file outside of {roots[0]}, which is not copied; remove it")
+        raise FileError(f"{file}: must be a file inside of {roots[0]}, got a link that leads out of it; remove the link")
     to.parent.mkdir(parents=True, exist_ok=True)
     with open_regular(real) as source, open(to, "xb") as target:
         shutil.copyfileobj(source, target, 1 << 20)
@@ -203,7 +206,7 @@ def read_text(path: Path, most: int) -> str:
 def save_tensors(path: Path, form: Format, tensors: dict[str, Tensor], meta: Json) -> str:
     """Write tensors and JSON-able metadata as safetensors, with kind, version and a checksum in the header.
 
-    Equal contents are equal files. Tensors go to the file one by one, so at most one of them is in memory a second time, and
+    Equal contents give equal files. Tensors are written one by one: at most one of them is copied in memory at a time, and
     only if it is on another device or not contiguous.
 
     Returns:
@@ -214,7 +217,7 @@ def save_tensors(path: Path, form: Format, tensors: dict[str, Tensor], meta: Jso
     """
     digest = hashlib.blake2b(json.dumps(meta).encode(), digest_size=16)
     form_meta = {"version": form.version, "kind": form.kind, "meta": meta}
-    header, places = _header(tensors, {**form_meta, "checksum": digest.hexdigest()})  # of the right length
+    header, places = _header(tensors, {**form_meta, "checksum": digest.hexdigest()})  # a placeholder of the final length
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:
@@ -237,17 +240,17 @@ _DTYPES = {
     torch.uint32: "U32", torch.float32: "F32", torch.complex64: "C64", torch.float64: "F64", torch.int64: "I64",
     torch.uint64: "U64",
 }  # fmt: skip
-"""Names of dtypes in a safetensors file, in which the last ones come first: tensors begin at multiples of their items' size."""
+"""Names of dtypes in a safetensors file. Tensors come in the reverse order, which aligns each to its item size."""
 
 
 def _header(tensors: dict[str, Tensor], content: Json) -> tuple[bytes, dict[str, int]]:
-    """Build the header of a safetensors file as safetensors does, and where behind it each tensor begins."""
+    """Return the header of a safetensors file, as the library writes it, and the offset of each tensor after it."""
     if wrong := [f"{name} of {t.dtype}" for name, t in tensors.items() if t.dtype not in _DTYPES]:
-        raise InputError(f"tensors: {wrong[0]} given, which a safetensors file cannot hold")
+        raise InputError(f"`tensors` must have dtypes that a safetensors file can hold, got {wrong[0]}")
     order = list(_DTYPES)
     names = sorted(tensors, key=lambda name: (-order.index(tensors[name].dtype), name))
     ends = list(itertools.accumulate(tensors[name].nbytes for name in names))
-    # One entry of metadata: safetensors writes several in random order, and equal contents should be equal files.
+    # One entry of metadata: safetensors writes several in random order, and equal contents should give equal files.
     entries: Json = {"__metadata__": {MARK: json.dumps(content)}}
     for name, end in zip(names, ends, strict=True):
         t = tensors[name]
@@ -323,5 +326,5 @@ def _digest(digest: hashlib.blake2b, name: str, tensor: Tensor) -> None:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous tensor on the CPU, without a copy."""
-    return tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")  # torch refuses nothing
+    """Return the bytes of a contiguous CPU tensor without a copy."""
+    return tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")

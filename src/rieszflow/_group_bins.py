@@ -1,9 +1,9 @@
-"""Bins for many groups of points at once, on every slice as narrow as the narrowest group needs them.
+"""Bins for many groups of points at once, on every slice as narrow as the narrowest group requires.
 
-Points are binned once, between random points of every group. Where many groups lie, such bins are narrower than any group
-needs. So neighbours are merged as long as h·m² stays below a given share of the group's width for every group: h is the length
-of the merged bin and m the share of the group in it. A bin can put D² off by 2h·m·|F − G| + h·m², with the two distribution
-functions F and G; the first term vanishes where both groups have the same mean in the bin.
+Points are binned once, with edges between random points of every group. Where many groups overlap, such bins are narrower than
+any group requires. So neighbouring bins are merged as long as, for every group, h·m² stays below a given share of the group's
+width, where h is the length of the merged bin and m the share of the group in it. A bin can change D² by 2h·m·|F − G| + h·m²,
+where F and G are the distribution functions of two groups; the first term vanishes if both have the same mean in the bin.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from rieszflow.sketch.plan import Drawn
 
 __all__ = ["Binned", "Merged"]
 
-_EDGES = 1 << 14  # of the bins before they are merged, from all groups together
+_EDGES = 1 << 14  # edges of the bins before merging, from all groups together
 _EDGES_OF_A_GROUP = 512
-_NUMBERS = 1 << 26  # coordinates of the points that the edges come from, at most
-_TAIL = 64  # geometric bins on either side, two an octave: an outlier has a bin of its own magnitude
-_WIDTHS = (0.1, 0.05, 0.02, 0.0)  # shares left out on either side for a group's width; the next one if nothing is left of it
+_NUMBERS = 1 << 26  # coordinates, at most, of the points that the edges are placed between
+_TAIL = 64  # geometric bins on either side, two per octave: an outlier falls into a bin of its own magnitude
+_WIDTHS = (0.1, 0.05, 0.02, 0.0)  # quantiles cut off on either side to measure a group's width; the next one if the width is 0
 _TOGETHER = 1 << 25  # numbers of a table at a time
-_ATTEMPTS = 8  # to merge bins further, by twice the limit of m·√h a time, until there are few enough
-_ENOUGH = 4  # times that limit still tell groups apart
+_ATTEMPTS = 8  # to merge bins further, each time with twice the limit of m·√h, until there are few enough
+_ENOUGH = 4  # times that limit still resolve the groups
 
 
 @dataclass(frozen=True)
 class Merged:
-    """Bins that were merged.
+    """Merged bins.
 
     Attributes:
-        bins: The new bin of every old one, of shape (P, old bins).
-        steps: From the mean of the points in a bin to that of those in the next one, times the constant of slicing over P, of
-            shape (P, new bins); 0 for the last one. Points count as if they lay at that mean.
-        enough: Whether there are about as many as every group needs.
+        bins: The merged bin of every original one, of shape (P, original bins).
+        steps: Difference between the means of the points in a bin and in the next one, times the slicing constant over P, of
+            shape (P, merged bins); 0 for the last one. Every point counts as if it lay at the mean of its bin.
+        enough: True if there are about as many bins as every group requires.
     """
 
     bins: np.ndarray
@@ -55,13 +55,13 @@ class Merged:
 
 @dataclass(frozen=True)
 class Binned:
-    """Points, as their bins on every slice.
+    """Binned points on every slice.
 
     Attributes:
-        places: The bin of every point on every slice, of shape (P, n), 16 bits.
-        sums: How many points are in every bin, and the sum of their positions, of shape (2, P, bins).
-        unit: The constant of slicing over P and over the scale of the positions, of shape (P,).
-        widths: Of every group on every slice, in the positions' unit, of shape (P, K).
+        places: The bin of every point on every slice, of shape (P, n), uint16.
+        sums: The number of points in every bin and the sum of their positions, of shape (2, P, bins).
+        unit: The slicing constant over P and the scale of the positions, of shape (P,).
+        widths: The width of every group on every slice, in the unit of the positions, of shape (P, K).
         group: The group of every point, of shape (n,).
         sizes: The number of points of every group, of shape (K,).
     """
@@ -93,7 +93,7 @@ class Binned:
         sums = np.zeros((2, P, edges.shape[1] + 1))
         for batch in points:
             batch = batch.cpu()
-            # One point alone would be projected by another product than others, with another rounding.
+            # A single point would be projected by another matrix product, which rounds differently.
             wide = batch if len(batch) > 1 else batch.repeat(2, 1)
             dtype = torch.promote_types(like.dtype, wide.dtype)
             first = 0
@@ -110,11 +110,11 @@ class Binned:
         return cls(places, sums, Riesz(1.0).basis_constant(frames[0].directions.n) / (P * scale), widths, group, sizes)
 
     def merged(self, *wanted: tuple[float, int]) -> list[Merged]:
-        """Merge the bins as far as no group is off by more than a share of its width.
+        """Merge the bins as far as possible without an error above a share of any group's width.
 
         Args:
-            wanted: Pairs of numbers, for each of which bins are merged: the largest h·m² over the group's width, and the
-                largest number of bins, for which that share is exceeded.
+            wanted: Pairs of limits; bins are merged for each pair. The first is the largest h·m² over the group's width, the
+                second the largest number of bins, which takes precedence.
         """
         P, width = self.sums.shape[1:]
         K, new = len(self.sizes), np.zeros((len(wanted), P, width), np.uint16)
@@ -137,24 +137,24 @@ class Binned:
         return Merged(new, steps * self.unit[:, None], enough)
 
     def pair(self, i: int, j: int) -> Binned:
-        """Return two groups alone."""
+        """Return the points of two groups only."""
         both = np.flatnonzero((self.group == i) | (self.group == j))
         group = (self.group[both] == j).astype(np.int32)
         return Binned(self.places[:, both], self.sums, self.unit, self.widths[:, [i, j]], group, self.sizes[[i, j]])
 
     def near(self, distances: np.ndarray) -> np.ndarray:
-        """Return which groups are no farther apart than either of them is wide, by their D² on the slices: (K, K)."""
+        """Return which pairs of groups have a D² on the slices below the width of both groups, of shape (K, K)."""
         reach = (self.unit[:, None] * self.widths).sum(0)
         near: np.ndarray = distances < np.minimum(reach, reach[:, None])
         return near
 
     def counts(self, merged: Merged, row: np.ndarray, rows: int) -> Iterator[tuple[slice, np.ndarray]]:
-        """Count the points of every row in every bin, (rows, p, bins) float32 for some p slices at a time.
+        """Yield some slices and the counts of every row in every bin on these p slices, of shape (rows, p, bins), float32.
 
         Args:
             merged: The bins.
-            row: Of every point, (n,); −1 for none.
-            rows: How many there are.
+            row: The row that every point counts for, of shape (n,); −1 for none.
+            rows: The number of rows.
         """
         P, width = merged.steps.shape
         step = max(1, _TOGETHER // (rows * width))
@@ -166,7 +166,7 @@ class Binned:
 
 
 def _sample(points: Stream, group: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, list[slice]]:
-    """Draw points of every group. Return them, those of one group side by side, and the rows of each."""
+    """Draw random points of every group. Return them, sorted by group, and the slice of rows of each group."""
     K, random = len(sizes), np.random.default_rng(0)
     each = max(2, min(_EDGES_OF_A_GROUP, min(_EDGES, _NUMBERS // points.d) // K))
     order, ends = np.argsort(group, kind="stable"), np.cumsum(sizes)
@@ -180,14 +180,14 @@ def _sample(points: Stream, group: np.ndarray, sizes: np.ndarray) -> tuple[np.nd
 
 
 def _frames(drawn: Directions, some: np.ndarray, parts: list[slice]) -> list[bins.Frame]:
-    """Return how points are projected, with the origin in the narrowest group: near it projections keep the most digits."""
+    """Return the projections, with the origin in the narrowest group, because they are most precise near the origin."""
     spread = [np.abs(some[part] - np.median(some[part], 0)).mean() for part in parts]
     narrowest = some[parts[int(np.argmin(spread))]]
     return bins.frames(drawn, np.concatenate([some, np.resize(narrowest, (31, some.shape[1]))]), torch.from_numpy(some))
 
 
 def _edges(x: np.ndarray) -> np.ndarray:
-    """Return edges between neighbours of x (P, S) on every slice, and geometric ones beyond: (P, S − 1 + 2·_TAIL) float32."""
+    """Return edges between neighbouring x (P, S) on every slice and geometric ones beyond: (P, S − 1 + 2·_TAIL) float32."""
     x = np.sort(x, 1).astype(np.float64)
     low, high = x[:, :1], x[:, -1:]
     first = np.where(high > low, high - low, 1e-4 * np.maximum(np.abs(high), 1e-6)) / 64
@@ -196,7 +196,7 @@ def _edges(x: np.ndarray) -> np.ndarray:
 
 
 def _widths(x: np.ndarray, parts: list[slice]) -> np.ndarray:
-    """Return the width of every group on every slice, (P, K): between quantiles, for outliers make no group wide."""
+    """Return the width of every group on every slice, (P, K), between quantiles, so that outliers do not widen a group."""
     widths = np.zeros((len(x), len(parts)))
     for k, part in enumerate(parts):
         mine = np.sort(x[:, part], 1).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Many groups of points, dealt into blocks whose size suits two groups at a time, and the Gram matrices of those blocks."""
+"""Groups of points dealt into blocks of a size that suits two groups at a time, and the Gram matrices of these blocks."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _MOST_BLOCKS = 32
 
 @dataclass(frozen=True)
 class Dealt:
-    """Some groups, dealt into blocks of one size. A group's rows are its blocks, and then one for the points in none.
+    """Groups dealt into blocks of one size. The rows of a group are its blocks, then one row for the points in no block.
 
     Attributes:
-        members: the groups.
-        size: points of a block.
-        blocks: how many every member has.
-        starts: first row of every member, and the end.
-        row: of every point, −1 for those of other groups.
-        numbers: points of every row.
-        sizes: points of every member.
+        members: Indices of the groups.
+        size: Number of points in a block.
+        blocks: Number of blocks of every member.
+        starts: First row of every member, and the number of rows.
+        row: Row of every point; −1 for points of other groups.
+        numbers: Number of points in every row.
+        sizes: Number of points of every member.
     """
 
     members: np.ndarray
@@ -52,7 +52,7 @@ class Dealt:
 
 @dataclass(frozen=True)
 class Grams:
-    """Inner products of the distribution functions of blocks: of some groups with all, and of the others with themselves."""
+    """Inner products of the distribution functions of blocks: of the first groups with all, of the others with themselves."""
 
     dealt: Dealt
     of_first: np.ndarray
@@ -61,14 +61,14 @@ class Grams:
 
     @classmethod
     def of(cls, binned: Binned, merged: Merged, dealt: Dealt, first: int) -> Grams:
-        """The first members with all members, and every other member with itself."""
+        """Compute the products of the first members with all members, and of every other member with itself."""
         starts, rows = dealt.starts, len(dealt.numbers)
         end = starts[first]
         products = np.zeros((end, rows))
         own = [np.zeros((many, many)) for many in np.diff(starts)[first:]]
         for some, counted in binned.counts(merged, dealt.row, rows):
             shares = counted / np.maximum(dealt.numbers, 1).astype(np.float32)[:, None, None]
-            # Less the mean, and in single precision: what is left is as small as the differences that are looked for.
+            # The mean is subtracted before rounding to float32: the rest is as small as the differences to be found.
             functions = (shares - shares.mean(0)).cumsum(-1, dtype=np.float64).astype(np.float32)
             steps = merged.steps[some]
             used = steps > 0
@@ -80,13 +80,13 @@ class Grams:
         return cls(dealt, products, own, first)
 
     def pair(self, i: int, j: int) -> Gram:
-        """The Gram matrix of two members, the first of them among the first ones."""
+        """Return the Gram matrix of members i and j, where i is among the first ones."""
         starts, K, L = self.dealt.starts, int(self.dealt.blocks[i]), int(self.dealt.blocks[j])
         a, b = slice(starts[i], starts[i + 1]), slice(starts[j], starts[j + 1])
         theirs = self.of_first[b, b] if j < self.first else self.of_own[j - self.first]
         between = self.of_first[a, b]
         matrix = np.block([[self.of_first[a, a], between], [between.T, theirs]])
-        order = [*range(K), *range(K + 1, K + 1 + L), K, K + 1 + L]  # blocks first, as `Gram` wants them
+        order = [*range(K), *range(K + 1, K + 1 + L), K, K + 1 + L]  # blocks first, as `Gram` requires
         size, (n, m) = self.dealt.size, self.dealt.sizes[[i, j]]
         in_x = np.array([size] * K + [0] * L + [n - K * size, 0]) / n
         in_y = np.array([0] * K + [size] * L + [0, m - L * size]) / m

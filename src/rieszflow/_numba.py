@@ -47,28 +47,28 @@ def _can_keep(folder: Path) -> bool:
 
 
 def _remove_damaged(cache: Path) -> None:
-    """Remove cache files that a full disk or a crash cut short: Numba would raise an error instead of compiling again."""
+    """Remove cache files that a full disk or a crash truncated; Numba would raise an error instead of recompiling."""
     for file in cache.glob(f"*.py{sys.version_info[0]}{sys.version_info[1]}*.nb[ic]"):
         try:
             content = file.read_bytes()
-            whole = content[:1] == b"\x80" and content[-1:] == b"."  # as every pickle begins and ends
+            whole = content[:1] == b"\x80" and content[-1:] == b"."  # how every pickle begins and ends
             if whole and file.suffix == ".nbi":
                 stream = io.BytesIO(content)
                 if pickle.load(stream) == numba.__version__:
                     pickle.load(stream)
-        except (FileNotFoundError, ImportError):  # another process was faster; the index names a module that imports this one
+        except (FileNotFoundError, ImportError):  # removed by another process; an index of a module that imports this one
             continue
-        except Exception:  # pickle has no error of its own for what is no pickle
+        except Exception:  # unpickling damaged data raises errors of any kind
             whole = False
         if not whole:
-            _LOG.warning("%s: damaged, and removed; its code is compiled again", file)
+            _LOG.warning("%s: damaged; removed, and its code is compiled again", file)
             file.unlink(missing_ok=True)
 
 
 KEPT = all(_can_keep(folder) for folder in _FOLDERS)
 # Any: Numba has no types, and its options are of all kinds.
 OPTIONS: dict[str, Any] = {"nogil": True, "cache": KEPT, "fastmath": {"nsz", "contract"}, "error_model": "numpy"}
-# For loops whose sums may be taken in any order, which lets them be computed in vectors.
+# For loops whose sums may be reordered, so that they can be vectorised.
 SUMS = {**OPTIONS, "fastmath": OPTIONS["fastmath"] | {"reassoc"}}
 
 

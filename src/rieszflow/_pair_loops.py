@@ -1,4 +1,4 @@
-"""Compiled loops for the energy kernel −‖x − y‖: its sums over all pairs of two clouds, and their derivatives, in one pass."""
+"""Compiled loops for the energy kernel −‖x − y‖: sums over all pairs of two clouds and their derivatives, in one pass."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from rieszflow._numba import SUMS
 __all__ = ["from_differences", "from_products"]
 
 _TWO, _ZERO, _ONE = np.float32(2), np.float32(0), np.float32(1)
-# Squared distances below this share s of ‖x‖² + ‖y‖² are taken from differences. Above, an error of 2⁻²⁴ (‖x‖² + ‖y‖²) in a
-# square is one of 2⁻²⁴/(2s) = 3e-5 of the distance, and of 2⁻²⁴/(2√s) = 1e-6 of √(‖x‖² + ‖y‖²), at most.
+# Squared distances below this share s of ‖x‖² + ‖y‖² are computed from differences. For larger ones, an error of
+# 2⁻²⁴ (‖x‖² + ‖y‖²) in the square is an error of at most 2⁻²⁴/(2s) = 3e-5 of the distance, and of at most
+# 2⁻²⁴/(2√s) = 1e-6 of √(‖x‖² + ‖y‖²).
 _CLOSE = np.float32(1e-3)
 
 
 @numba.njit(**SUMS)
 def from_differences(first, last, worker, tile, x, y, b, potential, slope):
-    """Sums of rows first … last − 1 of x (N, d) against y (d, M), for few dimensions.
+    """Compute the sums of rows first … last − 1 of x (N, d) against y (d, M), for few dimensions.
 
     Writes Σ_j b_j ρ_ij to potential (N,), and Σ_j b_j (x_i − y_j)/ρ_ij to slope (N or 0, d).
     """
@@ -49,11 +50,11 @@ def from_differences(first, last, worker, tile, x, y, b, potential, slope):
 
 @numba.njit(**SUMS)
 def from_products(first, last, worker, tile, x, y, centred_x, norms_x, norms_y, b, own, products, potential, slope):
-    """Sums of rows first … last − 1 of x (n, d) against y (M, d), given their inner products (n, M) once both are centred.
+    """Compute the sums of rows first … last − 1 of x (n, d) against y (M, d), given the products (n, M) of the centred points.
 
     Writes Σ_j b_j ρ_ij to potential (n,). If slope (n or 0, d) is not empty, leaves w_ij = b_j/ρ_ij in products, 0 for close
-    pairs, and writes Σ_j w_ij x_i, x centred, plus Σ_j b_j (x_i − y_j)/ρ_ij over close pairs to slope. The first row of x is
-    number `own` of y if they are one cloud; else `own` is −M.
+    pairs, and writes Σ_j w_ij x_i for the centred x, plus Σ_j b_j (x_i − y_j)/ρ_ij over close pairs, to slope. If x and y are
+    the same cloud, `own` is the index in y of the first row of x; otherwise it is −M.
     """
     M, d = y.shape
     for i in range(first, last):

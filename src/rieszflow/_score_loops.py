@@ -1,4 +1,4 @@
-"""Compiled loops of the energy score: all pairs of an ensemble, on the line and in space."""
+"""Compiled loops of the energy score over all pairs of an ensemble, in one dimension and in several."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rieszflow._numba import OPTIONS, SUMS
 
 __all__ = ["in_space", "on_line", "scaled"]
 
-_LARGE = 400  # the largest coordinate of a forecast is brought near 2^400: see `_pairs`
+_LARGE = 400  # the largest coordinate of a forecast is scaled to about 2^400: see `_pairs`
 
 
 @numba.njit(**SUMS)
 def on_line(first, last, worker, tile, x, y, w, distinct, score, gradient):
-    """Write scores, and gradients unless that array is empty, of forecasts first … last − 1.
+    """Write the scores of forecasts first … last − 1, and their gradients unless that array is empty.
 
     x (B, m), y (B,), w (B or 1, m), distinct (B or 1,), score (B,), gradient (B or 0, m).
     """
@@ -42,7 +42,7 @@ def on_line(first, last, worker, tile, x, y, w, distinct, score, gradient):
 
 @numba.njit(**OPTIONS)
 def scaled(first, last, worker, tile, x, y, x_out, y_out, shift):
-    """Copy x (B, m, d) to x_out (B, d, m) and y (B, d) to y_out times 2^shift, which brings the largest near 2^400."""
+    """Write x (B, m, d) · 2^shift to x_out (B, d, m) and y (B, d) · 2^shift to y_out; the largest becomes about 2^400."""
     _, m, d = x.shape
     for b in range(first, last):
         largest = 0.0
@@ -60,7 +60,7 @@ def scaled(first, last, worker, tile, x, y, x_out, y_out, shift):
 
 @numba.njit(**SUMS)
 def in_space(first, last, worker, tile, x, y, w, distinct, parts, gradient):
-    """Write what members first … last − 1 of all forecasts add to the scores, and their gradients unless that array is empty.
+    """Write the contributions of members first … last − 1 to the scores, and their gradients unless that array is empty.
 
     x (B, d, m), y (B, d), w (B or 1, m), distinct (B or 1,), parts (B, m), gradient (B or 0, d, m).
     """

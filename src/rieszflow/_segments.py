@@ -1,4 +1,4 @@
-"""The steps of a recorded flow: what they have in common, what each of them did, and the same done to new points."""
+"""The steps of a recorded flow: their common settings, what each step did, and their replay on new points."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["Plan", "Segment", "Step"]
 
 @dataclass(frozen=True)
 class Plan:
-    """What all steps of a recording have in common.
+    """The settings that all steps of a recording share.
 
     Attributes:
         d: dimension of the points.
@@ -46,19 +46,19 @@ class Plan:
     frozen: Known | None = None
 
     def said(self) -> Json:
-        """As JSON can say it."""
+        """Return the plan as JSON."""
         kinds = [dataclasses.asdict(k) if isinstance(k, LocalSlices) else k for k in self.kinds]
         frozen = {} if self.frozen is None else {"frozen": self.frozen.said()}
         return {"d": self.d, "kinds": kinds, "slices": self.slices, "bins": self.bins, "bounds": self.bounds, **frozen}
 
     @classmethod
     def heard(cls, said: Json) -> Plan:
-        """What `said` returned. Raises KeyError, TypeError or ValueError for anything else."""
+        """Return the plan from the JSON of `said`. Raises KeyError, TypeError or ValueError if it is malformed."""
         d, bins = positive_int("d", said["d"]), positive_int("bins", said["bins"])
         kinds = tuple(_kind(k, d) for k in said["kinds"])
         slices = tuple(positive_int("slices", P) for P in said["slices"])
         if not kinds or len(kinds) != len(slices):
-            raise ValueError(f"{len(kinds)} kinds of slices, and numbers of {len(slices)}")
+            raise ValueError(f"{len(kinds)} kinds of slices, but {len(slices)} numbers of slices")
         bounds = said["bounds"]
         if bounds is not None:
             low, high = (float(v) if type(v) in (int, float) else math.nan for v in bounds)
@@ -70,7 +70,7 @@ class Plan:
         return cls(d, kinds, slices, bins, bounds, frozen)
 
     def draw(self, kind: int, seed: int, like: Tensor) -> directions.Directions:
-        """The slices of a step. From the CPU's generator, so that a recording means the same on every device."""
+        """Draw the slices of a step, with a generator on the CPU so that a recording replays equally on every device."""
         generator = torch.Generator("cpu").manual_seed(seed)
         return directions.sample(self.kinds[kind], self.slices[kind], self.d, like, generator)
 
@@ -110,7 +110,7 @@ class Segment:
     """Consecutive steps of a recording, in memory.
 
     Attributes:
-        plan: what they have in common.
+        plan: the settings that they share.
         steps: the steps.
     """
 
@@ -123,14 +123,14 @@ class Segment:
         return sum(step.nbytes for step in self.steps)
 
     def rest(self) -> tuple[Tensor | None, ...]:
-        """The velocities of points at rest."""
+        """Return the velocities of points at rest."""
         return (None,) * len(self.plan.kinds)
 
     @plain
     def push(
         self, x: Tensor, velocities: Sequence[Tensor | None], progress: ProgressCallback | None = None
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        """Points x (n, d) in float32 and their velocities, after all steps. What is given is not changed."""
+        """Return points x (n, d) in float32 and their velocities after all steps, without changing the arguments."""
         found, pending = [None if v is None else v.clone() for v in velocities], []
         with self._memory.in_use():
             for number, step in enumerate(self.steps, 1):
@@ -151,7 +151,7 @@ class Segment:
         return x, tuple(found)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The steps as tensors: those of a kind one below the other."""
+        """Return the steps as tensors; the tables of each kind of slices are stacked."""
         tensors = {name: torch.tensor([getattr(s, name) for s in self.steps], dtype=t) for name, t in _NUMBERS.items()}
         for kind in range(len(self.plan.kinds)):
             traces = [s.trace for s in self.steps if s.kind == kind]
@@ -161,24 +161,24 @@ class Segment:
 
     @classmethod
     def of(cls, plan: Plan, tensors: dict[str, Tensor]) -> Segment:
-        """What `tensors` returned.
+        """Return the segment from what `tensors` returned.
 
         Raises:
-            ValueError, KeyError: other names, shapes, dtypes, or numbers that cannot be.
+            ValueError, KeyError: wrong names, shapes or dtypes, or impossible numbers.
         """
         many = len(tensors["kind"])
         if any((tensors[name].shape, tensors[name].dtype) != ((many,), dtype) for name, dtype in _NUMBERS.items()):
-            raise ValueError("numbers of steps that do not belong together")
+            raise ValueError("arrays of steps with unequal lengths or wrong dtypes")
         kinds = tensors["kind"].tolist()
         if not set(kinds) <= set(range(len(plan.kinds))):
-            raise ValueError("a step on slices of no kind")
+            raise ValueError("a step on slices of an unknown kind")
         rows: dict[int, Iterator[int]] = {}
         for k in set(kinds):
             _check(plan, k, kinds.count(k), {name: tensors[f"{k}.{name}"] for name in _TRACE})
             rows[k] = iter(range(kinds.count(k)))
         seeds, momenta, lengths, moves = (tensors[name].tolist() for name in list(_NUMBERS)[1:])
         if not all(0 <= m < 1 for m in momenta) or not all(0 <= length < math.inf for length in lengths):
-            raise ValueError("momenta or lengths that cannot be")
+            raise ValueError("momenta or lengths out of range")
         if moves and not moves[-1]:
             raise ValueError("points do not move after the last step")
         steps = []
@@ -190,7 +190,7 @@ class Segment:
 
 
 def _check(plan: Plan, kind: int, many: int, found: dict[str, Tensor]) -> None:
-    """That tables of a kind can be looked up."""
+    """Check that the tables of a kind can be evaluated."""
     P = plan.slices[kind]
     for name, shape, dtype in (
         ("shift", (plan.d,), torch.float32),
@@ -205,17 +205,17 @@ def _check(plan: Plan, kind: int, many: int, found: dict[str, Tensor]) -> None:
         if dtype.is_floating_point and not torch.isfinite(found[name]).all():
             raise ValueError(f"{kind}.{name}: NaN or infinity")
     if (found["scale"] <= 0).any() or (found["inverse"] <= 0).any() or (found["unit"] < 0).any():
-        raise ValueError(f"{kind}: bins or tables of a size that cannot be")
+        raise ValueError(f"{kind}: scales, bin widths or units out of range")
 
 
 def _kind(said: object, d: int) -> Kind:
-    """A kind of slices of points in R^d, by its name or as `dataclasses.asdict` says it."""
+    """Return the kind of slices of points in R^d, from its name or from the output of `dataclasses.asdict`."""
     if isinstance(said, dict):
         local = LocalSlices(**{**said, "shape": tuple(said["shape"])})
         if local.d != d:
-            raise ValueError(f"slices of images {local.shape}, of points with d = {d}")
+            raise ValueError(f"slices of images {local.shape} for points with d = {d}")
         return local
     for name in ("auto", *directions.KINDS):
         if said == name:
             return cast(Kind, name)
-    raise ValueError(f"slices of the unknown kind {str(said)[:40]!r}")
+    raise ValueError(f"unknown kind of slices {str(said)[:40]!r}")

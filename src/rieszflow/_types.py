@@ -21,7 +21,7 @@ EngineName: TypeAlias = Literal["auto", "sort", "bins"]
 DirectionsName: TypeAlias = Literal["auto", "orthogonal", "hadamard", "sobol", "independent"]
 
 ScaleName: TypeAlias = Literal["auto", "columns", "none"]
-"""columns: every column divided by its robust spread. none: raw units. auto: "columns" where columns have names."""
+"""columns: divide every column by its robust spread. none: raw units. auto: "columns" if columns have names."""
 
 Seed: TypeAlias = "int | torch.Generator | None"
 """A whole number, a generator that goes on, or None for torch's default generator."""
@@ -38,14 +38,15 @@ class Progress:
     """How far something long has come. Every `progress` callback is called with one.
 
     Attributes:
-        what: what is counted: "points", "x", "y" or "reference" in a pass over points, "stages" in sampling, "flow" or
+        what: the unit of the count: "points", "x", "y" or "reference" in a pass over points, "stages" in sampling, "flow" or
             "fit" for the steps of a training.
         done: how many of them.
         total: how many there will be; None where that is not known.
-        stage: of a training, the stage at work, from 1; 0 elsewhere. A stage is one network, or one part of a recorded flow.
+        stage: number of the current training stage, from 1; 0 outside of trainings. A stage is one network, or one part of a
+            recorded flow.
         stages: how many stages the training has.
         loss: the last normalised loss of a fit.
-        row: the line of metrics.jsonl, only when a stage was finished.
+        row: the stage's line of metrics.jsonl; only when the stage is finished.
 
     Example:
         >>> Progress("points", 500, 1000).share

@@ -39,7 +39,7 @@ __all__ = [
     "whole_seed",
 ]
 
-_SMALL = 1 << 24  # bytes that are not worth a look at how much memory there is
+_SMALL = 1 << 24  # bytes that are always assumed to be available
 _DTYPES = (torch.float32, torch.float64)
 
 Answer: TypeAlias = Callable[[Tensor], PointsT]
@@ -221,25 +221,25 @@ def positive_int(name: str, value: object) -> int:
 
 
 def affordable(name: str, count: int, each: int) -> None:
-    """Refuse a number of things that need more memory than there is, before anything is allocated.
+    """Refuse a number of items that needs more memory than is available, before anything is allocated.
 
     Args:
-        name: of the argument.
-        count: what was given.
-        each: bytes that one of them needs at least.
+        name: Name of the argument.
+        count: Its value.
+        each: Bytes that one item needs at least.
     """
     if count * each < _SMALL:
         return
     there = _available_memory()
     if count * each > there:
         raise InputError(
-            f"`{name}` must fit into memory, got {count}: they need {count * each / 2**30:,.1f} GiB at least, "
+            f"`{name}` must fit into memory, got {count}, which needs at least {count * each / 2**30:,.1f} GiB; "
             f"{there / 2**30:,.1f} GiB are available"
         )
 
 
 def _available_memory() -> float:
-    """Return the bytes that can be allocated; all that the machine has where the system does not say; infinity if unknown."""
+    """Return the available memory in bytes: the total memory if the system does not report it, infinity if that is unknown."""
     with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/meminfo", encoding="ascii") as file:
         return 1024 * int(next((line for line in file if line.startswith("MemAvailable:")), "").split()[1])
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:

@@ -44,7 +44,7 @@ class Comparison:
 
     @property
     def scale(self) -> str:
-        """Whether every column was divided by its spread ("columns"), or raw units were kept ("none")."""
+        """Return "columns" if every column was divided by its spread, "none" for raw units."""
         return self.x.scale
 
     @property
@@ -94,7 +94,7 @@ def compare(
         slices: random directions; None for 256. A sketch has its own.
         permutations: of the test; the least p-value is one over this number plus one.
         seed: of directions, blocks and permutations; a whole number.
-        scale: as in `two_sample_test`; a sketch has its own, and another one is refused.
+        scale: as in `two_sample_test`; with a sketch "auto" or the sketch's own.
         common: of tables with different columns, compare those that both have.
         progress: called after every batch with a `Progress` that counts points.
 
@@ -120,7 +120,7 @@ def compare(
     if one is not None and two is not None:
         check_scale(scale)
         if scale not in ("auto", one.scale):
-            raise InputError(f"`scale` must be 'auto' or that of the sketches, {one.scale!r}, got {scale!r}")
+            raise InputError(f"`scale` must be 'auto' or {one.scale!r}, which the sketches have, got {scale!r}")
         return Comparison(one, two, None, two.distance(one, statistic="U"))
     if one is not None:
         test = drift_test(stream(y), one, **options)

@@ -245,7 +245,7 @@ def open_in_chromium(page, folder):
         (["sample", "{run}", "--out", "{run}/images/x.png/x.npz"], "there is no folder"),
         (["train", "digits", "--out", "{run}/config.yaml"], "config.yaml is a file"),
         (["train", "digits", "--out", "{run}/config.yaml/x"], "config.yaml is a file"),
-        (["train", "digits", "--out", "/proc/run"], "nothing can be written in /proc"),
+        (["train", "digits", "--out", "/proc/run"], "cannot write in /proc"),
         (["sample", "{run}", "-n", "1000000000000000"], "GiB for samples at least"),
     ],
 )
@@ -551,7 +551,7 @@ def test_nothing_is_overwritten_without_force(points, tmp_path, command, files):
     before = sorted(p.name for p in tmp_path.iterdir())
     done = called(*command, cwd=tmp_path)
     assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1
-    assert f"--out: {files[0]} exists; give another name, or --force to overwrite it" in done.stderr
+    assert f"--out: {files[0]} exists; choose another name, or overwrite it with --force" in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == before and (tmp_path / files[0]).read_text() == "dear"
     done = called(*command, "--force", cwd=tmp_path)
     assert done.returncode == 0 and (tmp_path / files[0]).read_bytes() != b"dear", done.stderr
@@ -582,7 +582,7 @@ def test_evaluate_finds_out_first_whether_it_can_write(points, tmp_path, monkeyp
     monkeypatch.setattr("rieszflow.generative.GenerativeFlow.sample", lambda *_, **__: pytest.fail("samples were drawn"))
     done = called("evaluate", tmp_path / "run")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert ("No space left" if wrong == "full" else f"{wrong} is a folder; remove it") in done.stderr
+    assert ("No space left" if wrong == "full" else f"{wrong} must be a file or absent, got a folder") in done.stderr
 
 
 def test_help_reads_well(monkeypatch):

@@ -23,7 +23,7 @@ def test_samples_of_a_label(folder):
     done = called("sample", "by-class", "--label", 7, "-n", 5, "--out", "seven.npz", cwd=folder)
     assert done.returncode == 0 and np.load(folder / "seven.npz")["x"].shape == (5, 1, 8, 8)
     assert called("sample", "by-class", "-n", 5, "--out", "any.npz", cwd=folder).returncode == 0
-    assert "samples can be asked for by: class" in called("info", "by-class", cwd=folder).stdout
+    assert "samples take the condition: class" in called("info", "by-class", cwd=folder).stdout
     # a row of 8 for each of ten labels, of 8 pixels and a gap of 1
     grid = Image.open(folder / "by-class/images/samples-0002.png")
     assert grid.size[1] * 73 == grid.size[0] * 91

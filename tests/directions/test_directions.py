@@ -70,5 +70,5 @@ def test_slices_that_do_not_fit_into_memory_are_refused_before_any_is_drawn(name
     with pytest.raises(rf.errors.InputError, match=r"`slices` must fit into memory, got 10000000000000: they need"):
         FUNCTIONS[name](x, 10**13)
     monkeypatch.setattr(_validate, "_available_memory", lambda: 1e6)
-    with pytest.raises(rf.errors.InputError, match=r"got 10000000: they need .* GiB at least, 0\.0 GiB are available"):
+    with pytest.raises(rf.errors.InputError, match=r"got 10000000, which needs at least .* GiB; 0\.0 GiB are available"):
         FUNCTIONS[name](x, 10**7)

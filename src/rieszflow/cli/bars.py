@@ -26,8 +26,8 @@ def _bars(period: float = 30) -> progress.Progress:
         TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         TimeRemainingColumn(),
     )  # fmt: skip
-    # Where nobody watches, Rich would print an empty line for every bar; FORCE_COLOR makes it take a pipe for a terminal. It
-    # catches what goes to the terminal meanwhile, to keep the bars in order; stderr only where that is a terminal, too.
+    # Without a terminal Rich would print an empty line for every bar, and FORCE_COLOR makes it take a pipe for a terminal. Rich
+    # redirects other output, to keep it above the bars; stderr must only be redirected if it is a terminal, too.
     console = terminal.console
     return progress.Progress(
         *columns, console=console, transient=True, disable=not (console.is_interactive and console.file.isatty()),
@@ -52,7 +52,7 @@ class Passes:
         return lambda at: self(dataclasses.replace(at, what=name))
 
     def scores(self, at: Progress) -> None:
-        """Show one bar for all scores, which names the one that is being computed."""
+        """Show one bar for all scores, labelled with the one being computed."""
         self(dataclasses.replace(at, what="scores"))
         self.bars.update(self.tasks["scores"], description=at.what)
 
@@ -64,7 +64,7 @@ class Passes:
 
 
 class TrainingBars:
-    """Live bars for all scheduled steps and for the phase at work, and a line for every finished stage."""
+    """Live bars for all scheduled steps and for the current phase, and a line for every finished stage."""
 
     def __init__(self, config: Config) -> None:
         fits = [

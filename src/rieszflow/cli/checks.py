@@ -19,14 +19,14 @@ def at_least(option: str, value: int, least: int) -> None:
 
 
 def check_file(out: Path, *suffixes: str, force: bool, picture: bool = False) -> None:
-    """Check that a file can be written, and a picture of the same name if there will be one, over others only with --force."""
+    """Check that a file, and with `picture` one of the same name, can be written; existing files need --force."""
     if out.suffix not in suffixes:
         raise InputError(f"--out: {out} given; a name that ends in {' or '.join(suffixes)} is accepted")
     for file in [out, out.with_suffix(".png")] if picture else [out]:
         if file.is_dir():
             raise InputError(f"--out: {file} is a folder; a file's name is accepted")
         if os.path.lexists(file) and not force:
-            raise InputError(f"--out: {file} exists; give another name, or --force to overwrite it")
+            raise InputError(f"--out: {file} exists; choose another name, or overwrite it with --force")
     if not out.parent.is_dir():
         raise InputError(f"--out: {out} given, but there is no folder {out.parent}; make it first")
     check_can_write("--out", out.parent)
@@ -46,9 +46,9 @@ def check_new_run(out: Path) -> None:
 def check_can_write(name: str, folder: Path) -> None:
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(4096))  # a full disk takes a name, and no contents
+            file.write(bytes(4096))  # a full disk accepts an empty file
     except OSError as error:
-        raise InputError(f"{name}: nothing can be written in {folder} ({error.strerror})") from None
+        raise InputError(f"{name}: cannot write in {folder} ({error.strerror})") from None
 
 
 def condition(by_class: bool, observe: str | None, given: str | None) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def sketch(
             if like is not None:
                 raise InputError(f"{option}: {value} given with --like, whose sketch has its own")
     if scale != "auto" and (like is not None or any(source.endswith(".sketch") for source in sources)):
-        raise InputError(f"--scale: {scale} given with a sketch, which has its own")
+        raise InputError(f"--scale must be auto with a sketch, which has its own, got {scale}")
     check_file(out, ".sketch", force=force)
     from rieszflow.data import Stream, choose_spreads, stream
     from rieszflow.sketch import Plan, SliceSketch

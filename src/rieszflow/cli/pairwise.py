@@ -34,19 +34,19 @@ from rieszflow.cli.way_out import call
 @app.command()
 def pairwise(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A .csv, .tsv, .parquet or .h5ad file.", show_default=False)],
-    by: Annotated[str, typer.Option(help="The column that holds the groups; of an .h5ad file, in obs.", show_default=False)],
+    by: Annotated[str, typer.Option(help="The column of groups; in obs for an .h5ad file.", show_default=False)],
     obsm: Annotated[
-        str | None, typer.Option(help="Of an .h5ad file: the key of the points, as X_pca; default: X.", show_default=False)
+        str | None, typer.Option(help="For an .h5ad file: the key in obsm, such as X_pca; default: X.", show_default=False)
     ] = None,
     layer: Annotated[
-        str | None, typer.Option(help="Of an .h5ad file: the layer that holds the points; default: X.", show_default=False)
+        str | None, typer.Option(help="For an .h5ad file: the layer that holds the points; default: X.", show_default=False)
     ] = None,
     slices: Annotated[int, typer.Option(help="Random directions.")] = 256,
     permutations: Annotated[int, typer.Option(help="For every p-value; 0 for none, which is faster.")] = 999,
     seed: Annotated[int, typer.Option(help="Seed of directions, blocks and permutations.")] = 0,
     top: Annotated[int, typer.Option(help="Pairs to name, of those furthest apart and of those nearest.")] = 5,
     out: Annotated[
-        Path | None, typer.Option(help="Table of all pairs, a .csv; a heat map beside it.", show_default=False)
+        Path | None, typer.Option(help="Table of all pairs, a .csv; a heat map is written next to it.", show_default=False)
     ] = None,
     force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of tables.")] = False,
@@ -111,7 +111,7 @@ def pairwise(
         print(json.dumps({**content, "notices": call().notices}))
         return
     show(one_line(f"{source}: {int(found.sizes.sum())} points in {len(found)} groups by {by}, {slices} slices"))
-    show("energy distance 2E|X-Y| - E|X-X'| - E|Y-Y'|, unbiased: around 0, and at times below it, where nothing differs")
+    show("energy distance 2E|X-Y| - E|X-X'| - E|Y-Y'|, unbiased: around 0, and sometimes negative, if the groups agree")
     show(scale_line(found.scale))
     shown = pairs if len(pairs) <= 2 * top else [*pairs[:top], *pairs[len(pairs) - top :]]
     if shown:
@@ -123,4 +123,4 @@ def pairwise(
     if out is not None:
         show(f"all {len(pairs)} pairs: {out}; heat map: {out.with_suffix('.png')}")
     elif len(shown) < len(pairs):
-        show(f"{len(shown)} of {len(pairs)} pairs; --out pairwise.csv writes all of them, and a heat map")
+        show(f"{len(shown)} of {len(pairs)} pairs; --out pairwise.csv writes all pairs and a heat map")

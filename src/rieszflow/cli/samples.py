@@ -156,7 +156,7 @@ def evaluate(
 
 
 def _check_can_evaluate(run: Run, inception_weights: Path | None) -> None:
-    """Check before the scoring, which takes a while, what would fail after it: the report's input and all that is written."""
+    """Check the report's input and that all files can be written, before scoring, which takes a while."""
     import torch
 
     from rieszflow.metrics.inception import check_inception
@@ -166,7 +166,7 @@ def _check_can_evaluate(run: Run, inception_weights: Path | None) -> None:
         check_inception(torch.empty(0, *run.shape), inception_weights)
     for file in (run.path / "evaluation.json", run.path / "report.html", run.path / "images" / "nearest.png"):
         if file.is_dir():
-            raise InputError(f"RUN: {file} is a folder; remove it, for `evaluate` writes a file of that name")
+            raise InputError(f"RUN: {file} must be a file or absent, got a folder; remove it")
         check_can_write("RUN", file.parent if file.parent.exists() else run.path)
 
 
@@ -191,9 +191,9 @@ def info(
         f"{opened.shape}, {opened.finished()} of {opened.config.total_networks()} stages"
     )
     if opened.config.condition:
-        show(f"samples can be asked for by: {printable(opened.config.condition[:60])}")
+        show(f"samples take the condition: {printable(opened.config.condition[:60])}")
     if missing := opened.missing():
-        show(f"missing stages: {', '.join(map(str, missing))}; `rieszflow resume` trains them again")
+        show(f"missing stages: {', '.join(map(str, missing))}; `rieszflow resume` trains them")
     if (state := opened.load_state()) is not None and opened.finished() < opened.config.total_networks():
         meta = state[1]
         show(f"checkpoint: stage {meta['network']}, {meta['phase']}, step {meta['step']}")
@@ -203,7 +203,7 @@ def info(
     print_table(*report.stage_table(rows))
     show(
         "energy distances to held-out data, lower is better: of the flow's particles, "
-        f"{'of the particles fitted by the network, ' if of_networks else ''}of fresh samples; unbiased: around 0, and so "
-        "below it at times, where nothing differs"
-        f"{'; fit error: the share of the displacement that a network misses' if of_networks else ''}"
+        f"{'of the particles as fitted by the network, ' if of_networks else ''}and of fresh samples. They are unbiased: "
+        "around 0, and sometimes negative, if the distributions agree."
+        f"{' Fit error: the share of the displacement that the network misses.' if of_networks else ''}"
     )

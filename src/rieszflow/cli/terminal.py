@@ -16,13 +16,13 @@ __all__ = ["RANK", "begin", "console", "one_line", "print_table", "rank", "say",
 RANK = 0
 if not os.environ.get("COLUMNS", "").strip("0"):  # Rich would print nothing in 0 columns
     os.environ.pop("COLUMNS", None)
-console = Console(markup=False, emoji=False)  # names of files and columns are no markup
+console = Console(markup=False, emoji=False)  # names of files and columns may look like markup
 
 
 def rank(command: str) -> int:
-    """Return the number of this process under torchrun, for a command that runs in several processes; else 0.
+    """Return the rank of this process under torchrun, for a command that runs in several processes; otherwise 0.
 
-    RANK and WORLD_SIZE count only together, and where they agree: alone they may be any program's.
+    RANK and WORLD_SIZE count only if both are set and consistent: another program may have set one of them.
     """
     number, size = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
     agree = number.isdecimal() and size.isdecimal() and int(number) < int(size)
@@ -30,7 +30,7 @@ def rank(command: str) -> int:
 
 
 def begin(command: str) -> None:
-    """Let only the first of several processes speak."""
+    """Silence all but the first of several processes."""
     global RANK
     RANK = rank(command)
     console.quiet = RANK != 0

@@ -97,7 +97,7 @@ def resume(
     opened = Run.open(run)
     opened.config.torch_device()
     if opened.finished() == opened.config.total_networks():
-        show(f"{run}: all {opened.finished()} stages are trained already")
+        show(f"{run}: all {opened.finished()} stages are already trained")
     call().run = run
     with TrainingBars(opened.config) as bars:
         GenerativeFlow.resume(run, load_data(opened, data), progress=bars, draw=_draw(tensorboard))
@@ -122,18 +122,18 @@ def _draw(tensorboard: bool) -> Callable[[Any, Any], None]:
 
 def _finished(run: Any) -> None:
     unit = " (of columns scaled by their interquartile ranges)" if run.columns is not None else ""
-    show(f"energy distances{unit}: lower is better, around 0 and at times below it where nothing differs")
+    show(f"energy distances{unit}: lower is better; around 0, and sometimes negative, if the distributions agree")
     show(f"done: {run.path / 'report.html'}")
     if best := _better_before(run.metrics()):
         show(best)
 
 
 def _better_before(rows: list[dict[str, Any]]) -> str:
-    """Return a sentence on the stage after which fresh samples were best, if they have become worse since; else ""."""
-    of_level = [row for row in rows if row["level"] == rows[-1]["level"]]  # others are distances of smaller images
+    """Return a sentence that names the stage with the best fresh samples if later ones made them worse; otherwise ""."""
+    of_level = [row for row in rows if row["level"] == rows[-1]["level"]]  # other levels have smaller images
     best = min(of_level, key=lambda row: row["energy_distance"]["fresh_samples"])
     least, last = (row["energy_distance"]["fresh_samples"] for row in (best, rows[-1]))
-    # The distance of training data is 0 but for noise.
+    # The distance of training data is 0 up to noise.
     if last - least <= 2 * abs(rows[-1]["energy_distance"]["training_data"]):
         return ""
     then = f"later stages made them worse, {last:.4f} at the end"

@@ -127,7 +127,7 @@ class Commands(TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except (KeyboardInterrupt, typer.Abort) as error:
-            if isinstance(error.__cause__, EOFError):  # Typer takes it for the end of what a user types; here it is a bug
+            if isinstance(error.__cause__, EOFError):  # Typer takes EOFError for the end of user input; here it is a bug
                 raise error.__cause__ from None
             code = 130
         except Exception as error:

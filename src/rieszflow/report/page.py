@@ -120,7 +120,7 @@ def write_report(run: Run) -> Path:
         f"Trained on {run.data['points']:,} {noun(run.shape)} of shape {tuple(run.shape)}: "
         f"{len(rows)} of {run.config.total_networks()} stages"
         + (f", {sum(rows[-1]['seconds'].values()):.0f} s of {_WORK[run.config.model]}." if rows else ".")
-        + (" Columns are scaled by their interquartile ranges, and so are distances." if run.columns is not None else "")
+        + (" Distances are those of columns scaled by their interquartile ranges." if run.columns is not None else "")
     )
     title = Path(run.data["name"]).name
     page = _PAGE.format(
@@ -161,7 +161,7 @@ def _way_section(run: Run, number: int) -> str:
         alt = f"Grid of images: a column for every sample, noise in the top row, after stage {number} in the last row."
     else:
         alt = f"Scatter plot: samples as noise, pale, and after stages up to number {number}, ever darker."
-    caption = "Fresh samples on their way: noise first, then after each stage" + (" (some of them)." if number > 15 else ".")
+    caption = "Fresh samples: noise first, then after each stage" + (" (some of them)." if number > 15 else ".")
     return "<h2>From noise to data</h2>" + _figure(run.path / "images" / "way.png", alt, caption, run.shape)
 
 
@@ -191,7 +191,7 @@ def _text(value: Any) -> str:
 
 
 def _figure(file: Path, alt: str, caption: str, shape: tuple[int, ...]) -> str:
-    """A picture of data. Pixels of small images are shown at least three times as large, as far as the page is wide enough."""
+    """Return a figure of data. Small images are enlarged at least threefold, as far as the page is wide enough."""
     if not file.is_file():
         return ""
     with Image.open(file) as image:
@@ -216,8 +216,9 @@ def _table(head: list[str], rows: list[list[Any]]) -> str:
 
 
 def _rows_table(rows: list[dict[str, Any]]) -> str:
-    fitted = "of particles fitted by the network, " if "network_particles" in rows[-1]["energy_distance"] else ""
-    words = f"Unbiased energy distances to held-out data, lower is better: of the flow's particles, {fitted}of fresh samples."
+    fitted = "of the particles as fitted by the network, " if "network_particles" in rows[-1]["energy_distance"] else ""
+    clouds = f"of the flow's particles, {fitted}and of fresh samples"
+    words = f"Unbiased energy distances to held-out data, lower is better: {clouds}."
     return f"<p>{words}</p>" + _table(*stage_table(rows))
 
 

@@ -62,7 +62,7 @@ def picture(x: Tensor, columns: int | None = None) -> Image.Image:
 
 
 def zoom_of(shape: tuple[int, ...]) -> int:
-    """Return how many times larger than its data the images (C, H, W) of a grid are drawn: about 40 pixels wide."""
+    """Return the factor by which images (C, H, W) are enlarged in a grid, to a width of about 40 pixels."""
     C, _, W = shape
     return max(1, round(40 / (W if C in (1, 3) else C * W)))
 
@@ -73,7 +73,7 @@ def save_picture(path: Path, image: Image.Image) -> None:
 
 
 def way(path: Tensor, shape: tuple[int, ...]) -> Image.Image:
-    """(L + 1, k, d): for images one column per sample, from noise at the top to the last stage at the bottom."""
+    """Draw the path (L + 1, k, d) of samples: for images one column per sample, from noise at the top to the last stage at the bottom."""
     if len(shape) == 3:
         return picture(path.flatten(0, 1).view(-1, *shape), columns=path.shape[1])
     return _scatter(list(path), [f"{k}" if k in (0, len(path) - 1) else "" for k in range(len(path))])

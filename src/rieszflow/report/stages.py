@@ -1,4 +1,4 @@
-"""The lines of metrics.jsonl as a table, for the page and for the command line."""
+"""The table of metrics.jsonl for the page and for the command line."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _HEADINGS = ("stage", "pooled", "steps", "fit error", "particles", "fitted", "fr
 
 
 def noun(shape: tuple[int, ...]) -> str:
-    """Return the word for data of that shape."""
+    """Return the noun for data of this shape."""
     return "images" if len(shape) == 3 else "points"
 
 
 def stage_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and cells, a line for every stage; columns that would be empty are left out.
+    """Return headings and cells, one row per stage, without columns that would be empty.
 
-    Seconds are those of a stage. In metrics.jsonl they are counted from the beginning of the training.
+    Seconds are those of each stage; in metrics.jsonl they count from the beginning of the training.
     """
     seconds = [0.0, *(sum(row["seconds"].values()) for row in rows)]
     cells = []

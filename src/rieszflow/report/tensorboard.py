@@ -17,7 +17,7 @@ __all__ = ["to_tensorboard"]
 
 
 def to_tensorboard(run: Run, pictures: Pictures) -> None:
-    """Write what is known of the last stage to the run's folder `tensorboard`: a `draw` callback, after `draw`.
+    """Write the metrics and pictures of the last stage to the run's folder `tensorboard`: a `draw` callback, after `draw`.
 
     Scalars go by the number of flow steps so far; the pictures are those that `draw` has saved. A training that goes on from a
     checkpoint takes the place of what it did before.

@@ -233,7 +233,7 @@ def drift_test(
     permutations = _validate.positive_int("permutations", permutations)
     check_scale(scale)
     if scale not in ("auto", reference.scale):
-        raise InputError(f"`scale` must be 'auto' or that of the reference, {reference.scale!r}, got {scale!r}")
+        raise InputError(f"`scale` must be 'auto' or {reference.scale!r}, which the reference has, got {scale!r}")
     cloud = cloud.scaled(reference.plan.drawn.spreads)
     kept = reference._kept
     if kept is None or len(kept) < 2:

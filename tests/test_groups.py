@@ -252,18 +252,18 @@ def test_what_is_refused(tmp_path):
         (x, ["a"] * len(x), {}, InputError, "groups: all points are in one group, 'a'"),
         (x, ["z", *["a"] * (len(x) - 1)], {}, InputError, "groups: 'z' has one point"),
         (x, with_nan, {}, InputError, "got 1 of 677 missing .the first is that of point 676"),
-        (x, "kind", {}, InputError, "groups: 'kind' given, a column's name, and x is no table"),
+        (x, "kind", {}, InputError, "since x is not a table, got the name 'kind'"),
         (x, 5, {}, InputTypeError, "groups: int given"),
-        (x, labels, {"obsm": "X_pca"}, InputError, "obsm: 'X_pca' given with Tensor"),
+        (x, labels, {"obsm": "X_pca"}, InputError, "`obsm` must be None unless x is annotated data, got 'X_pca'"),
         (x / 0, labels, {}, InputError, "NaN or infinity"),
         (x, labels, {"statistic": "W"}, InputError, "statistic: 'W' given"),
         (x, labels, {"slices": 0}, InputError, "slices: 0 given"),
         (x, labels, {"permutations": -1}, InputError, "permutations: -1 given"),
         (x, labels, {"directions": "up"}, InputError, "directions: 'up' given"),
         (tmp_path / "t.csv", "nothing", {}, DatasetError, "nothing"),
-        (cells, "sort", {}, InputError, "groups: no column 'sort' in obs, which has 'kind'"),
-        (cells, "kind", {"obsm": "X_pca"}, InputError, "obsm: no key 'X_pca'; there are none"),
-        (cells, "kind", {}, InputTypeError, "x: X is sparse"),
+        (cells, "sort", {}, InputError, r"`groups` must be a column of obs \('kind'\), got 'sort'"),
+        (cells, "kind", {"obsm": "X_pca"}, InputError, r"`obsm` must be a key of the data \(none\), got 'X_pca'"),
+        (cells, "kind", {}, InputTypeError, "`x` must have dense points, got a sparse X"),
     ):
         with pytest.raises(error, match=says):
             rf.pairwise_energy_distance(given, by, **options)
@@ -366,23 +366,23 @@ def test_labels_are_objects_of_one_type():
     for source in (frame, pa.table(frame), pa.RecordBatchReader.from_stream(pa.table(frame)), rf.stream(frame)):
         assert sizes(source, "g") == numbers
     for labels, says in (
-        ([1, "1"] * 6, "labels must be of one type, got int and str"),
-        ([True, 1] * 6, "labels must be of one type, got bool and int"),
+        ([1, "1"] * 6, "must have labels of one type, got int and str"),
+        ([True, 1] * 6, "must have labels of one type, got bool and int"),
         (pandas.Series([1, None] * 6, dtype="Int64"), "got 6 of 12 missing"),
         (pandas.Series(["a", None] * 6), "got 6 of 12 missing"),
         (["a", " "] * 6, "got 6 of 12 missing"),
         (np.array(["2020-01-01", "NaT"] * 6, "M8[s]"), "got 6 of 12 missing"),
         (np.ma.masked_equal([1, 2] * 6, 2), "got 6 of 12 missing"),
-        (np.zeros((12, 1)), "list given as a label"),
-        ([[1], [2]] * 6, "list given as a label"),
+        (np.zeros((12, 1)), "got a list as a label"),
+        ([[1], [2]] * 6, "got a list as a label"),
         (pa.table({"g": large, "h": large}), "Table with the columns 'g', 'h' given"),
         (b"abcabcabcabc", "bytes given"),
     ):
         with pytest.raises((InputError, InputTypeError), match=says):
             sizes(x, labels)
     nested = pa.table({"v": np.arange(12.0), "g": [{"a": k} for k in range(12)]})
-    with pytest.raises(InputTypeError, match="dict given as a label"):
+    with pytest.raises(InputTypeError, match="got a dict as a label"):
         sizes(nested, "g")
     periods = pandas.DataFrame({"v": np.arange(12.0), "g": pandas.PeriodIndex(days, freq="D")})
-    with pytest.raises(DatasetError, match="column 'g' of labels must be plain, got pandas.period"):
+    with pytest.raises(DatasetError, match="labels in column 'g' must have a plain type, got pandas.period"):
         sizes(periods, "g")

@@ -120,7 +120,7 @@ def test_a_second_run_goes_on_or_is_refused():
     other = torch.rand(400, 3, generator=g)
     for go_on in (lambda x: flow.run(x, steps=2), flow.step):
         for bad in (start, other, other[:100], y + 1e-3):
-            with pytest.raises(InputError, match="x: must be where the last step ended"):
+            with pytest.raises(InputError, match="`x` must be the particles that the last step returned"):
                 go_on(bad)
     assert len(flow.recorded()) == 25
     array = flow.run(y.numpy(), steps=1)

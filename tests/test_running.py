@@ -71,7 +71,7 @@ def test_reset():
     metric = filled(x, y)
     first = metric.compute()
     metric.reset()
-    with pytest.raises(InputError, match="0 points with real=True seen"):
+    with pytest.raises(InputError, match="at least 2 points with real=True must have been seen, got 0"):
         metric.compute()
     keeps = filled(x, y, reset_real=False)
     keeps.reset()
@@ -129,9 +129,9 @@ def test_states_of_other_bins_are_refused():
             with pytest.raises(InputError, match="`rows`, `slices`, `directions` and `seed` must be equal"):
                 added()
     assert torch.equal(metric.compute(), before) and metric.real_n == 500
-    with pytest.raises(InputError, match="no state `plan`"):
+    with pytest.raises(InputError, match="must have a state 'plan'"):
         metric.load_state_dict({"real_n": torch.tensor(3)})
-    with pytest.raises(InputError, match=r"no state `real_mass` of shape \(64"):
+    with pytest.raises(InputError, match=r"must have a state 'real_mass' of shape \(64"):
         metric.load_state_dict(metric.state_dict() | {"real_mass": torch.zeros(3, 4).double()})
     metric.merge_state(same)
     assert torch.equal(metric.compute(), want)

@@ -61,7 +61,7 @@ def test_drift_of_a_frame_is_seen_by_the_estimator():
 
     drift = EnergyDrift().fit(A)
     assert drift.sketch_.scale == "columns" and drift.test(SHIFTED).p_value <= 0.01 < drift.test(SAME).p_value
-    with pytest.warns(rf.Notice, match="column 1 is spread .* times as wide as column 2"):
+    with pytest.warns(rf.Notice, match="the spread of column 1 is .* times that of column 2"):
         raw = EnergyDrift().fit(A.to_numpy(float))
     assert raw.sketch_.scale == "none" and raw.test(SHIFTED.to_numpy(float)).p_value > 0.05
     assert EnergyDrift(scale="columns").fit(A.to_numpy(float)).test(SHIFTED.to_numpy(float)).p_value <= 0.01
@@ -135,9 +135,9 @@ def test_a_sketch_stores_its_spreads(tmp_path):
         with pytest.raises(ValueError, match="divided by other spreads"):
             refuse()
     for scale, other in (("none", sketch), ("columns", raw)):
-        with pytest.raises(ValueError, match="`scale` must be 'auto' or 'columns', which the reference has"):
+        with pytest.raises(ValueError, match="`scale` must be 'auto' or '(columns|none)', which the reference has"):
             rf.drift_test(A, other, scale=scale)
-        with pytest.raises(ValueError, match="`scale` must be 'auto' or 'columns', which the sketches have"):
+        with pytest.raises(ValueError, match="`scale` must be 'auto' or '(columns|none)', which the sketches have"):
             rf.compare(other, other, scale=scale)
     # What is kept, and what is drawn, is in the data's own units.
     rows = {tuple(row) for row in A.to_numpy(float).round(6)}
@@ -160,7 +160,7 @@ def test_gradient_of_a_scaled_sketch_is_in_the_datas_units():
 
 def test_who_is_scaled():
     x = np.random.default_rng(0).normal(size=(200, 3)) * [1, 50, 1]
-    with pytest.warns(rf.Notice, match='column 1 is spread .* times as wide as column .*scale="columns"'):
+    with pytest.warns(rf.Notice, match='the spread of column 1 is .* times that of column .*scale="columns"'):
         assert rf.two_sample_test(x[:100], x[100:], permutations=19).scale == "none"
     assert rf.two_sample_test(x[:100], x[100:], permutations=19, scale="columns").scale == "columns"
     pictures = np.random.default_rng(0).random((60, 1, 2, 2)) * [[1.0, 0.01], [1.0, 1.0]]

@@ -38,9 +38,9 @@ def mmd2(
     other kernels it is half of the usual E K(X,X′) + E K(Y,Y′) − 2E K(X,Y), too.
 
     Sums are taken in float64 for both dtypes. The relative error is about 1e-12 of E|K(X, Y)|, before the result is rounded to
-    the dtype of the points. With `Riesz(1.0)` and at least 64 float32 points in more than 8 dimensions on the CPU it is about
-    1e-7: distances that are not small are then taken in float32. Points may be as large or as small as numbers get. A result
-    beyond the dtype's range is infinity.
+    the dtype of the points. For `Riesz(1.0)` with at least 64 float32 points in more than 8 dimensions on the CPU it is about
+    1e-7, because all but small distances are computed in float32. Points may have any magnitude. A result beyond the range of
+    the dtype is infinity.
 
     Args:
         x: points (N, d), or (..., N, d) with batch dimensions in front; float32 or float64; tensor or NumPy array.
@@ -155,7 +155,7 @@ def mmd2_gradient(
 
 
 def evaluate(clouds: Pair, kernel: Kernel, need: Need) -> tuple[Tensor | None, list[Tensor | None]]:
-    """Return D² and its derivatives by x, its weights, y and its weights, in float64; None for what is not needed."""
+    """Return D² and its derivatives by x, its weights, y and its weights, in float64; None for those not needed."""
     clouds = clouds.detached()
     if _energy.suits(clouds, kernel):
         return _energy.evaluate(clouds, need)

@@ -64,7 +64,7 @@ class ParticleFlow:
             turns.
         recording: True to write down what steps do, so that new points can follow (`recorded`), in memory; or an empty folder,
             where the recording grows; `recorded` ends it there. With `Riesz(1.0)` on the linear-time engine. The particles
-            move by what is written down. A flow makes one recording: `run` and `step` only go on from where the last step
+            move by the recorded steps. A flow makes one recording: `run` and `step` continue only from where the last step
             ended.
         bins: of the tables of a recording.
         frozen: what of a particle does not move: a number k of leading coordinates, a `Mask` or a `Pool`. Slices see it, and
@@ -160,7 +160,7 @@ class ParticleFlow:
         self.velocities: list[Tensor | None] = [None] * K
         self.trajectory: dict[int, Points] = {}
         self.recorder = self._new_recorder(recording, kinds, _validate.positive_int("bins", bins)) if recording else None
-        self._end: tuple[Tensor, int] | None = None  # where a recording goes on: particles, and their version
+        self._end: tuple[Tensor, int] | None = None  # where a recording continues: the particles and their version
 
     def _new_recorder(self, where: bool | str | os.PathLike[str], kinds: list[Kind], bins: int) -> Recorder:
         for target in self.targets:
@@ -218,8 +218,8 @@ class ParticleFlow:
             The new particles, detached. The new velocities are in `velocities`.
 
         Raises:
-            InputError (a ValueError): particles that do not fit the target or the velocity, or that a recording does not go on
-                from; or a number of `lengths` that is none.
+            InputError (a ValueError): particles that do not fit the target or the velocity, or from which a recording cannot
+                continue; or an invalid value of `lengths`.
             InputTypeError (a TypeError): a wrong type or dtype.
         """
         x = _validate.points("x", x, look=False).detach()
@@ -242,15 +242,15 @@ class ParticleFlow:
         return x
 
     def _check_goes_on(self, x: Tensor) -> None:
-        """Refuse particles that the steps recorded so far did not lead to: replayed, they would make no sense together."""
+        """Refuse particles other than those the recorded steps led to: the steps could not be replayed together."""
         if self._end is None:
             return
         end, version = self._end
         there = end.shape == x.shape and end.dtype == x.dtype and end.device == x.device and end._version == version
         if not there or not (torch.equal(x, end) or end.isnan().any()):
             raise InputError(
-                "x: must be where the last step ended, because the flow is recorded, got other particles; make a new "
-                "ParticleFlow for a new recording"
+                "`x` must be the particles that the last step returned, because the flow is recorded, got others; make a "
+                "new ParticleFlow for a new recording"
             )
 
     def _faster(self, k: int, x: Tensor, length: float) -> Tensor:

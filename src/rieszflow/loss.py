@@ -27,9 +27,9 @@ from rieszflow.sliced import prepared
 __all__ = ["SlicedMMDLoss", "flat"]
 
 _SEEDS = 2**62  # seeds are taken modulo this, in whole numbers of 64 bits
-# Points of a batch up to which all pairs take about as long as the slices do, by dimension (benchmarks/losses.py).
+# Largest batch for which all pairs take about as long as slices, by dimension (benchmarks/losses.py).
 _EXACT = {64: 1024, math.inf: 512}
-_DRAWS = 2**14  # calls within checkpoints that are remembered for their recomputation
+_DRAWS = 2**14  # calls in checkpoints that are remembered for recomputation
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class _Setting:
     statistic: Statistic
 
     def exact(self, pair: Pair) -> bool:
-        """Return True where all pairs of points are looked at, and no slices."""
+        """Return True if all pairs of points are compared instead of slices."""
         x, y = pair.x.points.shape, pair.y.points.shape
         few = next(n for d, n in _EXACT.items() if x[-1] <= d)
         return self.slices == self.directions == self.engine == "auto" and max(x[-2], y[-2]) <= few
 
     def many(self, d: int) -> int:
-        """Return the number of slices for points of dimension d: whole blocks, of 256 slices at least and 1,024 at most."""
+        """Return the number of slices for points of dimension d: whole blocks, with at least 256 slices in total."""
         if self.slices != "auto":
             return self.slices
         return -(-256 // d) * d if d <= 64 else min(1024, max(256, 1 << (d - 1).bit_length()))
@@ -79,7 +79,7 @@ def _evaluated(x: Tensor, y: Tensor, seed: Tensor, setting: int, need_x: bool, n
     if it.exact(pair):
         value, (by_x, _, by_y, _) = exact.evaluate(pair, it.kernel, need)
     else:
-        # The bins' error is far below that of some hundred slices, and their loops are the faster ones for batches, too.
+        # The error of bins is far below that of some hundred slices, and their loops are faster for batches, too.
         engine = "bins" if it.slices == it.engine == "auto" else it.engine
         work = prepared(pair, Problem(it.kernel, need), it.many(x.shape[-1]), it.directions, engine, int(seed))
         result = work.evaluate(pair.x, pair.y)
@@ -146,7 +146,7 @@ class _Differentiable(torch.autograd.Function):
     ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int | None, int | None]]:
         if in_dims[2] is not None:
             raise InputError("SlicedMMDLoss: a vmap over modules given; one over points is accepted, on the same slices")
-        # Inside of vmap a batched tensor says nothing of an outer grad or backward; the tensor below does.
+        # Inside vmap a batched tensor does not show an outer grad or backward; the tensor below it does.
         need_x, need_y = need_x or x.requires_grad, need_y or y.requires_grad
         x, y = (
             t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
@@ -159,20 +159,20 @@ class _Differentiable(torch.autograd.Function):
 class SlicedMMDLoss(nn.Module):
     """`sliced_mmd2` between two batches as a loss: on fresh slices at every call, in float32 whatever the batches are.
 
-    Between small batches it is `mmd2` itself (see `slices`).
+    For small batches it is the exact `mmd2` (see `slices`).
 
     Fresh slices make the loss an unbiased estimate at every step. A network sees all directions in time with some hundreds of
     slices a step. It works under autocast, in `torch.compile` with `fullgraph=True`, in `torch.func.grad` and `vmap`, and in an
-    activation checkpoint: a checkpoint's recomputation sees the slices of its first computation and is not counted as a call.
-    For that, a call in a checkpoint or under `torch.no_grad` draws one number from torch's default generator, which the
-    checkpoint has to restore (`preserve_rng_state=True`, its default). Points on the meta device give a value there.
+    activation checkpoint: a recomputation uses the slices of the first computation and does not count as a call. For that, a
+    call in a checkpoint or under `torch.no_grad` draws one number from torch's default generator, which the checkpoint must
+    restore (`preserve_rng_state=True`, the default). Points on the meta device give a value on the meta device.
 
     Args:
         kernel: as in `sliced_mmd2`.
-        slices: number P of directions at every call. Or "auto": the exact `mmd2` over all pairs, which has no noise of slices,
-            for batches of up to 1,024 points (512 for d > 64), where it takes about as long. It needs `directions` and `engine`
-            to be "auto", too. Else whole blocks of slices: a multiple of d of at least 256 for d ≤ 64, d rounded up to a power
-            of two and between 256 and 1,024 above; with `engine` "auto" on bins.
+        slices: number P of directions at every call, or "auto". "auto" takes the exact `mmd2` over all pairs, which has no
+            slicing noise, for batches of up to 1,024 points (512 for d > 64), if `directions` and `engine` are "auto" as well.
+            Otherwise it takes whole blocks of slices, for d ≤ 64 the least multiple of d from 256 on, for larger d the least
+            power of two from d on, but between 256 and 1,024; bins are used if `engine` is "auto".
         directions: "auto", "orthogonal", "hadamard", "sobol", "independent", or `LocalSlices` for patches of images.
         engine: as in `sliced_mmd2`.
         statistic: "V", or "U", which is unbiased in the samples too, and so the one to take for small batches.
@@ -258,27 +258,27 @@ class SlicedMMDLoss(nn.Module):
         return value
 
     def _check_meta(self, x: Tensor, y: Tensor) -> None:
-        """Refuse points that are only partly on the meta device, and shapes that do not fit."""
+        """Refuse points of which only some are on the meta device, and shapes that do not fit."""
         if not (x.is_meta and y.is_meta):
             places = ", ".join(f"{name} on {t.device}" for name, t in (("x", x), ("y", y), ("the module", self.seed)))
             raise InputError(
-                f"x, y: points and module must have values, or all points must be on the meta device, got {places}"
+                f"`x` and `y` must both be on the meta device if either of them or the module is, got {places}"
             )
         if x.shape[1] != y.shape[1]:
-            raise InputError(f"y: points of dimension d = {y.shape[1]} given, x has d = {x.shape[1]}; they must be equal")
+            raise InputError(f"`y` must have points of dimension d = {x.shape[1]}, as x has, got d = {y.shape[1]}")
 
     def _next_seed(self, x: Tensor) -> Tensor:
-        """Return the seed of this call's slices; a checkpoint's recomputation gets the seed of its first computation."""
+        """Return the seed of this call's slices; a recomputation by a checkpoint gets the seed of the first computation."""
         if not x.is_meta and not torch.compiler.is_compiling() and (recomputing() or may_be_recomputed()):
             call = self._call_by_draw()
         else:
             call = self.calls.clone()
             self.calls += not x.is_meta
-        # A long way from one seed to the next: modules with neighbouring ones should have no slices in common.
+        # Seeds of successive calls are far apart, so that modules with neighbouring seeds share no slices.
         return (self.seed + 1_000_003 * call).remainder(_SEEDS)
 
     def _call_by_draw(self) -> Tensor:
-        """Return this call's number; a number drawn from torch's generator identifies the call in a recomputation."""
+        """Return the number of this call, which a draw from torch's generator identifies in a recomputation."""
         draw = draw_outside_transforms()
         if recomputing() and self._draws:
             if draw not in self._draws:

@@ -25,7 +25,7 @@ The same float64 numbers added up in another order differ by some 1e-16 times th
 10^8 of them: less than 1e-12 of the largest term.
 """
 _LEVEL = 0.05  # of tests, usually
-_TOGETHER = 1 << 22  # weights at a time
+_TOGETHER = 1 << 22  # numbers in memory at a time
 
 
 @dataclass(frozen=True)

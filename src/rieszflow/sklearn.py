@@ -32,9 +32,8 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         slices: random directions P.
         permutations: of the test; the least p-value is 1 / (permutations + 1).
         directions: as in `SliceSketch`.
-        scale: "columns" divides every column by its robust spread in the reference, "none" keeps raw units; "auto":
-            "columns" where the reference has names of features, and a notice for an array whose spreads differ more than
-            tenfold.
+        scale: "columns" divides every column by its robust spread in the reference; "none" keeps raw units; "auto" is
+            "columns" if the reference has feature names, and otherwise gives a notice if spreads differ more than tenfold.
         random_state: seed of the directions and the permutations, a whole number.
 
     Attributes:
@@ -72,8 +71,8 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         """Takes points (n, d), n ≥ 2, as the reference, and returns itself.
 
         Raises:
-            ValueError, TypeError: what scikit-learn or `SliceSketch` refuses; masked values; whole numbers that float64 would
-                flatten.
+            ValueError, TypeError: anything that scikit-learn or `SliceSketch` refuses; masked values; integers that float64
+                cannot tell apart.
         """
         points = self._points(X, reset=True)
         if not 0 < _validate.positive_float("alpha", self.alpha) < 1:
@@ -97,7 +96,7 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         return -self.sketch_.distance(points, statistic="U")
 
     def _points(self, X: Any, reset: bool) -> np.ndarray:
-        """Return `X` as scikit-learn takes it, without what it would lose: masks, and digits of large whole numbers."""
+        """Return `X` validated by scikit-learn, and refuse what it would lose: masks, and digits of large integers."""
         for part in [X[name] for name in X.columns] if hasattr(X, "columns") else [X]:  # each with a type of its own
             array = part if isinstance(part, np.ndarray) else np.asarray(part)
             if array.dtype.kind == "O":

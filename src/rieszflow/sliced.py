@@ -81,7 +81,7 @@ def sliced_mmd2(
     tensors = (pair.x.points, pair.y.points, pair.x.weights, pair.y.weights)
     need = Need(True, *(t is not None and t.requires_grad for t in tensors))
     if isinstance(seed, torch.Generator) and recomputing() and need != Need(True):
-        raise DerivativeError("seed: must be an integer or None in an activation checkpoint, got a torch.Generator")
+        raise DerivativeError("`seed` must be an integer or None in an activation checkpoint, got a torch.Generator")
     work = prepared(pair, Problem(kernel, need), slices, directions, engine, seed)
     # Nothing, but hanging on all that derivatives are taken by, which itself need not be kept for the way back.
     leaves = [t[..., :0].flatten() for t in tensors if t is not None and t.requires_grad]

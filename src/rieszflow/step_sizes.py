@@ -1,4 +1,4 @@
-"""Step sizes τ of a flow: a default, and how they may fall."""
+"""Step sizes τ of a flow: a default, and a decreasing schedule."""
 
 from __future__ import annotations
 
@@ -68,15 +68,15 @@ def _mean_distance(y: Tensor) -> float:
 
 
 def falling(first: float, last: float, steps: int) -> Callable[[int], float]:
-    """Lengths for `ParticleFlow(lengths=...)` that fall from `first` to `last` by the same factor in every of some steps.
+    """Return step lengths for `ParticleFlow(lengths=...)` that decrease geometrically from `first` to `last` over some steps.
 
-    Long steps first go far. Short steps in the end take out the noise of the slices.
+    Long steps at first cover distance; short steps at the end average out the noise of the slices.
 
     Example:
         >>> [round(falling(8, 1, 4)(k), 1) for k in range(5)]
         [8.0, 4.0, 2.0, 1.0, 1.0]
     """
-    return partial(_fall, first, last, steps)  # which can be pickled
+    return partial(_fall, first, last, steps)  # unlike a closure, it can be pickled
 
 
 def _fall(first: float, last: float, steps: int, step: int) -> float:

@@ -44,13 +44,13 @@ def test_what_holds_no_dense_points_is_refused(tmp_path):
     whole.layers["sparse"] = scipy.sparse.csr_matrix(X)
     sparse.write_h5ad(tmp_path / "sparse.h5ad")
     for given, options, error, says in (
-        (sparse, {}, InputTypeError, "x: X is sparse"),
-        (sparse[:60], {}, InputTypeError, "x: X is sparse"),
-        (ad.read_h5ad(tmp_path / "sparse.h5ad", backed="r"), {}, InputTypeError, "x: X is sparse"),
-        (whole, {"layer": "sparse"}, InputTypeError, r"x: layers\['sparse'\] is sparse"),
-        (ad.AnnData(obs=whole.obs), {}, InputError, "x: must hold points, got annotated data without an X"),
-        (whole, {"layer": "raw"}, InputError, "layer: no key 'raw'; there are 'exp', 'sparse'"),
-        (whole, {"layer": "exp", "obsm": "frame"}, InputError, "layer: 'exp' given with obsm='frame'"),
+        (sparse, {}, InputTypeError, "`x` must have dense points, got a sparse X"),
+        (sparse[:60], {}, InputTypeError, "`x` must have dense points, got a sparse X"),
+        (ad.read_h5ad(tmp_path / "sparse.h5ad", backed="r"), {}, InputTypeError, "`x` must have dense points, got a sparse X"),
+        (whole, {"layer": "sparse"}, InputTypeError, r"got a sparse layers\['sparse'\]"),
+        (ad.AnnData(obs=whole.obs), {}, InputError, "`x` must hold points, got annotated data without X"),
+        (whole, {"layer": "raw"}, InputError, r"`layer` must be a key of the data \('exp', 'sparse'\), got 'raw'"),
+        (whole, {"layer": "exp", "obsm": "frame"}, InputError, "`layer` must be None with obsm='frame', got 'exp'"),
     ):
         with pytest.raises(error, match=says):
             distances(given, "kind", **options)
@@ -94,11 +94,11 @@ def no_harm(file):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (external_link, "'/X' must lie in the file itself, got a link to another file"),
-        (link_to_an_external_link, "'/uns/other' must lie in the file itself, got a link to another file"),
-        (external_storage, "'/X' must lie in the file itself, got a data set whose values lie in another file"),
-        (virtual, "'/X' must lie in the file itself, got a data set whose values lie in another file"),
-        (never_stored, "'/X' must lie in the file itself, got 4800000000 bytes of values, stored in 0"),
+        (external_link, "'/X' must be stored in the file itself, got a link to another file"),
+        (link_to_an_external_link, "'/uns/other' must be stored in the file itself, got a link to another file"),
+        (external_storage, "'/X' must be stored in the file itself, got a data set whose values lie in another file"),
+        (virtual, "'/X' must be stored in the file itself, got a data set whose values lie in another file"),
+        (never_stored, "'/X' must be stored in the file itself, got 4800000000 bytes of values, stored in 0"),
         (no_harm, None),
     ],
 )

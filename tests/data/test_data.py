@@ -64,7 +64,7 @@ def test_the_real_fashion_mnist():
         (lambda raw: b"\x89PNG" + raw[4:], "not an IDX"),
         (lambda raw: gzip.compress(raw)[:40], "gz|truncated|read"),
         (lambda raw: b"", "not an IDX"),
-        (lambda raw: raw[:4] + b"\xff" * 12 + raw[16:], "the header promises"),
+        (lambda raw: raw[:4] + b"\xff" * 12 + raw[16:], "the header states"),
     ],
 )
 def test_damaged_idx(tmp_path, damage, says):
@@ -87,11 +87,11 @@ def test_a_packed_idx_file_unpacks_no_more_than_its_header_promises(tmp_path, mo
             return super().read(size)
 
     monkeypatch.setattr("rieszflow.data.idx.gzip.GzipFile", Counted)
-    with pytest.raises(DatasetError, match="more than 6 bytes of data, the header promises 6"):
+    with pytest.raises(DatasetError, match="more than 6 bytes of data, the header states 6"):
         read_idx(file)
     assert min(reads) >= 0 and sum(reads) <= len(header) + 2
     file.write_bytes(gzip.compress(b"\0\0\x08\x04" + b"\xff" * 16 + bytes(10)))
-    with pytest.raises(DatasetError, match="truncated or damaged: 10 bytes of data, the header promises"):
+    with pytest.raises(DatasetError, match="truncated or damaged: 10 bytes of data, the header states"):
         read_idx(file)
 
 

@@ -105,7 +105,7 @@ def test_arrays_of_other_libraries_keep_their_shape():
     assert torch.equal(torch.as_tensor(rf.data.as_points(Foreign(x), "x")), torch.from_numpy(x)[:, None])
     with pytest.raises(ValueError, match="a single number given"):
         stream(Foreign(np.array(1.0)))
-    with pytest.raises(TypeError, match="source: must be an array that DLPack can carry, got Foreign"):
+    with pytest.raises(TypeError, match="source: must be an array that DLPack can export, got Foreign"):
         stream(Foreign(np.array(["a"])))
 
 

@@ -28,7 +28,7 @@ def test_an_index_is_no_column(tmp_path):
         named = one.set_axis(pandas.Index(index, name="day"))
         found, matrix, (said,) = points(named)
         assert found.names == ["a"] and matrix.tolist() == [[1], [4]]
-        assert "DataFrame: left out the index 'day': an index is no column; reset_index() makes it one" in said
+        assert "DataFrame: left out the index 'day', which is not a column; reset_index() makes it one" in said
     named = one.set_axis(pandas.Index([7, 8], name="day"))
     assert points(named.reset_index())[0].names == ["day", "a"]
     # In a file, and in a table that was made of the frame, the index is a column, and metadata tell.
@@ -437,7 +437,7 @@ def test_shards(tmp_path):
     for name in ("_temporary/0.parquet", "_temporary/1.parquet", ".old.parquet"):
         table(folder / name, {"a": [7.0], "b": [8.0]})
     found, _, notices = points(folder)
-    assert found.n == 21 and "left out '.old.parquet', '_temporary': names that begin with '_' or '.' are hidden" in notices[0]
+    assert found.n == 21 and "left out '.old.parquet', '_temporary', because names that begin" in notices[0]
     table(folder / "4.parquet", {"a": [7], "b": ["x"]})
     with pytest.raises(ValueError, match=r"4.parquet: column 'b' holds no numbers here \(text\), and does in .*0.parquet"):
         stream(folder)

@@ -43,9 +43,9 @@ def why_not(kind: Any, reading: Reading, pa: Any) -> str | None:
 
 
 def extensions(schema: Any, pa: Any) -> dict[str, str]:
-    """Return the columns of extension types whose numbers mean something else, such as periods of pandas, with their types.
+    """Return the columns of extension types whose numbers mean something else, such as pandas periods, with their types.
 
-    Embeddings and pictures are lists, and read as such. A type that nobody has registered is found in the field's metadata.
+    Embeddings and pictures are lists and read as lists. An unregistered type is found in the metadata of its field.
     """
     found = {}
     for field in schema:
@@ -58,10 +58,10 @@ def extensions(schema: Any, pa: Any) -> dict[str, str]:
 
 
 def index_columns(schema: Any) -> set[str]:
-    """Return the columns that hold the index of the pandas frame that a table was made of."""
+    """Return the columns that hold the index of the pandas frame that a table was made from."""
     try:
         return {name for name in (schema.pandas_metadata or {}).get("index_columns", ()) if isinstance(name, str)}
-    except (ValueError, AttributeError, TypeError):  # somebody else's metadata under this name
+    except (ValueError, AttributeError, TypeError):  # foreign metadata under this name
         return set()
 
 

@@ -35,8 +35,8 @@ class Source:
         rows: points by their numbers, from anywhere, where that is cheap; else None.
         left_out: columns of a table that are not read, with the reason.
         is_table: whether columns can be chosen by name.
-        once: whether it can be passed over only once.
-        table: where columns can be read as labels.
+        once: True for an iterator, which can be read only once.
+        table: the table, whose columns can be read as labels; None otherwise.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Annotated data (AnnData), in memory or in an .h5ad file: the points in it, and a column of labels."""
+"""Points and labels of annotated data (AnnData), in memory or in an .h5ad file."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from rieszflow.errors import DatasetError, InputError, InputTypeError
 
 __all__ = ["is_cells", "points_of_cells", "read_h5ad"]
 
-_DEFLATED = 1100  # DEFLATE makes a byte of at most 1032
-_FREE = 1 << 20  # bytes that a data set may claim without paying for them: HDF5 stores no chunk of fill values
+_DEFLATED = 1100  # DEFLATE packs at most 1032 bytes into one
+_FREE = 1 << 20  # bytes that a data set may claim without storing them: HDF5 omits chunks of fill values
 
 
 def is_cells(x: Any) -> bool:
-    """Return whether `x` is an AnnData object, or something with its attributes."""
+    """Return True for an AnnData object, or an object with its attributes."""
     return hasattr(x, "obs") and hasattr(x, "obsm")
 
 
 def points_of_cells(cells: Any, groups: Any, obsm: str | None, layer: str | None) -> tuple[Stream, Any]:
-    """Return the points of an AnnData object, and its labels: `groups`, or the column of `obs` with that name.
+    """Return the points of an AnnData object and their labels: `groups`, or the column of `obs` with that name.
 
     Raises:
-        InputError, InputTypeError: no such column or key, no points, or a sparse matrix of them.
+        InputError, InputTypeError: a missing column or key, no points, or a sparse matrix.
     """
     if isinstance(groups, str):
         if groups not in cells.obs:
-            raise InputError(f"groups: no column {groups!r} in obs, which has {', '.join(map(repr, list(cells.obs)[:20]))}")
+            raise InputError(f"`groups` must be a column of obs ({', '.join(map(repr, list(cells.obs)[:20]))}), got {groups!r}")
         groups = cells.obs[groups]
     if obsm is not None and layer is not None:
-        raise InputError(f"layer: {layer!r} given with obsm={obsm!r}; one of them is accepted")
+        raise InputError(f"`layer` must be None with obsm={obsm!r}, got {layer!r}")
     for name, key in (("obsm", obsm), ("layer", layer)):
         there = list(getattr(cells, "layers" if name == "layer" else name)) if key is not None else []
         if key is not None and key not in there:
-            raise InputError(f"{name}: no key {key!r}; there are {', '.join(map(repr, there[:20])) or 'none'}")
+            raise InputError(f"`{name}` must be a key of the data ({', '.join(map(repr, there[:20])) or 'none'}), got {key!r}")
     if obsm is not None:
         what, matrix = f"obsm[{obsm!r}]", cells.obsm[obsm]
     elif layer is not None:
@@ -54,15 +54,15 @@ def points_of_cells(cells: Any, groups: Any, obsm: str | None, layer: str | None
 
 def _points(what: str, matrix: Any) -> Stream:
     if matrix is None:
-        raise InputError("x: must hold points, got annotated data without an X; name points by obsm or layer")
+        raise InputError("`x` must hold points, got annotated data without X; choose points with obsm or layer")
     if is_frame(matrix):
-        # The index of such a frame names the cells.
+        # The index of this frame names the cells.
         return stream(matrix.reset_index(drop=True) if hasattr(matrix, "reset_index") else matrix)
     if not isinstance(matrix, np.ndarray):
         if hasattr(matrix, "toarray") or hasattr(matrix, "to_memory"):
             raise InputTypeError(
-                f"x: {what} is sparse; name dense points by obsm, such as 'X_pca', or make it dense (.toarray(), after "
-                ".to_memory() if the file is still open)"
+                f"`x` must have dense points, got a sparse {what}; choose dense ones, such as obsm='X_pca', or convert it with "
+                ".toarray() (after .to_memory(), if the file is still open)"
             )
         matrix = matrix[()] if hasattr(matrix, "id") else matrix  # a data set of an open .h5ad file
     elif type(matrix).__module__.startswith("anndata"):
@@ -71,11 +71,11 @@ def _points(what: str, matrix: Any) -> Stream:
 
 
 def read_h5ad(file: Path) -> Any:
-    """Read annotated data, from this file alone.
+    """Read annotated data from this file only.
 
     Raises:
-        DatasetError: not there, damaged, with a part that lies in another file or claims more memory than its bytes can fill.
-        MissingPackageError: anndata is missing.
+        DatasetError: the file is missing or damaged, or a part of it lies in another file or claims too much memory.
+        MissingPackageError: anndata is not installed.
     """
     with extra("cells", str(file)):
         import anndata
@@ -85,23 +85,23 @@ def read_h5ad(file: Path) -> Any:
     try:
         with h5py.File(file, "r") as content:
             for name, why in _foreign(content, h5py):
-                raise DatasetError(f"{file}: {name!r} must lie in the file itself, got {why}")
+                raise DatasetError(f"{file}: {name!r} must be stored in the file itself, got {why}")
         return anndata.read_h5ad(file)
     except DatasetError:
         raise
-    except Exception as error:  # h5py's and anndata's, of many kinds
+    except Exception as error:  # h5py and anndata raise many kinds
         raise DatasetError(f"{file}: not an .h5ad file, or damaged ({type(error).__name__}: {one_line(error)})") from None
 
 
 def _foreign(content: Any, h5py: Any) -> Iterator[tuple[str, str]]:
-    """Pass over what an HDF5 file says is elsewhere, or larger than what is stored of it."""
+    """Yield the path of every part of an HDF5 file that lies elsewhere or claims far more bytes than are stored, and why."""
     places, seen = [content], set()
     while places:
         group = places.pop()
         for name in group:
             path, link = f"{group.name.rstrip('/')}/{name}", group.get(name, getlink=True)
             if isinstance(link, h5py.SoftLink):
-                continue  # leads to something in this file, which is passed itself
+                continue  # its target in this file is visited itself
             if not isinstance(link, h5py.HardLink):
                 yield path, "a link to another file"
                 continue

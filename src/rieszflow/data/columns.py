@@ -47,7 +47,7 @@ def known(name: str, names: list[str], asked: Iterable[str]) -> None:
 
 
 def without_index(names: list[str], columns: list[str], left: dict[str, str], index: Collection[str]) -> list[str]:
-    """Leave out the columns that hold a pandas index: those in `index`, which metadata name, and those with usual names."""
+    """Drop the columns of a pandas index: those in `index`, known from metadata, and those with the usual names."""
     kept = []
     for column in columns:
         unnamed = column == names[0] and len(names) > 1 and _UNNAMED.fullmatch(column)

@@ -24,9 +24,9 @@ class Dataset:
         train: (n, C, H, W) or (n, d), float32.
         held_out: like `train`, never trained on.
         train_labels, held_out_labels: (n,) int64, or None where the data have none.
-        low, high: of images, the values that 0 and 1 stand for; `unscale` undoes it. 0 and 1 for vectors.
+        low, high: the values of images that were mapped to 0 and 1; `unscale` maps back. 0 and 1 for vectors.
         path: the `path` that `load` was given.
-        columns: of vectors (d,), how every column was scaled; None for images, which have one unit.
+        columns: the scaling of the columns of vectors; None for images, which have one unit.
         train_given, held_out_given: (n, k) float64, numbers beside each datum that a model may be given, in their own values;
             None where there are none.
     """
@@ -49,16 +49,16 @@ class Dataset:
         return tuple(self.train.shape[1:])
 
     def unscale(self, x: Tensor) -> Tensor:
-        """Return points in the data's own values; see `unscaled`."""
+        """Return points in the data's own units; see `unscaled`."""
         return unscaled(x, self.low, self.high, self.columns)
 
     def scale(self, x: Tensor) -> Tensor:
-        """Return points in the values that were trained on; see `scaled`."""
+        """Return points in the units of the training; see `scaled`."""
         return scaled(x, self.low, self.high, self.columns)
 
 
 def unscaled(x: Tensor, low: float, high: float, columns: Columns | None = None) -> Tensor:
-    """Return scaled points in the data's own values: x·(high − low) + low for images, by their `columns` for vectors.
+    """Return scaled points in the data's own units: x·(high − low) + low for images, by `columns` for vectors.
 
     Returns:
         Like x; float64 where float32 would lose more than 1e-4 of the spread of a column, or could not hold it at all.
@@ -69,7 +69,7 @@ def unscaled(x: Tensor, low: float, high: float, columns: Columns | None = None)
 
 
 def scaled(x: Tensor, low: float, high: float, columns: Columns | None = None) -> Tensor:
-    """Return the data's own values scaled as `unscaled` expects them, float32 always."""
+    """Return points scaled to the units of the training, always in float32; the inverse of `unscaled`."""
     if columns is not None:
         return columns.scaled(x)
     return (((x if float32_holds(low, high) else x.double()) - low) / (high - low)).float()

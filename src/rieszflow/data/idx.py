@@ -71,10 +71,10 @@ def idx_folder(path: Path, name: str, advice: str) -> Parts:
 def read_idx(file: str | os.PathLike[str]) -> np.ndarray:
     """Read an IDX file of unsigned bytes, plain or gzipped (the format of MNIST).
 
-    No more is unpacked than the header promises, and memory grows with what was read.
+    No more is unpacked than the header states, and memory grows only with the bytes that were read.
 
     Raises:
-        DatasetError: damaged, or of another form.
+        DatasetError: the file is damaged or has another format.
     """
     file = Path(file)
     try:
@@ -97,6 +97,6 @@ def read_idx(file: str | os.PathLike[str]) -> np.ndarray:
     if len(body) != promised:
         more = "more than " * (len(body) > promised)
         raise DatasetError(
-            f"{file}: truncated or damaged: {more}{min(len(body), promised)} bytes of data, the header promises {promised}"
+            f"{file}: truncated or damaged: {more}{min(len(body), promised)} bytes of data, the header states {promised}"
         )
     return np.frombuffer(body, np.uint8).reshape(shape)

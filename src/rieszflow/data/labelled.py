@@ -26,21 +26,21 @@ __all__ = ["labelled"]
 def labelled(x: Any, groups: Any, obsm: str | None = None, layer: str | None = None) -> tuple[Stream, np.ndarray]:
     """Return points and the label of each.
 
-    A label is the text of a cell in a CSV file as it stands there, and the object as it was given elsewhere: whole numbers are
-    whole numbers, texts are texts. All labels are of one type.
+    In a CSV file a label is the unparsed text of its cell; elsewhere it is the object that was given, so that integers stay
+    integers and strings stay strings. All labels must be of one type.
 
     Args:
-        x: all that `stream` takes, but iterators; a `Stream`; an AnnData object; the path of an .h5ad file.
+        x: anything that `stream` takes except iterators; a `Stream`; an AnnData object; the path of an .h5ad file.
         groups: the labels, one for every point; or the name of the column of a table, or of `obs`, that holds them.
         obsm: of an AnnData object, the key of the points in `obsm`; None for its matrix X.
-        layer: of an AnnData object, the key of the points in `layers`; None for its matrix X.
+        layer: the key of the points in the `layers` of an AnnData object; None for its matrix X.
 
     Returns:
-        The points, and the labels as texts, (n,) objects. Different labels have different texts.
+        The points, and the labels as strings, an object array (n,). Different labels give different strings.
 
     Raises:
         InputError, InputTypeError, DatasetError: what `stream` refuses; no such column or key; another number of labels than of
-            points; labels that are missing, or of several types.
+            points; missing labels, or labels of several types.
         MissingPackageError: an .h5ad file without anndata, a table without pyarrow.
     """
     if isinstance(x, (str, os.PathLike)) and os.fspath(x).endswith(".h5ad"):
@@ -51,7 +51,7 @@ def labelled(x: Any, groups: Any, obsm: str | None = None, layer: str | None = N
     else:
         for name, key in (("obsm", obsm), ("layer", layer)):
             if key is not None:
-                raise InputError(f"{name}: {key!r} given with {type(x).__name__}; it is for AnnData objects and .h5ad files")
+                raise InputError(f"`{name}` must be None unless x is annotated data, got {key!r} with {type(x).__name__}")
         if isinstance(groups, str):
             points, labels = (stream(x, exclude=[groups]) if _is_table(x) else stream(x)).labelled(groups)
         else:
@@ -64,27 +64,27 @@ def labelled(x: Any, groups: Any, obsm: str | None = None, layer: str | None = N
 def _texts(labels: list[Any]) -> np.ndarray:
     nested = next((type(label).__name__ for label in labels if isinstance(label, (list, tuple, dict, set, np.ndarray))), None)
     if nested is not None:
-        raise InputTypeError(f"groups: {nested} given as a label; one label for every point (n,) is accepted")
+        raise InputTypeError(f"`groups` must have one label for every point, of shape (n,), got a {nested} as a label")
     missing = [k for k, label in enumerate(labels) if is_missing(label)]
     if missing:
         raise InputError(
-            f"groups: must have a label for every point, got {len(missing)} of {len(labels)} missing (the first is that of "
-            f"point {missing[0]}); leave such points out; missing=[] of `rieszflow.stream` (--missing '') does so for a table"
+            f"`groups` must have a label for every point, got {len(missing)} of {len(labels)} missing (the first is that of "
+            f"point {missing[0]}); drop these points, for a table with missing=[] of `rieszflow.stream` (--missing '')"
         )
     types = sorted({type(label).__name__ for label in labels})
     if len(types) > 1:
-        raise InputTypeError(f"groups: labels must be of one type, got {' and '.join(types)}; turn them into texts first")
+        raise InputTypeError(f"`groups` must have labels of one type, got {' and '.join(types)}; convert them to strings first")
     return np.array([str(label) for label in labels], object)
 
 
 def _listed(groups: Any) -> list[Any]:
-    """Return labels as Python's own objects."""
+    """Return labels as Python objects."""
     if is_frame(groups) and (hasattr(groups, "columns") or hasattr(groups, "schema")):
         return _only_column(groups)
     if is_array(groups) and not hasattr(groups, "tolist"):
         groups = imported(groups, "groups")
     if isinstance(groups, np.ndarray) and groups.dtype.kind in "mM":
-        groups = [None if np.isnat(label) else str(label) for label in groups.ravel()]  # as a list they are plain counts
+        groups = [None if np.isnat(label) else str(label) for label in groups.ravel()]  # `tolist` would return plain integers
     for convert in ("tolist", "to_list", "to_pylist"):
         if hasattr(groups, convert):
             groups = getattr(groups, convert)()
@@ -97,7 +97,7 @@ def _listed(groups: Any) -> list[Any]:
 
 
 def _own(label: Any) -> Any:
-    """Return a number or text of NumPy, PyTorch or Arrow as Python's own."""
+    """Convert a scalar of NumPy, PyTorch or Arrow to a Python object."""
     if isinstance(label, (np.datetime64, np.timedelta64)):
         return None if np.isnat(label) else str(label)
     for convert in ("item", "as_py"):
@@ -110,7 +110,7 @@ def _only_column(frame: Any) -> list[Any]:
     pa = arrow(type(frame).__name__)
     (part,) = parts_of(frame, Reading(), pa)
     if len(part.types) != 1 or part.extensions:
-        raise InputTypeError(f"groups: {part.name} with the columns {named(list(part.types))} given; one of labels is accepted")
+        raise InputTypeError(f"`groups` must be one column of labels, got {part.name} with {named(list(part.types))}")
     return [value for batch in part.batches(list(part.types)) for value in batch.column(0).to_pylist()]
 
 

@@ -71,7 +71,7 @@ def load(
 
 
 def holds_table(name: str | os.PathLike[str]) -> bool:
-    """Return whether `load` reads a table under this name: no named data set, and a table's file or folder."""
+    """Return True if `load` reads a table under this name, not a named data set or pictures."""
     path = Path(name)
     if os.fspath(name) in NAMED or not path.exists():
         return False

@@ -26,9 +26,9 @@ NO_VALUE = {"", "?", "-", "--", ".", "*", "na", "n/a", "nan", "none", "null", "n
 
 @dataclass
 class Part:
-    """One file, or a frame: its columns' types, and a pass over some of them. `place(column, row)` says where a row is.
+    """One file or frame: the types of its columns, and a pass over some of them. `place(column, row)` says where a row is.
 
-    `batches(columns, as_text)` gives the cells of CSV columns in `as_text` as they stand; other parts have types of their own.
+    `batches(columns, as_text)` yields the CSV columns in `as_text` as unparsed text; other parts ignore `as_text`.
     """
 
     name: str
@@ -39,18 +39,18 @@ class Part:
     named: bool = True
     typed: bool = True  # the types are the file's own, not found by looking at the cells
     explain: Callable[[list[str], Exception], Exception] | None = None
-    extensions: Mapping[str, str] = field(default_factory=dict)  # names of extension types that are more than their numbers
-    index: Collection[str] = ()  # columns that hold the index of a pandas frame
-    empty: Collection[str] = ()  # cells that stand for no value in a column of text
+    extensions: Mapping[str, str] = field(default_factory=dict)  # names of extension types whose numbers mean something else
+    index: Collection[str] = ()  # columns that hold a pandas index
+    empty: Collection[str] = ()  # texts that mark a missing value
 
 
 def is_missing(value: object, empty: Collection[str] = ()) -> bool:
-    """Return whether a cell has no value: None, NaN, NaT, pandas' NA, or blank text or one of the texts in `empty`."""
+    """Return True for a missing value: None, NaN, NaT, pandas' NA, blank text, or one of the texts in `empty`."""
     if isinstance(value, str):
         return not value.strip() or value in empty
     try:
         return value is None or not bool(value == value)
-    except (TypeError, ValueError):  # NA has no truth value; neither have arrays, which are no missing values
+    except (TypeError, ValueError):  # neither NA nor an array has a truth value; an array is not missing
         return type(value).__name__ == "NAType"
 
 

@@ -29,7 +29,7 @@ __all__ = [
 TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 PARQUET = (".parquet", ".pq")
 
-_MARKERS = ("_success", "_metadata", "_common_metadata", ".ds_store")  # what writers of tables leave beside them
+_MARKERS = ("_success", "_metadata", "_common_metadata", ".ds_store")  # left by table writers next to the data
 _LOGS = {"_delta_log": "Delta Lake", ".hoodie": "Hudi", "_spark_metadata": "Spark's streaming sink"}
 _SYSTEM = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin")
 
@@ -108,18 +108,18 @@ def suffix(path: Path) -> str:
 
 
 def is_system(path: Path) -> bool:
-    """Return whether a path in a folder of tables is what a system or a writer of tables leaves there beside the data."""
+    """Return True for a file that an operating system or a table writer leaves in a folder of tables."""
     name = path.name.lower()
     system = name in _MARKERS or name.startswith("._") or (name.startswith(".") and name.endswith(".crc"))
     return system or any(part.lower() in _SYSTEM for part in path.parts)
 
 
 def lake(folder: Path, below: Sequence[Path]) -> str | None:
-    """Return the format of a table whose log says which files are alive, if a folder is one, holds one, or lies in one.
+    """Return the format of a table whose log says which files are current, if a folder is, contains or lies in one; or None.
 
     Args:
         folder: the folder.
-        below: everything in it.
+        below: all paths in it, at any depth.
     """
     around = [folder, *folder.absolute().parents]
     names = {path.name for path in below}

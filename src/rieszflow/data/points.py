@@ -4,9 +4,9 @@
   if its length is 1 or 3; the answer is always (n, C, H, W). Where both could be meant, that is an error.
 - Pictures of bytes (uint8) are divided by 255, of uint16 by 65535: the unit of pictures is [0, 1]. All other numbers stay
   as they are, and so do bytes of the shape (n, d): a table of small whole numbers.
-- An array of another library is taken if it offers DLPack (`__dlpack__`: JAX, CuPy, libraries of the Array API standard, Arrow
-  arrays of numbers); its shape stays. Everything else that is like an array (pandas' Series and Index, xarray, sparse
-  matrices, quantities with a unit) is refused with the call that converts it.
+- Arrays of other libraries are read if they support DLPack (`__dlpack__`: JAX, CuPy, libraries of the Array API standard, Arrow
+  arrays of numbers), in their own shape. Any other array-like object (a Series or Index of pandas, an xarray, a sparse matrix,
+  a quantity with a unit) is refused, and the message names the call that converts it.
 - Types of up to 16 bits become float32, whole numbers of 32 and 64 bits float64, which holds them up to 2^53. Beyond that, they
   are refused where rounding would flatten a column. Masked, complex, text, date and object arrays are refused.
 """
@@ -27,7 +27,7 @@ from rieszflow.errors import DatasetError, InputTypeError
 __all__ = ["LOST", "as_points", "channels_first", "conversion", "imported", "in_unit", "is_array", "plain_numbers"]
 
 LOST = 1e-4  # share of a column's spread that rounding may cost before more digits are taken
-_CONVERSIONS = ("magnitude", "toarray", "to_numpy", "compute", "collect", "__array__")  # the first that a type has is advised
+_CONVERSIONS = ("magnitude", "toarray", "to_numpy", "compute", "collect", "__array__")  # the first that exists is suggested
 
 
 @overload
@@ -40,12 +40,12 @@ def as_points(array: object, name: str) -> Points:
     """Numbers as floats in one unit, pictures with their channels first: the rule is at the top of this module.
 
     Args:
-        array: a NumPy array, a tensor, or an array that offers DLPack, (n, ...).
+        array: a NumPy array, a tensor, or an array that supports DLPack, (n, ...).
         name: of what is read, for messages.
 
     Returns:
-        A NumPy array for one, else a tensor: (n, C, H, W) for three and four axes, else the shape that was given; float32 or
-        float64. Values are not looked at: NaN and infinity pass.
+        A NumPy array if the input is one, otherwise a tensor: (n, C, H, W) for three and four axes, else the
+        shape that was given; float32 or float64. Values are not looked at: NaN and infinity pass.
 
     Raises:
         TypeError: no array of real numbers, masked values, a tensor without values or a sparse one.
@@ -72,15 +72,15 @@ def plain_numbers(x: object, name: str) -> Points:
 
 
 def is_array(x: object) -> bool:
-    """Return whether `x` is an array of NumPy, PyTorch, or any library that offers DLPack."""
+    """Return True for an array of NumPy, PyTorch, or any library that supports DLPack."""
     return hasattr(type(x), "__dlpack__")
 
 
 def imported(x: object, name: str) -> Points:
-    """Return `x` if it is a tensor or a NumPy array, and an array of another library as a tensor on the same memory.
+    """Return `x` if it is a tensor or a NumPy array; convert an array of another library to a tensor on the same memory.
 
     Raises:
-        InputTypeError: not an array, or one that DLPack does not carry.
+        InputTypeError: not an array, or one that DLPack cannot export.
     """
     if isinstance(x, (Tensor, np.ndarray)):
         return x
@@ -90,15 +90,15 @@ def imported(x: object, name: str) -> Points:
         )
     try:
         found: Tensor = from_dlpack(x)
-    except Exception as error:  # any library may be behind it
+    except Exception as error:  # any library may raise anything
         raise InputTypeError(
-            f"{name}: must be an array that DLPack can carry, got {type(x).__name__} ({one_line(error)}){conversion(x)}"
+            f"{name}: must be an array that DLPack can export, got {type(x).__name__} ({one_line(error)}){conversion(x)}"
         ) from None
     return found
 
 
 def conversion(x: object) -> str:
-    """Return the advice how to convert `x` to an array or a table, for the end of a message; empty if there is none."""
+    """Return the end of a message that says how to convert `x` to an array or a table; empty if unknown."""
     call = next((name for name in _CONVERSIONS if hasattr(type(x), name)), None)
     how = {None: None, "__array__": "numpy.asarray(...)", "magnitude": ".magnitude"}.get(call, f".{call}()")
     return "" if how is None else f"; {how} converts it"

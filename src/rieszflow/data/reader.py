@@ -20,9 +20,9 @@ __all__ = ["Reader"]
 
 
 class Reader:
-    """The pass over the chosen columns of all parts, and over a column of labels beside them.
+    """The pass over the chosen columns of all parts, and over a column of labels.
 
-    Where `reading.missing` is given, a row without a label is left out like one without a number.
+    If `reading.missing` is given, rows without a label are left out, as those without a number are.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Reader:
             notice(f"{self.name}: left out {rows} with missing values")
 
     def labels(self) -> list[Any]:
-        """Return the label of every row that `matrices` keeps; None for one that is missing."""
+        """Return the label of every row that `matrices` keeps; None if it is missing."""
         found: list[Any] = []
         drops = self.reading.missing is not None
         for part, batch, row in self._batches(self.columns if drops else [], True):
@@ -74,7 +74,7 @@ class Reader:
     def _labels(self, part: Part, batch: Any) -> list[Any]:
         try:
             values: list[Any] = batch.column(self.label).to_pylist()
-        except (ValueError, OverflowError) as error:  # times that Python's own types do not hold
+        except (ValueError, OverflowError) as error:  # times out of the range of Python's types
             raise DatasetError(f"{part.name}: column {self.label!r} of labels cannot be read ({one_line(error)})") from None
         return values
 
@@ -85,12 +85,12 @@ class Reader:
         return np.array([is_missing(value, empty) for value in self._labels(part, batch)], bool)
 
     def _batches(self, columns: list[str], labels: bool) -> Iterator[tuple[Part, Any, int]]:
-        """Pass over batches of some columns, with the label's if asked for, each with the number of its first row."""
-        beside = [self.label] if labels and self.label is not None else []
+        """Yield parts, batches of some columns (with `labels` also the label's), and the index of each batch's first row."""
+        label = [self.label] if labels and self.label is not None else []
         for part in self.parts:
             row = 0
             try:
-                for batch in part.batches([*columns, *beside], beside):
+                for batch in part.batches([*columns, *label], label):
                     if batch.num_rows:
                         yield part, batch, row
                     row += batch.num_rows
@@ -100,7 +100,7 @@ class Reader:
                 raise part.explain(self.columns, error) from None
 
     def _matrix(self, part: Part, batch: Any, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """The numbers of a batch, (m, d), and which of its rows lack one."""
+        """Return the numbers of a batch, (m, d), and a mask of the rows that lack one."""
         pa, columns, bad = self.pa, [], np.zeros(batch.num_rows, bool)
         for name in self.columns:
             place, column = f"{part.name}: column {name!r}", batch.column(name)

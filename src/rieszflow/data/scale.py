@@ -16,27 +16,28 @@ from rieszflow.errors import InputError
 
 __all__ = ["check_scale", "choose_spreads", "spreads_of_rows"]
 
-_ROWS = 1 << 14  # a quartile of this many rows is off by 1 % of the spread
-_NUMBERS = 1 << 24  # of the sample at most
-_LOOK = 256  # rows of an array that decide about the notice
+_ROWS = 1 << 14  # the quartiles of this many rows are off by 1 % of the spread
+_NUMBERS = 1 << 24  # coordinates, at most, of the sample
+_LOOK = 256  # rows of an array that decide if a notice is given
 _UNEQUAL = 10.0  # ratio of an array's spreads above which a notice is given
-_FEWEST = 30  # rows; the spreads of fewer differ by chance
+_FEWEST = 30  # rows; with fewer, spreads differ by chance
 
 
 def check_scale(scale: object) -> None:
+    """Raise InputError unless `scale` is a name of `ScaleName`."""
     if scale not in get_args(ScaleName):
         raise InputError(f"`scale` must be one of {', '.join(map(repr, get_args(ScaleName)))}, got {scale!r}")
 
 
 def choose_spreads(scale: ScaleName, clouds: Sequence[Stream]) -> tuple[float, ...] | None:
-    """Return the spread of every column, which clouds are divided by, from the points of all of them together.
+    """Return the spreads to divide the columns of clouds by, computed from the pooled points; None for raw units.
 
-    None for raw units. "auto" scales clouds with named columns; for arrays whose spreads differ more than tenfold it gives a
-    notice instead. Which cloud a point belongs to does not enter: a permutation test on scaled points stays exact.
+    "auto" scales clouds with named columns; for arrays whose spreads differ more than tenfold it gives a notice instead. The
+    spreads do not depend on which cloud a point belongs to, so a permutation test on scaled points stays exact.
     """
     check_scale(scale)
     if other := next((cloud for cloud in clouds if cloud.d != clouds[0].d), None):
-        raise InputError(f"{other.name}: must have points of dimension {clouds[0].d} as {clouds[0].name} has, got {other.d}")
+        raise InputError(f"{other.name}: must have points of dimension {clouds[0].d}, as {clouds[0].name} has, got {other.d}")
     named = any(cloud.names is not None and not cloud.common_unit for cloud in clouds)
     if scale == "columns" or (scale == "auto" and named):
         return tuple(_pooled_spreads(clouds).tolist())
@@ -49,7 +50,7 @@ def choose_spreads(scale: ScaleName, clouds: Sequence[Stream]) -> tuple[float, .
 
 
 def spreads_of_rows(scale: ScaleName, rows: Tensor, named: bool, common_unit: bool) -> tuple[float, ...] | None:
-    """Return the spreads for `scale` from some rows (m, d) alone; see `choose_spreads`."""
+    """Return the spreads for `scale` from rows (m, d) only; see `choose_spreads`."""
     check_scale(scale)
     array = rows.double().cpu().numpy()
     if scale == "columns" or (scale == "auto" and named):
@@ -60,10 +61,10 @@ def spreads_of_rows(scale: ScaleName, rows: Tensor, named: bool, common_unit: bo
 
 
 def _pooled_spreads(clouds: Sequence[Stream]) -> np.ndarray:
-    """Interquartile ranges of a sample of all points, and standard deviations of all points, in one pass."""
+    """Compute column spreads in one pass: quartiles from a sample of the points, standard deviations from all of them."""
     d = clouds[0].d
     most = max(_LOOK, min(_ROWS, _NUMBERS // d))
-    # Rows are drawn by their positions, not by their values: a change of unit does not change the sample.
+    # Rows are drawn by position, not by value, so that a change of unit does not change the sample.
     random = np.random.default_rng(0)
     rows, keys = np.empty((0, d)), np.empty(0)
     origin = clouds[0].first[0].double().cpu().numpy()
@@ -81,7 +82,7 @@ def _pooled_spreads(clouds: Sequence[Stream]) -> np.ndarray:
                 points = points - origin
                 sums, squares, n = sums + points.sum(0), squares + (points**2).sum(0), n + len(points)
         variance = squares / n - (sums / n) ** 2
-        # The sums cancel where the origin is far from the mean; `squares` alone tells a constant column.
+        # The difference cancels if the origin is far from the mean; `squares` is 0 exactly for constant columns.
         deviation = np.where(squares > 0, np.sqrt(np.maximum(variance, 1e-12 * squares / n)), 0)
     return column_spreads(rows, deviation)
 
@@ -94,7 +95,7 @@ def _notice_unequal(name: str, rows: np.ndarray, n: int) -> None:
     least, most = int(spreads.argmin()), int(spreads.argmax())
     if spreads[most] > _UNEQUAL * spreads[least]:
         notice(
-            f"{name}: column {varying[most]} is spread {spreads[most] / spreads[least]:.3g} times as wide as column "
-            f'{varying[least]} and decides most of the distance; scale="columns" divides every column by its spread, '
+            f"{name}: the spread of column {varying[most]} is {spreads[most] / spreads[least]:.3g} times that of column "
+            f'{varying[least]} and dominates the distance; scale="columns" divides every column by its spread, '
             'scale="none" keeps the units without this notice'
         )

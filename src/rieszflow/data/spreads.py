@@ -14,21 +14,21 @@ from rieszflow.data.points import LOST
 
 __all__ = ["Columns", "column_spreads", "float32_holds"]
 
-_REACH = 4.0  # spreads from the median, within which a column is scaled linearly; a normal one of a million rows stays there
+_REACH = 4.0  # a column within this many spreads of its median is scaled linearly; a million normal values are
 
 
 def column_spreads(rows: np.ndarray, deviation: np.ndarray | None = None) -> np.ndarray:
-    """Return the interquartile range of every column of rows (m, d), its standard deviation where that is 0: (d,) float64.
+    """Return the interquartile range of every column, or its standard deviation if that is 0, as (d,) float64.
 
-    1 for constant columns, and for spreads that float64 cannot divide by.
+    The spread is 1 for constant columns, and where float64 cannot divide by it.
 
     Args:
-        rows: points (m, d), or a sample of them.
-        deviation: standard deviations of all points (d,), where `rows` is a sample; None for those of `rows`.
+        rows: Points (m, d), or a sample of them.
+        deviation: Standard deviations of all points (d,) if `rows` is a sample; None for those of `rows`.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         if deviation is None:
-            deviation = np.where(np.ptp(rows, axis=0) > 0, rows.std(0), 0)  # rounding leaves constants a deviation
+            deviation = np.where(np.ptp(rows, axis=0) > 0, rows.std(0), 0)  # rounding may give constants a deviation
         quartiles = np.percentile(rows, [25, 75], axis=0)
         spreads = quartiles[1] - quartiles[0]
     spreads = np.where(spreads > 0, spreads, deviation)
@@ -37,15 +37,15 @@ def column_spreads(rows: np.ndarray, deviation: np.ndarray | None = None) -> np.
 
 @dataclass(frozen=True)
 class Columns:
-    """How the columns of vectors are scaled for training, so that they count alike whatever their units and tails are.
+    """The scaling of columns for training, which makes them comparable despite different units and tails.
 
     A value v becomes ½ + w/2 with w = asinh(k z)/k and z = (v − centre)/spread: the median is at 0.5 and the quartiles of a
-    symmetric column at 0.25 and 0.75. The tail strength k is 0, which makes w = z, unless a column reaches further than four
-    spreads from its median; then k brings the farthest value to w = 4, and samples do not go beyond it.
+    symmetric column at 0.25 and 0.75. The tail strength k is 0, so that w = z, unless a value lies more than four spreads
+    from the median; then k maps the farthest value to |w| = 4, and samples are clipped to that range.
 
     Attributes:
         centre: median of every column, (d,).
-        spread: interquartile ranges, standard deviations where those are 0, (d,); 0 for a constant column.
+        spread: interquartile ranges, or standard deviations where those are 0, (d,); 0 for constant columns.
         tail: tail strengths k ≥ 0, (d,).
     """
 
@@ -64,14 +64,14 @@ class Columns:
         return cls(*(tuple(map(float, v)) for v in (centre, spread, tail)))
 
     def scaled(self, x: Tensor) -> Tensor:
-        """Return values (n, d) scaled, in float32."""
+        """Return scaled values (n, d) in float32."""
         centre, spread, tail = self._tensors(x)
         z = (x.double() - centre) / torch.where(spread > 0, spread, 1)
         w = torch.where(tail > 0, torch.asinh(tail * z) / torch.where(tail > 0, tail, 1), z)
         return (0.5 + w / 2).float()
 
     def unscaled(self, x: Tensor) -> Tensor:
-        """Return scaled values (n, d) in their own units; see `unscaled` for the dtype."""
+        """Return values (n, d) in their own units, in the dtype of x, or in float64 where float32 would lose digits."""
         centre, spread, tail = self._tensors(x)
         w = 2 * x.double() - 1
         z = torch.where(tail > 0, torch.sinh(tail * w.clamp(-_REACH, _REACH)) / torch.where(tail > 0, tail, 1), w)
@@ -84,13 +84,13 @@ class Columns:
 
 
 def _tail(farthest: float) -> float:
-    """Return k with asinh(k z)/k = `_REACH` for the farthest z, or 0 where it is within reach."""
+    """Return k with asinh(k z)/k = `_REACH` for the farthest z, or 0 if that is within reach."""
     if farthest <= _REACH + 1e-6:
         return 0.0
     return float(brentq(lambda k: math.asinh(k * farthest) - _REACH * k, 1e-9, 1e3))
 
 
 def float32_holds(low: float, high: float) -> bool:
-    """Return whether float32 tells values from low to high apart."""
+    """Return True if float32 resolves values from low to high."""
     size, spread = max(abs(low), abs(high)), high - low
     return size < 1e38 and spread > 1e-30 and size * 2**-24 <= LOST * spread

@@ -42,8 +42,8 @@ class Stream:
         names: of the d columns, or None.
         is_table: whether columns can be chosen by name.
         left_out: columns of a table that are not read, with the reason; without those that were not asked for.
-        once: whether it can be passed over only once.
-        common_unit: whether all columns are in one unit: of images, and of cells.
+        once: True if it can be read only once.
+        common_unit: True if all columns share one unit, as those of images and cells do.
         progress: called during every pass, or None; see `stream`.
     """
 
@@ -138,17 +138,17 @@ class Stream:
         return difference(self.names or [], names, whose)
 
     def labelled(self, column: str) -> tuple[Stream, list[Any]]:
-        """Return the points without a column of their table, and that column as labels, None where one is missing.
+        """Return the points without one column of their table, and that column as labels, None where one is missing.
 
-        Labels are the cells' text in a CSV file, and the values of the column elsewhere. Where `missing` was given, rows
+        In a CSV file labels are the text of the cells, elsewhere the values of the column. If `missing` was given, rows
         without a label are left out.
 
         Raises:
-            InputError, DatasetError: not a table, or one without that column.
+            InputError, DatasetError: the points are not a table, or the table lacks that column.
         """
         if self._table is None:
             raise InputError(
-                f"groups: {column!r} given, a column's name, and x is no table; a list with a label for every point is accepted"
+                f"`groups` must be a list with a label for every point, since x is not a table, got the name {column!r}"
             )
         table, labels = with_labels(self._table, column)
         found = _from_table(table)
@@ -165,7 +165,7 @@ class Stream:
         return Stream(Source(self.name, batches, self.n, list(names), rows, self.left_out, True), self.first[:, order])
 
     def scaled(self, spreads: Sequence[float] | np.ndarray | None) -> Stream:
-        """Return the same points in float64, every column divided by its spread (d,); None leaves them as they are."""
+        """Return the same points in float64 with every column divided by its spread (d,); unchanged if `spreads` is None."""
         if spreads is None:
             return self
         divisor = torch.as_tensor(spreads, dtype=torch.float64, device="cpu")
@@ -278,7 +278,7 @@ def _batches(source: Any) -> Stream:
     if isinstance(source, Mapping):
         raise InputTypeError("source: a mapping given; give one array, a table, or batches of points")
     if hasattr(type(source), "__array__") or hasattr(type(source), "shape"):
-        as_points(source, "source")  # refuses it: a pass over its rows would lose its shape
+        as_points(source, "source")  # refuses it: iterating over its rows would lose its shape
     if isinstance(source, Iterable):
         once = isinstance(source, Iterator)
         return Stream(Source("iterator" if once else type(source).__name__, passes(source), once=once))

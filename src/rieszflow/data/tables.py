@@ -54,9 +54,9 @@ class Table:
 
 
 def is_frame(source: Any) -> bool:
-    """Return whether an object is a table in memory: of pandas, polars, Arrow, …
+    """Return True for a table in memory: of pandas, polars, Arrow, …
 
-    An array of xarray is none, though it gives itself to Arrow: with a row for every number, and its shape lost.
+    An xarray array is not one: it exports itself to Arrow, but with one row per number, which loses its shape.
     """
     exports = hasattr(source, "__arrow_c_stream__") or hasattr(source, "__dataframe__")
     return exports and not hasattr(type(source), "dims")
@@ -108,7 +108,7 @@ def _in_memory(frame: Any, pa: Any) -> Part:
         why = one_line(error)
         raise DatasetError(f"{name}: cannot be read as a table with named columns ({why}){conversion(frame)}") from None
     if index:
-        notice(f"{name}: left out the index {named(index)}: an index is no column; reset_index() makes it one")
+        notice(f"{name}: left out the index {named(index)}, which is not a column; reset_index() makes it one")
 
     def batches(columns: list[str], as_text: Collection[str] = ()) -> Iterator[Any]:
         return iter(table.select(columns).to_batches(ROWS))
@@ -117,7 +117,7 @@ def _in_memory(frame: Any, pa: Any) -> Part:
 
 
 def _typed(name: str, schema: Any, batches: Callable[..., Iterator[Any]], n: int, pa: Any) -> Part:
-    """Return a part whose columns have types of their own."""
+    """Return a part from a schema that states the types of its columns."""
     types = types_of(name, schema)
     return Part(name, types, batches, row_place, n, extensions=extensions(schema, pa), index=index_columns(schema))
 
@@ -131,14 +131,14 @@ def _files(folder: Path) -> list[Path]:
     below = list(folder.rglob("*"))
     if kind := lake(folder, below):
         raise DatasetError(
-            f"{folder}: must be a folder of plain tables, got a table of {kind}, whose log says which of the files count; read "
-            "it with a library of its format and give the data frame"
+            f"{folder}: must be a folder of plain tables, got a table of {kind}, whose log says which files are current; read "
+            "it with a library for this format and pass the data frame"
         )
     everything = [f for f in below if f.is_file() and not is_system(f.relative_to(folder))]
     found = sorted(f for f in everything if _hidden(f.relative_to(folder)) is None)
     hidden = sorted({part for f in everything if (part := _hidden(f.relative_to(folder))) is not None})
     if hidden:
-        notice(f"{folder}: left out {named(hidden)}: names that begin with '_' or '.' are hidden")
+        notice(f"{folder}: left out {named(hidden)}, because names that begin with '_' or '.' are hidden")
     tables = [f for f in found if is_table(f)]
     parquet = [f for f in tables if suffix(f) in PARQUET]
     if parquet and len(parquet) < len(tables):
@@ -158,7 +158,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _hidden(path: Path) -> str | None:
-    """Return the first part of a path that is hidden by its name."""
+    """Return the first part of a path whose name marks it as hidden, or None."""
     return next((part for part in path.parts if part.startswith((".", "_"))), None)
 
 
@@ -188,20 +188,21 @@ def _parquet(file: Path, pa: Any) -> Part:
 
 
 def with_labels(table: Table, column: str) -> tuple[Table, Callable[[], list[Any]]]:
-    """Return a table without a column, and a function that reads the column as labels, None where one is missing.
+    """Return a table without one column, and a function that reads that column as labels, None where one is missing.
 
     Raises:
-        DatasetError: no such column, or one of a type that is more than its values.
+        DatasetError: the column is missing, or has an extension type.
     """
     pa = arrow(table.name)
     known(table.name, list(table.parts[0].types), [column])
     for part in table.parts:
         if column in part.extensions:
-            raise DatasetError(f"{part.name}: column {column!r} of labels must be plain, got {part.extensions[column]}")
+            kind = part.extensions[column]
+            raise DatasetError(f"{part.name}: labels in column {column!r} must have a plain type, got {kind}")
     rest = None if table.reading.columns is None else [c for c in table.reading.columns if c != column]
     reading = replace(table.reading, columns=rest, exclude=[*table.reading.exclude, column])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Notice)  # given when the table was opened
+        warnings.simplefilter("ignore", Notice)  # was given when the table was opened
         return _table(table.name, table.parts, reading, pa, column)
 
 

@@ -36,7 +36,7 @@ KINDS: dict[str, Draw] = {
 
 # Up to here Haar blocks cost little and need no padding; above, a QR factorisation, O(d³), would cost more than its slices.
 _LARGEST_HAAR = 64
-_SIGNS = 2  # numbers of a structured direction
+_SIGNS = 2  # numbers per structured direction
 
 
 @plain
@@ -51,7 +51,7 @@ def sample(kind: Kind, P: int, d: int, like: Tensor, generator: torch.Generator 
         generator: where random numbers come from; None for torch's default generator of the CPU.
 
     Raises:
-        InputError (a ValueError): a name that is none, a tensor whose rows are not of norm 1 in R^d, a kind that does not
+        InputError (a ValueError): an unknown name, a tensor whose rows are not of norm 1 in R^d, a kind that does not
             fit the dimension, or more directions than fit into memory.
         InputTypeError (a TypeError): a tensor of a wrong dtype or layout.
     """

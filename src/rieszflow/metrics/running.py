@@ -32,12 +32,12 @@ class SlicedEnergyDistance(Metric):
     """Energy distance between all points seen as real and all others, like torchmetrics' FID but without keeping features.
 
     What is kept are the tables of a `SliceSketch`, 20 KB a slice for both clouds, whatever the number of points. Those of
-    several processes add up without loss: how points are spread over batches and processes does not matter. States are added
-    up, merged and loaded only between metrics of equal `rows`, `slices`, `directions` and `seed`. They stay in float64,
-    whatever dtype a module around the metric is converted to.
+    several processes add up without loss: how points are spread over batches and processes does not matter. States can be added
+    up, merged and loaded only between metrics with equal `rows`, `slices`, `directions`, `seed` and `scale`. They stay in
+    float64 even if a module that contains the metric is converted to another dtype.
 
     Calling the metric, as in `metric(x, real=False)`, counts the batch and returns the distance between that batch and all
-    points of the other cloud seen so far: NaN as long as one of them has too few points. `compute` raises then.
+    points of the other cloud seen so far, or NaN if one of them has too few points, where `compute` raises an error.
 
     Args:
         rows: some points (m, ...), m ≥ 1, like those that are to come: they say where the bins should be. They are not counted.
@@ -45,9 +45,9 @@ class SlicedEnergyDistance(Metric):
         slices: number P of directions.
         directions: "auto", "orthogonal", "hadamard", "sobol" or "independent", as in `sliced_mmd2`.
         seed: of the directions, a whole number.
-        scale: "columns" divides every column by its robust spread in `rows` (interquartile range, standard deviation where that
-            is 0), "none" keeps raw units; "auto": raw units, and a notice where the spreads of `rows` (m, d) differ more than
-            tenfold.
+        scale: "columns" divides every column by its robust spread in `rows` (interquartile range, or standard deviation if that
+            is 0); "none" keeps raw units; "auto" keeps raw units and gives a notice if the spreads of `rows` (m, d) differ more
+            than tenfold.
         statistic: "U", unbiased in the samples, or "V", never negative.
         reset_real: whether `reset` forgets the real points, too. False where they are the same for every epoch.
         kwargs: as for every `torchmetrics.Metric`.
@@ -99,7 +99,7 @@ class SlicedEnergyDistance(Metric):
         grids = Plan.around(self._drawn.divide(points), self._drawn).random
         self._spans = [grid.span() for grid in grids]
         P, width = sum(grid.directions.P for grid in grids), grids[0].B + 2 * bins.TAIL
-        # First of the states, so that a merge is refused before anything is added.
+        # The first state, so that a merge is refused before anything is added.
         self.add_state("plan", _fingerprint(points, self._drawn), _agreed)
         for name in ("real", "made"):
             self.add_state(f"{name}_mass", torch.zeros(P, width, dtype=torch.float64, device="cpu"), "sum")
@@ -149,7 +149,7 @@ class SlicedEnergyDistance(Metric):
             real: as in `update`.
 
         Returns:
-            The distance as `compute` gives it, or NaN where the batch or the other cloud has too few points.
+            The distance as in `compute`, or NaN if the batch or the other cloud has too few points.
 
         Raises:
             InputError, InputTypeError: as `update`.
@@ -166,7 +166,7 @@ class SlicedEnergyDistance(Metric):
         return value
 
     def compute(self) -> Tensor:
-        """2E‖X−Y‖ − E‖X−X′‖ − E‖Y−Y′‖ on the slices, float64, in the points' unit; scaled columns have none.
+        """Return 2E‖X−Y‖ − E‖X−X′‖ − E‖Y−Y′‖ on the slices in float64, in the unit of the points; scaled columns have none.
 
         Raises:
             InputError: fewer than two real points, or two others ("V" needs one of each).
@@ -174,7 +174,7 @@ class SlicedEnergyDistance(Metric):
         for real in (True, False):
             n = int(self._state(real)[2])
             if n < self._least:
-                raise InputError(f"compute: {n} points with real={real} seen; {self._least} are needed at least")
+                raise InputError(f"compute: at least {self._least} points with real={real} must have been seen, got {n}")
         return self._distance()
 
     @property
@@ -183,7 +183,7 @@ class SlicedEnergyDistance(Metric):
 
     @plain
     def _distance(self) -> Tensor:
-        """The value of `compute`, NaN where there are too few points."""
+        """Return the value of `compute`, or NaN if there are too few points."""
         clouds = [self._state(real) for real in (True, False)]
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         if any(n < self._least for _, _, n in clouds):
@@ -228,7 +228,7 @@ class SlicedEnergyDistance(Metric):
         """Add the points that another metric has seen, as torchmetrics does.
 
         Raises:
-            InputError: a state of other `rows`, `slices`, `directions` or `seed`. Nothing is added then.
+            InputError: the state has other `rows`, `slices`, `directions`, `seed` or `scale`. Nothing is added then.
         """
         super().merge_state(incoming_state)
         self._computed = None
@@ -240,13 +240,14 @@ class SlicedEnergyDistance(Metric):
                 value = given.get(name)
                 assert isinstance(default, Tensor)
                 if not isinstance(value, Tensor) or (value.shape, value.dtype) != (default.shape, default.dtype):
-                    raise InputError(f"state_dict: no state `{name}` of shape {tuple(default.shape)} and dtype {default.dtype}")
+                    what = f"{name!r} of shape {tuple(default.shape)} and dtype {default.dtype}"
+                    raise InputError(f"`state_dict` must have a state {what}")
             _agreed(torch.stack([self.plan, given["plan"].to(self.plan.device)]))
             self._computed = None
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Any:
-        # Counts beyond float16's range, and beyond float32's whole numbers, must survive the conversion of a module around us.
+        # Counts beyond float16's range, or too large to be exact in float32, must survive a conversion of an outer module.
         def keeping_dtype(t: Tensor) -> Tensor:
             moved = fn(t)
             return moved if moved.dtype == t.dtype else t.to(moved.device)
@@ -255,14 +256,14 @@ class SlicedEnergyDistance(Metric):
 
 
 def _fingerprint(rows: Tensor, drawn: Drawn) -> Tensor:
-    """Four numbers that are equal for metrics whose slices and bins are."""
+    """Return four numbers that are equal for metrics with equal slices and bins."""
     digest = hashlib.sha256(repr((drawn, rows.dtype, rows.shape)).encode())
     digest.update(rows.contiguous().numpy().tobytes())
     return torch.from_numpy(np.frombuffer(digest.digest(), np.int64).copy())
 
 
 def _agreed(plans: Tensor) -> Tensor:
-    """The one row that all rows are equal to."""
+    """Return the row that all rows must be equal to."""
     if (plans != plans[0]).any():
-        raise InputError("state: counted on other bins or slices; `rows`, `slices`, `directions` and `seed` must be equal")
+        raise InputError("state: must have equal `rows`, `slices`, `directions`, `seed` and `scale`, got other bins or slices")
     return plans[0]

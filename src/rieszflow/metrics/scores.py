@@ -74,7 +74,7 @@ def evaluate(
         seed: of the classifier, and of the choice of real data.
         inception_weights: file with torch-fidelity's Inception weights, for the FID of the literature; None to leave it out.
         labels: (n,) which every sample was asked to have; the data need labels, too.
-        progress: Called before every score with a `Progress` whose `what` names it, and at the end.
+        progress: Called before every score, with a `Progress` whose `what` names the score, and at the end.
 
     Returns:
         A dict that JSON can say:
@@ -105,11 +105,11 @@ def evaluate(
     real = data.held_out[torch.randperm(len(data.held_out), generator=generator)[:n]]
     total, done = 2 * (6 + (inception_weights is not None)) + 2, itertools.count()
 
-    def tell(what: str) -> None:
+    def report(what: str) -> None:
         if progress is not None:
             progress(Progress(what, next(done), total))
 
-    tell("features")
+    report("features")
     space = _feature_space(data, seed)
     if labels is not None and (space.guesses is None or labels.shape != (len(samples),)):
         raise InputError(f"labels: shape {tuple(labels.shape)} given; ({len(samples)},), of data with labels, is accepted")
@@ -120,7 +120,7 @@ def evaluate(
     for name, x in sets.items():
         features = space.features(x)
         for names, measure in _measures(x, real, features, real_features, size, seed, inception_weights).items():
-            tell(names[0])
+            report(names[0])
             for score, value in zip(names, measure(), strict=True):
                 scores.setdefault(score, {})[name] = value
     by_label = {}
@@ -135,10 +135,10 @@ def evaluate(
             "(the less data, the larger), and the other scores are noisy; compare them only between evaluations of as many data"
         )
         notice(cautions[0])
-    tell("nearest training data")
+    report("nearest training data")
     train = data.train.flatten(1)
     memory = {k: nearest(v[:1000], train)[1].median().item() for k, v in (("generated", samples), ("held_out", real))}
-    tell("scores")
+    report("scores")
     return {
         "samples": n,
         "held_out": n,
@@ -156,7 +156,7 @@ def evaluate(
 def _measures(
     x: Tensor, real: Tensor, features: Tensor, real_features: Tensor, size: Tensor, seed: int, inception: str | Path | None
 ) -> dict[tuple[str, ...], Callable[[], Iterable[float]]]:
-    """Return the scores of one set by their names, yet to be computed."""
+    """Return functions that compute the scores of one set, by the names of the scores."""
     a, b = x.flatten(1), real.flatten(1)
     found: dict[tuple[str, ...], Callable[[], Iterable[float]]] = {
         ("energy_distance_V",): lambda: [energy_distance(a, b, statistic="V").item()],

@@ -73,7 +73,7 @@ def save_picture(path: Path, image: Image.Image) -> None:
 
 
 def way(path: Tensor, shape: tuple[int, ...]) -> Image.Image:
-    """Draw the path (L + 1, k, d) of samples: for images one column per sample, from noise at the top to the last stage at the bottom."""
+    """Draw the path (L + 1, k, d) of samples: one column per image, from noise (top) to the last stage (bottom)."""
     if len(shape) == 3:
         return picture(path.flatten(0, 1).view(-1, *shape), columns=path.shape[1])
     return _scatter(list(path), [f"{k}" if k in (0, len(path) - 1) else "" for k in range(len(path))])

@@ -375,7 +375,7 @@ def test_labels_are_objects_of_one_type():
         (np.ma.masked_equal([1, 2] * 6, 2), "got 6 of 12 missing"),
         (np.zeros((12, 1)), "got a list as a label"),
         ([[1], [2]] * 6, "got a list as a label"),
-        (pa.table({"g": large, "h": large}), "Table with the columns 'g', 'h' given"),
+        (pa.table({"g": large, "h": large}), "got Table with 'g', 'h'"),
         (b"abcabcabcabc", "bytes given"),
     ):
         with pytest.raises((InputError, InputTypeError), match=says):

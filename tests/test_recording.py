@@ -144,20 +144,20 @@ def test_a_folder_that_has_lost_its_end_is_refused(tmp_path, monkeypatch):
     flow, start, _ = small_flow()
     flow.recorder = type(flow.recorder)(flow.recorder.plan, tmp_path / "r")
     x = flow.run(start, steps=12)
-    with pytest.raises(FileError, match="has no end.safetensors: the recording was not ended"):
+    with pytest.raises(FileError, match="end.safetensors is missing: ParticleFlow.recorded"):
         rf.RecordedFlow.load(tmp_path / "r")
     assert len(flow.recorded()) == len(rf.RecordedFlow.load(tmp_path / "r")) == 12
     flow.run(x, steps=12)
-    with pytest.raises(FileError, match="is incomplete: end.safetensors tells of"):
+    with pytest.raises(FileError, match="parts that end.safetensors states"):
         rf.RecordedFlow.load(tmp_path / "r")
     expected = flow.recorded().push(start)
     assert torch.equal(rf.RecordedFlow.load(tmp_path / "r").push(start), expected)
     files = sorted((tmp_path / "r").glob("0*"))
     assert len(files) > 3
-    with pytest.raises(FileError, match="is one part of a recording; load its folder"):
+    with pytest.raises(FileError, match="must be a whole recording, got one part; load its folder"):
         rf.RecordedFlow.load(files[0])
     files[-1].unlink()
-    with pytest.raises(FileError, match=f"tells of {len(files)} parts, {len(files) - 1} are there"):
+    with pytest.raises(FileError, match=f"the {len(files)} parts that end.safetensors states, got {len(files) - 1}"):
         rf.RecordedFlow.load(tmp_path / "r")
 
 
@@ -193,7 +193,7 @@ def test_points_that_leave_the_finite_numbers_are_refused():
     flow.velocities = [None]
     replay = flow.recorded()
     replay._parts[0].steps *= 3
-    with pytest.raises(InputError, match="leaves the finite numbers"):
+    with pytest.raises(InputError, match="must stay finite"):
         replay.push(start)
 
 

@@ -208,7 +208,7 @@ def test_a_plan_of_another_sketch():
     one = SliceSketch.of(x, slices=16, seed=3)
     other = SliceSketch(one.plan).update(y)
     assert other.distance(one) == one.empty().update(y).distance(one) and other.seed == 3
-    with pytest.raises(rf.errors.InputError, match="rows: a plan given, which has its own slices"):
+    with pytest.raises(rf.errors.InputError, match="with a plan as `rows`, `slices`"):
         SliceSketch(one.plan, slices=32)
 
 
@@ -216,7 +216,7 @@ def test_bins_that_are_too_wide_are_told():
     """Of 256 normal points on 1,024 bins some 200 have a bin of their own; 1,000 times narrower, all share a few."""
     g = np.random.default_rng(1)
     wide = rf.SliceSketch(1e3 * g.normal(size=(500, 2)), slices=16)
-    with pytest.warns(rf.Notice, match="different points share a bin on average"):
+    with pytest.warns(rf.Notice, match="distinct points share a bin on average"):
         wide.empty().update(g.normal(size=(500, 2)))
     few_values = g.integers(0, 3, (500, 2)).astype(float)
     with warnings.catch_warnings():

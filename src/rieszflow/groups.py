@@ -1,10 +1,10 @@
 """Energy distances between all pairs of many groups of points, in time that is linear in the points.
 
-Few points are compared by brute force. Of more, every point is projected once, and its bin on every slice is kept in two bytes;
-all that follows are counts. The table of a group is its distribution function on all slices, and all K² distances are
-differences of inner products of these functions. For standard errors and p-values groups are dealt into blocks, as in
-`two_sample`. Two groups are tested with blocks of one size, that of the smaller group. Sizes are powers of two, so that few of
-them serve all pairs.
+Few points are compared by brute force. Otherwise every point is projected once, and its bin on every slice is stored in two
+bytes; the rest is computed from counts. The table of a group is its distribution function on all slices, and all K² distances
+are differences of inner products of these functions. For standard errors and p-values, groups are dealt into blocks as in
+`two_sample`. Two groups are tested with blocks of one size, that of the smaller group. Sizes are powers of two, so that a few
+sizes serve all pairs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PairwiseDistances:
     """Energy distances between K groups.
 
     Attributes:
-        names: of the groups, the texts of their labels, sorted as texts.
+        names: of the groups: their labels as strings, sorted.
         sizes: points of every group, (K,).
         distances: 2E‖X−Y‖ − E‖X−X′‖ − E‖Y−Y′‖ of all pairs, (K, K), zero on the diagonal. Distances of points are Euclidean,
             not squared, and no root is taken of the whole.
@@ -47,8 +47,8 @@ class PairwiseDistances:
         p_values: by permutations, (K, K), each of a pair by itself: among many pairs some are small by chance. NaN on the
             diagonal; None where none were asked for.
         statistic: "U" or "V", of the distances.
-        scale: "columns" where every column was divided by its spread, "none" for raw units.
-        method: "exact": by the distances of all pairs of points. "sliced": by slices, bins and blocks.
+        scale: "columns" if every column was divided by its spread, "none" for raw units.
+        method: "exact" if computed from the distances of all pairs of points, "sliced" if on slices, with bins and blocks.
     """
 
     names: tuple[str, ...]
@@ -115,23 +115,22 @@ def pairwise_energy_distance(
 ) -> PairwiseDistances:
     """Compute the energy distance between every two groups of points, with standard errors and p-values.
 
-    Up to 2,000 points in all (fewer above d = 2,000) are compared by brute force. For more, time and memory are linear in the
-    points, 2 bytes for every point and slice, and quadratic in the number of groups; the distances are those on slices.
+    Up to 2,000 points in all (fewer for d > 2,000) are compared by brute force. For more, distances are those on slices; time
+    and memory are linear in the points, with 2 bytes for every point and slice, and quadratic in the number of groups.
 
     Args:
         x: points (n, d): all that `rieszflow.stream` takes, but iterators; or an AnnData object, or the path of an .h5ad file.
-        groups: a label for every point, all of one type; or the name of the column that holds them, of a table (also one that
-            `rieszflow.stream` has opened with options) or of an AnnData object's `obs`. In a CSV file a label is the text of
-            its cell: 01 and 1 are two groups.
+        groups: a label for every point, all of one type; or the name of the column of labels, in a table (also one opened by
+            `rieszflow.stream` with options) or in the `obs` of an AnnData object. In a CSV file a label is the text of its
+            cell: 01 and 1 are two groups.
         obsm: of an AnnData object, the key of the points in `obsm`, such as "X_pca"; None for its X.
-        layer: of an AnnData object, the key of the points in `layers`; None for its X.
+        layer: the key of the points in the `layers` of an AnnData object; None for its X.
         statistic: "U", unbiased: around 0, and at times below it, where nothing differs. "V": never negative.
         slices: random directions P. Their error falls like 1/√P and is part of the standard errors.
         permutations: for every p-value; the least one is 1 / (permutations + 1). 0 for none, which saves most of the time.
         directions: as in `SliceSketch`.
         seed: of directions, blocks and permutations; a whole number.
-        scale: as in `two_sample_test`, from the points of all groups together; cells keep their unit unless "columns" is asked
-            for.
+        scale: as in `two_sample_test`, with spreads from all groups together; AnnData are scaled only with "columns".
         progress: called with a `Progress` that counts "points", and then "pairs".
 
     Raises:
@@ -180,14 +179,14 @@ def pairwise_energy_distance(
 
 
 class _Tests:
-    """Permutation tests of pairs; those of one shape share their permutations."""
+    """Permutation tests of pairs, where pairs with equal numbers of blocks share their permutations."""
 
     def __init__(self, permutations: int, random: np.random.Generator) -> None:
         self.permutations, self.random = permutations, random
         self._splits: dict[tuple[int, int], np.ndarray] = {}
 
     def p_value(self, gram: Gram, scale: float) -> float:
-        """The p-value of a pair, NaN without permutations. `scale`: size of the largest terms of the statistic."""
+        """Return the p-value of a pair, or NaN without permutations; `scale` is the size of the statistic's largest terms."""
         shape = gram.K, gram.L
         if not self.permutations:
             return math.nan
@@ -214,7 +213,7 @@ def _exactly(
     distances = (distances + distances.T) / 2  # sums are symmetric up to rounding
     np.fill_diagonal(distances, 0)
     if statistic == "V":
-        distances = np.maximum(distances, 0)  # rounding, where all is equal
+        distances = np.maximum(distances, 0)  # rounding, if all points are equal
     p_values, errors = np.full((K, K), np.nan), np.zeros((K, K))
     rows = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
     for i, j in itertools.combinations(range(K), 2):

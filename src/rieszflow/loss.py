@@ -261,9 +261,7 @@ class SlicedMMDLoss(nn.Module):
         """Refuse points of which only some are on the meta device, and shapes that do not fit."""
         if not (x.is_meta and y.is_meta):
             places = ", ".join(f"{name} on {t.device}" for name, t in (("x", x), ("y", y), ("the module", self.seed)))
-            raise InputError(
-                f"`x` and `y` must both be on the meta device if either of them or the module is, got {places}"
-            )
+            raise InputError(f"`x` and `y` must both be on the meta device if either of them or the module is, got {places}")
         if x.shape[1] != y.shape[1]:
             raise InputError(f"`y` must have points of dimension d = {x.shape[1]}, as x has, got d = {y.shape[1]}")
 

@@ -28,7 +28,7 @@ __all__ = ["Plan", "RecordedFlow", "Recorder", "Segment", "Step"]
 
 _FORMAT, _END_FORMAT = Format("recorded flow", 1), Format("end of a recorded flow", 1)
 _END = "end.safetensors"  # says how many parts a folder has
-_PUSHED = 256_000_000  # bytes of points and velocities that go through a part of a recording before it is read again
+_PUSHED = 256_000_000  # bytes of points and velocities moved by a part of a recording each time that it is read
 _SEGMENT = 64_000_000  # bytes of a recording in memory before they go to its folder
 
 
@@ -75,7 +75,7 @@ class RecordedFlow:
         Args:
             z: points (n, d), which start like the particles did, with what is frozen of each in its place; float32,
                 or float64, which is made float32 and given back as float64. Tensor, on any device, or NumPy array. Not changed.
-            batch_size: points at a time. Twice their memory is needed for every kind of slices, or 256 MB, if that is more.
+            batch_size: points at a time. They need twice their memory for every kind of slices, or 256 MB if that is more.
             progress: called with a `Progress` after every step.
 
         Returns:
@@ -93,23 +93,23 @@ class RecordedFlow:
         size = self._together(batch_size)
         for first in range(0, len(points), size):
             batches = [(x.float(), Segment(self.plan).rest()) for x in points.detach()[first : first + size].split(batch_size)]
-            for part in self._parts:  # each is read once for many batches
+            for part in self._parts:  # each part is read once for many batches
                 segment = self._segment(part)
                 for k, (x, velocities) in enumerate(batches):
-                    told = _shifted(progress, done, len(self) * -(-len(points) // batch_size))
-                    batches[k] = segment.push(x, velocities, told)
+                    shifted = _shifted(progress, done, len(self) * -(-len(points) // batch_size))
+                    batches[k] = segment.push(x, velocities, shifted)
                     done += len(segment.steps)
             out[first : first + size] = torch.cat([x for x, _ in batches])
         if not torch.isfinite(out).all():
             raise InputError(
-                "z: leaves the finite numbers on its way: step sizes were too large, or z is far from the particles"
+                "`z` must stay finite, got NaN or infinity; step sizes were too large, or z is far from the particles"
             )
         if self.plan.frozen is not None:
             out = self.plan.frozen.put(out, points.detach())  # as it was given, in float64 too
         return out.numpy() if isinstance(z, np.ndarray) else out
 
     def _together(self, batch_size: int) -> int:
-        """How many points, in whole batches, go through one part after the other; their velocities are kept meanwhile."""
+        """Return the number of points, in whole batches, that each part moves before the next part is read."""
         size = 4 * self.plan.d * (1 + len(self.plan.kinds)) * batch_size
         return batch_size * max(1, _PUSHED // size)
 
@@ -127,14 +127,14 @@ class RecordedFlow:
         """Opens what `save` wrote, or the folder that a flow recorded to, whose parts are read as they are needed.
 
         Raises:
-            FileError: missing, damaged, truncated, of another kind or version, parts of different recordings, one part of a
-                recording alone, or a folder without the mark that `ParticleFlow.recorded` leaves at the end.
+            FileError: a file is missing, damaged, truncated, or of another kind or version; parts are of different recordings;
+                a single part is given; or the folder lacks the mark that `ParticleFlow.recorded` writes at the end.
         """
         path = Path(path)
         if not path.is_dir():
             tensors, meta = load_tensors(path, _FORMAT)
             if meta.get("after") != "" or "part" in meta:
-                raise FileError(f"{path}: is one part of a recording; load its folder")
+                raise FileError(f"{path}: must be a whole recording, got one part; load its folder")
             plan = _plan(path, meta)
             return cls(plan, [_made(path, plan, tensors)])
         files = sorted(path.glob("[0-9]*.safetensors"))
@@ -147,12 +147,10 @@ class RecordedFlow:
                 raise FileError(f"{file}: belongs to another recording than the part before it")
             before = checksum
         if not os.path.lexists(path / _END):
-            raise FileError(
-                f"{path}: has no {_END}: the recording was not ended by ParticleFlow.recorded(), or that file was lost"
-            )
+            raise FileError(f"{path}: {_END} is missing: ParticleFlow.recorded() was not called, or the file was lost")
         _, end = load_tensors(path / _END, _END_FORMAT)
         if (end.get("parts"), end.get("after")) != (len(files), before):
-            raise FileError(f"{path}: is incomplete: {_END} tells of {end.get('parts')!r} parts, {len(files)} are there")
+            raise FileError(f"{path}: must have the {end.get('parts')!r} parts that {_END} states, got {len(files)}")
         return cls(_plan(files[0], load_header(files[0], _FORMAT)[0]), files)
 
 
@@ -193,7 +191,7 @@ class Recorder:
         self.segment, self._size = Segment(self.plan), 0
 
     def recorded(self) -> RecordedFlow:
-        """Return the recording so far. In a folder its end is marked, so that a part that is lost later is missed."""
+        """Return the recording so far. In a folder its end is marked, so that a part that is lost later is noticed."""
         if self._folder is None:
             return RecordedFlow(self.plan, [self.segment])
         self.flush()
@@ -221,11 +219,11 @@ def _plan(path: Path, meta: Json) -> Plan:
     try:
         return Plan.heard(meta)
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise FileError(f"{path}: damaged: what it says of its slices is not readable ({one_line(error)})") from None
+        raise FileError(f"{path}: damaged: its settings cannot be read ({one_line(error)})") from None
 
 
 def _made(path: Path, plan: Plan, tensors: dict[str, Tensor]) -> Segment:
     try:
         return Segment.of(plan, tensors)
     except (KeyError, ValueError, TypeError, IndexError) as error:
-        raise FileError(f"{path}: damaged: its tables do not fit what it says of them ({one_line(error)})") from None
+        raise FileError(f"{path}: damaged: its tables do not fit its settings ({one_line(error)})") from None

@@ -23,8 +23,8 @@ __all__ = ["NanPolicy", "energy_score"]
 NanPolicy = Literal["raise", "omit", "propagate"]
 
 _PAIRS = 1 << 22  # distances in memory at a time
-_FEW = 512  # members up to which all pairs on the line are faster than a sort
-_SHARE = 1 << 15  # numbers that are worth another thread
+_FEW = 512  # members up to which all pairs are faster than sorting in one dimension
+_SHARE = 1 << 15  # numbers that justify another thread
 
 
 @plain
@@ -40,23 +40,23 @@ def energy_score(
 
     .. math:: \sum_i w_i \|x_i - y\| - \frac{1}{2n} \sum_{i \neq j} w_i w_j \|x_i - x_j\|
 
-    with n = 1, or n = 1 − Σ w_i² for the fair score: Σ_{i≠j} w_i w_j = n, so for independent members the second sum over n is
-    an unbiased estimate of E‖X − X′‖ whatever the weights are. With w_i = 1/m it is the mean over the m(m − 1) distinct pairs.
+    where n = 1, or n = 1 − Σ w_i² = Σ_{i≠j} w_i w_j for the fair score. Divided by the fair n, the second sum is an unbiased estimate
+    of E‖X − X′‖ for independent members with any weights. With w_i = 1/m it is the mean over the m(m − 1) distinct pairs.
 
     It is a strictly proper score: in the mean over many y it is lowest for samples of the distribution that y is drawn from. It
-    is also D² between the samples and the one point y. Sums are in float64, and points may be as large or as small as numbers
-    get. Memory does not grow with the number of pairs.
+    is also D² between the samples and the one point y. Sums are in float64, and points may have any magnitude. Memory
+    does not grow with the number of pairs.
 
     Args:
         samples: (..., m, d), m samples of every forecast; float32 or float64; tensor or NumPy array.
         y: (..., d), what came, in the dtype and on the device of `samples`.
         fair: E‖X − X′‖ over distinct pairs, which makes the mean score independent of m: an unbiased estimate. If not, over all
             pairs, the score of the m samples as a distribution of their own.
-        weights: non-negative weights w of the members, (m,) or (..., m), of sum one and of the dtype of `samples`. None for 1/m
-            each. There is no derivative by them.
-        nan_policy: "raise" refuses NaN. "omit" leaves out members with a NaN and divides the others' weights by their sum; a
-            forecast without y, or with too few members left, scores NaN, and its derivatives are zero. "propagate" gives
-            every forecast with a NaN the score NaN, and derivatives that are NaN.
+        weights: non-negative weights w of the members, (m,) or (..., m), with sum one and the dtype of `samples`; None for 1/m
+            each. They have no derivative.
+        nan_policy: "raise" refuses NaN. "omit" leaves out members with NaN and renormalises the other weights; a forecast with
+            NaN in y or too few members left has the score NaN and zero derivatives. "propagate" gives every forecast with NaN
+            the score NaN and NaN derivatives.
 
     Returns:
         The score of every forecast, of shape (...), in the data's unit. It can be differentiated once, by samples and y. If
@@ -66,7 +66,7 @@ def energy_score(
         InputError (a ValueError): shapes that do not fit, infinity, NaN with "raise", bad weights, or fewer than two members of
             positive weight with `fair`.
         InputTypeError (a TypeError): a wrong type or dtype.
-        DerivativeError (a RuntimeError): a second derivative, on the way back, or weights that require a gradient.
+        DerivativeError (a RuntimeError): a second derivative, in the backward pass, or weights that require a gradient.
 
     Example:
         >>> samples = torch.tensor([[0.0], [1.0]])
@@ -123,7 +123,7 @@ class _Score(torch.autograd.Function):
 def _checked(
     X: Tensor, Y: Tensor, W: Tensor | None, fair: bool, nan_policy: NanPolicy, wanted: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Scores in the shape and dtype asked for, and gradients (B, m, d), if they are wanted, in float64."""
+    """Check values and return scores in the requested shape and dtype, and gradients (B, m, d) in float64 if `wanted`."""
     m, d = X.shape[-2:]
     x, y = X.detach().reshape(-1, m, d).double().contiguous(), Y.detach().reshape(-1, d).double().contiguous()
     if W is None:
@@ -133,7 +133,7 @@ def _checked(
         n = _mass_of_pairs(w, fair)
     if nan_policy == "raise":
         score, gradient = _evaluate(x, y, w, n, wanted)
-        # Whatever is not finite makes a score that is not: to look there is faster than to look at all numbers.
+        # Any value that is not finite makes its score not finite, and checking the scores is faster.
         if not math.isfinite(score.sum()):
             _refuse("contains NaN or infinity; only finite values are accepted", ~x.isfinite(), ~y.isfinite())
     else:
@@ -149,7 +149,7 @@ def _refuse(why: str, in_samples: Tensor, in_y: Tensor) -> None:
 
 
 def _despite_nan(x: Tensor, y: Tensor, w: Tensor, fair: bool, wanted: bool, omit: bool) -> tuple[Tensor, Tensor | None]:
-    """`_evaluate` where NaN stands for what is missing."""
+    """Call `_evaluate` without the members and forecasts that are NaN."""
     missing, unscored = x.isnan().any(-1), y.isnan().any(-1)
     if omit:
         w = torch.where(missing, 0, w)
@@ -166,24 +166,24 @@ def _despite_nan(x: Tensor, y: Tensor, w: Tensor, fair: bool, wanted: bool, omit
 
 
 def _mass_of_pairs(w: Tensor, fair: bool) -> Tensor:
-    """n of `energy_score`."""
+    """Return the n of `energy_score`."""
     return distinct(w) if fair else torch.ones_like(w[:, 0])
 
 
 def _evaluate(x: Tensor, y: Tensor, w: Tensor, n: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
-    """Scores (B,), and gradients (B, m, d) if they are wanted, of x (B, m, d), y (B, d), w (B or 1, m) and n (B or 1,)."""
+    """Return scores (B,), and gradients (B, m, d) if `wanted`, of x (B, m, d), y (B, d), w (B or 1, m) and n (B or 1,)."""
     m, d = x.shape[1:]
     if d > 1:
         return (_in_loops if x.device.type == "cpu" else _in_chunks)(x, y, w, n, wanted)
     way = _on_line if x.device.type == "cpu" and m <= _FEW else _sorted
     score, gradient = way(x[..., 0], y[:, 0], w, n, wanted)
-    if not math.isfinite(score.sum()):  # differences that are beyond the range may leave a score that is not
+    if not math.isfinite(score.sum()):  # differences may overflow although the score does not
         score = torch.where(score.isfinite(), score, 4 * way(x[..., 0] / 4, y[:, 0] / 4, w, n, False)[0])
     return score, None if gradient is None else gradient[..., None]
 
 
 def _on_line(x: Tensor, y: Tensor, w: Tensor, n: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
-    """Scores of x (B, m) by all pairs."""
+    """Return the scores of x (B, m) from all pairs."""
     B, m = x.shape
     score, gradient = np.empty(B), np.empty((B * wanted, m))
     share(_score_loops.on_line, B, 1 + _SHARE // m**2, x.numpy(), y.numpy(), w.numpy(), n.numpy(), score, gradient)
@@ -191,7 +191,10 @@ def _on_line(x: Tensor, y: Tensor, w: Tensor, n: Tensor, wanted: bool) -> tuple[
 
 
 def _sorted(x: Tensor, y: Tensor, w: Tensor, n: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
-    """Scores of x (B, m): Σ_{i<j} w_i w_j |x_i − x_j| = Σ_k W_k (W − W_k) (x_(k+1) − x_(k)), W_k the weight of the first k."""
+    """Return the scores of x (B, m) by sorting, since Σ_{i<j} w_i w_j |x_i − x_j| = Σ_k W_k (W − W_k) (x_(k+1) − x_(k)).
+
+    W_k is the total weight of the k smallest values, W that of all.
+    """
     values, order = x.sort(1)
     w = w.expand_as(x)
     below = w.gather(1, order).cumsum(1)
@@ -209,7 +212,7 @@ def _sorted(x: Tensor, y: Tensor, w: Tensor, n: Tensor, wanted: bool) -> tuple[T
 
 
 def _in_loops(x: Tensor, y: Tensor, w: Tensor, n: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
-    """Scores of x (B, m, d) by all pairs, on the CPU."""
+    """Return the scores of x (B, m, d) from all pairs, on the CPU."""
     B, m, d = x.shape
     moved, target, shift = np.empty((B, d, m)), np.empty((B, d)), np.empty(B, np.int64)
     share(_score_loops.scaled, B, 1 + _SHARE // (m * d), x.numpy(), y.numpy(), moved, target, shift)
@@ -220,7 +223,7 @@ def _in_loops(x: Tensor, y: Tensor, w: Tensor, n: Tensor, wanted: bool) -> tuple
 
 
 def _in_chunks(x: Tensor, y: Tensor, w: Tensor, n: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
-    """Scores of x (B, m, d) by all pairs, on any device."""
+    """Return the scores of x (B, m, d) from all pairs, on any device."""
     B, m, _ = x.shape
     exponent = torch.frexp(torch.maximum(x.abs().amax((1, 2)), y.abs().amax(1))).exponent
     unit = two_to((-exponent).clamp(-1000, 1000))

@@ -54,7 +54,7 @@ def test_what_holds_no_dense_points_is_refused(tmp_path):
     ):
         with pytest.raises(error, match=says):
             distances(given, "kind", **options)
-    with pytest.raises(InputError, match="layer: 'exp' given with ndarray"):
+    with pytest.raises(InputError, match="`layer` must be None unless x is annotated data, got 'exp'"):
         distances(X, KIND, layer="exp")
     whole.obs["kind"] = whole.obs["kind"].where(KIND != "c")
     with pytest.raises(InputError, match="got 40 of 120 missing"):

@@ -365,12 +365,12 @@ def test_a_column_of_a_table_may_have_any_name(tmp_path, name):
 @pytest.mark.parametrize(
     ("condition", "says"),
     [
-        (np.array([2**63, 2**63 + 1] * 20, np.uint64), "labels must be whole numbers below 2.63, got 9223372036854775809"),
-        (np.ma.masked_equal([1, 2] * 20, 2), "condition: must have a value for every datum, got a masked array"),
+        (np.array([2**63, 2**63 + 1] * 20, np.uint64), "must have labels below 2.63, got 9223372036854775809"),
+        (np.ma.masked_equal([1, 2] * 20, 2), "`condition` must have a value for every point, got a masked array"),
         (2**60 + np.arange(40)[:, None], "condition: column 0 holds numbers near .* float64 rounds them"),
         (np.array([1.0, 2.0] * 20), "labels .n,. of whole numbers or numbers .n, k. are accepted"),
         (np.array([True, False] * 20), "labels .n,. of whole numbers or numbers .n, k. are accepted"),
-        ([True, 1, 2, 3] * 10, "labels must be whole numbers, got some that are True or False"),
+        ([True, 1, 2, 3] * 10, "must have integers as labels, got truth values"),
         (["a", "b"] * 20, "labels .n,. of whole numbers or numbers .n, k. are accepted"),
     ],
 )

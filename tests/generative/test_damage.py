@@ -212,7 +212,7 @@ def test_a_damaged_first_network_stops_a_training_that_goes_on(tmp_path):
 
 def test_samples_of_an_unfinished_run_say_so(tmp_path, run):
     stopped(tmp_path / "half", (3, "flow", 1), points())
-    with pytest.warns(Notice, match="is not trained to its end; samples go through 2 of 3 stages"):
+    with pytest.warns(Notice, match="training is not finished; samples go through 2 of 3 stages"):
         sample(tmp_path / "half")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -358,7 +358,7 @@ def test_what_may_be_edited(run, tmp_path, whole):
     assert torch.equal(sample(run), expected)
     longer = shutil.copytree(whole, tmp_path / "longer")
     edit(longer, lambda c: c["config"].update(networks=4))
-    with pytest.warns(Notice, match="trained to its end, and has more networks in config.yaml now: the training begins again"):
+    with pytest.warns(Notice, match="training was finished, but config.yaml asks for more networks now: the training"):
         resume(longer)
     rf.GenerativeFlow(**{**TINY, "networks": 4}).fit(points(), run=tmp_path / "four")
     same_run(longer, tmp_path / "four")

@@ -187,7 +187,7 @@ def test_copies_keep_their_results(how, tmp_path):
         assert second.exists() == (folder is not None)
     kept = COPIES[how](rf.GenerativeFlow.load(tmp_path / "run"))
     shutil.rmtree(tmp_path / "run")
-    with pytest.raises(RunError, match="the run's folder is missing"):
+    with pytest.raises(RunError, match="the folder of the run is missing"):
         kept.sample(3)
     assert COPIES[how](rf.GenerativeFlow(**settings)).run is None
 
@@ -198,7 +198,7 @@ def test_samples_that_are_no_numbers_are_refused(trained, tmp_path):
     number = run.finished()
     weights = run.load_network(number)
     run.save_network(number, {name: t * float("nan") for name, t in weights.items()}, {})
-    with pytest.raises(RunError, match="out of the finite numbers"):
+    with pytest.raises(RunError, match="samples must be finite"):
         rf.GenerativeFlow.load(path).sample(3, seed=0)
 
 

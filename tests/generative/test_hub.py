@@ -118,7 +118,7 @@ def test_scores_that_were_edited_or_are_none_are_refused(tmp_path):
     with pytest.raises(RunError, match="damaged or edited"):
         flow.save_pretrained(tmp_path / "model")
     flow.run.write_evaluation({**SCORES, "scores": {"recall": {"generated": "high"}}})
-    with pytest.raises(RunError, match="does not hold scores"):
+    with pytest.raises(RunError, match="does not contain scores"):
         flow.save_pretrained(tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 

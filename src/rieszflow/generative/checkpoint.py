@@ -1,6 +1,6 @@
-"""A checkpoint: a training's state as a file. Whatever the number of processes is that wrote it, any number can read it.
+"""Checkpoints: the state of a training as a file that any number of processes can read, regardless of how many wrote it.
 
-When all networks are trained, the checkpoint keeps its numbers and words, and no tensors: nobody needs the particles any more.
+Once all networks are trained, a checkpoint has no tensors, because the particles are no longer needed.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Condition:
         classes: labels, in the order of their places.
         counts: how many of each there were in training.
         names: of given numbers, for messages.
-        centre, spread: (k,) of given numbers, medians and robust spreads; they are used as (c − centre) / spread.
+        centre, spread: (k,) medians and robust spreads of given numbers, which enter as (c − centre) / spread.
         low, high: (k,) range of given numbers in training.
     """
 
@@ -141,8 +141,8 @@ class Condition:
         for name, far, one, a, b in zip(self.names, beyond, spread, low, high, strict=True):
             if far > 0:
                 notice(
-                    f"condition: {name} lies {far:g} outside of the training data's range [{a:g}, {b:g}], {far / one:.1f} "
-                    "times its interquartile range; samples there are a guess"
+                    f"condition: {name} lies {far:g} outside of the range [{a:g}, {b:g}] of the training data, {far / one:.1f} "
+                    "times their interquartile range; samples there are extrapolated"
                 )
         return _each(values, n, "rows")
 
@@ -183,7 +183,7 @@ def as_array(condition: object) -> np.ndarray:
         InputError: rows of different lengths.
     """
     if np.ma.is_masked(condition):
-        raise InputError("condition: must have a value for every datum, got a masked array")
+        raise InputError("`condition` must have a value for every point, got a masked array")
     if isinstance(condition, Tensor):
         condition = condition.detach().cpu()
         if condition.dtype == torch.bfloat16:
@@ -209,7 +209,7 @@ def _shown(condition: object) -> str:
 
 
 def _listed(classes: Sequence[int]) -> str:
-    whole = classes[-1] - classes[0] + 1 == len(classes)  # they are sorted, and all different
+    whole = classes[-1] - classes[0] + 1 == len(classes)  # they are sorted and distinct
     return f"{classes[0]} to {classes[-1]}" if whole and len(classes) > 2 else ", ".join(map(str, classes))
 
 
@@ -295,11 +295,11 @@ def observed(name: str) -> bool:
 
 
 def setting_of(condition: object, of_table: bool = False) -> str:
-    """Return the setting `condition` that stands for what `fit` was given.
+    """Return the setting `condition` for the argument of `fit`.
 
     Args:
-        condition: what was given.
-        of_table: whether the data are a table, which has no labels and no parts of images: a name is a column's.
+        condition: The argument.
+        of_table: True if the data are a table, without labels or parts of images, so that names are those of columns.
     """
     if isinstance(condition, Mask):
         return f"mask:{condition.said()['mask']}"

@@ -114,7 +114,7 @@ def _checked_data(file: Path, data: object) -> Json:
     need("low", _number(data["low"]), "a finite number is")
     need("high", _number(data["high"]) and data["high"] > data["low"], "a finite number above low is")
     fits = data["columns"] is None if len(shape) == 3 else _sound_columns(data["columns"], shape[0])
-    need("columns", fits, "null for images, centre, spread and tail of each column of vectors are")
+    need("columns", fits, "null for images, centre, spread and tail of each column for vectors are")
     condition = data.get("condition")
     if condition is not None and not _sound_condition(condition):
         raise RunError(f"{file}: data: condition: {shown(condition)} given; what rieszflow wrote there is accepted")
@@ -124,7 +124,7 @@ def _checked_data(file: Path, data: object) -> Json:
 
 
 def _sound_columns(said: object, d: int) -> bool:
-    """Return whether it can be the fields of `data.Columns` for d columns."""
+    """Return True if `said` can be the fields of `data.Columns` for d columns."""
     if not isinstance(said, dict) or said.keys() != {"centre", "spread", "tail"}:
         return False
     if not all(isinstance(v, list) and len(v) == d and all(map(_number, v)) for v in said.values()):

@@ -86,7 +86,7 @@ def _tell(context: Context, state: State, particles: Tensor, what: str) -> None:
         labels = asked if kind == "class" else None
         part = known.part(asked) if kind == "observed" and known is not None and asked is not None else None
         context.callbacks.draw(context.run, Pictures(particles, samples, path, labels, part))
-        gc.collect()  # a figure leaves cycles that hold frames, and with them this stage's gigabytes of particles
+        gc.collect()  # figures leave reference cycles that keep frames, and so gigabytes of particles, alive
     context.callbacks.tell(Progress(what, state.step, state.step, state.network, context.last, None, state.rows[-1]))
 
 

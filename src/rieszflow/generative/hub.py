@@ -64,19 +64,19 @@ class OnHub(ModelHubMixin):
         model_card_kwargs: dict[str, Any] | None = None,
         **options: Any,
     ) -> str | None:
-        """Write what is published to a folder, with a card.
+        """Write the published files of a model to a folder, with a model card.
 
         Args:
             save_directory: the folder, which must be empty or absent.
             overwrite: replace the model that is there. A folder that holds no model is never replaced.
-            config: not used; huggingface_hub's own.
+            config: unused; part of huggingface_hub's signature.
             repo_id: where to push to; None for the name of the folder.
             push_to_hub: True to call `push_to_hub` as well.
             model_card_kwargs: keyword arguments of `generate_model_card`.
-            options: of `push_to_hub`.
+            options: keyword arguments of `push_to_hub`.
 
         Raises:
-            RunError: nothing is trained, the folder is not empty, a link in the run leads out of it, or scores were edited.
+            RunError: nothing is trained, the folder is not empty, a link leads out of the run, or scores were edited.
             WriteError: the folder cannot be written; nothing is left behind.
         """
         folder = Path(save_directory)
@@ -95,7 +95,7 @@ class OnHub(ModelHubMixin):
         (save_directory / "config.json").write_text(json.dumps(said), encoding="utf-8")
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]  # the base class's also takes what it finds in a config.json
+    def from_pretrained(  # type: ignore[override]  # the base class also uses the contents of a config.json
         cls,
         pretrained_model_name_or_path: str | Path,
         *,
@@ -106,19 +106,19 @@ class OnHub(ModelHubMixin):
         revision: str | None = None,
         network: nn.Module | None = None,
     ) -> GenerativeFlow:
-        """Open a published model: a folder, or a repository of the Hub, of which only what a model needs is fetched.
+        """Open a published model: a folder, or a repository of the Hub, from which only the files of a model are fetched.
 
         Args:
             pretrained_model_name_or_path: the folder, or OWNER/NAME.
-            force_download: as in `huggingface_hub.snapshot_download`, like all that follow but the last.
+            force_download: as in `huggingface_hub.snapshot_download`, and so are all that follow except `network`.
             token: access token.
-            cache_dir: folder of what was fetched.
+            cache_dir: folder for fetched files.
             local_files_only: True to fetch nothing.
             revision: branch, tag or commit.
-            network: the module that the model was trained with, if it was a custom one.
+            network: the module that the model was trained with, if it was custom.
 
         Raises:
-            RunError: neither a folder nor a repository that can be fetched; or no run of rieszflow, or a damaged one.
+            RunError: neither a folder nor a repository that can be fetched, not a run of rieszflow, or a damaged one.
         """
         from rieszflow.generative.model import GenerativeFlow
 
@@ -134,7 +134,7 @@ class OnHub(ModelHubMixin):
                     token=token,
                     allow_patterns=[*_PUBLISHED, *_SCORES, "config.json"],
                 )
-            except (OSError, ValueError) as error:  # huggingface_hub's own are kinds of these
+            except (OSError, ValueError) as error:  # huggingface_hub's errors are subclasses of these
                 raise RunError(
                     f"{pretrained_model_name_or_path}: must be a folder or a repository that can be fetched ({one_line(error)})"
                 ) from error
@@ -183,12 +183,12 @@ def _trained(run: Run | None) -> Run:
 
 
 def _markdown(text: object) -> str:
-    """A text of the run's, on one line and without a meaning in Markdown or HTML."""
+    """Return a text on one line, escaped for Markdown and HTML."""
     return re.sub(r"([\\`*_\[\]<>#|!&~$])", r"\\\1", printable(text))
 
 
 def _example(run: Run, repository: str) -> str:
-    """The lines of Python that draw samples from the model, with a condition if it needs one."""
+    """Return Python code that draws samples from the model, with a condition if it needs one."""
     kind, said = run.config.condition, run.data.get("condition")
     custom = ", network=network" if run.config.network == "custom" else ""
     lines = ["import rieszflow as rf", ""]
@@ -204,7 +204,7 @@ def _example(run: Run, repository: str) -> str:
         asked, note = f"condition={typical}, ", f", given {names}"
     elif kind:
         lines[0] += "\nimport torch"
-        lines += [f"image = torch.zeros{run.shape}  # only its known part is looked at: {kind}"]
+        lines += [f"image = torch.zeros{run.shape}  # only its known part is used: {kind}"]
         asked, note = "condition=image, ", ", given this part"
     low, high = (run.data[key] for key in ("low", "high"))
     between = f"between {low} and {high}" if isinstance(low, (int, float)) else "in the data's own values"
@@ -212,14 +212,14 @@ def _example(run: Run, repository: str) -> str:
 
 
 def _scores(run: Run) -> str:
-    """A table of what `rieszflow evaluate` found for these networks."""
+    """Return a table of the scores of these networks from `rieszflow evaluate`."""
     found = run.evaluation()
     if found is None:
         return "It was not evaluated.\n"
     try:
         return _table(found)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"{run.path / 'evaluation.json'}: damaged: it does not hold scores ({one_line(error)})") from None
+        raise RunError(f"{run.path / 'evaluation.json'}: damaged: it does not contain scores ({one_line(error)})") from None
 
 
 def _table(found: Json) -> str:

@@ -51,7 +51,7 @@ def train(
     progress: ProgressCallback | None = None,
     draw: DrawCallback | None = None,
 ) -> None:
-    """Trains a run to its end, from its last checkpoint if it has one. A run that was trained to its end stays as it is.
+    """Train a run to its end, from its last checkpoint if there is one. A finished run stays as it is.
 
     Networks that are missing are trained again. The particles that led to them are gone, so this begins at the first one, on a
     CPU with the same results; where they are the same, the networks after the missing ones are kept.

@@ -75,10 +75,10 @@ class GenerativeFlow(OnHub):
         self.config = config or Config.from_dict(settings, "GenerativeFlow")
         self.network: nn.Module | None = network
         self.run: Run | None = None
-        self._temporary: Temporary | None = None  # the folder of a run that lives as long as this object
+        self._temporary: Temporary | None = None  # the folder of a run, kept as long as this object
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what copies and pickles are made of: all files of a temporary run, or the path of a run that stays."""
+        """Return the state for copies and pickles: all files of a temporary run, or the path of a permanent one."""
         state = dict(vars(self))
         if self._temporary is not None and self.run is not None:
             state |= {"run": read_files(self.run), "_temporary": None}
@@ -161,7 +161,7 @@ class GenerativeFlow(OnHub):
         run = Run.create(folder, self.config, describe(found, self.config)) if here.main else None
         with one_sentence(Path(folder)):
             here.wait()
-        self._temporary = temporary  # an older one ends here
+        self._temporary = temporary  # removes an older one
         return Run.open(folder) if run is None else run
 
     @classmethod
@@ -234,7 +234,7 @@ class GenerativeFlow(OnHub):
         if self.run is None or (last := self.run.trained()) == 0:
             raise RunError("no trained network yet: call fit first, or resume the run")
         if last < (total := self.config.total_networks()):
-            notice(f"{self.run.path}: is not trained to its end; samples go through {last} of {total} stages")
+            notice(f"{self.run.path}: training is not finished; samples go through {last} of {total} stages")
         device = self.config.torch_device()
         generator = _validate.generator(seed)
         x, shape = torch.empty(0), self.run.shape
@@ -260,7 +260,7 @@ class GenerativeFlow(OnHub):
                 if progress is not None:
                     progress(Progress("stages", number, last))
         if not x.isfinite().all():
-            raise RunError(f"{self.run.path}: its networks or recording lead samples out of the finite numbers")
+            raise RunError(f"{self.run.path}: samples must be finite, got NaN or infinity from its networks or recording")
         # a run that has not come to its last level yet: its samples are what they are, in larger pixels
         x = known.data(grow(x, shape, self.run.shape, 0.0, None, leading=known.leading)).cpu()
         if len(self.run.shape) == 3:
@@ -308,7 +308,7 @@ class GenerativeFlow(OnHub):
             overwrite: replace the run that is there. What is no run is never replaced.
 
         Raises:
-            RunError: nothing to save, something in the way, or a link in the run leads out of it.
+            RunError: nothing is trained, something else is at the path, or a link leads out of the run.
         """
         if self.run is None:
             raise RunError("nothing to save: call fit first")

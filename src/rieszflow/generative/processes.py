@@ -57,10 +57,10 @@ def processes(device: torch.device) -> Processes:
     """The processes of this job; the group is made if there is none yet. `device` is the one that the settings name."""
     try:
         state = PartialState(cpu=device.type == "cpu")
-    except ValueError as error:  # variables that another program has left
+    except ValueError as error:  # variables left by another program
         raise RunError(
-            f"WORLD_SIZE={os.environ.get('WORLD_SIZE')} is set, but this is not one of several processes that torchrun has "
-            f"started ({one_line(error, 100)}); unset it"
+            f"WORLD_SIZE={os.environ.get('WORLD_SIZE')} is set, but this process was not started by torchrun "
+            f"({one_line(error, 100)}); unset it"
         ) from None
     if state.num_processes == 1:
         return Processes(1, 0, device, None)

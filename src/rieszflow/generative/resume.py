@@ -43,7 +43,7 @@ def begin(context: Context) -> tuple[State, Later | None]:
         if file.is_dir():
             raise RunError(f"{file}: a folder is in the place of a network; remove it, and resume")
     if saved is not None and not saved[0] and saved[1]["network"] <= context.last:
-        why = f"{run.path}: was trained to its end, and has more networks in config.yaml now"
+        why = f"{run.path}: training was finished, but config.yaml asks for more networks now"
     elif saved is not None:
         if not (missing := run.missing(saved[1]["network"] - 1)):
             run.verify(saved[1])

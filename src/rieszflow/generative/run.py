@@ -2,7 +2,7 @@
 
 config.yaml          settings, data set, shapes: everything needed to repeat the run
 networks/0001.safetensors …   one network each
-state.safetensors    particles, momentum, random states, and a fit's state: all that `resume` needs; in the end only a header
+state.safetensors    particles, momentum, random states, and a fit's state: all that `resume` needs; only a header once finished
 metrics.jsonl        one line per network
 evaluation.json      what `evaluate` found
 images/              PNGs
@@ -132,7 +132,7 @@ class Run:
 
     @property
     def columns(self) -> Columns | None:
-        """How the columns of vectors were scaled; None for images."""
+        """Return the scaling of the columns of vectors; None for images."""
         said = self.data["columns"]
         return None if said is None else Columns(**{key: tuple(value) for key, value in said.items()})
 
@@ -201,7 +201,7 @@ class Run:
             RunError: one of them is missing or of another run, or there are more than config.yaml names.
         """
         if not self.path.is_dir():
-            raise RunError(f"{self.path}: the run's folder is missing; it was moved or removed")
+            raise RunError(f"{self.path}: the folder of the run is missing; it was moved or removed")
         self.check()
         there, total = self._there(), self.config.total_networks()
         if there and there[-1] > total:
@@ -276,7 +276,7 @@ class Run:
             raise
         check_belongs(file, meta, self._identity)
         if not is_whole(meta.get("network"), 1, MOST) or not isinstance(meta.get("after"), str):
-            raise RunError(f"{file}: damaged: it does not say after which network it was written; remove it and resume")
+            raise RunError(f"{file}: damaged: it does not state after which network it was written; remove it and resume")
         return tensors, meta
 
     def complete(self) -> bool:

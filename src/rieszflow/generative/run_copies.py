@@ -1,6 +1,6 @@
-"""Copies of a run's folder: saved elsewhere, inside a copy of a model or a pickle, and published.
+"""Copies of the folder of a run: saved, published, or inside a copied or pickled model.
 
-A run may hold links, for whoever made it. A copy never follows one out of the run: what lies there may be private.
+A run from elsewhere may contain links. A copy never follows one out of the run, because private files may lie there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Temporary", "copy_files", "new_folder", "read_files", "save_copy", "
 
 
 class Temporary:
-    """A new folder that is removed when nobody holds this object any more."""
+    """A new folder that is removed when this object is garbage-collected."""
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="rieszflow-"))
@@ -29,7 +29,7 @@ class Temporary:
 
 
 def _all_files(folder: Path) -> Iterator[Path]:
-    """Everything in a run's folder that is not hidden and not a folder."""
+    """Yield every path in a folder that is neither hidden nor a folder itself."""
     for entry in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in entry.relative_to(folder).parts)
         if not hidden and (entry.is_symlink() or not entry.is_dir()):
@@ -40,17 +40,17 @@ def copy_files(run: Run, files: Iterable[Path], to: Path) -> None:
     """Copy files of a run to a new folder.
 
     Raises:
-        FileError: one of them is a link that leads out of the run, or no regular file.
+        FileError: one of them leads out of the run or is not a regular file.
     """
     roots = [run.path]
-    if run.path.parent.name == "snapshots":  # fetched from the Hugging Face Hub, whose cache links to files in blobs
+    if run.path.parent.name == "snapshots":  # the Hugging Face Hub's cache, which links to files in blobs
         roots.append(run.path.parent.parent / "blobs")
     for file in files:
         copy_within(roots, file, to / file.relative_to(run.path))
 
 
 def read_files(run: Run) -> dict[str, bytes]:
-    """Return the contents of a run's files by their names in its folder."""
+    """Return the contents of the files of a run, by their paths in its folder."""
     found = {}
     for file in _all_files(run.path):
         with open_regular(file) as opened:
@@ -75,10 +75,10 @@ def save_copy(run: Run, path: Path, overwrite: bool) -> None:
 
 @contextmanager
 def new_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a folder to fill, which then takes the place of an absent or empty one: it appears whole or not at all.
+    """Yield a temporary folder to fill, which is then renamed to `path`, so that it appears whole or not at all.
 
     Raises:
-        RunError: something is there; with `overwrite`, something that is no run.
+        RunError: `path` exists and is not an empty folder; with `overwrite`, it is not a run.
         WriteError: the folder cannot be written.
     """
     there = os.path.lexists(path) and (not path.is_dir() or any(path.iterdir()))
@@ -101,7 +101,7 @@ def new_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 def _replace(path: Path, new: Path) -> None:
-    """Put a run's folder in the place of another run's, which is not being trained."""
+    """Replace the folder of a run, which must not be in training, with a new one."""
     with aside(path) as old:
         with Run.open(path).exclusively():
             os.replace(path, old)

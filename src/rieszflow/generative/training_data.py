@@ -73,9 +73,9 @@ def _beside(name: str, value: object, n: int) -> np.ndarray:
     if not labels and not np.isfinite(as_points(given, name)).all():
         raise InputError(f"{name}: contains NaN or infinity")
     if labels and isinstance(value, (list, tuple)) and any(isinstance(label, (bool, np.bool_)) for label in value):
-        raise InputError(f"{name}: labels must be whole numbers, got some that are True or False")
+        raise InputError(f"`{name}` must have integers as labels, got truth values")
     if labels and given.max(initial=0) > np.iinfo(np.int64).max:
-        raise InputError(f"{name}: labels must be whole numbers below 2^63, got {given.max()}")
+        raise InputError(f"`{name}` must have labels below 2^63, got {given.max()}")
     return given
 
 

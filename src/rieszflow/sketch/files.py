@@ -20,8 +20,8 @@ from rieszflow.sketch.reservoir import capacity
 __all__ = ["SKETCH", "read", "write"]
 
 SKETCH = Format("sketch", 4)
-_ROUNDED = 1.05  # weights are added up in float32 in places, and equal ones are rounded alike
-_FARTHEST = 3.5e38  # a position is a number of float32
+_ROUNDED = 1.05  # weights are partly summed in float32, where the rounding errors of equal ones add up
+_FARTHEST = 3.5e38  # positions are float32 numbers
 
 
 def write(path: Path, plan: Plan, counts: Counts) -> None:
@@ -66,9 +66,9 @@ def _need(ok: object, what: str) -> None:
 
 def _plan(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Plan:
     d, slices, names = positive_int("d", meta["d"]), positive_int("slices", meta["slices"]), meta["names"]
-    _need(names is None or isinstance(names, list), "names that are no list")
+    _need(names is None or isinstance(names, list), "names that are not a list")
     found = tensors.get("spreads")
-    _need(found is None or (found.shape == (d,) and found.dtype == torch.float64), "spreads of another make")
+    _need(found is None or (found.shape == (d,) and found.dtype == torch.float64), "spreads of a wrong shape or dtype")
     spreads = None if found is None else tuple(found.tolist())
     drawn = Drawn(d, slices, meta["directions"], meta["seed"], None if names is None else tuple(names), spreads)
     tables = [name for name in tensors if name.endswith(".counts")]
@@ -82,7 +82,7 @@ def _plan(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Plan:
 
 
 def _check_span(span: dict[str, Tensor], d: int, counts: Tensor) -> None:
-    """Check the numbers that say where the bins of a table are."""
+    """Check the numbers that define the bins of a table."""
     P, many = counts.shape
     for name, shape, dtypes in (
         ("low", (P,), (torch.float32,)),
@@ -95,15 +95,15 @@ def _check_span(span: dict[str, Tensor], d: int, counts: Tensor) -> None:
         _need(t.shape == shape and t.dtype in dtypes and t.isfinite().all(), f"{name}: {tuple(t.shape)} {t.dtype}")
     scale, B = float(span["scale"]), int(span["B"])
     _need(scale > 0 and math.isfinite(1 / scale) and math.frexp(scale)[0] == 0.5, f"a scale of {scale}")
-    _need(B > 0 and B % 64 == 0 and many == B + 2 * bins.TAIL, f"{B} bins in a table of {many}")
-    _need((span["inverse"] > 0).all() and (1 / span["inverse"]).isfinite().all(), "bins without a width")
+    _need(B > 0 and B % 64 == 0 and many == B + 2 * bins.TAIL, f"{B} bins in a table with {many} columns")
+    _need((span["inverse"] > 0).all() and (1 / span["inverse"]).isfinite().all(), "bins without a positive width")
 
 
 def _counts(plan: Plan, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Counts:
     n, weight, squares, weighted = (meta[name] for name in ("n", "weight", "squares", "weighted"))
     _need(type(n) is int and 0 <= n < 2**53 and type(weighted) is bool, f"{n!r} points")
     _need(all(type(v) in (int, float) and 0 <= v < 1e150 for v in (weight, squares)), f"weights {weight!r}, {squares!r}")
-    # Exact without weights. With them squares lie between weight² / n and weight² (Cauchy and Schwarz), up to rounding.
+    # Exact without weights. With weights, by Cauchy-Schwarz, weight² / n ≤ squares ≤ weight², up to rounding.
     sums = weight == squares == n
     if weighted:
         sums = 0 < squares <= weight**2 * _ROUNDED and weight**2 <= n * squares * _ROUNDED if n else weight == squares == 0
@@ -121,10 +121,11 @@ def _counts(plan: Plan, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Cou
             (positions, moments, (torch.float64,)),
         ):
             if theirs.shape != mine.shape or theirs.dtype not in dtypes or not theirs.isfinite().all():
-                raise InputError(f"a table {tuple(theirs.shape)} {theirs.dtype}; finite numbers {tuple(mine.shape)} are needed")
+                found_shape = f"{tuple(theirs.shape)} {theirs.dtype}"
+                raise InputError(f"a table must have finite numbers of shape {tuple(mine.shape)}, got {found_shape}")
             mine += theirs
         apart = (masses.sum(1) - weight).abs().max() > (weight * (_ROUNDED - 1) if weighted else 0)
-        _need((masses >= 0).all() and not apart, f"counts that are not those of {n} points")
+        _need((masses >= 0).all() and not apart, f"counts that do not add up to {n} points")
         tails = torch.cat([masses[:, : bins.TAIL], masses[:, -bins.TAIL :]], 1)
-        _need((moments.abs() <= tails * _FARTHEST).all(), "positions that no points have")
+        _need((moments.abs() <= tails * _FARTHEST).all(), "sums of positions out of range")
     return counts

@@ -23,18 +23,18 @@ from rieszflow.errors import InputError
 __all__ = ["Drawn", "Plan", "notice_if_coarse"]
 
 _RANGE = 256  # rows that decide the range
-_BYTES = 8 * (bins.BINS + 2 * bins.TAIL)  # of a slice's counts
-_FEWEST, _LOOK = 64, 8  # points that tell whether bins are too wide, and slices that are looked at
-_CROWDED = 8  # different points in a bin, of 256; usually they have one each
+_BYTES = 8 * (bins.BINS + 2 * bins.TAIL)  # of the counts of a slice
+_FEWEST, _LOOK = 64, 8  # points needed to see that bins are too wide, and slices that are checked
+_CROWDED = 8  # distinct points per bin among 256; usually about one
 _MOST_AXES = 4096  # columns that are slices of their own; more of them cost more than they tell
 
 
 def notice_if_coarse(grid: bins.Grid, rows: Tensor) -> None:
-    """Give a notice where points share bins that were placed by rows much wider than they are.
+    """Give a notice if points share bins because the bins were placed by rows with a much larger spread.
 
     Args:
         grid: Bins of some random slices.
-        rows: Points of shape (m, d), divided by their spreads; some of the first ones are looked at.
+        rows: Points of shape (m, d), divided by their spreads; only the first ones are checked.
     """
     if len(rows) < _FEWEST:
         return
@@ -46,8 +46,8 @@ def notice_if_coarse(grid: bins.Grid, rows: Tensor) -> None:
     distinct, filled = (sum(len(np.unique(row[some])) for row, some in zip(v, inside, strict=True)) for v in (projected, place))
     if inside.mean() > 0.5 and distinct > _CROWDED * filled:
         notice(
-            f"bins: {distinct / filled:.0f} different points share a bin on average, because the bins were placed by rows that "
-            "are spread much wider; distances lose their digits: make the bins from rows like those that are to be counted"
+            f"bins: {distinct / filled:.0f} distinct points share a bin on average, because the bins were placed by rows with "
+            "a much larger spread, and distances lose precision; place the bins by rows like those to be counted"
         )
 
 
@@ -80,7 +80,7 @@ class Drawn:
         directions: their kind.
         seed: of the directions.
         names: of the d columns, or None.
-        spreads: of the d columns, which points are divided by before they are counted; None for raw units.
+        spreads: of the d columns, by which points are divided before they are counted; None for raw units.
     """
 
     d: int
@@ -144,7 +144,7 @@ class Plan:
     @classmethod
     @plain
     def around(cls, rows: Tensor, drawn: Drawn) -> Plan:
-        """Bins where some rows (m, d), already divided by their spreads, lie."""
+        """Place the bins where some rows (m, d), already divided by their spreads, lie."""
         chosen = np.random.default_rng(0).permutation(len(rows))[:_RANGE]
         some = rows.cpu().numpy()[chosen]
         frames = [frame for kind in drawn.kinds(rows) for frame in bins.frames(kind, some, rows)]

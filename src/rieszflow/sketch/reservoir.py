@@ -51,7 +51,7 @@ class Reservoir:
         self.seen += len(x)
         if not self.size:
             return
-        # Rounded to float32: columns divided by their spreads give the same keys in whatever unit they came. −0 is 0.
+        # Rounded to float32, columns divided by their spreads give the same keys in any unit. Adding 0 turns −0 into 0.
         columns = x[:, :: math.ceil(x.shape[1] / _HASHED)].float().double().cpu().numpy() + 0.0
         code = np.zeros(len(x), np.uint64)
         for bits in np.ascontiguousarray(columns.T).view(np.uint64):
@@ -98,15 +98,15 @@ class Reservoir:
         return {"sample.rows": rows, "sample.keys": torch.from_numpy(self.keys.view(np.int64))}
 
     def fill(self, tensors: dict[str, Tensor], seen: int) -> None:
-        """Take over what `tensors` and `seen` were. Raises InputError if they do not fit together."""
+        """Restore the rows from `tensors` and `seen`. Raises InputError if they do not fit together."""
         kept, keys, k = tensors["sample.rows"], tensors["sample.keys"], min(self.size, seen)
         if kept.dtype not in (torch.float32, torch.float64) or keys.dtype != torch.int64:
             raise InputError(f"a sample of {kept.dtype} with keys of {keys.dtype}")
         if kept.shape != (k, self.rows.shape[1]) or keys.shape != (k,) or not torch.isfinite(kept).all():
-            raise InputError(f"a sample of {k} finite rows is needed, {tuple(kept.shape)} are there")
+            raise InputError(f"a sample must have {k} finite rows, got shape {tuple(kept.shape)}")
         self.seen, self.rows, self.keys = seen, kept.double().numpy(), keys.numpy().view(np.uint64)
         if (self.keys[1:] < self.keys[:-1]).any():
-            raise InputError("a sample whose keys do not rise")
+            raise InputError("a sample with unsorted keys")
 
 
 def _mixed(v: np.ndarray) -> np.ndarray:

@@ -44,10 +44,10 @@ class SliceSketch:
         directions: "auto", "orthogonal", "hadamard", "sobol" or "independent", as in `sliced_mmd2`.
         seed: of the directions; a whole number.
         names: of the d columns, to go with the sketch.
-        scale: "columns" divides every column by its robust spread: its interquartile range in `rows`, its standard deviation
-            where that is 0; constant columns stay as they are. The sketch stores the spreads, and distances are then free of
-            units. "none" keeps raw units. "auto": "columns" where there are names; else a notice says so if the columns of an
-            array are spread unequally, more than tenfold.
+        scale: "columns" divides every column by its robust spread: its interquartile range in `rows`, or its standard deviation
+            if that is 0; constant columns stay as they are. The sketch stores the spreads, and distances have no unit. "none"
+            keeps raw units. "auto" is "columns" if there are names; otherwise it keeps raw units and gives a notice if the
+            spreads of the columns differ more than tenfold.
         sample: random points to keep as they came, for `drift_test`. They are saved, too. 0 for none, where points must not be
             kept: then there is no drift test. None for 2,048, or fewer where they were more than 2^20 numbers, but 64.
 
@@ -83,7 +83,7 @@ class SliceSketch:
     ) -> None:
         if isinstance(rows, Plan):
             if (slices, directions, seed, names, scale) != (1024, "auto", 0, None, "auto"):
-                raise InputError("rows: a plan given, which has its own slices, directions, seed, names, scale; leave them out")
+                raise InputError("with a plan as `rows`, `slices`, `directions`, `seed`, `names` and `scale` must be left out")
             self.plan = rows
         else:
             points = _validate.points("rows", rows).detach()
@@ -120,7 +120,7 @@ class SliceSketch:
             slices: as above.
             directions: as above.
             seed: as above.
-            scale: as above, from all points of x; of an iterator, which can be passed over only once, from its first batch.
+            scale: as above, with spreads from all points of x, or from the first batch if x is an iterator.
             progress: as in `update`.
             sample: as above.
         """
@@ -174,7 +174,7 @@ class SliceSketch:
 
     @property
     def scale(self) -> Literal["columns", "none"]:
-        """Whether columns are divided by their spreads, which are `plan.drawn.spreads`."""
+        """Return "columns" if columns are divided by their spreads `plan.drawn.spreads`, "none" for raw units."""
         return "none" if self.plan.drawn.spreads is None else "columns"
 
     @property
@@ -203,7 +203,7 @@ class SliceSketch:
 
     @property
     def _kept(self) -> Tensor | None:
-        """The points of `kept`, divided by the spreads: exactly as they were counted."""
+        """Return the points of `kept` exactly as they were counted, divided by the spreads."""
         reservoir = self._counts.reservoir
         return torch.from_numpy(reservoir.rows) if reservoir.size > 0 and reservoir.seen == self.n else None
 
@@ -335,7 +335,7 @@ class SliceSketch:
     def histogram(self, k: int, column: bool = False, bars: int = 64) -> tuple[np.ndarray, np.ndarray]:
         """Edges (bars + 1,) in the points' unit, and density (bars,), of the equal bins of slice k, or of column k.
 
-        On a slice positions are relative to the sketch's origin, and in scaled columns without unit.
+        On a slice positions are relative to the sketch's origin; with scaled columns they have no unit.
         """
         part, row = (len(self.plan.random), k) if column else (0, k)
         while row >= self.plan.grids[part].directions.P:

@@ -1,6 +1,6 @@
 """Brute force for few points: the distances of all pairs, in float64.
 
-Up to some thousand points they cost less than slices do, and nothing is left of the error of slices and bins.
+For up to about two thousand points this is faster than slices, and has no error from slices and bins.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from rieszflow.two_sample.gram import Gram
 
 __all__ = ["are_few", "exact_gram", "in_range", "pair_distances"]
 
-_POINTS = 2000  # up to which brute force with 999 permutations takes as long as slices and blocks, or less
-_NUMBERS = 1 << 22  # of their coordinates, likewise
-_CLOSE = (
-    0.01  # squared distances below this share of ‖x‖² + ‖y‖² are summed from differences: 1e-13 is left of the cancellation
-)
+# Limits of points and coordinates up to which brute force with 999 permutations is no slower than slices and blocks.
+_POINTS = 2000
+_NUMBERS = 1 << 22
+# Squared distances below this share of ‖x‖² + ‖y‖² are summed from differences, so that cancellation costs at most 1e-13.
+_CLOSE = 0.01
 
 
 def are_few(n: int, d: int) -> bool:
-    """Return whether n points of dimension d are compared by brute force."""
+    """Return True if n points of dimension d are compared by brute force."""
     return n <= _POINTS and n * d <= _NUMBERS
 
 
 def in_range(x: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the points in float64 in a unit in which squares neither overflow nor vanish, and that unit's factor."""
+    """Return the points in float64, scaled so that squares neither overflow nor underflow, and the scale factor."""
     largest = float(np.abs(x).max())
     unit = 1.0 if 1e-100 < largest < 1e100 else power_of_two(largest, torch.float64)
     return x.astype(np.float64) * unit, unit
@@ -38,7 +38,7 @@ def pair_distances(x: np.ndarray) -> np.ndarray:
     """Return the Euclidean distances of all pairs of points.
 
     Args:
-        x: Points of shape (N, d), float64, in a range where squares are finite.
+        x: Points of shape (N, d), float64, whose squares are finite.
 
     Returns:
         Symmetric matrix of shape (N, N), zero between equal points.
@@ -50,7 +50,7 @@ def pair_distances(x: np.ndarray) -> np.ndarray:
 
 
 def exact_gram(distances: np.ndarray, n: int) -> Gram:
-    """Return the Gram matrix of single points for the energy distance, of which the first n are those of x.
+    """Return the Gram matrix of single points for the energy distance; the first n points are those of x.
 
     Half the energy distance is wᵀGw for G = −½‖x_i − x_j‖, because the weights w = 1/n, …, −1/m, … sum to zero.
     """

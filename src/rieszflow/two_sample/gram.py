@@ -17,16 +17,16 @@ from rieszflow.two_sample.blocks import Dealt
 __all__ = ["Gram", "gram_of"]
 
 _TOGETHER = 1 << 24  # numbers of all rows at a time
-_COLUMNS = 256  # of a Gram matrix at a time: half of it is enough, for it is symmetric
+_COLUMNS = 256  # of a Gram matrix at a time; by symmetry half of it is enough
 
 
 @dataclass(frozen=True)
 class Gram:
-    """Blocks of x, blocks of y, and on slices what is in no block of x and what is in none of y.
+    """Blocks of x, blocks of y, and on slices the points in no block of x and those in no block of y.
 
     Attributes:
-        matrix: inner products of their distribution functions, less the first one's: (K + L + 2, K + L + 2) float64. Of single
-            points: see `exact_gram`.
+        matrix: inner products of their distribution functions, minus the first one's: (K + L + 2, K + L + 2) float64. For
+            single points see `exact_gram`.
         in_x: their shares of x.
         in_y: their shares of y.
         slices_error: the standard error of D² from the choice of slices.

@@ -37,12 +37,12 @@ _MOST_TIMES_DRIFT = 4  # a sketch has 1,024 slices, and so larger tables than th
 
 @dataclass(frozen=True)
 class _Points:
-    """Both samples, of which sketches are made when they are asked for.
+    """Both samples, from which sketches are made when needed.
 
     Attributes:
         x: Points of shape (n, d), divided by their spreads.
-        y: Points of shape (m, d), divided by them too.
-        around: The points that decide where the bins are.
+        y: Points of shape (m, d), divided by the same spreads.
+        around: The points that determine the bins.
         drawn: The slices.
     """
 
@@ -65,15 +65,15 @@ class TwoSampleTest:
 
     Attributes:
         p_value: probability of a statistic as large if both samples are of one distribution; exact.
-        distance: D² (half the energy distance) of all points, unbiased: it may be below 0. If `method` is "sliced", it is that
-            on the slices. In scaled columns it has no unit.
-        interval: approximate 95 % confidence interval of D²: the standard errors of the points (Hoeffding's two terms, by the
-            spread of the blocks or of the single points) and of the slices, times Student's quantile for the number of blocks.
-            Values that are too rare to be among the points widen nothing: then it is too narrow.
+        distance: D² (half the energy distance) of all points, unbiased: it may be below 0. If `method` is "sliced", it is the
+            distance on slices. With scaled columns it has no unit.
+        interval: approximate 95 % confidence interval of D²: the standard errors of the points (Hoeffding's two terms, from
+            the variance of blocks or single points) and of the slices, times Student's quantile for the number of blocks. It
+            is too narrow if values that matter are too rare to occur among the points.
         permutations: B; or the number of all ways to split the points, where that is less than B + 2: then all are tried.
         blocks: blocks of x and of y that are permuted; single points if `method` is "exact".
         tested: points of x and of y in them; the others keep their place.
-        method: "exact": by the distances of all pairs of points. "sliced": by slices, bins and blocks.
+        method: "exact" if computed from the distances of all pairs of points, "sliced" if on slices, with bins and blocks.
         x: sketch of all points of x, for `feature_distances`, `slice_distances` and more. Made when it is first used if
             `method` is "exact".
         y: sketch of all points of y.
@@ -102,7 +102,7 @@ class TwoSampleTest:
 
     @property
     def scale(self) -> Literal["columns", "none"]:
-        """Whether every column was divided by its spread, or raw units were kept."""
+        """Return "columns" if every column was divided by its spread, "none" for raw units."""
         drawn = self._samples.drawn if isinstance(self._samples, _Points) else self._samples[0].plan.drawn
         return "none" if drawn.spreads is None else "columns"
 
@@ -130,9 +130,9 @@ def two_sample_test(
     progress: ProgressCallback | None = None,
     common: bool = False,
 ) -> TwoSampleTest:
-    """Test whether two samples are of one distribution, by the energy distance and permutations.
+    """Test whether two samples come from one distribution, by the energy distance and permutations.
 
-    For up to 2,000 points in all (fewer above d = 2,000), the distances of all pairs are taken and single points are permuted.
+    For up to 2,000 points in all (fewer for d > 2,000), the distances of all pairs are computed and single points are permuted.
     For more, the distance is that on slices and blocks of points are permuted, in time that is linear in the points.
 
     The p-value is exact for independent points of any distribution and any n and m: ties, constants and heavy tails included.
@@ -142,14 +142,14 @@ def two_sample_test(
         x: points (n, d), n ≥ 2: all that `rieszflow.stream` takes, but iterators.
         y: points (m, d), m ≥ 2, likewise. Where one has more than 8 times as many as the other, a random part of it is
             permuted; all of it enters the statistic and the distance.
-        slices: random directions P, of the test and of the sketches. Whole orthogonal blocks pay (see `sliced_mmd2`).
+        slices: random directions P of the test and of the sketches. Prefer whole orthogonal blocks (see `sliced_mmd2`).
         permutations: B; the least p-value is 1 / (B + 1). Where the points can be split in less than B + 2 ways, all are tried.
             A notice says so if the p-value cannot be as small as 0.05.
         directions: as in `SliceSketch`.
         seed: of directions, blocks and permutations; a whole number.
-        scale: "columns" divides every column by its robust spread (interquartile range, standard deviation where that is 0)
-            in the pooled points, which leaves the p-value exact; "none" keeps raw units. "auto": "columns" for tables and
-            frames with named columns; for arrays raw units, and a notice where spreads differ more than tenfold.
+        scale: "columns" divides every column by its robust spread in the pooled points (interquartile range, or standard
+            deviation if that is 0), which keeps the p-value exact; "none" keeps raw units. "auto" is "columns" for tables and
+            frames with named columns; arrays keep raw units, with a notice if spreads differ more than tenfold.
         progress: called after every batch with a `Progress` that counts the points of "x" or "y".
         common: of tables with different columns, compare those that both have. Without it different columns are refused;
             equal ones in another order are matched by name.
@@ -209,7 +209,7 @@ def drift_test(
         reference: a sketch of points without weights that keeps at least two of them.
         permutations: as in `two_sample_test`.
         seed: of blocks and permutations; a whole number.
-        scale: "auto" uses the reference's spreads if it stores some; "columns" and "none" are refused where it differs.
+        scale: "auto" uses the spreads of the reference, if it stores any; a scale other than the reference's is refused.
         progress: as in `two_sample_test`, of x.
 
     Raises:
@@ -254,7 +254,7 @@ def drift_test(
 
 
 def _at_least_two(name: str, cloud: Stream) -> int:
-    """Return how many points a cloud has."""
+    """Return the number of points of a cloud; raise InputError if it is less than two."""
     if cloud.count() < 2:
         raise InputError(f"{name}: one point given; at least two are needed")
     return cloud.count()
@@ -297,5 +297,5 @@ def _test(x: Dealt, y: Dealt, permutations: int, random: np.random.Generator) ->
 
 def _interval(distance: float, biased: float, gram: Gram, error: float) -> tuple[float, float]:
     half = float(scipy.special.stdtrit(min(gram.K, gram.L) - 1, 0.975)) * error
-    # Where nothing varies, the unbiased distance's correction is all there is: the plain distance is not above the interval.
+    # If nothing varies, the interval must still include the plain distance, from which only the bias correction differs.
     return distance - half, max(distance + half, biased)

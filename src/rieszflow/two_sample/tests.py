@@ -177,14 +177,14 @@ def two_sample_test(
     rows = np.random.default_rng(0).integers(0, n + m, 256)
     clouds = ((one, rows[rows < n]), (two, rows[rows >= n] - n))
     some = np.concatenate([cloud.rows(mine) for cloud, mine in clouds if len(mine)])
-    told = _told(progress, "x", n), _told(progress, "y", m)
+    passes = _told(progress, "x", n), _told(progress, "y", m)
     if are_few(n + m, one.d):
-        points = _Points(_gathered(one, told[0]), _gathered(two, told[1]), some, drawn)
+        points = _Points(_gathered(one, passes[0]), _gathered(two, passes[1]), some, drawn)
         return _test_exactly(points, permutations, random)
     plan = Plan.around(torch.from_numpy(some), drawn)
     size, K, L = sizes(n, m, _MOST_TIMES)
-    of_x = deal(one, plan, (size, K), random, told[0])
-    of_y = deal(two, plan, (size, L), random, told[1])
+    of_x = deal(one, plan, (size, K), random, passes[0])
+    of_y = deal(two, plan, (size, L), random, passes[1])
     return _test(of_x, of_y, permutations, random)
 
 

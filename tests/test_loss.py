@@ -210,7 +210,7 @@ def test_points_without_values():
         for a, b in ((x, torch.rand(4, 6)), (torch.rand(5, 6), y)):
             with pytest.raises(InputError, match="must both be on the meta device .*, got x on"):
                 module(a, b)
-        with pytest.raises(InputError, match="y: points of dimension d = 3"):
+        with pytest.raises(InputError, match="`y` must have points of dimension d = 6, as x has, got d = 3"):
             module(x, y[:, 0])
     with pytest.raises(InputError, match="the module on meta"):
         f.to("meta")(torch.rand(5, 6), torch.rand(4, 6))

@@ -128,7 +128,7 @@ def test_a_second_run_goes_on_or_is_refused():
     end = torch.from_numpy(array).clone()
     again = flow.run(end, steps=1)
     again += 1  # in its own memory
-    with pytest.raises(InputError, match="got other particles"):
+    with pytest.raises(InputError, match="got others"):
         flow.step(again)
 
 

@@ -2,7 +2,7 @@
 
 No file is ever executed, and nothing is fetched unless a Hugging Face data set is asked for by name (`hf:mnist`).
 
-Rooms, in the order in which data flow: points, spreads and dataset (numbers in memory); paths, idx, pictures, npy, files (arrays
+Rooms, in the order in which data flow: points, spreads, dataset (numbers in memory); paths, idx, pictures, npy, files (arrays
 and pictures); options, columns, arrow, parts, csv_file, reader, tables (tables); batches, streams, scale, cells, labelled
 (points in batches, the scales of their columns, and labels); named, loading (data sets).
 """

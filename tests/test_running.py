@@ -220,11 +220,11 @@ def test_a_synced_metric_takes_no_batch_and_keeps_its_own_real_points():
 def test_states_made_in_inference_mode_are_filled_outside_of_it():
     x, y = clouds()
     with torch.inference_mode():
-        metric = filled(x[:0], y[:128], reset_real=False)
+        metric = filled(x, y, reset_real=False)
         metric.reset()
-    metric.update(y[128:], real=True)
+    metric.update(y, real=True)
     metric.update(x, real=False)
-    assert torch.equal(metric.compute(), filled(x, y).compute())
+    assert torch.equal(metric.compute(), filled(x, torch.cat([y, y])).compute())
 
 
 def test_another_device_than_the_metrics_is_refused():

@@ -97,7 +97,7 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         return -self.sketch_.distance(points, statistic="U")
 
     def _points(self, X: Any, reset: bool) -> np.ndarray:
-        """Return `X` as scikit-learn takes it; refuse what it would lose: masks, digits of large whole numbers, units of time."""
+        """Return `X` as scikit-learn takes it; refuse what it would lose: masks, digits of whole numbers, units of time."""
         if isinstance(X, torch.Tensor):
             X = as_points(X, "X").cpu().numpy()
         elif hasattr(type(X), "collect"):
@@ -131,6 +131,6 @@ def _columns(X: Any) -> list[Any]:
     """Return the columns of a data frame, each with a type of its own, and an array as one."""
     if not hasattr(X, "columns"):
         return [X]
-    return (
-        list(X.columns) if hasattr(type(X), "column_names") else [X[name] for name in X.columns]
-    )  # of Arrow: the columns themselves
+    if hasattr(type(X), "column_names"):  # a table of Arrow
+        return list(X.columns)
+    return [X[name] for name in X.columns]

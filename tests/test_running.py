@@ -217,6 +217,19 @@ def test_a_synced_metric_takes_no_batch_and_keeps_its_own_real_points():
         assert metric.real_n == (0 if reset_real else 500) and metric.made_n == 0
 
 
+def test_compute_leaves_the_states_of_this_process_where_it_raises():
+    x, y = clouds()
+    two = {"dist_sync_fn": lambda t, group: [t, t], "distributed_available_fn": lambda: True}
+    metric = SlicedEnergyDistance(y[:50], slices=64, **two)
+    metric.update(y, real=True)
+    for _ in range(2):
+        with pytest.raises(InputError, match="0 points with real=False seen"):
+            metric.compute()
+    metric.update(x, real=False)
+    assert metric.real_n == 500
+    assert torch.equal(metric.compute(), filled(x, y, **two).compute())
+
+
 def test_states_made_in_inference_mode_are_filled_outside_of_it():
     x, y = clouds()
     with torch.inference_mode():

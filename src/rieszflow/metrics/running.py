@@ -182,6 +182,8 @@ class SlicedEnergyDistance(Metric):
         for real in (True, False):
             n = int(self._state(real)[2])
             if n < self._least:
+                if self._is_synced and self._to_sync:
+                    self.unsync()  # torchmetrics does so only where compute returns
                 raise InputError(f"compute: {n} points with real={real} seen; {self._least} are needed at least")
         return self._distance()
 

@@ -383,6 +383,32 @@ def test_labels_are_objects_of_one_type():
     nested = pa.table({"v": np.arange(12.0), "g": [{"a": k} for k in range(12)]})
     with pytest.raises(InputTypeError, match="got a dict as a label"):
         sizes(nested, "g")
+    assert sizes(x, [0.0, -0.0, 1.5] * 4) == {"0.0": 8, "1.5": 4}
+    shortest = pa.array([1, 2, 3] * 4).cast(pa.time64("ns"))
+    for source, labels in (
+        (x, shortest),
+        (x, pa.chunked_array([shortest])),
+        (pa.table({"v": np.arange(12.0), "g": shortest}), "g"),
+    ):
+        assert list(sizes(source, labels)) == [f"00:00:00.00000000{k}" for k in (1, 2, 3)]
+    stamps = pa.chunked_array([np.array([1, 2, 3] * 4, "M8[ns]")])
+    temporal = SimpleNamespace(is_temporal=lambda: True)
+    series = SimpleNamespace(dtype=temporal, to_list=None, __arrow_c_stream__=stamps.__arrow_c_stream__)  # as of polars
+    assert list(sizes(x, series)) == [f"1970-01-01 00:00:00.00000000{k}" for k in (1, 2, 3)]
     periods = pandas.DataFrame({"v": np.arange(12.0), "g": pandas.PeriodIndex(days, freq="D")})
     with pytest.raises(DatasetError, match="labels in column 'g' must have a plain type, got pandas.period"):
         sizes(periods, "g")
+
+
+def test_labels_whose_index_is_in_another_order_are_refused():
+    """pandas would match them by the index, and scikit-learn by their places."""
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"v": np.arange(12.0)}, index=[f"c{k}" for k in range(12)])
+    labels = pandas.Series(["a", "b"] * 6, index=frame.index)
+    cells = SimpleNamespace(obs=pandas.DataFrame({"g": labels}), obsm={}, X=frame.to_numpy(), obs_names=frame.index)
+    for source in (frame, cells):
+        for other in (labels[::-1], pandas.DataFrame({"g": labels})[::-1]):
+            with pytest.raises(InputError, match="`groups` must be in the order of the points"):
+                sizes(source, other)
+        for same in (labels, labels[::-1].to_numpy(), labels.reset_index(drop=True)):
+            assert sizes(source, same) == {"a": 6, "b": 6}

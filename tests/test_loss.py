@@ -304,3 +304,12 @@ def test_what_is_refused():
             loss()(a, b)
     with pytest.raises(InputError, match="no derivative|Riesz|sort"):
         loss(engine="sort", kernel=rf.Gaussian(1.0))(x, y)
+
+
+def test_a_loss_made_in_inference_mode_counts_its_calls_outside_of_it():
+    x, y = torch.randn(2, 20, 3, generator=generator(9))
+    with torch.inference_mode():
+        loss = rf.SlicedMMDLoss(slices=8, seed=0)
+        first = loss(x, y)
+    again = rf.SlicedMMDLoss(slices=8, seed=0)
+    assert torch.equal(first, again(x, y)) and torch.equal(loss(x, y), again(x, y)) and loss.calls == 2

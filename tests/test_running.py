@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from problems import generator
+from torchmetrics import MetricCollection
 
 import rieszflow as rf
 from rieszflow.errors import InputError, InputTypeError
@@ -126,7 +127,7 @@ def test_states_of_other_bins_are_refused():
                 lambda t, group: [t, getattr(other, name_of(metric, t))], distributed_available=lambda: True
             ),
         ):
-            with pytest.raises(InputError, match="must have equal `rows`, `slices`, `directions`, `seed` and `scale`"):
+            with pytest.raises(InputError, match="of a metric with equal `rows`, `slices`"):
                 added()
     assert torch.equal(metric.compute(), before) and metric.real_n == 500
     with pytest.raises(InputError, match="must have a state 'plan'"):
@@ -197,3 +198,72 @@ def test_in_lightnings_trainer(processes, tmp_path):
     alone.update(points(2), real=False)
     # Lightning keeps what it logs in float32.
     assert found["energy"] == pytest.approx(alone.compute().item(), rel=1e-6)
+
+
+def test_a_synced_metric_takes_no_batch_and_keeps_its_own_real_points():
+    x, y = clouds()
+    for reset_real in (True, False):
+        metric = filled(x, y, reset_real=reset_real)
+        want = metric.compute()
+        metric.sync(lambda t, group: [t, t], distributed_available=lambda: True)
+        for count in (metric, metric.update):
+            with pytest.raises(InputError, match="must not be synced"):
+                count(x, real=False)
+        assert metric.real_n == 1000
+        metric.unsync()
+        assert torch.equal(metric.compute(), want)
+        metric.sync(lambda t, group: [t, t], distributed_available=lambda: True)
+        metric.reset()
+        assert metric.real_n == (0 if reset_real else 500) and metric.made_n == 0
+
+
+def test_compute_leaves_the_states_of_this_process_where_it_raises():
+    x, y = clouds()
+    two = {"dist_sync_fn": lambda t, group: [t, t], "distributed_available_fn": lambda: True}
+    metric = SlicedEnergyDistance(y[:50], slices=64, **two)
+    metric.update(y, real=True)
+    for _ in range(2):
+        with pytest.raises(InputError, match="with real=False must have been seen, got 0"):
+            metric.compute()
+    metric.update(x, real=False)
+    assert metric.real_n == 500
+    assert torch.equal(metric.compute(), filled(x, y, **two).compute())
+
+
+def test_states_made_in_inference_mode_are_filled_outside_of_it():
+    x, y = clouds()
+    with torch.inference_mode():
+        metric = filled(x, y, reset_real=False)
+        metric.reset()
+    metric.update(y, real=True)
+    metric.update(x, real=False)
+    assert torch.equal(metric.compute(), filled(x, torch.cat([y, y])).compute())
+
+
+def test_another_device_than_the_metrics_is_refused():
+    """Metrics of torchmetrics are made on torch's default device."""
+    x, y = clouds()
+    metric = filled(x, y)
+    metric.to("meta")
+    with torch.device("meta"):
+        default = SlicedEnergyDistance(y[:50], slices=64)
+    assert default.device.type == default.real_mass.device.type == "meta"
+    for other in (metric, default):
+        with pytest.raises(InputError, match="`x` must be on the metric's device meta, got cpu"):
+            other.update(x, real=False)
+
+
+@pytest.mark.parametrize("first", ["kept", "reset"])
+def test_metrics_of_one_collection_reset_each_by_its_own_setting(first):
+    x, y = clouds()
+    metrics = {
+        "kept": SlicedEnergyDistance(y[:50], slices=64, reset_real=False),
+        "reset": SlicedEnergyDistance(y[:50], slices=64),
+    }
+    collection = MetricCollection({f"{name != first}": metric for name, metric in metrics.items()})
+    for _ in range(2):
+        collection.update(y, real=True)
+        collection.update(x, real=False)
+        collection.compute()
+        collection.reset()
+    assert metrics["kept"].real_n == 1000 and metrics["reset"].real_n == 0

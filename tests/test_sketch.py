@@ -224,3 +224,12 @@ def test_bins_that_are_too_wide_are_told():
         wide.empty().update(1e3 * g.normal(size=(500, 2)))
         wide.empty().update(300 * g.normal(size=(500, 2)))
         rf.SliceSketch(few_values, slices=16).update(few_values)  # equal points share bins rightly
+
+
+def test_a_sketch_made_in_inference_mode_is_filled_outside_of_it():
+    x = torch.randn(40, 2, generator=generator(9))
+    with torch.inference_mode():
+        sketch = SliceSketch(x, slices=8).update(x[:20])
+    sketch.update(x[20:])
+    want = SliceSketch(x, slices=8).update(x)
+    assert torch.equal((sketch + sketch.empty()).gradient(x), want.gradient(x)) and sketch.n == 40

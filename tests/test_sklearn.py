@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 import rieszflow as rf
-from rieszflow.errors import InputError
+from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sklearn import EnergyDrift
 
 
@@ -75,3 +76,54 @@ def test_what_scikit_learn_would_lose_is_refused():
                 method(data)
     for data in (np.ma.MaskedArray(x), x.astype(np.longdouble), large - 2**60, x.astype(object), x.tolist()):
         drift.fit(data)
+
+
+def test_units_of_time_and_frames_without_values_are_refused():
+    """As raw counts of time they would depend on the library's unit: nanoseconds in pandas, microseconds in polars."""
+    pandas = pytest.importorskip("pandas")
+    x = np.random.default_rng(5).normal(size=(40, 2))
+    frame = pandas.DataFrame(x, columns=["a", "b"])
+    when = pandas.date_range("2020", periods=40)
+    for data, says in (
+        (when.to_numpy()[:, None], "dtype datetime64"),
+        ((when - when[0]).to_numpy()[:, None], "dtype timedelta64"),
+        (pandas.DataFrame({"a": when}), "dtype datetime64"),
+        (frame.assign(a=when), "dtype datetime64"),
+    ):
+        with pytest.raises(InputTypeError, match=says):
+            EnergyDrift(slices=8).fit(data)
+
+    class LazyFrame:
+        columns = ("a",)
+
+        def collect(self):
+            raise AssertionError
+
+    with pytest.raises(InputTypeError, match=r"in memory, got LazyFrame; \.collect\(\) converts it"):
+        EnergyDrift(slices=8).fit(LazyFrame())
+
+
+def test_tables_of_arrow_and_tensors_are_what_their_numbers_are():
+    pandas, pyarrow = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    x = np.random.default_rng(6).normal(size=(40, 2))
+    frame = pandas.DataFrame(x, columns=["a", "b"])
+    table = pyarrow.table(frame)
+    want = EnergyDrift(slices=8, scale="none").fit(x).score(x + 1)
+    for data in (table, torch.tensor(x, requires_grad=True)):
+        assert EnergyDrift(slices=8, scale="none").fit(data).score(x + 1) == want
+    narrow = torch.tensor(x).bfloat16()
+    assert EnergyDrift(slices=8).fit(narrow).score(x) == EnergyDrift(slices=8).fit(narrow.float().numpy()).score(x)
+    with pytest.raises(InputError, match="float64 rounds them"):
+        EnergyDrift(slices=8).fit(pyarrow.table({"a": x[:, 0], "id": 2**60 + np.arange(40)}))
+
+
+def test_settings_are_checked_by_their_own_names_before_anything_changes():
+    x = np.random.default_rng(7).normal(size=(40, 2))
+    drift = EnergyDrift(slices=8, permutations=19).fit(x)
+    for setting, value in (("alpha", 7), ("random_state", -1), ("random_state", np.random.RandomState(0))):
+        changed = clone(drift).fit(x).set_params(**{setting: value})
+        with pytest.raises(InputError, match=f"^{setting}: "):
+            changed.predict(x)
+        with pytest.raises(InputError, match=f"^{setting}: "):
+            changed.fit(np.zeros((5, 3)))
+        assert changed.n_features_in_ == changed.sketch_.d == 2

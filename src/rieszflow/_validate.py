@@ -247,10 +247,10 @@ def _available_memory() -> float:
     return math.inf
 
 
-def whole_seed(value: object) -> int:
+def whole_seed(value: object, name: str = "seed") -> int:
     """A `seed` that has to be a whole number, for it is saved."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < 2**63:
-        raise InputError(f"seed: {value!r} given; a whole number in [0, 2^63) is accepted")
+        raise InputError(f"{name}: {value!r} given; a whole number in [0, 2^63) is accepted")
     return int(value)
 
 

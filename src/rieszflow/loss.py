@@ -227,8 +227,9 @@ class SlicedMMDLoss(nn.Module):
         if seed is None:
             seed = draw_outside_transforms()
         whole = _validate.whole_seed(seed) % _SEEDS
-        self.register_buffer("seed", torch.tensor(whole, dtype=torch.int64, device="cpu"))
-        self.register_buffer("calls", torch.zeros((), dtype=torch.int64, device="cpu"))
+        with torch.inference_mode(False):  # calls outside of it count, too
+            self.register_buffer("seed", torch.tensor(whole, dtype=torch.int64, device="cpu"))
+            self.register_buffer("calls", torch.zeros((), dtype=torch.int64, device="cpu"))
         self._number = _number(self.setting)
         self._draws: dict[int, int] = {}
 

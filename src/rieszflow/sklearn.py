@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
 from rieszflow import _validate
 from rieszflow._extras import extra
 from rieszflow._types import DirectionsName, ScaleName
 from rieszflow.data import as_points
-from rieszflow.errors import InputError
+from rieszflow.data.points import conversion
+from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sketch import SliceSketch
 from rieszflow.two_sample import TwoSampleTest, drift_test
 
@@ -34,7 +36,7 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         directions: as in `SliceSketch`.
         scale: "columns" divides every column by its robust spread in the reference; "none" keeps raw units; "auto" is
             "columns" if the reference has feature names, and otherwise gives a notice if spreads differ more than tenfold.
-        random_state: seed of the directions and the permutations, a whole number.
+        random_state: seed of the directions and the permutations, a whole number; None for 0.
 
     Attributes:
         sketch_: of the reference, a `SliceSketch`.
@@ -72,12 +74,11 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
 
         Raises:
             ValueError, TypeError: anything that scikit-learn or `SliceSketch` refuses; masked values; integers that float64
-                cannot tell apart.
+                cannot tell apart; dates and times.
         """
+        self._level()
+        seed = self._seed()
         points = self._points(X, reset=True)
-        if not 0 < _validate.positive_float("alpha", self.alpha) < 1:
-            raise InputError(f"alpha: {self.alpha!r} given; a number between 0 and 1 is accepted")
-        seed = 0 if self.random_state is None else self.random_state
         scale = "columns" if self.scale == "auto" and hasattr(self, "feature_names_in_") else self.scale
         self.sketch_ = SliceSketch.of(points, slices=self.slices, directions=self.directions, seed=seed, scale=scale)
         return self
@@ -86,8 +87,7 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         """The test of points (n, d), n ≥ 2, against the reference."""
         check_is_fitted(self)
         points = self._points(X, reset=False)
-        seed = 0 if self.random_state is None else self.random_state
-        return drift_test(points, self.sketch_, permutations=self.permutations, seed=seed)
+        return drift_test(points, self.sketch_, permutations=self.permutations, seed=self._seed())
 
     def score(self, X: Any, y: Any = None) -> float:
         """−D² of points (n, d) to the reference, unbiased: around 0 where nothing has drifted, and lower where it has."""
@@ -96,18 +96,40 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         return -self.sketch_.distance(points, statistic="U")
 
     def _points(self, X: Any, reset: bool) -> np.ndarray:
-        """Return `X` validated by scikit-learn, and refuse what it would lose: masks, and digits of large integers."""
-        for part in [X[name] for name in X.columns] if hasattr(X, "columns") else [X]:  # each with a type of its own
+        """Return `X` validated by scikit-learn, and refuse what it would lose: masks, digits of integers, units of time."""
+        if isinstance(X, torch.Tensor):
+            X = as_points(X, "X").cpu().numpy()
+        elif hasattr(type(X), "collect"):
+            raise InputTypeError(f"`X` must be an array or a data frame in memory, got {type(X).__name__}{conversion(X)}")
+        for part in _columns(X):
             array = part if isinstance(part, np.ndarray) else np.asarray(part)
             if array.dtype.kind == "O":
                 array = np.array(array.tolist())
-            rounded = array.dtype.kind in "iu" or (array.dtype.kind == "f" and array.dtype.itemsize > 8)
-            if array.size and array.ndim and (rounded or isinstance(array, np.ma.MaskedArray)):
+            changed = array.dtype.kind in "iumM" or (array.dtype.kind == "f" and array.dtype.itemsize > 8)
+            if array.size and array.ndim and (changed or isinstance(array, np.ma.MaskedArray)):
                 as_points(array.reshape(len(array), -1), "X")
         points: np.ndarray = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=2)
         return points
 
     def predict(self, X: Any) -> np.ndarray:
         """−1 for every row if the rows together have drifted, else 1: (n,), the numbers of scikit-learn's outlier detectors."""
-        found = self.test(X)
-        return np.full(found.x.n, -1 if found.p_value <= self.alpha else 1)
+        level, found = self._level(), self.test(X)
+        return np.full(found.x.n, -1 if found.p_value <= level else 1)
+
+    def _level(self) -> float:
+        level = _validate.positive_float("alpha", self.alpha)
+        if level >= 1:
+            raise InputError(f"alpha: {self.alpha!r} given; a number between 0 and 1 is accepted")
+        return level
+
+    def _seed(self) -> int:
+        return _validate.whole_seed(0 if self.random_state is None else self.random_state, "random_state")
+
+
+def _columns(X: Any) -> list[Any]:
+    """Return the columns of a data frame, each with a type of its own, and an array as one."""
+    if not hasattr(X, "columns"):
+        return [X]
+    if hasattr(type(X), "column_names"):  # a table of Arrow
+        return list(X.columns)
+    return [X[name] for name in X.columns]

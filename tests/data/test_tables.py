@@ -267,6 +267,14 @@ def test_text_in_parquet_that_means_numbers(tmp_path):
         stream(point, decimal=",")
     _, matrix, (said,) = points(table(tmp_path / "c.parquet", {"v": ["1.5", " 2 "]}))
     assert matrix.tolist() == [[1.5], [2]] and "column 'v' is of text that reads as numbers" in said
+    pa = pytest.importorskip("pyarrow")
+    for kind in (
+        pa.string_view(),
+        pa.large_string(),
+        pa.dictionary(pa.int32(), pa.string()),
+    ):  # as polars and Delta Lake give it
+        with pytest.warns(Notice, match="text that reads as numbers"):
+            assert stream(pa.table({"v": pa.array(["1.5", " 2 "]).cast(kind)})).first.tolist() == [[1.5], [2]]
 
 
 def test_missing_values_name_their_row_and_can_be_left_out(tmp_path):

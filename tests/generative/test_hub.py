@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from problems import generator
 
 import rieszflow as rf
 from rieszflow import report
 from rieszflow._notices import Notice
-from rieszflow.errors import FileError, RunError
+from rieszflow.errors import ConfigError, FileError, InputTypeError, RunError
 
 SETTINGS = {
     "networks": {"networks": 2, "fit_steps": 20, "width": 16},
@@ -258,3 +259,29 @@ def test_tensorboard_has_curves_and_pictures():
         assert [e.step for e in found] == [row["flow_steps_total"] for row in rows]
         assert [e.value for e in found] == pytest.approx(values, rel=1e-6)  # kept in float32
     assert [len(board.Images(name)) for name in ("particles", "samples")] == [2, 2]
+
+
+class Mine(rf.GenerativeFlow, license="mit", tags=["mine"]):
+    pass
+
+
+def test_a_subclass_comes_back_as_itself_with_what_it_says_on_its_card(tmp_path):
+    flow = Mine(model="recorded", networks=1, bins=8, particles=40, first_steps=2, slices=4)
+    flow.fit(torch.rand(60, 2, generator=generator(1))).save_pretrained(
+        tmp_path / "model", model_card_kwargs={"language": "en"}
+    )
+    data = ModelCard.load(tmp_path / "model" / "README.md").data
+    assert (data.license, data.language, data.library_name) == ("mit", "en", "rieszflow")
+    assert {"mine", "mmd"} < set(data.tags)
+    found = Mine.from_pretrained(tmp_path / "model")
+    assert type(found) is Mine and torch.equal(found.sample(3, seed=1), flow.sample(3, seed=1))
+    card = flow.generate_model_card(license="apache-2.0", tags=["other"])
+    assert (card.data.license, card.data.tags) == ("apache-2.0", ["other"])
+
+
+def test_options_that_would_do_nothing_are_refused(tmp_path):
+    with pytest.raises(InputTypeError, match="`private` must go with push_to_hub=True"):
+        trained("recorded").save_pretrained(tmp_path / "model", private=True)
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match="`config` must be a Config, got dict"):
+        rf.GenerativeFlow({"particles": 100})

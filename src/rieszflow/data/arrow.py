@@ -7,7 +7,7 @@ from typing import Any
 from rieszflow._extras import extra
 from rieszflow.data.options import Reading
 
-__all__ = ["arrow", "extensions", "index_columns", "is_list", "is_single", "seconds", "storage", "why_not"]
+__all__ = ["arrow", "extensions", "index_columns", "is_list", "is_single", "label_values", "seconds", "storage", "why_not"]
 
 
 def arrow(name: str) -> Any:
@@ -101,3 +101,9 @@ def seconds(column: Any, pa: Any) -> Any:
         rest = pa.compute.subtract(whole, pa.compute.multiply(seconds, per))
         return pa.compute.add(seconds.cast(pa.float64()), pa.compute.divide(rest.cast(pa.float64()), float(per)))
     return pa.compute.divide(values, float(per))
+
+
+def label_values(column: Any, pa: Any) -> list[Any]:
+    """Return the values of a column as Python's own objects; times with nanoseconds as texts, which lose nothing."""
+    values: list[Any] = (column.cast(pa.string()) if column.type == pa.time64("ns") else column).to_pylist()
+    return values

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rieszflow.data.arrow import arrow
+from rieszflow.data.arrow import arrow, label_values
 from rieszflow.data.cells import is_cells, points_of_cells, read_h5ad
 from rieszflow.data.columns import named
 from rieszflow.data.options import Reading
@@ -58,7 +58,18 @@ def labelled(x: Any, groups: Any, obsm: str | None = None, layer: str | None = N
             points, labels = stream(x), _listed(groups)
     if len(labels) != points.count():
         raise InputError(f"groups: {len(labels)} labels given for {points.count()} points; one for each is accepted")
+    _check_order(getattr(x, "obs_names", getattr(x, "index", None)), getattr(groups, "index", None))
     return points, _texts(labels)
+
+
+def _check_order(index: Any, own: Any) -> None:
+    """Refuse labels whose pandas index is that of the points in another order: pandas would match them by it."""
+    both = hasattr(index, "equals") and hasattr(own, "equals")
+    if both and not index.equals(own) and index.is_unique and set(index) == set(own):
+        raise InputError(
+            "`groups` must be in the order of the points, got their index in another order; groups.reindex(...) puts them into "
+            "order, groups.to_numpy() takes them as they stand"
+        )
 
 
 def _texts(labels: list[Any]) -> np.ndarray:
@@ -74,7 +85,7 @@ def _texts(labels: list[Any]) -> np.ndarray:
     types = sorted({type(label).__name__ for label in labels})
     if len(types) > 1:
         raise InputTypeError(f"`groups` must have labels of one type, got {' and '.join(types)}; convert them to strings first")
-    return np.array([str(label) for label in labels], object)
+    return np.array([str(label + 0.0 if isinstance(label, float) else label) for label in labels], object)  # −0 is 0
 
 
 def _listed(groups: Any) -> list[Any]:
@@ -85,6 +96,11 @@ def _listed(groups: Any) -> list[Any]:
         groups = imported(groups, "groups")
     if isinstance(groups, np.ndarray) and groups.dtype.kind in "mM":
         groups = [None if np.isnat(label) else str(label) for label in groups.ravel()]  # `tolist` would return plain integers
+    if hasattr(groups, "to_pylist") and hasattr(groups, "type"):
+        return label_values(groups, arrow("groups"))
+    if hasattr(getattr(groups, "dtype", None), "is_temporal") and groups.dtype.is_temporal():  # a series of polars
+        pa = arrow("groups")
+        return label_values(pa.chunked_array(groups), pa)
     for convert in ("tolist", "to_list", "to_pylist"):
         if hasattr(groups, convert):
             groups = getattr(groups, convert)()
@@ -111,7 +127,7 @@ def _only_column(frame: Any) -> list[Any]:
     (part,) = parts_of(frame, Reading(), pa)
     if len(part.types) != 1 or part.extensions:
         raise InputTypeError(f"`groups` must be one column of labels, got {part.name} with {named(list(part.types))}")
-    return [value for batch in part.batches(list(part.types)) for value in batch.column(0).to_pylist()]
+    return [value for batch in part.batches(list(part.types)) for value in label_values(batch.column(0), pa)]
 
 
 def _is_table(x: Any) -> bool:

@@ -27,7 +27,8 @@ from rieszflow.errors import DatasetError, InputTypeError
 __all__ = ["LOST", "as_points", "channels_first", "conversion", "imported", "in_unit", "is_array", "plain_numbers"]
 
 LOST = 1e-4  # share of a column's spread that rounding may cost before more digits are taken
-_CONVERSIONS = ("magnitude", "toarray", "to_numpy", "compute", "collect", "__array__")  # the first that exists is suggested
+# The first that exists is suggested.
+_CONVERSIONS = ("magnitude", "toarray", "to_numpy", "to_table", "compute", "collect", "__array__")
 
 
 @overload

@@ -10,7 +10,7 @@ import numpy as np
 
 from rieszflow._files import one_line
 from rieszflow._notices import notice
-from rieszflow.data.arrow import is_list, seconds, storage
+from rieszflow.data.arrow import is_list, label_values, seconds, storage
 from rieszflow.data.options import Reading
 from rieszflow.data.parts import PLAIN, Part, is_missing, mixed
 from rieszflow.data.points import as_points
@@ -73,7 +73,7 @@ class Reader:
 
     def _labels(self, part: Part, batch: Any) -> list[Any]:
         try:
-            values: list[Any] = batch.column(self.label).to_pylist()
+            values: list[Any] = label_values(batch.column(self.label), self.pa)
         except (ValueError, OverflowError) as error:  # times out of the range of Python's types
             raise DatasetError(f"{part.name}: column {self.label!r} of labels cannot be read ({one_line(error)})") from None
         return values
@@ -177,7 +177,7 @@ class Reader:
 
     def _from_text(self, column: Any, place: str, where: Callable[[int], str]) -> Any:
         compute = self.pa.compute
-        text = compute.utf8_trim_whitespace(column)
+        text = compute.utf8_trim_whitespace(column.cast(self.pa.large_string()))
         for missing in ("", *(self.reading.missing or ())):
             text = compute.if_else(compute.equal(text, missing), None, text)
         if self.reading.thousands:

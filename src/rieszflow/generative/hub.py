@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rieszflow._extras import extra
 from rieszflow._files import Json, one_line, printable
-from rieszflow.errors import RunError
+from rieszflow.errors import InputTypeError, RunError
 from rieszflow.generative.run import Run
 from rieszflow.generative.run_copies import copy_files, new_folder
 
@@ -73,12 +73,15 @@ class OnHub(ModelHubMixin):
             repo_id: where to push to; None for the name of the folder.
             push_to_hub: True to call `push_to_hub` as well.
             model_card_kwargs: keyword arguments of `generate_model_card`.
-            options: keyword arguments of `push_to_hub`.
+            options: keyword arguments of `push_to_hub`; refused without it.
 
         Raises:
+            InputTypeError: options are given without `push_to_hub`.
             RunError: nothing is trained, the folder is not empty, a link leads out of the run, or scores were edited.
             WriteError: the folder cannot be written; nothing is left behind.
         """
+        if options and not push_to_hub:
+            raise InputTypeError(f"`{next(iter(options))}` must go with push_to_hub=True, got push_to_hub={push_to_hub!r}")
         folder = Path(save_directory)
         with new_folder(folder, overwrite) as temporary:
             super().save_pretrained(temporary, model_card_kwargs=model_card_kwargs)
@@ -120,8 +123,6 @@ class OnHub(ModelHubMixin):
         Raises:
             RunError: neither a folder nor a repository that can be fetched, not a run of rieszflow, or a damaged one.
         """
-        from rieszflow.generative.model import GenerativeFlow
-
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
             try:
@@ -139,33 +140,38 @@ class OnHub(ModelHubMixin):
                     f"{pretrained_model_name_or_path}: must be a folder or a repository that can be fetched ({one_line(error)})"
                 ) from error
             folder = Path(fetched)
-        return GenerativeFlow.load(folder, network=network)
+        found: GenerativeFlow = cls.load(folder, network=network)  # type: ignore[attr-defined]  # a GenerativeFlow is made
+        return found
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Uploads what `save_pretrained` writes; options as in `huggingface_hub.ModelHubMixin.push_to_hub`."""
         card = {"repository": repo_id, **(options.pop("model_card_kwargs", None) or {})}
         return super().push_to_hub(repo_id, model_card_kwargs=card, **options)
 
-    def generate_model_card(self, *args: Any, repository: str = "OWNER/NAME", **kwargs: Any) -> ModelCard:
+    def generate_model_card(self, *args: Any, repository: str = "OWNER/NAME", **metadata: Any) -> ModelCard:
         """The card of a trained model, with its scores if it was evaluated.
 
         Args:
             args: not looked at; huggingface_hub's own.
             repository: where it will lie, for the example.
-            kwargs: not looked at.
+            metadata: more fields of the card, such as `license="mit"`, beside those that a subclass was declared with.
         """
         run = _trained(self.run)
         images = len(run.shape) == 3
-        metadata = ModelCardData(
-            library_name="rieszflow",
-            tags=["energy-distance", "mmd", "generative-model", run.config.model],
-            pipeline_tag="unconditional-image-generation" if images else None,
-        )
+        declared = self._hub_mixin_info.model_card_data.to_dict()  # type: ignore[no-untyped-call]  # without types there
+        more_tags = [tag for tag in declared.pop("tags", []) if tag != "model_hub_mixin"]
+        fields = {
+            "library_name": "rieszflow",
+            "tags": ["energy-distance", "mmd", "generative-model", run.config.model, *more_tags],
+            "pipeline_tag": "unconditional-image-generation" if images else None,
+            **declared,
+            **metadata,
+        }
         parts = run.trained()
         name, of = _markdown(run.data["name"]), f"{parts} {'networks' if run.config.model == 'networks' else 'parts'}"
         steps = sum(row["flow_steps"] for row in run.metrics())
         text = _CARD.format(
-            metadata=f"---\n{metadata}\n---",
+            metadata=f"---\n{ModelCardData(**fields)}\n---",
             title=f"{name}: a generative sliced MMD flow",
             kind="A sequence of networks" if run.config.model == "networks" else "A recorded flow without networks",
             trained=f"{of} along {steps} flow steps towards {run.data['points']} training data of {name}",

@@ -65,6 +65,10 @@ class GenerativeFlow(OnHub):
 
     # `settings` are fields of Config, each of its own type.
     def __init__(self, config: Config | None = None, *, network: nn.Module | str | None = None, **settings: Any) -> None:
+        if config is not None and not isinstance(config, Config):
+            raise ConfigError(
+                f"`config` must be a Config, got {type(config).__name__}; a dictionary goes in as GenerativeFlow(**it)"
+            )
         if config is not None and settings:
             raise ConfigError(f"config: give either a Config or settings ({', '.join(settings)}), not both")
         if isinstance(network, nn.Module):

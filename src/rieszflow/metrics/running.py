@@ -33,8 +33,8 @@ class SlicedEnergyDistance(Metric):
 
     What is kept are the tables of a `SliceSketch`, 20 KB a slice for both clouds, whatever the number of points. Those of
     several processes add up without loss: how points are spread over batches and processes does not matter. States can be added
-    up, merged and loaded only between metrics with equal `rows`, `slices`, `directions`, `seed` and `scale`. They stay in
-    float64 even if a module that contains the metric is converted to another dtype.
+    up, merged and loaded only between metrics with equal `rows`, `slices`, `directions`, `seed`, `scale` and `reset_real`. They
+    stay in float64 even if a module that contains the metric is converted to another dtype.
 
     Calling the metric, as in `metric(x, real=False)`, counts the batch and returns the distance between that batch and all
     points of the other cloud seen so far, or NaN if one of them has too few points, where `compute` raises an error.
@@ -100,11 +100,12 @@ class SlicedEnergyDistance(Metric):
         self._spans = [grid.span() for grid in grids]
         P, width = sum(grid.directions.P for grid in grids), grids[0].B + 2 * bins.TAIL
         # The first state, so that a merge is refused before anything is added.
-        self.add_state("plan", _fingerprint(points, self._drawn), _agreed)
+        device = self.device
+        self.add_state("plan", _fingerprint(points, self._drawn, reset_real).to(device), _agreed)
         for name in ("real", "made"):
-            self.add_state(f"{name}_mass", torch.zeros(P, width, dtype=torch.float64, device="cpu"), "sum")
-            self.add_state(f"{name}_moments", torch.zeros(P, 2 * bins.TAIL, dtype=torch.float64, device="cpu"), "sum")
-            self.add_state(f"{name}_n", torch.zeros((), dtype=torch.int64, device="cpu"), "sum")
+            self.add_state(f"{name}_mass", torch.zeros(P, width, dtype=torch.float64, device=device), "sum")
+            self.add_state(f"{name}_moments", torch.zeros(P, 2 * bins.TAIL, dtype=torch.float64, device=device), "sum")
+            self.add_state(f"{name}_n", torch.zeros((), dtype=torch.int64, device=device), "sum")
 
     def _grids(self, device: torch.device) -> Iterator[tuple[bins.Grid, slice]]:
         """The bins on a device, a part of the slices after another, and the part's rows among all."""
@@ -119,7 +120,8 @@ class SlicedEnergyDistance(Metric):
         """Counts a batch.
 
         Args:
-            x: points (n, ...), float64, float32, bfloat16 or float16, of as many numbers each as `rows`.
+            x: points (n, ...), float64, float32, bfloat16 or float16, on the metric's device, of as many numbers each as
+                `rows`.
             real: whether they are of the first cloud, or of the second.
 
         Raises:
@@ -130,16 +132,22 @@ class SlicedEnergyDistance(Metric):
             raise InputError(f"x: points of {points.shape[1]} numbers given, rows had {self._drawn.d}; they must be equal")
         if not isinstance(real, bool):
             raise InputTypeError(f"real: {real!r} given; True and False are accepted")
+        if self._is_synced:
+            raise InputError("update: the metric must not be synced, or `unsync` would lose the batch; call `unsync` first")
         mass, moments, n = self._state(real)
+        if points.device != mass.device:
+            raise InputError(f"`x` must be on the metric's device {mass.device}, got {points.device}; metric.to(...) moves it")
         scaled = self._drawn.divide(points)
         notice_if_coarse(next(self._grids(points.device))[0], scaled)
         for grid, rows in self._grids(points.device):
             grid, wide = grid.met(scaled)
             counted = passes.of(grid).count(grid, Cloud(wide), moments=True, scale=1.0, memory="metric")
             assert counted[1] is not None
-            mass[rows] += counted[0]
-            moments[rows] += counted[1]
-        n += len(points)
+            with torch.inference_mode():  # the states may have been made in it
+                mass[rows] += counted[0]
+                moments[rows] += counted[1]
+        with torch.inference_mode():
+            n += len(points)
 
     def forward(self, x: Tensor, real: bool) -> Tensor:
         """Count a batch and return its distance from all points of the other cloud seen so far.
@@ -174,6 +182,8 @@ class SlicedEnergyDistance(Metric):
         for real in (True, False):
             n = int(self._state(real)[2])
             if n < self._least:
+                if self._is_synced and self._to_sync:
+                    self.unsync()  # torchmetrics does so only where compute returns
                 raise InputError(f"compute: at least {self._least} points with real={real} must have been seen, got {n}")
         return self._distance()
 
@@ -185,7 +195,7 @@ class SlicedEnergyDistance(Metric):
     def _distance(self) -> Tensor:
         """Return the value of `compute`, or NaN if there are too few points."""
         clouds = [self._state(real) for real in (True, False)]
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        total = torch.zeros((), dtype=torch.float64, device=clouds[0][0].device)
         if any(n < self._least for _, _, n in clouds):
             return total * torch.nan
         for grid, rows in self._grids(clouds[0][0].device):
@@ -219,6 +229,8 @@ class SlicedEnergyDistance(Metric):
 
     def reset(self) -> None:
         """Forgets the points, and the real ones only if `reset_real`."""
+        if self._is_synced and not self.reset_real:
+            self.unsync()  # of the real points, those of this process are kept
         kept = None if self.reset_real else self._state(True)
         super().reset()
         if kept is not None:
@@ -228,7 +240,7 @@ class SlicedEnergyDistance(Metric):
         """Add the points that another metric has seen, as torchmetrics does.
 
         Raises:
-            InputError: the state has other `rows`, `slices`, `directions`, `seed` or `scale`. Nothing is added then.
+            InputError: the state has other `rows`, `slices`, `directions`, `seed`, `scale` or `reset_real`. Nothing is added.
         """
         super().merge_state(incoming_state)
         self._computed = None
@@ -255,9 +267,9 @@ class SlicedEnergyDistance(Metric):
         return super()._apply(keeping_dtype, exclude_state)
 
 
-def _fingerprint(rows: Tensor, drawn: Drawn) -> Tensor:
-    """Return four numbers that are equal for metrics with equal slices and bins."""
-    digest = hashlib.sha256(repr((drawn, rows.dtype, rows.shape)).encode())
+def _fingerprint(rows: Tensor, drawn: Drawn, reset_real: bool) -> Tensor:
+    """Return four numbers that are equal for metrics that may share their states, as in a MetricCollection."""
+    digest = hashlib.sha256(repr((drawn, rows.dtype, rows.shape, *(() if reset_real else ("kept",)))).encode())
     digest.update(rows.contiguous().numpy().tobytes())
     return torch.from_numpy(np.frombuffer(digest.digest(), np.int64).copy())
 
@@ -265,5 +277,8 @@ def _fingerprint(rows: Tensor, drawn: Drawn) -> Tensor:
 def _agreed(plans: Tensor) -> Tensor:
     """Return the row that all rows must be equal to."""
     if (plans != plans[0]).any():
-        raise InputError("state: must have equal `rows`, `slices`, `directions`, `seed` and `scale`, got other bins or slices")
+        raise InputError(
+            "state: must be of a metric with equal `rows`, `slices`, `directions`, `seed`, `scale` and `reset_real`, "
+            "got one of another"
+        )
     return plans[0]

@@ -53,15 +53,17 @@ class Counts:
             grid, points = grid.met(x)
             mass, moment = passes.of(grid).count(grid, Cloud(points, w), moments=True, scale=1.0, memory="sketch")
             assert moment is not None
-            masses += mass
-            moments += moment
+            with torch.inference_mode():  # the tables may have been made in it
+                masses += mass
+                moments += moment
         self.n += len(x)
         self.weight += float(len(x) if w is None else w.double().sum())
         self.squares += float(len(x) if w is None else (w.double() ** 2).sum())
 
     def add(self, other: Counts) -> None:
         for mine, theirs in zip([*self.masses, *self.moments], [*other.masses, *other.moments], strict=True):
-            mine += theirs
+            with torch.inference_mode():
+                mine += theirs
         self.n, self.weight = self.n + other.n, self.weight + other.weight
         self.squares, self.weighted = self.squares + other.squares, self.weighted or other.weighted
         self.reservoir.add(other.reservoir)

@@ -63,8 +63,7 @@ print(f"p-value {same.p_value}")
 #
 # Clouds that are small enough for all pairs need no slices: `~rieszflow.mmd2` takes
 # them all, and is differentiable. `~rieszflow.energy_distance`, the statisticians'
-# number, is twice that. Arrays
-# keep their units, so the columns are divided here.
+# number, is twice that. They keep the units of arrays, so the columns are divided here.
 
 x, y = (sample.to_numpy() / found.x.plan.drawn.spreads for sample in (one, two))
 print(rf.mmd2(x, y, statistic="U").item())

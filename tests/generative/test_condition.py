@@ -111,7 +111,7 @@ def test_numbers_beside_the_data(settings):
         assert abs((x[336] - x[64]) / 2 - spread) < 0.5 * spread + spread / 4
     rows = torch.linspace(0.1, 1.9, 40)[:, None]
     assert flow.sample(40, condition=rows, seed=6).shape == (40, 1)
-    with pytest.warns(rf.Notice, match=r"number 0 lies 1 outside of .* range \[.*, .* times its interquartile"):
+    with pytest.warns(rf.Notice, match=r"number 0 lies 1 outside of .* range \[.*, .* times their interquartile"):
         flow.sample(3, condition=[c.max().item() + 1], seed=7)
     for wrong, words in (
         ([1.0, 2.0], "1 numbers (number 0) for all samples"), (None, "the model needs 1 numbers"),

@@ -512,7 +512,7 @@ def test_scores_that_were_damaged_or_are_of_other_networks(run, other):
         (lambda c: c["data"].update(name=5), "data: name: 5 given; text is"),
         (lambda c: c["data"].update(path=5), "data: path: 5 given; null or text is"),
         (lambda c: c["data"].update(shape=[3]), "data: columns: {"),
-        (lambda c: c["data"].update(shape=[1, 1, 2]), "null for images, centre, spread and tail of each column of vectors are"),
+        (lambda c: c["data"].update(shape=[1, 1, 2]), "null for images, centre, spread and tail of each column for vectors"),
         (lambda c: c["data"].update(columns=None), "data: columns: None given"),
         (lambda c: c["data"]["columns"].update(spread=[1.0, -1.0]), "data: columns: {"),
         (lambda c: c["data"]["columns"].update(tail=[1.0, 1e9]), "data: columns: {"),

@@ -126,7 +126,7 @@ def test_states_of_other_bins_are_refused():
                 lambda t, group: [t, getattr(other, name_of(metric, t))], distributed_available=lambda: True
             ),
         ):
-            with pytest.raises(InputError, match="`rows`, `slices`, `directions` and `seed` must be equal"):
+            with pytest.raises(InputError, match="`rows`, `slices`, `directions`, `seed` and `scale` must be equal"):
                 added()
     assert torch.equal(metric.compute(), before) and metric.real_n == 500
     with pytest.raises(InputError, match="no state `plan`"):

@@ -33,8 +33,8 @@ class SlicedEnergyDistance(Metric):
 
     What is kept are the tables of a `SliceSketch`, 20 KB a slice for both clouds, whatever the number of points. Those of
     several processes add up without loss: how points are spread over batches and processes does not matter. States are added
-    up, merged and loaded only between metrics of equal `rows`, `slices`, `directions` and `seed`. They stay in float64,
-    whatever dtype a module around the metric is converted to.
+    up, merged and loaded only between metrics of equal `rows`, `slices`, `directions`, `seed` and `scale`. They stay in
+    float64, whatever dtype a module around the metric is converted to.
 
     Calling the metric, as in `metric(x, real=False)`, counts the batch and returns the distance between that batch and all
     points of the other cloud seen so far: NaN as long as one of them has too few points. `compute` raises then.
@@ -228,7 +228,7 @@ class SlicedEnergyDistance(Metric):
         """Add the points that another metric has seen, as torchmetrics does.
 
         Raises:
-            InputError: a state of other `rows`, `slices`, `directions` or `seed`. Nothing is added then.
+            InputError: a state of other `rows`, `slices`, `directions`, `seed` or `scale`. Nothing is added then.
         """
         super().merge_state(incoming_state)
         self._computed = None
@@ -264,5 +264,5 @@ def _fingerprint(rows: Tensor, drawn: Drawn) -> Tensor:
 def _agreed(plans: Tensor) -> Tensor:
     """The one row that all rows are equal to."""
     if (plans != plans[0]).any():
-        raise InputError("state: counted on other bins or slices; `rows`, `slices`, `directions` and `seed` must be equal")
+        raise InputError("state: of other bins or slices; `rows`, `slices`, `directions`, `seed` and `scale` must be equal")
     return plans[0]

@@ -19,7 +19,7 @@ from rieszflow.sketch.reservoir import capacity
 
 __all__ = ["SKETCH", "read", "write"]
 
-SKETCH = Format("sketch", 4)
+SKETCH = Format("sketch", 5)
 _ROUNDED = 1.05  # weights are added up in float32 in places, and equal ones are rounded alike
 _FARTHEST = 3.5e38  # a position is a number of float32
 

@@ -58,8 +58,8 @@ def test_every_row_is_as_likely_and_so_is_every_pair(alike):
         total = Reservoir(30, 9, seed)
         for part in rows.split(30):
             one = Reservoir(30, 9, seed)
-            one.see(part[:13])
-            one.see(part[13:])
+            one.see(part[:13], part[:13])
+            one.see(part[13:], part[13:])
             total.add(one)
         mine = np.zeros(90, bool)
         mine[total.rows[:, 1].astype(int)] = True

@@ -111,6 +111,20 @@ def test_a_change_of_unit_changes_nothing(unit):
     assert pairs[0].p_values[0, 1] == pairs[1].p_values[0, 1]
 
 
+def test_the_p_value_of_a_drift_is_that_of_two_samples_where_all_points_are_kept():
+    """Of 4 and 5 points all 126 splits are tried, so no seed matters; `b` is constant in the reference and not in x.
+
+    Spreads of the reference alone would make the test liberal: 16 % of p-values below 0.1 for 100 : 100 points of this kind.
+    """
+    for seed in range(20):
+        r = np.random.default_rng(seed)
+        x, y = (pandas.DataFrame(r.normal(size=(n, 3)), columns=list("abc")) for n in (4, 5))
+        y.b = 1.0
+        drift = rf.drift_test(x, rf.SliceSketch.of(y, slices=8))
+        assert drift.p_value == rf.two_sample_test(x, y).p_value
+        assert drift.blocks == drift.tested == (4, 5)
+
+
 def test_heavy_tails_and_rare_values_do_not_hide_other_columns():
     def frame(seed, shift):
         r = np.random.default_rng(seed)
@@ -139,9 +153,9 @@ def test_a_sketch_stores_its_spreads(tmp_path):
             rf.drift_test(A, other, scale=scale)
         with pytest.raises(ValueError, match="`scale` must be 'auto' or '(columns|none)', which the sketches have"):
             rf.compare(other, other, scale=scale)
-    # What is kept, and what is drawn, is in the data's own units.
-    rows = {tuple(row) for row in A.to_numpy(float).round(6)}
-    assert {tuple(row) for row in sketch.kept.numpy().round(6)} == rows
+    # What is kept is as it came, to the last digit, and what is drawn is in the data's own units.
+    for one in (sketch, again):
+        assert {tuple(row) for row in one.kept.numpy()} == {tuple(row) for row in A.to_numpy(float)}
     edges, density = sketch.histogram(1, column=True)
     assert (density * np.diff(edges)).sum() > 0.9 and edges[0] < A.income.quantile(0.1) < A.income.quantile(0.9) < edges[-1]
 
@@ -170,8 +184,18 @@ def test_who_is_scaled():
         assert rf.two_sample_test(x[:100], x[100:], permutations=19, scale="none").scale == "none"
     assert rf.SliceSketch(x, slices=4, names=["a", "b", "c"]).scale == "columns"
     assert rf.SliceSketch(x, slices=4, names=["a", "b", "c"], scale="none").scale == "none"
-    with pytest.raises(ValueError, match="`scale` must be one of 'auto', 'columns', 'none', got 'robust'"):
-        rf.two_sample_test(x, x, scale="robust")
+    for wrong in ("robust", np.array(["auto", "none"])):
+        with pytest.raises(rf.errors.InputError, match="`scale` must be one of 'auto', 'columns', 'none', got "):
+            rf.two_sample_test(x, x, scale=wrong)
+
+
+def test_many_clouds_give_one_notice():
+    """More clouds than rows are looked at: every one still gives a row."""
+    from rieszflow.data import choose_spreads
+
+    clouds = [rf.stream(cloud) for cloud in np.random.default_rng(0).normal(size=(300, 2, 2)) * [1, 100]]
+    with pytest.warns(rf.Notice, match="column 1 is spread .* times as wide as column 0"):
+        assert choose_spreads("auto", clouds) is None
 
 
 def test_an_iterator_is_passed_over_once():

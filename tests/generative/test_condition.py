@@ -12,9 +12,11 @@ from torch.nn import functional
 
 import rieszflow as rf
 from rieszflow.data import load
+from rieszflow.data.dataset import from_arrays
 from rieszflow.errors import ConfigError, DatasetError, InputError, RunError
 from rieszflow.generative import Config, columns_of, held_out_conditions, residual
 from rieszflow.generative import loop as training
+from rieszflow.generative.condition import Condition, describe_condition
 from rieszflow.generative.context import WATCHED, Callbacks, prepare
 from rieszflow.generative.processes import processes
 from rieszflow.generative.run import Run
@@ -388,3 +390,20 @@ def test_labels_may_be_negative_and_large():
         assert flow.sample(2, condition=label, seed=0).shape == (2, 2)
     with pytest.raises(InputError, match="label 9007199254740994 given"):
         flow.sample(1, condition=2**53 + 2)
+
+
+def test_a_heavy_tail_of_a_given_number_does_not_drown_another():
+    """A log-normal number reaches thousands of its interquartile ranges, but only four in what networks see."""
+    r = np.random.default_rng(0)
+    given = np.stack([r.uniform(18, 90, 1000), r.lognormal(3, 2.5, 1000)], 1)
+    data = from_arrays("tensor", r.normal(size=(1000, 2)), condition=given)
+    config = Config(model="recorded", condition="given")
+    said = describe_condition(config, data)
+    condition = Condition.of(config, data.shape, said)
+    seen = condition.encoded(data.train_given) / condition.weight
+    assert seen.abs().amax(0)[1].item() == pytest.approx(4, rel=1e-6)
+    both, age = (torch.pdist(part).mean() for part in (seen, seen[:, :1]))
+    assert age > both / 3  # else distances between conditions hardly depend on it; 1/30 without compression
+    np.testing.assert_allclose(
+        seen[:, 0], (data.train_given[:, 0] - said["centre"][0]) / said["spread"][0], rtol=1e-6, atol=1e-6
+    )

@@ -25,7 +25,7 @@ _FEWEST = 30  # rows; with fewer, spreads differ by chance
 
 def check_scale(scale: object) -> None:
     """Raise InputError unless `scale` is a name of `ScaleName`."""
-    if scale not in get_args(ScaleName):
+    if not isinstance(scale, str) or scale not in get_args(ScaleName):
         raise InputError(f"`scale` must be one of {', '.join(map(repr, get_args(ScaleName)))}, got {scale!r}")
 
 
@@ -44,7 +44,7 @@ def choose_spreads(scale: ScaleName, clouds: Sequence[Stream]) -> tuple[float, .
     if scale == "auto" and not any(cloud.common_unit for cloud in clouds):
         random = np.random.default_rng(0)
         sizes = [cloud.n or len(cloud.first) for cloud in clouds]
-        some = [cloud.rows(random.integers(0, n, _LOOK // len(clouds))) for cloud, n in zip(clouds, sizes, strict=True)]
+        some = [cloud.rows(random.integers(0, n, max(1, _LOOK // len(clouds)))) for cloud, n in zip(clouds, sizes, strict=True)]
         _notice_unequal(clouds[0].name, np.concatenate(some), sum(sizes))
     return None
 

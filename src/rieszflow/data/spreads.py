@@ -63,12 +63,15 @@ class Columns:
         spread = np.where(farthest > 0, spread, 0)
         return cls(*(tuple(map(float, v)) for v in (centre, spread, tail)))
 
-    def scaled(self, x: Tensor) -> Tensor:
-        """Return scaled values (n, d) in float32."""
+    def compressed(self, x: Tensor) -> Tensor:
+        """Return w of values (n, d), in float64."""
         centre, spread, tail = self._tensors(x)
         z = (x.double() - centre) / torch.where(spread > 0, spread, 1)
-        w = torch.where(tail > 0, torch.asinh(tail * z) / torch.where(tail > 0, tail, 1), z)
-        return (0.5 + w / 2).float()
+        return torch.where(tail > 0, torch.asinh(tail * z) / torch.where(tail > 0, tail, 1), z)
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Return values (n, d) scaled, in float32."""
+        return (0.5 + self.compressed(x) / 2).float()
 
     def unscaled(self, x: Tensor) -> Tensor:
         """Return values (n, d) in their own units, in the dtype of x, or in float64 where float32 would lose digits."""

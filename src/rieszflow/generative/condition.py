@@ -16,9 +16,8 @@ from torch import Tensor
 
 from rieszflow._files import Json, one_line
 from rieszflow._notices import notice
-from rieszflow.data import Dataset, as_points, scaled
+from rieszflow.data import Columns, Dataset, as_points, scaled
 from rieszflow.data.points import plain_numbers
-from rieszflow.data.spreads import column_spreads
 from rieszflow.errors import ConfigError, InputError
 from rieszflow.frozen import Known, Leading, Mask, Pool, heard
 from rieszflow.generative.config import HALVES, Config, is_condition
@@ -42,7 +41,7 @@ class Condition:
         classes: labels, in the order of their places.
         counts: how many of each there were in training.
         names: of given numbers, for messages.
-        centre, spread: (k,) medians and robust spreads of given numbers, which enter as (c − centre) / spread.
+        centre, spread, tail: (k,) of given numbers, as in `data.Columns`: the heavy tail of one does not hide the others.
         low, high: (k,) range of given numbers in training.
     """
 
@@ -55,6 +54,7 @@ class Condition:
     names: tuple[str, ...] = ()
     centre: tuple[float, ...] = ()
     spread: tuple[float, ...] = ()
+    tail: tuple[float, ...] = ()
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
 
@@ -79,8 +79,7 @@ class Condition:
             places = torch.searchsorted(torch.tensor(self.classes), c)
             return self.weight * torch.nn.functional.one_hot(places, self.leading).float()
         if self.kind == "given":
-            centre, spread = (torch.tensor(v, dtype=torch.float64) for v in (self.centre, self.spread))
-            return (self.weight * (c.double() - centre) / spread).float()
+            return (self.weight * Columns(self.centre, self.spread, self.tail).compressed(c)).float()
         return torch.empty(len(c), 0)
 
     def join(self, c: Tensor | None, x: Tensor) -> Tensor:
@@ -274,13 +273,13 @@ def describe_condition(config: Config, data: Dataset) -> Json | None:
         said: Json = {"classes": classes.tolist(), "counts": counts.tolist()}
     else:
         columns = c.numpy()
-        spread, varies = column_spreads(columns), np.ptp(columns, axis=0) > 0
+        varies = np.ptp(columns, axis=0) > 0
         names = config.condition.removeprefix("columns:").split(",") if config.condition.startswith("columns:") else []
         names = names if len(names) == c.shape[1] else [f"number {j}" for j in range(c.shape[1])]
         if not varies.all():
             raise ConfigError(f"condition: {names[int(varies.argmin())]} is the same in all training data")
-        ends = {"low": columns.min(0), "high": columns.max(0), "centre": np.median(columns, axis=0), "spread": spread}
-        said = {"names": names, **{key: value.tolist() for key, value in ends.items()}}
+        fitted = {key: list(value) for key, value in vars(Columns.fit(columns)).items()}
+        said = {"names": names, "low": columns.min(0).tolist(), "high": columns.max(0).tolist(), **fitted}
     rows = torch.linspace(0, len(c) - 1, min(len(c), _LOOKED_AT)).round().long()
     known = Condition.of(config, data.shape, said).encoded(c[rows])
     apart, far = (torch.pdist(t).mean().item() for t in (known, data.train[rows].flatten(1)))

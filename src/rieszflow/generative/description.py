@@ -19,7 +19,7 @@ from rieszflow.generative.yaml_text import YAML_BYTES, dump_yaml, parse_yaml
 
 __all__ = ["VERSION", "Description", "check_belongs"]
 
-VERSION = 5  # of a run: config.yaml, networks and checkpoints
+VERSION = 6  # of a run: config.yaml, networks and checkpoints
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,12 @@ def _sound_condition(said: object) -> bool:
     if lists.keys() == {"classes", "counts"}:
         whole = all(is_whole(v, -(2**63), 2**63 - 1) for v in lists["classes"] + lists["counts"])
         return whole and sorted(set(lists["classes"])) == lists["classes"] and min(lists["counts"]) > 0
-    if lists.keys() != {"names", "centre", "spread", "low", "high"} or not all(isinstance(v, str) for v in lists.pop("names")):
+    if lists.keys() != {"names", "centre", "spread", "tail", "low", "high"} or not all(
+        isinstance(v, str) for v in lists.pop("names")
+    ):
         return False
-    return all(_number(v) for values in lists.values() for v in values) and min(lists["spread"]) > 0
+    numbers = all(_number(v) for values in lists.values() for v in values)
+    return numbers and min(lists["spread"]) > 0 and min(lists["tail"]) >= 0 and max(lists["tail"]) <= 1e3
 
 
 def _number(value: object) -> bool:

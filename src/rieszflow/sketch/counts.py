@@ -41,16 +41,17 @@ class Counts:
         self.reservoir = Reservoir(sample, plan.drawn.d, plan.drawn.seed)
 
     def see(self, plan: Plan, x: Tensor, w: Tensor | None = None) -> None:
-        """Counts points (n, d), with weights (n,) or one each."""
+        """Count points (n, d) in the data's own units, with weights (n,) or one each."""
         x = x.detach()
         for k in range(0, len(x), _PASS):
             self._see(plan, x[k : k + _PASS], None if w is None else w[k : k + _PASS])
 
     def _see(self, plan: Plan, x: Tensor, w: Tensor | None) -> None:
+        scaled = plan.drawn.divide(x)
         if w is None:
-            self.reservoir.see(x)
+            self.reservoir.see(x, scaled)
         for grid, masses, moments in zip(plan.grids, self.masses, self.moments, strict=True):
-            grid, points = grid.met(x)
+            grid, points = grid.met(scaled)
             mass, moment = passes.of(grid).count(grid, Cloud(points, w), moments=True, scale=1.0, memory="sketch")
             assert moment is not None
             with torch.inference_mode():  # the tables may have been made in it

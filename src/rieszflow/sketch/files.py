@@ -19,7 +19,7 @@ from rieszflow.sketch.reservoir import capacity
 
 __all__ = ["SKETCH", "read", "write"]
 
-SKETCH = Format("sketch", 4)
+SKETCH = Format("sketch", 5)
 _ROUNDED = 1.05  # weights are partly summed in float32, where the rounding errors of equal ones add up
 _FARTHEST = 3.5e38  # positions are float32 numbers
 

@@ -46,13 +46,13 @@ class Reservoir:
         self.rows, self.keys = np.empty((0, d)), np.empty(0, np.uint64)
         self._state = np.array([seed], np.uint64)
 
-    def see(self, x: Tensor) -> None:
-        """Rows (n, d) go by."""
+    def see(self, x: Tensor, scaled: Tensor) -> None:
+        """Take rows (n, d) as they come, drawn by their values divided by the columns' spreads: no unit changes the choice."""
         self.seen += len(x)
         if not self.size:
             return
         # Rounded to float32, columns divided by their spreads give the same keys in any unit. Adding 0 turns −0 into 0.
-        columns = x[:, :: math.ceil(x.shape[1] / _HASHED)].float().double().cpu().numpy() + 0.0
+        columns = scaled[:, :: math.ceil(x.shape[1] / _HASHED)].float().double().cpu().numpy() + 0.0
         code = np.zeros(len(x), np.uint64)
         for bits in np.ascontiguousarray(columns.T).view(np.uint64):
             code = _mixed(code ^ bits)

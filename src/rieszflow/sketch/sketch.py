@@ -198,12 +198,6 @@ class SliceSketch:
 
         None where there are none: with sample = 0 or weights, and from files of versions that kept none.
         """
-        spreads = self.plan.drawn.spreads
-        return self._kept if self._kept is None or spreads is None else self._kept * torch.tensor(spreads, dtype=torch.float64)
-
-    @property
-    def _kept(self) -> Tensor | None:
-        """Return the points of `kept` exactly as they were counted, divided by the spreads."""
         reservoir = self._counts.reservoir
         return torch.from_numpy(reservoir.rows) if reservoir.size > 0 and reservoir.seen == self.n else None
 
@@ -232,8 +226,7 @@ class SliceSketch:
         w = None if x_weights is None else _weights(x_weights, x)
         if self.n and self.weighted != (w is not None):
             raise InputError("x_weights: a sketch holds points with weights or points without, not both")
-        points = points.scaled(self.plan.drawn.spreads)
-        notice_if_coarse(self.plan.random[0], points.first)
+        notice_if_coarse(self.plan.random[0], self.plan.drawn.divide(points.first))
         # Counts of its own until the pass has come to its end: an error in the middle leaves the sketch as it was.
         new = Counts(self.plan, self.sample, w is not None)
         for batch in points:

@@ -69,7 +69,7 @@ def deal(
     """Deals a cloud into blocks.
 
     Args:
-        cloud: the points.
+        cloud: the points, in their own units.
         plan: where the bins are.
         sizes: points of a block, and number of blocks.
         random: who comes into which block.
@@ -84,17 +84,17 @@ def deal(
         counts.see(plan, batch)
         drawn = random.multivariate_hypergeometric(left, len(batch), method="marginals")
         left -= drawn
-        order = torch.from_numpy(random.permutation(len(batch)))
+        order, scaled = torch.from_numpy(random.permutation(len(batch))), plan.drawn.divide(batch)
         for k, mine in enumerate(order.split(drawn.tolist())[:K]):
             if len(mine):
-                _add(batch, mine, k, plan, blocks)
+                _add(scaled, mine, k, plan, blocks)
         if told is not None:
             told(counts.n)
     return Dealt(SliceSketch.counted(plan, counts), blocks, size)
 
 
 def _add(batch: Tensor, mine: Tensor, k: int, plan: Plan, blocks: list[np.ndarray]) -> None:
-    """Some points of a batch come into block k."""
+    """Some points of a batch, divided by their spreads, come into block k."""
     # A single point twice: its projections, a product with a vector, would differ in the last digit from those of the same
     # point among others, and equal points must be in equal bins.
     times = 2 if len(mine) == 1 else 1

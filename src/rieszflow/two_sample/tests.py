@@ -40,19 +40,19 @@ class _Points:
     """Both samples, from which sketches are made when needed.
 
     Attributes:
-        x: Points of shape (n, d), divided by their spreads.
-        y: Points of shape (m, d), divided by the same spreads.
-        around: The points that determine the bins.
+        x: Points of shape (n, d).
+        y: Points of shape (m, d).
+        around: The points that determine the bins, divided by their spreads.
         drawn: The slices.
     """
 
     x: Tensor
     y: Tensor
-    around: np.ndarray
+    around: Tensor
     drawn: Drawn
 
     def sketches(self) -> tuple[SliceSketch, SliceSketch]:
-        plan = Plan.around(torch.from_numpy(self.around), self.drawn)
+        plan = Plan.around(self.around, self.drawn)
         x, y = (Counts(plan, capacity(None, self.drawn.d)) for _ in range(2))
         x.see(plan, self.x)
         y.see(plan, self.y)
@@ -169,19 +169,30 @@ def two_sample_test(
         raise InputError(f"y: points of dimension d = {two.d} given, x has d = {one.d}; they must be equal")
     permutations = _validate.positive_int("permutations", permutations)
     spreads = choose_spreads(scale, [one, two])
-    one, two = one.scaled(spreads), two.scaled(spreads)
+    return _test_points(one, two, (slices, directions), spreads, permutations, source(seed), progress)
+
+
+def _test_points(
+    one: Stream,
+    two: Stream,
+    of: tuple[int, DirectionsName],
+    spreads: tuple[float, ...] | None,
+    permutations: int,
+    random: np.random.Generator,
+    progress: ProgressCallback | None = None,
+) -> TwoSampleTest:
+    """Test two clouds with matched columns; `of` is the number of slices and their kind."""
     n, m = _at_least_two("x", one), _at_least_two("y", two)
-    random = source(seed)
-    drawn = Drawn(one.d, slices, directions, int(random.integers(0, 2**63)), one.names or two.names, spreads)
+    drawn = Drawn(one.d, *of, int(random.integers(0, 2**63)), one.names or two.names, spreads)
     # Drawn from all points alike: bins that know which points are of x would tell them from those of y.
     rows = np.random.default_rng(0).integers(0, n + m, 256)
     clouds = ((one, rows[rows < n]), (two, rows[rows >= n] - n))
-    some = np.concatenate([cloud.rows(mine) for cloud, mine in clouds if len(mine)])
+    some = drawn.divide(torch.from_numpy(np.concatenate([cloud.rows(mine) for cloud, mine in clouds if len(mine)])))
     passes = _told(progress, "x", n), _told(progress, "y", m)
     if are_few(n + m, one.d):
         points = _Points(_gathered(one, passes[0]), _gathered(two, passes[1]), some, drawn)
         return _test_exactly(points, permutations, random)
-    plan = Plan.around(torch.from_numpy(some), drawn)
+    plan = Plan.around(some, drawn)
     size, K, L = sizes(n, m, _MOST_TIMES)
     of_x = deal(one, plan, (size, K), random, passes[0])
     of_y = deal(two, plan, (size, L), random, passes[1])
@@ -201,8 +212,13 @@ def drift_test(
     """Tests whether points are of the distribution that a sketch was made of: for drift, where the reference's points are gone.
 
     Blocks of x are permuted with blocks of the random points that the sketch has kept (`SliceSketch.kept`). All points of x and
-    of the reference enter the statistic. The p-value is exact, as that of `two_sample_test` is. As long as x has fewer points
-    than were kept, the power is that of a test against all points of the reference. For more, it grows with the number kept.
+    of the reference enter the statistic. As long as x has fewer points than were kept, the power is that of a test against all
+    points of the reference. For more, it grows with the number kept.
+
+    The p-value is exact, as that of `two_sample_test` is, in raw units and where the sketch has kept all its points: then the
+    points of both sides, pooled, give the spreads of the columns that are permuted. Else these are the reference's own spreads,
+    which know its points from those of x: for the thousands of points of such a reference the p-value is exact up to the
+    sampling error of a spread.
 
     Args:
         x: points (n, d), n ≥ 2: all that `rieszflow.stream` takes, but iterators.
@@ -234,8 +250,7 @@ def drift_test(
     check_scale(scale)
     if scale not in ("auto", reference.scale):
         raise InputError(f"`scale` must be 'auto' or {reference.scale!r}, which the reference has, got {scale!r}")
-    cloud = cloud.scaled(reference.plan.drawn.spreads)
-    kept = reference._kept
+    kept = reference.kept
     if kept is None or len(kept) < 2:
         raise InputError(
             "reference: a sketch that keeps a sample of its points is needed for a test; this one was made with sample=0 or 1, "
@@ -245,12 +260,19 @@ def drift_test(
     size, K, L = sizes(n, len(kept), _MOST_TIMES_DRIFT)
     random = source(seed)
     # In one dtype: equal points must be in equal bins, whichever side they are on.
-    dtype = torch.promote_types(cloud.first.dtype, reference.plan.dtype)
+    dtype = torch.promote_types(reference.plan.drawn.divide(cloud.first).dtype, reference.plan.dtype)
     kept = kept.to(dtype) if torch.equal(kept.to(dtype).double(), kept) else kept
     plan = reference.plan.of_dtype(kept.dtype)
     of_x = deal(cloud, plan, (size, K), random, _told(progress, "x", n))
     of_kept = deal(stream(kept), plan, (size, L), random)
-    return _test(of_x, Dealt(reference, of_kept.blocks, size), permutations, random)
+    pooled = None
+    if reference.scale == "columns" and len(kept) == reference.n:
+        # Spreads of the reference alone tell its points from those of x; spreads of all of them do not.
+        spreads = choose_spreads("columns", [cloud, stream(kept)])
+        pooled = _test_points(
+            cloud, stream(kept), (reference.slices, reference.directions), spreads, permutations, source(seed)
+        )
+    return _test(of_x, Dealt(reference, of_kept.blocks, size), permutations, random, pooled)
 
 
 def _at_least_two(name: str, cloud: Stream) -> int:
@@ -273,7 +295,7 @@ def _told(progress: ProgressCallback | None, what: str, total: int) -> Callable[
 
 def _test_exactly(points: _Points, permutations: int, random: np.random.Generator) -> TwoSampleTest:
     n, m = len(points.x), len(points.y)
-    both, unit = in_range(np.concatenate([points.x.numpy(), points.y.numpy()]))
+    both, unit = in_range(np.concatenate([points.drawn.divide(part).numpy() for part in (points.x, points.y)]))
     distances = pair_distances(both)
     gram = exact_gram(distances, n)
     found = p_value(gram.squares, gram.weights, (n, m), permutations=permutations, scale=float(distances.max()), random=random)
@@ -284,13 +306,19 @@ def _test_exactly(points: _Points, permutations: int, random: np.random.Generato
     return TwoSampleTest(found.value, distance, interval, found.tried, (n, m), (n, m), "exact", points)
 
 
-def _test(x: Dealt, y: Dealt, permutations: int, random: np.random.Generator) -> TwoSampleTest:
+def _test(
+    x: Dealt, y: Dealt, permutations: int, random: np.random.Generator, pooled: TwoSampleTest | None = None
+) -> TwoSampleTest:
+    """Test blocks; the p-value is that of `pooled` if it is given."""
     gram = gram_of(x, y)
-    largest = float(gram.matrix.diagonal()[gram.weights != 0].max())
-    found = p_value(gram.squares, gram.weights, (x.K, y.K), permutations=permutations, scale=largest, random=random)
     distance = y.whole.distance(x.whole, statistic="U")
     error = math.hypot(gram.points_error(), gram.slices_error)
     interval = _interval(distance, y.whole.distance(x.whole), gram, error)
+    if pooled is not None:
+        permuted = {name: getattr(pooled, name) for name in ("p_value", "permutations", "blocks", "tested")}
+        return TwoSampleTest(distance=distance, interval=interval, method="sliced", _samples=(x.whole, y.whole), **permuted)
+    largest = float(gram.matrix.diagonal()[gram.weights != 0].max())
+    found = p_value(gram.squares, gram.weights, (x.K, y.K), permutations=permutations, scale=largest, random=random)
     blocks, tested = (x.K, y.K), (x.tested, y.tested)
     return TwoSampleTest(found.value, distance, interval, found.tried, blocks, tested, "sliced", (x.whole, y.whole))
 

@@ -194,7 +194,7 @@ def test_many_clouds_give_one_notice():
     from rieszflow.data import choose_spreads
 
     clouds = [rf.stream(cloud) for cloud in np.random.default_rng(0).normal(size=(300, 2, 2)) * [1, 100]]
-    with pytest.warns(rf.Notice, match="column 1 is spread .* times as wide as column 0"):
+    with pytest.warns(rf.Notice, match="the spread of column 1 is .* times that of column 0"):
         assert choose_spreads("auto", clouds) is None
 
 

@@ -526,7 +526,7 @@ def test_torchruns_variables_without_torchrun(tmp_path, monkeypatch):
     done = called("train", "digits", "--device", "cpu", "--out", "run", cwd=tmp_path)
     PartialState._reset_state()
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert "WORLD_SIZE=2 is set, but this is not one of several processes" in done.stderr
+    assert "WORLD_SIZE=2 is set, but this process was not started by torchrun" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -563,7 +563,7 @@ def test_comparing_leaves_no_file_unasked(tmp_path):
     (tmp_path / "x.csv").write_text("a,b,g\n" + "".join(f"{a},{b},{k % 5}\n" for k, (a, b) in enumerate(x)))
     rieszflow("compare", "x.npy", "x.npy", "--permutations", 19, cwd=tmp_path)
     out = rieszflow("pairwise", "x.csv", "--by", "g", "--top", 2, "--permutations", 0, cwd=tmp_path).stdout
-    assert "4 of 10 pairs; --out pairwise.csv writes all of them" in out
+    assert "4 of 10 pairs; --out pairwise.csv writes all pairs and a heat map" in out
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.csv", "x.npy"]
 
 

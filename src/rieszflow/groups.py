@@ -21,7 +21,8 @@ from rieszflow._group_bins import Binned, Merged
 from rieszflow._group_blocks import Dealt, Grams
 from rieszflow._surroundings import plain
 from rieszflow._types import DirectionsName, Progress, ProgressCallback, ScaleName, Statistic
-from rieszflow.data import Stream, choose_spreads, labelled
+from rieszflow.data import Stream, labelled
+from rieszflow.data.scale import choose_spreads
 from rieszflow.errors import InputError
 from rieszflow.permutations import p_value, source, splits
 from rieszflow.sketch.plan import Drawn

@@ -36,12 +36,11 @@ def energy_score(
     weights: Points | None = None,
     nan_policy: NanPolicy = "raise",
 ) -> PointsT:
-    r"""Compute the energy score of ensemble forecasts, which in one dimension is the CRPS. Lower is better.
+    """Compute the energy score of ensemble forecasts, which in one dimension is the CRPS. Lower is better.
 
-    .. math:: \sum_i w_i \|x_i - y\| - \frac{1}{2n} \sum_{i \neq j} w_i w_j \|x_i - x_j\|
-
-    where n = 1, or n = 1 − Σ w_i² = Σ_{i≠j} w_i w_j for the fair score. Divided by that n, the second sum is an unbiased
-    estimate of E‖X − X′‖ for independent members with any weights. With w_i = 1/m it is the mean over the m(m − 1) pairs.
+    The score is Σ_i w_i ‖x_i − y‖ − Σ_{i≠j} w_i w_j ‖x_i − x_j‖ / 2n, where n = 1, or n = 1 − Σ w_i² = Σ_{i≠j} w_i w_j for the
+    fair score. Divided by that n, the second sum is an unbiased estimate of E‖X − X′‖ for independent members with any weights.
+    With w_i = 1/m it is the mean over the m(m − 1) pairs.
 
     It is a strictly proper score: in the mean over many y it is lowest for samples of the distribution that y is drawn from. It
     is also D² between the samples and the one point y. Sums are in float64, and points may have any magnitude. Memory

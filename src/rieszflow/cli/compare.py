@@ -173,7 +173,8 @@ def sketch(
     if scale != "auto" and (like is not None or any(source.endswith(".sketch") for source in sources)):
         raise InputError(f"--scale must be auto with a sketch, which has its own, got {scale}")
     check_file(out, ".sketch", force=force)
-    from rieszflow.data import Stream, choose_spreads, stream
+    from rieszflow.data import Stream, stream
+    from rieszflow.data.scale import choose_spreads
     from rieszflow.sketch import Plan, SliceSketch
     from rieszflow.sketch.plan import Drawn
 

@@ -12,11 +12,10 @@ from rieszflow.data.dataset import Dataset, from_arrays, scaled, unscaled
 from rieszflow.data.files import read_all
 from rieszflow.data.idx import read_idx
 from rieszflow.data.labelled import labelled
-from rieszflow.data.loading import holds_table, load
+from rieszflow.data.loading import load
 from rieszflow.data.named import NAMED
 from rieszflow.data.pictures import has_pictures
 from rieszflow.data.points import as_points
-from rieszflow.data.scale import choose_spreads, spreads_of_rows
 from rieszflow.data.spreads import Columns
 from rieszflow.data.streams import Stream, common, stream
 from rieszflow.errors import DatasetError
@@ -28,18 +27,15 @@ __all__ = [
     "DatasetError",
     "Stream",
     "as_points",
-    "choose_spreads",
     "common",
     "difference",
     "from_arrays",
     "has_pictures",
-    "holds_table",
     "labelled",
     "load",
     "read_all",
     "read_idx",
     "scaled",
-    "spreads_of_rows",
     "stream",
     "unscaled",
 ]

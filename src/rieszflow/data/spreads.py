@@ -41,7 +41,7 @@ class Columns:
 
     A value v becomes ½ + w/2 with w = asinh(k z)/k and z = (v − centre)/spread: the median is at 0.5 and the quartiles of a
     symmetric column at 0.25 and 0.75. The tail strength k is 0, so that w = z, unless a value lies more than four spreads
-    from the median; then k maps the farthest value to |w| = 4, and samples are clipped to that range.
+    from the median; then k maps the farthest value to w = ±4, and samples are clipped to that range.
 
     Attributes:
         centre: median of every column, (d,).

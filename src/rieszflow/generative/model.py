@@ -16,7 +16,8 @@ from rieszflow._files import one_line, out_of_memory
 from rieszflow._notices import notice
 from rieszflow._surroundings import defaults
 from rieszflow._types import Points, Progress, ProgressCallback, Seed
-from rieszflow.data import Dataset, holds_table
+from rieszflow.data import Dataset
+from rieszflow.data.loading import holds_table
 from rieszflow.errors import ConfigError, InputError, RunError
 from rieszflow.frozen import Known, Pool
 from rieszflow.generative.condition import Condition, setting_of

@@ -15,7 +15,7 @@ from rieszflow._clouds import Cloud
 from rieszflow._extras import extra
 from rieszflow._surroundings import plain
 from rieszflow._types import DirectionsName, ScaleName, Statistic
-from rieszflow.data import spreads_of_rows
+from rieszflow.data.scale import spreads_of_rows
 from rieszflow.engines import bins
 from rieszflow.engines.bins import passes
 from rieszflow.errors import InputError, InputTypeError

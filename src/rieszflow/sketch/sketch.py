@@ -17,7 +17,8 @@ from rieszflow._notices import notice
 from rieszflow._ranks import Group
 from rieszflow._surroundings import plain
 from rieszflow._types import DirectionsName, Points, Progress, ProgressCallback, ScaleName, Statistic
-from rieszflow.data import as_points, choose_spreads, spreads_of_rows, stream
+from rieszflow.data import as_points, stream
+from rieszflow.data.scale import choose_spreads, spreads_of_rows
 from rieszflow.engines import bins
 from rieszflow.engines.base import Result, Sum
 from rieszflow.errors import InputError, InputTypeError

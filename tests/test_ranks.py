@@ -117,7 +117,7 @@ def test_training_over_two_processes(tmp_path, more):
     assert alone.returncode == 0, alone.stderr
     done = torchrun(2, *training(tmp_path / "two", *more))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("network   1") == 1  # one process speaks
+    assert done.stdout.count("stage   1") == 1  # one process speaks
     one, two = (Run.open(tmp_path / name).metrics() for name in ("one", "two"))
     assert len(two) == 3
     # The first flow sees the same particles, targets and slices; a step is some 0.3 of a distance, a point at a bin's edge

@@ -96,7 +96,7 @@ def pairwise(
             seed=seed,
             scale=scale,
             progress=passes,
-        )  # fmt: skip
+        )
     pairs = found.pairs()
     if out is not None:
         text = io.StringIO()

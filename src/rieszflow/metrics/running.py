@@ -138,8 +138,9 @@ class SlicedEnergyDistance(Metric):
         if points.device != mass.device:
             raise InputError(f"`x` must be on the metric's device {mass.device}, got {points.device}; metric.to(...) moves it")
         scaled = self._drawn.divide(points)
-        notice_if_coarse(next(self._grids(points.device))[0], scaled)
         for grid, rows in self._grids(points.device):
+            if rows.start == 0:
+                notice_if_coarse(grid, scaled)
             grid, wide = grid.met(scaled)
             counted = passes.of(grid).count(grid, Cloud(wide), moments=True, scale=1.0, memory="metric")
             assert counted[1] is not None

@@ -16,7 +16,7 @@ import torch
 from matplotlib.figure import Figure
 
 import rieszflow as rf
-from rieszflow._files import atomically
+from rieszflow._infra.files import atomically
 from rieszflow.data import load
 
 matplotlib.use("Agg")

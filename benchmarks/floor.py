@@ -21,11 +21,12 @@ import torch
 from common import parser, save
 
 import rieszflow as rf
-from rieszflow import _validate, directions
+from rieszflow import directions
 from rieszflow._clouds import Cloud, Need
-from rieszflow._numba import OPTIONS, share, threads
+from rieszflow._infra import validate
+from rieszflow._infra.jit import OPTIONS, share, threads
 from rieszflow.engines import Problem, bins
-from rieszflow.engines.bins import passes, settle
+from rieszflow.histograms import backends, choose
 
 ROW, ROUNDS = 4096, 4000
 
@@ -83,16 +84,16 @@ def main() -> None:
     n = max(64, 1 << (d - 1).bit_length())
     (xi,) = bins.parts(directions.sample("hadamard", n, d, x, g))
     problem = Problem(rf.Riesz(), Need(x=True))
-    (grid,) = settle.grids(x, y, xi, problem)
+    (grid,) = choose.grids(x, y, xi, problem)
     of_x, of_y = (bins.counted(grid, Cloud(cloud)) for cloud in (x, y))
-    method, passed = bins.Cumulated(of_x, of_y, False), passes.of(grid)
+    method, passed = bins.Cumulated(of_x, of_y, False), backends.of(grid)
     lines = method.lines(of_x, of_y, 1.0, False)
     transform = 2 * n * math.log2(n) * N  # two rounds of n log₂ n additions a point
     points, table = 4 * N * d, 4 * n * (bins.BINS + 2 * bins.TAIL)
     # stage: seconds, bytes read, bytes written, additions, increments, look-ups
     stages = {
-        "validation": (least(lambda: _validate.pair(x, y), repeats), 2 * points, 0, 0, 0, 0),
-        "ranges of the bins": (least(lambda: settle.grids(x, y, xi, problem), repeats), 0, 0, 0, 0, 0),
+        "validation": (least(lambda: validate.pair(x, y), repeats), 2 * points, 0, 0, 0, 0),
+        "ranges of the bins": (least(lambda: choose.grids(x, y, xi, problem), repeats), 0, 0, 0, 0, 0),
         "count y": (least(lambda: bins.counted(grid, Cloud(y)), repeats), points, 0, transform, N * n, 0),
         "count x": (least(lambda: bins.counted(grid, Cloud(x)), repeats), points, 0, transform, N * n, 0),
         "cumulate": (least(lambda: method.lines(of_x, of_y, 1.0, False), repeats), 2 * table, 2 * table, 0, 0, 0),

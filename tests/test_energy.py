@@ -5,8 +5,8 @@ import torch
 from problems import clouds, generator, simplex
 
 import rieszflow as rf
-from rieszflow import _energy
 from rieszflow._clouds import Cloud, Pair
+from rieszflow.exact import energy
 
 
 def results(x, y, a, b, statistic):
@@ -40,11 +40,11 @@ def test_is_brute_force(kind, d, statistic, weighted, small, monkeypatch):
     ones. That is a bound for values and weights' derivatives. Forces are unit vectors, whose errors are 3e-5 for the closest
     pairs that a product gives, and their sums are rounded to 6e-8."""
     if small:
-        monkeypatch.setattr(_energy, "_PRODUCTS", 700)
-        monkeypatch.setattr(_energy, "_SHARE", 0)
+        monkeypatch.setattr(energy, "_PRODUCTS", 700)
+        monkeypatch.setattr(energy, "_SHARE", 0)
     x, y = problem(kind, d)
     a, b = (simplex(2, 90, torch.float32), simplex(3, 70, torch.float32)) if weighted else (None, None)
-    assert _energy.suits(Pair(Cloud(x), Cloud(y)), rf.Riesz(1.0))
+    assert energy.suits(Pair(Cloud(x), Cloud(y)), rf.Riesz(1.0))
     found = results(x, y, a, b, statistic)
     wanted = results(*(t if t is None else t.double() for t in (x, y, a, b)), statistic)
     scale = torch.cdist(x.double(), y.double()).mean()
@@ -62,10 +62,10 @@ def test_which_clouds_it_takes():
     """Float64, other kernels, batches, few points, and squares beyond float32's range are left to float64."""
     x, y = clouds(1, 90, 70, 20, torch.float32)
     riesz = rf.Riesz(1.0)
-    assert _energy.suits(Pair(Cloud(x), Cloud(y)), riesz)
+    assert energy.suits(Pair(Cloud(x), Cloud(y)), riesz)
     others = ((x.double(), y.double()), (x[None], y[None]), (x[:5], y[:5]), (x * 1e25, y), (x * 1e-25, y * 1e-25))
-    assert not any(_energy.suits(Pair(Cloud(a), Cloud(b)), riesz) for a, b in others)
-    assert not _energy.suits(Pair(Cloud(x), Cloud(y)), rf.Riesz(0.5)) and not _energy.suits(
+    assert not any(energy.suits(Pair(Cloud(a), Cloud(b)), riesz) for a, b in others)
+    assert not energy.suits(Pair(Cloud(x), Cloud(y)), rf.Riesz(0.5)) and not energy.suits(
         Pair(Cloud(x), Cloud(y)), rf.Gaussian()
     )
     for scale in (1e25, 1e-25):
@@ -74,8 +74,8 @@ def test_which_clouds_it_takes():
 
 @pytest.mark.parametrize("d", [2, 30])
 def test_threads_do_not_change_it(d, monkeypatch):
-    monkeypatch.setattr(_energy, "_SHARE", 0)
+    monkeypatch.setattr(energy, "_SHARE", 0)
     x, y = torch.randn(200, d, generator=generator(1)), torch.randn(150, d, generator=generator(2))
     found = rf.mmd2(x, y), rf.mmd2_gradient(x, y)
-    monkeypatch.setattr("rieszflow._numba.threads", lambda: 3)
+    monkeypatch.setattr("rieszflow._infra.jit.threads", lambda: 3)
     assert torch.equal(rf.mmd2(x, y), found[0]) and torch.equal(rf.mmd2_gradient(x, y), found[1])

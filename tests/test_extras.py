@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rieszflow import _extras
-from rieszflow._extras import extra
+from rieszflow._infra import extras
+from rieszflow._infra.extras import extra
 from rieszflow.errors import MissingPackageError
 
 EXTRAS = ("PIL", "accelerate", "datasets", "diffusers", "matplotlib", "pandas", "pyarrow", "rich", "sklearn", "torch_fidelity")
@@ -54,18 +54,18 @@ rf.metrics.precision_recall(x, y), rf.metrics.energy_p_value(x, y, permutations=
 def test_the_command_installs_what_is_missing(monkeypatch):
     """It names packages that a registry has, not ours; a clone that was never installed is told of its own extra."""
     wanted = ["torch>=2", 'pillow>=10; extra == "cli"', 'typer>=0.12; extra == "cli"', 'nowhere>=3; extra == "fid"']
-    monkeypatch.setattr(_extras.metadata, "requires", lambda _: wanted)
-    monkeypatch.setattr(_extras, "_installed", lambda requirement: requirement.startswith("pillow"))
+    monkeypatch.setattr(extras.metadata, "requires", lambda _: wanted)
+    monkeypatch.setattr(extras, "_installed", lambda requirement: requirement.startswith("pillow"))
     for name, command in (("cli", "pip install 'typer>=0.12'"), ("fid", "pip install 'nowhere>=3'")):
         with pytest.raises(MissingPackageError) as caught, extra(name, "it"):
             raise ModuleNotFoundError("no x", name="x")
         assert str(caught.value) == f"it: needs x, which is not installed: {command}"
-    monkeypatch.setattr(_extras, "_installed", lambda _: True)
-    assert _extras._command("cli") == "pip install 'pillow>=10' 'typer>=0.12'"
-    monkeypatch.setattr(_extras.metadata, "requires", lambda _: None)
-    assert _extras._command("cli") == "pip install '.[cli]' in a clone of rieszflow"
+    monkeypatch.setattr(extras, "_installed", lambda _: True)
+    assert extras._command("cli") == "pip install 'pillow>=10' 'typer>=0.12'"
+    monkeypatch.setattr(extras.metadata, "requires", lambda _: None)
+    assert extras._command("cli") == "pip install '.[cli]' in a clone of rieszflow"
     monkeypatch.undo()
-    assert _extras._installed("torch>=2.6") and not _extras._installed("no-such-package>=1")
+    assert extras._installed("torch>=2.6") and not extras._installed("no-such-package>=1")
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import torch
 from problems import generator
 
 import rieszflow as rf
+from rieszflow.constraints import Leading, heard, known
 from rieszflow.errors import FileError, InputError, InputTypeError
-from rieszflow.frozen import Leading, heard, known
 
 SHAPE = (2, 6, 4)
 D = 48

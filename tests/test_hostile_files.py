@@ -11,9 +11,9 @@ import torch
 from problems import generator
 
 import rieszflow as rf
-from rieszflow._files import load_tensors, save_tensors
+from rieszflow._infra.files import load_tensors, save_tensors
 from rieszflow.errors import FileError, InputError
-from rieszflow.recording import _FORMAT
+from rieszflow.flow.recording import _FORMAT
 from rieszflow.sketch.files import SKETCH
 
 VALUES = [

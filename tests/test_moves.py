@@ -4,7 +4,7 @@ import pytest
 import torch
 from problems import generator
 
-from rieszflow._moves import faster, moved
+from rieszflow.flow.moves import faster, moved
 
 
 def _cloud(shape, dtype, seed):

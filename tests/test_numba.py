@@ -14,7 +14,7 @@ import pytest
 from numba.core.caching import CacheImpl
 
 import rieszflow as rf
-from rieszflow import _numba
+from rieszflow._infra import jit
 
 PACKAGE = Path(rf.__file__).parent
 
@@ -60,9 +60,9 @@ def test_stream_is_a_function_only():
 
 
 def test_found_out_whether_code_can_be_kept(tmp_path, monkeypatch):
-    assert _numba._can_keep(PACKAGE / "engines") == _numba._can_keep(PACKAGE / "directions")
+    assert jit._can_keep(PACKAGE / "engines") == jit._can_keep(PACKAGE / "directions")
     monkeypatch.setattr(CacheImpl, "_locator_classes", [])
-    assert not _numba._can_keep(PACKAGE / "engines")
+    assert not jit._can_keep(PACKAGE / "engines")
 
 
 @pytest.mark.parametrize("home", ["~", "relative", ""])
@@ -72,14 +72,14 @@ def test_no_folder_is_made_for_a_user_without_home(tmp_path, monkeypatch, home):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr("os.path.expanduser", lambda path: path.replace("~", home))
     monkeypatch.setattr("os.access", lambda *_: False)
-    assert not _numba._can_keep(PACKAGE / "engines")
+    assert not jit._can_keep(PACKAGE / "engines")
     assert not list(tmp_path.iterdir())
 
 
 def test_imports_where_nothing_can_be_kept(tmp_path):
     """Numba's own setting leaves only the place for notebooks, which does not suit files: what a read-only container gives."""
     code = (
-        "from rieszflow.engines.sort import loops; from rieszflow._numba import KEPT; "
+        "from rieszflow.engines.sort import loops; from rieszflow._infra.jit import KEPT; "
         "print(KEPT, loops.gradient.stats.cache_path)"
     )
     assert python(code, tmp_path, NUMBA_CACHE_LOCATOR_CLASSES="IPythonCacheLocator").stdout == "False None\n"
@@ -97,7 +97,7 @@ def test_damaged_files_of_the_cache_are_removed(tmp_path, caplog):
     for name, content in (("f-1.1", pickle.dumps(b"code")), ("bad.1", b""), ("bad.2", bytes(9)), ("bad.3", whole[:-1])):
         (tmp_path / f"{name.replace('.', f'.{python}.')}.nbc").write_bytes(content)
     (tmp_path / "bad-1.py20.nbi").write_bytes(b"")
-    _numba._remove_damaged(tmp_path)
+    jit._remove_damaged(tmp_path)
     names = {f"f-1.{python}.nbi", f"other-1.{python}.nbi", f"f-1.{python}.1.nbc", "bad-1.py20.nbi"}
     assert {path.name for path in tmp_path.iterdir()} == names
     assert len(caplog.messages) == 9 and all("damaged; removed" in text for text in caplog.messages)

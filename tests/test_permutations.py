@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from rieszflow import Notice, permutations
-from rieszflow.permutations import p_value, source
+from rieszflow import Notice
+from rieszflow.two_sample import permutations
+from rieszflow.two_sample.permutations import p_value, source
 
 
 def labels(K, L, fixed=0):

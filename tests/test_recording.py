@@ -5,10 +5,10 @@ import torch
 from problems import generator
 
 import rieszflow as rf
-from rieszflow._files import load_tensors, save_tensors
-from rieszflow.engines.bins.recorded import follow
+from rieszflow._infra.files import load_tensors, save_tensors
 from rieszflow.errors import FileError, InputError, RunError
-from rieszflow.recording import _FORMAT
+from rieszflow.flow.recording import _FORMAT
+from rieszflow.histograms.replay import follow
 
 SHAPE = (1, 12, 12)
 KINDS = ["hadamard", rf.LocalSlices(SHAPE, 5, 2), rf.LocalSlices(SHAPE, 4)]
@@ -83,7 +83,7 @@ def test_fresh_points_end_where_the_particles_do():
 
 
 def test_a_folder_holds_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr("rieszflow.recording._SEGMENT", 60_000)
+    monkeypatch.setattr("rieszflow.flow.recording._SEGMENT", 60_000)
     flow, start, end = recorded(steps=12, recording=tmp_path / "r")
     assert len(sorted((tmp_path / "r").iterdir())) > 2  # it has grown there on the way
     assert flow.recorder.segment.nbytes < 60_000
@@ -140,7 +140,7 @@ def test_without_a_recording_runs_may_begin_anywhere():
 
 
 def test_a_folder_that_has_lost_its_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("rieszflow.recording._SEGMENT", 3000)
+    monkeypatch.setattr("rieszflow.flow.recording._SEGMENT", 3000)
     flow, start, _ = small_flow()
     flow.recorder = type(flow.recorder)(flow.recorder.plan, tmp_path / "r")
     x = flow.run(start, steps=12)
@@ -163,7 +163,7 @@ def test_a_folder_that_has_lost_its_end_is_refused(tmp_path, monkeypatch):
 
 def test_parts_end_after_whole_steps(tmp_path, monkeypatch):
     """Summed kinds move the points once for all of them: a part that ended before would lose the move."""
-    monkeypatch.setattr("rieszflow.recording._SEGMENT", 1)
+    monkeypatch.setattr("rieszflow.flow.recording._SEGMENT", 1)
     settings = {"slices": [16, 8, 12], "summed": True}
     flow, start, end = recorded(N=200, steps=4, recording=tmp_path / "r", **settings)
     assert len(flow.recorded()._parts) == 4
@@ -171,7 +171,7 @@ def test_parts_end_after_whole_steps(tmp_path, monkeypatch):
 
 
 def test_every_part_is_read_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("rieszflow.recording._SEGMENT", 3000)
+    monkeypatch.setattr("rieszflow.flow.recording._SEGMENT", 3000)
     flow, start, _ = small_flow()
     flow.recorder = type(flow.recorder)(flow.recorder.plan, tmp_path / "r")
     flow.run(start, steps=12)
@@ -182,7 +182,7 @@ def test_every_part_is_read_once(tmp_path, monkeypatch):
     assert torch.equal(replay.push(start, batch_size=50, progress=lambda p: done.append((p.done, p.total))), expected)
     assert len(read) == len(replay._parts) > 2
     assert done == [(k, 96) for k in range(1, 97)]
-    monkeypatch.setattr("rieszflow.recording._PUSHED", 4 * 3 * 2 * 150)  # memory for three batches
+    monkeypatch.setattr("rieszflow.flow.recording._PUSHED", 4 * 3 * 2 * 150)  # memory for three batches
     read.clear()
     assert torch.equal(replay.push(start, batch_size=50), expected) and len(read) == 3 * len(replay._parts)
 

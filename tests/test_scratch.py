@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from rieszflow._scratch import scratch
+from rieszflow._infra.workspace import scratch
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

@@ -10,7 +10,7 @@ from problems import generator, relative
 
 import rieszflow as rf
 from rieszflow import SliceSketch
-from rieszflow._files import save_tensors
+from rieszflow._infra.files import save_tensors
 from rieszflow.generative.run import NETWORK
 
 

@@ -15,11 +15,10 @@ from problems import generator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rieszflow as rf
-from rieszflow import metrics, permutations, two_sample
-from rieszflow._files import load_tensors, save_tensors
-from rieszflow.engines import bins
+from rieszflow import histograms, metrics, two_sample
+from rieszflow._infra.files import load_tensors, save_tensors
 from rieszflow.sketch.files import SKETCH
-from rieszflow.two_sample import exact, gram
+from rieszflow.two_sample import exact, gram, permutations
 
 ERROR = 1e-6
 
@@ -448,7 +447,7 @@ def test_products_of_a_grams_rows_are_integrals(slices):
     some hundred additions of numbers that bins of up to 2³² widths spread: 1e-12 of the largest."""
     B, random = 16, np.random.default_rng(0)
     own, shared = gram._root(B)
-    tail = np.diff([bins.tail_edge(k, B) for k in range(bins.TAIL + 1)])
+    tail = np.diff([histograms.tail_edge(k, B) for k in range(histograms.TAIL + 1)])
     widths = np.concatenate([tail[::-1], np.ones(B), tail])
     f = random.dirichlet(np.ones(len(widths)), size=(6, slices))
     inverse = random.uniform(0.1, 10, slices)

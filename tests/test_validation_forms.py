@@ -8,7 +8,7 @@ from problems import generator
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import rieszflow as rf
-from rieszflow import _validate
+from rieszflow._infra import validate
 
 GOOD = torch.rand(4, 3)
 FUNCTIONS = [rf.mmd2, rf.energy_distance, rf.mmd2_gradient, rf.sliced_mmd2, rf.sliced_mmd2_gradient]
@@ -118,7 +118,7 @@ def test_sums_that_overflow_are_sums_of_finite_numbers():
     for dtype in (torch.float32, torch.float64):
         large = torch.full((40, 2), torch.finfo(dtype).max, dtype=dtype)
         for x in (large, -large, torch.cat([large, -large])):
-            assert _validate.points("x", x) is x
+            assert validate.points("x", x) is x
 
 
 def test_transforms_and_forward_derivatives_are_refused():

@@ -7,7 +7,7 @@ import math
 import numba
 import numpy as np
 
-from rieszflow._numba import OPTIONS, SUMS
+from rieszflow._infra.jit import OPTIONS, SUMS
 
 __all__ = ["in_space", "on_line", "scaled"]
 

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rieszflow import _basis, _validate
+from rieszflow import _basis
 from rieszflow._basis import Array
+from rieszflow._infra import validate
 from rieszflow.errors import InputError, InputTypeError
 
 __all__ = ["Gaussian", "InverseMultiquadric", "Kernel", "Laplace", "Matern", "Riesz"]
@@ -112,7 +113,7 @@ class Riesz(Kernel):
     r: float = 1.0
 
     def __post_init__(self) -> None:
-        r = _validate.number(self.r)
+        r = validate.number(self.r)
         if not 0 < r < 2:
             raise InputError(f"r: {self.r!r} given; a number in the open interval (0, 2) is accepted")
         object.__setattr__(self, "r", r)
@@ -148,7 +149,7 @@ class Riesz(Kernel):
             >>> round(Riesz(1.0).basis_constant(2), 6) == round(math.pi / 2, 6)
             True
         """
-        d = _validate.positive_int("d", d)
+        d = validate.positive_int("d", d)
         log = math.lgamma((d + self.r) / 2) - math.lgamma(d / 2) - math.lgamma((self.r + 1) / 2)
         return math.sqrt(math.pi) * math.exp(log)
 
@@ -171,7 +172,7 @@ class Gaussian(Kernel):
     sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sigma", _validate.positive_float("sigma", self.sigma))
+        object.__setattr__(self, "sigma", validate.positive_float("sigma", self.sigma))
 
     def value(self, rho: Tensor) -> Tensor:
         return torch.exp(-0.5 * (rho / self.sigma) ** 2)
@@ -210,7 +211,7 @@ class Laplace(Kernel):
     sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sigma", _validate.positive_float("sigma", self.sigma))
+        object.__setattr__(self, "sigma", validate.positive_float("sigma", self.sigma))
 
     def value(self, rho: Tensor) -> Tensor:
         return torch.exp(-rho / self.sigma)
@@ -248,7 +249,7 @@ class InverseMultiquadric(Kernel):
     c: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "c", _validate.positive_float("c", self.c))
+        object.__setattr__(self, "c", validate.positive_float("c", self.c))
 
     def value(self, rho: Tensor) -> Tensor:
         return 1 / self._root(rho / self.c)
@@ -299,11 +300,11 @@ class Matern(Kernel):
     sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        nu = _validate.number(self.nu)
+        nu = validate.number(self.nu)
         if nu not in (0.5, 1.5, 2.5):
             raise InputError(f"nu: {self.nu!r} given; 0.5, 1.5 and 2.5 are accepted")
         object.__setattr__(self, "nu", nu)
-        object.__setattr__(self, "sigma", _validate.positive_float("sigma", self.sigma))
+        object.__setattr__(self, "sigma", validate.positive_float("sigma", self.sigma))
 
     def value(self, rho: Tensor) -> Tensor:
         s = self._lengths(rho)

@@ -13,10 +13,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rieszflow import _validate, engines, exact
-from rieszflow._autograd import draw_outside_transforms, may_be_recomputed, recomputing
+from rieszflow import engines, exact
 from rieszflow._clouds import Need, Pair
-from rieszflow._surroundings import plain
+from rieszflow._infra import validate
+from rieszflow._infra.autograd import draw_outside_transforms, may_be_recomputed, recomputing
+from rieszflow._infra.isolation import plain
 from rieszflow._types import DirectionsName, EngineName, Statistic
 from rieszflow.directions import KINDS, LocalSlices
 from rieszflow.engines import Problem
@@ -74,7 +75,7 @@ def _sliced_mmd2(x: Tensor, y: Tensor, seed: Tensor, setting: int, need_x: bool,
 @plain
 def _evaluated(x: Tensor, y: Tensor, seed: Tensor, setting: int, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
     it = _settings[setting]
-    pair, _ = _validate.clouds(x, y, None, None, it.statistic)
+    pair, _ = validate.clouds(x, y, None, None, it.statistic)
     need = Need(True, need_x, need_y)
     if it.exact(pair):
         value, (by_x, _, by_y, _) = exact.evaluate(pair, it.kernel, need)
@@ -222,11 +223,11 @@ class SlicedMMDLoss(nn.Module):
         if statistic not in ("V", "U"):
             raise InputError(f'statistic: {statistic!r} given; "V" (non-negative) and "U" (unbiased) are accepted')
         if slices != "auto":
-            slices = _validate.positive_int("slices", slices)
+            slices = validate.positive_int("slices", slices)
         self.setting = _Setting(kernel, slices, directions, engine, statistic)
         if seed is None:
             seed = draw_outside_transforms()
-        whole = _validate.whole_seed(seed) % _SEEDS
+        whole = validate.whole_seed(seed) % _SEEDS
         with torch.inference_mode(False):  # calls outside of it count, too
             self.register_buffer("seed", torch.tensor(whole, dtype=torch.int64, device="cpu"))
             self.register_buffer("calls", torch.zeros((), dtype=torch.int64, device="cpu"))

@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow import _score_loops, _validate
-from rieszflow._autograd import once
-from rieszflow._numba import share
-from rieszflow._pairs import distinct
-from rieszflow._scale import two_to
-from rieszflow._surroundings import plain
+from rieszflow import _score_loops
+from rieszflow._infra import validate
+from rieszflow._infra.autograd import once
+from rieszflow._infra.isolation import plain
+from rieszflow._infra.jit import share
+from rieszflow._infra.scaling import two_to
 from rieszflow._types import Points, PointsT
 from rieszflow.errors import DerivativeError, InputError, InputTypeError
+from rieszflow.exact.pairs import distinct
 
 __all__ = ["NanPolicy", "energy_score"]
 
@@ -75,8 +76,8 @@ def energy_score(
     Source: Gneiting and Raftery, Strictly Proper Scoring Rules, Prediction, and Estimation (2007), section 4.3; Ferro, Fair
     Scores for Ensemble Forecasts (2014), for `fair`.
     """
-    X: Tensor = _validate.points("samples", samples, look=False)
-    Y = _validate.plain_tensor("y", y, "(..., d)")
+    X: Tensor = validate.points("samples", samples, look=False)
+    Y = validate.plain_tensor("y", y, "(..., d)")
     if isinstance(samples, Tensor) != isinstance(y, Tensor):
         raise InputTypeError(f"y: {type(y).__name__} given, samples is {type(samples).__name__}; equal kinds are accepted")
     wanted = (*X.shape[:-2], X.shape[-1])
@@ -86,7 +87,7 @@ def energy_score(
         raise InputTypeError(f"y: {Y.dtype} on {Y.device} given, samples is {X.dtype} on {X.device}; equal ones are accepted")
     if nan_policy not in ("raise", "omit", "propagate"):
         raise InputError(f'`nan_policy` must be "raise", "omit" or "propagate", got {nan_policy!r}')
-    W = _validate.weights("weights", weights, X)
+    W = validate.weights("weights", weights, X)
     if W is not None and W.requires_grad:
         raise DerivativeError("`weights` must not require a gradient, got one that does; mmd2 has a derivative by weights")
     if fair and X.shape[-2] < 2:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from rieszflow import _validate
-from rieszflow._extras import extra
+from rieszflow._infra import validate
+from rieszflow._infra.extras import extra
 from rieszflow._types import DirectionsName, ScaleName
 from rieszflow.data import as_points
 from rieszflow.data.points import conversion
@@ -117,13 +117,13 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         return np.full(found.x.n, -1 if found.p_value <= level else 1)
 
     def _level(self) -> float:
-        level = _validate.positive_float("alpha", self.alpha)
+        level = validate.positive_float("alpha", self.alpha)
         if level >= 1:
             raise InputError(f"alpha: {self.alpha!r} given; a number between 0 and 1 is accepted")
         return level
 
     def _seed(self) -> int:
-        return _validate.whole_seed(0 if self.random_state is None else self.random_state, "random_state")
+        return validate.whole_seed(0 if self.random_state is None else self.random_state, "random_state")
 
 
 def _columns(X: Any) -> list[Any]:

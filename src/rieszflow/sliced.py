@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rieszflow import _validate, directions, engines
-from rieszflow._autograd import once, recomputing
+from rieszflow import directions, engines
 from rieszflow._clouds import Cloud, Need, Pair
-from rieszflow._surroundings import plain
+from rieszflow._infra import validate
+from rieszflow._infra.autograd import once, recomputing
+from rieszflow._infra.isolation import plain
 from rieszflow._types import EngineName, Points, PointsT, Seed, Statistic
 from rieszflow.directions import Directions, Kind
 from rieszflow.engines import Engine, Problem, Result
@@ -77,7 +78,7 @@ def sliced_mmd2(
 
     Source: paper, Theorems 1 and 4.
     """
-    pair, answer = _validate.clouds(x, y, x_weights, y_weights, statistic)
+    pair, answer = validate.clouds(x, y, x_weights, y_weights, statistic)
     tensors = (pair.x.points, pair.y.points, pair.x.weights, pair.y.weights)
     need = Need(True, *(t is not None and t.requires_grad for t in tensors))
     if isinstance(seed, torch.Generator) and recomputing() and need != Need(True):
@@ -135,7 +136,7 @@ def sliced_mmd2_gradient(
 
     Source: paper, section 3.
     """
-    pair, answer = _validate.clouds(x, y, x_weights, y_weights, statistic)
+    pair, answer = validate.clouds(x, y, x_weights, y_weights, statistic)
     work = prepared(pair, Problem(kernel, Need(x=True)), slices, directions, engine, seed)
     gradient = work.evaluate(pair.x, pair.y).x
     assert gradient is not None
@@ -160,8 +161,8 @@ def prepared(pair: Pair, problem: Problem, slices: int, kind: Kind, engine: Engi
     check_kernel(problem.kernel)
     x, y = pair.x.points, pair.y.points
     chosen = engines.choose(engine, problem, x, y)
-    P = _validate.positive_int("slices", slices)
-    drawn = directions.sample(kind, P, x.shape[-1], x.detach(), _validate.generator(seed))
+    P = validate.positive_int("slices", slices)
+    drawn = directions.sample(kind, P, x.shape[-1], x.detach(), validate.generator(seed))
     return Work(chosen, drawn, problem, pair.unbiased)
 
 

@@ -10,17 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow import _ranks, _validate, directions, engines
+from rieszflow import directions, engines
 from rieszflow._clouds import Batches, Cloud, Need, Pair
-from rieszflow._ranks import Group
-from rieszflow._scratch import Recycled
+from rieszflow._infra import ranks, validate
+from rieszflow._infra.ranks import Group
+from rieszflow._infra.workspace import Recycled
 from rieszflow._types import EngineName, Points, PointsT, Seed, Statistic
+from rieszflow.constraints import Frozen, known
 from rieszflow.data import stream
 from rieszflow.directions import Directions, Kind
 from rieszflow.engines import Engine, Kept, Problem, Result
-from rieszflow.engines.bins.recorded import Trace, traced
 from rieszflow.errors import InputError
-from rieszflow.frozen import Frozen, known
+from rieszflow.histograms.replay import Trace, traced
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 
 __all__ = ["KeptSlices", "Target"]
@@ -115,16 +116,16 @@ class Target:
         frozen: Frozen = 0,
     ) -> None:
         self.stream = None if isinstance(y, (Tensor, np.ndarray)) else stream(y)
-        self.y = _validate.points("y", y if self.stream is None else self.stream.first).detach()
+        self.y = validate.points("y", y if self.stream is None else self.stream.first).detach()
         self.frozen = known(frozen, self.y.shape[-1])
-        self.group = _ranks.check(group)
+        self.group = ranks.check(group)
         check_kernel(kernel)
         self.kernel = kernel
-        self.slices = _validate.positive_int("slices", slices)
+        self.slices = validate.positive_int("slices", slices)
         self.directions = directions
         self.engine = engine
-        self.generator = _validate.generator(seed)
-        self.reuse = None if reuse is None else _validate.positive_int("reuse", reuse)
+        self.generator = validate.generator(seed)
+        self.reuse = None if reuse is None else validate.positive_int("reuse", reuse)
         self._problem = Problem(kernel, Need(x=True), self.group)
         engines.choose(engine, self._problem, self.y, self.y)
         self._keeper = engines.keeper(engine, self._problem)
@@ -132,8 +133,8 @@ class Target:
             raise InputError("y: comes in batches; engine 'bins' or 'auto' and Riesz(1.0), without weights, are accepted")
         if reuse is None and (self._keeper is None or self.y.ndim > 2):
             raise InputError("reuse: None given; engine 'bins' or 'auto', Riesz(1.0) and one cloud (M, d) are accepted with it")
-        self.y_weights = _validate.weights("y_weights", y_weights, self.y, self.group)
-        self.batch = None if batch is None else _validate.positive_int("batch", batch)
+        self.y_weights = validate.weights("y_weights", y_weights, self.y, self.group)
+        self.batch = None if batch is None else validate.positive_int("batch", batch)
         if batch is not None and (reuse != 1 or self.stream is not None or y_weights is not None or self.y.ndim != 2):
             raise InputError("batch: given with reuse, weights, or a y that is no tensor (M, d); with reuse=1 it is accepted")
         self._pool = _Pool()
@@ -158,11 +159,11 @@ class Target:
         Raises:
             InputError, InputTypeError: what `sliced_mmd2_gradient` refuses.
         """
-        points = _validate.points("x", x)
+        points = validate.points("x", x)
         y = self.y if self.stream is None else self.y.to(points.dtype)
-        _validate.pair(points, y, look=False)
-        a = _validate.weights("x_weights", x_weights, points, self.group)
-        unbiased = _validate.statistic(statistic, ("x", points, a), ("y", self.y, self.y_weights)) == "U"
+        validate.pair(points, y, look=False)
+        a = validate.weights("x_weights", x_weights, points, self.group)
+        unbiased = validate.statistic(statistic, ("x", points, a), ("y", self.y, self.y_weights)) == "U"
         with self.memory.in_use():
             gradient = self._evaluate(Cloud(points, a).detached(), unbiased).x
             assert gradient is not None
@@ -186,7 +187,7 @@ class Target:
         self._pool = dataclasses.replace(self._pool, calls=calls + 1)
         M = len(self.y)
         # Over several ranks everyone gives its share.
-        many = M if self.batch is None else -(-self.batch * M // _ranks.total(M, self.group))
+        many = M if self.batch is None else -(-self.batch * M // ranks.total(M, self.group))
         if many >= M:
             return Cloud(self.y, self.y_weights).detached()
         start = calls * many % M
@@ -208,7 +209,7 @@ class Target:
 
         `draw` makes slices of a seed.
         """
-        _validate.pair(x, self.y, look=False)
+        validate.pair(x, self.y, look=False)
         seed = self._seed()
         slices = draw(seed)
         return seed, slices, traced(Pair(Cloud(x), self._seen(), False).detached(), slices, bins, self.group)
@@ -235,7 +236,7 @@ class Target:
     def _seed(self) -> int:
         """Of the next slices, the same on all ranks."""
         device = self.generator.device if self.generator is not None else "cpu"
-        return _ranks.agreed(int(torch.randint(2**62, (), generator=self.generator, device=device).item()), self.group)
+        return ranks.agreed(int(torch.randint(2**62, (), generator=self.generator, device=device).item()), self.group)
 
     def _sample(self, seed: int) -> Directions:
         generator = torch.Generator(self.y.device).manual_seed(seed)

@@ -22,7 +22,7 @@ from PIL import Image
 from rich.console import Console
 
 from rieszflow import Progress, cli, report
-from rieszflow._notices import notice
+from rieszflow._infra.notices import notice
 from rieszflow.cli import bars, terminal
 from rieszflow.generative import Config, Run
 

@@ -5,7 +5,8 @@ import torch
 from problems import clouds, generator
 
 import rieszflow as rf
-from rieszflow import _validate, directions
+from rieszflow import directions
+from rieszflow._infra import validate
 from rieszflow.directions import Hadamard
 
 
@@ -69,6 +70,6 @@ def test_slices_that_do_not_fit_into_memory_are_refused_before_any_is_drawn(name
     x = torch.rand(20, 64, generator=generator(0))
     with pytest.raises(rf.errors.InputError, match=r"`slices` must fit into memory, got 10000000000000, which needs at least"):
         FUNCTIONS[name](x, 10**13)
-    monkeypatch.setattr(_validate, "_available_memory", lambda: 1e6)
+    monkeypatch.setattr(validate, "_available_memory", lambda: 1e6)
     with pytest.raises(rf.errors.InputError, match=r"got 10000000, which needs at least .* GiB; 0\.0 GiB are available"):
         FUNCTIONS[name](x, 10**7)

@@ -2,11 +2,11 @@
 
 import pytest
 
-from rieszflow.engines.bins import passes
-from rieszflow.engines.bins.device import Device
+from rieszflow.histograms import backends
+from rieszflow.histograms.count_torch import Device
 
 
 @pytest.fixture
 def on_device_passes(monkeypatch):
     """The passes that CUDA uses, here on the CPU."""
-    monkeypatch.setattr(passes, "of", lambda frame: Device())
+    monkeypatch.setattr(backends, "of", lambda frame: Device())

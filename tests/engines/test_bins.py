@@ -9,7 +9,7 @@ import rieszflow as rf
 from rieszflow import directions, engines
 from rieszflow._clouds import Cloud, Need
 from rieszflow.engines import Problem
-from rieszflow.engines.bins import counted, layout
+from rieszflow.histograms import counted, layout
 
 EPS = torch.finfo(torch.float32).eps
 

@@ -20,9 +20,9 @@ from problems import generator
 from torch import nn
 
 import rieszflow as rf
-from rieszflow import _files
-from rieszflow._files import atomically, load_tensors, save_tensors
-from rieszflow._notices import Notice
+from rieszflow._infra import files
+from rieszflow._infra.files import atomically, load_tensors, save_tensors
+from rieszflow._infra.notices import Notice
 from rieszflow.errors import FileError, WriteError
 from rieszflow.generative import Config, ConfigError, Run, RunError
 from rieszflow.generative.networks import check_memory
@@ -417,7 +417,7 @@ def test_too_little_memory_is_no_damaged_file(tmp_path, monkeypatch, error):
     rf.SliceSketch.of(points(), slices=4).save(tmp_path / "a.sketch")
     for name, action in (
         ("rieszflow.generative.checkpoint.filled", lambda: resume(tmp_path / "run")),
-        ("rieszflow._files._read", lambda: resume(tmp_path / "run")),
+        ("rieszflow._infra.files._read", lambda: resume(tmp_path / "run")),
         ("rieszflow.sketch.files._plan", lambda: rf.SliceSketch.load(tmp_path / "a.sketch")),
         ("rieszflow.generative.networks.Displacement.load_state_dict", lambda: sample(tmp_path / "run")),
     ):
@@ -652,7 +652,7 @@ def dead_process():
 def test_a_folder_whose_first_write_was_killed_is_empty(tmp_path):
     path = tmp_path / "run"
     path.mkdir()
-    (path / f".config.{_files._HERE}-{dead_process()}-0.tmp.yaml").write_text("format: ri")
+    (path / f".config.{files._HERE}-{dead_process()}-0.tmp.yaml").write_text("format: ri")
     (path / ".lock").touch()
     refused(lambda: resume(path), "no run of rieszflow")
     rf.GenerativeFlow(**TINY).fit(points(), run=path)
@@ -666,7 +666,7 @@ def test_a_folder_whose_first_write_was_killed_is_empty(tmp_path):
 
 def test_leftovers_of_processes_that_are_gone(tmp_path):
     """The next write to a path removes them, and nothing else: not those of the living, of other machines, of other paths."""
-    gone, here = dead_process(), _files._HERE
+    gone, here = dead_process(), files._HERE
     file = tmp_path / "a [x].npz"
     leftovers = [f".a [x].{here}-{gone}-{k}.tmp.npz" for k in (0, 7)]
     kept = [
@@ -684,8 +684,8 @@ def test_leftovers_of_processes_that_are_gone(tmp_path):
 
 
 def test_a_run_clears_up_before_it_goes_on(run):
-    left = [run / folder / f".x.{_files._HERE}-{dead_process()}-0.tmp.png" for folder in ("", "networks")]
-    living = run / f".evaluation.{_files._HERE}-{os.getpid()}-9.tmp.json"  # evaluated at the same time
+    left = [run / folder / f".x.{files._HERE}-{dead_process()}-0.tmp.png" for folder in ("", "networks")]
+    living = run / f".evaluation.{files._HERE}-{os.getpid()}-9.tmp.json"  # evaluated at the same time
     for file in [*left, living]:
         file.touch()
     resume(run)
@@ -768,7 +768,7 @@ def test_a_full_disk_at_every_write(small_disk, tmp_path, whole, numbers):
     path, filler, ended = small_disk / "run", small_disk / "filler", False
     for k in numbers:
         writes = 0
-        original = _files.atomically
+        original = files.atomically
 
         def counting(file, write, k=k, original=original):
             nonlocal writes
@@ -780,7 +780,7 @@ def test_a_full_disk_at_every_write(small_disk, tmp_path, whole, numbers):
             return original(file, write)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_files, "atomically", counting)
+            patch.setattr(files, "atomically", counting)
             patch.setattr(rf.generative.run, "atomically", counting)
             try:
                 rf.GenerativeFlow(**{**TINY, "checkpoint_seconds": 60}).fit(points(), run=path)
@@ -916,7 +916,7 @@ def test_tensors_of_every_kind(tmp_path, dtype):
 def test_tensor_files_are_those_of_safetensors(tmp_path):
     """Bit for bit, for every dtype, so that readers in other languages read them too; a tensor is written without a copy."""
     g = generator(0)
-    tensors = {f"é{k % 3}.{k}": torch.randint(0, 2, (k % 4 + 1, 3), generator=g).to(t) for k, t in enumerate(_files._DTYPES)}
+    tensors = {f"é{k % 3}.{k}": torch.randint(0, 2, (k % 4 + 1, 3), generator=g).to(t) for k, t in enumerate(files._DTYPES)}
     tensors |= {
         'z\n"\x01': torch.zeros(0, 3),
         "s": torch.zeros((), dtype=torch.float64),
@@ -935,7 +935,7 @@ def test_writing_tensors_takes_no_memory(tmp_path):
     code = """
 import resource, sys, torch
 from pathlib import Path
-from rieszflow._files import Format, save_tensors
+from rieszflow._infra.files import Format, save_tensors
 tensors = {f"{k}": torch.ones(12_500_000 // 2) for k in range(4)}
 save_tensors(Path(sys.argv[1]), Format("x", 1), {"a": torch.ones(3)}, {})
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import rieszflow as rf
-from rieszflow._files import atomically, load_tensors, save_tensors
+from rieszflow._infra.files import atomically, load_tensors, save_tensors
 from rieszflow.generative import Config, ConfigError, Run, RunError, presets
 from rieszflow.generative.latents import draw_latents
 from rieszflow.generative.networks import build

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 
 import rieszflow as rf
 from rieszflow import report
-from rieszflow._notices import Notice
+from rieszflow._infra.notices import Notice
 from rieszflow.data import DatasetError, load
+from rieszflow.flow.step_sizes import default_steps
 from rieszflow.generative import Config, ConfigError, Run, presets
 from rieszflow.generative.pyramid import grow, levels, shrink
-from rieszflow.step_sizes import default_steps
 
 TINY = {
     "particles": 150,

@@ -5,7 +5,7 @@ A module holds the commands of one group: `train`, `samples`, `compare`, `pairwi
 this is imported when it runs: PyTorch alone takes two seconds.
 """
 
-from rieszflow._extras import extra
+from rieszflow._infra.extras import extra
 
 with extra("cli", "the command line"):
     from rieszflow.cli import compare, pairwise, samples, train

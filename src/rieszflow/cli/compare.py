@@ -29,7 +29,7 @@ from rieszflow.cli.way_out import call
 from rieszflow.errors import InputError
 
 if TYPE_CHECKING:
-    from rieszflow.comparison import Comparison
+    from rieszflow.two_sample.compare import Comparison
 
 SOURCE = "a .npy, .npz, .csv, .tsv or .parquet file, a folder of tables or of pictures"
 
@@ -72,8 +72,8 @@ def compare(
         check_file(out, ".png", force=force)
 
     from rieszflow import report
-    from rieszflow.comparison import compare, is_sketch
     from rieszflow.data import stream
+    from rieszflow.two_sample.compare import compare, is_sketch
 
     reading = table_options(
         header, columns, exclude, delimiter=delimiter, decimal=decimal, thousands=thousands, missing=missing, dates=dates,

@@ -73,10 +73,10 @@ def pairwise(
         check_file(out, ".csv", force=force, picture=True)
 
     from rieszflow import report
-    from rieszflow._files import atomically
+    from rieszflow._infra.files import atomically
     from rieszflow.data import stream
     from rieszflow.data.options import Reading
-    from rieszflow.groups import pairwise_energy_distance
+    from rieszflow.two_sample.pairwise import pairwise_energy_distance
 
     reading = table_options(
         header, columns, exclude, delimiter=delimiter, decimal=decimal, thousands=thousands, missing=missing, dates=dates,

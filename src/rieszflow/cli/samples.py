@@ -47,7 +47,7 @@ def sample(
     import numpy as np
 
     from rieszflow import report
-    from rieszflow._files import atomically
+    from rieszflow._infra.files import atomically
     from rieszflow.data import scaled
     from rieszflow.generative import GenerativeFlow
 
@@ -176,7 +176,7 @@ def info(
 ) -> None:
     """What a run is and how far it has come; without a run: data sets and presets."""
     from rieszflow import report
-    from rieszflow._files import printable
+    from rieszflow._infra.files import printable
     from rieszflow.data import NAMED
     from rieszflow.generative import Run, presets
 

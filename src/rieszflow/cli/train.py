@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rieszflow._extras import extra
+from rieszflow._infra.extras import extra
 from rieszflow.cli.app import RunArgument, app
 from rieszflow.cli.bars import TrainingBars
 from rieszflow.cli.checks import check_new_run, condition, settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rieszflow._extras import extra
+from rieszflow._infra.extras import extra
 from rieszflow.data.options import Reading
 
 __all__ = ["arrow", "extensions", "index_columns", "is_list", "is_single", "label_values", "seconds", "storage", "why_not"]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._notices import notice
+from rieszflow._infra.notices import notice
 from rieszflow.data.columns import named
 from rieszflow.data.points import as_points
 from rieszflow.data.tables import Table

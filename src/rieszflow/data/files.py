@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rieszflow._notices import notice
+from rieszflow._infra.notices import notice
 from rieszflow.data.dataset import Parts
 from rieszflow.data.idx import idx_file, idx_folder, idx_places
 from rieszflow.data.paths import meant, some

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from rieszflow._extras import extra
-from rieszflow._notices import notice
+from rieszflow._infra.extras import extra
+from rieszflow._infra.notices import notice
 from rieszflow.data.dataset import Parts
 from rieszflow.data.idx import idx_folder
 from rieszflow.data.paths import folders_below, listed, looked, meant

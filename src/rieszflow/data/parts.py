@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rieszflow._notices import notice
+from rieszflow._infra.notices import notice
 from rieszflow.data.options import Reading
 from rieszflow.errors import DatasetError
 

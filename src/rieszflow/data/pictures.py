@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from rieszflow._extras import extra
-from rieszflow._notices import notice
+from rieszflow._infra.extras import extra
+from rieszflow._infra.notices import notice
 from rieszflow.data.dataset import Parts
 from rieszflow.data.paths import all_files, answers, is_table, some
 from rieszflow.errors import DatasetError

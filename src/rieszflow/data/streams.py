@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow import _validate
-from rieszflow._notices import notice
+from rieszflow._infra import validate
+from rieszflow._infra.notices import notice
 from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data.batches import Source, batch_points, passes
 from rieszflow.data.columns import difference, named
@@ -67,7 +67,7 @@ class Stream:
             if not len(points):
                 continue
             self._alike(tuple(points.shape[1:]), number)
-            flat = _validate.points(f"{self.name}, batch {number}", points.reshape(len(points), -1))
+            flat = validate.points(f"{self.name}, batch {number}", points.reshape(len(points), -1))
             yield flat
             done += len(flat)
             if self.progress is not None:

@@ -12,8 +12,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from rieszflow import _validate
-from rieszflow._surroundings import plain
+from rieszflow._infra import validate
+from rieszflow._infra.isolation import plain
 from rieszflow._types import DirectionsName
 from rieszflow.directions import hadamard, independent, orthogonal, sobol
 from rieszflow.directions.base import Directions, Draw
@@ -60,7 +60,7 @@ def sample(kind: Kind, P: int, d: int, like: Tensor, generator: torch.Generator 
     if isinstance(kind, str) and kind == "auto":
         kind = "orthogonal" if d <= _LARGEST_HAAR else "hadamard"
     structured = isinstance(kind, LocalSlices) or (isinstance(kind, str) and kind == "hadamard")
-    _validate.affordable("slices", P, like.element_size() * (_SIGNS if structured else d))
+    validate.affordable("slices", P, like.element_size() * (_SIGNS if structured else d))
     if isinstance(kind, LocalSlices):
         return kind.sample(P, d, like, generator)
     if not isinstance(kind, str) or kind not in KINDS:
@@ -70,7 +70,7 @@ def sample(kind: Kind, P: int, d: int, like: Tensor, generator: torch.Generator 
 
 
 def _given(xi: Tensor, d: int, like: Tensor) -> Dense:
-    xi = _validate.plain_tensor("directions", xi, f"(P, {d})")
+    xi = validate.plain_tensor("directions", xi, f"(P, {d})")
     if xi.ndim != 2 or xi.shape[1] != d or xi.shape[0] == 0:
         raise InputError(f"directions: tensor of shape {tuple(xi.shape)} given; (P, {d}) is accepted")
     norms = xi.detach().double().norm(dim=1)

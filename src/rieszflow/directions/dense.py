@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rieszflow._surroundings import plain
+from rieszflow._infra.isolation import plain
 from rieszflow.directions.base import Directions
 
 __all__ = ["Dense"]

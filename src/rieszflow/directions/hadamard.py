@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._numba import share, tile_width
+from rieszflow._infra.jit import share, tile_width
 from rieszflow.directions import loops
 from rieszflow.directions.base import Directions
 

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow import _validate
-from rieszflow._surroundings import plain
+from rieszflow._infra import validate
+from rieszflow._infra.isolation import plain
 from rieszflow.directions.base import Directions
 from rieszflow.directions.hadamard import SMALLEST, transform
 from rieszflow.errors import InputError
@@ -72,7 +72,7 @@ class LocalSlices:
 
     def __post_init__(self) -> None:
         try:
-            C, H, W, size, scale = (_validate.positive_int("", v) for v in (*self.shape, self.size, self.scale))
+            C, H, W, size, scale = (validate.positive_int("", v) for v in (*self.shape, self.size, self.scale))
         except (TypeError, ValueError):
             raise InputError(
                 f"directions: {self!r} given; a shape (C, H, W), size and scale of whole numbers are accepted"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from rieszflow._numba import OPTIONS
+from rieszflow._infra.jit import OPTIONS
 
 __all__ = ["adjoint", "backward", "forward", "project"]
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from rieszflow._clouds import Batches, Cloud, Need, Pair
-from rieszflow._ranks import Group
-from rieszflow._surroundings import plain
+from rieszflow._infra.isolation import plain
+from rieszflow._infra.ranks import Group
 from rieszflow.directions import Directions
 from rieszflow.errors import InputError
 from rieszflow.kernels import Kernel

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from rieszflow import _ranks
+from rieszflow._infra import ranks
 from rieszflow.generative.context import WATCHED, Context, Stage, enter
 from rieszflow.generative.fit import new_fit, new_scaler
 from rieszflow.generative.flows import new_flow
@@ -30,7 +30,7 @@ def start(context: Context) -> State:
         known = None if context.conditions is None else context.conditions[first : first + n]
         return context.condition.join(known, noise).to(context.device)
 
-    x = _ranks.part(latents(context.config.particles, 0), context.group)
+    x = ranks.part(latents(context.config.particles, 0), context.group)
     fresh = latents(WATCHED, context.config.particles)
     return replace(
         state,
@@ -69,7 +69,7 @@ def _next_level(context: Context, state: State) -> State:
     x = grow(state.x, old, new, 0.0, None, growth, leading)
     if noise:
         white = torch.randn(context.config.particles, x.shape[1] - leading, generator=state.chooser)
-        x[:, leading:] += noise * _ranks.part(white, context.group).to(x)
+        x[:, leading:] += noise * ranks.part(white, context.group).to(x)
     fresh = grow(state.fresh, old, new, stage.level.noise_of_samples, state.chooser, growth, leading)
     return replace(
         state,
@@ -119,5 +119,5 @@ def _no_replay(context: Context, stage: Stage) -> Tensor | None:
     """Of a shared network, before its first step."""
     if not context.config.shared:
         return None
-    rows = _ranks.part(torch.empty(min(REPLAYED, context.config.particles)), context.group)
+    rows = ranks.part(torch.empty(min(REPLAYED, context.config.particles)), context.group)
     return stage.targets.new_empty(0, 2, len(rows), stage.targets.shape[1])

@@ -2,7 +2,7 @@
 
 A point of a conditional flow is a pair: what is known of a datum, and the datum. Labels (one-hot) and numbers stand before the
 datum's own numbers. They are scaled until their distances weigh as much as the data's. Of an image some pixels are known, or
-the means of some; they are the datum's own, at their own scale. What is known never moves (see `rieszflow.frozen`).
+the means of some; they are the datum's own, at their own scale. What is known never moves (see `rieszflow.constraints`).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._files import Json, one_line
-from rieszflow._notices import notice
+from rieszflow._infra.files import Json, one_line
+from rieszflow._infra.notices import notice
+from rieszflow.constraints import Known, Leading, Mask, Pool, heard
 from rieszflow.data import Columns, Dataset, as_points, scaled
 from rieszflow.data.points import plain_numbers
 from rieszflow.errors import ConfigError, InputError
-from rieszflow.frozen import Known, Leading, Mask, Pool, heard
 from rieszflow.generative.config import HALVES, Config, is_condition
 
 __all__ = [

@@ -11,8 +11,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from rieszflow import _ranks
-from rieszflow._ranks import Group
+from rieszflow._infra import ranks
+from rieszflow._infra.ranks import Group
 from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Dataset
 from rieszflow.errors import RunError
@@ -191,4 +191,4 @@ def enter(context: Context, level: Level) -> Stage:
         for t in (context.targets, context.held_out)
     )
     watched = targets[:WATCHED]
-    return Stage(level, _ranks.part(targets, context.group), watched, held_out, step_sizes(level, watched))
+    return Stage(level, ranks.part(targets, context.group), watched, held_out, step_sizes(level, watched))

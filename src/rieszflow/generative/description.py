@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from rieszflow._files import MARK, Json, read_text
+from rieszflow._infra.files import MARK, Json, read_text
 from rieszflow.errors import ConfigError, FileError, RunError
 from rieszflow.generative.checks import is_whole, shown
 from rieszflow.generative.config import Config

@@ -10,8 +10,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from rieszflow import _ranks
-from rieszflow._files import Json
+from rieszflow._infra import ranks
+from rieszflow._infra.files import Json
 from rieszflow._types import Progress
 from rieszflow.errors import RunError
 from rieszflow.exact import energy_distance
@@ -35,7 +35,7 @@ def finish(context: Context, state: State) -> State:
     phi, flowed = state.fit.average, state.x
     state = replace(state, x=displace(phi, state.x_old, context.config.clip, context.number_in_level(state.network)))
     wanted = state.x_old - flowed
-    off, size = (_ranks.mean(t.pow(2), context.group) for t in (state.x - flowed, wanted))
+    off, size = (ranks.mean(t.pow(2), context.group) for t in (state.x - flowed, wanted))
     error = (off / size.clamp(min=1e-24)).item()
     if not math.isfinite(error):
         raise RunError(f"network {state.network} returns non-finite values; try a smaller learning_rate")
@@ -45,7 +45,7 @@ def finish(context: Context, state: State) -> State:
     moved = state.x
     if state.stage.level.config.from_flow:
         state = replace(state, x=flowed)
-    shown, after = (_ranks.joined(t[:WATCHED], context.group)[:WATCHED] for t in (flowed, moved))
+    shown, after = (ranks.joined(t[:WATCHED], context.group)[:WATCHED] for t in (flowed, moved))
     if context.here.main:
         state = _follow_samples(context, state, phi)
         row = _row(context, state, size, error, {"particles": shown, "network_particles": after})
@@ -60,7 +60,7 @@ def finish_part(context: Context, state: State) -> State:
     started = time.perf_counter()
     assert state.flow is not None and state.flow.recorder is not None
     segment, stage = state.flow.recorder.segment, state.stage
-    shown = _ranks.joined(state.x[:WATCHED], context.group)[:WATCHED]
+    shown = ranks.joined(state.x[:WATCHED], context.group)[:WATCHED]
     if context.here.main:
         fresh, velocities = segment.push(state.fresh, state.fresh_velocities)
         path = torch.cat([state.path, fresh[None, :PICTURED]])

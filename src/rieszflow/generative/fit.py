@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rieszflow import _ranks
+from rieszflow._infra import ranks
 from rieszflow.generative.context import Context, Stage
 from rieszflow.generative.networks import Displacement, build
 from rieszflow.generative.state import Fit, State
@@ -32,7 +32,7 @@ def new_fit(context: Context, stage: Stage, network: int, step: int, chooser: to
     model: nn.Module = phi
     source = chooser
     if context.group is not None:
-        with _ranks.sending(context.group):
+        with ranks.sending(context.group):
             model = nn.parallel.DistributedDataParallel(phi, None if device.type == "cpu" else [device])
         # Every process draws its own share of a batch. One process goes on with the common source, and is resumed exactly.
         seed = np.random.SeedSequence((config.seed, network, step, context.here.rank)).generate_state(1, np.uint64)[0]
@@ -52,7 +52,7 @@ def begin_fit(context: Context, state: State) -> State:
         for module in (fit.average, fit.phi):
             module.net.load_state_dict(state.initial)
     # A displacement of exactly zero cannot be divided by its size, and needs no network either.
-    scale = _ranks.mean((state.x_old - state.x).pow(2), context.group).sqrt().clamp(min=1e-12)
+    scale = ranks.mean((state.x_old - state.x).pow(2), context.group).sqrt().clamp(min=1e-12)
     if level.config.fit == "plain":
         scale = torch.ones_like(scale)
     for module in (fit.phi, fit.average):
@@ -69,7 +69,7 @@ def fit_step(context: Context, state: State) -> State:
         falls = 1.0 if plain else 0.5 * (1 + math.cos(math.pi * state.step / config.fit_steps))
         group["lr"] = config.learning_rate * falls
     x, v, number = _batch(context, state, fit)
-    with _ranks.sending(context.group):
+    with ranks.sending(context.group):
         with _autocast(context):
             residual = fit.model(x, number, normalised=True) - v / _scales(fit.phi, number)
         errors = residual.pow(2) if config.loss == "squared" else residual.abs()

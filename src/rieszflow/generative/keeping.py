@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from rieszflow import _ranks
-from rieszflow._files import Json
+from rieszflow._infra import ranks
+from rieszflow._infra.files import Json
 from rieszflow.flow import ParticleFlow
+from rieszflow.flow.recording import Segment
 from rieszflow.generative.processes import Processes
-from rieszflow.recording import Segment
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -88,7 +88,7 @@ class Rows(Kind):
 
     def save(self, name: str, value: Any, here: Processes) -> Tensors:
         found = {f"{name}.{k}": t for k, t in enumerate(value) if t is not None} if self.many else {name: value}
-        return {key: _ranks.joined(t.movedim(self.axis, 0), here.group).movedim(0, self.axis) for key, t in found.items()}
+        return {key: ranks.joined(t.movedim(self.axis, 0), here.group).movedim(0, self.axis) for key, t in found.items()}
 
     def load(self, name: str, tensors: Tensors, blank: Any, here: Processes) -> Tensor | tuple[Tensor | None, ...]:
         if not self.many:
@@ -96,7 +96,7 @@ class Rows(Kind):
         return tuple(self._part(tensors[key], here) if (key := f"{name}.{k}") in tensors else None for k in range(len(blank)))
 
     def _part(self, whole: Tensor, here: Processes) -> Tensor:
-        return _ranks.part(whole.to(here.device).movedim(self.axis, 0), here.group).movedim(0, self.axis)
+        return ranks.part(whole.to(here.device).movedim(self.axis, 0), here.group).movedim(0, self.axis)
 
 
 @dataclass(frozen=True)

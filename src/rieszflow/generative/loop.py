@@ -23,7 +23,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from rieszflow import _ranks
+from rieszflow._infra import ranks
 from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Dataset
 from rieszflow.errors import RunError
@@ -154,7 +154,7 @@ class _Clock:
     def due(self) -> bool:
         # The first rank's clock is the one that counts: all ranks save together.
         late = time.perf_counter() - self._saved > self._context.config.checkpoint_seconds
-        return bool(_ranks.agreed(int(late), self._context.group))
+        return bool(ranks.agreed(int(late), self._context.group))
 
     def saved(self) -> None:
         self._saved = time.perf_counter()

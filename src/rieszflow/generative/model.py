@@ -11,15 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rieszflow import _validate, data
-from rieszflow._files import one_line, out_of_memory
-from rieszflow._notices import notice
-from rieszflow._surroundings import defaults
+from rieszflow import data
+from rieszflow._infra import validate
+from rieszflow._infra.files import one_line, out_of_memory
+from rieszflow._infra.isolation import defaults
+from rieszflow._infra.notices import notice
 from rieszflow._types import Points, Progress, ProgressCallback, Seed
+from rieszflow.constraints import Known, Pool
 from rieszflow.data import Dataset
 from rieszflow.data.loading import holds_table
 from rieszflow.errors import ConfigError, InputError, RunError
-from rieszflow.frozen import Known, Pool
+from rieszflow.flow.recording import Segment
 from rieszflow.generative.condition import Condition, setting_of
 from rieszflow.generative.config import Config
 from rieszflow.generative.context import DrawCallback
@@ -32,7 +34,6 @@ from rieszflow.generative.pyramid import Level, grow, levels
 from rieszflow.generative.run import Run
 from rieszflow.generative.run_copies import Temporary, read_files, save_copy, write_files
 from rieszflow.generative.training_data import check_same, dataset, describe, load_data
-from rieszflow.recording import Segment
 
 __all__ = ["GenerativeFlow"]
 
@@ -235,13 +236,13 @@ class GenerativeFlow(OnHub):
             RunError: nothing trained yet; a network is missing, damaged or of another run; or config.yaml was edited.
             InputError: n or batch_size below 1; or a condition that the model does not know, of another shape or length.
         """
-        n, batch_size = _validate.positive_int("n", n), _validate.positive_int("batch_size", batch_size)
+        n, batch_size = validate.positive_int("n", n), validate.positive_int("batch_size", batch_size)
         if self.run is None or (last := self.run.trained()) == 0:
             raise RunError("no trained network yet: call fit first, or resume the run")
         if last < (total := self.config.total_networks()):
             notice(f"{self.run.path}: training is not finished; samples go through {last} of {total} stages")
         device = self.config.torch_device()
-        generator = _validate.generator(seed)
+        generator = validate.generator(seed)
         x, shape = torch.empty(0), self.run.shape
         known = Condition.of(self.config, shape, self.run.data.get("condition"))
         asked = known.asked(condition, n, self.run.data, generator)

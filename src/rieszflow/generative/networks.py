@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rieszflow._extras import extra
+from rieszflow._infra.extras import extra
 from rieszflow.errors import ConfigError
 from rieszflow.generative.condition import NOTHING, Condition
 from rieszflow.generative.config import Config

@@ -6,7 +6,7 @@ import os
 from importlib import resources
 from pathlib import Path
 
-from rieszflow._files import read_text
+from rieszflow._infra.files import read_text
 from rieszflow.errors import ConfigError, FileError
 from rieszflow.generative.yaml_text import YAML_BYTES, parse_yaml
 

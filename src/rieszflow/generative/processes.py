@@ -15,10 +15,10 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
-from rieszflow import _ranks
-from rieszflow._extras import extra
-from rieszflow._files import one_line
-from rieszflow._ranks import Group
+from rieszflow._infra import ranks
+from rieszflow._infra.extras import extra
+from rieszflow._infra.files import one_line
+from rieszflow._infra.ranks import Group
 from rieszflow.errors import RankError, RunError
 
 with extra("generative", "generative models"):
@@ -50,7 +50,7 @@ class Processes:
 
     def wait(self) -> None:
         """Returns when all are here."""
-        _ranks.wait(self.group)
+        ranks.wait(self.group)
 
 
 def processes(device: torch.device) -> Processes:

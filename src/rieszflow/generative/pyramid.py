@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from rieszflow.directions import Kind, LocalSlices
 from rieszflow.errors import ConfigError
+from rieszflow.flow.recording import Plan
 from rieszflow.generative.condition import NOTHING, Condition
 from rieszflow.generative.config import Config, GrowthName
-from rieszflow.recording import Plan
 
 __all__ = ["Level", "grow", "levels", "shrink"]
 

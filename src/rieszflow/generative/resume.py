@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rieszflow._files import Json
-from rieszflow._notices import notice
+from rieszflow._infra.files import Json
+from rieszflow._infra.notices import notice
 from rieszflow.errors import RunError
 from rieszflow.generative.begin import start
 from rieszflow.generative.checkpoint import restore, save

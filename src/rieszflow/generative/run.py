@@ -25,8 +25,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from rieszflow._extras import extra
-from rieszflow._files import (
+from rieszflow._infra.extras import extra
+from rieszflow._infra.files import (
     Format,
     Json,
     atomically,
@@ -38,7 +38,7 @@ from rieszflow._files import (
     remove_leftovers,
     save_tensors,
 )
-from rieszflow._notices import notice
+from rieszflow._infra.notices import notice
 from rieszflow.data import Columns
 from rieszflow.errors import FileError, RunError, WriteError
 from rieszflow.generative.checks import MOST, is_whole, shown

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rieszflow._files import aside, copy_within, one_line, open_regular
+from rieszflow._infra.files import aside, copy_within, one_line, open_regular
 from rieszflow.errors import RunError, WriteError
 from rieszflow.generative.run import Run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from rieszflow._files import Json, one_line
+from rieszflow._infra.files import Json, one_line
 from rieszflow.errors import RunError
 
 __all__ = ["sealed", "unsealed"]

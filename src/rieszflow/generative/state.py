@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from rieszflow._files import Json
+from rieszflow._infra.files import Json
 from rieszflow.flow import ParticleFlow
 from rieszflow.generative.context import Stage
 from rieszflow.generative.keeping import (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from rieszflow.directions import Kind, LocalSlices
+from rieszflow.flow.step_sizes import default_steps
 from rieszflow.generative.pyramid import Level
 from rieszflow.kernels import Riesz
-from rieszflow.step_sizes import default_steps
 
 __all__ = ["step_sizes"]
 

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow import _validate, data
-from rieszflow._files import Json
+from rieszflow import data
+from rieszflow._infra import validate
+from rieszflow._infra.files import Json
 from rieszflow._types import Points
+from rieszflow.constraints import Known
 from rieszflow.data import Dataset, as_points
 from rieszflow.errors import InputError, RunError
-from rieszflow.frozen import Known
 from rieszflow.generative.condition import as_array, describe_condition, observation, observed, raw_conditions
 from rieszflow.generative.config import Config
 from rieszflow.generative.run import Run
@@ -86,7 +87,7 @@ def columns_of(config: Config) -> list[str]:
 
 
 def _points(name: str, x: Points) -> np.ndarray:
-    t = _validate.points(name, data.as_points(x, name)).cpu()
+    t = validate.points(name, data.as_points(x, name)).cpu()
     if t.ndim not in (2, 4):
         raise InputError(f"{name}: shape {tuple(t.shape)} given; (n, d), (n, H, W) or (n, C, H, W) is accepted")
     return t.numpy()

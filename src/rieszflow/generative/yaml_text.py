@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from rieszflow._extras import extra
-from rieszflow._files import one_line
+from rieszflow._infra.extras import extra
+from rieszflow._infra.files import one_line
 from rieszflow.errors import InputError
 from rieszflow.generative.checks import shown
 

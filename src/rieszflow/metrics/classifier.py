@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from rieszflow._surroundings import defaults
+from rieszflow._infra.isolation import defaults
 from rieszflow.data import Dataset
 
 __all__ = ["Classifier", "train_classifier"]

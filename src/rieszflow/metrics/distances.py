@@ -5,20 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rieszflow import _validate
-from rieszflow._extras import extra
-from rieszflow._scale import power_of_two
-from rieszflow._surroundings import defaults
+from rieszflow._infra import validate
+from rieszflow._infra.extras import extra
+from rieszflow._infra.isolation import defaults
+from rieszflow._infra.scaling import power_of_two
 from rieszflow._types import Points
 from rieszflow.errors import InputError
-from rieszflow.permutations import p_value, source
 from rieszflow.two_sample.exact import exact_gram, pair_distances
+from rieszflow.two_sample.permutations import p_value, source
 
 __all__ = ["energy_p_value", "frechet_distance", "kernel_distance", "nearest", "precision_recall"]
 
 
 def _features(name: str, x: Points) -> Tensor:
-    features = _validate.points(name, x)
+    features = validate.points(name, x)
     if features.ndim != 2 or len(features) < 2:
         raise InputError(f"{name}: shape {tuple(features.shape)} given; (n, d) with n of at least 2 is accepted")
     return features.double()
@@ -128,7 +128,7 @@ def energy_p_value(x: Points, y: Points, *, permutations: int = 499, seed: int =
     Source: Székely and Rizzo, Testing for Equal Distributions in High Dimension (2004).
     """
     a, b, _ = _pair(x, y)
-    permutations = _validate.positive_int("permutations", permutations)
+    permutations = validate.positive_int("permutations", permutations)
     distances = pair_distances(torch.cat([a, b]).detach().cpu().numpy())
     gram, sizes = exact_gram(distances, len(a)), (len(a), len(b))
     largest = float(distances.max())
@@ -156,7 +156,7 @@ def precision_recall(x: Points, y: Points, *, k: int = 3) -> tuple[float, float]
 
     Source: Kynkäänniemi et al., NeurIPS 2019.
     """
-    (a, b, _), k = _pair(x, y), _validate.positive_int("k", k)
+    (a, b, _), k = _pair(x, y), validate.positive_int("k", k)
     if min(len(a), len(b)) <= k:
         raise InputError(f"k: {k} given; fewer than the {min(len(a), len(b))} points are accepted")
 

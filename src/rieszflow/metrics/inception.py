@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rieszflow._extras import extra
-from rieszflow._surroundings import defaults
+from rieszflow._infra.extras import extra
+from rieszflow._infra.isolation import defaults
 from rieszflow.errors import InputError
 from rieszflow.metrics.distances import frechet_distance, kernel_distance
 

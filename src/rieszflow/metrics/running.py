@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow import _validate
+from rieszflow import histograms
 from rieszflow._clouds import Cloud
-from rieszflow._extras import extra
-from rieszflow._surroundings import plain
+from rieszflow._infra import validate
+from rieszflow._infra.extras import extra
+from rieszflow._infra.isolation import plain
 from rieszflow._types import DirectionsName, ScaleName, Statistic
 from rieszflow.data.scale import spreads_of_rows
-from rieszflow.engines import bins
-from rieszflow.engines.bins import passes
 from rieszflow.errors import InputError, InputTypeError
+from rieszflow.histograms import backends
 from rieszflow.loss import flat
 from rieszflow.sketch.plan import Drawn, Plan, notice_if_coarse
 
@@ -90,7 +90,7 @@ class SlicedEnergyDistance(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        points = _validate.points("rows", flat("rows", rows).detach().cpu())
+        points = validate.points("rows", flat("rows", rows).detach().cpu())
         if statistic not in ("V", "U"):
             raise InputError(f'statistic: {statistic!r} given; "V" (non-negative) and "U" (unbiased) are accepted')
         self.statistic, self.reset_real = statistic, reset_real
@@ -98,21 +98,21 @@ class SlicedEnergyDistance(Metric):
         self._drawn = Drawn(points.shape[1], slices, directions, seed, None, spreads)
         grids = Plan.around(self._drawn.divide(points), self._drawn).random
         self._spans = [grid.span() for grid in grids]
-        P, width = sum(grid.directions.P for grid in grids), grids[0].B + 2 * bins.TAIL
+        P, width = sum(grid.directions.P for grid in grids), grids[0].B + 2 * histograms.TAIL
         # The first state, so that a merge is refused before anything is added.
         device = self.device
         self.add_state("plan", _fingerprint(points, self._drawn, reset_real).to(device), _agreed)
         for name in ("real", "made"):
             self.add_state(f"{name}_mass", torch.zeros(P, width, dtype=torch.float64, device=device), "sum")
-            self.add_state(f"{name}_moments", torch.zeros(P, 2 * bins.TAIL, dtype=torch.float64, device=device), "sum")
+            self.add_state(f"{name}_moments", torch.zeros(P, 2 * histograms.TAIL, dtype=torch.float64, device=device), "sum")
             self.add_state(f"{name}_n", torch.zeros((), dtype=torch.int64, device=device), "sum")
 
-    def _grids(self, device: torch.device) -> Iterator[tuple[bins.Grid, slice]]:
+    def _grids(self, device: torch.device) -> Iterator[tuple[histograms.Grid, slice]]:
         """The bins on a device, a part of the slices after another, and the part's rows among all."""
         first = 0
         spans = [{**span, "shift": span["shift"].to(device)} for span in self._spans]
-        for part, span in zip(bins.parts(self._drawn.kinds(spans[0]["shift"])[0]), spans, strict=True):
-            yield bins.grid_of(part, span), slice(first, first + part.P)
+        for part, span in zip(histograms.parts(self._drawn.kinds(spans[0]["shift"])[0]), spans, strict=True):
+            yield histograms.grid_of(part, span), slice(first, first + part.P)
             first += part.P
 
     @plain
@@ -127,7 +127,7 @@ class SlicedEnergyDistance(Metric):
         Raises:
             InputError, InputTypeError: what is not accepted. Nothing is counted then.
         """
-        points = _validate.points("x", flat("x", x).detach())
+        points = validate.points("x", flat("x", x).detach())
         if points.shape[1] != self._drawn.d:
             raise InputError(f"x: points of {points.shape[1]} numbers given, rows had {self._drawn.d}; they must be equal")
         if not isinstance(real, bool):
@@ -142,7 +142,7 @@ class SlicedEnergyDistance(Metric):
             if rows.start == 0:
                 notice_if_coarse(grid, scaled)
             grid, wide = grid.met(scaled)
-            counted = passes.of(grid).count(grid, Cloud(wide), moments=True, scale=1.0, memory="metric")
+            counted = backends.of(grid).count(grid, Cloud(wide), moments=True, scale=1.0, memory="metric")
             assert counted[1] is not None
             with torch.inference_mode():  # the states may have been made in it
                 mass[rows] += counted[0]
@@ -200,9 +200,9 @@ class SlicedEnergyDistance(Metric):
         if any(n < self._least for _, _, n in clouds):
             return total * torch.nan
         for grid, rows in self._grids(clouds[0][0].device):
-            x, y = (bins.Table(grid, (mass[rows] / n).float(), moments[rows] / n, 1 / int(n)) for mass, moments, n in clouds)
-            total += bins.Cumulated(x, y, self.statistic == "U").values().sum()
-        return 2 * total / self._drawn.slices
+            x, y = (histograms.Table(grid, (mass[rows] / n).float(), moments[rows] / n, 1 / int(n)) for mass, moments, n in clouds)
+            total += histograms.Cumulated(x, y, self.statistic == "U").values().sum()
+        return total / self._drawn.slices
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
         """Plot one value or several, as every metric of torchmetrics does.

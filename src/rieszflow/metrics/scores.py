@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rieszflow._notices import notice
-from rieszflow._surroundings import defaults
+from rieszflow._infra.isolation import defaults
+from rieszflow._infra.notices import notice
 from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Dataset
 from rieszflow.errors import InputError

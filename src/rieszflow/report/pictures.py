@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._extras import extra
-from rieszflow._files import atomically
-from rieszflow._notices import notice
-from rieszflow.groups import PairwiseDistances
+from rieszflow._infra.extras import extra
+from rieszflow._infra.files import atomically
+from rieszflow._infra.notices import notice
 from rieszflow.sketch import SliceSketch
+from rieszflow.two_sample.pairwise import PairwiseDistances
 
 with extra("cli", "pictures"):
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from rieszflow._extras import extra
+from rieszflow._infra.extras import extra
 
 if TYPE_CHECKING:
     from rieszflow.generative.context import Pictures

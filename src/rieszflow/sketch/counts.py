@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow import _ranks
+from rieszflow import histograms
 from rieszflow._clouds import Cloud
-from rieszflow._ranks import Group
-from rieszflow.engines import bins
-from rieszflow.engines.bins import passes
+from rieszflow._infra import ranks
+from rieszflow._infra.ranks import Group
+from rieszflow.histograms import backends
 from rieszflow.sketch.plan import Plan
 from rieszflow.sketch.reservoir import Reservoir
 
@@ -34,10 +34,10 @@ class Counts:
 
     def __init__(self, plan: Plan, sample: int, weighted: bool = False) -> None:
         self.n, self.weight, self.squares, self.weighted = 0, 0.0, 0.0, weighted
-        shapes = [(grid.directions.P, grid.B + 2 * bins.TAIL) for grid in plan.grids]
+        shapes = [(grid.directions.P, grid.B + 2 * histograms.TAIL) for grid in plan.grids]
         device = plan.grids[0].shift.device
         self.masses = [torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes]
-        self.moments = [torch.zeros(P, 2 * bins.TAIL, dtype=torch.float64, device=device) for P, _ in shapes]
+        self.moments = [torch.zeros(P, 2 * histograms.TAIL, dtype=torch.float64, device=device) for P, _ in shapes]
         self.reservoir = Reservoir(sample, plan.drawn.d, plan.drawn.seed)
 
     def see(self, plan: Plan, x: Tensor, w: Tensor | None = None) -> None:
@@ -52,7 +52,7 @@ class Counts:
             self.reservoir.see(x, scaled)
         for grid, masses, moments in zip(plan.grids, self.masses, self.moments, strict=True):
             grid, points = grid.met(scaled)
-            mass, moment = passes.of(grid).count(grid, Cloud(points, w), moments=True, scale=1.0, memory="sketch")
+            mass, moment = backends.of(grid).count(grid, Cloud(points, w), moments=True, scale=1.0, memory="sketch")
             assert moment is not None
             with torch.inference_mode():  # the tables may have been made in it
                 masses += mass
@@ -72,17 +72,17 @@ class Counts:
     def reduce(self, group: Group) -> None:
         """Adds up those of all ranks, on every one of them."""
         for table in (*self.masses, *self.moments):
-            _ranks.summed(table, group)
+            ranks.summed(table, group)
         own = np.array([self.n, self.weight, self.squares, self.weighted], np.float64)
-        numbers = _ranks.summed(own, group)
+        numbers = ranks.summed(own, group)
         self.n, self.weight, self.squares = int(numbers[0]), float(numbers[1]), float(numbers[2])
         self.weighted = bool(numbers[3])  # a rank without points knows nothing of weights
         self.reservoir.reduce(group)
 
-    def tables(self, plan: Plan) -> list[bins.Table]:
+    def tables(self, plan: Plan) -> list[histograms.Table]:
         """As the engine wants them: masses that sum to one."""
         self_weight = self.squares / self.weight**2
         return [
-            bins.Table(grid, (masses / self.weight).float(), moments / self.weight, self_weight)
+            histograms.Table(grid, (masses / self.weight).float(), moments / self.weight, self_weight)
             for grid, masses, moments in zip(plan.grids, self.masses, self.moments, strict=True)
         ]

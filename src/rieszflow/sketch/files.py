@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rieszflow._files import Format, load_tensors, one_line, out_of_memory, save_tensors
-from rieszflow._validate import positive_int
-from rieszflow.engines import bins
+from rieszflow import histograms
+from rieszflow._infra.files import Format, load_tensors, one_line, out_of_memory, save_tensors
+from rieszflow._infra.validate import positive_int
 from rieszflow.errors import FileError, InputError
 from rieszflow.sketch.counts import Counts
 from rieszflow.sketch.plan import Drawn, Plan
@@ -75,7 +75,7 @@ def _plan(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Plan:
     rows = sum(len(tensors[name]) for name in tables)
     if rows != drawn.slices + drawn.d * drawn.columns:  # before as many directions are drawn
         raise InputError(f"tables of {rows} slices, {drawn.slices} and {drawn.d} columns are named")
-    spans = [{name: tensors[f"{k}.{name}"] for name in bins.SPAN} for k in range(len(tables))]
+    spans = [{name: tensors[f"{k}.{name}"] for name in histograms.SPAN} for k in range(len(tables))]
     for k, span in enumerate(spans):
         _check_span(span, drawn.d, tensors[f"{k}.counts"])
     return Plan.at(spans, drawn)
@@ -95,7 +95,7 @@ def _check_span(span: dict[str, Tensor], d: int, counts: Tensor) -> None:
         _need(t.shape == shape and t.dtype in dtypes and t.isfinite().all(), f"{name}: {tuple(t.shape)} {t.dtype}")
     scale, B = float(span["scale"]), int(span["B"])
     _need(scale > 0 and math.isfinite(1 / scale) and math.frexp(scale)[0] == 0.5, f"a scale of {scale}")
-    _need(B > 0 and B % 64 == 0 and many == B + 2 * bins.TAIL, f"{B} bins in a table with {many} columns")
+    _need(B > 0 and B % 64 == 0 and many == B + 2 * histograms.TAIL, f"{B} bins in a table with {many} columns")
     _need((span["inverse"] > 0).all() and (1 / span["inverse"]).isfinite().all(), "bins without a positive width")
 
 
@@ -126,6 +126,6 @@ def _counts(plan: Plan, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Cou
             mine += theirs
         apart = (masses.sum(1) - weight).abs().max() > (weight * (_ROUNDED - 1) if weighted else 0)
         _need((masses >= 0).all() and not apart, f"counts that do not add up to {n} points")
-        tails = torch.cat([masses[:, : bins.TAIL], masses[:, -bins.TAIL :]], 1)
+        tails = torch.cat([masses[:, : histograms.TAIL], masses[:, -histograms.TAIL :]], 1)
         _need((moments.abs() <= tails * _FARTHEST).all(), "sums of positions out of range")
     return counts

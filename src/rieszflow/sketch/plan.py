@@ -11,25 +11,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow import _validate, directions
-from rieszflow._notices import notice
-from rieszflow._surroundings import plain
+from rieszflow import directions, histograms
+from rieszflow._infra import validate
+from rieszflow._infra.isolation import plain
+from rieszflow._infra.notices import notice
 from rieszflow._types import DirectionsName
 from rieszflow.data import difference
 from rieszflow.directions import KINDS, Directions
-from rieszflow.engines import bins
 from rieszflow.errors import InputError
 
 __all__ = ["Drawn", "Plan", "notice_if_coarse"]
 
 _RANGE = 256  # rows that decide the range
-_BYTES = 8 * (bins.BINS + 2 * bins.TAIL)  # of the counts of a slice
+_BYTES = 8 * (histograms.BINS + 2 * histograms.TAIL)  # of the counts of a slice
 _FEWEST, _LOOK = 64, 8  # points needed to see that bins are too wide, and slices that are checked
 _CROWDED = 8  # distinct points per bin among 256; usually about one
 _MOST_AXES = 4096  # columns that are slices of their own; more of them cost more than they tell
 
 
-def notice_if_coarse(grid: bins.Grid, rows: Tensor) -> None:
+def notice_if_coarse(grid: histograms.Grid, rows: Tensor) -> None:
     """Give a notice if points share bins because the bins were placed by rows with a much larger spread.
 
     Args:
@@ -91,8 +91,8 @@ class Drawn:
     spreads: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        _validate.affordable("slices", _validate.positive_int("slices", self.slices), _BYTES)
-        _validate.whole_seed(self.seed)
+        validate.affordable("slices", validate.positive_int("slices", self.slices), _BYTES)
+        validate.whole_seed(self.seed)
         if self.directions not in ("auto", *KINDS):
             accepted = ", ".join(repr(name) for name in ("auto", *KINDS))
             raise InputError(f"directions: {self.directions!r} given; {accepted} are accepted")
@@ -139,7 +139,7 @@ class Plan:
     """
 
     drawn: Drawn
-    grids: tuple[bins.Grid, ...]
+    grids: tuple[histograms.Grid, ...]
 
     @classmethod
     @plain
@@ -147,20 +147,20 @@ class Plan:
         """Place the bins where some rows (m, d), already divided by their spreads, lie."""
         chosen = np.random.default_rng(0).permutation(len(rows))[:_RANGE]
         some = rows.cpu().numpy()[chosen]
-        frames = [frame for kind in drawn.kinds(rows) for frame in bins.frames(kind, some, rows)]
-        return cls(drawn, tuple(bins.settled(frame, some) for frame in frames))
+        frames = [frame for kind in drawn.kinds(rows) for frame in histograms.frames(kind, some, rows)]
+        return cls(drawn, tuple(histograms.settled(frame, some) for frame in frames))
 
     @classmethod
     @plain
     def at(cls, spans: Sequence[Mapping[str, Tensor]], drawn: Drawn) -> Plan:
         """The bins whose `Grid.span` these were."""
         like = spans[0]["shift"]
-        parts = [part for kind in drawn.kinds(like) for part in bins.parts(kind)]
+        parts = [part for kind in drawn.kinds(like) for part in histograms.parts(kind)]
         pairs = zip(parts, spans, strict=True)
-        return cls(drawn, tuple(bins.grid_of(part, {**span, "shift": span["shift"].to(like)}) for part, span in pairs))
+        return cls(drawn, tuple(histograms.grid_of(part, {**span, "shift": span["shift"].to(like)}) for part, span in pairs))
 
     @property
-    def random(self) -> tuple[bins.Grid, ...]:
+    def random(self) -> tuple[histograms.Grid, ...]:
         """The bins of the random slices."""
         return self.grids[: len(self.grids) - self.drawn.columns]
 

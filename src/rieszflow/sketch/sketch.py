@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow import _ranks, _validate
+from rieszflow import histograms
 from rieszflow._clouds import Cloud
-from rieszflow._notices import notice
-from rieszflow._ranks import Group
-from rieszflow._surroundings import plain
+from rieszflow._infra import ranks, validate
+from rieszflow._infra.isolation import plain
+from rieszflow._infra.notices import notice
+from rieszflow._infra.ranks import Group
 from rieszflow._types import DirectionsName, Points, Progress, ProgressCallback, ScaleName, Statistic
 from rieszflow.data import as_points, stream
 from rieszflow.data.scale import choose_spreads, spreads_of_rows
-from rieszflow.engines import bins
 from rieszflow.engines.base import Result, Sum
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sketch import files
@@ -87,7 +87,7 @@ class SliceSketch:
                 raise InputError("with a plan as `rows`, `slices`, `directions`, `seed`, `names` and `scale` must be left out")
             self.plan = rows
         else:
-            points = _validate.points("rows", rows).detach()
+            points = validate.points("rows", rows).detach()
             if points.ndim != 2:
                 raise InputError(f"rows: shape {tuple(points.shape)} given; (m, d) is accepted")
             spreads = spreads_of_rows(scale, points, names is not None, False)
@@ -262,7 +262,7 @@ class SliceSketch:
 
         Every rank needs the same bins: make the sketch from the same rows everywhere, or send it round first.
         """
-        self._counts.reduce(_ranks.check(group))
+        self._counts.reduce(ranks.check(group))
         return self
 
     # Comparing.
@@ -295,7 +295,7 @@ class SliceSketch:
         other = self._other(other)
         if not self.columns:
             raise InputError(f"columns of d = {self.d} are not counted by themselves; up to 4,096 are")
-        both = bins.Cumulated(other._tables()[-1], self._tables()[-1], False)
+        both = histograms.Cumulated(other._tables()[-1], self._tables()[-1], False)
         distance, spread_x, spread_y = both.integrals()
         mean = distance + spread_x + spread_y  # E|X − Y|
         return torch.where(mean > 0, distance / mean, 0)
@@ -309,18 +309,18 @@ class SliceSketch:
             statistic: "V" or "U".
             x_weights: (N,), non-negative, of sum one; None for 1/N each.
         """
-        points = _validate.points("x", x).detach()
+        points = validate.points("x", x).detach()
         if points.shape[1:] != (self.d,):
             raise InputError(f"x: shape {tuple(points.shape)} given; (N, {self.d}) is accepted")
-        a = _validate.weights("x_weights", x_weights, points)
-        unbiased = _validate.statistic(statistic, ("x", points, a)) == "U" and self._unbiased("U")
+        a = validate.weights("x_weights", x_weights, points)
+        unbiased = validate.statistic(statistic, ("x", points, a)) == "U" and self._unbiased("U")
         scaled, total = self.plan.drawn.divide(points), Sum()
         for mine in self._tables()[: len(self.plan.random)]:
             grid, wide = mine.grid.met(scaled)
             cloud = Cloud(wide, a)
-            theirs = bins.counted(grid, cloud, memory="mass of x")
+            theirs = histograms.counted(grid, cloud, memory="mass of x")
             mine = dataclasses.replace(mine, grid=grid)
-            total.add(Result(x=bins.Cumulated(theirs, mine, unbiased).gradient_x(cloud, self.slices)))
+            total.add(Result(x=histograms.Cumulated(theirs, mine, unbiased).gradient_x(cloud, self.slices)))
         found = total.result().x
         assert found is not None
         gradient = self.plan.drawn.divide(found).to(points.dtype)
@@ -336,7 +336,7 @@ class SliceSketch:
             row -= self.plan.grids[part].directions.P
             part += 1
         grid, many = self.plan.grids[part], self.counts[part][row].cpu().numpy()
-        inside = many[bins.TAIL : bins.TAIL + grid.B].reshape(bars, -1).sum(1) / max(self.weight, 1e-300)
+        inside = many[histograms.TAIL : histograms.TAIL + grid.B].reshape(bars, -1).sum(1) / max(self.weight, 1e-300)
         low, inverse = float(grid.low[row]), float(grid.inverse[row])
         origin = float(grid.shift[row]) if column else 0.0
         spread = self.plan.drawn.spreads[row] if column and self.plan.drawn.spreads is not None else 1.0
@@ -355,7 +355,7 @@ class SliceSketch:
         if (difference := self.plan.difference(other.plan)) is not None:
             raise InputError(f"other: {difference}")
 
-    def _tables(self) -> list[bins.Table]:
+    def _tables(self) -> list[histograms.Table]:
         if self.n == 0:
             raise InputError("the sketch is empty; count points with `update` first")
         return self._counts.tables(self.plan)
@@ -372,7 +372,7 @@ class SliceSketch:
         other = self._other(other)
         unbiased, random = self._unbiased(statistic, other), len(self.plan.random)
         pairs = zip(other._tables()[:random], self._tables()[:random], strict=True)
-        return [bins.Cumulated(theirs, mine, unbiased).values() for theirs, mine in pairs]
+        return [histograms.Cumulated(theirs, mine, unbiased).values() for theirs, mine in pairs]
 
     # Files.
 

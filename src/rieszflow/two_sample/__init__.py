@@ -11,6 +11,10 @@ the blocks.
 Source: Domingo-Enrich, Dwivedi, Mackey, Cheap Permutation Testing (2025).
 """
 
-from rieszflow.two_sample.tests import TwoSampleTest, drift_test, two_sample_test
+from rieszflow.two_sample.api import TwoSampleTest, drift_test, two_sample_test
+from rieszflow.two_sample.compare import Comparison, compare
+from rieszflow.two_sample.pairwise import PairwiseDistances, pairwise_energy_distance
 
-__all__ = ["TwoSampleTest", "drift_test", "two_sample_test"]
+__all__ = [
+    "Comparison", "PairwiseDistances", "TwoSampleTest", "compare", "drift_test", "pairwise_energy_distance", "two_sample_test",
+]  # fmt: skip

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rieszflow import histograms
 from rieszflow._clouds import Cloud
 from rieszflow.data import Stream
-from rieszflow.engines import bins
-from rieszflow.engines.bins import passes
+from rieszflow.histograms import backends
 from rieszflow.sketch import Plan, SliceSketch
 from rieszflow.sketch.counts import Counts
 from rieszflow.sketch.reservoir import capacity
@@ -77,7 +77,7 @@ def deal(
     """
     size, K = sizes
     counts = Counts(plan, capacity(None, plan.drawn.d))
-    blocks = [np.zeros((K, g.directions.P, g.B + 2 * bins.TAIL), np.min_scalar_type(size)) for g in plan.random]
+    blocks = [np.zeros((K, g.directions.P, g.B + 2 * histograms.TAIL), np.min_scalar_type(size)) for g in plan.random]
     # How many points every block still gets, and how many none does: who gets which is drawn batch by batch.
     left = np.array([size] * K + [cloud.count() - K * size])
     for batch in cloud:
@@ -100,5 +100,5 @@ def _add(batch: Tensor, mine: Tensor, k: int, plan: Plan, blocks: list[np.ndarra
     times = 2 if len(mine) == 1 else 1
     for grid, counts in zip(plan.random, blocks, strict=True):
         grid, points = grid.met(batch[mine.repeat(times)])
-        mass, _ = passes.of(grid).count(grid, Cloud(points), moments=False, scale=1 / times, memory="block")
+        mass, _ = backends.of(grid).count(grid, Cloud(points), moments=False, scale=1 / times, memory="block")
         counts[k] += mass.cpu().numpy().astype(counts.dtype)

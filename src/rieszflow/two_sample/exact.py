@@ -9,8 +9,8 @@ import numba
 import numpy as np
 import torch
 
-from rieszflow._numba import OPTIONS, share
-from rieszflow._scale import power_of_two
+from rieszflow._infra.jit import OPTIONS, share
+from rieszflow._infra.scaling import power_of_two
 from rieszflow.two_sample.gram import Gram
 
 __all__ = ["are_few", "exact_gram", "in_range", "pair_distances"]
@@ -52,12 +52,12 @@ def pair_distances(x: np.ndarray) -> np.ndarray:
 def exact_gram(distances: np.ndarray, n: int) -> Gram:
     """Return the Gram matrix of single points for the energy distance; the first n points are those of x.
 
-    Half the energy distance is wᵀGw for G = −½‖x_i − x_j‖, because the weights w = 1/n, …, −1/m, … sum to zero.
+    The energy distance is wᵀGw for G = −‖x_i − x_j‖, because the weights w = 1/n, …, −1/m, … sum to zero.
     """
     m = len(distances) - n
     in_x = np.repeat([1 / n, 0.0], [n, m])
     in_y = np.repeat([0.0, 1 / m], [n, m])
-    return Gram(-0.5 * distances, in_x, in_y, 0.0, n, m)
+    return Gram(-distances, in_x, in_y, 0.0, n, m)
 
 
 @numba.njit(**OPTIONS)

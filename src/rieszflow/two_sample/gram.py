@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from rieszflow._numba import OPTIONS, share
-from rieszflow.engines import bins
+from rieszflow import histograms
+from rieszflow._infra.jit import OPTIONS, share
 from rieszflow.kernels import Riesz
 from rieszflow.two_sample.blocks import Dealt
 
@@ -86,7 +86,7 @@ def gram_of(x: Dealt, y: Dealt) -> Gram:
     w, slices = in_x - in_y, x.whole.slices
     matrix, each = np.zeros((len(w), len(w))), []
     for part, grid in enumerate(x.whole.plan.random):
-        unit = Riesz(1.0).basis_constant(grid.directions.n) / (grid.scale * slices)  # and of a slice: over `inverse`
+        unit = 2 * Riesz(1.0).basis_constant(grid.directions.n) / (grid.scale * slices)  # and of a slice: over `inverse`
         masses = [x.blocks[part], y.blocks[part], np.stack([x.rest(part), y.rest(part)])]
         own, shared = _root(grid.B)
         for some in _pieces(grid, len(w)):
@@ -106,7 +106,7 @@ def _root(B: int) -> tuple[np.ndarray, np.ndarray]:
     Over a bin of width h from a to b, F² has the integral h (a² + ab + b²) / 3. Together this is a tridiagonal form in the F_j,
     and r and s are its Cholesky factor. At both ends F, a difference of distribution functions, is 0.
     """
-    tail = np.diff([bins.tail_edge(k, B) for k in range(bins.TAIL + 1)])
+    tail = np.diff([histograms.tail_edge(k, B) for k in range(histograms.TAIL + 1)])
     h = np.concatenate([tail[::-1], np.ones(B), tail])
     r, s = np.empty(len(h)), np.zeros(len(h))
     before = 0.0
@@ -132,8 +132,8 @@ def _embed(first, last, worker, step, f, r, s, heights):
             mass[J - 1] = heights[p] * r[J - 1] * F
 
 
-def _pieces(grid: bins.Grid, K: int) -> Iterator[slice]:
+def _pieces(grid: histograms.Grid, K: int) -> Iterator[slice]:
     """Some slices at a time, for tables of K rows."""
-    step = max(1, _TOGETHER // (4 * K * (grid.B + 2 * bins.TAIL)))
+    step = max(1, _TOGETHER // (4 * K * (grid.B + 2 * histograms.TAIL)))
     for k in range(0, grid.directions.P, step):
         yield slice(k, k + step)

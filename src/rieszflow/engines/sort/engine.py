@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rieszflow._clouds import Cloud, Need, Pair
-from rieszflow._scale import power_of_two, within_range
+from rieszflow._infra.scaling import power_of_two, within_range
 from rieszflow.directions import Directions
 from rieszflow.engines.base import Engine, Problem, Result, Sum
 from rieszflow.engines.sort.profile import Profile, gradient, profile
@@ -40,7 +40,7 @@ class Sort(Engine):
         total = Sum()
         for part in directions.split(max(1, _PROJECTIONS // numbers)):
             total.add(_on_part(part, setting, problem.need))
-        c = Riesz(1.0).basis_constant(directions.n) / directions.P
+        c = 2 * Riesz(1.0).basis_constant(directions.n) / directions.P
         return _scaled(total.result(), pair, c, setting.scale)
 
 

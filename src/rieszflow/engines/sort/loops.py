@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from rieszflow._numba import OPTIONS
+from rieszflow._infra.jit import OPTIONS
 
 __all__ = ["gradient"]
 

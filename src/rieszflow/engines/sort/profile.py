@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._numba import share
+from rieszflow._infra.jit import share
 from rieszflow.engines.sort import loops
 
 __all__ = ["Profile", "gradient", "profile"]

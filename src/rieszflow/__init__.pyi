@@ -1,0 +1,31 @@
+from ._infra.notices import Notice
+from ._types import Progress
+from .constraints import Mask, Pool
+from .data import stream
+from .directions import LocalSlices
+from .exact import energy_distance, mmd2, mmd2_gradient
+from .flow import ParticleFlow, RecordedFlow, falling
+from .generative import GenerativeFlow
+from .kernels import Gaussian, InverseMultiquadric, Kernel, Laplace, Matern, Riesz
+from .loss import SlicedMMDLoss
+from .scoring import energy_score
+from .sketch import SliceSketch
+from .sliced import sliced_mmd2, sliced_mmd2_gradient
+from .target import Target
+from .two_sample import (
+    Comparison,
+    PairwiseDistances,
+    TwoSampleTest,
+    compare,
+    drift_test,
+    pairwise_energy_distance,
+    two_sample_test,
+)
+
+__version__: str
+__all__ = [
+    "Comparison", "Gaussian", "GenerativeFlow", "InverseMultiquadric", "Kernel", "Laplace", "LocalSlices", "Mask", "Matern",
+    "Notice", "PairwiseDistances", "ParticleFlow", "Pool", "Progress", "RecordedFlow", "Riesz", "SliceSketch",
+    "SlicedMMDLoss", "Target", "TwoSampleTest", "compare", "drift_test", "energy_distance", "energy_score", "falling", "mmd2",
+    "mmd2_gradient", "pairwise_energy_distance", "sliced_mmd2", "sliced_mmd2_gradient", "stream", "two_sample_test",
+]  # fmt: skip

@@ -1,0 +1,108 @@
+"""Brute force for Riesz(1.0) and float32 clouds on the CPU: a matrix product and one compiled pass over its entries."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rieszflow._clouds import Cloud, Need, Pair
+from rieszflow._infra.jit import share
+from rieszflow.exact import loops
+from rieszflow.exact.pairs import distinct, weights_of
+from rieszflow.kernels import Kernel, Riesz
+
+__all__ = ["evaluate", "suits"]
+
+_ENOUGH = 1 << 12  # pairs of points; for fewer the call overhead dominates
+_FEW = 8  # dimensions up to which differences are faster than a matrix product, and exact
+_PRODUCTS = 1 << 20  # entries of a matrix product at a time: 4 MB
+_SHARE = 1 << 15  # numbers that justify another thread
+_RANGE = 2.0**40  # coordinates up to this, or above its inverse, have squares and squared differences in float32's range
+
+
+def suits(clouds: Pair, kernel: Kernel) -> bool:
+    """Return True if `evaluate` takes these clouds: they are large enough to benefit, and float32 can hold their squares."""
+    x, y = clouds.x.points, clouds.y.points
+    if kernel != Riesz(1.0) or x.dtype != torch.float32 or x.ndim != 2 or x.device.type != "cpu":
+        return False
+    if max(len(x), len(y)) ** 2 < _ENOUGH:
+        return False
+    if x.shape[1] <= _FEW:
+        return True
+    largest = max(float(np.abs(t.detach().numpy()).max()) for t in (x, y))
+    return 1 / _RANGE < largest < _RANGE
+
+
+def evaluate(clouds: Pair, need: Need) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Return the value and the derivatives by x, its weights, y and its weights, in float64; None for those not needed.
+
+    In up to 8 dimensions everything is computed in float64. In more, distances are computed in float32, with errors of at most
+    1e-6 of their scale, and those of close points in float64. Sums over the pairs of a point are in float64.
+    """
+    x, y = clouds.x.detached(), clouds.y.detached()
+    a, b = weights_of(x), weights_of(y)
+    n_x, n_y = (distinct(w) if clouds.unbiased else torch.ones_like(w[0]) for w in (a, b))
+    xx, xy = _sums(x, x, a, need.x, own=True), _sums(x, y, b, need.x)
+    slopes = [_by_points(xx, xy, a, n_x), _by_weights(xx, xy, a, n_x, clouds.unbiased) if need.a else None]
+    if not (need.value or need.y or need.b):
+        return None, [*slopes, None, None]
+    yy = _sums(y, y, b, need.y, own=True)
+    value = 2 * (a @ xy.potential) - (a @ xx.potential) / n_x - (b @ yy.potential) / n_y
+    if need.y or need.b:
+        yx = _sums(y, x, a, need.y)
+        slopes += [_by_points(yy, yx, b, n_y), _by_weights(yy, yx, b, n_y, clouds.unbiased) if need.b else None]
+    else:
+        slopes += [None, None]
+    return value, slopes
+
+
+def _by_points(own: _Sums, cross: _Sums, w: Tensor, n: Tensor) -> Tensor | None:
+    if own.pull is None or cross.pull is None:
+        return None
+    return cross.pull.sub_(own.pull.div_(n)).mul_(2 * w[:, None])
+
+
+def _by_weights(own: _Sums, cross: _Sums, w: Tensor, n: Tensor, unbiased: bool) -> Tensor:
+    normed = own.potential / n  # of S/n, S = Σ_{i≠k} w_i w_k ρ_ik, n = 1 − Σw²: quotient rule
+    return 2 * (cross.potential - normed - (w @ normed / n * w if unbiased else 0))
+
+
+class _Sums(NamedTuple):
+    """Sums over the points of one cloud, for every point x_i of another, in float64.
+
+    Attributes:
+        potential: Σ_j w_j ‖x_i − y_j‖, (N,).
+        pull: Σ_j w_j (x_i − y_j)/‖x_i − y_j‖, (N, d), or None if not requested.
+    """
+
+    potential: Tensor
+    pull: Tensor | None
+
+
+def _sums(x: Cloud, y: Cloud, w: Tensor, slope: bool, own: bool = False) -> _Sums:
+    """Compute the sums over y with weights w. With `own`, x and y are the same cloud."""
+    P, Q, b = x.points.numpy(), y.points.numpy(), w.contiguous().numpy()
+    (N, d), M = P.shape, len(Q)
+    potential, pull = np.empty(N), np.empty((N * slope, d))
+    if d <= _FEW:
+        rows = np.ascontiguousarray(Q.T, np.float64)
+        share(loops.from_differences, N, 1 + _SHARE // (M * d), P, rows, b, potential, pull)
+    else:
+        # Distances do not change if both clouds are shifted; near the origin ‖x‖² + ‖y‖² − 2⟨x, y⟩ cancels least.
+        centre = Q.mean(0, np.float64).astype(np.float32)
+        near_Q = Q - centre
+        near_P = near_Q if own else P - centre
+        norms_P, norms_Q = (np.einsum("ij,ij->i", t, t) for t in (near_P, near_Q))
+        step = max(1, _PRODUCTS // M)
+        for start in range(0, N, step):
+            these = slice(start, start + step)
+            products = torch.from_numpy(near_P[these]) @ torch.from_numpy(near_Q).T
+            mine = P[these], Q, near_P[these], norms_P[these], norms_Q, b, start if own else -M
+            found = products.numpy(), potential[these], pull[these]
+            share(loops.from_products, len(products), 1 + _SHARE // M, *mine, *found)
+            if slope:
+                pull[these] -= (products @ torch.from_numpy(near_Q)).numpy()
+    return _Sums(torch.from_numpy(potential), torch.from_numpy(pull) if slope else None)

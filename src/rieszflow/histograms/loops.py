@@ -1,0 +1,294 @@
+"""The bins' compiled loops on the CPU: count, cumulate, look up, integrate.
+
+`fused_count` and `fused_look_up` are the hot path of the library. Nothing here holds more than a tile of projections a thread.
+Every loop that is shared out takes first, last, worker and the size of a tile in front: see `jit.share`.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from rieszflow._infra.jit import OPTIONS
+from rieszflow.directions.loops import backward, forward
+from rieszflow.histograms.layout import STEEP, TAIL, place, tail_edge
+
+__all__ = [
+    "count_rows",
+    "cumulate",
+    "fused_count",
+    "fused_extent",
+    "fused_look_up",
+    "integrals",
+    "look_up_rows",
+    "merge",
+    "read_back",
+    "tile_count",
+    "tile_look_up",
+    "write_down",
+]
+
+
+# Rows of projections: row r of a tile holds m projections on slice first + r, from place r·T on. Functions take many rows, for
+# Numba counts references to every array at a call, inlined or not, and that costs as much as the work on a row. All numbers are
+# 32 bits wide, constants too: with Numba's usual 64 a vector would hold half as many.
+
+
+@numba.njit(**OPTIONS)
+def outside(index, m, B):
+    """Whether one of the bins is not among the equal ones."""
+    bits = np.int32(0)
+    for t in range(m):
+        bits |= np.int32(index[t] - np.uint32(TAIL)) | np.int32(np.uint32(TAIL - 1 + B) - index[t])  # the sign bit of either
+    return bits < np.int32(0)
+
+
+@numba.njit(**OPTIONS)
+def place_all(tile, r, m, T, low, inverse, B, u, index):
+    """Bins and fractions of a row with points outside of the range. Rare, and kept out of the hot loop."""
+    for t in range(m):
+        index[t], u[t] = place((tile[r * T + t] - low) * inverse, B)
+
+
+@numba.njit(**OPTIONS)
+def count_outside(tile, r, m, T, low, inverse, B, w, start, sums, last_sums, p, index):
+    """Bins of a row's points outside of the range, whose positions are added to `sums`. Rare, too."""
+    for t in range(m):
+        if index[t] < TAIL or index[t] >= TAIL + B:
+            u = (tile[r * T + t] - low) * inverse
+            k, _ = place(u, B)
+            index[t] = k
+            sums[min(p, last_sums), k if k < TAIL else k - B] += u * (w[start + t] if w.shape[0] else 1.0)
+
+
+@numba.njit(**OPTIONS)
+def count_rows(tile, rows, m, T, first, low, inverse, B, w, start, tables, sums, index):
+    """Adds rows of projections of the points start … start + m − 1 to their slices' tables (P, bins)."""
+    last_sums = sums.shape[0] - 1  # one row of sums serves all slices where nobody asks for positions
+    flat, bins = tables.reshape(-1), np.uint32(tables.shape[1])
+    for r in range(rows):
+        row, p = tile[r * T : r * T + m], first + r
+        left, per = low[p], inverse[p]
+        for t in range(m):
+            # + 1: conversion to whole numbers rounds towards zero
+            v = min(max((row[t] - left) * per, np.float32(-1)), np.float32(B)) + np.float32(1)
+            index[t] = np.uint32(np.int32(v)) + np.uint32(TAIL - 1)  # unsigned, so that Numba looks for no negative ones
+        if outside(index, m, B):
+            count_outside(tile, r, m, T, left, per, B, w, start, sums, last_sums, p, index)
+        base = np.uint32(p) * bins
+        if w.shape[0]:
+            for t in range(m):
+                flat[base + index[t]] += w[start + t]
+        else:
+            for t in range(m):
+                flat[base + index[t]] += np.int32(1)
+
+
+@numba.njit(**OPTIONS)
+def look_up_rows(tile, rows, m, T, first, low, inverse, B, w, start, lines, own, u, index, pair):
+    """Rows of tile = value + fraction · slope of every projection's bin, times its weight, less what its own mass does there.
+
+    `lines` (P, bins) holds value and slope of a bin as one number of 64 bits, so that a look-up is one access.
+    """
+    flat, bins, halves = lines.reshape(-1), np.uint32(lines.shape[1]), pair.view(np.float32)
+    for r in range(rows):
+        row, p = tile[r * T : r * T + m], first + r
+        left, per = low[p], inverse[p]
+        for t in range(m):
+            v = (row[t] - left) * per
+            k = np.int32(min(max(v, np.float32(-1)), np.float32(B)) + np.float32(1))
+            u[t] = v - np.float32(k - np.int32(1))
+            index[t] = np.uint32(k) + np.uint32(TAIL - 1)
+        if outside(index, m, B):
+            place_all(tile, r, m, T, left, per, B, u, index)
+        base = np.uint32(p) * bins
+        for t in range(m):
+            pair[t] = flat[base + index[t]]
+        for t in range(m):
+            row[t] = halves[2 * t] + u[t] * halves[2 * t + 1]
+        if w.shape[0]:
+            for t in range(m):
+                row[t] = w[start + t] * (row[t] - w[start + t] * (own[0] + u[t] * own[1]))
+
+
+# The fused passes over particles: load, transform, count or look up, transform back.
+
+
+@numba.njit(**OPTIONS)
+def fused_extent(first, last, worker, T, x, shift, scale, signs, rows, extent):
+    """Least and greatest projection on every slice: extent (workers, 2, P)."""
+    tile = np.empty(signs.shape[1] * T, np.float32)
+    for start in range(first, last, T):
+        m = min(T, last - start)
+        forward(tile, x, start, m, shift, scale, signs, T)
+        for p in range(rows):
+            low, high = extent[worker, 0, p], extent[worker, 1, p]
+            for t in range(m):
+                v = tile[p * T + t]
+                low, high = min(low, v), max(high, v)
+            extent[worker, 0, p], extent[worker, 1, p] = low, high
+
+
+@numba.njit(**OPTIONS)
+def fused_count(first, last, worker, T, x, shift, scale, signs, rows, low, inverse, B, w, tables, sums):
+    tile, index = np.empty(signs.shape[1] * T, np.float32), np.empty(T, np.uint32)
+    for start in range(first, last, T):
+        m = min(T, last - start)
+        forward(tile, x, start, m, shift, scale, signs, T)
+        count_rows(tile, rows, m, T, 0, low, inverse, B, w, start, tables[worker], sums[worker], index)
+
+
+@numba.njit(**OPTIONS)
+def fused_look_up(first, last, worker, T, x, shift, scale, signs, rows, low, inverse, B, w, lines, own, out):
+    tile = np.empty(signs.shape[1] * T, np.float32)
+    u, index, pair = np.empty(T, np.float32), np.empty(T, np.uint32), np.empty(T, np.uint64)
+    for start in range(first, last, T):
+        m = min(T, last - start)
+        forward(tile, x, start, m, shift, scale, signs, T)
+        look_up_rows(tile, rows, m, T, 0, low, inverse, B, w, start, lines, own, u, index, pair)
+        tile[rows * T :] = 0
+        backward(tile, out, start, m, signs, T)
+
+
+# The same on projections that came out of a matrix product, a tile (P, m) at a time; threads share the slices.
+
+
+@numba.njit(**OPTIONS)
+def tile_count(first, last, worker, step, projected, low, inverse, B, w, start, table, sums):
+    m = projected.shape[1]
+    rows = projected[first:last].reshape(-1)
+    count_rows(rows, last - first, m, m, first, low, inverse, B, w, start, table, sums, np.empty(m, np.uint32))
+
+
+@numba.njit(**OPTIONS)
+def tile_look_up(first, last, worker, step, projected, low, inverse, B, w, start, lines, own):
+    m = projected.shape[1]
+    u, index, pair = np.empty(m, np.float32), np.empty(m, np.uint32), np.empty(m, np.uint64)
+    rows = projected[first:last].reshape(-1)
+    look_up_rows(rows, last - first, m, m, first, low, inverse, B, w, start, lines, own, u, index, pair)
+
+
+# Tables.
+
+
+@numba.njit(**OPTIONS)
+def merge(first, last, worker, step, tables, sums, scale, mass, moments):
+    """Tables of the workers (workers, P, bins) to mass (P, bins); the sums of positions outside likewise."""
+    for p in range(first, last):
+        for b in range(mass.shape[1]):
+            total = tables[0, p, b]
+            for k in range(1, tables.shape[0]):
+                total += tables[k, p, b]
+            mass[p, b] = total * scale
+        for b in range(moments.shape[1] if p < moments.shape[0] else 0):
+            s = 0.0
+            for k in range(sums.shape[0]):
+                s += sums[k, p, b]
+            moments[p, b] = s * scale
+
+
+@numba.njit(**OPTIONS)
+def limited(mass, b):
+    """The part of a bin's mass that is spread over it; the rest is a tie in its middle."""
+    left = mass[b - 1] if b > 0 else np.float32(0)
+    right = mass[b + 1] if b + 1 < mass.shape[0] else np.float32(0)
+    return min(mass[b], np.float32(STEEP) * min(left, right))
+
+
+@numba.njit(**OPTIONS)
+def cumulate(first, last, worker, step, f, g, alpha, factor, lines):
+    """lines (P, 2·bins): value at a bin's left edge and rise over it, in turn, of factor·[2G − 1 − α(2F − 1)]."""
+    for p in range(first, last):
+        F, G = 0.0, 0.0
+        for b in range(f.shape[1]):
+            df, dg = f[p, b], g[p, b]
+            middle = 2.0 * G + dg - 1.0 - alpha * (2.0 * F + df - 1.0)
+            rise = 2.0 * (limited(g[p], b) - alpha * limited(f[p], b))
+            lines[p, 2 * b] = factor * (middle - 0.5 * rise)
+            lines[p, 2 * b + 1] = factor * rise
+            F += df
+            G += dg
+
+
+@numba.njit(**OPTIONS)
+def write_down(first, last, worker, step, f, g, factor, unit, table):
+    """factor·(G − F) at the edges of the equal bins: table (P, B + 1) of whole numbers in [−127, 127], in units (P,)."""
+    B = table.shape[1] - 1
+    edges = np.empty(B + 1)
+    for p in range(first, last):
+        total, largest = 0.0, 0.0
+        for b in range(TAIL):
+            total += g[p, b] - f[p, b]
+        for b in range(B + 1):
+            edges[b] = total
+            largest = max(largest, abs(total))
+            if b < B:
+                total += g[p, TAIL + b] - f[p, TAIL + b]
+        to_whole = 127 / largest if largest > 0 else 0.0
+        unit[p] = factor * largest / 127
+        for b in range(B + 1):
+            table[p, b] = np.int8(np.rint(edges[b] * to_whole))
+
+
+@numba.njit(**OPTIONS)
+def read_back(first, last, worker, step, table, unit, lines):
+    """lines (P, 2·bins): value at a bin's left edge and rise over it, in turn; without a rise in geometric bins."""
+    B = table.shape[1] - 1
+    for p in range(first, last):
+        for b in range(TAIL):
+            lines[p, 2 * b], lines[p, 2 * b + 1] = table[p, 0] * unit[p], 0
+            lines[p, 2 * (TAIL + B + b)], lines[p, 2 * (TAIL + B + b) + 1] = table[p, B] * unit[p], 0
+        for b in range(B):
+            value = table[p, b] * unit[p]
+            lines[p, 2 * (TAIL + b)], lines[p, 2 * (TAIL + b) + 1] = value, table[p, b + 1] * unit[p] - value
+
+
+@numba.njit(**OPTIONS)
+def total_and_end(mass):
+    """Sum of a slice's table, and the bin after the last one that is not empty."""
+    total, end = 0.0, 0
+    for b in range(mass.shape[0]):
+        if mass[b] > 0:
+            total += mass[b]
+            end = b + 1
+    return total, end
+
+
+@numba.njit(**OPTIONS)
+def integrals(first, last, worker, step, f, g, f_moments, g_moments, inverse, out):
+    """out (P, 3): ∫(F − G)², ∫F(1 − F), ∫G(1 − G); linear in equal bins, a jump at the mean in geometric ones."""
+    B = f.shape[1] - 2 * TAIL
+    for p in range(first, last):
+        f_total, f_end = total_and_end(f[p])
+        g_total, g_end = total_and_end(g[p])
+        F = G = d = sf = sg = 0.0
+        for b in range(max(f_end, g_end)):
+            # Tables are float32 and sum to one up to rounding: here exactly, for some geometric bins are very wide.
+            df, dg = f[p, b] / f_total, g[p, b] / g_total
+            F1, G1 = F + df if b + 1 < f_end else 1.0, G + dg if b + 1 < g_end else 1.0
+            h, e = F - G, F1 - G1
+            if TAIL <= b < TAIL + B:
+                d += (h * h + h * e + e * e) / 3
+                sf += (F + F1) / 2 - (F * F + F * F1 + F1 * F1) / 3
+                sg += (G + G1) / 2 - (G * G + G * G1 + G1 * G1) / 3
+            elif F1 > 0 or G1 > 0:
+                if b < TAIL:
+                    left, right, s = -tail_edge(TAIL - b, B), -tail_edge(TAIL - 1 - b, B), b
+                else:
+                    left, right, s = B + tail_edge(b - TAIL - B, B), B + tail_edge(b - TAIL - B + 1, B), b - B
+                cf = f_moments[p, s] / f[p, b] if df > 0 else left
+                cg = g_moments[p, s] / g[p, b] if dg > 0 else left
+                # What lies beyond the outermost edges is in the outermost bins, and nothing is beyond it.
+                if b == 0:
+                    left = min(cf if df > 0 else cg, cg if dg > 0 else cf)
+                    cf, cg = max(cf, left), max(cg, left)
+                if b == f.shape[1] - 1:
+                    right = max(cf, cg)
+                one, two = min(cf, cg), max(cf, cg)
+                between = F1 - G if cf < cg else F - G1
+                d += h * h * (one - left) + between * between * (two - one) + e * e * (right - two)
+                sf += F * (1 - F) * (cf - left) + F1 * (1 - F1) * (right - cf)
+                sg += G * (1 - G) * (cg - left) + G1 * (1 - G1) * (right - cg)
+            F, G = F1, G1
+        width = 1.0 / inverse[p]
+        out[p, 0], out[p, 1], out[p, 2] = d * width, sf * width, sg * width

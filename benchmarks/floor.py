@@ -24,7 +24,7 @@ import rieszflow as rf
 from rieszflow import directions
 from rieszflow._clouds import Cloud, Need
 from rieszflow._infra import validate
-from rieszflow._infra.jit import OPTIONS, share, threads
+from rieszflow._infra.jit import OPTIONS, parallel_for, threads
 from rieszflow.engines import Problem, bins
 from rieszflow.histograms import backends, choose
 
@@ -69,8 +69,8 @@ def rates(repeats: int) -> dict[str, float]:
         "bytes read": memory.nbytes / least(memory.sum, repeats),
         "bytes written": memory.nbytes / least(lambda: memory.fill_(2), repeats),
         "additions": 2048**3 / least(lambda: a @ a, repeats),
-        "increments": rounds * ROW / least(lambda: share(increment, rounds, 1, index, small), repeats),
-        "look-ups": rounds * ROW / least(lambda: share(look_up, rounds, 1, index, wide, scratch), repeats),
+        "increments": rounds * ROW / least(lambda: parallel_for(increment, rounds, 1, index, small), repeats),
+        "look-ups": rounds * ROW / least(lambda: parallel_for(look_up, rounds, 1, index, wide, scratch), repeats),
     }
 
 

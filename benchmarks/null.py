@@ -76,7 +76,7 @@ def null(name: str, n: int, m: int, repeats: int) -> dict[str, float]:
     for k in range(repeats):
         g = np.random.default_rng([k, n, m])
         for which, test in both(draw(g, n), draw(g, m), k).items():
-            p[which].append(test.p_value)
+            p[which].append(test.pvalue)
     return {which: float(np.mean(np.array(v) <= LEVEL)) for which, v in p.items()}
 
 
@@ -110,7 +110,7 @@ def power(n: int, shift: float, repeats: int, d: int = 10, m: int = 20_000) -> d
             ),
         }
         for name, test in tests.items():
-            hits[name] += int(test.p_value <= LEVEL)
+            hits[name] += int(test.pvalue <= LEVEL)
     return {name: many / repeats for name, many in hits.items()}
 
 

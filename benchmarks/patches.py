@@ -22,7 +22,7 @@ def main(repeats: int) -> None:
         g = torch.Generator().manual_seed(0)
         d = shape[0] * shape[1] * shape[2]
         x, y = torch.rand(n, d, generator=g), torch.rand(n, d, generator=g) ** 2
-        kinds = {"whole": "hadamard", **{f"stretch {k}": rf.LocalSlices(shape, 7, k) for k in (1, 2, 4)}}
+        kinds = {"whole": "hadamard", **{f"stretch {k}": rf.PatchSlices(shape, 7, k) for k in (1, 2, 4)}}
         seconds: dict[str, list[float]] = {name: [] for name in kinds}
         for turn in range(repeats + 1):
             for name, kind in kinds.items():

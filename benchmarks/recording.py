@@ -12,7 +12,7 @@ from common import images, in_turn, parser, ratios, save
 
 import rieszflow as rf
 
-KINDS = {"whole images": "hadamard", "patches 7 × 7": rf.LocalSlices((1, 28, 28), 7, 1)}
+KINDS = {"whole images": "hadamard", "patches 7 × 7": rf.PatchSlices((1, 28, 28), 7, 1)}
 
 
 def main() -> None:

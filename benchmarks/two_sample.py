@@ -39,8 +39,8 @@ def main() -> None:
     rf.two_sample_test(*clouds(1000, 0, 0))  # compiled
     times = {}
     for name, way in {
-        f"rieszflow, N = M = {options.n:,}": lambda: rf.two_sample_test(x, y, permutations=999).p_value,
-        f"rieszflow, N = M = {options.dcor:,}": lambda: rf.two_sample_test(*small, permutations=999).p_value,
+        f"rieszflow, N = M = {options.n:,}": lambda: rf.two_sample_test(x, y, permutations=999).pvalue,
+        f"rieszflow, N = M = {options.dcor:,}": lambda: rf.two_sample_test(*small, permutations=999).pvalue,
         f"dcor, N = M = {options.dcor:,}": lambda: by_dcor(*small, 999, 0),
     }.items():
         times[name], p = seconds(way)
@@ -48,7 +48,7 @@ def main() -> None:
     power = []
     for shift in (0.0, 0.3, 0.45, 0.6, 0.8):
         pairs = [clouds(200, shift, 1 + k) for k in range(options.pairs)]
-        ours = np.mean([rf.two_sample_test(*c, permutations=199, seed=k).p_value <= LEVEL for k, c in enumerate(pairs)])
+        ours = np.mean([rf.two_sample_test(*c, permutations=199, seed=k).pvalue <= LEVEL for k, c in enumerate(pairs)])
         theirs = np.mean([by_dcor(*c, 199, k) <= LEVEL for k, c in enumerate(pairs)])
         power.append({"shift": shift, "rieszflow": float(ours), "dcor": float(theirs)})
         print(f"shift {shift}: rejected by rieszflow {ours:.2f}, by dcor {theirs:.2f}", flush=True)

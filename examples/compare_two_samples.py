@@ -32,7 +32,7 @@ print(one.shape, two.shape)
 found = rf.compare(one, two, seed=0)
 low, high = found.interval
 print(f"distance {found.distance:.4f}, 95 % interval {low:.4f} to {high:.4f}")
-print(f"p-value {found.p_value}, scale {found.scale}")
+print(f"p-value {found.pvalue}, scale {found.scale}")
 
 # %%
 # Which columns differ? The energy coefficient of a column is 0 where both samples
@@ -55,7 +55,7 @@ halves = one.sample(frac=1, random_state=0)
 same = rf.compare(halves[:117], halves[117:], seed=0)
 low, high = same.interval
 print(f"distance {same.distance:.4f}, 95 % interval {low:.4f} to {high:.4f}")
-print(f"p-value {same.p_value}")
+print(f"p-value {same.pvalue}")
 
 # %%
 # The same at a terminal, for files of any size: ``rieszflow compare one.parquet

@@ -26,7 +26,7 @@ found = rf.pairwise_energy_distance(
 )
 for pair in found.pairs()[:3] + found.pairs()[-3:]:
     print(
-        "{a} – {b}: {distance:.2f} ± {standard_error:.2f}, p-value {p_value:.3f}".format(
+        "{a} – {b}: {distance:.2f} ± {standard_error:.2f}, p-value {pvalue:.3f}".format(
             **pair
         )
     )

@@ -40,7 +40,7 @@ settings = dict(
     clip=True,
 )
 flow = rf.GenerativeFlow(
-    model="recorded", networks=8, first_steps=25, steps_cap=25, **settings
+    model="recorded", networks=8, initial_steps=25, max_steps=25, **settings
 ).fit(dataset)
 
 # %%

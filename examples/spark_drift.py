@@ -60,7 +60,7 @@ def main() -> None:
     distance = reference.distance(fresh, statistic="U")
     test = rf.drift_test(later, reference)
     print(f"{reference}, the same as of one machine, count for count")
-    print(f"distance {distance:.6f}, p-value {test.p_value}")
+    print(f"distance {distance:.6f}, p-value {test.pvalue}")
     print(f"most in {rf.compare(reference, fresh).columns(1)[0][0]}")
     spark.stop()
 

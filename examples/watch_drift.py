@@ -44,7 +44,7 @@ print(sketch)
 days = range(20)
 found = [rf.drift_test(batch(day), sketch, seed=day) for day in days]
 for day in days:
-    distance, p = found[day].distance, found[day].p_value
+    distance, p = found[day].distance, found[day].pvalue
     print(f"day {day:2}: distance {distance:7.4f}, p-value {p:.3f}")
 
 # %%
@@ -54,7 +54,7 @@ for day in days:
 figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
 for day, test in zip(days, found, strict=True):
     low, high = test.interval
-    drifted = test.p_value <= 0.01
+    drifted = test.pvalue <= 0.01
     axes.plot([day, day], [low, high], color="#0072B2")
     axes.plot(
         day,

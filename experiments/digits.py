@@ -32,14 +32,14 @@ RECORDED: dict[str, Any] = {
     "clip": True,
     "lengths": [12.0, 1.0],
     "networks": 16,
-    "first_steps": 25,
-    "steps_cap": 25,
+    "initial_steps": 25,
+    "max_steps": 25,
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "networks": read_preset("digits", "networks"),  # type: ignore[dict-item]
     "recorded": RECORDED,
     "recorded, more particles": RECORDED | {"particles": 30000},
-    "recorded, patches": RECORDED | {"patches": [[4, 1]], "first_steps": 12, "steps_cap": 12},
+    "recorded, patches": RECORDED | {"patches": [[4, 1]], "initial_steps": 12, "max_steps": 12},
     "recorded, half as long": RECORDED | {"networks": 8},
 }
 

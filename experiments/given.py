@@ -24,15 +24,15 @@ import rieszflow as rf
 
 K, ANSWERS = 4, 200
 RECORDED: dict[str, Any] = {
-    "model": "recorded", "particles": 4000, "networks": 4, "first_steps": 50, "steps_cap": 50, "slices": 256, "momentum": 0.8,
+    "model": "recorded", "particles": 4000, "networks": 4, "initial_steps": 50, "max_steps": 50, "slices": 256, "momentum": 0.8,
     "lengths": [8.0, 1.0],
 }  # fmt: skip
 NETWORKS: dict[str, Any] = {
     "particles": 4000,
     "networks": 8,
-    "first_steps": 16,
-    "growth_cap": 32,
-    "steps_cap": 64,
+    "initial_steps": 16,
+    "max_step_increment": 32,
+    "max_steps": 64,
     "slices": 256,
 }
 

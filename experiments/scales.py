@@ -27,8 +27,8 @@ SHAPE = (1, 28, 28)
 COMPARED = 4000
 
 
-def patches(size: int, scale: int) -> rf.LocalSlices:
-    return rf.LocalSlices(SHAPE, size, scale)
+def patches(size: int, scale: int) -> rf.PatchSlices:
+    return rf.PatchSlices(SHAPE, size, scale)
 
 
 BEST: list[Any] = ["hadamard", patches(10, 2), patches(7, 1)]
@@ -77,7 +77,7 @@ def run(
     rounds = steps or 1800 // len(kinds)
     flow = rf.ParticleFlow(
         y, slices=P, step_size=None, momentum=momentum, directions=kinds, batch=particles, bounds=bounds, seed=1,
-        lengths=rf.falling(first, last, rounds), summed=summed, recording=True,
+        lengths=rf.geometric_schedule(first, last, rounds), summed=summed, recording=True,
     )  # fmt: skip
     x, z, rows, seconds = latents(latents_name, particles, 2), latents(latents_name, COMPARED, 3), [], 0.0
     velocities: Any = [None] * len(kinds)

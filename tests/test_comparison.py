@@ -14,8 +14,8 @@ def samples():
 
 
 def same(found, test):
-    return (found.p_value, found.distance, found.interval, found.permutations) == (
-        test.p_value, test.distance, test.interval, test.permutations,
+    return (found.pvalue, found.distance, found.interval, found.permutations) == (
+        test.pvalue, test.distance, test.interval, test.permutations,
     )  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def test_two_sketches_have_a_distance_and_no_test():
     two = one.empty().update(y)
     found = rf.compare(one, two)
     assert found.distance == two.distance(one, statistic="U")
-    assert (found.test, found.p_value, found.interval, found.permutations) == (None, None, None, None)
+    assert (found.test, found.pvalue, found.interval, found.permutations) == (None, None, None, None)
 
 
 def test_columns_come_by_how_much_they_differ():

@@ -45,7 +45,7 @@ rf.RecordedFlow.load("flow.safetensors").push(x)
 rf.SliceSketch.of(x).save("x.sketch")
 rf.drift_test(y.numpy(), rf.SliceSketch.load("x.sketch"), permutations=99)
 rf.compare(x, y, permutations=99)
-rf.metrics.precision_recall(x, y), rf.metrics.energy_p_value(x, y, permutations=99)
+rf.metrics.precision_recall(x, y), rf.metrics.energy_pvalue(x, y, permutations=99)
 """
     done = without_extras(code, tmp_path)
     assert done.returncode == 0, done.stderr

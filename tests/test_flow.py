@@ -120,7 +120,7 @@ def test_memory_is_used_again_only_when_nobody_looks_at_it(reuse):
 def test_kinds_taking_turns_are_flows_in_turn():
     """Against two flows of one kind each, stepped by hand with the same generator."""
     y, x = torch.rand(300, 36, generator=generator(1)), torch.rand(200, 36, generator=generator(2)) ** 2
-    kinds = ["hadamard", rf.LocalSlices((1, 6, 6), 2)]
+    kinds = ["hadamard", rf.PatchSlices((1, 6, 6), 2)]
     both = rf.ParticleFlow(y, slices=[64, 40], directions=kinds, step_size=[0.5, 0.2], momentum=[0.5, 0.0], seed=generator(3))
     g = generator(3)
     one = rf.ParticleFlow(y, slices=64, directions=kinds[0], step_size=0.5, momentum=0.5, seed=g)
@@ -134,7 +134,7 @@ def test_kinds_taking_turns_are_flows_in_turn():
 
 def test_summed_kinds_see_the_same_particles():
     y, x = torch.rand(300, 36, generator=generator(1)), torch.rand(200, 36, generator=generator(2)) ** 2
-    kinds = ["hadamard", rf.LocalSlices((1, 6, 6), 2)]
+    kinds = ["hadamard", rf.PatchSlices((1, 6, 6), 2)]
     both = rf.ParticleFlow(y, slices=64, directions=kinds, step_size=[0.5, 0.2], seed=generator(3), summed=True)
     g = generator(3)
     gradients = [rf.Target(y, slices=64, directions=kind, seed=g).gradient(x) for kind in kinds]
@@ -143,7 +143,7 @@ def test_summed_kinds_see_the_same_particles():
 
 def test_lengths_multiply_the_step_size():
     y, x = torch.rand(30, 3, generator=generator(1)), torch.rand(20, 3, generator=generator(2)) + 2
-    scaled = rf.ParticleFlow(y, slices=8, step_size=0.1, lengths=rf.falling(8, 2, 3), seed=generator(3))
+    scaled = rf.ParticleFlow(y, slices=8, step_size=0.1, lengths=rf.geometric_schedule(8, 2, 3), seed=generator(3))
     g = generator(3)
     expected = found = x
     for factor in (8, 4, 2, 2):

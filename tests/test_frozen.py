@@ -20,7 +20,7 @@ CASES = [(5, Leading(5)), (0, rf.Mask(HALF)), (0, rf.Pool(SHAPE, 2))]
 
 
 def kinds(k):
-    return ["hadamard", rf.LocalSlices(SHAPE, 3, 1, condition=k), rf.LocalSlices(SHAPE, 2, 2, condition=k)]
+    return ["hadamard", rf.PatchSlices(SHAPE, 3, 1, condition=k), rf.PatchSlices(SHAPE, 2, 2, condition=k)]
 
 
 @pytest.mark.parametrize("known", KNOWN)
@@ -125,7 +125,7 @@ def test_gaussian_pairs():
     def start(m):
         return torch.cat([torch.randn(m, 1, generator=g), torch.rand(m, 2, generator=g)], 1)
 
-    flow = rf.ParticleFlow(pairs(n)[1], slices=64, step_size=None, momentum=0.7, lengths=rf.falling(12, 0.3, 200), seed=g,
+    flow = rf.ParticleFlow(pairs(n)[1], slices=64, step_size=None, momentum=0.7, lengths=rf.geometric_schedule(12, 0.3, 200), seed=g,
                            frozen=1, recording=True)  # fmt: skip
     flow.run(start(n), steps=200)
     end = flow.recorded().push(start(n))
@@ -184,7 +184,7 @@ def test_what_does_not_fit_is_refused(frozen, error, words):
         (lambda: rf.Pool((1, 6, 4), 3), InputError, "pooling by 3 given for images of 6 × 4"),
         (lambda: rf.Pool((1, 6, 4), 1), InputError, "at least 2"),
         (lambda: rf.Pool((6, 4), 2), InputError, "a shape"),
-        (lambda: rf.LocalSlices((1, 6, 4), 3, condition=-1), InputError, "condition=-1 given"),
+        (lambda: rf.PatchSlices((1, 6, 4), 3, condition=-1), InputError, "condition=-1 given"),
     ],
 )
 def test_bad_parts_are_refused(make, error, words):

@@ -52,7 +52,7 @@ def test_distances_are_brute_force_within_the_slices_error(method, statistic, d)
     x, labels = groups(d)
     found = rf.pairwise_energy_distance(x, labels, statistic=statistic, permutations=0, slices=512)
     want = brute(x, labels, statistic)
-    assert found.names == ("a", "b", "c", "d") and found.sizes.tolist() == list(SIZES.values()) and found.p_values is None
+    assert found.names == ("a", "b", "c", "d") and found.sizes.tolist() == list(SIZES.values()) and found.pvalues is None
     assert found.method == method
     if method == "exact":
         np.testing.assert_allclose(found.distances, want, rtol=1e-12, atol=1e-12)
@@ -98,18 +98,18 @@ def test_p_values_are_exact_under_the_null_and_small_beyond():
     x = torch.randn(1200, 3, generator=generator(5))
     labels = np.arange(1200) % 12
     found = rf.pairwise_energy_distance(x, labels, permutations=199, slices=64)
-    values = found.p_values[np.triu_indices(12, 1)]
-    assert 0.5 - 0.42 < values.mean() < 0.5 + 0.42 and values.min() >= 1 / 200 and np.isnan(found.p_values.diagonal()).all()
+    values = found.pvalues[np.triu_indices(12, 1)]
+    assert 0.5 - 0.42 < values.mean() < 0.5 + 0.42 and values.min() >= 1 / 200 and np.isnan(found.pvalues.diagonal()).all()
     apart = rf.pairwise_energy_distance(x + torch.from_numpy(labels == 0)[:, None], labels, permutations=199, slices=64)
-    assert (apart.p_values[0, 1:] == 1 / 200).all()
-    np.testing.assert_array_equal(apart.p_values, apart.p_values.T)
+    assert (apart.pvalues[0, 1:] == 1 / 200).all()
+    np.testing.assert_array_equal(apart.pvalues, apart.pvalues.T)
 
 
 def test_equal_points_are_never_told_apart():
     """Whole numbers, many ties: groups with the same points have distance 0 ("V") and the p-value 1."""
     x = torch.randint(3, (64, 2), generator=generator(6)).float()
     found = rf.pairwise_energy_distance(torch.cat([x, x.flip(0)]), ["p"] * 64 + ["q"] * 64, statistic="V", permutations=99)
-    assert found.distances[0, 1] == pytest.approx(0, abs=1e-12) and found.p_values[0, 1] > 0.9
+    assert found.distances[0, 1] == pytest.approx(0, abs=1e-12) and found.pvalues[0, 1] > 0.9
 
 
 def test_standard_errors_are_the_spread_of_new_samples():
@@ -154,7 +154,7 @@ def test_a_wide_group_hides_nothing_of_two_narrow_ones(case, statistic):
     np.testing.assert_allclose(found.distances, want, rtol=3e-3, atol=6e-3 if case == "far" else 3e-3)
     if case != "outlier":  # which is of a, so that nearly all its standard error comes from there
         assert found.standard_errors[0, 1] < 0.05
-    assert found.p_values[0, 1] == 1 / 200
+    assert found.pvalues[0, 1] == 1 / 200
 
 
 def test_many_groups_in_a_row_are_told_from_their_neighbours(monkeypatch):
@@ -172,8 +172,8 @@ def test_many_groups_in_a_row_are_told_from_their_neighbours(monkeypatch):
         for j in (k + 1, k + 2):
             want = rf.energy_distance(of(k), of(j), statistic="U").item()
             assert found.distances[k, j] == pytest.approx(want, rel=0.01, abs=0.005)
-    neighbours = found.p_values[np.arange(0, K, 2), np.arange(1, K, 2)]
-    by_brute_force = [metrics.energy_p_value(of(k), of(k + 1), permutations=99) for k in range(0, K, 2)]
+    neighbours = found.pvalues[np.arange(0, K, 2), np.arange(1, K, 2)]
+    by_brute_force = [metrics.energy_pvalue(of(k), of(k + 1), permutations=99) for k in range(0, K, 2)]
     assert np.median(neighbours) < 0.05 and (neighbours <= 0.1).sum() >= (np.array(by_brute_force) <= 0.1).sum() - 8
 
 
@@ -212,8 +212,8 @@ def test_h5ad_files_and_frames(tmp_path):
     for given in (cells, tmp_path / "cells.h5ad"):
         found = rf.pairwise_energy_distance(given, "kind", obsm="X_pca", permutations=9)
         np.testing.assert_array_equal(found.distances, want.distances)
-    frame = found.frame("p_values")
-    assert list(frame.index) == list("abcd") and frame.loc["a", "b"] == found.p_values[0, 1]
+    frame = found.frame("pvalues")
+    assert list(frame.index) == list("abcd") and frame.loc["a", "b"] == found.pvalues[0, 1]
     with pytest.raises(InputError, match="what: 'x' given"):
         found.frame("x")
     (tmp_path / "bad.h5ad").write_bytes(b"nothing")
@@ -237,7 +237,7 @@ def test_pairs_and_order():
     found = rf.pairwise_energy_distance(x, places, permutations=19)
     pairs = found.pairs()
     assert len(pairs) == 6 and [p["distance"] for p in pairs] == sorted((p["distance"] for p in pairs), reverse=True)
-    assert {pairs[0]["a"], pairs[0]["b"]} == {"0", "3"} and pairs[0]["n_a"] == 20 and 0 < pairs[0]["p_value"] <= 1
+    assert {pairs[0]["a"], pairs[0]["b"]} == {"0", "3"} and pairs[0]["n_a"] == 20 and 0 < pairs[0]["pvalue"] <= 1
     order = found.order()
     assert abs(order.index(0) - order.index(2)) == 1 and abs(order.index(1) - order.index(3)) == 1
 
@@ -283,9 +283,9 @@ def test_the_command(tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     assert "677 points in 4 groups by g" in done.output and (tmp_path / "pairwise.png").stat().st_size > 1000
     table = (tmp_path / "pairwise.csv").read_text().splitlines()
-    assert table[0] == "a,b,n_a,n_b,distance,standard_error,p_value" and len(table) == 7
+    assert table[0] == "a,b,n_a,n_b,distance,standard_error,pvalue" and len(table) == 7
     done = run("t.csv", "--by", "g", "--permutations", "0", "--json", "--out", "other.csv")
-    assert len(json.loads(done.output)["pairs"]) == 6 and "p_value" not in (tmp_path / "other.csv").read_text()
+    assert len(json.loads(done.output)["pairs"]) == 6 and "pvalue" not in (tmp_path / "other.csv").read_text()
     for args, says in (
         (("t.csv", "--by", "h"), "'h'"),
         (("none.csv", "--by", "g"), "no such file"),

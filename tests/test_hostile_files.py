@@ -45,7 +45,7 @@ def recordings(path):
     for name, settings in (
         ("bounded", {"bounds": (-2.0, 2.0), "momentum": 0.5}),
         ("frozen", {"frozen": 1}),
-        ("summed", {"directions": ["hadamard", rf.LocalSlices((1, 2, 2), 2)], "slices": [4, 4], "combine": None}),
+        ("summed", {"directions": ["hadamard", rf.PatchSlices((1, 2, 2), 2)], "slices": [4, 4], "combine": None}),
     ):
         if settings.pop("combine", 0) is None:
             settings["summed"] = True

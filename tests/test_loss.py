@@ -24,7 +24,7 @@ def gradient(f, *points):
 
 
 @pytest.mark.parametrize("statistic", ["V", "U"])
-@pytest.mark.parametrize("directions", ["auto", "independent", rf.LocalSlices((1, 4, 4), 2)])
+@pytest.mark.parametrize("directions", ["auto", "independent", rf.PatchSlices((1, 4, 4), 2)])
 def test_it_is_sliced_mmd2_of_the_flattened_points(directions, statistic):
     x, y = (t.float().view(-1, 1, 4, 4) for t in clouds(1, 30, 20, 16))
     options = {"slices": 32, "directions": directions, "statistic": statistic}
@@ -61,7 +61,7 @@ def test_auto_looks_at_pairs_only_where_nothing_else_is_asked_for():
         {"engine": "sort"},
         {"engine": "bins"},
         {"directions": "independent"},
-        {"directions": rf.LocalSlices((1, 4, 4), 2)},
+        {"directions": rf.PatchSlices((1, 4, 4), 2)},
     ):
         f = SlicedMMDLoss(seed=0, **options)
         assert f(x, y) != f(x, y)

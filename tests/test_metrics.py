@@ -52,13 +52,13 @@ def test_energy_p_value():
     are exceeded once in 500 times. As small as it can be where they are not."""
     g = generator(2)
     found = [
-        metrics.energy_p_value(torch.rand(20, 3, generator=g), torch.rand(30, 3, generator=g), permutations=99, seed=k)
+        metrics.energy_pvalue(torch.rand(20, 3, generator=g), torch.rand(30, 3, generator=g), permutations=99, seed=k)
         for k in range(200)
     ]
     assert 7 <= sum(p <= 0.1 for p in found) <= 33
     x = torch.randn(100, 5, generator=g)
-    assert metrics.energy_p_value(x, torch.randn(80, 5, generator=g) + 1, permutations=999) == pytest.approx(0.001)
-    assert metrics.energy_p_value(x, x.flip(0)) == 1.0
+    assert metrics.energy_pvalue(x, torch.randn(80, 5, generator=g) + 1, permutations=999) == pytest.approx(0.001)
+    assert metrics.energy_pvalue(x, x.flip(0)) == 1.0
 
 
 def test_precision_and_recall():
@@ -95,7 +95,7 @@ def test_evaluate_ranks_as_a_person_would(monkeypatch):
         assert values[0] < values[1] < values[2]
     for score in ("precision",):
         assert results[0]["scores"][score]["generated"] > results[2]["scores"][score]["generated"]
-    p = [r["scores"]["energy_p_value"]["generated"] for r in results]
+    p = [r["scores"]["energy_pvalue"]["generated"] for r in results]
     assert p[0] > 0.01 and p[2] == pytest.approx(1 / 500)
     assert results[0]["classifier_accuracy"] > 0.95
     # Training images given as samples are found out: they are their own nearest neighbours.
@@ -146,7 +146,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="^inception_weights: no file"):
         metrics.inception_distances(torch.rand(4, 1, 8, 8), torch.rand(4, 1, 8, 8), "nowhere.pth")
     with pytest.raises(ValueError, match="^permutations: 0"):
-        metrics.energy_p_value(x, x, permutations=0)
+        metrics.energy_pvalue(x, x, permutations=0)
     with pytest.raises(ValueError, match="^y: features of dimension 2"):
         metrics.kernel_distance(x, torch.rand(10, 2))
 
@@ -172,7 +172,7 @@ def test_scores_of_points_of_any_size(scale):
     """A power of two changes no digit of float64: what has no unit is the same, and lengths and their squares grow with it."""
     g = generator(0)
     x, y = torch.randn(40, 3, generator=g, dtype=torch.float64), torch.randn(30, 3, generator=g, dtype=torch.float64) + 0.4
-    assert metrics.energy_p_value(scale * x, scale * y, permutations=99) == metrics.energy_p_value(x, y, permutations=99)
+    assert metrics.energy_pvalue(scale * x, scale * y, permutations=99) == metrics.energy_pvalue(x, y, permutations=99)
     assert metrics.precision_recall(scale * x, scale * y) == metrics.precision_recall(x, y)
     index, length = metrics.nearest(scale * x, scale * y)
     assert torch.equal(index, metrics.nearest(x, y)[0]) and torch.allclose(length / scale, metrics.nearest(x, y)[1], rtol=1e-12)
@@ -189,7 +189,7 @@ def test_scores_do_not_depend_on_torchs_defaults():
     x, y = torch.randn(40, 3, generator=g), torch.randn(30, 3, generator=g)
 
     def scores():
-        return metrics.energy_p_value(x, y, permutations=99), metrics.precision_recall(x, y), metrics.frechet_distance(x, y)
+        return metrics.energy_pvalue(x, y, permutations=99), metrics.precision_recall(x, y), metrics.frechet_distance(x, y)
 
     want = scores()
     torch.set_default_dtype(torch.bfloat16)

@@ -8,7 +8,7 @@ import scipy.stats
 
 from rieszflow import Notice
 from rieszflow.two_sample import permutations
-from rieszflow.two_sample.permutations import p_value, source
+from rieszflow.two_sample.permutations import pvalue, source
 
 
 def labels(K, L, fixed=0):
@@ -34,7 +34,7 @@ def test_all_ways_are_tried_where_there_are_few(K, L, fixed):
     values, form = g.normal(size=K + L + fixed), g.normal(size=(K + L + fixed,) * 2)
     for statistic in (lambda w: w @ values, lambda w: np.abs(w @ values), lambda w: ((w @ form) * w).sum(1)):
         w = labels(K, L, fixed)
-        found = p_value(statistic, w, (K, L), permutations=999, scale=10.0, random=source(0))
+        found = pvalue(statistic, w, (K, L), permutations=999, scale=10.0, random=source(0))
         assert (found.value, found.tried) == (pytest.approx(by_hand(statistic, w, K, L)[0]), by_hand(statistic, w, K, L)[1])
 
 
@@ -44,7 +44,7 @@ def test_random_ones_come_near_to_all():
     values[:8] += 0.5
     statistic, w = (lambda w: w @ values), labels(8, 8)
     wanted, ways = by_hand(statistic, w, 8, 8)
-    found = p_value(statistic, w, (8, 8), permutations=2000, scale=3.0, random=source(0))
+    found = pvalue(statistic, w, (8, 8), permutations=2000, scale=3.0, random=source(0))
     assert found.tried == 2000 < ways
     assert abs(found.value - wanted) < 4 * np.sqrt(wanted * (1 - wanted) / 2000) + 1 / 2001
 
@@ -54,7 +54,7 @@ def test_the_level_is_kept():
     count = 0
     for k in range(400):
         values = np.random.default_rng([k, 3]).integers(0, 3, 30) * 1.0  # with ties
-        found = p_value(
+        found = pvalue(
             lambda w, v=values: np.abs(w @ v), labels(15, 15), (15, 15), permutations=99, scale=3.0, random=source(k)
         )
         count += found.value <= 0.1
@@ -64,23 +64,23 @@ def test_the_level_is_kept():
 def test_ties_count_as_equal():
     """Sums of the same numbers in another order: all statistics are equal, and p = 1."""
     values = np.full(40, 0.1)
-    found = p_value(lambda w: w @ values, labels(20, 20), (20, 20), permutations=99, scale=0.1, random=source(0))
+    found = pvalue(lambda w: w @ values, labels(20, 20), (20, 20), permutations=99, scale=0.1, random=source(0))
     assert found.value == 1.0
 
 
 def test_what_keeps_its_place_is_not_permuted():
     values = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 5.0])
     seen = []
-    p_value(lambda w: seen.append(w) or w @ values, labels(4, 4, 1), (4, 4), permutations=19, scale=5.0, random=source(0))
+    pvalue(lambda w: seen.append(w) or w @ values, labels(4, 4, 1), (4, 4), permutations=19, scale=5.0, random=source(0))
     assert all((w[:, 8] == 0.25).all() for w in seen)
     assert all(sorted(row) == sorted(labels(4, 4, 1)) for w in seen for row in w.tolist())
 
 
 def test_a_p_value_that_cannot_be_small_is_said():
     with pytest.warns(Notice, match=r"cannot be less than 0.1.*9 permutations are tried"):
-        p_value(lambda w: w @ np.arange(20.0), labels(10, 10), (10, 10), permutations=9, scale=20.0, random=source(0))
+        pvalue(lambda w: w @ np.arange(20.0), labels(10, 10), (10, 10), permutations=9, scale=20.0, random=source(0))
     with pytest.warns(Notice, match=r"cannot be less than 0.333.*3 ways to split"):
-        p_value(lambda w: w @ np.arange(3.0), labels(1, 2), (1, 2), permutations=99, scale=3.0, random=source(0))
+        pvalue(lambda w: w @ np.arange(3.0), labels(1, 2), (1, 2), permutations=99, scale=3.0, random=source(0))
 
 
 def test_weights_are_made_in_parts(monkeypatch):
@@ -90,7 +90,7 @@ def test_weights_are_made_in_parts(monkeypatch):
     found = []
     for together in (1 << 22, 30 * 7):
         monkeypatch.setattr(permutations, "_TOGETHER", together)
-        found.append(p_value(statistic, labels(14, 16), (14, 16), permutations=99, scale=3.0, random=source(0)))
+        found.append(pvalue(statistic, labels(14, 16), (14, 16), permutations=99, scale=3.0, random=source(0)))
     assert found[0] == found[1] and most[0] == 99 and max(most[2:]) == 7
 
 
@@ -99,7 +99,7 @@ def test_seeds():
     for k in (5, 5, 6):
         seen = []
         statistic = lambda w, seen=seen: seen.append(w) or w.sum(1)  # noqa: E731
-        p_value(statistic, labels(10, 10), (10, 10), permutations=99, scale=3.0, random=source(k))
+        pvalue(statistic, labels(10, 10), (10, 10), permutations=99, scale=3.0, random=source(k))
         tried.append(seen[0])
     assert np.array_equal(tried[0], tried[1]) and not np.array_equal(tried[0], tried[2])
     assert source(3).random() != np.random.default_rng(3).random()

@@ -96,7 +96,7 @@ def test_group_refused():
 # The generative training, from the command line under torchrun.
 
 SETTINGS = [
-    "particles=2601", "networks=3", "first_steps=8", "growth_cap=8", "slices=64", "network=mlp", "width=32", "layers=2",
+    "particles=2601", "networks=3", "initial_steps=8", "max_step_increment=8", "slices=64", "network=mlp", "width=32", "layers=2",
     "fit_steps=60", "checkpoint_seconds=0.000001", "ema=0.9",
 ]  # fmt: skip
 

@@ -38,7 +38,7 @@ def test_the_api_in_ten_lines(tmp_path, monkeypatch):
 
 def test_saving_over_something(tmp_path):
     """A run is replaced if asked for, what is no run never; nothing hidden stays behind."""
-    flow = rf.GenerativeFlow(particles=20, networks=1, first_steps=2, slices=4, fit_steps=2, width=4)
+    flow = rf.GenerativeFlow(particles=20, networks=1, initial_steps=2, slices=4, fit_steps=2, width=4)
     flow.fit(torch.randn(20, 2, generator=torch.Generator().manual_seed(0)))
     first = flow.run.path
     flow.save(tmp_path / "run")

@@ -8,10 +8,10 @@ import rieszflow as rf
 from rieszflow._infra.files import load_tensors, save_tensors
 from rieszflow.errors import FileError, InputError, RunError
 from rieszflow.flow.recording import _FORMAT
-from rieszflow.histograms.replay import follow
+from rieszflow.histograms.replay import replay_step
 
 SHAPE = (1, 12, 12)
-KINDS = ["hadamard", rf.LocalSlices(SHAPE, 5, 2), rf.LocalSlices(SHAPE, 4)]
+KINDS = ["hadamard", rf.PatchSlices(SHAPE, 5, 2), rf.PatchSlices(SHAPE, 4)]
 
 
 def images(n, seed):
@@ -26,7 +26,7 @@ def images(n, seed):
 def recorded(N=1500, steps=25, y=None, **settings):
     settings = {
         "slices": [128, 64, 100], "step_size": None, "momentum": [0.8, 0.5, 0.0], "directions": KINDS, "bounds": (0.0, 1.0),
-        "lengths": rf.falling(6, 1, steps), "seed": generator(1), "recording": True, **settings,
+        "lengths": rf.geometric_schedule(6, 1, steps), "seed": generator(1), "recording": True, **settings,
     }  # fmt: skip
     flow = rf.ParticleFlow(images(1500, 2) if y is None else y, **settings)
     start = torch.rand(N, 144, generator=generator(3))
@@ -62,7 +62,7 @@ def test_a_recorded_gradient_is_the_gradient():
         flow.step(x)
         step = flow.recorder.segment.steps[0]
         drawn = flow.recorder.plan.draw(0, step.seed, x)
-        found = follow(step.trace, drawn, x)
+        found = replay_step(step.trace, drawn, x)
         again = rf.Target(y, slices=256, directions=kind, seed=generator(7), engine="sort")
         exact = again.gradient(x)
         assert (found - exact).norm() < 0.03 * exact.norm()

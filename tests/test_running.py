@@ -74,11 +74,11 @@ def test_reset():
     metric.reset()
     with pytest.raises(InputError, match="at least 2 points with real=True must have been seen, got 0"):
         metric.compute()
-    keeps = filled(x, y, reset_real=False)
-    keeps.reset()
-    assert keeps.real_n == 500 and keeps.made_n == 0
-    keeps.update(x, real=False)
-    assert torch.equal(keeps.compute(), first)
+    can_cache = filled(x, y, reset_real=False)
+    can_cache.reset()
+    assert can_cache.real_n == 500 and can_cache.made_n == 0
+    can_cache.update(x, real=False)
+    assert torch.equal(can_cache.compute(), first)
 
 
 @pytest.mark.parametrize("reset_real", [True, False])

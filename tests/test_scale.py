@@ -47,24 +47,24 @@ def test_a_shift_by_one_standard_deviation_is_seen_whatever_the_other_columns_un
         "compare": (rf.compare(A, SHIFTED).test, rf.compare(A, SAME).test),
     }
     for name, (differs, same) in tests.items():
-        assert differs.p_value <= 0.01 < same.p_value, name
+        assert differs.pvalue <= 0.01 < same.pvalue, name
         assert differs.scale == same.scale == "columns"
     raw = rf.two_sample_test(A, SHIFTED, scale="none")
-    assert raw.p_value > 0.05 and raw.scale == "none"
+    assert raw.pvalue > 0.05 and raw.scale == "none"
     labels = ["a"] * 1000 + ["b"] * 800 + ["c"] * 800
     pairs = rf.pairwise_energy_distance(pandas.concat([A, SHIFTED, SAME]), labels)
-    assert pairs.scale == "columns" and pairs.p_values[0, 1] <= 0.01 < pairs.p_values[0, 2]
+    assert pairs.scale == "columns" and pairs.pvalues[0, 1] <= 0.01 < pairs.pvalues[0, 2]
 
 
 def test_drift_of_a_frame_is_seen_by_the_estimator():
     from rieszflow.sklearn import EnergyDrift
 
     drift = EnergyDrift().fit(A)
-    assert drift.sketch_.scale == "columns" and drift.test(SHIFTED).p_value <= 0.01 < drift.test(SAME).p_value
+    assert drift.sketch_.scale == "columns" and drift.test(SHIFTED).pvalue <= 0.01 < drift.test(SAME).pvalue
     with pytest.warns(rf.Notice, match="the spread of column 1 is .* times that of column 2"):
         raw = EnergyDrift().fit(A.to_numpy(float))
-    assert raw.sketch_.scale == "none" and raw.test(SHIFTED.to_numpy(float)).p_value > 0.05
-    assert EnergyDrift(scale="columns").fit(A.to_numpy(float)).test(SHIFTED.to_numpy(float)).p_value <= 0.01
+    assert raw.sketch_.scale == "none" and raw.test(SHIFTED.to_numpy(float)).pvalue > 0.05
+    assert EnergyDrift(scale="columns").fit(A.to_numpy(float)).test(SHIFTED.to_numpy(float)).pvalue <= 0.01
 
 
 def test_the_metric_in_scaled_columns():
@@ -86,7 +86,7 @@ def test_scaled_is_raw_of_columns_over_their_spreads():
     both = pandas.concat([A, SHIFTED]).to_numpy(float)
     x, y = both[:1000] / column_spreads(both), both[1000:] / column_spreads(both)
     found, want = rf.two_sample_test(A, SHIFTED, seed=3), rf.two_sample_test(x, y, seed=3, scale="none")
-    assert (found.p_value, found.distance, found.interval) == (want.p_value, want.distance, want.interval)
+    assert (found.pvalue, found.distance, found.interval) == (want.pvalue, want.distance, want.interval)
     assert found.x.names == list(A)
 
 
@@ -100,15 +100,15 @@ def test_a_change_of_unit_changes_nothing(unit):
     frames = [people(600, 4), people(500, 5, 0.2)]
     changed = [frame.assign(income=frame.income * unit) for frame in frames]
     found, want = rf.two_sample_test(*changed), rf.two_sample_test(*frames)
-    assert found.p_value == want.p_value
+    assert found.pvalue == want.pvalue
     # Projections are float32: rounding moves some points by a bin of 1,024, which is 1e-3 of D² at most for all of them.
     assert found.distance == pytest.approx(want.distance, rel=1e-3)
     sketches = [rf.SliceSketch.of(both[0]) for both in (frames, changed)]
     drift = [rf.drift_test(both[1], sketch) for both, sketch in zip((frames, changed), sketches, strict=True)]
-    assert drift[0].p_value == drift[1].p_value
+    assert drift[0].pvalue == drift[1].pvalue
     names = ["a"] * 600 + ["b"] * 500
     pairs = [rf.pairwise_energy_distance(pandas.concat(both), names) for both in (frames, changed)]
-    assert pairs[0].p_values[0, 1] == pairs[1].p_values[0, 1]
+    assert pairs[0].pvalues[0, 1] == pairs[1].pvalues[0, 1]
 
 
 def test_the_p_value_of_a_drift_is_that_of_two_samples_where_all_points_are_kept():
@@ -121,7 +121,7 @@ def test_the_p_value_of_a_drift_is_that_of_two_samples_where_all_points_are_kept
         x, y = (pandas.DataFrame(r.normal(size=(n, 3)), columns=list("abc")) for n in (4, 5))
         y.b = 1.0
         drift = rf.drift_test(x, rf.SliceSketch.of(y, slices=8))
-        assert drift.p_value == rf.two_sample_test(x, y).p_value
+        assert drift.pvalue == rf.two_sample_test(x, y).pvalue
         assert drift.blocks == drift.tested == (4, 5)
 
 
@@ -131,7 +131,7 @@ def test_heavy_tails_and_rare_values_do_not_hide_other_columns():
         rare = np.where(r.random(1000) < 0.02, r.exponential(1e6, 1000), 0)
         return pandas.DataFrame({"tail": r.standard_cauchy(1000), "rare": rare, "score": r.normal(size=1000) + shift, "one": 1})
 
-    assert rf.two_sample_test(frame(1, 0), frame(2, 0.5)).p_value <= 0.01 < rf.two_sample_test(frame(1, 0), frame(3, 0)).p_value
+    assert rf.two_sample_test(frame(1, 0), frame(2, 0.5)).pvalue <= 0.01 < rf.two_sample_test(frame(1, 0), frame(3, 0)).pvalue
 
 
 def test_a_sketch_stores_its_spreads(tmp_path):
@@ -205,8 +205,8 @@ def test_an_iterator_is_passed_over_once():
 
 
 RECORDED = {"model": "recorded", "particles": 2000, "slices": 64, "momentum": 0.8, "lengths": [6.0, 0.5], "networks": 3,
-            "first_steps": 80, "steps_cap": 80}  # fmt: skip
-NETWORKS = {"particles": 2000, "slices": 64, "momentum": 0.7, "networks": 3, "first_steps": 40, "steps_cap": 80,
+            "initial_steps": 80, "max_steps": 80}  # fmt: skip
+NETWORKS = {"particles": 2000, "slices": 64, "momentum": 0.7, "networks": 3, "initial_steps": 40, "max_steps": 80,
             "network": "mlp", "width": 64, "layers": 3, "fit_steps": 400, "batch_size": 256, "learning_rate": 2e-3,
             "ema": 0.98}  # fmt: skip
 
@@ -222,7 +222,7 @@ def test_samples_have_the_spread_of_every_column(settings):
 
 
 def test_samples_do_not_depend_on_the_unit():
-    tiny = {**RECORDED, "particles": 300, "networks": 1, "first_steps": 10, "steps_cap": 10}
+    tiny = {**RECORDED, "particles": 300, "networks": 1, "initial_steps": 10, "max_steps": 10}
     x = A.to_numpy(float)
     want = rf.GenerativeFlow(**tiny).fit(x).sample(50, seed=1).double().numpy()
     for unit in (2.0**-10, 1000.0):

@@ -27,7 +27,7 @@ def test_it_is_the_drift_test():
     for x, verdict in ((same, 1), (other, -1)):
         assert (drift.predict(x) == verdict).all() and drift.predict(x).shape == (300,)
         test = rf.drift_test(x, drift.sketch_, seed=5)
-        assert drift.test(x).pvalue == test.p_value and (test.statistic, test.pvalue) == (test.distance, test.p_value)
+        assert drift.test(x).pvalue == test.pvalue and (test.statistic, test.pvalue) == (test.distance, test.pvalue)
         assert drift.score(x) == pytest.approx(-test.distance)
     assert drift.score(same) > drift.score(other)
     assert drift.sketch_.distance(reference) == pytest.approx(0, abs=1e-12)

@@ -57,7 +57,7 @@ SURROUNDINGS = {
 X, Y = clouds(1, 70, 60, 64, torch.float32)
 ONE_DIMENSION = [c[:, :1].contiguous() for c in (X, Y)]
 KERNELS = [rf.Riesz(1.0), rf.Riesz(1.5), rf.Gaussian(8.0), rf.Laplace(8.0), rf.Matern(1.5, 8.0), rf.InverseMultiquadric(8.0)]
-KINDS = [*directions.KINDS, rf.LocalSlices((1, 8, 8), 3, 2)]
+KINDS = [*directions.KINDS, rf.PatchSlices((1, 8, 8), 3, 2)]
 
 
 def of(function):

@@ -36,10 +36,10 @@ def sliced(monkeypatch):
     monkeypatch.setattr(exact, "_POINTS", 0)
 
 
-def rejected(p_values, level):
+def rejected(pvalues, level):
     """Whether as few or as many p-values at or below the level are believable."""
-    count = sum(p <= level for p in p_values)
-    law = scipy.stats.binom(len(p_values), level)
+    count = sum(p <= level for p in pvalues)
+    law = scipy.stats.binom(len(pvalues), level)
     return law.cdf(count), law.sf(count - 1)
 
 
@@ -49,7 +49,7 @@ def test_p_values_are_uniform_under_the_null(method, n, m):
     for k in range(100):
         g = generator(k)
         x, y = torch.randn(n, 3, generator=g), torch.randn(m, 3, generator=g)
-        p.append(rf.two_sample_test(x, y, slices=8, permutations=99, seed=k).p_value)
+        p.append(rf.two_sample_test(x, y, slices=8, permutations=99, seed=k).pvalue)
     for level in (0.05, 0.1, 0.3, 0.5, 0.8):
         assert min(rejected(p, level)) > ERROR
     assert min(p) >= 0.01
@@ -61,7 +61,7 @@ def test_drift_p_values_are_nearly_uniform_under_the_null():
     for k in range(100):
         g = generator(k)
         reference = rf.SliceSketch.of(torch.randn(1000, 3, generator=g), slices=8, seed=k)
-        p.append(rf.drift_test(torch.randn(200, 3, generator=g), reference, permutations=99, seed=k).p_value)
+        p.append(rf.drift_test(torch.randn(200, 3, generator=g), reference, permutations=99, seed=k).pvalue)
     for level in (0.1, 0.3, 0.5):
         assert rejected(p, 0.75 * level)[0] > ERROR and rejected(p, 1.25 * level)[1] > ERROR
         assert min(rejected(p, level)) > ERROR
@@ -90,7 +90,7 @@ def both(x, y, permutations=99, seed=0, slices=4):
         warnings.simplefilter("ignore", rf.Notice)
         one = rf.two_sample_test(x, y, slices=slices, permutations=permutations, seed=seed)
         other = rf.drift_test(x, rf.SliceSketch.of(y, slices=slices, seed=seed), permutations=permutations, seed=seed)
-    return one.p_value, other.p_value
+    return one.pvalue, other.pvalue
 
 
 @pytest.mark.parametrize("case", HARD)
@@ -141,7 +141,7 @@ def test_a_batch_without_spread_is_not_drift_by_that_alone():
     for chance, low, high in ((0.001, 0.1, 1), (0.05, 0, 0.01)):
         reference = rf.SliceSketch.of(flags(chance)(g, 20_000), slices=1)
         assert reference.kept.sum() > 0
-        assert low <= rf.drift_test(x, reference, permutations=199).p_value <= high
+        assert low <= rf.drift_test(x, reference, permutations=199).pvalue <= high
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 3), (3, 3), (4, 5)])
@@ -168,9 +168,9 @@ def test_few_points_are_split_in_all_ways(method, n, m):
             for test in (rf.two_sample_test(z[:n], z[n:], slices=1), rf.drift_test(z[:n], reference)):
                 assert test.permutations == len(found) and test.blocks == (n, m)
                 # The split itself, and its mirror image, are ties.
-                assert max(least, 1 / len(found)) - 1e-12 <= test.p_value <= most + 1e-12
+                assert max(least, 1 / len(found)) - 1e-12 <= test.pvalue <= most + 1e-12
                 if told:
-                    assert test.p_value == pytest.approx(exact, abs=1e-12)
+                    assert test.pvalue == pytest.approx(exact, abs=1e-12)
     assert clear >= 4
 
 
@@ -194,9 +194,9 @@ def test_the_statistic_is_the_distance_of_all_points(sliced, monkeypatch, n, m):
 
     def spy(statistic, weights, *others, **settings):
         seen.append(statistic(weights[None])[0])
-        return permutations.p_value(statistic, weights, *others, **settings)
+        return permutations.pvalue(statistic, weights, *others, **settings)
 
-    monkeypatch.setattr(two_sample.tests, "p_value", spy)
+    monkeypatch.setattr(two_sample.tests, "pvalue", spy)
     g = generator(0)
     x, y = torch.randn(n, 2, generator=g), torch.randn(m, 2, generator=g) + 0.5
     test = rf.two_sample_test(x, y, slices=8, permutations=99)
@@ -255,8 +255,8 @@ def test_power_is_that_of_brute_force(sliced):
     for k in range(40):
         g = generator(k)
         x, y = torch.randn(100, 5, generator=g), torch.randn(120, 5, generator=g) + 0.2
-        ours.append(rf.two_sample_test(x, y, slices=128, permutations=99, seed=k).p_value <= 0.1)
-        brute.append(metrics.energy_p_value(x, y, permutations=99, seed=k) <= 0.1)
+        ours.append(rf.two_sample_test(x, y, slices=128, permutations=99, seed=k).pvalue <= 0.1)
+        brute.append(metrics.energy_pvalue(x, y, permutations=99, seed=k) <= 0.1)
     assert 0.5 < np.mean(brute) < 0.97  # else the comparison says nothing
     only_brute = sum(b and not o for o, b in zip(ours, brute, strict=True))
     apart = sum(b != o for o, b in zip(ours, brute, strict=True))
@@ -305,8 +305,8 @@ def test_seed_decides():
     g = generator(0)
     x, y = torch.randn(200, 2, generator=g), torch.randn(200, 2, generator=g)
     one, two, other = (rf.two_sample_test(x, y, slices=8, permutations=99, seed=s) for s in (1, 1, 2))
-    assert (one.p_value, one.distance, one.interval) == (two.p_value, two.distance, two.interval)
-    assert one.p_value != other.p_value and one.distance == other.distance
+    assert (one.pvalue, one.distance, one.interval) == (two.pvalue, two.distance, two.interval)
+    assert one.pvalue != other.pvalue and one.distance == other.distance
     slices = [rf.two_sample_test(x, y, slices=8, permutations=99, seed=s).x.distance(y) for s in (1, 2)]
     assert slices[0] != slices[1]
 
@@ -315,7 +315,7 @@ def test_few_points_are_tested_exactly_and_many_in_slices(monkeypatch):
     """The distances of the first are those of brute force, whatever the scale; sums of 10^4 numbers are good to 1e-12."""
     g = generator(0)
     x, y = torch.randn(90, 3, generator=g, dtype=torch.float64), torch.randn(60, 3, generator=g, dtype=torch.float64) + 0.3
-    want = rf.mmd2(x, y, statistic="U").item(), metrics.energy_p_value(x, y, permutations=99, seed=1)
+    want = rf.mmd2(x, y, statistic="U").item(), metrics.energy_pvalue(x, y, permutations=99, seed=1)
     for scale in (1.0, 2.0**-600, 2.0**600):
         found = rf.two_sample_test(scale * x, scale * y, permutations=99, seed=1)
         assert (found.method, found.blocks, found.tested) == ("exact", (90, 60), (90, 60))
@@ -332,7 +332,7 @@ def test_the_exact_p_value_is_that_of_brute_force():
     """Permutations come from the same random numbers after the one that seeds the slices: enumerated, all of them count."""
     g = generator(3)
     x, y = torch.randn(5, 2, generator=g).double(), torch.randn(4, 2, generator=g).double() + 1
-    assert rf.two_sample_test(x, y).p_value == metrics.energy_p_value(x, y)
+    assert rf.two_sample_test(x, y).pvalue == metrics.energy_pvalue(x, y)
 
 
 def test_sketches_of_an_exact_test_are_made_when_they_are_used(monkeypatch):
@@ -405,7 +405,7 @@ def test_outliers_decide_nothing():
     x, y = torch.randn(300, 3, generator=g), torch.randn(300, 3, generator=g)
     x[0] = 1e8
     found = rf.two_sample_test(x, y, slices=16, permutations=99)
-    assert found.p_value > 0.02 and np.isfinite(found.interval).all()
+    assert found.pvalue > 0.02 and np.isfinite(found.interval).all()
 
 
 def test_bad_input():
@@ -437,7 +437,7 @@ def test_drift_of_points_with_more_digits_than_the_reference():
     found = set()
     for mine in (x, x.astype(np.float64)):
         for theirs in (y, y.astype(np.float64)):
-            found.add(rf.drift_test(mine, rf.SliceSketch.of(theirs, slices=8), permutations=99).p_value)
+            found.add(rf.drift_test(mine, rf.SliceSketch.of(theirs, slices=8), permutations=99).pvalue)
     assert len(found) == 1
 
 

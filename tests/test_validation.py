@@ -156,10 +156,10 @@ def test_numbers_of_other_arguments():
     for bounds in (5, "ab", ("a", "b"), (0.0, float("nan")), (0, 1, 2), (False, True)):
         with pytest.raises(ValueError, match="^bounds: "):
             rf.ParticleFlow(GOOD, bounds=bounds)
-    assert rf.LocalSlices([np.int64(3), 16, 16], np.int32(3)) == rf.LocalSlices((3, 16, 16), 3)
+    assert rf.PatchSlices([np.int64(3), 16, 16], np.int32(3)) == rf.PatchSlices((3, 16, 16), 3)
     for shape in (5, None, "abc", (3, 8.0, 8), (3, True, 8)):
-        with pytest.raises(ValueError, match="^directions: LocalSlices"):
-            rf.LocalSlices(shape)
+        with pytest.raises(ValueError, match="^directions: PatchSlices"):
+            rf.PatchSlices(shape)
 
 
 def test_names_that_are_none():

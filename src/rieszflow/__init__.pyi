@@ -2,9 +2,9 @@ from ._infra.notices import Notice
 from ._types import Progress
 from .constraints import Mask, Pool
 from .data import stream
-from .directions import LocalSlices
+from .directions import PatchSlices
 from .exact import energy_distance, mmd2, mmd2_gradient
-from .flow import ParticleFlow, RecordedFlow, falling
+from .flow import ParticleFlow, RecordedFlow, geometric_schedule
 from .generative import GenerativeFlow
 from .kernels import Gaussian, InverseMultiquadric, Kernel, Laplace, Matern, Riesz
 from .loss import SlicedMMDLoss
@@ -24,8 +24,8 @@ from .two_sample import (
 
 __version__: str
 __all__ = [
-    "Comparison", "Gaussian", "GenerativeFlow", "InverseMultiquadric", "Kernel", "Laplace", "LocalSlices", "Mask", "Matern",
+    "Comparison", "Gaussian", "GenerativeFlow", "InverseMultiquadric", "Kernel", "Laplace", "PatchSlices", "Mask", "Matern",
     "Notice", "PairwiseDistances", "ParticleFlow", "Pool", "Progress", "RecordedFlow", "Riesz", "SliceSketch",
-    "SlicedMMDLoss", "Target", "TwoSampleTest", "compare", "drift_test", "energy_distance", "energy_score", "falling", "mmd2",
+    "SlicedMMDLoss", "Target", "TwoSampleTest", "compare", "drift_test", "energy_distance", "energy_score", "geometric_schedule", "mmd2",
     "mmd2_gradient", "pairwise_energy_distance", "sliced_mmd2", "sliced_mmd2_gradient", "stream", "two_sample_test",
 ]  # fmt: skip

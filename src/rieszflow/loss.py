@@ -17,9 +17,9 @@ from rieszflow import engines, exact
 from rieszflow._clouds import Need, Pair
 from rieszflow._infra import validate
 from rieszflow._infra.autograd import draw_outside_transforms, may_be_recomputed, recomputing
-from rieszflow._infra.isolation import plain
+from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._types import DirectionsName, EngineName, Statistic
-from rieszflow.directions import KINDS, LocalSlices
+from rieszflow.directions import KINDS, PatchSlices
 from rieszflow.engines import Problem
 from rieszflow.errors import DerivativeError, InputError, InputTypeError
 from rieszflow.kernels import Kernel, Riesz, check_kernel
@@ -39,7 +39,7 @@ class _Setting:
 
     kernel: Kernel
     slices: int | Literal["auto"]
-    directions: DirectionsName | LocalSlices
+    directions: DirectionsName | PatchSlices
     engine: EngineName
     statistic: Statistic
 
@@ -72,7 +72,7 @@ def _sliced_mmd2(x: Tensor, y: Tensor, seed: Tensor, setting: int, need_x: bool,
     return _evaluated(x, y, seed, setting, need_x, need_y)
 
 
-@plain
+@isolated_numerics
 def _evaluated(x: Tensor, y: Tensor, seed: Tensor, setting: int, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
     it = _settings[setting]
     pair, _ = validate.clouds(x, y, None, None, it.statistic)
@@ -174,7 +174,7 @@ class SlicedMMDLoss(nn.Module):
             slicing noise, for batches of up to 1,024 points (512 for d > 64), if `directions` and `engine` are "auto" as well.
             Otherwise it takes whole blocks of slices, for d ≤ 64 the least multiple of d from 256 on, for larger d the least
             power of two from d on, but between 256 and 1,024; bins are used if `engine` is "auto".
-        directions: "auto", "orthogonal", "hadamard", "sobol", "independent", or `LocalSlices` for patches of images.
+        directions: "auto", "orthogonal", "hadamard", "sobol", "independent", or `PatchSlices` for patches of images.
         engine: as in `sliced_mmd2`.
         statistic: "V", or "U", which is unbiased in the samples too, and so the one to take for small batches.
         seed: a whole number from 0: equal modules see equal slices at equal calls. None for one from torch's default generator.
@@ -206,17 +206,17 @@ class SlicedMMDLoss(nn.Module):
         kernel: Kernel = Riesz(1.0),
         slices: int | Literal["auto"] = "auto",
         *,
-        directions: DirectionsName | LocalSlices = "auto",
+        directions: DirectionsName | PatchSlices = "auto",
         engine: EngineName = "auto",
         statistic: Statistic = "V",
         seed: int | None = None,
     ) -> None:
         super().__init__()
         check_kernel(kernel)
-        if not isinstance(directions, LocalSlices) and directions not in ("auto", *KINDS):
+        if not isinstance(directions, PatchSlices) and directions not in ("auto", *KINDS):
             accepted = ", ".join(repr(name) for name in ("auto", *KINDS))
             raise InputError(
-                f"directions: {directions!r} given; {accepted} and LocalSlices are accepted, drawn anew at every call"
+                f"directions: {directions!r} given; {accepted} and PatchSlices are accepted, drawn anew at every call"
             )
         if engine not in ("auto", *engines.ENGINES):
             raise InputError(f"engine: {engine!r} given; {', '.join(map(repr, ('auto', *engines.ENGINES)))} are accepted")

@@ -12,8 +12,8 @@ from torch import Tensor
 from rieszflow import _score_loops
 from rieszflow._infra import validate
 from rieszflow._infra.autograd import once
-from rieszflow._infra.isolation import plain
-from rieszflow._infra.jit import share
+from rieszflow._infra.isolation import isolated_numerics
+from rieszflow._infra.jit import parallel_for
 from rieszflow._infra.scaling import two_to
 from rieszflow._types import Points, PointsT
 from rieszflow.errors import DerivativeError, InputError, InputTypeError
@@ -28,7 +28,7 @@ _FEW = 512  # members up to which all pairs are faster than sorting in one dimen
 _SHARE = 1 << 15  # numbers that justify another thread
 
 
-@plain
+@isolated_numerics
 def energy_score(
     samples: PointsT,
     y: PointsT,
@@ -186,7 +186,7 @@ def _on_line(x: Tensor, y: Tensor, w: Tensor, n: Tensor, wanted: bool) -> tuple[
     """Return the scores of x (B, m) from all pairs."""
     B, m = x.shape
     score, gradient = np.empty(B), np.empty((B * wanted, m))
-    share(_score_loops.on_line, B, 1 + _SHARE // m**2, x.numpy(), y.numpy(), w.numpy(), n.numpy(), score, gradient)
+    parallel_for(_score_loops.on_line, B, 1 + _SHARE // m**2, x.numpy(), y.numpy(), w.numpy(), n.numpy(), score, gradient)
     return torch.from_numpy(score), torch.from_numpy(gradient) if wanted else None
 
 
@@ -215,9 +215,9 @@ def _in_loops(x: Tensor, y: Tensor, w: Tensor, n: Tensor, wanted: bool) -> tuple
     """Return the scores of x (B, m, d) from all pairs, on the CPU."""
     B, m, d = x.shape
     moved, target, shift = np.empty((B, d, m)), np.empty((B, d)), np.empty(B, np.int64)
-    share(_score_loops.scaled, B, 1 + _SHARE // (m * d), x.numpy(), y.numpy(), moved, target, shift)
+    parallel_for(_score_loops.scaled, B, 1 + _SHARE // (m * d), x.numpy(), y.numpy(), moved, target, shift)
     parts, gradient = np.empty((B, m)), np.empty((B * wanted, d, m))
-    share(_score_loops.in_space, B * m, 1 + _SHARE // (m * d), moved, target, w.numpy(), n.numpy(), parts, gradient)
+    parallel_for(_score_loops.in_space, B * m, 1 + _SHARE // (m * d), moved, target, w.numpy(), n.numpy(), parts, gradient)
     score = np.ldexp(parts.sum(1), -shift)
     return torch.from_numpy(score), torch.from_numpy(gradient).transpose(1, 2) if wanted else None
 

@@ -114,7 +114,7 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
     def predict(self, X: Any) -> np.ndarray:
         """−1 for every row if the rows together have drifted, else 1: (n,), the numbers of scikit-learn's outlier detectors."""
         level, found = self._level(), self.test(X)
-        return np.full(found.x.n, -1 if found.p_value <= level else 1)
+        return np.full(found.x.n, -1 if found.pvalue <= level else 1)
 
     def _level(self) -> float:
         level = validate.positive_float("alpha", self.alpha)

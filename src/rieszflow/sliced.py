@@ -12,7 +12,7 @@ from rieszflow import directions, engines
 from rieszflow._clouds import Cloud, Need, Pair
 from rieszflow._infra import validate
 from rieszflow._infra.autograd import once, recomputing
-from rieszflow._infra.isolation import plain
+from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._types import EngineName, Points, PointsT, Seed, Statistic
 from rieszflow.directions import Directions, Kind
 from rieszflow.engines import Engine, Problem, Result
@@ -22,7 +22,7 @@ from rieszflow.kernels import Kernel, Riesz, check_kernel
 __all__ = ["Work", "prepared", "sliced_mmd2", "sliced_mmd2_gradient"]
 
 
-@plain
+@isolated_numerics
 def sliced_mmd2(
     x: PointsT,
     y: PointsT,
@@ -50,7 +50,7 @@ def sliced_mmd2(
         slices: number P of directions. Whole blocks are best: a multiple of d for "orthogonal", of the next power of two for
             "hadamard".
         directions: "orthogonal" (Haar blocks), "hadamard" (orthogonal blocks by a fast transform), "sobol" (quasi-Monte-Carlo),
-            "independent", or "auto": "orthogonal" up to d = 64, "hadamard" above. Or `LocalSlices`, for patches of images. Or a
+            "independent", or "auto": "orthogonal" up to d = 64, "hadamard" above. Or `PatchSlices`, for patches of images. Or a
             tensor (P, d) of unit rows, which then sets P.
         engine: "sort" is exact on every slice, for `Riesz(1.0)`. "bins" takes linear time and memory that does not grow with N;
             on a slice it is off by at most the mass of a point's bin, some 1e-3 in all. "auto" is "bins" for float32 with 4096
@@ -91,7 +91,7 @@ def sliced_mmd2(
     return answer(value)
 
 
-@plain
+@isolated_numerics
 def sliced_mmd2_gradient(
     x: PointsT,
     y: PointsT,

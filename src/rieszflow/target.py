@@ -14,21 +14,21 @@ from rieszflow import directions, engines
 from rieszflow._clouds import Batches, Cloud, Need, Pair
 from rieszflow._infra import ranks, validate
 from rieszflow._infra.ranks import Group
-from rieszflow._infra.workspace import Recycled
+from rieszflow._infra.workspace import BufferPool
 from rieszflow._types import EngineName, Points, PointsT, Seed, Statistic
 from rieszflow.constraints import Frozen, known
 from rieszflow.data import stream
 from rieszflow.directions import Directions, Kind
-from rieszflow.engines import Engine, Kept, Problem, Result
+from rieszflow.engines import CachedTarget, Engine, Problem, Result
 from rieszflow.errors import InputError
-from rieszflow.histograms.replay import Trace, traced
+from rieszflow.histograms.replay import StepTables, record_step
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 
-__all__ = ["KeptSlices", "Target"]
+__all__ = ["CachedSlices", "Target"]
 
 
 @dataclass(frozen=True)
-class KeptSlices:
+class CachedSlices:
     """A set of slices that is used again.
 
     Attributes:
@@ -39,7 +39,7 @@ class KeptSlices:
 
     seed: int
     uses: int
-    target: Kept
+    target: CachedTarget
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class _Pool:
     """The sets of slices that are kept, one a turn, and the number of calls so far."""
 
     calls: int = 0
-    sets: tuple[KeptSlices, ...] = ()
+    sets: tuple[CachedSlices, ...] = ()
 
 
 class Target:
@@ -128,7 +128,7 @@ class Target:
         self.reuse = None if reuse is None else validate.positive_int("reuse", reuse)
         self._problem = Problem(kernel, Need(x=True), self.group)
         engines.choose(engine, self._problem, self.y, self.y)
-        self._keeper = engines.keeper(engine, self._problem)
+        self._keeper = engines.caching_engine(engine, self._problem)
         if self.stream is not None and (self._keeper is None or y_weights is not None):
             raise InputError("y: comes in batches; engine 'bins' or 'auto' and Riesz(1.0), without weights, are accepted")
         if reuse is None and (self._keeper is None or self.y.ndim > 2):
@@ -138,10 +138,10 @@ class Target:
         if batch is not None and (reuse != 1 or self.stream is not None or y_weights is not None or self.y.ndim != 2):
             raise InputError("batch: given with reuse, weights, or a y that is no tensor (M, d); with reuse=1 it is accepted")
         self._pool = _Pool()
-        self.memory = Recycled()  # of gradients, and of the particles of a flow
+        self.memory = BufferPool()  # of gradients, and of the particles of a flow
 
     @property
-    def kept(self) -> tuple[KeptSlices, ...]:
+    def kept(self) -> tuple[CachedSlices, ...]:
         """The sets of slices that are kept at present."""
         return self._pool.sets
 
@@ -172,12 +172,12 @@ class Target:
         return gradient.numpy() if isinstance(x, np.ndarray) else gradient
 
     def _evaluate(self, x: Cloud, unbiased: bool) -> Result:
-        keeper = self._keeper
-        if keeper is not None and (self.stream is not None or self.reuse is None):
-            return self._on_kept(keeper, x, unbiased)
+        caching_engine = self._keeper
+        if caching_engine is not None and (self.stream is not None or self.reuse is None):
+            return self._on_kept(caching_engine, x, unbiased)
         engine = engines.choose(self.engine, self._problem, x.points, self.y)
-        if engine is keeper and self.reuse != 1 and x.points.ndim == 2:
-            return self._on_kept(keeper, x, unbiased)
+        if engine is caching_engine and self.reuse != 1 and x.points.ndim == 2:
+            return self._on_kept(caching_engine, x, unbiased)
         seed, y = self._seed(), self._seen()
         return engine.evaluate(Pair(x, y, unbiased), self._sample(seed), self._problem)
 
@@ -196,15 +196,21 @@ class Target:
 
     def check_recording(self) -> None:
         """Raises InputError where steps cannot be recorded."""
-        keeper = self._keeper
-        if keeper is None or keeper.name != "bins" or self.stream is not None or self.reuse != 1 or self.y.ndim != 2:
+        caching_engine = self._keeper
+        if (
+            caching_engine is None
+            or caching_engine.name != "bins"
+            or self.stream is not None
+            or self.reuse != 1
+            or self.y.ndim != 2
+        ):
             raise InputError(
                 "recording: engine 'bins' or 'auto', Riesz(1.0), reuse=1 and a target (M, d) in memory are accepted with it"
             )
         if isinstance(self.directions, Tensor):
-            raise InputError("recording: given with a tensor of directions; names and LocalSlices are accepted with it")
+            raise InputError("recording: given with a tensor of directions; names and PatchSlices are accepted with it")
 
-    def traced(self, x: Tensor, draw: Callable[[int], Directions], bins: int) -> tuple[int, Directions, Trace]:
+    def record_step(self, x: Tensor, draw: Callable[[int], Directions], bins: int) -> tuple[int, Directions, StepTables]:
         """The next slices' seed, the slices, and what the gradient by particles x (N, d) is on them, as a function.
 
         `draw` makes slices of a seed.
@@ -212,9 +218,9 @@ class Target:
         validate.pair(x, self.y, look=False)
         seed = self._seed()
         slices = draw(seed)
-        return seed, slices, traced(Pair(Cloud(x), self._seen(), False).detached(), slices, bins, self.group)
+        return seed, slices, record_step(Pair(Cloud(x), self._seen(), False).detached(), slices, bins, self.group)
 
-    def _on_kept(self, keeper: Engine, x: Cloud, unbiased: bool) -> Result:
+    def _on_kept(self, caching_engine: Engine, x: Cloud, unbiased: bool) -> Result:
         """On the slices whose turn it is: fresh ones if too few are kept, or if these have served their calls."""
         calls, sets = self._pool.calls, list(self._pool.sets)
         turn = 0 if self.reuse is None else calls % self.reuse
@@ -222,9 +228,9 @@ class Target:
             used = dataclasses.replace(sets[turn], uses=sets[turn].uses + 1)
         else:
             seed = self._seed()
-            used = KeptSlices(seed, 1, keeper.keep(self._source, x.points, self._sample(seed), self._problem))
+            used = CachedSlices(seed, 1, caching_engine.keep(self._source, x.points, self._sample(seed), self._problem))
         result = used.target.evaluate(x, unbiased)
-        sets[turn : turn + 1] = [] if result.outgrown else [used]
+        sets[turn : turn + 1] = [] if result.stale else [used]
         self._pool = _Pool(calls + 1, tuple(sets))
         return result
 
@@ -236,7 +242,7 @@ class Target:
     def _seed(self) -> int:
         """Of the next slices, the same on all ranks."""
         device = self.generator.device if self.generator is not None else "cpu"
-        return ranks.agreed(int(torch.randint(2**62, (), generator=self.generator, device=device).item()), self.group)
+        return ranks.broadcast_int(int(torch.randint(2**62, (), generator=self.generator, device=device).item()), self.group)
 
     def _sample(self, seed: int) -> Directions:
         generator = torch.Generator(self.y.device).manual_seed(seed)
@@ -259,7 +265,7 @@ class Target:
             prefix, seed = f"{k}.", int(state[f"{k}.seed"])
             own = {key.removeprefix(prefix): v.to(self.y.device) for key, v in state.items() if key.startswith(prefix)}
             target = self._keeper.restore(self._source, own, self._sample(seed), self._problem)
-            sets.append(KeptSlices(seed, int(own["uses"]), target))
+            sets.append(CachedSlices(seed, int(own["uses"]), target))
         self._pool = _Pool(int(state["calls"]), tuple(sets))
 
 

@@ -37,15 +37,15 @@ def test_json_is_the_librarys_numbers(folder):
     done = rieszflow("compare", "old.npy", "same.npy", "--json", "--top", 1, "--seed", 4, cwd=folder)
     found = json.loads(done.stdout)
     want = rf.two_sample_test(folder / "old.npy", folder / "same.npy", seed=4)
-    assert (found["p_value"], found["distance"], found["interval"]) == (want.p_value, want.distance, list(want.interval))
-    assert found["p_value"] > 0.01 and len(found["columns"]) == 1 and found["n"] == [4000, 900]
+    assert (found["pvalue"], found["distance"], found["interval"]) == (want.pvalue, want.distance, list(want.interval))
+    assert found["pvalue"] > 0.01 and len(found["columns"]) == 1 and found["n"] == [4000, 900]
 
 
 def test_drift_against_a_sketch(folder):
     rieszflow("sketch", "old.parquet", "-o", "ref.sketch", cwd=folder)
     moved = json.loads(rieszflow("compare", "ref.sketch", "new.parquet", "--json", cwd=folder).stdout)
     still = json.loads(rieszflow("compare", "same.parquet", "ref.sketch", "--json", cwd=folder).stdout)
-    assert moved["p_value"] < 0.01 < still["p_value"]
+    assert moved["pvalue"] < 0.01 < still["pvalue"]
     assert moved["columns"][0]["name"] == "v" and moved["n"] == [4000, 900] and still["n"] == [900, 4000]
     # Two sketches: a distance and no test.
     rieszflow("sketch", "new.parquet", "-o", "new.sketch", "--like", "ref.sketch", cwd=folder)

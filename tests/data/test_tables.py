@@ -98,11 +98,11 @@ def test_columns_in_another_order_are_matched(tmp_path, ending):
     swapped = save(tmp_path / f"c.{ending}", frames(["size", "income", "age"], seed=1))
     want = rf.two_sample_test(a, b, slices=8, permutations=19)
     got = rf.two_sample_test(a, swapped, slices=8, permutations=19)
-    assert (got.p_value, got.distance) == (want.p_value, want.distance) and got.y.names == ["age", "income", "size"]
+    assert (got.pvalue, got.distance) == (want.pvalue, want.distance) and got.y.names == ["age", "income", "size"]
     reference = SliceSketch.of(a, slices=8)
     assert reference.distance(swapped) == reference.distance(b)
     assert torch.equal(reference.feature_distances(swapped), reference.feature_distances(b))
-    assert rf.drift_test(swapped, reference, permutations=19).p_value == rf.drift_test(b, reference, permutations=19).p_value
+    assert rf.drift_test(swapped, reference, permutations=19).pvalue == rf.drift_test(b, reference, permutations=19).pvalue
     assert reference.empty().update(swapped).distance(b) == 0
     frame = pa.table(frames(["income", "size", "age"], seed=1))
     assert rf.two_sample_test(a, frame, slices=8, permutations=19).distance == want.distance
@@ -143,7 +143,7 @@ def test_common_columns_on_request(tmp_path):
     with pytest.warns(Notice, match=r"c.parquet: left out 'size': not in the other table"):
         got = rf.two_sample_test(a, c, slices=8, permutations=19, common=True)
     want = rf.two_sample_test(a, stream(c, columns=["age", "income"]), slices=8, permutations=19)
-    assert (got.p_value, got.distance) == (want.p_value, want.distance)
+    assert (got.pvalue, got.distance) == (want.pvalue, want.distance)
     with pytest.raises(ValueError, match="no column in common"):
         rf.two_sample_test(stream(a, columns=["age"]), stream(c, columns=["size"]), common=True)
     with pytest.raises(ValueError, match="points has no names"):
@@ -568,7 +568,7 @@ def test_whole_numbers_keep_their_digits(tmp_path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Notice)  # some have names, and some have not
             test = rf.two_sample_test(source, b, slices=4, scale="none")
-            assert test.p_value == 0.001 and test.distance == pytest.approx(want, rel=2e-3)
+            assert test.pvalue == 0.001 and test.distance == pytest.approx(want, rel=2e-3)
             assert reference.distance(source, statistic="U") == pytest.approx(want, rel=2e-3)
     # A float32 reference cannot hold such numbers; wider points are not narrowed to it.
     near = torch.zeros(50, 1)

@@ -53,7 +53,7 @@ def test_sobol_beats_independent_directions():
 FUNCTIONS = {
     "sliced_mmd2": lambda x, P: rf.sliced_mmd2(x, x, slices=P),
     "hadamard": lambda x, P: rf.sliced_mmd2(x, x, slices=P, directions="hadamard"),
-    "patches": lambda x, P: rf.sliced_mmd2(x, x, slices=P, directions=rf.LocalSlices((1, 8, 8), 4)),
+    "patches": lambda x, P: rf.sliced_mmd2(x, x, slices=P, directions=rf.PatchSlices((1, 8, 8), 4)),
     "sliced_mmd2_gradient": lambda x, P: rf.sliced_mmd2_gradient(x, x, slices=P, engine="sort"),
     "Target": lambda x, P: rf.Target(x, slices=P).gradient(x),
     "SlicedMMDLoss": lambda x, P: rf.SlicedMMDLoss(slices=P)(x, x),

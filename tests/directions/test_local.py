@@ -35,11 +35,11 @@ def stretched(drawn):
     return torch.stack(found)
 
 
-KINDS = [rf.LocalSlices((3, 10, 8), 3, 2), rf.LocalSlices((1, 8, 8), 7, 1), rf.LocalSlices((2, 6, 6), 2, 3),
-         rf.LocalSlices((3, 9, 10), 4, 2, by_colour=True), rf.LocalSlices((2, 6, 6), 3, 1, by_colour=True),
-         rf.LocalSlices((3, 10, 8), 3, 2, one=True), rf.LocalSlices((3, 9, 10), 4, 1, by_colour=True, one=True),
-         rf.LocalSlices((3, 10, 8), 3, 2, condition=4),
-         rf.LocalSlices((3, 9, 10), 4, 2, by_colour=True, condition=1)]  # fmt: skip
+KINDS = [rf.PatchSlices((3, 10, 8), 3, 2), rf.PatchSlices((1, 8, 8), 7, 1), rf.PatchSlices((2, 6, 6), 2, 3),
+         rf.PatchSlices((3, 9, 10), 4, 2, by_colour=True), rf.PatchSlices((2, 6, 6), 3, 1, by_colour=True),
+         rf.PatchSlices((3, 10, 8), 3, 2, one=True), rf.PatchSlices((3, 9, 10), 4, 1, by_colour=True, one=True),
+         rf.PatchSlices((3, 10, 8), 3, 2, condition=4),
+         rf.PatchSlices((3, 9, 10), 4, 2, by_colour=True, condition=1)]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -69,13 +69,13 @@ def test_are_the_stretched_patches(kind, P):
 
 
 def test_every_pixel_is_seen():
-    kind = rf.LocalSlices((1, 9, 13), 4, 1)
+    kind = rf.PatchSlices((1, 9, 13), 4, 1)
     drawn = sample(kind, 12, 9 * 13, torch.zeros(1), generator(0))
     assert set(drawn.pixels.flatten().tolist()) == set(range(9 * 13))
     assert {block.place for block in drawn.blocks} == set(range(kind.places)) and kind.places == 12
 
 
-@pytest.mark.parametrize("kind", [*KINDS, rf.LocalSlices((3, 12, 12), 5, 2), rf.LocalSlices((1, 30, 30), 10, 3)])
+@pytest.mark.parametrize("kind", [*KINDS, rf.PatchSlices((3, 12, 12), 5, 2), rf.PatchSlices((1, 30, 30), 10, 3)])
 @pytest.mark.parametrize(("P", "weighted"), [
     (3, True), (70, False), (600, True),
     *(pytest.param(*more, marks=pytest.mark.slow) for more in [(3, False), (70, True), (600, False)]),
@@ -111,14 +111,14 @@ def test_mean_over_all_places_by_brute_force(engine):
         rows, columns = (top + torch.arange(4)) % 6, (left + torch.arange(4)) % 6
         cut = [z.view(-1, 6, 6)[:, rows][:, :, columns].view(-1, 2, 2, 2, 2).sum((2, 4)).flatten(1) / k for z in (x, y)]
         exact.append(rf.mmd2(*cut))
-    kind = rf.LocalSlices(shape, s, k)
+    kind = rf.PatchSlices(shape, s, k)
     found = [rf.sliced_mmd2(x, y, slices=64, directions=kind, engine=engine, seed=g).item() for _ in range(400)]
     assert sum(found) / 400 == pytest.approx(torch.stack(exact).mean().item(), rel=0.04)
 
 
 @pytest.mark.parametrize("engine", ["sort", "bins"])
 def test_gradient_by_autograd_of_the_dense_form(engine):
-    kind = rf.LocalSlices((3, 8, 8), 3, 2)
+    kind = rf.PatchSlices((3, 8, 8), 3, 2)
     g = generator(4)
     x, y = torch.rand(200, 192, generator=g), torch.rand(150, 192, generator=g) ** 3
     drawn = sample(kind, 40, 192, x, generator(9))
@@ -135,7 +135,7 @@ def test_gradient_by_autograd_of_the_dense_form(engine):
 def test_flow_with_patches_keeps_its_tables():
     g = generator(5)
     x, y = torch.rand(2500, 256, generator=g), 0.3 * torch.rand(2500, 256, generator=g)
-    flow = rf.ParticleFlow(y, slices=256, step_size=1.0, directions=rf.LocalSlices((1, 16, 16), 7), reuse=8, seed=g)
+    flow = rf.ParticleFlow(y, slices=256, step_size=1.0, directions=rf.PatchSlices((1, 16, 16), 7), reuse=8, seed=g)
     moved = flow.run(x, steps=60)
     assert len(flow.target.kept) == 8
     assert rf.mmd2(moved[:500], y[:500]) < 0.05 * rf.mmd2(x[:500], y[:500])
@@ -144,12 +144,12 @@ def test_flow_with_patches_keeps_its_tables():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: rf.LocalSlices((1, 8, 8), 7, 2), "7 × 7 pixels stretched by 2 do not fit into images of 8 × 8"),
-        (lambda: rf.LocalSlices((1, 8), 7), "a shape (C, H, W)"),
-        (lambda: rf.LocalSlices((3, 8, 8), 2, 1, "yes"), "by_colour='yes' given"),
-        (lambda: rf.LocalSlices((3, 8, 8), 2, 1, one=1), "one=1 given"),
-        (lambda: rf.LocalSlices((1, 8, 8), 0), "whole numbers are accepted"),
-        (lambda: rf.sliced_mmd2(torch.zeros(2, 5), torch.ones(2, 5), directions=rf.LocalSlices((1, 8, 8))), "have d = 5"),
+        (lambda: rf.PatchSlices((1, 8, 8), 7, 2), "7 × 7 pixels stretched by 2 do not fit into images of 8 × 8"),
+        (lambda: rf.PatchSlices((1, 8), 7), "a shape (C, H, W)"),
+        (lambda: rf.PatchSlices((3, 8, 8), 2, 1, "yes"), "by_colour='yes' given"),
+        (lambda: rf.PatchSlices((3, 8, 8), 2, 1, one=1), "one=1 given"),
+        (lambda: rf.PatchSlices((1, 8, 8), 0), "whole numbers are accepted"),
+        (lambda: rf.sliced_mmd2(torch.zeros(2, 5), torch.ones(2, 5), directions=rf.PatchSlices((1, 8, 8))), "have d = 5"),
     ],
 )
 def test_bad_input(make, says):

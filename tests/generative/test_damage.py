@@ -31,7 +31,7 @@ from rieszflow.generative.yaml_text import dump_yaml, parse_yaml
 from rieszflow.sketch.files import SKETCH
 
 TINY = {
-    "particles": 60, "networks": 3, "first_steps": 2, "growth_cap": 2, "slices": 4, "fit_steps": 6, "width": 8, "layers": 1,
+    "particles": 60, "networks": 3, "initial_steps": 2, "max_step_increment": 2, "slices": 4, "fit_steps": 6, "width": 8, "layers": 1,
     "device": "cpu", "checkpoint_seconds": 1e-9,
 }  # fmt: skip
 SHARED = {**TINY, "fit_steps": 3, "channels": [8], "shared": True}
@@ -949,7 +949,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 def test_names_that_are_none_and_data_that_are_none(tmp_path):
-    flow = rf.GenerativeFlow(particles=20, networks=1, fit_steps=2, width=4, first_steps=2)
+    flow = rf.GenerativeFlow(particles=20, networks=1, fit_steps=2, width=4, initial_steps=2)
     with pytest.raises(TypeError, match="data: NoneType given"):
         flow.fit(None)
     with pytest.raises(ValueError, match="the name of a folder is needed"):

@@ -21,7 +21,7 @@ MUTATIONS = 400
 FAST = 30
 
 TINY = {
-    "particles": 40, "networks": 3, "first_steps": 2, "growth_cap": 1, "slices": 3, "fit_steps": 4, "width": 4, "layers": 1,
+    "particles": 40, "networks": 3, "initial_steps": 2, "max_step_increment": 1, "slices": 3, "fit_steps": 4, "width": 4, "layers": 1,
     "device": "cpu",
 }  # fmt: skip
 FILES = [

@@ -23,7 +23,7 @@ from rieszflow.generative.run import NETWORK, STATE
 TINY = {
     "particles": 200,
     "networks": 3,
-    "first_steps": 6,
+    "initial_steps": 6,
     "slices": 8,
     "fit_steps": 40,
     "width": 32,
@@ -53,9 +53,9 @@ def test_learns_a_ring():
     flow = rf.GenerativeFlow(
         particles=1000,
         networks=3,
-        first_steps=20,
-        growth_cap=40,
-        steps_cap=60,
+        initial_steps=20,
+        max_step_increment=40,
+        max_steps=60,
         slices=32,
         fit_steps=300,
         width=64,
@@ -80,8 +80,8 @@ def test_learns_small_images():
     flow = rf.GenerativeFlow(
         particles=200,
         networks=2,
-        first_steps=40,
-        growth_cap=40,
+        initial_steps=40,
+        max_step_increment=40,
         slices=64,
         fit_steps=60,
         channels=[8, 16],
@@ -172,7 +172,7 @@ COPIES = {
 @pytest.mark.parametrize("how", COPIES)
 def test_copies_keep_their_results(how, tmp_path):
     """Those of a temporary run live as long as they do, and no longer; those of a run with a folder share it."""
-    settings = {"particles": 40, "networks": 2, "first_steps": 2, "slices": 4, "fit_steps": 3, "width": 4}
+    settings = {"particles": 40, "networks": 2, "initial_steps": 2, "slices": 4, "fit_steps": 3, "width": 4}
     data = torch.rand(50, 2, generator=generator(0))
     for folder in (None, tmp_path / "run"):
         flow = rf.GenerativeFlow(**settings).fit(data, run=folder)
@@ -430,7 +430,7 @@ def test_stopped_inside_a_flow_with_kept_tables(tmp_path):
     """Enough points for the linear-time engine: the slices in use and their ranges are part of the checkpoint."""
     data = torch.randn(4000, 70, generator=generator(0))
     settings = {
-        "particles": 3000, "networks": 2, "first_steps": 14, "slices": 64, "reuse": 3, "fit_steps": 20, "width": 16,
+        "particles": 3000, "networks": 2, "initial_steps": 14, "slices": 64, "reuse": 3, "fit_steps": 20, "width": 16,
         "checkpoint_seconds": 1e-6, "seed": 1, "device": "cpu",
     }  # fmt: skip
 
@@ -453,7 +453,7 @@ def test_stopped_inside_a_flow_with_kept_tables(tmp_path):
 
 
 SHARED = {
-    "particles": 120, "networks": 3, "first_steps": 4, "slices": 16, "fit_steps": 15, "batch_size": 20, "channels": [8, 16],
+    "particles": 120, "networks": 3, "initial_steps": 4, "slices": 16, "fit_steps": 15, "batch_size": 20, "channels": [8, 16],
     "layers": 1, "device": "cpu", "shared": True, "checkpoint_seconds": 1e-9,
 }  # fmt: skip
 
@@ -497,7 +497,7 @@ def test_one_network_remembers_its_first_step(monkeypatch):
     """After the last of three steps the first one's displacement is still there, to half of its size."""
     g = generator(3)
     data = (torch.rand(300, 1, 8, 8, generator=g) < 0.3).float()
-    settings = {**SHARED, "particles": 300, "fit_steps": 150, "batch_size": 50, "first_steps": 10, "slices": 64, "clip": True}
+    settings = {**SHARED, "particles": 300, "fit_steps": 150, "batch_size": 50, "initial_steps": 10, "slices": 64, "clip": True}
     saved, original = [], Run.save_state
 
     def save_state(self, tensors, *rest):

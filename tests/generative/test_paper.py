@@ -11,7 +11,7 @@ from problems import generator
 from torch import nn
 
 import rieszflow as rf
-from rieszflow.directions import LocalSlices, sample
+from rieszflow.directions import PatchSlices, sample
 from rieszflow.generative import Config
 from rieszflow.generative.latents import draw_latents
 from rieszflow.generative.networks import build
@@ -63,7 +63,7 @@ def script_schedule(name):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_schedules_of_levels_are_those_of_the_scripts(name):
-    M, fit_steps, batch, rate, loss, noise, noise_of_samples, facts = SCRIPTS[name]
+    M, fit_steps, batch, rate, loss, noise, sample_noise_std, facts = SCRIPTS[name]
     config = Config.preset(name, "paper")
     wanted = script_schedule(name)
     assert [len(level) for level in wanted] == NETWORKS[name]
@@ -77,7 +77,7 @@ def test_schedules_of_levels_are_those_of_the_scripts(name):
         momenta = [own.momentum_of(number + 1) for number in range(own.networks)]
         assert momenta == pytest.approx([m for _, m in schedule], abs=1e-9)
         assert (own.fit_steps, own.batch_size, own.learning_rate, own.loss) == (fit_steps, batch, rate, loss)
-        assert (own.noise, level.noise_of_samples) == (noise, noise_of_samples) and own.at_rest
+        assert (own.noise, level.sample_noise_std) == (noise, sample_noise_std) and own.reset_velocity
         assert own.from_flow == (name == "celeba" and factor == 1)
         assert (own.network, own.channels, own.layers, own.fit, own.ema) == ("ddpm", (32, 64, 128), 2, "plain", 0)
         assert config.latents == "uniform" and not config.clip
@@ -101,7 +101,7 @@ def test_schedule_without_an_end(name, momentum, cap):
         T, exponent = min(T + min(2**exponent, 2048), cap), exponent + 1
     assert config.flow_steps() == wanted
     assert (config.particles, config.targets, config.slices, config.step_size) == (20_000, 20_000, 1000, 1.0)
-    assert (config.momentum, config.momentum_gain, config.at_rest, config.first_targets) == (momentum, 0, False, True)
+    assert (config.momentum, config.momentum_gain, config.reset_velocity, config.first_targets) == (momentum, 0, False, True)
     assert (config.fit_steps, config.batch_size, config.learning_rate, config.loss) == (2000, 100, 1e-3, "squared")
     assert (config.network, config.channels, config.layers, config.fit, config.ema) == ("ddpm", (32, 64, 128), 2, "plain", 0)
     assert config.latents == "uniform" and config.directions == "independent" and not config.levels and not config.clip
@@ -131,7 +131,7 @@ def test_one_patch_a_step_is_the_papers_formula():
         total = torch.zeros(N, d, dtype=torch.float64)
         for scale in (1, 3):
             seed = int(torch.randint(2**62, (), generator=source))
-            drawn = sample(LocalSlices(shape, 2, scale, one=True), P, d, torch.zeros(1), torch.Generator().manual_seed(seed))
+            drawn = sample(PatchSlices(shape, 2, scale, one=True), P, d, torch.zeros(1), torch.Generator().manual_seed(seed))
             top, left = divmod(int(drawn.pixels[0, 0, 0]), 8)  # the place of the first of all pixels
             xi = torch.zeros(P, *shape, dtype=torch.float64)
             patch = torch.cat(drawn.xi).double().view(P, 2, 2, 2)
@@ -161,7 +161,7 @@ def test_expected_first_step_on_one_patch(one):
     for top, left in itertools.product(range(6), range(6)):
         pixels = torch.tensor([(top + i) % 6 * 6 + (left + j) % 6 for i in range(s) for j in range(s)])
         wanted[:, pixels] += factor * rf.mmd2_gradient(x[:, pixels], y[:, pixels]) / 36
-    kind, source = LocalSlices(shape, s, 1, one=one), generator(2)
+    kind, source = PatchSlices(shape, s, 1, one=one), generator(2)
     found = torch.stack([
         factor * rf.sliced_mmd2_gradient(x, y, slices=32, directions=kind, seed=source, engine="sort") for _ in range(600)
     ])  # fmt: skip
@@ -212,7 +212,7 @@ def test_channels_of_the_papers_network():
         build(Config(network="ddpm", channels=(32, 48)), (1, 8, 8))
 
 
-VECTORS = {"particles": 40, "networks": 3, "first_steps": 1, "growth_cap": 1, "steps_cap": 1, "slices": 8, "fit_steps": 2,
+VECTORS = {"particles": 40, "networks": 3, "initial_steps": 1, "max_step_increment": 1, "max_steps": 1, "slices": 8, "fit_steps": 2,
            "batch_size": 8, "step_size": 0.3, "device": "cpu", "seed": 4}  # fmt: skip
 
 
@@ -228,7 +228,7 @@ def test_at_rest_nothing_is_left_of_the_velocity():
     """One flow step a network: whatever the momentum is, at rest it is that of momentum 0."""
     data = torch.rand(60, 2, generator=generator(0))
     still = trained(data, momentum=0.0)
-    assert distances(trained(data, momentum=0.8, at_rest=True)) == distances(still)
+    assert distances(trained(data, momentum=0.8, reset_velocity=True)) == distances(still)
     assert distances(trained(data, momentum=0.8)) != distances(still)
 
 
@@ -248,7 +248,7 @@ def test_particles_go_on_from_the_flow():
 def test_first_targets():
     """Targets near (0.1, 0.1) come first, others after them: the flow sees the first ones only."""
     near, far = torch.rand(80, 2, generator=generator(0)) * 0.2, torch.rand(80, 2, generator=generator(1)) * 0.2 + 0.8
-    settings = {"model": "recorded", "first_steps": 60, "steps_cap": 60, "networks": 1, "slices": 16, "targets": 80,
+    settings = {"model": "recorded", "initial_steps": 60, "max_steps": 60, "networks": 1, "slices": 16, "targets": 80,
                 "momentum": 0.5, "step_size": None, "particles": 200}  # fmt: skip
     data, held_out = torch.cat([near, far]), torch.rand(50, 2, generator=generator(2))
     samples = trained(data, held_out, **settings, first_targets=True).sample(100, seed=1)
@@ -260,7 +260,7 @@ def test_first_targets():
 def test_noise_of_samples():
     """Networks that learn nothing: samples are latents of the small images, grown, with noise of their own size."""
     data = torch.rand(30, 1, 4, 4, generator=generator(0))
-    flow = trained(data, network="ddpm", channels=[32], layers=1, learning_rate=1e-30, noise=0.3, noise_of_samples=0.01,
+    flow = trained(data, network="ddpm", channels=[32], layers=1, learning_rate=1e-30, noise=0.3, sample_noise_std=0.01,
                    levels=[{"factor": 2, "networks": 1}, {"factor": 1, "networks": 1}])  # fmt: skip
     source = generator(7)
     latents = draw_latents(flow.config, (1, 2, 2), 20, source)
@@ -299,10 +299,10 @@ def test_plain_fit_is_the_scripts_loop():
 
 
 def test_what_recordings_do_not_have():
-    with pytest.raises(rf.errors.ConfigError, match="^at_rest: given with model 'recorded'"):
-        Config(model="recorded", at_rest=True)
-    with pytest.raises(rf.errors.ConfigError, match="at_rest: given"):
-        Config(model="recorded", levels=({"factor": 2}, {"factor": 1, "at_rest": True}))
+    with pytest.raises(rf.errors.ConfigError, match="^reset_velocity: given with model 'recorded'"):
+        Config(model="recorded", reset_velocity=True)
+    with pytest.raises(rf.errors.ConfigError, match="reset_velocity: given"):
+        Config(model="recorded", levels=({"factor": 2}, {"factor": 1, "reset_velocity": True}))
 
 
 def test_celeba_is_made_small_as_in_the_paper():

@@ -22,7 +22,7 @@ from rieszflow.generative.pyramid import grow, levels, shrink
 
 TINY = {
     "particles": 150,
-    "first_steps": 4,
+    "initial_steps": 4,
     "slices": 16,
     "fit_steps": 12,
     "batch_size": 20,
@@ -116,7 +116,7 @@ def test_the_flow_on_levels_learns():
     """
     photographs = torch.from_numpy(patches(700, 16, 16).transpose(0, 3, 1, 2).copy()).float() / 255
     flow = rf.GenerativeFlow(
-        particles=500, first_steps=24, slices=128, fit_steps=60, batch_size=50, channels=[16, 32], layers=1, device="cpu",
+        particles=500, initial_steps=24, slices=128, fit_steps=60, batch_size=50, channels=[16, 32], layers=1, device="cpu",
         clip=True, latents="smooth", noise=0.03,
         levels=[{"factor": 4, "networks": 3}, {"factor": 1, "networks": 2, "local_scales": [1, 2], "momentum": 0.5}],
     )  # fmt: skip
@@ -135,7 +135,7 @@ def test_patches_improve_photographs_at_the_default_step():
     photographs = torch.from_numpy(patches(1400, 32, 32).transpose(0, 3, 1, 2).copy()).float() / 255
     y, held_out, z = (part.flatten(1) for part in photographs.split([600, 400, 400]))
     x = grow(shrink(z, (3, 32, 32), 2), (3, 16, 16), (3, 32, 32), 0.05, generator(0))
-    kinds = [rf.LocalSlices((3, 32, 32), 7, scale) for scale in (1, 2, 4)]
+    kinds = [rf.PatchSlices((3, 32, 32), 7, scale) for scale in (1, 2, 4)]
     flows = [
         rf.ParticleFlow(y, slices=512, step_size=step, directions=k, engine="bins",
                         seed=generator(1), bounds=(0.0, 1.0))
@@ -163,7 +163,7 @@ def test_patches_by_colour_see_noise_in_colours():
 
     left = []
     for by_colour in (False, True):
-        flow = rf.ParticleFlow(y, slices=1024, step_size=None, directions=rf.LocalSlices((3, 32, 32), 8, 1, by_colour),
+        flow = rf.ParticleFlow(y, slices=1024, step_size=None, directions=rf.PatchSlices((3, 32, 32), 8, 1, by_colour),
                                engine="bins", seed=1)  # fmt: skip
         left.append(grain(flow.run(x, steps=30)) - grain(y))
     assert grain(x) - grain(y) > left[0] > left[1] / 0.7
@@ -185,7 +185,7 @@ def test_stopped_and_resumed_across_levels(tmp_path, shared, stop_at, paper):
     settings = {**TINY, "levels": [{"factor": 2, "networks": 2}, {"factor": 1, "networks": 2, "local_scales": [1, 2]}],
                 "checkpoint_seconds": 1e-9, "shared": shared}  # fmt: skip
     if paper:
-        settings |= {"at_rest": True, "first_targets": True, "noise_of_samples": 0.02, "fit": "plain", "network": "ddpm",
+        settings |= {"reset_velocity": True, "first_targets": True, "sample_noise_std": 0.02, "fit": "plain", "network": "ddpm",
                      "channels": [32, 32], "step_size": 1.0}  # fmt: skip
         settings["levels"][1] |= {"places": "one", "summed": True, "from_flow": True, "growth": "smooth"}
     rf.GenerativeFlow(**settings).fit(data, run=tmp_path / "whole")
@@ -222,8 +222,8 @@ def test_samples_of_a_run_that_is_on_its_way(tmp_path):
 def test_momentum_and_schedule_begin_anew_in_every_level():
     """The paper's recipes name their own beginnings, see test_paper.py."""
     own = {"networks": 5, "momentum": 0.1, "momentum_gain": 0.05}
-    config = Config(first_steps=4, growth_cap=8, steps_cap=20, momentum_cap=0.22,
-                    levels=({"factor": 4, **own}, {"factor": 1, **own, "first_steps": 2}))  # fmt: skip
+    config = Config(initial_steps=4, max_step_increment=8, max_steps=20, momentum_cap=0.22,
+                    levels=({"factor": 4, **own}, {"factor": 1, **own, "initial_steps": 2}))  # fmt: skip
     of_levels = levels(config, (3, 32, 32))
     assert [(v.factor, v.shape[1], v.first, v.last) for v in of_levels] == [(4, 8, 1, 5), (1, 32, 6, 10)]
     for level in of_levels:

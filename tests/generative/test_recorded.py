@@ -16,7 +16,7 @@ from rieszflow.generative import loop as training
 from rieszflow.generative.run import Run
 
 SMALL = {
-    "model": "recorded", "particles": 400, "batch": 300, "networks": 3, "first_steps": 5, "steps_cap": 5, "slices": 64,
+    "model": "recorded", "particles": 400, "batch": 300, "networks": 3, "initial_steps": 5, "max_steps": 5, "slices": 64,
     "patches": [[4, 2], [4, 1]], "lengths": [8.0, 2.0], "latents": "smooth", "clip": True, "device": "cpu",
     "checkpoint_seconds": 1e-9,
 }  # fmt: skip
@@ -108,7 +108,7 @@ def test_settings_that_do_not_go_together():
 def test_vectors_too():
     g = generator(0)
     y = torch.randn(2000, 3, generator=g) * torch.tensor([1.0, 2.0, 1.5]) + 4
-    flow = rf.GenerativeFlow(model="recorded", particles=2000, networks=3, first_steps=40, steps_cap=40, slices=64,
+    flow = rf.GenerativeFlow(model="recorded", particles=2000, networks=3, initial_steps=40, max_steps=40, slices=64,
                              lengths=[4.0, 1.0]).fit(y)  # fmt: skip
     x = flow.sample(2000, seed=1)
     # of the mean of 2,000 points 1/√2000 = 0.02 of the spread is chance, on either side; ten times that is granted

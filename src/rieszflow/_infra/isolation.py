@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 import torch
 
-__all__ = ["defaults", "plain"]
+__all__ = ["torch_defaults", "isolated_numerics"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,7 +30,7 @@ _lock = threading.Lock()
 _inside, _before = 0, [""] * len(_PRODUCTS)
 
 
-def plain(function: Callable[P, R]) -> Callable[P, R]:
+def isolated_numerics(function: Callable[P, R]) -> Callable[P, R]:
     """The function without autocast, with whole float32 products, and with infinities and underflow as usual in NumPy."""
 
     @wraps(function)
@@ -47,7 +47,7 @@ def plain(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def defaults(function: Callable[P, R]) -> Callable[P, R]:
+def torch_defaults(function: Callable[P, R]) -> Callable[P, R]:
     """The function under torch's own defaults: for networks, whose libraries name neither dtype nor device."""
 
     @wraps(function)

@@ -22,11 +22,13 @@ import numba
 import torch
 from numba.core import event
 
-__all__ = ["KEPT", "OPTIONS", "SUMS", "share", "threads", "tile_width"]
+__all__ = ["KEPT", "OPTIONS", "SUMS", "parallel_for", "threads", "tile_width"]
 
 _LOG = logging.getLogger("rieszflow")
 _HERE = Path(__file__).parent.parent
-_FOLDERS = tuple(_HERE / name for name in (".", "directions", "engines/sort", "exact", "flow", "histograms", "two_sample"))  # with loops
+_FOLDERS = tuple(
+    _HERE / name for name in (".", "directions", "engines/sort", "exact", "flow", "histograms", "two_sample")
+)  # with loops
 
 
 def _can_keep(folder: Path) -> bool:
@@ -106,7 +108,7 @@ def _pool(process: int, helpers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(helpers, thread_name_prefix="rieszflow")
 
 
-def share(work: Callable[..., object], n: int, tile: int, *args: object) -> None:
+def parallel_for(work: Callable[..., object], n: int, tile: int, *args: object) -> None:
     """Calls `work(first, last, worker, tile, *args)` on parts of 0 … n − 1, one part a thread.
 
     Parts begin at multiples of `tile`. Which worker gets which part depends on n, tile and the number of threads alone.

@@ -17,7 +17,20 @@ from torch import Tensor
 
 from rieszflow.errors import InputError, InputTypeError, RankError
 
-__all__ = ["Group", "agreed", "check", "joined", "mean", "offset", "part", "sending", "summed", "total", "wait", "widest"]
+__all__ = [
+    "Group",
+    "broadcast_int",
+    "check",
+    "all_gather_rows",
+    "mean",
+    "offset",
+    "shard",
+    "sending",
+    "all_reduce_sum",
+    "total",
+    "wait",
+    "all_reduce_range",
+]
 
 Group: TypeAlias = Any  # dist.ProcessGroup or None: PyTorch builds without torch.distributed have no such class
 Values = TypeVar("Values", Tensor, npt.NDArray[Any])  # numbers of any dtype
@@ -56,7 +69,7 @@ def _device(group: Group) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend(group) == "nccl" else torch.device("cpu")
 
 
-def summed(values: Values, group: Group, operation: Any = None) -> Values:
+def all_reduce_sum(values: Values, group: Group, operation: Any = None) -> Values:
     """The sum over all ranks of an array or tensor, in its own memory.
 
     Args:
@@ -78,11 +91,11 @@ def summed(values: Values, group: Group, operation: Any = None) -> Values:
     return values
 
 
-def widest(low: Values, high: Values, group: Group) -> tuple[Values, Values]:
+def all_reduce_range(low: Values, high: Values, group: Group) -> tuple[Values, Values]:
     """Least of `low` and greatest of `high`, element by element."""
     if group is None:
         return low, high
-    return summed(low, group, dist.ReduceOp.MIN), summed(high, group, dist.ReduceOp.MAX)
+    return all_reduce_sum(low, group, dist.ReduceOp.MIN), all_reduce_sum(high, group, dist.ReduceOp.MAX)
 
 
 def total(n: int, group: Group) -> int:
@@ -96,30 +109,30 @@ def offset(n: int, group: Group) -> tuple[int, int]:
         return 0, n
     sizes = np.zeros(dist.get_world_size(group), np.int64)
     sizes[dist.get_rank(group)] = n
-    summed(sizes, group)
+    all_reduce_sum(sizes, group)
     return int(sizes[: dist.get_rank(group)].sum()), int(sizes.sum())
 
 
-def part(t: Tensor, group: Group) -> Tensor:
+def shard(t: Tensor, group: Group) -> Tensor:
     """This rank's rows of a tensor that all ranks have whole."""
     return t if group is None else t.tensor_split(dist.get_world_size(group))[dist.get_rank(group)].clone()
 
 
-def joined(t: Tensor, group: Group) -> Tensor:
+def all_gather_rows(t: Tensor, group: Group) -> Tensor:
     """The rows of all ranks, on all of them: the inverse of `part`."""
     if group is None:
         return t
     first, many = offset(len(t), group)
     whole = t.new_zeros(many, *t.shape[1:])
     whole[first : first + len(t)] = t
-    return summed(whole, group)
+    return all_reduce_sum(whole, group)
 
 
-def agreed(number: int, group: Group) -> int:
+def broadcast_int(number: int, group: Group) -> int:
     """The first rank's number, on all of them."""
     if group is None:
         return number
-    return int(summed(np.array([number if dist.get_rank(group) == 0 else 0], np.int64), group)[0])
+    return int(all_reduce_sum(np.array([number if dist.get_rank(group) == 0 else 0], np.int64), group)[0])
 
 
 def mean(values: Tensor, group: Group) -> Tensor:
@@ -127,10 +140,10 @@ def mean(values: Tensor, group: Group) -> Tensor:
     if group is None:
         return values.mean()
     both = torch.stack([values.sum().double(), torch.tensor(values.numel(), dtype=torch.float64, device=values.device)])
-    both = summed(both, group)
+    both = all_reduce_sum(both, group)
     return both[0].div(both[1]).float()
 
 
 def wait(group: Group) -> None:
     """Returns when all ranks are here."""
-    agreed(0, group)
+    broadcast_int(0, group)

@@ -19,7 +19,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
 from rieszflow._clouds import Cloud, Pair
-from rieszflow._infra.ranks import Group, summed
+from rieszflow._infra.ranks import Group, all_reduce_sum
 from rieszflow._types import Points, PointsT, Seed, Statistic
 from rieszflow.errors import InputError, InputTypeError
 
@@ -190,7 +190,7 @@ def weights(name: str, given: object, x: Tensor, group: Group = None) -> Tensor 
     v = w.detach()
     if not torch.isfinite(v).all() or (v < 0).any():
         raise InputError(f"{name}: contains negative or non-finite values; weights must be finite and non-negative")
-    total: Tensor = summed(v.double().sum(-1, keepdim=True), group).squeeze(-1)
+    total: Tensor = all_reduce_sum(v.double().sum(-1, keepdim=True), group).squeeze(-1)
     if ((total - 1).abs() > 1e-4).any():
         worst = total.flatten()[(total - 1).abs().argmax()].item()
         raise InputError(f"{name}: sum {worst:.6g} given; weights must sum to one (divide by the sum first)")

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["Recycled", "fresh", "scratch"]
+__all__ = ["BufferPool", "empty_like", "workspace"]
 
 _HUGE = 1 << 21
 # Python's default is memory that a forked process shares with its parent.
@@ -27,7 +27,7 @@ _PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if h
 _kept, _current = threading.local(), threading.local()
 
 
-def scratch(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
+def workspace(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
     """An array with anything in it, valid until this thread's next call with the same name."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     buffers: dict[str, np.ndarray] = _kept.__dict__
@@ -43,16 +43,16 @@ def scratch(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarr
     return array
 
 
-def fresh(x: Tensor) -> Tensor:
+def empty_like(x: Tensor) -> Tensor:
     """A tensor like x with anything in it. On the CPU from NumPy, which asks for huge pages: the first touch costs half."""
     if x.device.type != "cpu":
         return torch.empty_like(x)
-    pool: Recycled | None = getattr(_current, "pool", None)
+    pool: BufferPool | None = getattr(_current, "pool", None)
     shape, dtype = tuple(x.shape), x.detach().numpy().dtype
     return torch.from_numpy(np.empty(shape, dtype) if pool is None else pool.array(shape, dtype))
 
 
-class Recycled:
+class BufferPool:
     """The last results' memory, used again for new ones as soon as no tensor is left that looks at it.
 
     A step of a flow makes two arrays and frees two. Fresh ones of a gigabyte would cost nearly as much as the step itself.
@@ -66,7 +66,7 @@ class Recycled:
         self._lock = threading.Lock()
 
     def __reduce__(self) -> Any:
-        return Recycled, ()  # a copy starts with nothing
+        return BufferPool, ()  # a copy starts with nothing
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:

@@ -105,7 +105,7 @@ def _print_json(found: Comparison, a: str, b: str, top: int) -> None:
         "b": b,
         "distance": found.distance,
         "interval": None if found.interval is None else list(found.interval),
-        "p_value": found.p_value,
+        "pvalue": found.pvalue,
         "n": [found.x.n, found.y.n],
         "d": found.x.d,
         "slices": found.x.slices,
@@ -125,7 +125,7 @@ def _print(found: Comparison, a: str, b: str, top: int) -> None:
     else:
         low, high = found.interval
         show(f"{line}, 95 % interval {low:.3g} … {high:.3g}")
-        show(f"p-value {found.p_value:.4g} ({found.permutations} permutations)")
+        show(f"p-value {found.pvalue:.4g} ({found.permutations} permutations)")
     show(scale_line(found.scale))
     if differ := found.columns(top):
         cells = [[one_line(name), f"{value:.3g}"] for name, value in differ]

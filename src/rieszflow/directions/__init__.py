@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra import validate
-from rieszflow._infra.isolation import plain
+from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._types import DirectionsName
 from rieszflow.directions import hadamard, independent, orthogonal, sobol
 from rieszflow.directions.base import Directions, Draw
 from rieszflow.directions.dense import Dense
 from rieszflow.directions.hadamard import Hadamard
-from rieszflow.directions.local import Local, LocalSlices
+from rieszflow.directions.local import Local, PatchSlices
 from rieszflow.errors import InputError
 
-__all__ = ["KINDS", "Dense", "Directions", "Draw", "Hadamard", "Kind", "Local", "LocalSlices", "sample"]
+__all__ = ["KINDS", "Dense", "Directions", "Draw", "Hadamard", "Kind", "Local", "PatchSlices", "sample"]
 
-Kind: TypeAlias = DirectionsName | Tensor | LocalSlices
-"""What the argument `directions` of a public function may be: a name, a tensor (P, d) of unit rows, or `LocalSlices`."""
+Kind: TypeAlias = DirectionsName | Tensor | PatchSlices
+"""What the argument `directions` of a public function may be: a name, a tensor (P, d) of unit rows, or `PatchSlices`."""
 
 KINDS: dict[str, Draw] = {
     "independent": independent.sample,
@@ -39,7 +39,7 @@ _LARGEST_HAAR = 64
 _SIGNS = 2  # numbers per structured direction
 
 
-@plain
+@isolated_numerics
 def sample(kind: Kind, P: int, d: int, like: Tensor, generator: torch.Generator | None = None) -> Directions:
     """Draws directions.
 
@@ -59,12 +59,12 @@ def sample(kind: Kind, P: int, d: int, like: Tensor, generator: torch.Generator 
         return _given(kind, d, like)
     if isinstance(kind, str) and kind == "auto":
         kind = "orthogonal" if d <= _LARGEST_HAAR else "hadamard"
-    structured = isinstance(kind, LocalSlices) or (isinstance(kind, str) and kind == "hadamard")
+    structured = isinstance(kind, PatchSlices) or (isinstance(kind, str) and kind == "hadamard")
     validate.affordable("slices", P, like.element_size() * (_SIGNS if structured else d))
-    if isinstance(kind, LocalSlices):
+    if isinstance(kind, PatchSlices):
         return kind.sample(P, d, like, generator)
     if not isinstance(kind, str) or kind not in KINDS:
-        accepted = ", ".join(repr(name) for name in ("auto", *KINDS)) + ", LocalSlices"
+        accepted = ", ".join(repr(name) for name in ("auto", *KINDS)) + ", PatchSlices"
         raise InputError(f"directions: {kind!r} given; {accepted} or a tensor (P, d) of unit rows are accepted")
     return KINDS[kind](P, d, like, generator)
 

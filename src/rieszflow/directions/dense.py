@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rieszflow._infra.isolation import plain
+from rieszflow._infra.isolation import isolated_numerics
 from rieszflow.directions.base import Directions
 
 __all__ = ["Dense"]
@@ -18,11 +18,11 @@ class Dense(Directions):
         self.xi = xi
         self.P, self.n = xi.shape
 
-    @plain
+    @isolated_numerics
     def _project(self, x: Tensor) -> Tensor:
         return torch.matmul(self.xi, x.transpose(-1, -2))
 
-    @plain
+    @isolated_numerics
     def adjoint(self, g: Tensor) -> Tensor:
         return torch.matmul(g.transpose(-1, -2), self.xi)
 

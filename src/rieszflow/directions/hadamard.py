@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._infra.jit import share, tile_width
+from rieszflow._infra.jit import parallel_for, tile_width
 from rieszflow.directions import loops
 from rieszflow.directions.base import Directions
 
@@ -90,14 +90,14 @@ class Hadamard(Directions):
         out = torch.from_numpy(np.empty((self.P, len(x)), np.float32))
         for s, rows, mine in self._pieces():
             args = x.detach().numpy(), shift.flatten().numpy(), np.float32(scale), s.numpy(), rows.start, out[mine].numpy()
-            share(loops.project, len(x), tile_width(self.n), *args)
+            parallel_for(loops.project, len(x), tile_width(self.n), *args)
         return out
 
     def _adjoint_cpu(self, g: Tensor) -> Tensor:
         out = torch.from_numpy(np.zeros((g.shape[1], self.d), np.float32))
         for s, rows, mine in self._pieces():
             args = g[mine].detach().numpy(), s.numpy(), rows.start, out.numpy()
-            share(loops.adjoint, g.shape[1], tile_width(self.n), *args)
+            parallel_for(loops.adjoint, g.shape[1], tile_width(self.n), *args)
         return out
 
 

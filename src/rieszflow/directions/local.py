@@ -22,16 +22,16 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra import validate
-from rieszflow._infra.isolation import plain
+from rieszflow._infra.isolation import isolated_numerics
 from rieszflow.directions.base import Directions
 from rieszflow.directions.hadamard import SMALLEST, transform
 from rieszflow.errors import InputError
 
-__all__ = ["Local", "LocalSlices"]
+__all__ = ["Local", "PatchSlices"]
 
 
 @dataclass(frozen=True)
-class LocalSlices:
+class PatchSlices:
     """Slices of patches of images, instead of slices of whole images. Give it as the argument `directions`.
 
     Images are flat: a point has d = C·H·W numbers in the order (C, H, W). The patches of one draw tile the image. They lie on a
@@ -58,7 +58,7 @@ class LocalSlices:
         >>> import rieszflow as rf
         >>> g = torch.Generator().manual_seed(0)
         >>> x, y = torch.rand(50, 3 * 16 * 16, generator=g), torch.rand(60, 3 * 16 * 16, generator=g)
-        >>> local = rf.LocalSlices((3, 16, 16), size=7, scale=2)
+        >>> local = rf.PatchSlices((3, 16, 16), size=7, scale=2)
         >>> rf.sliced_mmd2_gradient(x, y, slices=100, directions=local, seed=g).shape
         torch.Size([50, 768])
     """
@@ -178,12 +178,12 @@ class Local(Directions):
         kind: shape of the images, size and scale of the patches.
     """
 
-    def __init__(self, signs: Tensor, blocks: list[_Block], pixels: Tensor, kind: LocalSlices) -> None:
+    def __init__(self, signs: Tensor, blocks: list[_Block], pixels: Tensor, kind: PatchSlices) -> None:
         self.signs, self.blocks, self.pixels, self.kind = signs, blocks, pixels, kind
         self.P, self.n = sum(block.rows for block in blocks), signs.shape[-1]
 
     @cached_property
-    @plain
+    @isolated_numerics
     def xi(self) -> list[Tensor]:
         """The directions on the patch of every block, and on the condition behind it, (rows, numbers + condition)."""
         m, unit = (
@@ -195,7 +195,7 @@ class Local(Directions):
             for block, s in zip(self.blocks, self.signs, strict=True)
         ]
 
-    @plain
+    @isolated_numerics
     def _project(self, x: Tensor) -> Tensor:
         k, flat, found, at, patch = self.kind.condition, x.reshape(-1, x.shape[-1]), list[Tensor](), -1, x
         condition, flat = flat[:, :k] * self.kind.heed, self._coloured(flat[:, k:])
@@ -206,7 +206,7 @@ class Local(Directions):
             found.append(xi @ patch.T)
         return torch.cat(found).view(self.P, *x.shape[:-1]).movedim(0, -2)
 
-    @plain
+    @isolated_numerics
     def adjoint(self, g: Tensor) -> Tensor:
         flat, batch = g.movedim(-2, 0).reshape(self.P, -1), (*g.shape[:-2], g.shape[-1])
         k, out = self.kind.condition, flat.new_zeros(flat.shape[1], math.prod(self.kind.shape))

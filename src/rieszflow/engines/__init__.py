@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rieszflow.engines.base import Engine, Kept, Problem, Result
+from rieszflow.engines.base import CachedTarget, Engine, Problem, Result
 from rieszflow.engines.bins import Bins
 from rieszflow.engines.sort import Sort
 from rieszflow.errors import InputError
 
-__all__ = ["ENGINES", "Engine", "Kept", "Problem", "Result", "choose", "keeper"]
+__all__ = ["ENGINES", "Engine", "CachedTarget", "Problem", "Result", "choose", "caching_engine"]
 
 ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Sort(), Bins())}
 
@@ -42,7 +42,7 @@ def choose(name: str, problem: Problem, x: Tensor, y: Tensor) -> Engine:
     return found
 
 
-def keeper(name: str, problem: Problem) -> Engine | None:
+def caching_engine(name: str, problem: Problem) -> Engine | None:
     """The engine of a name, or of any for "auto", that can keep targets for a problem. None if there is none."""
     named = (engine for engine in ENGINES.values() if name in ("auto", engine.name))
-    return next((engine for engine in named if engine.supports(problem) and engine.keeps(problem)), None)
+    return next((engine for engine in named if engine.supports(problem) and engine.can_cache(problem)), None)

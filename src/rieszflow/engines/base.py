@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from rieszflow._clouds import Batches, Cloud, Need, Pair
-from rieszflow._infra.isolation import plain
+from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._infra.ranks import Group
 from rieszflow.directions import Directions
 from rieszflow.errors import InputError
 from rieszflow.kernels import Kernel
 
-__all__ = ["Engine", "Kept", "Problem", "Result", "Sum"]
+__all__ = ["Engine", "CachedTarget", "Problem", "Result", "Sum"]
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,15 @@ class Result:
     y: Tensor | None = None
     a: Tensor | None = None
     b: Tensor | None = None
-    outgrown: bool = False
+    stale: bool = False
 
 
 _PARTS = ("value", "x", "y", "a", "b")
 
 
-def _made(part: Callable[[str], Tensor | None], outgrown: bool = False) -> Result:
+def _made(part: Callable[[str], Tensor | None], stale: bool = False) -> Result:
     """The result whose parts a function gives by name."""
-    return Result(part("value"), part("x"), part("y"), part("a"), part("b"), outgrown)
+    return Result(part("value"), part("x"), part("y"), part("a"), part("b"), stale)
 
 
 class Sum:
@@ -81,11 +81,11 @@ class Sum:
             if new is not None:
                 self._sums[name] = self._sums[name].add_(new) if name in self._sums else new
 
-    def result(self, outgrown: bool = False) -> Result:
-        return _made(self._sums.get, outgrown)
+    def result(self, stale: bool = False) -> Result:
+        return _made(self._sums.get, stale)
 
 
-class Kept(ABC):
+class CachedTarget(ABC):
     """What an engine keeps of a target y on some slices, so that a call costs nothing for y."""
 
     @abstractmethod
@@ -117,7 +117,7 @@ class Engine(ABC):
     def supports(self, problem: Problem) -> bool:
         return self.refusal(problem) is None
 
-    @plain
+    @isolated_numerics
     def evaluate(self, pair: Pair, directions: Directions, problem: Problem) -> Result:
         """D² and its derivatives, averaged over the slices.
 
@@ -146,15 +146,15 @@ class Engine(ABC):
     def _evaluate(self, pair: Pair, directions: Directions, problem: Problem) -> Result:
         """`evaluate`; clouds have no batch dimensions unless `takes_batches`."""
 
-    def keeps(self, problem: Problem) -> bool:
+    def can_cache(self, problem: Problem) -> bool:
         """Whether `keep` can keep a target for this problem."""
         return False
 
-    def keep(self, y: Cloud | Batches, x: Tensor, directions: Directions, problem: Problem) -> Kept:
+    def keep(self, y: Cloud | Batches, x: Tensor, directions: Directions, problem: Problem) -> CachedTarget:
         """What is kept of a target y on these slices, for points that lie like x (N, d)."""
         raise NotImplementedError
 
-    def restore(self, y: Cloud | Batches, state: dict[str, Tensor], directions: Directions, problem: Problem) -> Kept:
+    def restore(self, y: Cloud | Batches, state: dict[str, Tensor], directions: Directions, problem: Problem) -> CachedTarget:
         """The very thing whose `state` it was, from the same target and slices. Raises KeyError for a state of others."""
         raise NotImplementedError
 

@@ -9,18 +9,18 @@ from typing import ClassVar
 from torch import Tensor
 
 from rieszflow._clouds import Batches, Cloud, Need, Pair
-from rieszflow._infra.isolation import plain
+from rieszflow._infra.isolation import isolated_numerics
 from rieszflow.directions import Directions
-from rieszflow.engines.base import Engine, Kept, Problem, Result, Sum
-from rieszflow.histograms.cdf import Cumulated
+from rieszflow.engines.base import CachedTarget, Engine, Problem, Result, Sum
+from rieszflow.histograms.cdf import CdfEvaluator
 from rieszflow.histograms.choose import cumulates, grids
-from rieszflow.histograms.evaluator import Method
-from rieszflow.histograms.fft import Convolved
-from rieszflow.histograms.grid import SPAN, Grid, grid_of, parts
-from rieszflow.histograms.table import Table, count_batches, counted
+from rieszflow.histograms.evaluator import Evaluator
+from rieszflow.histograms.fft import FftEvaluator
+from rieszflow.histograms.grid import SPAN, BinGrid, grid_of, parts
+from rieszflow.histograms.table import Histogram, count_batches, counted
 from rieszflow.kernels import Kernel, Riesz
 
-__all__ = ["Bins", "KeptTables"]
+__all__ = ["Bins", "CachedHistograms"]
 
 _DRIFT = 0.02  # share of projections that may leave the range of a kept table before it is made anew
 
@@ -54,50 +54,52 @@ class Bins(Engine):
             )
         return total.result()
 
-    def keeps(self, problem: Problem) -> bool:
+    def can_cache(self, problem: Problem) -> bool:
         return cumulates(problem.kernel) and problem.need == Need(x=True)
 
-    @plain
-    def keep(self, y: Cloud | Batches, x: Tensor, directions: Directions, problem: Problem) -> KeptTables:
+    @isolated_numerics
+    def keep(self, y: Cloud | Batches, x: Tensor, directions: Directions, problem: Problem) -> CachedHistograms:
         points = y.points if isinstance(y, Cloud) else y
         return _counted_on(grids(x, points, directions, problem.kernel, value=False, group=problem.group), y, problem)
 
-    @plain
-    def restore(self, y: Cloud | Batches, state: dict[str, Tensor], directions: Directions, problem: Problem) -> KeptTables:
+    @isolated_numerics
+    def restore(
+        self, y: Cloud | Batches, state: dict[str, Tensor], directions: Directions, problem: Problem
+    ) -> CachedHistograms:
         found = [grid_of(part, {name: state[f"{k}.{name}"] for name in SPAN}) for k, part in enumerate(parts(directions))]
         return _counted_on(found, y, problem)
 
 
-class KeptTables(Kept):
+class CachedHistograms(CachedTarget):
     """A target's tables on all parts of the slices."""
 
-    def __init__(self, tables: Sequence[Table], problem: Problem) -> None:
+    def __init__(self, tables: Sequence[Histogram], problem: Problem) -> None:
         self.tables, self._problem = tuple(tables), problem
         self.outside = tuple(table.outside() for table in tables)
         """The share of the target's projections outside of the equal bins, of every part."""
         self._slices = sum(table.grid.directions.P for table in tables)
 
-    @plain
+    @isolated_numerics
     def evaluate(self, x: Cloud, unbiased: bool) -> Result:
-        total, outgrown = Sum(), False
+        total, stale = Sum(), False
         for y, outside in zip(self.tables, self.outside, strict=True):
             mine = counted(y.grid, x, memory="mass of x", group=self._problem.group)
-            outgrown |= mine.outside() > outside + _DRIFT
-            total.add(Result(x=Cumulated(mine, y, unbiased).gradient_x(x, self._slices)))
-        return total.result(outgrown)
+            stale |= mine.outside() > outside + _DRIFT
+            total.add(Result(x=CdfEvaluator(mine, y, unbiased).gradient_x(x, self._slices)))
+        return total.result(stale)
 
     def state(self) -> dict[str, Tensor]:
         return {f"{k}.{name}": v for k, table in enumerate(self.tables) for name, v in table.grid.span().items()}
 
 
-def _counted_on(found: Sequence[Grid], y: Cloud | Batches, problem: Problem) -> KeptTables:
+def _counted_on(found: Sequence[BinGrid], y: Cloud | Batches, problem: Problem) -> CachedHistograms:
     if isinstance(y, Cloud):
-        return KeptTables([counted(grid, y, group=problem.group) for grid in found], problem)
-    return KeptTables(count_batches(found, y, problem.group), problem)
+        return CachedHistograms([counted(grid, y, group=problem.group) for grid in found], problem)
+    return CachedHistograms(count_batches(found, y, problem.group), problem)
 
 
-def _method(x: Table, y: Table, unbiased: bool, kernel: Kernel) -> Method:
-    return Cumulated(x, y, unbiased) if cumulates(kernel) else Convolved(x, y, unbiased, kernel)
+def _method(x: Histogram, y: Histogram, unbiased: bool, kernel: Kernel) -> Evaluator:
+    return CdfEvaluator(x, y, unbiased) if cumulates(kernel) else FftEvaluator(x, y, unbiased, kernel)
 
 
 def _warn_of(problem: Problem) -> None:

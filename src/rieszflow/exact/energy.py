@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rieszflow._clouds import Cloud, Need, Pair
-from rieszflow._infra.jit import share
+from rieszflow._infra.jit import parallel_for
 from rieszflow.exact import loops
 from rieszflow.exact.pairs import distinct, weights_of
 from rieszflow.kernels import Kernel, Riesz
@@ -89,7 +89,7 @@ def _sums(x: Cloud, y: Cloud, w: Tensor, slope: bool, own: bool = False) -> _Sum
     potential, pull = np.empty(N), np.empty((N * slope, d))
     if d <= _FEW:
         rows = np.ascontiguousarray(Q.T, np.float64)
-        share(loops.from_differences, N, 1 + _SHARE // (M * d), P, rows, b, potential, pull)
+        parallel_for(loops.from_differences, N, 1 + _SHARE // (M * d), P, rows, b, potential, pull)
     else:
         # Distances do not change if both clouds are shifted; near the origin ‖x‖² + ‖y‖² − 2⟨x, y⟩ cancels least.
         centre = Q.mean(0, np.float64).astype(np.float32)
@@ -102,7 +102,7 @@ def _sums(x: Cloud, y: Cloud, w: Tensor, slope: bool, own: bool = False) -> _Sum
             products = torch.from_numpy(near_P[these]) @ torch.from_numpy(near_Q).T
             mine = P[these], Q, near_P[these], norms_P[these], norms_Q, b, start if own else -M
             found = products.numpy(), potential[these], pull[these]
-            share(loops.from_products, len(products), 1 + _SHARE // M, *mine, *found)
+            parallel_for(loops.from_products, len(products), 1 + _SHARE // M, *mine, *found)
             if slope:
                 pull[these] -= (products @ torch.from_numpy(near_Q)).numpy()
     return _Sums(torch.from_numpy(potential), torch.from_numpy(pull) if slope else None)

@@ -14,7 +14,7 @@ from torch import Tensor
 from rieszflow._clouds import Cloud, Need, Pair
 from rieszflow._infra import validate
 from rieszflow._infra.autograd import once
-from rieszflow._infra.isolation import plain
+from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._types import Points, PointsT, Statistic
 from rieszflow.exact import energy
 from rieszflow.exact.pairs import Measure, Unit, distinct, potential, prepared, pull, self_energy
@@ -23,7 +23,7 @@ from rieszflow.kernels import Kernel, Riesz, check_kernel
 __all__ = ["energy_distance", "evaluate", "mmd2", "mmd2_gradient"]
 
 
-@plain
+@isolated_numerics
 def mmd2(
     x: PointsT,
     y: PointsT,
@@ -115,7 +115,7 @@ def energy_distance(
     return mmd2(x, y, kernel=Riesz(r), statistic=statistic, x_weights=x_weights, y_weights=y_weights)
 
 
-@plain
+@isolated_numerics
 def mmd2_gradient(
     x: PointsT,
     y: PointsT,
@@ -197,7 +197,7 @@ class _MMD2(torch.autograd.Function):
         return value.to(x.dtype)
 
     @staticmethod
-    @plain
+    @isolated_numerics
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, a, y, b, *slopes = ctx.saved_tensors
         factor = upstream.detach().double().unsqueeze(-1)

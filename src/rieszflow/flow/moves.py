@@ -11,36 +11,36 @@ import numba
 import numpy as np
 from torch import Tensor
 
-from rieszflow._infra.jit import OPTIONS, share
-from rieszflow._infra.workspace import fresh
+from rieszflow._infra.jit import OPTIONS, parallel_for
+from rieszflow._infra.workspace import empty_like
 from rieszflow.constraints import Known
 
-__all__ = ["faster", "moved"]
+__all__ = ["update_velocity", "update_positions"]
 
 _TILE = 1 << 15  # numbers at a time
 
 
-def faster(gradient: Tensor, velocity: Tensor | None, momentum: float) -> Tensor:
+def update_velocity(gradient: Tensor, velocity: Tensor | None, momentum: float) -> Tensor:
     """v ← ∇D²(x) + m v, in the memory of the gradient: fresh arrays of this size would cost more than the additions."""
     if velocity is None:
         return gradient
     if not _ours(gradient, velocity):
         return gradient.add_(velocity, alpha=momentum)
     v, m = gradient.numpy().reshape(-1), gradient.numpy().dtype.type(momentum)
-    share(_add, v.size, _TILE, v, velocity.numpy().reshape(-1), m)
+    parallel_for(_add, v.size, _TILE, v, velocity.numpy().reshape(-1), m)
     return gradient
 
 
-def moved(
+def update_positions(
     x: Tensor, velocity: Tensor, length: float, bounds: tuple[float, float] | None, frozen: Known | None = None
 ) -> Tensor:
     """x ← x − length · v, clipped to the bounds; what is frozen stays as it was."""
-    out = fresh(x)
+    out = empty_like(x)
     if _ours(x, velocity, out):
         real = out.numpy().dtype.type
         low, high = (-np.inf, np.inf) if bounds is None else bounds
         flat = [t.numpy().reshape(-1) for t in (x, velocity, out)]
-        share(_move, x.numel(), _TILE, *flat, real(length), real(low), real(high))
+        parallel_for(_move, x.numel(), _TILE, *flat, real(length), real(low), real(high))
     else:
         out = velocity.mul(-length).add_(x)
         if bounds is not None:

@@ -14,20 +14,20 @@ from torch import Tensor
 
 from rieszflow._infra import ranks, validate
 from rieszflow._infra.ranks import Group
-from rieszflow._infra.workspace import Recycled
+from rieszflow._infra.workspace import BufferPool
 from rieszflow._types import EngineName, Points, PointsT, Seed
 from rieszflow.constraints import Frozen, Known, known
 from rieszflow.directions import Kind
 from rieszflow.errors import InputError
 from rieszflow.exact import mmd2_gradient
-from rieszflow.flow.moves import faster, moved
+from rieszflow.flow.moves import update_positions, update_velocity
 from rieszflow.flow.recording import Plan, RecordedFlow, Recorder, Step
-from rieszflow.flow.step_sizes import default_steps, falling
-from rieszflow.histograms.replay import follow
+from rieszflow.flow.step_sizes import default_steps, geometric_schedule
+from rieszflow.histograms.replay import replay_step
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 from rieszflow.target import Target
 
-__all__ = ["ParticleFlow", "falling"]
+__all__ = ["ParticleFlow", "geometric_schedule"]
 
 
 class ParticleFlow:
@@ -59,7 +59,7 @@ class ParticleFlow:
             lie in the box, like images in [0, 1]^d. None for no bounds.
         group: a torch.distributed process group. Its ranks hold parts of the particles and of the target, see `Target`. With
             slices only. None: all points are here.
-        lengths: what τ is multiplied by in a step, of the number of steps before it; see `falling`. None: always 1.
+        lengths: what τ is multiplied by in a step, of the number of steps before it; see `geometric_schedule`. None: always 1.
         summed: with several kinds, whether all gradients are taken at the same particles and added up. If not, kinds take
             turns.
         recording: True to write down what steps do, so that new points can follow (`recorded`), in memory; or an empty folder,
@@ -264,22 +264,22 @@ class ParticleFlow:
                 "set velocities = [None] of every kind to start anew"
             )
         if recorder is None:
-            return faster(target.gradient(x), velocity, self.momenta[k])
+            return update_velocity(target.gradient(x), velocity, self.momenta[k])
         assert isinstance(target, Target)
-        seed, drawn, trace = target.traced(x, lambda seed: recorder.plan.draw(k, seed, x), recorder.plan.bins)
+        seed, drawn, trace = target.record_step(x, lambda seed: recorder.plan.draw(k, seed, x), recorder.plan.bins)
         moves = not self.summed or k == len(self.targets) - 1
         recorder.add(Step(k, seed, self.momenta[k], length, moves, trace))
         with target.memory.in_use():
-            gradient = follow(trace, drawn, x)
+            gradient = replay_step(trace, drawn, x)
             if self.frozen is not None:
                 gradient = self.frozen.hold(gradient)
-            return faster(gradient, velocity, self.momenta[k])
+            return update_velocity(gradient, velocity, self.momenta[k])
 
     def _moved(self, x: Tensor, k: int, length: float, bounds: tuple[float, float] | None) -> Tensor:
         velocity = self.velocities[k]
         assert velocity is not None
         with self.targets[0].memory.in_use():
-            return moved(x, velocity, length, bounds, self.frozen)
+            return update_positions(x, velocity, length, bounds, self.frozen)
 
     def run(
         self,
@@ -335,7 +335,7 @@ class _BruteForce:
         self.y, self.kernel = validate.points("y", y).detach(), kernel
         self.y_weights = validate.weights("y_weights", y_weights, self.y)
         self.frozen: Known | None = known(frozen, self.y.shape[-1])
-        self.memory = Recycled()  # of the particles
+        self.memory = BufferPool()  # of the particles
 
     def state(self) -> dict[str, Tensor]:
         return {}

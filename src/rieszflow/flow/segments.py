@@ -13,14 +13,14 @@ from torch import Tensor
 
 from rieszflow import directions
 from rieszflow._infra.files import Json
-from rieszflow._infra.isolation import plain
+from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._infra.validate import positive_int
-from rieszflow._infra.workspace import Recycled
+from rieszflow._infra.workspace import BufferPool
 from rieszflow._types import Progress, ProgressCallback
 from rieszflow.constraints import Known, Leading, heard, known
-from rieszflow.directions import Kind, LocalSlices
-from rieszflow.flow.moves import faster, moved
-from rieszflow.histograms.replay import Trace, follow
+from rieszflow.directions import Kind, PatchSlices
+from rieszflow.flow.moves import update_positions, update_velocity
+from rieszflow.histograms.replay import StepTables, replay_step
 
 __all__ = ["Plan", "Segment", "Step"]
 
@@ -47,7 +47,7 @@ class Plan:
 
     def said(self) -> Json:
         """Return the plan as JSON."""
-        kinds = [dataclasses.asdict(k) if isinstance(k, LocalSlices) else k for k in self.kinds]
+        kinds = [dataclasses.asdict(k) if isinstance(k, PatchSlices) else k for k in self.kinds]
         frozen = {} if self.frozen is None else {"frozen": self.frozen.said()}
         return {"d": self.d, "kinds": kinds, "slices": self.slices, "bins": self.bins, "bounds": self.bounds, **frozen}
 
@@ -93,7 +93,7 @@ class Step:
     momentum: float
     length: float
     moves: bool
-    trace: Trace
+    trace: StepTables
 
     @property
     def nbytes(self) -> int:
@@ -103,7 +103,7 @@ class Step:
 _NUMBERS = {
     "kind": torch.int64, "seed": torch.int64, "momentum": torch.float64, "length": torch.float64, "moves": torch.bool,
 }  # fmt: skip
-_TRACE = tuple(field.name for field in dataclasses.fields(Trace))
+_TRACE = tuple(field.name for field in dataclasses.fields(StepTables))
 
 
 class Segment:
@@ -116,7 +116,7 @@ class Segment:
 
     def __init__(self, plan: Plan, steps: Sequence[Step] = ()) -> None:
         self.plan, self.steps = plan, list(steps)
-        self._memory = Recycled()
+        self._memory = BufferPool()
 
     @property
     def nbytes(self) -> int:
@@ -126,7 +126,7 @@ class Segment:
         """Return the velocities of points at rest."""
         return (None,) * len(self.plan.kinds)
 
-    @plain
+    @isolated_numerics
     def push(
         self, x: Tensor, velocities: Sequence[Tensor | None], progress: ProgressCallback | None = None
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
@@ -135,16 +135,18 @@ class Segment:
         with self._memory.in_use():
             for number, step in enumerate(self.steps, 1):
                 slices = self.plan.draw(step.kind, step.seed, x)
-                gradient = follow(step.trace, slices, x)
+                gradient = replay_step(step.trace, slices, x)
                 if self.plan.frozen is not None:
                     gradient = self.plan.frozen.hold(gradient)
-                found[step.kind] = faster(gradient, found[step.kind], step.momentum)
+                found[step.kind] = update_velocity(gradient, found[step.kind], step.momentum)
                 pending.append(step)
                 if step.moves:
                     for one in pending:
                         velocity = found[one.kind]
                         assert velocity is not None
-                        x = moved(x, velocity, one.length, self.plan.bounds if one is step else None, self.plan.frozen)
+                        x = update_positions(
+                            x, velocity, one.length, self.plan.bounds if one is step else None, self.plan.frozen
+                        )
                     pending = []
                 if progress is not None:
                     progress(Progress("steps", number, len(self.steps)))
@@ -184,7 +186,7 @@ class Segment:
         steps = []
         for number, k in enumerate(kinds):
             row = next(rows[k])
-            trace = Trace(*(tensors[f"{k}.{name}"][row] for name in _TRACE))
+            trace = StepTables(*(tensors[f"{k}.{name}"][row] for name in _TRACE))
             steps.append(Step(k, seeds[number], momenta[number], lengths[number], moves[number], trace))
         return cls(plan, steps)
 
@@ -211,7 +213,7 @@ def _check(plan: Plan, kind: int, many: int, found: dict[str, Tensor]) -> None:
 def _kind(said: object, d: int) -> Kind:
     """Return the kind of slices of points in R^d, from its name or from the output of `dataclasses.asdict`."""
     if isinstance(said, dict):
-        local = LocalSlices(**{**said, "shape": tuple(said["shape"])})
+        local = PatchSlices(**{**said, "shape": tuple(said["shape"])})
         if local.d != d:
             raise ValueError(f"slices of images {local.shape} for points with d = {d}")
         return local

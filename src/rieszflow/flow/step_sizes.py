@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from rieszflow.constraints import Known
-from rieszflow.directions import Kind, LocalSlices
+from rieszflow.directions import Kind, PatchSlices
 from rieszflow.errors import InputError
 from rieszflow.kernels import Riesz
 
-__all__ = ["default_steps", "falling"]
+__all__ = ["default_steps", "geometric_schedule"]
 
 _STEP = 0.4  # τ / (1 − m) by the targets' mean distance: with m = 0.8 τ ≈ 1 on Fashion-MNIST, the paper's
 _LOOKED_AT = 2000  # targets
@@ -42,7 +42,7 @@ def default_steps(
     if frozen is not None:
         y = frozen.hold(y.clone())
     distances = [
-        _patch_distance(y, kind, P) if isinstance(kind, LocalSlices) else _mean_distance(y)
+        _patch_distance(y, kind, P) if isinstance(kind, PatchSlices) else _mean_distance(y)
         for kind, P in zip(kinds, slices, strict=True)
     ]
     if not all(distance > 0 for distance in distances):
@@ -50,7 +50,7 @@ def default_steps(
     return [_STEP * (1 - m) * distance / len(kinds) for m, distance in zip(momenta, distances, strict=True)]
 
 
-def _patch_distance(y: Tensor, kind: LocalSlices, P: int) -> float:
+def _patch_distance(y: Tensor, kind: PatchSlices, P: int) -> float:
     """What `_mean_distance` is for whole images: E‖patch of Y − patch of Y′‖, times the places that share a step's gradient.
 
     A place has P / places slices for patches of n numbers. Where those are fewer than n, most of a step is noise, and steps
@@ -67,13 +67,13 @@ def _mean_distance(y: Tensor) -> float:
     return torch.pdist(y).mean().item() if len(y) > 1 else 0.0
 
 
-def falling(first: float, last: float, steps: int) -> Callable[[int], float]:
+def geometric_schedule(first: float, last: float, steps: int) -> Callable[[int], float]:
     """Return step lengths for `ParticleFlow(lengths=...)` that decrease geometrically from `first` to `last` over some steps.
 
     Long steps at first cover distance; short steps at the end average out the noise of the slices.
 
     Example:
-        >>> [round(falling(8, 1, 4)(k), 1) for k in range(5)]
+        >>> [round(geometric_schedule(8, 1, 4)(k), 1) for k in range(5)]
         [8.0, 4.0, 2.0, 1.0, 1.0]
     """
     return partial(_fall, first, last, steps)  # unlike a closure, it can be pickled

@@ -30,7 +30,7 @@ def start(context: Context) -> State:
         known = None if context.conditions is None else context.conditions[first : first + n]
         return context.condition.join(known, noise).to(context.device)
 
-    x = ranks.part(latents(context.config.particles, 0), context.group)
+    x = ranks.shard(latents(context.config.particles, 0), context.group)
     fresh = latents(WATCHED, context.config.particles)
     return replace(
         state,
@@ -50,7 +50,7 @@ def next_network(context: Context, state: State) -> State:
         state = _next_level(context, state)
     if state.network > context.levels[-1].first:  # no level begins after this one
         state = replace(state, initial={})
-    if state.stage.level.config.at_rest:
+    if state.stage.level.config.reset_velocity:
         state = replace(state, velocities=(None,) * len(state.velocities))
     flow = new_flow(context, state.stage, state.network, 0, state.drawer)
     return replace(state, x_old=_kept(context, state.x), flow=flow)
@@ -69,8 +69,8 @@ def _next_level(context: Context, state: State) -> State:
     x = grow(state.x, old, new, 0.0, None, growth, leading)
     if noise:
         white = torch.randn(context.config.particles, x.shape[1] - leading, generator=state.chooser)
-        x[:, leading:] += noise * ranks.part(white, context.group).to(x)
-    fresh = grow(state.fresh, old, new, stage.level.noise_of_samples, state.chooser, growth, leading)
+        x[:, leading:] += noise * ranks.shard(white, context.group).to(x)
+    fresh = grow(state.fresh, old, new, stage.level.sample_noise_std, state.chooser, growth, leading)
     return replace(
         state,
         stage=stage,
@@ -119,5 +119,5 @@ def _no_replay(context: Context, stage: Stage) -> Tensor | None:
     """Of a shared network, before its first step."""
     if not context.config.shared:
         return None
-    rows = ranks.part(torch.empty(min(REPLAYED, context.config.particles)), context.group)
+    rows = ranks.shard(torch.empty(min(REPLAYED, context.config.particles)), context.group)
     return stage.targets.new_empty(0, 2, len(rows), stage.targets.shape[1])

@@ -81,14 +81,14 @@ class Config:
     Once a run has begun, its config.yaml may name another `device`, `mixed_precision` and `checkpoint_seconds`, and more
     `networks` (with `levels`: of the last one; not if `shared`), to go on training. Other changes are refused.
 
-    Network l is trained after T_l flow steps: T_1 = `first_steps`, T_{l+1} = min(T_l + min(2^{l−1}·T_1, `growth_cap`),
-    `steps_cap`) (the paper's schedule).
+    Network l is trained after T_l flow steps: T_1 = `initial_steps`, T_{l+1} = min(T_l + min(2^{l−1}·T_1, `max_step_increment`),
+    `max_steps`) (the paper's schedule).
 
     Raises:
         ConfigError: naming the setting, its value and what is accepted.
 
     Example:
-        >>> Config(first_steps=32, growth_cap=64, steps_cap=150, networks=5).flow_steps()
+        >>> Config(initial_steps=32, max_step_increment=64, max_steps=150, networks=5).flow_steps()
         [32, 64, 128, 150, 150]
     """
 
@@ -123,10 +123,10 @@ class Config:
     momentum: float = _setting(0.7, fraction(), "m: how much of the last velocity is kept.")
     momentum_gain: float = _setting(0.0, fraction(), "What m grows by from network to network.")
     momentum_cap: float = _setting(0.8, fraction(), "What m grows to.")
-    first_steps: int = _setting(16, whole(), "T_1: flow steps before the first network.")
-    growth_cap: int = _setting(64, whole(), "What T_l grows by from network to network, at most.")
-    steps_cap: int = _setting(256, whole(), "What T_l grows to.")
-    at_rest: bool = _setting(
+    initial_steps: int = _setting(16, whole(), "T_1: flow steps before the first network.")
+    max_step_increment: int = _setting(64, whole(), "What T_l grows by from network to network, at most.")
+    max_steps: int = _setting(256, whole(), "What T_l grows to.")
+    reset_velocity: bool = _setting(
         False, TRUTH, "Particles begin the flow of every network at rest. If not, they keep their velocity in a level."
     )
     from_flow: bool = _setting(
@@ -171,14 +171,14 @@ class Config:
         one_of(get_args(GrowthName)),
         'How images grow to this level: "repeat" pixels, as in the paper, or "smooth", by bilinear interpolation.',
     )
-    noise_of_samples: float | None = _setting(
+    sample_noise_std: float | None = _setting(
         None, optional(_NOT_NEGATIVE), "The same for samples. None: as for the particles."
     )
     patches: tuple[tuple[int, int], ...] = _setting(
         (),
         list_of("a list of pairs [size, scale] of whole numbers is", _is_pair),
         "Slices on patches, which take turns with those of whole images: pixels along a side, and stretch (see "
-        "`rieszflow.LocalSlices`). `slices` of each.",
+        "`rieszflow.PatchSlices`). `slices` of each.",
     )
     by_colour: tuple[int, ...] = _setting(
         (),
@@ -282,8 +282,8 @@ class Config:
             raise ConfigError(
                 "model: 'recorded' given with reuse, shared or a network; reuse 1 and no network are accepted with it"
             )
-        if self.model == "recorded" and any(config.at_rest for _, config in self.level_configs()):
-            raise ConfigError("at_rest: given with model 'recorded'; it is accepted with networks")
+        if self.model == "recorded" and any(config.reset_velocity for _, config in self.level_configs()):
+            raise ConfigError("reset_velocity: given with model 'recorded'; it is accepted with networks")
         if self.levels and self.condition and self.condition not in ("class", "given"):
             raise ConfigError(f"condition: {shown(self.condition)} given with levels; it is accepted without them")
         if self.batch is not None and self.reuse != 1:
@@ -332,9 +332,9 @@ class Config:
         """T_1, …, T_L of all levels."""
         if self.levels:
             return [steps for _, config in self.level_configs() for steps in config.flow_steps()]
-        steps = [min(self.first_steps, self.steps_cap)]
+        steps = [min(self.initial_steps, self.max_steps)]
         for level in range(self.networks - 1):
-            steps.append(min(steps[-1] + min(self.first_steps << min(level, 40), self.growth_cap), self.steps_cap))
+            steps.append(min(steps[-1] + min(self.initial_steps << min(level, 40), self.max_step_increment), self.max_steps))
         return steps
 
     def torch_device(self) -> torch.device:
@@ -424,7 +424,7 @@ _OF_LEVELS = [name for name, field in _FIELDS.items() if field.metadata["scope"]
 # Added since runs of this version were first written: config.yaml may lack them.
 _LATER = (
     "model", "batch", "lengths", "bins", "patches", "by_colour",
-    "first_targets", "at_rest", "from_flow", "noise_of_samples", "growth", "summed", "places", "fit", "condition",
+    "first_targets", "reset_velocity", "from_flow", "sample_noise_std", "growth", "summed", "places", "fit", "condition",
     "condition_weight",
 )  # fmt: skip
 _FIXED = [name for name, field in _FIELDS.items() if field.metadata["scope"] != "free"]

@@ -191,4 +191,4 @@ def enter(context: Context, level: Level) -> Stage:
         for t in (context.targets, context.held_out)
     )
     watched = targets[:WATCHED]
-    return Stage(level, ranks.part(targets, context.group), watched, held_out, step_sizes(level, watched))
+    return Stage(level, ranks.shard(targets, context.group), watched, held_out, step_sizes(level, watched))

@@ -45,7 +45,7 @@ def finish(context: Context, state: State) -> State:
     moved = state.x
     if state.stage.level.config.from_flow:
         state = replace(state, x=flowed)
-    shown, after = (ranks.joined(t[:WATCHED], context.group)[:WATCHED] for t in (flowed, moved))
+    shown, after = (ranks.all_gather_rows(t[:WATCHED], context.group)[:WATCHED] for t in (flowed, moved))
     if context.here.main:
         state = _follow_samples(context, state, phi)
         row = _row(context, state, size, error, {"particles": shown, "network_particles": after})
@@ -60,7 +60,7 @@ def finish_part(context: Context, state: State) -> State:
     started = time.perf_counter()
     assert state.flow is not None and state.flow.recorder is not None
     segment, stage = state.flow.recorder.segment, state.stage
-    shown = ranks.joined(state.x[:WATCHED], context.group)[:WATCHED]
+    shown = ranks.all_gather_rows(state.x[:WATCHED], context.group)[:WATCHED]
     if context.here.main:
         fresh, velocities = segment.push(state.fresh, state.fresh_velocities)
         path = torch.cat([state.path, fresh[None, :PICTURED]])

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from rieszflow.flow import ParticleFlow, falling
+from rieszflow.flow import ParticleFlow, geometric_schedule
 from rieszflow.generative.context import Context, Stage
 from rieszflow.generative.state import State
 
@@ -27,7 +27,7 @@ def new_flow(context: Context, stage: Stage, network: int, step: int, drawer: to
         batch=config.batch,
         bounds=(0.0, 1.0) if config.clip else None,
         group=context.group,
-        lengths=falling(config.lengths[0], config.lengths[1], level.steps()) if config.lengths else None,
+        lengths=geometric_schedule(config.lengths[0], config.lengths[1], level.steps()) if config.lengths else None,
         summed=config.summed,
         recording=config.model == "recorded",
         bins=config.bins,

@@ -88,7 +88,9 @@ class Rows(Kind):
 
     def save(self, name: str, value: Any, here: Processes) -> Tensors:
         found = {f"{name}.{k}": t for k, t in enumerate(value) if t is not None} if self.many else {name: value}
-        return {key: ranks.joined(t.movedim(self.axis, 0), here.group).movedim(0, self.axis) for key, t in found.items()}
+        return {
+            key: ranks.all_gather_rows(t.movedim(self.axis, 0), here.group).movedim(0, self.axis) for key, t in found.items()
+        }
 
     def load(self, name: str, tensors: Tensors, blank: Any, here: Processes) -> Tensor | tuple[Tensor | None, ...]:
         if not self.many:
@@ -96,7 +98,7 @@ class Rows(Kind):
         return tuple(self._part(tensors[key], here) if (key := f"{name}.{k}") in tensors else None for k in range(len(blank)))
 
     def _part(self, whole: Tensor, here: Processes) -> Tensor:
-        return ranks.part(whole.to(here.device).movedim(self.axis, 0), here.group).movedim(0, self.axis)
+        return ranks.shard(whole.to(here.device).movedim(self.axis, 0), here.group).movedim(0, self.axis)
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ class _Clock:
     def due(self) -> bool:
         # The first rank's clock is the one that counts: all ranks save together.
         late = time.perf_counter() - self._saved > self._context.config.checkpoint_seconds
-        return bool(ranks.agreed(int(late), self._context.group))
+        return bool(ranks.broadcast_int(int(late), self._context.group))
 
     def saved(self) -> None:
         self._saved = time.perf_counter()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rieszflow import data
 from rieszflow._infra import validate
 from rieszflow._infra.files import one_line, out_of_memory
-from rieszflow._infra.isolation import defaults
+from rieszflow._infra.isolation import torch_defaults
 from rieszflow._infra.notices import notice
 from rieszflow._types import Points, Progress, ProgressCallback, Seed
 from rieszflow.constraints import Known, Pool
@@ -58,7 +58,7 @@ class GenerativeFlow(OnHub):
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
-        >>> flow = GenerativeFlow(particles=200, networks=2, first_steps=8, slices=8, fit_steps=50, width=32)
+        >>> flow = GenerativeFlow(particles=200, networks=2, initial_steps=8, slices=8, fit_steps=50, width=32)
         >>> flow.fit(torch.randn(300, 2, generator=g)).sample(5, seed=1).shape
         torch.Size([5, 2])
 
@@ -97,7 +97,7 @@ class GenerativeFlow(OnHub):
             write_files(state["run"], self._temporary.path)
             self.run = Run.open(self._temporary.path)
 
-    @defaults
+    @torch_defaults
     def fit(
         self,
         data: Dataset | Points | str | os.PathLike[str],
@@ -171,7 +171,7 @@ class GenerativeFlow(OnHub):
         return Run.open(folder) if run is None else run
 
     @classmethod
-    @defaults
+    @torch_defaults
     def resume(
         cls,
         run: str | os.PathLike[str],
@@ -207,7 +207,7 @@ class GenerativeFlow(OnHub):
         train(flow.run, found, network=network, progress=progress, draw=draw)
         return flow
 
-    @defaults
+    @torch_defaults
     def sample(
         self,
         n: int,
@@ -253,7 +253,7 @@ class GenerativeFlow(OnHub):
             if level.first == 1:
                 x = known.join(asked, draw_latents(level.config, level.shape, n, generator))
             else:
-                x = grow(x, shape, level.shape, level.noise_of_samples, generator, level.config.growth, known.leading)
+                x = grow(x, shape, level.shape, level.sample_noise_std, generator, level.config.growth, known.leading)
             x, shape = x.to(device), level.shape
             if self.config.model == "recorded":
                 x = self._pushed(level, x, min(last, level.last), last, batch_size, progress)

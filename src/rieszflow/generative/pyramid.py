@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rieszflow.directions import Kind, LocalSlices
+from rieszflow.directions import Kind, PatchSlices
 from rieszflow.errors import ConfigError
 from rieszflow.flow.recording import Plan
 from rieszflow.generative.condition import NOTHING, Condition
@@ -45,15 +45,15 @@ class Level:
             name, pairs = "local_scales", tuple((config.local_size, scale) for scale in config.local_scales)
         one, k = config.places == "one", self.condition.leading
         try:
-            patches = [LocalSlices((C, H, W), size, scale, scale in config.by_colour, one, k) for size, scale in pairs]
+            patches = [PatchSlices((C, H, W), size, scale, scale in config.by_colour, one, k) for size, scale in pairs]
         except ValueError as error:
             raise ConfigError(f"{name}: {error}") from None
         return [*patches] if config.local_scales else [config.directions, *patches]
 
     @property
-    def noise_of_samples(self) -> float:
+    def sample_noise_std(self) -> float:
         """Standard deviation of what is added to samples where they grow to this level."""
-        own = self.config.noise_of_samples
+        own = self.config.sample_noise_std
         return self.config.noise if own is None else own
 
     def steps(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rieszflow.directions import Kind, LocalSlices
+from rieszflow.directions import Kind, PatchSlices
 from rieszflow.flow.step_sizes import default_steps
 from rieszflow.generative.pyramid import Level
 from rieszflow.kernels import Riesz
@@ -27,7 +27,7 @@ def _paper_factor(kind: Kind, d: int) -> float:
 
     The paper uses c_d for patches, too: see docs/paper.md.
     """
-    if not isinstance(kind, LocalSlices) or not kind.one:
+    if not isinstance(kind, PatchSlices) or not kind.one:
         return 1.0
     riesz = Riesz(1.0)
     return riesz.basis_constant(d) / riesz.basis_constant(kind.numbers)

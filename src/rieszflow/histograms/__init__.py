@@ -17,24 +17,24 @@ The rooms, in the order in which data goes through them:
 
 from __future__ import annotations
 
-from rieszflow.histograms.cdf import Cumulated
-from rieszflow.histograms.choose import BINS, frames, settled
-from rieszflow.histograms.grid import SPAN, Frame, Grid, grid_of, parts
+from rieszflow.histograms.cdf import CdfEvaluator
+from rieszflow.histograms.choose import BINS, choose_bins, frames
+from rieszflow.histograms.grid import SPAN, BinGrid, Projector, grid_of, parts
 from rieszflow.histograms.layout import TAIL, tail_edge
-from rieszflow.histograms.table import Table, counted
+from rieszflow.histograms.table import Histogram, counted
 
 __all__ = [
     "BINS",
     "SPAN",
     "TAIL",
-    "Cumulated",
-    "Frame",
-    "Grid",
-    "Table",
+    "CdfEvaluator",
+    "Projector",
+    "BinGrid",
+    "Histogram",
     "counted",
     "frames",
     "grid_of",
     "parts",
-    "settled",
+    "choose_bins",
     "tail_edge",
 ]

@@ -10,8 +10,8 @@ from rieszflow._clouds import Cloud
 from rieszflow.directions import Hadamard, Local
 from rieszflow.histograms.count_cpu import FUSED, PATCHED, TILED
 from rieszflow.histograms.count_torch import Device
-from rieszflow.histograms.grid import Frame, Grid
-from rieszflow.histograms.lines import Lines
+from rieszflow.histograms.grid import BinGrid, Projector
+from rieszflow.histograms.lines import PiecewiseLinear
 
 __all__ = ["Passes", "of"]
 
@@ -19,11 +19,11 @@ __all__ = ["Passes", "of"]
 class Passes(Protocol):
     """An array of all projections, P × N, never exists: points are projected a tile at a time, in every pass anew."""
 
-    def extent(self, frame: Frame, x: Tensor) -> tuple[Tensor, Tensor]:
+    def extent(self, frame: Projector, x: Tensor) -> tuple[Tensor, Tensor]:
         """Least and greatest projection on every slice, (P,) each."""
 
     def count(
-        self, grid: Grid, cloud: Cloud, *, moments: bool, scale: float, memory: str | None = None
+        self, grid: BinGrid, cloud: Cloud, *, moments: bool, scale: float, memory: str | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Counts a cloud (N, d) into the bins.
 
@@ -38,17 +38,17 @@ class Passes(Protocol):
             mass (P, bins), float32; moments Σ mass·u in the geometric bins, (P, 2·TAIL) float64, or None.
         """
 
-    def look_up(self, grid: Grid, cloud: Cloud, lines: Lines) -> Tensor:
+    def look_up(self, grid: BinGrid, cloud: Cloud, lines: PiecewiseLinear) -> Tensor:
         """Σ_p w_i line_p(⟨ξ_p, x_i⟩) ξ_p for every point, (N, d) in the points' dtype; w_i = 1 without weights."""
 
-    def cumulate(self, f: Tensor, g: Tensor, alpha: float, factor: float) -> Lines:
+    def cumulate(self, f: Tensor, g: Tensor, alpha: float, factor: float) -> PiecewiseLinear:
         """factor·[2G − 1 − α(2F − 1)] from the masses f and g, in memory that holds until the next call."""
 
 
 _DEVICE = Device()
 
 
-def of(frame: Frame) -> Passes:
+def of(frame: Projector) -> Passes:
     """The passes for a part of the slices, on the device of the points."""
     if frame.shift.device.type != "cpu":
         return _DEVICE

@@ -15,24 +15,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._infra.jit import share
+from rieszflow._infra.jit import parallel_for
 from rieszflow.histograms import backends, loops
-from rieszflow.histograms.evaluator import Method
-from rieszflow.histograms.lines import Lines
-from rieszflow.histograms.table import Table
+from rieszflow.histograms.evaluator import Evaluator
+from rieszflow.histograms.lines import PiecewiseLinear
+from rieszflow.histograms.table import Histogram
 from rieszflow.kernels import Riesz
 
-__all__ = ["Cumulated"]
+__all__ = ["CdfEvaluator"]
 
 
-class Cumulated(Method):
+class CdfEvaluator(Evaluator):
     """D² for Riesz(1.0)."""
 
-    def __init__(self, x: Table, y: Table, unbiased: bool) -> None:
+    def __init__(self, x: Histogram, y: Histogram, unbiased: bool) -> None:
         super().__init__(x, y, unbiased)
         self.constant = 2 * Riesz(1.0).basis_constant(self.grid.directions.n)
 
-    def lines(self, own: Table, other: Table, factor: float, weighted: bool) -> Lines:
+    def lines(self, own: Histogram, other: Histogram, factor: float, weighted: bool) -> PiecewiseLinear:
         return backends.of(self.grid).cumulate(own.mass, other.mass, self.self_factor(own), factor * self.constant)
 
     def integrals(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -42,7 +42,7 @@ class Cumulated(Method):
         # On the CPU for all devices: tables are small, and this goes along the bins.
         out = np.empty((len(x.mass), 3))
         tables = (v.cpu().numpy() for v in (x.mass, y.mass, x.moments, y.moments, self.grid.inverse))
-        share(loops.integrals, len(out), 1, *tables, out)
+        parallel_for(loops.integrals, len(out), 1, *tables, out)
         distance, spread_x, spread_y = torch.from_numpy(out).to(x.mass.device).unbind(1)
         scale = self.grid.scale
         return distance / scale, spread_x / scale, spread_y / scale

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from rieszflow._clouds import Batches
-from rieszflow._infra.isolation import plain
-from rieszflow._infra.ranks import Group, offset, summed, widest
+from rieszflow._infra.isolation import isolated_numerics
+from rieszflow._infra.ranks import Group, all_reduce_range, all_reduce_sum, offset
 from rieszflow._infra.scaling import power_of_two, within_range
 from rieszflow.directions import Directions, Hadamard, Local
 from rieszflow.errors import InputError
 from rieszflow.histograms import backends
-from rieszflow.histograms.grid import Frame, Grid, parts, with_bins
+from rieszflow.histograms.grid import BinGrid, Projector, parts, with_bins
 from rieszflow.histograms.lines import check_inside
 from rieszflow.kernels import Kernel
 
-__all__ = ["BINS", "cumulates", "frames", "grids", "sampled", "settled"]
+__all__ = ["BINS", "cumulates", "frames", "grids", "sample_points", "choose_bins"]
 
 BINS = 1024  # equal bins of a slice, fewer for the gradients of few points
 _FEWEST_BINS = 128
@@ -37,20 +37,20 @@ def cumulates(kernel: Kernel) -> bool:
     return kernel.degree == 1
 
 
-@plain
+@isolated_numerics
 def grids(
     x: Tensor, y: Tensor | Batches, directions: Directions, kernel: Kernel, *, value: bool, group: Group
-) -> list[Grid]:
+) -> list[BinGrid]:
     """Bins for two clouds on all parts of the directions. For gradients of few points fewer bins do."""
-    points, many = sampled(x, y, group)
+    points, many = sample_points(x, y, group)
     found = frames(directions, points, x)
     if cumulates(kernel):
-        return [settled(f, points, BINS if value else _enough(f.directions, many)) for f in found]
+        return [choose_bins(f, points, BINS if value else n_bins_for(f.directions, many)) for f in found]
     assert isinstance(y, Tensor)
-    return [_evenly(f, x, y, kernel, group) for f in found]
+    return [uniform_bins(f, x, y, kernel, group) for f in found]
 
 
-def sampled(x: Tensor, y: Tensor | Batches, group: Group) -> tuple[np.ndarray, int]:
+def sample_points(x: Tensor, y: Tensor | Batches, group: Group) -> tuple[np.ndarray, int]:
     """Random points of both clouds that decide the range, those of y last, and how many points there are in all."""
     (first_y, M), (first_x, N) = offset(_many(y), group), offset(len(x), group)
     half = max(_SAMPLE // 2, min(_SAMPLE, (M + N) // 32))
@@ -59,7 +59,7 @@ def sampled(x: Tensor, y: Tensor | Batches, group: Group) -> tuple[np.ndarray, i
     return np.concatenate([_rows(x, rows % N - first_x, group), _rows(y, rows % M - first_y, group)]), M + N
 
 
-def _enough(directions: Directions, points: int) -> int:
+def n_bins_for(directions: Directions, points: int) -> int:
     """Bins for a gradient: so few for few points that filling and cumulating the tables costs less than counting does.
 
     Not on dense directions, which serve small d: there whole numbers stay whole, and empty bins between them tell them apart.
@@ -86,23 +86,23 @@ def _rows(x: Tensor | Batches, rows: np.ndarray, group: Group) -> np.ndarray:
         return mine
     found = np.zeros((len(rows), mine.shape[1]), mine.dtype)
     found[here] = mine
-    summed(found, group)
+    all_reduce_sum(found, group)
     return found
 
 
-@plain
-def frames(directions: Directions, points: np.ndarray, like: Tensor) -> list[Frame]:
+@isolated_numerics
+def frames(directions: Directions, points: np.ndarray, like: Tensor) -> list[Projector]:
     """The frames of all parts of the directions; `points` (S, d) are a sample of the clouds, the target's last."""
     # The median of some points as the origin: near it projections keep more digits, and no outlier moves it.
     middle = min(15, len(points) - 1)
     shift = np.partition(points[-31:], middle, axis=0)[middle]
     largest = float(max((points.max(0) - shift).max(), (shift - points.min(0)).max()))
     origin, scale = torch.from_numpy(shift).to(like), power_of_two(within_range(largest, like.dtype), like.dtype)
-    return [Frame(part, origin, scale) for part in parts(directions)]
+    return [Projector(part, origin, scale) for part in parts(directions)]
 
 
-@plain
-def settled(frame: Frame, points: np.ndarray, B: int = BINS) -> Grid:
+@isolated_numerics
+def choose_bins(frame: Projector, points: np.ndarray, B: int = BINS) -> BinGrid:
     """B bins on every slice where a sample of the points (S, d) lies, its outliers left out."""
     p = frame.project(torch.from_numpy(points).to(frame.shift)).cpu().numpy()
     p.sort(axis=1)
@@ -118,12 +118,12 @@ def settled(frame: Frame, points: np.ndarray, B: int = BINS) -> Grid:
     return with_bins(frame, np.where(narrow, middle - least, low), B / np.where(narrow, 2 * least, high - low), B)
 
 
-def _evenly(frame: Frame, x: Tensor, y: Tensor, kernel: Kernel, group: Group) -> Grid:
+def uniform_bins(frame: Projector, x: Tensor, y: Tensor, kernel: Kernel, group: Group) -> BinGrid:
     """Bins of one width on all slices, narrow enough for the kernel, and every point inside the range."""
     ends = [backends.of(frame).extent(frame, cloud) for cloud in (x, y)]
     low = np.minimum(*(np.asarray(e[0].cpu().numpy(), np.float64) for e in ends))
     high = np.maximum(*(np.asarray(e[1].cpu().numpy(), np.float64) for e in ends))
-    low, high = widest(low, high, group)
+    low, high = all_reduce_range(low, high, group)
     check_inside(np.concatenate([low, high]))
     span = max(float((high - low).max()), 1e-30)
     length = float(np.float64(span) / frame.scale)  # may be infinity, as may what is made of it

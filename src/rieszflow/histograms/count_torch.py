@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from rieszflow._clouds import Cloud
-from rieszflow.histograms.grid import Frame, Grid
+from rieszflow.histograms.grid import BinGrid, Projector
 from rieszflow.histograms.layout import FIRST, PER_OCTAVE, STEEP, TAIL
-from rieszflow.histograms.lines import Lines, check_inside
+from rieszflow.histograms.lines import PiecewiseLinear, check_inside
 
 __all__ = ["Device"]
 
@@ -20,12 +20,12 @@ _TILE = 1 << 25  # projections at a time: 128 MB of float32
 class Device:
     """As `cpu.Tiled`. A tile is much larger, and its operations go over all of it."""
 
-    def extent(self, frame: Frame, x: Tensor) -> tuple[Tensor, Tensor]:
+    def extent(self, frame: Projector, x: Tensor) -> tuple[Tensor, Tensor]:
         ends = [(tile.amin(1), tile.amax(1)) for _, tile in _tiles(frame, x)]
         return torch.stack([e[0] for e in ends]).amin(0), torch.stack([e[1] for e in ends]).amax(0)
 
     def count(
-        self, grid: Grid, cloud: Cloud, *, moments: bool, scale: float, memory: str | None = None
+        self, grid: BinGrid, cloud: Cloud, *, moments: bool, scale: float, memory: str | None = None
     ) -> tuple[Tensor, Tensor | None]:
         x, w, P, B = cloud.points, cloud.weights, grid.directions.P, grid.B
         mass = torch.zeros(P, B + 2 * TAIL, dtype=torch.float32, device=x.device)
@@ -40,7 +40,7 @@ class Device:
         check_inside(sums, moments)
         return mass * scale, sums * scale if moments else None
 
-    def look_up(self, grid: Grid, cloud: Cloud, lines: Lines) -> Tensor:
+    def look_up(self, grid: BinGrid, cloud: Cloud, lines: PiecewiseLinear) -> Tensor:
         x, w, own = cloud.points, cloud.weights, lines.own
         out = torch.empty_like(x)
         for part, tile in _tiles(grid, x):
@@ -52,20 +52,20 @@ class Device:
             out[part] = grid.directions.adjoint(value).to(x)
         return out
 
-    def cumulate(self, f: Tensor, g: Tensor, alpha: float, factor: float) -> Lines:
+    def cumulate(self, f: Tensor, g: Tensor, alpha: float, factor: float) -> PiecewiseLinear:
         rise = 2 * (_limited(g) - alpha * _limited(f)).double()
         left = _middle(g) - alpha * _middle(f) - 0.5 * rise
-        return Lines((factor * torch.stack([left, rise], -1)).float())
+        return PiecewiseLinear((factor * torch.stack([left, rise], -1)).float())
 
 
-def _tiles(frame: Frame, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def _tiles(frame: Projector, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
     step = max(1, _TILE // frame.directions.P)
     for start in range(0, len(x), step):
         part = slice(start, min(len(x), start + step))
         yield part, frame.directions.project(((x[part].detach() - frame.shift) * frame.scale).float())
 
 
-def _place(grid: Grid, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _place(grid: BinGrid, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Bin, fraction inside it, and position, (P, m) each; see `layout.place`."""
     B = grid.B
     u = (projected - grid.low[:, None]) * grid.inverse[:, None]

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from rieszflow._clouds import Cloud
 from rieszflow.histograms import backends
-from rieszflow.histograms.lines import Lines
-from rieszflow.histograms.table import Table
+from rieszflow.histograms.lines import PiecewiseLinear
+from rieszflow.histograms.table import Histogram
 
-__all__ = ["Method"]
+__all__ = ["Evaluator"]
 
 
-class Method(ABC):
+class Evaluator(ABC):
     """D² between two clouds on a part of the slices, from their tables x and y on one grid.
 
     Attributes:
@@ -23,10 +23,10 @@ class Method(ABC):
 
     unit: float = 1.0
 
-    def __init__(self, x: Table, y: Table, unbiased: bool) -> None:
+    def __init__(self, x: Histogram, y: Histogram, unbiased: bool) -> None:
         self.x, self.y, self.grid, self.unbiased = x, y, x.grid, unbiased
 
-    def self_factor(self, own: Table) -> float:
+    def self_factor(self, own: Histogram) -> float:
         """1/(1 − Σw²) for the U-statistic, which turns a mean over all pairs into one over distinct pairs. 1 for V."""
         return 1 / (1 - own.self_weight) if self.unbiased else 1.0
 
@@ -35,7 +35,7 @@ class Method(ABC):
         """D² times the number of slices, () float64. Needs the moments of both tables."""
 
     @abstractmethod
-    def lines(self, own: Table, other: Table, factor: float, weighted: bool) -> Lines:
+    def lines(self, own: Histogram, other: Histogram, factor: float, weighted: bool) -> PiecewiseLinear:
         """`factor` times the derivative of D² by a point of the cloud `own`, over its weight.
 
         Where points are `weighted`, `factor` has no weight in it. Where not, it has the common weight Σw² of all points.
@@ -49,7 +49,7 @@ class Method(ABC):
         """The same by the points of y."""
         return self._gradient(y, self.y, self.x, P)
 
-    def _gradient(self, cloud: Cloud, own: Table, other: Table, P: int) -> Tensor:
+    def _gradient(self, cloud: Cloud, own: Histogram, other: Histogram, P: int) -> Tensor:
         weighted = cloud.weights is not None
         each = 1.0 if weighted else own.self_weight  # without weights both Σw² and a point's own are 1/N
         lines = self.lines(own, other, each / P, weighted)

@@ -14,21 +14,21 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra.scaling import times_power_of_two
-from rieszflow.histograms.evaluator import Method
+from rieszflow.histograms.evaluator import Evaluator
 from rieszflow.histograms.layout import TAIL
-from rieszflow.histograms.lines import Lines
-from rieszflow.histograms.table import Table
+from rieszflow.histograms.lines import PiecewiseLinear
+from rieszflow.histograms.table import Histogram
 from rieszflow.kernels import Kernel
 
-__all__ = ["Convolved"]
+__all__ = ["FftEvaluator"]
 
 _SLICES = 64  # at a time, where numbers are float64
 
 
-class Convolved(Method):
+class FftEvaluator(Evaluator):
     """D² for any kernel. All is in the unit of the projections, which are near one."""
 
-    def __init__(self, x: Table, y: Table, unbiased: bool, kernel: Kernel) -> None:
+    def __init__(self, x: Histogram, y: Histogram, unbiased: bool, kernel: Kernel) -> None:
         super().__init__(x, y, unbiased)
         self.kernel = kernel
         self.width = 1 / float(self.grid.inverse[0])
@@ -41,7 +41,7 @@ class Convolved(Method):
         t = v if self.kernel.degree is not None else v / self.grid.scale
         return self.kernel.basis(t, self.grid.directions.n)
 
-    def lines(self, own: Table, other: Table, factor: float, weighted: bool) -> Lines:
+    def lines(self, own: Histogram, other: Histogram, factor: float, weighted: bool) -> PiecewiseLinear:
         B, alpha, factor = self.grid.B, self.self_factor(own), 2 * factor
         f, g = own.equal, other.equal
         K = self._slice(np.arange(B + 1) * self.width)
@@ -56,9 +56,9 @@ class Convolved(Method):
         # A point exerts no force on itself, its share of its own bin does: q[0] at the left edge, −q[0] at the right one.
         mine = alpha * float(q[0]) * torch.tensor([1.0, -2.0], dtype=torch.float32, device="cpu")
         if weighted:
-            return Lines(lines, (mine * factor).to(lines.device))
+            return PiecewiseLinear(lines, (mine * factor).to(lines.device))
         lines[:, TAIL : TAIL + B] -= (factor * own.self_weight * mine).to(lines)
-        return Lines(lines)
+        return PiecewiseLinear(lines)
 
     def value(self) -> Tensor:
         B, x, y = self.grid.B, self.x, self.y

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rieszflow.directions import Directions, Hadamard, Local
 
-__all__ = ["SPAN", "Frame", "Grid", "grid_of", "parts"]
+__all__ = ["SPAN", "Projector", "BinGrid", "grid_of", "parts"]
 
 _PART = 1024  # dense directions at a time
 _LOCAL_PART = 2048  # on patches; the images of a tile are read once for them
@@ -29,7 +29,7 @@ def parts(directions: Directions) -> Sequence[Directions]:
 
 
 @dataclass(frozen=True)
-class Frame:
+class Projector:
     """How points are projected on a part of the slices: ⟨ξ, (x − shift)·scale⟩.
 
     Attributes:
@@ -51,7 +51,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Grid(Frame):
+class BinGrid(Projector):
     """A frame and its bins. Position u of a projection v, in equal bins, is (v − low)·inverse.
 
     Attributes:
@@ -74,23 +74,23 @@ class Grid(Frame):
             "B": torch.tensor(self.B, dtype=torch.int64, device="cpu"),
         }
 
-    def of_dtype(self, dtype: torch.dtype) -> Grid:
+    def of_dtype(self, dtype: torch.dtype) -> BinGrid:
         """The same bins, for points of another dtype."""
         return dataclasses.replace(self, shift=self.shift.to(dtype))
 
-    def met(self, x: Tensor) -> tuple[Grid, Tensor]:
+    def met(self, x: Tensor) -> tuple[BinGrid, Tensor]:
         """Grid and points in the wider of their two dtypes: an origin far away is subtracted before anything is rounded."""
         dtype = torch.promote_types(self.shift.dtype, x.dtype)
         return self.of_dtype(dtype), x.to(dtype)
 
 
-def with_bins(frame: Frame, low: np.ndarray, inverse: np.ndarray, B: int) -> Grid:
+def with_bins(frame: Projector, low: np.ndarray, inverse: np.ndarray, B: int) -> BinGrid:
     """The grid of a frame and a range."""
     left, many = (torch.from_numpy(np.ascontiguousarray(v, np.float32)).to(frame.shift.device) for v in (low, inverse))
-    return Grid(frame.directions, frame.shift, frame.scale, left, many, B)
+    return BinGrid(frame.directions, frame.shift, frame.scale, left, many, B)
 
 
-def grid_of(directions: Directions, span: dict[str, Tensor]) -> Grid:
+def grid_of(directions: Directions, span: dict[str, Tensor]) -> BinGrid:
     """The grid on a part of the slices whose `span` it was, on the device and for points of the dtype of `span["shift"]`."""
-    frame = Frame(directions, span["shift"], float(span["scale"]))
+    frame = Projector(directions, span["shift"], float(span["scale"]))
     return with_bins(frame, span["low"].cpu().numpy(), span["inverse"].cpu().numpy(), int(span["B"]))

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from rieszflow.errors import InputError
 
-__all__ = ["Lines", "check_inside"]
+__all__ = ["PiecewiseLinear", "check_inside"]
 
 
 @dataclass(frozen=True)
-class Lines:
+class PiecewiseLinear:
     """A function on every slice that is linear in every bin: value at the bin's left edge, and rise over the bin.
 
     Attributes:

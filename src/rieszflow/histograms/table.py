@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from rieszflow._clouds import Batches, Cloud
-from rieszflow._infra.ranks import Group, summed, total
+from rieszflow._infra.ranks import Group, all_reduce_sum, total
 from rieszflow.histograms import backends
-from rieszflow.histograms.grid import Grid
+from rieszflow.histograms.grid import BinGrid
 from rieszflow.histograms.layout import TAIL
 
-__all__ = ["Table", "count_batches", "counted"]
+__all__ = ["Histogram", "count_batches", "counted"]
 
 
 @dataclass(frozen=True)
-class Table:
+class Histogram:
     """A cloud, counted on a part of the slices.
 
     Attributes:
@@ -28,7 +28,7 @@ class Table:
         self_weight: Σ w² over the points' weights.
     """
 
-    grid: Grid
+    grid: BinGrid
     mass: Tensor
     moments: Tensor | None
     self_weight: float
@@ -47,26 +47,26 @@ class Table:
         return float(left.sum() + right.sum()) / self.grid.directions.P
 
 
-def counted(grid: Grid, cloud: Cloud, *, moments: bool = False, memory: str | None = None, group: Group = None) -> Table:
+def counted(grid: BinGrid, cloud: Cloud, *, moments: bool = False, memory: str | None = None, group: Group = None) -> Histogram:
     """The table of a cloud (N, d), of all ranks' points. See `backends.Passes.count` for `moments` and `memory`."""
     x, w = cloud.points, cloud.weights
     count = backends.of(grid).count
     if group is None:
         mass, sums = count(grid, cloud, moments=moments, scale=1 / len(x) if w is None else 1.0, memory=memory)
-        return Table(grid, mass, sums, 1 / len(x) if w is None else float((w.detach().double() ** 2).sum()))
+        return Histogram(grid, mass, sums, 1 / len(x) if w is None else float((w.detach().double() ** 2).sum()))
     mass, sums = count(grid, cloud, moments=moments, scale=1.0, memory=memory)
     many = total(len(x), group)
     for part in (mass, sums):
         if part is not None:
-            summed(part, group)
+            all_reduce_sum(part, group)
             if w is None:
                 part /= many
     if w is None:
-        return Table(grid, mass, sums, 1 / many)
-    return Table(grid, mass, sums, float(summed((w.detach().double() ** 2).sum().reshape(1), group)))
+        return Histogram(grid, mass, sums, 1 / many)
+    return Histogram(grid, mass, sums, float(all_reduce_sum((w.detach().double() ** 2).sum().reshape(1), group)))
 
 
-def count_batches(grids: Sequence[Grid], batches: Batches, group: Group = None) -> list[Table]:
+def count_batches(grids: Sequence[BinGrid], batches: Batches, group: Group = None) -> list[Histogram]:
     """The tables of a cloud that comes in batches, on all parts of the slices, in one pass over it."""
     n = 0
     sums = [torch.zeros(g.directions.P, g.B + 2 * TAIL, dtype=torch.float64, device=g.shift.device) for g in grids]
@@ -77,4 +77,6 @@ def count_batches(grids: Sequence[Grid], batches: Batches, group: Group = None) 
             mass, _ = backends.of(grid).count(grid, cloud, moments=False, scale=1.0, memory="mass of y")
             counts += mass
     n = total(n, group)
-    return [Table(g, (summed(counts, group) / n).float(), None, 1 / n) for g, counts in zip(grids, sums, strict=True)]
+    return [
+        Histogram(g, (all_reduce_sum(counts, group) / n).float(), None, 1 / n) for g, counts in zip(grids, sums, strict=True)
+    ]

@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from rieszflow.metrics.classifier import Classifier, train_classifier
-from rieszflow.metrics.distances import energy_p_value, frechet_distance, kernel_distance, nearest, precision_recall
+from rieszflow.metrics.distances import energy_pvalue, frechet_distance, kernel_distance, nearest, precision_recall
 from rieszflow.metrics.inception import inception_distances
 from rieszflow.metrics.scores import AROUND_ZERO, BETTER, evaluate
 
@@ -20,7 +20,7 @@ __all__ = [
     "BETTER",
     "Classifier",
     "SlicedEnergyDistance",
-    "energy_p_value",
+    "energy_pvalue",
     "evaluate",
     "frechet_distance",
     "inception_distances",

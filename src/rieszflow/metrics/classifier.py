@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from rieszflow._infra.isolation import defaults
+from rieszflow._infra.isolation import torch_defaults
 from rieszflow.data import Dataset
 
 __all__ = ["Classifier", "train_classifier"]
@@ -43,7 +43,7 @@ class Classifier(nn.Module):
         return torch.cat([self(part).argmax(1) for part in x.split(1000)])
 
 
-@defaults
+@torch_defaults
 def train_classifier(data: Dataset, *, seed: int = 0, steps: int = 1500, batch_size: int = 128) -> tuple[Classifier, float]:
     """Trains a classifier on the training labels.
 

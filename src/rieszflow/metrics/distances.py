@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 from rieszflow._infra import validate
 from rieszflow._infra.extras import extra
-from rieszflow._infra.isolation import defaults
+from rieszflow._infra.isolation import torch_defaults
 from rieszflow._infra.scaling import power_of_two
 from rieszflow._types import Points
 from rieszflow.errors import InputError
 from rieszflow.two_sample.exact import exact_gram, pair_distances
-from rieszflow.two_sample.permutations import p_value, source
+from rieszflow.two_sample.permutations import pvalue, source
 
-__all__ = ["energy_p_value", "frechet_distance", "kernel_distance", "nearest", "precision_recall"]
+__all__ = ["energy_pvalue", "frechet_distance", "kernel_distance", "nearest", "precision_recall"]
 
 
 def _features(name: str, x: Points) -> Tensor:
@@ -34,7 +34,7 @@ def _pair(x: Points, y: Points) -> tuple[Tensor, Tensor, float]:
     return a * unit, b * unit, unit
 
 
-@defaults
+@torch_defaults
 def frechet_distance(x: Points, y: Points) -> float:
     """Squared Fréchet distance of the Gaussians fitted to two sets of features, ‖m₁ − m₂‖² + tr(S₁ + S₂ − 2(S₁S₂)^½).
 
@@ -73,7 +73,7 @@ def frechet_distance(x: Points, y: Points) -> float:
     return max(0.0, float(fid.compute())) / unit / unit
 
 
-@defaults
+@torch_defaults
 def kernel_distance(x: Points, y: Points) -> float:
     """Squared MMD of two sets of features with the kernel (⟨x, y⟩/d + 1)³, U-statistic: unbiased, and so below 0 at times.
 
@@ -106,8 +106,8 @@ def kernel_distance(x: Points, y: Points) -> float:
     return float(poly_mmd(b[:n] / unit, a[:n] / unit))
 
 
-@defaults
-def energy_p_value(x: Points, y: Points, *, permutations: int = 499, seed: int = 0) -> float:
+@torch_defaults
+def energy_pvalue(x: Points, y: Points, *, permutations: int = 499, seed: int = 0) -> float:
     """p-value of the energy test for equal distributions, by permutations: uniform on [0, 1] or larger where they are equal.
 
     Args:
@@ -122,7 +122,7 @@ def energy_p_value(x: Points, y: Points, *, permutations: int = 499, seed: int =
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
-        >>> energy_p_value(torch.rand(50, 2, generator=g), torch.rand(60, 2, generator=g) + 0.5)
+        >>> energy_pvalue(torch.rand(50, 2, generator=g), torch.rand(60, 2, generator=g) + 0.5)
         0.002
 
     Source: Székely and Rizzo, Testing for Equal Distributions in High Dimension (2004).
@@ -132,11 +132,11 @@ def energy_p_value(x: Points, y: Points, *, permutations: int = 499, seed: int =
     distances = pair_distances(torch.cat([a, b]).detach().cpu().numpy())
     gram, sizes = exact_gram(distances, len(a)), (len(a), len(b))
     largest = float(distances.max())
-    found = p_value(gram.squares, gram.weights, sizes, permutations=permutations, scale=largest, random=source(seed))
+    found = pvalue(gram.squares, gram.weights, sizes, permutations=permutations, scale=largest, random=source(seed))
     return found.value
 
 
-@defaults
+@torch_defaults
 def precision_recall(x: Points, y: Points, *, k: int = 3) -> tuple[float, float]:
     """Improved precision and recall of generated features x against real features y, with k-nearest-neighbour balls.
 
@@ -168,7 +168,7 @@ def precision_recall(x: Points, y: Points, *, k: int = 3) -> tuple[float, float]
     return covered(a, b), covered(b, a)
 
 
-@defaults
+@torch_defaults
 def nearest(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The nearest row of y for every row of x: is the model memorising?
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra.extras import extra
-from rieszflow._infra.isolation import defaults
+from rieszflow._infra.isolation import torch_defaults
 from rieszflow.errors import InputError
 from rieszflow.metrics.distances import frechet_distance, kernel_distance
 
 __all__ = ["check_inception", "inception_distances"]
 
 
-@defaults
+@torch_defaults
 def inception_distances(x: Tensor, y: Tensor, weights: str | Path) -> dict[str, float]:
     """The literature's FID and KID (Inception features, 2048), of images (n, C, H, W) in [0, 1], C 1 or 3, with local weights.
 

@@ -14,7 +14,7 @@ from rieszflow import histograms
 from rieszflow._clouds import Cloud
 from rieszflow._infra import validate
 from rieszflow._infra.extras import extra
-from rieszflow._infra.isolation import plain
+from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._types import DirectionsName, ScaleName, Statistic
 from rieszflow.data.scale import spreads_of_rows
 from rieszflow.errors import InputError, InputTypeError
@@ -107,7 +107,7 @@ class SlicedEnergyDistance(Metric):
             self.add_state(f"{name}_moments", torch.zeros(P, 2 * histograms.TAIL, dtype=torch.float64, device=device), "sum")
             self.add_state(f"{name}_n", torch.zeros((), dtype=torch.int64, device=device), "sum")
 
-    def _grids(self, device: torch.device) -> Iterator[tuple[histograms.Grid, slice]]:
+    def _grids(self, device: torch.device) -> Iterator[tuple[histograms.BinGrid, slice]]:
         """The bins on a device, a part of the slices after another, and the part's rows among all."""
         first = 0
         spans = [{**span, "shift": span["shift"].to(device)} for span in self._spans]
@@ -115,7 +115,7 @@ class SlicedEnergyDistance(Metric):
             yield histograms.grid_of(part, span), slice(first, first + part.P)
             first += part.P
 
-    @plain
+    @isolated_numerics
     def update(self, x: Tensor, real: bool) -> None:
         """Counts a batch.
 
@@ -192,7 +192,7 @@ class SlicedEnergyDistance(Metric):
     def _least(self) -> int:
         return 2 if self.statistic == "U" else 1
 
-    @plain
+    @isolated_numerics
     def _distance(self) -> Tensor:
         """Return the value of `compute`, or NaN if there are too few points."""
         clouds = [self._state(real) for real in (True, False)]
@@ -200,8 +200,11 @@ class SlicedEnergyDistance(Metric):
         if any(n < self._least for _, _, n in clouds):
             return total * torch.nan
         for grid, rows in self._grids(clouds[0][0].device):
-            x, y = (histograms.Table(grid, (mass[rows] / n).float(), moments[rows] / n, 1 / int(n)) for mass, moments, n in clouds)
-            total += histograms.Cumulated(x, y, self.statistic == "U").values().sum()
+            x, y = (
+                histograms.Histogram(grid, (mass[rows] / n).float(), moments[rows] / n, 1 / int(n))
+                for mass, moments, n in clouds
+            )
+            total += histograms.CdfEvaluator(x, y, self.statistic == "U").values().sum()
         return total / self._drawn.slices
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rieszflow._infra.isolation import defaults
+from rieszflow._infra.isolation import torch_defaults
 from rieszflow._infra.notices import notice
 from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Dataset
 from rieszflow.errors import InputError
 from rieszflow.exact import energy_distance
 from rieszflow.metrics.classifier import train_classifier
-from rieszflow.metrics.distances import energy_p_value, frechet_distance, kernel_distance, nearest, precision_recall
+from rieszflow.metrics.distances import energy_pvalue, frechet_distance, kernel_distance, nearest, precision_recall
 from rieszflow.metrics.inception import check_inception, inception_distances
 
 __all__ = ["AROUND_ZERO", "BETTER", "evaluate"]
@@ -26,7 +26,7 @@ __all__ = ["AROUND_ZERO", "BETTER", "evaluate"]
 BETTER = {
     "energy_distance_V": "lower",
     "energy_distance_U": "lower",
-    "energy_p_value": "higher",
+    "energy_pvalue": "higher",
     "frechet_distance": "lower",
     "kernel_distance": "lower",
     "precision": "higher",
@@ -56,7 +56,7 @@ class _Space:
     guesses: Callable[[Tensor], Tensor] | None = None
 
 
-@defaults
+@torch_defaults
 def evaluate(
     samples: Tensor,
     data: Dataset,
@@ -82,7 +82,7 @@ def evaluate(
         - "samples" and "held_out": how many of each were compared, n and m cut to the smaller of the two;
         - "seed", "feature_space", and "classifier_accuracy" (None without labels);
         - "scores": {score: {"generated": ..., "training_data": ...}}. The scores are the energy distance, in the
-          statisticians' convention ("energy_distance_V", "energy_distance_U"), its permutation p-value "energy_p_value" (of
+          statisticians' convention ("energy_distance_V", "energy_distance_U"), its permutation p-value "energy_pvalue" (of
           2,000 data each at most),
           "frechet_distance" in the feature space, "kernel_distance" there (of features scaled to a mean square of one on the
           real data), "precision" and "recall", and "inception_fid" and "inception_kid" if asked for; with `labels`
@@ -161,7 +161,7 @@ def _measures(
     found: dict[tuple[str, ...], Callable[[], Iterable[float]]] = {
         ("energy_distance_V",): lambda: [energy_distance(a, b, statistic="V").item()],
         ("energy_distance_U",): lambda: [energy_distance(a, b, statistic="U").item()],
-        ("energy_p_value",): lambda: [energy_p_value(a[:_TESTED], b[:_TESTED], seed=seed)],
+        ("energy_pvalue",): lambda: [energy_pvalue(a[:_TESTED], b[:_TESTED], seed=seed)],
         ("frechet_distance",): lambda: [frechet_distance(features, real_features)],
         ("kernel_distance",): lambda: [kernel_distance(features / size, real_features / size)],
         ("precision", "recall"): lambda: precision_recall(features, real_features),

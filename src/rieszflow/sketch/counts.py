@@ -72,17 +72,17 @@ class Counts:
     def reduce(self, group: Group) -> None:
         """Adds up those of all ranks, on every one of them."""
         for table in (*self.masses, *self.moments):
-            ranks.summed(table, group)
+            ranks.all_reduce_sum(table, group)
         own = np.array([self.n, self.weight, self.squares, self.weighted], np.float64)
-        numbers = ranks.summed(own, group)
+        numbers = ranks.all_reduce_sum(own, group)
         self.n, self.weight, self.squares = int(numbers[0]), float(numbers[1]), float(numbers[2])
         self.weighted = bool(numbers[3])  # a rank without points knows nothing of weights
         self.reservoir.reduce(group)
 
-    def tables(self, plan: Plan) -> list[histograms.Table]:
+    def tables(self, plan: Plan) -> list[histograms.Histogram]:
         """As the engine wants them: masses that sum to one."""
         self_weight = self.squares / self.weight**2
         return [
-            histograms.Table(grid, (masses / self.weight).float(), moments / self.weight, self_weight)
+            histograms.Histogram(grid, (masses / self.weight).float(), moments / self.weight, self_weight)
             for grid, masses, moments in zip(plan.grids, self.masses, self.moments, strict=True)
         ]

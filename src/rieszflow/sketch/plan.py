@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rieszflow import directions, histograms
 from rieszflow._infra import validate
-from rieszflow._infra.isolation import plain
+from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._infra.notices import notice
 from rieszflow._types import DirectionsName
 from rieszflow.data import difference
@@ -29,7 +29,7 @@ _CROWDED = 8  # distinct points per bin among 256; usually about one
 _MOST_AXES = 4096  # columns that are slices of their own; more of them cost more than they tell
 
 
-def notice_if_coarse(grid: histograms.Grid, rows: Tensor) -> None:
+def notice_if_coarse(grid: histograms.BinGrid, rows: Tensor) -> None:
     """Give a notice if points share bins because the bins were placed by rows with a much larger spread.
 
     Args:
@@ -139,19 +139,19 @@ class Plan:
     """
 
     drawn: Drawn
-    grids: tuple[histograms.Grid, ...]
+    grids: tuple[histograms.BinGrid, ...]
 
     @classmethod
-    @plain
+    @isolated_numerics
     def around(cls, rows: Tensor, drawn: Drawn) -> Plan:
         """Place the bins where some rows (m, d), already divided by their spreads, lie."""
         chosen = np.random.default_rng(0).permutation(len(rows))[:_RANGE]
         some = rows.cpu().numpy()[chosen]
         frames = [frame for kind in drawn.kinds(rows) for frame in histograms.frames(kind, some, rows)]
-        return cls(drawn, tuple(histograms.settled(frame, some) for frame in frames))
+        return cls(drawn, tuple(histograms.choose_bins(frame, some) for frame in frames))
 
     @classmethod
-    @plain
+    @isolated_numerics
     def at(cls, spans: Sequence[Mapping[str, Tensor]], drawn: Drawn) -> Plan:
         """The bins whose `Grid.span` these were."""
         like = spans[0]["shift"]
@@ -160,7 +160,7 @@ class Plan:
         return cls(drawn, tuple(histograms.grid_of(part, {**span, "shift": span["shift"].to(like)}) for part, span in pairs))
 
     @property
-    def random(self) -> tuple[histograms.Grid, ...]:
+    def random(self) -> tuple[histograms.BinGrid, ...]:
         """The bins of the random slices."""
         return self.grids[: len(self.grids) - self.drawn.columns]
 

@@ -81,8 +81,8 @@ class Reservoir:
         """The rows of all ranks went by, on every one of them."""
         rows, keys = torch.from_numpy(self.rows), torch.from_numpy(self.keys.view(np.int64))
         self.rows, self.keys = self.rows[:0], self.keys[:0]
-        self.seen = int(ranks.summed(np.array([self.seen], np.int64), group)[0])
-        self._take(ranks.joined(rows, group).numpy(), ranks.joined(keys, group).numpy().view(np.uint64))
+        self.seen = int(ranks.all_reduce_sum(np.array([self.seen], np.int64), group)[0])
+        self._take(ranks.all_gather_rows(rows, group).numpy(), ranks.all_gather_rows(keys, group).numpy().view(np.uint64))
 
     def _take(self, rows: np.ndarray, keys: np.ndarray) -> None:
         rows, keys = np.concatenate([self.rows, rows]), np.concatenate([self.keys, keys])

@@ -14,7 +14,7 @@ from torch import Tensor
 from rieszflow import histograms
 from rieszflow._clouds import Cloud
 from rieszflow._infra import ranks, validate
-from rieszflow._infra.isolation import plain
+from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._infra.notices import notice
 from rieszflow._infra.ranks import Group
 from rieszflow._types import DirectionsName, Points, Progress, ProgressCallback, ScaleName, Statistic
@@ -70,7 +70,7 @@ class SliceSketch:
         (5000, 0.52)
     """
 
-    @plain
+    @isolated_numerics
     def __init__(
         self,
         rows: Points | Plan,
@@ -204,7 +204,7 @@ class SliceSketch:
 
     # Counting.
 
-    @plain
+    @isolated_numerics
     def update(self, x: Any, *, x_weights: Any = None, progress: ProgressCallback | None = None) -> SliceSketch:
         """Counts more points.
 
@@ -267,7 +267,7 @@ class SliceSketch:
 
     # Comparing.
 
-    @plain
+    @isolated_numerics
     def distance(self, other: Any, *, statistic: Statistic = "V") -> float:
         """D² between the points of two sketches, as `sliced_mmd2` with these slices gives it (half the energy distance).
 
@@ -280,12 +280,12 @@ class SliceSketch:
         """
         return sum(each.sum().item() for each in self._distances(other, statistic)) / self.slices
 
-    @plain
+    @isolated_numerics
     def slice_distances(self, other: Any, *, statistic: Statistic = "V") -> Tensor:
         """D² on every random slice, (P,) float64; their mean is `distance`."""
         return torch.cat(self._distances(other, statistic))
 
-    @plain
+    @isolated_numerics
     def feature_distances(self, other: Any) -> Tensor:
         """How much every column differs by itself, (d,) float64 in [0, 1]: D² / E|X − Y|, free of the column's unit.
 
@@ -295,12 +295,12 @@ class SliceSketch:
         other = self._other(other)
         if not self.columns:
             raise InputError(f"columns of d = {self.d} are not counted by themselves; up to 4,096 are")
-        both = histograms.Cumulated(other._tables()[-1], self._tables()[-1], False)
+        both = histograms.CdfEvaluator(other._tables()[-1], self._tables()[-1], False)
         distance, spread_x, spread_y = both.integrals()
         mean = distance + spread_x + spread_y  # E|X − Y|
         return torch.where(mean > 0, distance / mean, 0)
 
-    @plain
+    @isolated_numerics
     def gradient(self, x: Points, *, statistic: Statistic = "V", x_weights: Points | None = None) -> Any:
         """Gradient of D²(x, sketch) by x, (N, d): tensor for tensor, array for array.
 
@@ -320,7 +320,7 @@ class SliceSketch:
             cloud = Cloud(wide, a)
             theirs = histograms.counted(grid, cloud, memory="mass of x")
             mine = dataclasses.replace(mine, grid=grid)
-            total.add(Result(x=histograms.Cumulated(theirs, mine, unbiased).gradient_x(cloud, self.slices)))
+            total.add(Result(x=histograms.CdfEvaluator(theirs, mine, unbiased).gradient_x(cloud, self.slices)))
         found = total.result().x
         assert found is not None
         gradient = self.plan.drawn.divide(found).to(points.dtype)
@@ -355,7 +355,7 @@ class SliceSketch:
         if (difference := self.plan.difference(other.plan)) is not None:
             raise InputError(f"other: {difference}")
 
-    def _tables(self) -> list[histograms.Table]:
+    def _tables(self) -> list[histograms.Histogram]:
         if self.n == 0:
             raise InputError("the sketch is empty; count points with `update` first")
         return self._counts.tables(self.plan)
@@ -372,7 +372,7 @@ class SliceSketch:
         other = self._other(other)
         unbiased, random = self._unbiased(statistic, other), len(self.plan.random)
         pairs = zip(other._tables()[:random], self._tables()[:random], strict=True)
-        return [histograms.Cumulated(theirs, mine, unbiased).values() for theirs, mine in pairs]
+        return [histograms.CdfEvaluator(theirs, mine, unbiased).values() for theirs, mine in pairs]
 
     # Files.
 

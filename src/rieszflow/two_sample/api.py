@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra import validate
-from rieszflow._infra.isolation import plain
+from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._types import DirectionsName, Progress, ProgressCallback, ScaleName
 from rieszflow.data import Stream, stream
 from rieszflow.data import common as common_columns
@@ -27,7 +27,7 @@ from rieszflow.sketch.reservoir import capacity
 from rieszflow.two_sample.blocks import Dealt, deal, sizes
 from rieszflow.two_sample.exact import are_few, exact_gram, in_range, pair_distances
 from rieszflow.two_sample.gram import Gram, gram_of
-from rieszflow.two_sample.permutations import p_value, source
+from rieszflow.two_sample.permutations import pvalue, source
 
 __all__ = ["TwoSampleTest", "drift_test", "two_sample_test"]
 
@@ -64,7 +64,7 @@ class TwoSampleTest:
     """The result of a test.
 
     Attributes:
-        p_value: probability of a statistic as large if both samples are of one distribution; exact.
+        pvalue: probability of a statistic as large if both samples are of one distribution; exact.
         distance: D² (half the energy distance) of all points, unbiased: it may be below 0. If `method` is "sliced", it is the
             distance on slices. With scaled columns it has no unit.
         interval: approximate 95 % confidence interval of D²: the standard errors of the points (Hoeffding's two terms, from
@@ -79,7 +79,7 @@ class TwoSampleTest:
         y: sketch of all points of y.
     """
 
-    p_value: float
+    pvalue: float
     distance: float
     interval: tuple[float, float]
     permutations: int
@@ -107,17 +107,12 @@ class TwoSampleTest:
         return "none" if drawn.spreads is None else "columns"
 
     @property
-    def pvalue(self) -> float:
-        """`p_value`, by SciPy's name."""
-        return self.p_value
-
-    @property
     def statistic(self) -> float:
-        """`distance`, by SciPy's name."""
+        """Return `distance`, by SciPy's name."""
         return self.distance
 
 
-@plain
+@isolated_numerics
 def two_sample_test(
     x: Any,
     y: Any,
@@ -160,7 +155,7 @@ def two_sample_test(
     Example:
         >>> g = torch.Generator().manual_seed(0)
         >>> a, b = torch.randn(500, 2, generator=g), torch.randn(400, 2, generator=g)
-        >>> two_sample_test(a, b).p_value > 0.05, two_sample_test(a, b + 0.5).p_value
+        >>> two_sample_test(a, b).pvalue > 0.05, two_sample_test(a, b + 0.5).pvalue
         (True, 0.001)
     """
     one, two = stream(x), stream(y)
@@ -199,7 +194,7 @@ def _test_points(
     return _test(of_x, of_y, permutations, random)
 
 
-@plain
+@isolated_numerics
 def drift_test(
     x: Any,
     reference: SliceSketch,
@@ -236,7 +231,7 @@ def drift_test(
         >>> g = torch.Generator().manual_seed(0)
         >>> reference = SliceSketch.of(torch.randn(5000, 2, generator=g), slices=64)
         >>> same, other = torch.randn(300, 2, generator=g), torch.randn(300, 2, generator=g) + 0.5
-        >>> drift_test(same, reference).p_value > 0.05, drift_test(other, reference).p_value
+        >>> drift_test(same, reference).pvalue > 0.05, drift_test(other, reference).pvalue
         (True, 0.001)
     """
     if not isinstance(reference, SliceSketch):
@@ -298,7 +293,9 @@ def _test_exactly(points: _Points, permutations: int, random: np.random.Generato
     both, unit = in_range(np.concatenate([points.drawn.divide(part).numpy() for part in (points.x, points.y)]))
     distances = pair_distances(both)
     gram = exact_gram(distances, n)
-    found = p_value(gram.squares, gram.weights, (n, m), permutations=permutations, scale=2 * float(distances.max()), random=random)
+    found = pvalue(
+        gram.squares, gram.weights, (n, m), permutations=permutations, scale=2 * float(distances.max()), random=random
+    )
     between = distances[:n, n:].mean()
     within = [part.sum() / (len(part) * (len(part) - 1)) for part in (distances[:n, :n], distances[n:, n:])]
     distance = float(2 * between - sum(within)) / unit
@@ -315,10 +312,10 @@ def _test(
     error = math.hypot(gram.points_error(), gram.slices_error)
     interval = _interval(distance, y.whole.distance(x.whole), gram, error)
     if pooled is not None:
-        permuted = {name: getattr(pooled, name) for name in ("p_value", "permutations", "blocks", "tested")}
+        permuted = {name: getattr(pooled, name) for name in ("pvalue", "permutations", "blocks", "tested")}
         return TwoSampleTest(distance=distance, interval=interval, method="sliced", _samples=(x.whole, y.whole), **permuted)
     largest = float(gram.matrix.diagonal()[gram.weights != 0].max())
-    found = p_value(gram.squares, gram.weights, (x.K, y.K), permutations=permutations, scale=largest, random=random)
+    found = pvalue(gram.squares, gram.weights, (x.K, y.K), permutations=permutations, scale=largest, random=random)
     blocks, tested = (x.K, y.K), (x.tested, y.tested)
     return TwoSampleTest(found.value, distance, interval, found.tried, blocks, tested, "sliced", (x.whole, y.whole))
 

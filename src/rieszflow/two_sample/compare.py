@@ -38,9 +38,9 @@ class Comparison:
         return None if self.test is None else self.test.interval
 
     @property
-    def p_value(self) -> float | None:
+    def pvalue(self) -> float | None:
         """Exact p-value for equal distributions; None without a test."""
-        return None if self.test is None else self.test.p_value
+        return None if self.test is None else self.test.pvalue
 
     @property
     def scale(self) -> str:
@@ -107,7 +107,7 @@ def compare(
         >>> g = torch.Generator().manual_seed(0)
         >>> a, b = torch.randn(500, 2, generator=g), torch.randn(400, 2, generator=g) + torch.tensor([0.0, 0.5])
         >>> found = compare(a, b)
-        >>> found.p_value, found.columns(1)[0][0]
+        >>> found.pvalue, found.columns(1)[0][0]
         (0.001, 'column 1')
     """
     one, two = (_sketch(source) if is_sketch(source) else None for source in (x, y))

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 import torch
 
-from rieszflow._infra.jit import OPTIONS, share
+from rieszflow._infra.jit import OPTIONS, parallel_for
 from rieszflow._infra.scaling import power_of_two
 from rieszflow.two_sample.gram import Gram
 
@@ -45,7 +45,7 @@ def pair_distances(x: np.ndarray) -> np.ndarray:
     """
     centred = np.ascontiguousarray(x - x.mean(0))
     distances: np.ndarray = centred @ centred.T
-    share(_to_distances, len(x), 64, centred, distances.diagonal().copy(), distances)
+    parallel_for(_to_distances, len(x), 64, centred, distances.diagonal().copy(), distances)
     return distances
 
 

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 
 from rieszflow import histograms
-from rieszflow._infra.jit import OPTIONS, share
+from rieszflow._infra.jit import OPTIONS, parallel_for
 from rieszflow.kernels import Riesz
 from rieszflow.two_sample.blocks import Dealt
 
@@ -67,10 +67,10 @@ class Gram:
             (self.in_x, self.in_y, slice(K)),
             (self.in_y, self.in_x, slice(K, K + L)),
         ):
-            share = mine[these]
-            own = gram[these] @ mine - share * gram.diagonal()[these]
-            adds = 2 * (own / (1 - share) - gram[these] @ theirs)
-            variance += adds.var(ddof=1) * share[0]
+            parallel_for = mine[these]
+            own = gram[these] @ mine - parallel_for * gram.diagonal()[these]
+            adds = 2 * (own / (1 - parallel_for) - gram[these] @ theirs)
+            variance += adds.var(ddof=1) * parallel_for[0]
         pooled = gram[: K + L, : K + L]
         centred = pooled - pooled.mean(0) - pooled.mean(1)[:, None] + pooled.mean()
         products = (np.vdot(centred, centred) - (centred.diagonal() ** 2).sum()) / ((K + L) * (K + L - 1))
@@ -92,7 +92,7 @@ def gram_of(x: Dealt, y: Dealt) -> Gram:
         for some in _pieces(grid, len(w)):
             f = np.concatenate([m[:, some] for m in masses]) / numbers[:, None, None]
             heights = np.sqrt(unit / np.asarray(grid.inverse[some].cpu().numpy(), np.float64))
-            share(_embed, f.shape[1], 1, f, own, shared, heights)
+            parallel_for(_embed, f.shape[1], 1, f, own, shared, heights)
             each.append((np.tensordot(w, f, 1) ** 2).sum(-1))
             rows = f.reshape(len(w), -1)
             matrix += rows @ rows.T  # of a matrix and itself: NumPy computes one half
@@ -132,7 +132,7 @@ def _embed(first, last, worker, step, f, r, s, heights):
             mass[J - 1] = heights[p] * r[J - 1] * F
 
 
-def _pieces(grid: histograms.Grid, K: int) -> Iterator[slice]:
+def _pieces(grid: histograms.BinGrid, K: int) -> Iterator[slice]:
     """Some slices at a time, for tables of K rows."""
     step = max(1, _TOGETHER // (4 * K * (grid.B + 2 * histograms.TAIL)))
     for k in range(0, grid.directions.P, step):

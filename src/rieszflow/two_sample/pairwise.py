@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rieszflow._infra.extras import extra
-from rieszflow._infra.isolation import plain
+from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._types import DirectionsName, Progress, ProgressCallback, ScaleName, Statistic
 from rieszflow.data import Stream, labelled
 from rieszflow.data.scale import choose_spreads
@@ -27,7 +27,7 @@ from rieszflow.two_sample.exact import are_few, exact_gram, in_range, pair_dista
 from rieszflow.two_sample.gram import Gram
 from rieszflow.two_sample.pairwise_bins import Binned, Merged
 from rieszflow.two_sample.pairwise_blocks import Dealt, Grams
-from rieszflow.two_sample.permutations import p_value, source, splits
+from rieszflow.two_sample.permutations import pvalue, source, splits
 
 __all__ = ["PairwiseDistances", "pairwise_energy_distance"]
 
@@ -45,7 +45,7 @@ class PairwiseDistances:
         distances: 2E‖X−Y‖ − E‖X−X′‖ − E‖Y−Y′‖ of all pairs, (K, K), zero on the diagonal. Distances of points are Euclidean,
             not squared, and no root is taken of the whole.
         standard_errors: of the distances, from the choice of points and slices, (K, K); NaN on the diagonal.
-        p_values: by permutations, (K, K), each of a pair by itself: among many pairs some are small by chance. NaN on the
+        pvalues: by permutations, (K, K), each of a pair by itself: among many pairs some are small by chance. NaN on the
             diagonal; None where none were asked for.
         statistic: "U" or "V", of the distances.
         scale: "columns" if every column was divided by its spread, "none" for raw units.
@@ -56,7 +56,7 @@ class PairwiseDistances:
     sizes: np.ndarray
     distances: np.ndarray
     standard_errors: np.ndarray
-    p_values: np.ndarray | None
+    pvalues: np.ndarray | None
     statistic: Statistic
     scale: Literal["columns", "none"]
     method: Literal["exact", "sliced"]
@@ -66,14 +66,14 @@ class PairwiseDistances:
         return len(self.names)
 
     def pairs(self) -> list[dict[str, Any]]:
-        """All pairs, those furthest apart first: a, b, n_a, n_b, distance, standard_error, and p_value if there are some."""
+        """All pairs, those furthest apart first: a, b, n_a, n_b, distance, standard_error, and pvalue if there are some."""
         rows, columns = np.triu_indices(len(self), 1)
         found = []
         for k in np.argsort(-self.distances[rows, columns], kind="stable"):
             i, j = int(rows[k]), int(columns[k])
             row = {"a": self.names[i], "b": self.names[j], "n_a": int(self.sizes[i]), "n_b": int(self.sizes[j])}
             row |= {"distance": float(self.distances[i, j]), "standard_error": float(self.standard_errors[i, j])}
-            found.append(row if self.p_values is None else {**row, "p_value": float(self.p_values[i, j])})
+            found.append(row if self.pvalues is None else {**row, "pvalue": float(self.pvalues[i, j])})
         return found
 
     def order(self) -> list[int]:
@@ -87,19 +87,19 @@ class PairwiseDistances:
         return [int(k) for k in leaves_list(linkage(near, "average", optimal_ordering=True))]
 
     def frame(self, what: str = "distances") -> Any:
-        """The distances, or "standard_errors" or "p_values", as a pandas DataFrame with the groups' names on both sides."""
+        """The distances, or "standard_errors" or "pvalues", as a pandas DataFrame with the groups' names on both sides."""
         with extra("cells", "frame"):
             import pandas
 
-        if what not in ("distances", "standard_errors", "p_values"):
-            raise InputError(f'what: {what!r} given; "distances", "standard_errors" and "p_values" are accepted')
+        if what not in ("distances", "standard_errors", "pvalues"):
+            raise InputError(f'what: {what!r} given; "distances", "standard_errors" and "pvalues" are accepted')
         return pandas.DataFrame(getattr(self, what), index=list(self.names), columns=list(self.names))
 
     def __repr__(self) -> str:
         return f"PairwiseDistances({len(self)} groups, {int(self.sizes.sum())} points)"
 
 
-@plain
+@isolated_numerics
 def pairwise_energy_distance(
     x: Any,
     groups: Any,
@@ -144,7 +144,7 @@ def pairwise_energy_distance(
         >>> g = torch.Generator().manual_seed(0)
         >>> x = torch.randn(600, 3, generator=g) + torch.arange(3.0).repeat(200)[:, None]
         >>> found = pairwise_energy_distance(x, ["a", "b", "c"] * 200, permutations=99)
-        >>> found.names, bool(found.distances[0, 2] > 2 * found.distances[0, 1]), found.p_values[0, 1].item()
+        >>> found.names, bool(found.distances[0, 2] > 2 * found.distances[0, 1]), found.pvalues[0, 1].item()
         (('a', 'b', 'c'), True, 0.01)
 
     Source: Székely and Rizzo, Energy statistics (2013), on slices by the paper's Theorem 1; blocks as in `two_sample_test`.
@@ -166,17 +166,17 @@ def pairwise_energy_distance(
     tests = _Tests(permutations, source(seed))
     exact = are_few(len(group), points.d)
     if exact:
-        distances, p_values, errors = _exactly(points, group, sizes, statistic, tests, progress)
+        distances, pvalues, errors = _exactly(points, group, sizes, statistic, tests, progress)
     else:
         binned = Binned.of(points, group.astype(np.int32), sizes, drawn, progress)
         fine, coarse = binned.merged(*_BINS)
         whole = _whole(binned, fine, statistic)
-        p_values, errors = _tested(binned, coarse, whole, tests, progress)
+        pvalues, errors = _tested(binned, coarse, whole, tests, progress)
         distances = whole.distances
     np.fill_diagonal(errors, np.nan)
     method: Literal["exact", "sliced"] = "exact" if exact else "sliced"
     used: Literal["columns", "none"] = "none" if spreads is None else "columns"
-    return PairwiseDistances(names, sizes, distances, errors, p_values if permutations else None, statistic, used, method)
+    return PairwiseDistances(names, sizes, distances, errors, pvalues if permutations else None, statistic, used, method)
 
 
 class _Tests:
@@ -186,7 +186,7 @@ class _Tests:
         self.permutations, self.random = permutations, random
         self._splits: dict[tuple[int, int], np.ndarray] = {}
 
-    def p_value(self, gram: Gram, scale: float) -> float:
+    def pvalue(self, gram: Gram, scale: float) -> float:
         """Return the p-value of a pair, or NaN without permutations; `scale` is the size of the statistic's largest terms."""
         shape = gram.K, gram.L
         if not self.permutations:
@@ -194,7 +194,7 @@ class _Tests:
         if shape not in self._splits:
             self._splits[shape] = splits(*shape, self.permutations, self.random)
         split = self._splits[shape]
-        return p_value(gram.squares, gram.weights, shape, permutations=self.permutations, scale=scale, random=split).value
+        return pvalue(gram.squares, gram.weights, shape, permutations=self.permutations, scale=scale, random=split).value
 
 
 def _exactly(
@@ -215,17 +215,17 @@ def _exactly(
     np.fill_diagonal(distances, 0)
     if statistic == "V":
         distances = np.maximum(distances, 0)  # rounding, if all points are equal
-    p_values, errors = np.full((K, K), np.nan), np.zeros((K, K))
+    pvalues, errors = np.full((K, K), np.nan), np.zeros((K, K))
     rows = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
     for i, j in itertools.combinations(range(K), 2):
         both = np.r_[rows[i], rows[j]]
         pair = between[np.ix_(both, both)]
         gram = exact_gram(pair, int(sizes[i]))
         errors[i, j] = errors[j, i] = gram.points_error() / unit
-        p_values[i, j] = p_values[j, i] = tests.p_value(gram, 2 * float(pair.max()))
+        pvalues[i, j] = pvalues[j, i] = tests.pvalue(gram, 2 * float(pair.max()))
     if progress is not None:
         progress(Progress("pairs", K * (K - 1) // 2, K * (K - 1) // 2))
-    return distances / unit, p_values, errors
+    return distances / unit, pvalues, errors
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ def _tested(
     """p-values and standard errors of all pairs, (K, K) each."""
     sizes = binned.sizes
     K = len(sizes)
-    p_values, errors = np.full((K, K), np.nan), np.zeros((K, K))
+    pvalues, errors = np.full((K, K), np.nan), np.zeros((K, K))
     hidden = np.zeros((K, K), bool) if merged.enough else binned.near(whole.distances)
     level = np.maximum(np.log2(np.maximum(sizes // _BLOCKS, 1)).astype(int), 0)
     done = 0
@@ -290,11 +290,11 @@ def _tested(
                 error = math.hypot(gram.points_error(), whole.slices_errors[a, b])
                 errors[a, b] = errors[b, a] = error
                 scale = float(gram.matrix.diagonal()[gram.weights != 0].max())
-                p_values[a, b] = p_values[b, a] = tests.p_value(gram, scale)
+                pvalues[a, b] = pvalues[b, a] = tests.pvalue(gram, scale)
                 done += 1
                 if progress is not None and (done % 256 == 0 or done == K * (K - 1) // 2):
                     progress(Progress("pairs", done, K * (K - 1) // 2))
-    return p_values, errors
+    return pvalues, errors
 
 
 def _alone(pair: Binned, size: int, random: np.random.Generator) -> Gram:

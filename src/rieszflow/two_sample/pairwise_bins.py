@@ -18,7 +18,7 @@ import torch
 
 from rieszflow import histograms
 from rieszflow._infra import validate
-from rieszflow._infra.jit import OPTIONS, share
+from rieszflow._infra.jit import OPTIONS, parallel_for
 from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Stream
 from rieszflow.directions import Directions
@@ -101,7 +101,7 @@ class Binned:
                 frame = dataclasses.replace(frame, shift=frame.shift.to(dtype))
                 x = frame.project(wide.to(dtype)).numpy()[:, : len(batch)]
                 mine = slice(first, first + len(x))
-                share(_locate, len(x), 1, x, edges[mine], places[mine, done : done + len(batch)], sums[:, mine])
+                parallel_for(_locate, len(x), 1, x, edges[mine], places[mine, done : done + len(batch)], sums[:, mine])
                 first = mine.stop
             done += len(batch)
             if progress is not None:
@@ -123,17 +123,17 @@ class Binned:
         for first in range(0, P, step):
             some = slice(first, min(P, first + step))
             tables = np.zeros((some.stop - first, width, K), np.float32)
-            share(_count, len(tables), 1, self.places[some], np.tile(same, (len(tables), 1)), self.group, tables)
+            parallel_for(_count, len(tables), 1, self.places[some], np.tile(same, (len(tables), 1)), self.group, tables)
             for k, (off, most) in enumerate(wanted):
                 limits = np.sqrt(off * self.widths[some]) * self.sizes
-                share(_merge, len(tables), 1, tables, self.sums[:, some], limits, most, new[k, some], times[k, some])
+                parallel_for(_merge, len(tables), 1, tables, self.sums[:, some], limits, most, new[k, some], times[k, some])
         return [self._with(bins, bool((mine <= _ENOUGH).all())) for bins, mine in zip(new, times, strict=True)]
 
     def _with(self, new: np.ndarray, enough: bool) -> Merged:
         sums = np.zeros((2, len(new), int(new.max()) + 1))
-        share(_add_up, len(new), 1, self.sums, new, sums)
+        parallel_for(_add_up, len(new), 1, self.sums, new, sums)
         steps = np.zeros(sums.shape[1:])
-        share(_steps, len(new), 1, sums, steps)
+        parallel_for(_steps, len(new), 1, sums, steps)
         return Merged(new, steps * self.unit[:, None], enough)
 
     def pair(self, i: int, j: int) -> Binned:
@@ -161,7 +161,7 @@ class Binned:
         for first in range(0, P, step):
             some = slice(first, min(P, first + step))
             tables = np.zeros((some.stop - first, rows, width), np.float32)
-            share(_count, len(tables), 1, self.places[some], merged.bins[some], row, tables.transpose(0, 2, 1))
+            parallel_for(_count, len(tables), 1, self.places[some], merged.bins[some], row, tables.transpose(0, 2, 1))
             yield some, tables.transpose(1, 0, 2)
 
 
@@ -179,7 +179,7 @@ def _sample(points: Stream, group: np.ndarray, sizes: np.ndarray) -> tuple[np.nd
     return some, parts
 
 
-def _frames(drawn: Directions, some: np.ndarray, parts: list[slice]) -> list[histograms.Frame]:
+def _frames(drawn: Directions, some: np.ndarray, parts: list[slice]) -> list[histograms.Projector]:
     """Return the projections, with the origin in the narrowest group, because they are most precise near the origin."""
     spread = [np.abs(some[part] - np.median(some[part], 0)).mean() for part in parts]
     narrowest = some[parts[int(np.argmin(spread))]]

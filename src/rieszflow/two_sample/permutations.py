@@ -16,7 +16,7 @@ import numpy as np
 from rieszflow._infra import validate
 from rieszflow._infra.notices import notice
 
-__all__ = ["PValue", "p_value", "source", "splits"]
+__all__ = ["PValue", "pvalue", "source", "splits"]
 
 _TIE = 1e-12
 """Statistics that differ by less than this share of the terms they sum are equal.
@@ -60,7 +60,7 @@ def splits(K: int, L: int, permutations: int, random: np.random.Generator) -> np
     return chosen
 
 
-def p_value(
+def pvalue(
     statistic: Callable[[np.ndarray], np.ndarray],
     weights: np.ndarray,
     sizes: tuple[int, int],
@@ -83,7 +83,7 @@ def p_value(
     Example:
         >>> values = np.array([5.0, 6.0, 7.0, 1.0, 2.0])
         >>> first_mean = lambda w: w @ values
-        >>> p_value(first_mean, np.array([1, 1, 1, 0, 0]) / 3, (3, 2), permutations=99, scale=7.0, random=source(0)).value
+        >>> pvalue(first_mean, np.array([1, 1, 1, 0, 0]) / 3, (3, 2), permutations=99, scale=7.0, random=source(0)).value
         0.1
     """
     K, L = sizes

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._infra.jit import share
+from rieszflow._infra.jit import parallel_for
 from rieszflow.engines.sort import loops
 
 __all__ = ["Profile", "gradient", "profile"]
@@ -51,7 +51,7 @@ def _gradient_cpu(px: Tensor, py: Tensor, a: Tensor | None, b: Tensor | None, se
     none = np.empty(0, np.float32)
     wa, wb = (none if w is None else w.detach().contiguous().numpy() for w in (a, b))
     args = px.detach().numpy(), py.detach().numpy(), wa, wb, self_factor, out.numpy()
-    share(loops.gradient, len(px), 1, *args)
+    parallel_for(loops.gradient, len(px), 1, *args)
     return out
 
 

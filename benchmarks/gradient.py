@@ -22,7 +22,7 @@ def main() -> None:
     y = torch.rand(options.n, options.d, generator=g) ** 2
     xi = independent(options.slices, options.d, g)
     target = rf.Target(
-        y, slices=options.slices, engine="bins", seed=g, reuse=None
+        y, slices=options.slices, engine="bins", seed=g, refresh_every=None
     )  # always the same slices: what a flow on a large target costs
     target.gradient(x)
     kept = target.kept[0].target

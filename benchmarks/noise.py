@@ -36,31 +36,40 @@ def main() -> None:
     def distance(x: torch.Tensor) -> float:
         return rf.energy_distance(x[:2000], held_out, statistic="U").item()
 
-    def flow(seed: int, reuse: int, step: float) -> rf.ParticleFlow:
+    def flow(seed: int, refresh_every: int, step: float) -> rf.ParticleFlow:
         tau, drawn = step * (1 - MOMENTUM) * mean, torch.Generator().manual_seed(seed)
-        return rf.ParticleFlow(y, slices=1024, step_size=tau, momentum=MOMENTUM, reuse=reuse, bounds=(0.0, 1.0), seed=drawn)
+        return rf.ParticleFlow(
+            y, slices=1024, step_size=tau, momentum=MOMENTUM, refresh_every=refresh_every, bounds=(0.0, 1.0), seed=drawn
+        )
 
     latents = draw_latents(Config(latents="smooth"), data.shape, options.particles, g)
     start = flow(1, 1, 1.5).run(latents, steps=options.before)
     print(f"energy distance of training data {distance(y):.4f}, before {distance(start):.4f}")
     rows = []
-    for steps, (reuse, step) in itertools.product(STEPS, WAYS):
+    for steps, (refresh_every, step) in itertools.product(STEPS, WAYS):
         begun = time.perf_counter()
-        one, two = (flow(seed, reuse, step).run(start, steps=steps) for seed in (2, 3))
+        one, two = (flow(seed, refresh_every, step).run(start, steps=steps) for seed in (2, 3))
         seconds = (time.perf_counter() - begun) / (2 * steps)
         noise = ((one - two).square().mean() / 2 / (one - start).square().mean()).item()
         rows.append(
-            {"steps": steps, "reuse": reuse, "step": step, "noise": noise, "distance": distance(one), "seconds_a_step": seconds}
+            {
+                "steps": steps,
+                "reuse": refresh_every,
+                "step": step,
+                "noise": noise,
+                "distance": distance(one),
+                "seconds_a_step": seconds,
+            }
         )
         print(
-            f"{steps:>4} steps of {step}, slices used {reuse} times: noise {noise:.2f}, energy distance {distance(one):.4f}, "
+            f"{steps:>4} steps of {step}, slices used {refresh_every} times: noise {noise:.2f}, energy distance {distance(one):.4f}, "
             f"{1e3 * seconds:.0f} ms a step",
             flush=True,
         )
     figure, axes = plt.subplots(figsize=(6, 3.5))
-    for reuse, step in WAYS:
-        own = [r for r in rows if (r["reuse"], r["step"]) == (reuse, step)]
-        axes.plot([r["noise"] for r in own], [r["distance"] for r in own], "o-", label=f"used {reuse} ×, step {step}")
+    for refresh_every, step in WAYS:
+        own = [r for r in rows if (r["refresh_every"], r["step"]) == (refresh_every, step)]
+        axes.plot([r["noise"] for r in own], [r["distance"] for r in own], "o-", label=f"used {refresh_every} ×, step {step}")
     axes.set(
         xlabel="share of noise in the displacement",
         ylabel="energy distance (U)",

@@ -45,7 +45,7 @@ def job(out: str, N: int, d: int, slices: int, repeats: int) -> None:
     x, y = torch.rand(n, d, generator=g), torch.rand(n, d, generator=g) ** 2
     group = dist.group.WORLD if world > 1 else None
     flow = rf.ParticleFlow(
-        y, slices=slices, engine="bins", seed=g, reuse=None, group=group
+        y, slices=slices, engine="bins", seed=g, refresh_every=None, group=group
     )  # one set of slices, used all along
     flow.gradient(x)
     sent, seconds = 0, []

@@ -25,7 +25,7 @@ def main() -> None:
 
         def steps(recording: bool | str, kind: object = kind) -> torch.Tensor:
             flow = rf.ParticleFlow(
-                y, slices=args.slices, directions=kind, step_size=1.0, momentum=0.8, recording=recording, seed=1
+                y, slices=args.slices, directions=kind, step_size=1.0, momentum=0.8, record=recording, seed=1
             )
             return flow.run(x, steps=args.steps)
 

@@ -21,7 +21,7 @@ start = 0.3 * torch.randn(1000, 2, generator=generator) + torch.tensor([-3.0, 2.
 flow = rf.ParticleFlow(
     target, slices=32, step_size=0.1, momentum=0.8, seed=generator
 )
-moved = flow.run(start, steps=max(STEPS), record=STEPS)
+moved = flow.run(start, steps=max(STEPS), snapshots=STEPS)
 
 # %%
 # The step size may be left out: then it is found from the data.

@@ -34,7 +34,7 @@ print(dataset.train.shape, dataset.held_out.shape)
 settings = dict(
     particles=3000,
     slices=256,
-    lengths=[12.0, 1.0],
+    step_schedule=[12.0, 1.0],
     momentum=0.8,
     latents="smooth",
     clip=True,

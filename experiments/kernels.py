@@ -37,7 +37,7 @@ def run(kernel: rf.Kernel, start: torch.Tensor, y: torch.Tensor, marks: list[int
     size = rf.mmd2_gradient(torch.zeros(1, y.shape[1]), scale * torch.eye(1, y.shape[1]), kernel=kernel).norm().item()
     for step in (0.01, 0.1, 1.0, 10.0):
         flow = rf.ParticleFlow(y, kernel=kernel, slices=None, step_size=step * scale / max(size, 1e-6), momentum=0.5)
-        x = flow.run(start, steps=marks[-1], record=marks)
+        x = flow.run(start, steps=marks[-1], snapshots=marks)
         if not torch.isfinite(x).all():
             continue
         curve = [wasserstein(flow.trajectory[k], y) for k in marks]

@@ -76,8 +76,8 @@ def run(
     """Scores over seconds of flow; what it costs to follow the fresh points is not counted."""
     rounds = steps or 1800 // len(kinds)
     flow = rf.ParticleFlow(
-        y, slices=P, step_size=None, momentum=momentum, directions=kinds, batch=particles, bounds=bounds, seed=1,
-        lengths=rf.geometric_schedule(first, last, rounds), summed=summed, recording=True,
+        y, slices=P, step_size=None, momentum=momentum, directions=kinds, target_batch_size=particles, bounds=bounds, seed=1,
+        step_schedule=rf.geometric_schedule(first, last, rounds), combine="sum" if summed else "alternate", record=True,
     )  # fmt: skip
     x, z, rows, seconds = latents(latents_name, particles, 2), latents(latents_name, COMPARED, 3), [], 0.0
     velocities: Any = [None] * len(kinds)

@@ -21,7 +21,7 @@ def main() -> None:
         curves, grids = {}, {}
         for m in (0.0, momentum):
             flow = rf.ParticleFlow(y, slices=1024, step_size=1.0, momentum=m, seed=torch.Generator().manual_seed(1))
-            flow.run(start, steps=steps[-1], record=steps)
+            flow.run(start, steps=steps[-1], snapshots=steps)
             distance = [rf.energy_distance(flow.trajectory[k][:2000], held_out[:2000], statistic="U").item() for k in steps]
             curves[f"momentum {m}"] = distance
             grids[m] = torch.cat([flow.trajectory[k][:8] for k in steps[::2]])

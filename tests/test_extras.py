@@ -38,7 +38,7 @@ g = torch.Generator().manual_seed(0)
 x, y = torch.randn(300, 5, generator=g), torch.randn(200, 5, generator=g) + 1
 rf.energy_distance(x, y, statistic="U"), rf.mmd2(x, y, kernel=rf.Matern(1.5)), rf.energy_score(x.view(60, 5, 5), y[:60])
 rf.sliced_mmd2(x, y), rf.sliced_mmd2_gradient(x, y), rf.two_sample_test(x, y, permutations=99)
-flow = rf.ParticleFlow(y, recording=True, seed=g)
+flow = rf.ParticleFlow(y, record=True, seed=g)
 flow.run(x, steps=3)
 flow.recorded().save("flow.safetensors")
 rf.RecordedFlow.load("flow.safetensors").push(x)

@@ -65,7 +65,7 @@ def test_callback_record_numpy_and_batches():
     seen = []
     flow = rf.ParticleFlow(y.numpy(), slices=4, seed=generator(0))
     start = x.numpy().copy()
-    out = flow.run(x.numpy(), steps=10, callback=lambda k, p: seen.append(k) or k == 7, record=[0, 3, 7, 9])
+    out = flow.run(x.numpy(), steps=10, callback=lambda k, p: seen.append(k) or k == 7, snapshots=[0, 3, 7, 9])
     assert isinstance(out, np.ndarray) and np.array_equal(x.numpy(), start)
     assert seen == list(range(1, 8))
     assert list(flow.trajectory) == [0, 3, 7]
@@ -93,12 +93,12 @@ def test_bounds():
 
 
 @pytest.mark.parametrize("reuse", [1, 2])
-def test_memory_is_used_again_only_when_nobody_looks_at_it(reuse):
+def test_memory_is_used_again_only_when_nobody_looks_at_it(refresh_every):
     """Kept particles, velocities, views and arrays stay what they were; dropped ones are where the next results go."""
     x, y = clouds(1, 3000, 2000, 70, torch.float32)
 
     def flow():
-        return rf.ParticleFlow(y, slices=128, momentum=0.5, engine="bins", seed=generator(3), reuse=reuse)
+        return rf.ParticleFlow(y, slices=128, momentum=0.5, engine="bins", seed=generator(3), refresh_every=refresh_every)
 
     kept, copies, one = [], [], flow()
     end = x
@@ -135,7 +135,7 @@ def test_kinds_taking_turns_are_flows_in_turn():
 def test_summed_kinds_see_the_same_particles():
     y, x = torch.rand(300, 36, generator=generator(1)), torch.rand(200, 36, generator=generator(2)) ** 2
     kinds = ["hadamard", rf.PatchSlices((1, 6, 6), 2)]
-    both = rf.ParticleFlow(y, slices=64, directions=kinds, step_size=[0.5, 0.2], seed=generator(3), summed=True)
+    both = rf.ParticleFlow(y, slices=64, directions=kinds, step_size=[0.5, 0.2], seed=generator(3), combine="sum")
     g = generator(3)
     gradients = [rf.Target(y, slices=64, directions=kind, seed=g).gradient(x) for kind in kinds]
     torch.testing.assert_close(both.step(x), x - 200 * (0.5 * gradients[0] + 0.2 * gradients[1]), rtol=0, atol=1e-5)
@@ -143,7 +143,7 @@ def test_summed_kinds_see_the_same_particles():
 
 def test_lengths_multiply_the_step_size():
     y, x = torch.rand(30, 3, generator=generator(1)), torch.rand(20, 3, generator=generator(2)) + 2
-    scaled = rf.ParticleFlow(y, slices=8, step_size=0.1, lengths=rf.geometric_schedule(8, 2, 3), seed=generator(3))
+    scaled = rf.ParticleFlow(y, slices=8, step_size=0.1, step_schedule=rf.geometric_schedule(8, 2, 3), seed=generator(3))
     g = generator(3)
     expected = found = x
     for factor in (8, 4, 2, 2):
@@ -152,8 +152,8 @@ def test_lengths_multiply_the_step_size():
     # the factor is a power of a quotient, right up to some last bits
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
     assert scaled.steps == 4
-    with pytest.raises(ValueError, match="lengths: -1.0 given for step 0"):
-        rf.ParticleFlow(y, slices=8, lengths=lambda step: -1.0).step(x)
+    with pytest.raises(ValueError, match="`step_schedule` must return finite numbers of at least 0, got -1.0 for step 0"):
+        rf.ParticleFlow(y, slices=8, step_schedule=lambda step: -1.0).step(x)
 
 
 def test_a_step_size_is_found():
@@ -172,11 +172,11 @@ def test_batches_of_targets_take_turns():
     """Batches of 40 of 100: rows 0–39, 40–79, 80–19, 20–59, 60–99, and again. Equal slices see what they would see of those."""
     y, x = torch.rand(100, 3, generator=generator(1)), torch.rand(20, 3, generator=generator(2))
     g, h = generator(3), generator(3)
-    target = rf.Target(y, slices=8, seed=g, batch=40)
+    target = rf.Target(y, slices=8, seed=g, target_batch_size=40)
     for call in range(7):
         rows = torch.arange(40 * call, 40 * call + 40) % 100
         assert torch.equal(target.gradient(x), rf.Target(y[rows], slices=8, seed=h).gradient(x))
-    again = rf.Target(y, slices=8, seed=g, batch=40)
+    again = rf.Target(y, slices=8, seed=g, target_batch_size=40)
     again.load_state(target.state())
     rows = torch.arange(280, 320) % 100
     assert torch.equal(again.gradient(x), rf.Target(y[rows], slices=8, seed=h).gradient(x))
@@ -189,5 +189,5 @@ def test_lists_of_other_lengths_are_refused():
             rf.ParticleFlow(y, directions=["hadamard", "orthogonal"], **{name: value})
     with pytest.raises(ValueError, match="2 kinds given without slices"):
         rf.ParticleFlow(y, directions=["hadamard", "orthogonal"], slices=None)
-    with pytest.raises(ValueError, match="batch: given with reuse"):
-        rf.Target(y, reuse=2, batch=3)
+    with pytest.raises(ValueError, match="`target_batch_size` must be None"):
+        rf.Target(y, refresh_every=2, target_batch_size=3)

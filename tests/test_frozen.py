@@ -61,7 +61,7 @@ def test_what_is_known_stays(k, frozen, recording, summed):
     if k:
         x[:, :k], y[:, :k] = 3 * x[:, :k] - 1, 3 * y[:, :k] - 1
     flow = rf.ParticleFlow(y, slices=64, directions=kinds(k), step_size=None, momentum=0.7, bounds=(0.2, 0.8), seed=g,
-                           frozen=frozen, recording=recording, summed=summed)  # fmt: skip
+                           frozen=frozen, record=recording, combine="sum" if summed else "alternate")  # fmt: skip
     end = flow.run(x, steps=20)
     assert (end - x).norm() > 1
     if isinstance(frozen, rf.Pool):
@@ -125,8 +125,8 @@ def test_gaussian_pairs():
     def start(m):
         return torch.cat([torch.randn(m, 1, generator=g), torch.rand(m, 2, generator=g)], 1)
 
-    flow = rf.ParticleFlow(pairs(n)[1], slices=64, step_size=None, momentum=0.7, lengths=rf.geometric_schedule(12, 0.3, 200), seed=g,
-                           frozen=1, recording=True)  # fmt: skip
+    flow = rf.ParticleFlow(pairs(n)[1], slices=64, step_size=None, momentum=0.7, step_schedule=rf.geometric_schedule(12, 0.3, 200), seed=g,
+                           frozen=1, record=True)  # fmt: skip
     flow.run(start(n), steps=200)
     end = flow.recorded().push(start(n))
     c = torch.cat([end[:, :1], torch.ones(n, 1)], 1)
@@ -144,7 +144,7 @@ def test_gaussian_pairs():
 def test_recording_of_other_points_is_refused(tmp_path):
     g = generator(9)
     y = torch.rand(300, D, generator=g)
-    flow = rf.ParticleFlow(y, slices=64, seed=g, frozen=rf.Pool(SHAPE, 2), recording=tmp_path / "parts")
+    flow = rf.ParticleFlow(y, slices=64, seed=g, frozen=rf.Pool(SHAPE, 2), record=tmp_path / "parts")
     flow.run(torch.rand(300, D, generator=g), steps=2)
     found = flow.recorded()
     found.save(tmp_path / "one.safetensors")

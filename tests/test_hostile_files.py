@@ -49,7 +49,7 @@ def recordings(path):
     ):
         if settings.pop("combine", 0) is None:
             settings["summed"] = True
-        flow = rf.ParticleFlow(y, recording=True, bins=8, seed=0, **{"slices": 4, **settings})
+        flow = rf.ParticleFlow(y, record=True, bins=8, seed=0, **{"slices": 4, **settings})
         flow.run(start, steps=3)
         flow.recorded().save(path / name)
         yield path / name, _FORMAT
@@ -210,7 +210,7 @@ def test_recordings_that_cannot_be(damage, tmp_path):
 @pytest.mark.parametrize("what", ["pipe", "endless", "folder"])
 def test_files_that_are_no_regular_files_are_refused(what, tmp_path):
     """A pipe would be waited for, and a device has no end."""
-    flow = rf.ParticleFlow(points(60, 4, 2), recording=tmp_path / "recording", slices=4, seed=0)
+    flow = rf.ParticleFlow(points(60, 4, 2), record=tmp_path / "recording", slices=4, seed=0)
     flow.run(points(40, 4, 3), steps=1)
     flow.recorded()
 

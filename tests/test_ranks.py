@@ -51,20 +51,22 @@ def test_the_same_as_one_process(tmp_path, processes):
     assert relative(torch.as_tensor(got["V"]), target().gradient(x)) < 1e-3
     assert relative(torch.as_tensor(got["U"]), target().gradient(x, statistic="U")) < 1e-3
     assert relative(torch.as_tensor(got["weights"]), target(y_weights=b).gradient(x, x_weights=a)) < 1e-3
-    assert relative(torch.as_tensor(got["kept"]), target(reuse=2).gradient(x)) < 1e-3
+    assert relative(torch.as_tensor(got["kept"]), target(refresh_every=2).gradient(x)) < 1e-3
     assert (
         relative(torch.as_tensor(got["kernel"]), target(kernel=rf.Gaussian(5.0)).gradient(x)) < 1e-4
     )  # no jumps at bins' edges
-    flow = rf.ParticleFlow(y, slices=130, momentum=0.5, seed=torch.Generator().manual_seed(9), reuse=2, engine="bins")
+    flow = rf.ParticleFlow(y, slices=130, momentum=0.5, seed=torch.Generator().manual_seed(9), refresh_every=2, engine="bins")
     moved = flow.run(x, steps=5)
     assert relative(torch.as_tensor(got["flow"]) - x, moved - x) < 1e-2  # five steps, each from where the last one ended
-    pairs = rf.ParticleFlow(y, slices=130, momentum=0.5, seed=9, reuse=2, engine="bins", frozen=20).run(x, steps=5)
+    pairs = rf.ParticleFlow(y, slices=130, momentum=0.5, seed=9, refresh_every=2, engine="bins", frozen=20).run(x, steps=5)
     assert np.array_equal(got["frozen"][:, :20], x[:, :20])
     assert relative(torch.as_tensor(got["frozen"]) - x, pairs - x) < 1e-2
     # What the ranks wrote down is one recording. It sees 500 targets, here not those that one process sees: the first ones
     # of every rank. The gradient on 500 of 811 is off by some 1/√500 of itself, and so may the way be.
     assert relative(torch.as_tensor(got["replayed"]), torch.as_tensor(got["recorded"])) < 1e-5
-    alone = rf.ParticleFlow(y, slices=130, momentum=0.5, seed=torch.Generator().manual_seed(9), batch=500, recording=True)
+    alone = rf.ParticleFlow(
+        y, slices=130, momentum=0.5, seed=torch.Generator().manual_seed(9), target_batch_size=500, record=True
+    )
     assert relative(torch.as_tensor(got["recorded"]) - x, alone.run(x, steps=5) - x) < 0.1
     sketch = rf.SliceSketch(torch.cat([x, y]), slices=64).update(y)
     assert got["rows"] == sketch.n == 811
@@ -138,7 +140,7 @@ def test_training_over_two_processes(tmp_path, more):
 def test_recording_over_two_processes(tmp_path, more):
     """The same slices, particles and targets as one process has. Points at a bin's edge may be counted next door, and 24 long
     steps each go on from that: distances agree to some parts in a hundred of what they were at the start, about 0.1."""
-    recorded = ["model=recorded", "lengths=[4.0, 1.0]", "patches=[[4, 1]]", "clip=true", *more]
+    recorded = ["model=recorded", "step_schedule=[4.0, 1.0]", "patches=[[4, 1]]", "clip=true", *more]
     alone = subprocess.run([sys.executable, *map(str, training(tmp_path / "one", *recorded))], capture_output=True, text=True)
     assert alone.returncode == 0, alone.stderr
     done = torchrun(2, *training(tmp_path / "two", *recorded))

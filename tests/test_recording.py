@@ -41,7 +41,7 @@ def test_replay_of_the_particles_is_their_trajectory(summed, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        flow, start, end = recorded(summed=summed)
+        flow, start, end = recorded(combine="sum" if summed else "alternate")
         replay = flow.recorded()
         assert len(replay) == 75
         torch.testing.assert_close(replay.push(start), end, rtol=0, atol=1e-4)
@@ -58,7 +58,7 @@ def test_a_recorded_gradient_is_the_gradient():
     g = generator(5)
     x, y = torch.rand(1200, 144, generator=g), torch.rand(900, 144, generator=g) ** 2
     for kind in KINDS:
-        flow = rf.ParticleFlow(y, slices=256, directions=kind, recording=True, bins=128, seed=generator(7))
+        flow = rf.ParticleFlow(y, slices=256, directions=kind, record=True, bins=128, seed=generator(7))
         flow.step(x)
         step = flow.recorder.segment.steps[0]
         drawn = flow.recorder.plan.draw(0, step.seed, x)
@@ -84,7 +84,7 @@ def test_fresh_points_end_where_the_particles_do():
 
 def test_a_folder_holds_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr("rieszflow.flow.recording._SEGMENT", 60_000)
-    flow, start, end = recorded(steps=12, recording=tmp_path / "r")
+    flow, start, end = recorded(steps=12, record=tmp_path / "r")
     assert len(sorted((tmp_path / "r").iterdir())) > 2  # it has grown there on the way
     assert flow.recorder.segment.nbytes < 60_000
     replay = flow.recorded()
@@ -95,7 +95,7 @@ def test_a_folder_holds_the_same(tmp_path, monkeypatch):
     opened.save(tmp_path / "one.safetensors")
     assert torch.equal(rf.RecordedFlow.load(tmp_path / "one.safetensors").push(start), replay.push(start))
     with pytest.raises(RunError, match="not an empty folder"):
-        recorded(recording=tmp_path / "r")
+        recorded(record=tmp_path / "r")
     files = sorted((tmp_path / "r").iterdir())
     files[0].rename(tmp_path / "first")
     with pytest.raises(FileError, match="parts are missing"):
@@ -107,7 +107,7 @@ def test_a_folder_holds_the_same(tmp_path, monkeypatch):
 
 def small_flow(**settings):
     g = generator(7)
-    flow = rf.ParticleFlow(torch.randn(400, 3, generator=g) + 3, slices=8, momentum=0.5, seed=1, recording=True, **settings)
+    flow = rf.ParticleFlow(torch.randn(400, 3, generator=g) + 3, slices=8, momentum=0.5, seed=1, record=True, **settings)
     return flow, torch.rand(400, 3, generator=g), g
 
 
@@ -164,8 +164,8 @@ def test_a_folder_that_has_lost_its_end_is_refused(tmp_path, monkeypatch):
 def test_parts_end_after_whole_steps(tmp_path, monkeypatch):
     """Summed kinds move the points once for all of them: a part that ended before would lose the move."""
     monkeypatch.setattr("rieszflow.flow.recording._SEGMENT", 1)
-    settings = {"slices": [16, 8, 12], "summed": True}
-    flow, start, end = recorded(N=200, steps=4, recording=tmp_path / "r", **settings)
+    settings = {"slices": [16, 8, 12], "combine": "sum"}
+    flow, start, end = recorded(N=200, steps=4, record=tmp_path / "r", **settings)
     assert len(flow.recorded()._parts) == 4
     torch.testing.assert_close(flow.recorded().push(start), end, rtol=0, atol=1e-4)
 
@@ -257,17 +257,17 @@ def test_foreign_files_are_refused(tmp_path):
 
 def test_bad_input():
     y = torch.rand(40, 5)
-    with pytest.raises(InputError, match="reuse=1"):
-        rf.ParticleFlow(y, recording=True, reuse=2)
+    with pytest.raises(InputError, match="refresh_every=1"):
+        rf.ParticleFlow(y, record=True, refresh_every=2)
     with pytest.raises(InputError, match="Riesz"):
-        rf.ParticleFlow(y, recording=True, kernel=rf.Gaussian(1.0))
+        rf.ParticleFlow(y, record=True, kernel=rf.Gaussian(1.0))
     with pytest.raises(InputError, match="without slices"):
-        rf.ParticleFlow(y, recording=True, slices=None)
+        rf.ParticleFlow(y, record=True, slices=None)
     with pytest.raises(InputError, match="tensor of directions"):
-        rf.ParticleFlow(y, recording=True, directions=torch.eye(5))
+        rf.ParticleFlow(y, record=True, directions=torch.eye(5))
     with pytest.raises(InputError, match="made without it"):
         rf.ParticleFlow(y).recorded()
-    flow = rf.ParticleFlow(y, recording=True, slices=8, seed=0)
+    flow = rf.ParticleFlow(y, record=True, slices=8, seed=0)
     flow.step(torch.rand(30, 5))
     replay = flow.recorded()
     for bad in (torch.rand(3, 4), torch.rand(5), torch.full((2, 5), float("nan"))):

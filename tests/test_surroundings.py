@@ -103,17 +103,17 @@ CALLS = {
     "one slice": lambda: [
         rf.sliced_mmd2(*ONE_DIMENSION, slices=1, directions=kind, seed=generator(1)) for kind in directions.KINDS
     ],
-    "target": lambda: [rf.Target(Y, slices=40, engine="bins", seed=generator(4), reuse=2).gradient(X)],
+    "target": lambda: [rf.Target(Y, slices=40, engine="bins", seed=generator(4), refresh_every=2).gradient(X)],
     "state": lambda: _after_state(),
-    "flow": lambda: flow() + flow(engine="bins", reuse=2) + flow(bounds=(-1.0, 1.0)),
+    "flow": lambda: flow() + flow(engine="bins", refresh_every=2) + flow(bounds=(-1.0, 1.0)),
 }
 
 
 def _after_state():
-    target = rf.Target(Y, slices=40, engine="bins", seed=generator(4), reuse=2)
+    target = rf.Target(Y, slices=40, engine="bins", seed=generator(4), refresh_every=2)
     target.gradient(X)
     state = target.state()
-    again = rf.Target(Y, slices=40, engine="bins", seed=generator(4), reuse=2)
+    again = rf.Target(Y, slices=40, engine="bins", seed=generator(4), refresh_every=2)
     again.load_state(state)
     return [again.gradient(X), *(state[name] for name in sorted(state))]
 

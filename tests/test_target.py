@@ -10,25 +10,25 @@ import rieszflow as rf
 
 def test_target_is_the_plain_gradient():
     x, y = clouds(1, 3000, 2000, 70, torch.float32)
-    fresh = rf.Target(y, slices=64, seed=generator(4), reuse=1).gradient(x)
+    fresh = rf.Target(y, slices=64, seed=generator(4), refresh_every=1).gradient(x)
     seed = int(torch.randint(2**62, (), generator=generator(4)))  # of a set of slices
     assert torch.equal(fresh, rf.sliced_mmd2_gradient(x, y, slices=64, seed=generator(seed)))
-    assert torch.equal(fresh, rf.Target(y, slices=64, seed=generator(4), reuse=2).gradient(x))
+    assert torch.equal(fresh, rf.Target(y, slices=64, seed=generator(4), refresh_every=2).gradient(x))
     # Kept tables: every turn again the same gradient, and other slices in between.
-    target = rf.Target(y, slices=64, seed=generator(4), reuse=3)
+    target = rf.Target(y, slices=64, seed=generator(4), refresh_every=3)
     first, second, third, again = (target.gradient(x) for _ in range(4))
     assert torch.equal(first, again) and not torch.equal(first, second) and not torch.equal(second, third)
     for _ in range(5):
         target.gradient(x)
     assert not torch.equal(target.gradient(x), first)  # three uses are over
-    as_numpy = rf.Target(y.numpy(), slices=64, seed=generator(4), reuse=1).gradient(x.numpy())
+    as_numpy = rf.Target(y.numpy(), slices=64, seed=generator(4), refresh_every=1).gradient(x.numpy())
     assert isinstance(as_numpy, np.ndarray) and np.array_equal(as_numpy, fresh.numpy())
 
 
 def test_target_follows_points_that_move():
     """Tables made for points far away would be coarse at the target: their range is made anew when the points leave it."""
     _, y = clouds(1, 10, 3000, 10, torch.float32)
-    target = rf.Target(y, slices=40, seed=generator(4), reuse=4, engine="bins")
+    target = rf.Target(y, slices=40, seed=generator(4), refresh_every=4, engine="bins")
     for shift in (0.0, 100.0, 100.0, 100.0, 100.0, 100.0, 100.0, 100.0, 100.0):
         x = clouds(2, 3000, 10, 10, torch.float32)[0] + shift
         gradient = target.gradient(x)
@@ -40,14 +40,14 @@ def test_target_follows_points_that_move():
 def test_target_goes_on_from_its_state():
     x, y = clouds(1, 3000, 2000, 70, torch.float32)
     g = generator(4)
-    target = rf.Target(y, slices=100, seed=g, reuse=3)
+    target = rf.Target(y, slices=100, seed=g, refresh_every=3)
     for _ in range(4):
         target.gradient(x)
     state, random = target.state(), g.get_state()
     wanted = [target.gradient(x) for _ in range(8)]
     h = torch.Generator()
     h.set_state(random)
-    other = rf.Target(y, slices=100, seed=h, reuse=3)
+    other = rf.Target(y, slices=100, seed=h, refresh_every=3)
     other.load_state(state)
     assert all(torch.equal(other.gradient(x), w) for w in wanted)
 
@@ -65,7 +65,7 @@ def test_bad_targets():
 
 def test_the_same_slices_in_all_calls():
     x, y = clouds(1, 900, 1200, 70, torch.float32)
-    target = rf.Target(y, slices=64, seed=generator(4), reuse=None)
+    target = rf.Target(y, slices=64, seed=generator(4), refresh_every=None)
     first = target.gradient(x)
     (kept,) = target.kept
     target.gradient(x[:500])
@@ -77,4 +77,4 @@ def test_the_same_slices_in_all_calls():
     assert not target.kept
     for settings in ({"engine": "sort"}, {"kernel": rf.Gaussian(1.0)}):
         with pytest.raises(ValueError, match="^reuse: None given"):
-            rf.Target(y, reuse=None, **settings)
+            rf.Target(y, refresh_every=None, **settings)

@@ -50,7 +50,7 @@ def test_a_flow_towards_batches_goes_on_exactly():
     x, y = (torch.from_numpy(c) for c in clouds())
 
     def flow():
-        return rf.ParticleFlow(list(y.split(700)), slices=128, reuse=3, seed=torch.Generator().manual_seed(2))
+        return rf.ParticleFlow(list(y.split(700)), slices=128, refresh_every=3, seed=torch.Generator().manual_seed(2))
 
     whole = flow()
     end = whole.run(x, steps=9)

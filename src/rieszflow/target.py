@@ -54,13 +54,13 @@ class Target:
     """Points y to move others towards. What does not change about them is kept between calls.
 
     `gradient(x)` is `sliced_mmd2_gradient(x, y)` on random slices. With `Riesz(1.0)` and the linear-time engine, a set of
-    slices can serve `reuse` calls. Then the target is counted once for the set, and not in every call. There are `reuse` sets,
+    slices can serve `refresh_every` calls. Then the target is counted once for the set, and not in every call. There are `refresh_every` sets,
     used in turn, so that no two calls in a row see the same slices. What is kept takes 5 KB a slice and set.
 
     Args:
         y: points (M, d) or (..., M, d); float32 or float64; tensor or NumPy array. Or batches of points (m, d), for a target
             too large for memory: all that `rieszflow.stream` takes, with `Riesz(1.0)` on the linear-time engine, without
-            weights. A set of slices takes one pass over them, so there is one pass in `reuse` calls.
+            weights. A set of slices takes one pass over them, so there is one pass in `refresh_every` calls.
         kernel: as in `sliced_mmd2_gradient`.
         slices: number P of random directions.
         directions: as in `sliced_mmd2_gradient`.
@@ -71,7 +71,7 @@ class Target:
             further (see `ParticleFlow`). More is for targets so much larger than x that passing over them takes the time. None
             for the same slices in all calls, on the linear-time engine with `Riesz(1.0)`: then the gradient is that of one
             function. They are drawn anew only if x leaves the range that the bins were made for.
-        batch: number of targets that a call sees, in turn, at least 1; y should be in random order then. None: all of them. The
+        target_batch_size: number of targets that a call sees, in turn, at least 1; y should be in random order then. None: all of them. The
             slices' own noise is larger than that of some thousand targets, so fewer of very many cost nothing but time.
         group: a torch.distributed process group. Its ranks hold parts of the clouds: y, y_weights (of sum one over all ranks)
             and the points of `gradient`. Every rank makes the same calls, with the first rank's slices. The ranks add up
@@ -110,8 +110,8 @@ class Target:
         engine: EngineName = "auto",
         seed: Seed = None,
         y_weights: Points | None = None,
-        reuse: int | None = 1,
-        batch: int | None = None,
+        refresh_every: int | None = 1,
+        target_batch_size: int | None = None,
         group: Group = None,
         frozen: Frozen = 0,
     ) -> None:
@@ -125,18 +125,24 @@ class Target:
         self.directions = directions
         self.engine = engine
         self.generator = validate.generator(seed)
-        self.reuse = None if reuse is None else validate.positive_int("reuse", reuse)
+        self.refresh_every = None if refresh_every is None else validate.positive_int("refresh_every", refresh_every)
         self._problem = Problem(kernel, Need(x=True), self.group)
         engines.choose(engine, self._problem, self.y, self.y)
         self._keeper = engines.caching_engine(engine, self._problem)
         if self.stream is not None and (self._keeper is None or y_weights is not None):
             raise InputError("y: comes in batches; engine 'bins' or 'auto' and Riesz(1.0), without weights, are accepted")
-        if reuse is None and (self._keeper is None or self.y.ndim > 2):
+        if refresh_every is None and (self._keeper is None or self.y.ndim > 2):
             raise InputError("reuse: None given; engine 'bins' or 'auto', Riesz(1.0) and one cloud (M, d) are accepted with it")
         self.y_weights = validate.weights("y_weights", y_weights, self.y, self.group)
-        self.batch = None if batch is None else validate.positive_int("batch", batch)
-        if batch is not None and (reuse != 1 or self.stream is not None or y_weights is not None or self.y.ndim != 2):
-            raise InputError("batch: given with reuse, weights, or a y that is no tensor (M, d); with reuse=1 it is accepted")
+        self.target_batch_size = (
+            None if target_batch_size is None else validate.positive_int("target_batch_size", target_batch_size)
+        )
+        if target_batch_size is not None and (
+            refresh_every != 1 or self.stream is not None or y_weights is not None or self.y.ndim != 2
+        ):
+            raise InputError(
+                "`target_batch_size` must be None unless refresh_every=1, there are no weights and y is a tensor (M, d)"
+            )
         self._pool = _Pool()
         self.memory = BufferPool()  # of gradients, and of the particles of a flow
 
@@ -173,21 +179,21 @@ class Target:
 
     def _evaluate(self, x: Cloud, unbiased: bool) -> Result:
         caching_engine = self._keeper
-        if caching_engine is not None and (self.stream is not None or self.reuse is None):
+        if caching_engine is not None and (self.stream is not None or self.refresh_every is None):
             return self._on_kept(caching_engine, x, unbiased)
         engine = engines.choose(self.engine, self._problem, x.points, self.y)
-        if engine is caching_engine and self.reuse != 1 and x.points.ndim == 2:
+        if engine is caching_engine and self.refresh_every != 1 and x.points.ndim == 2:
             return self._on_kept(caching_engine, x, unbiased)
         seed, y = self._seed(), self._seen()
         return engine.evaluate(Pair(x, y, unbiased), self._sample(seed), self._problem)
 
     def _seen(self) -> Cloud:
-        """The targets of the next call: all, or the next `batch` of them."""
+        """The targets of the next call: all, or the next `target_batch_size` of them."""
         calls = self._pool.calls
         self._pool = dataclasses.replace(self._pool, calls=calls + 1)
         M = len(self.y)
         # Over several ranks everyone gives its share.
-        many = M if self.batch is None else -(-self.batch * M // ranks.total(M, self.group))
+        many = M if self.target_batch_size is None else -(-self.target_batch_size * M // ranks.total(M, self.group))
         if many >= M:
             return Cloud(self.y, self.y_weights).detached()
         start = calls * many % M
@@ -201,11 +207,11 @@ class Target:
             caching_engine is None
             or caching_engine.name != "bins"
             or self.stream is not None
-            or self.reuse != 1
+            or self.refresh_every != 1
             or self.y.ndim != 2
         ):
             raise InputError(
-                "recording: engine 'bins' or 'auto', Riesz(1.0), reuse=1 and a target (M, d) in memory are accepted with it"
+                "recording: engine 'bins' or 'auto', Riesz(1.0), refresh_every=1 and a target (M, d) in memory are accepted with it"
             )
         if isinstance(self.directions, Tensor):
             raise InputError("recording: given with a tensor of directions; names and PatchSlices are accepted with it")
@@ -223,8 +229,8 @@ class Target:
     def _on_kept(self, caching_engine: Engine, x: Cloud, unbiased: bool) -> Result:
         """On the slices whose turn it is: fresh ones if too few are kept, or if these have served their calls."""
         calls, sets = self._pool.calls, list(self._pool.sets)
-        turn = 0 if self.reuse is None else calls % self.reuse
-        if turn < len(sets) and (self.reuse is None or sets[turn].uses < self.reuse):
+        turn = 0 if self.refresh_every is None else calls % self.refresh_every
+        if turn < len(sets) and (self.refresh_every is None or sets[turn].uses < self.refresh_every):
             used = dataclasses.replace(sets[turn], uses=sets[turn].uses + 1)
         else:
             seed = self._seed()

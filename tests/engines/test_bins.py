@@ -130,7 +130,7 @@ def test_what_float32_cannot_hold_is_refused(kind, request):
     x, y = 1e-20 * torch.randn(3000, 70, generator=g), 1e-20 * torch.randn(3000, 70, generator=g)
     x[1234], x[2345] = 1e30, -1e30
     options = {"slices": 64, "directions": kind}
-    target = rf.Target(y, **options, engine="bins", reuse=2, seed=g)
+    target = rf.Target(y, **options, engine="bins", refresh_every=2, seed=g)
     for _ in range(2):
         for function in (rf.sliced_mmd2, rf.sliced_mmd2_gradient):
             with pytest.raises(ValueError, match="^x, y: points so far from the others"):

@@ -85,7 +85,7 @@ def test_schedules_of_levels_are_those_of_the_scripts(name):
         d = math.prod(level.shape)
         steps = step_sizes(level, torch.rand(3, d, generator=generator(0)))
         if scales:
-            assert own.local_size == 7 and own.places == "one" and own.summed
+            assert own.local_size == 7 and own.places == "one" and own.combine == "sum"
             share = 1 / len(scales) if name == "celeba" else 1
             assert steps == pytest.approx([tau * share * c(d) / c(3 * 49)] * len(scales))
         else:
@@ -102,7 +102,7 @@ def test_schedule_without_an_end(name, momentum, cap):
     assert config.flow_steps() == wanted
     assert (config.particles, config.targets, config.slices, config.step_size) == (20_000, 20_000, 1000, 1.0)
     assert (config.momentum, config.momentum_gain, config.reset_velocity, config.first_targets) == (momentum, 0, False, True)
-    assert (config.fit_steps, config.batch_size, config.learning_rate, config.loss) == (2000, 100, 1e-3, "squared")
+    assert (config.fit_steps, config.fit_batch_size, config.learning_rate, config.loss) == (2000, 100, 1e-3, "squared")
     assert (config.network, config.channels, config.layers, config.fit, config.ema) == ("ddpm", (32, 64, 128), 2, "plain", 0)
     assert config.latents == "uniform" and config.directions == "independent" and not config.levels and not config.clip
 
@@ -120,11 +120,11 @@ def test_one_patch_a_step_is_the_papers_formula():
     shape, N, M, P = (2, 8, 8), 7, 9, 12
     d, g = math.prod(shape), generator(0)
     x, y = torch.rand(N, d, generator=g), torch.rand(M, d, generator=g)
-    config = Config(local_scales=(1, 3), local_size=2, places="one", summed=True, step_size=0.7, slices=P, momentum=0.4)
+    config = Config(local_scales=(1, 3), local_size=2, places="one", combine="sum", step_size=0.7, slices=P, momentum=0.4)
     level = levels(config, shape)[0]
     assert [kind.one for kind in level.kinds()] == [True, True]
     flow = rf.ParticleFlow(y, slices=P, step_size=list(step_sizes(level, y)), momentum=0.4, directions=level.kinds(),
-                           summed=True, engine="sort", seed=generator(5))  # fmt: skip
+                           combine="sum", engine="sort", seed=generator(5))  # fmt: skip
     found = flow.run(x, steps=2)
     source, plain, velocity = generator(5), x.double(), torch.zeros(N, d, dtype=torch.float64)
     for _ in range(2):

@@ -116,7 +116,7 @@ def test_the_flow_on_levels_learns():
     """
     photographs = torch.from_numpy(patches(700, 16, 16).transpose(0, 3, 1, 2).copy()).float() / 255
     flow = rf.GenerativeFlow(
-        particles=500, initial_steps=24, slices=128, fit_steps=60, batch_size=50, channels=[16, 32], layers=1, device="cpu",
+        particles=500, initial_steps=24, slices=128, fit_steps=60, fit_batch_size=50, channels=[16, 32], layers=1, device="cpu",
         clip=True, latents="smooth", noise=0.03,
         levels=[{"factor": 4, "networks": 3}, {"factor": 1, "networks": 2, "local_scales": [1, 2], "momentum": 0.5}],
     )  # fmt: skip
@@ -187,7 +187,7 @@ def test_stopped_and_resumed_across_levels(tmp_path, shared, stop_at, paper):
     if paper:
         settings |= {"reset_velocity": True, "first_targets": True, "sample_noise_std": 0.02, "fit": "plain", "network": "ddpm",
                      "channels": [32, 32], "step_size": 1.0}  # fmt: skip
-        settings["levels"][1] |= {"places": "one", "summed": True, "from_flow": True, "growth": "smooth"}
+        settings["levels"][1] |= {"places": "one", "combine": "sum", "from_flow": True, "growth": "smooth"}
     rf.GenerativeFlow(**settings).fit(data, run=tmp_path / "whole")
 
     def stop(p):

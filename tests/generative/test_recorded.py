@@ -93,9 +93,9 @@ def test_a_damaged_or_missing_part_is_refused(whole, tmp_path):
 
 def test_settings_that_do_not_go_together():
     for change, says in (
-        ({"reuse": 2}, "^model: "), ({"network": "custom"}, "^model: "), ({"lengths": [1.0]}, "^lengths: "),
-        ({"lengths": [1.0, -1.0]}, "^lengths: "), ({"patches": [[7]]}, "^patches: "), ({"patches": [7, 2]}, "^patches: "),
-        ({"patches": [[7, 1]], "local_scales": [1]}, "^patches: "), ({"batch": 1}, "^batch: "),
+        ({"refresh_every": 2}, "^model: "), ({"network": "custom"}, "^model: "), ({"step_schedule": [1.0]}, "^step_schedule: "),
+        ({"step_schedule": [1.0, -1.0]}, "^step_schedule: "), ({"patches": [[7]]}, "^patches: "), ({"patches": [7, 2]}, "^patches: "),
+        ({"patches": [[7, 1]], "local_scales": [1]}, "^patches: "), ({"target_batch_size": 1}, "^target_batch_size: "),
         ({"by_colour": [2]}, "^by_colour: 2 given"), ({"patches": [[7, 1]], "by_colour": [0]}, "^by_colour: "),
         ({"model": "other"}, "^model: "),
     ):  # fmt: skip
@@ -109,7 +109,7 @@ def test_vectors_too():
     g = generator(0)
     y = torch.randn(2000, 3, generator=g) * torch.tensor([1.0, 2.0, 1.5]) + 4
     flow = rf.GenerativeFlow(model="recorded", particles=2000, networks=3, initial_steps=40, max_steps=40, slices=64,
-                             lengths=[4.0, 1.0]).fit(y)  # fmt: skip
+                             step_schedule=[4.0, 1.0]).fit(y)  # fmt: skip
     x = flow.sample(2000, seed=1)
     # of the mean of 2,000 points 1/√2000 = 0.02 of the spread is chance, on either side; ten times that is granted
     assert ((x.mean(0) - y.mean(0)).abs() < 0.2 * y.std(0)).all()

@@ -29,20 +29,20 @@ def main(source: str, out: str) -> None:
     found["V"] = target().gradient(x)
     found["U"] = target().gradient(x, statistic="U")
     found["weights"] = target(y_weights=b).gradient(x, x_weights=a)
-    found["kept"] = target(reuse=2).gradient(x)
+    found["kept"] = target(refresh_every=2).gradient(x)
     found["kernel"] = target(kernel=rf.Gaussian(5.0)).gradient(x)
     sent = []
     original = dist.all_reduce
     dist.all_reduce = lambda t, *args, **more: sent.append(t.numel() * t.element_size()) or original(t, *args, **more)
     generator = torch.Generator().manual_seed(9)
-    flow = rf.ParticleFlow(y, slices=130, momentum=0.5, seed=generator, reuse=2, group=group)
+    flow = rf.ParticleFlow(y, slices=130, momentum=0.5, seed=generator, refresh_every=2, group=group)
     found["flow"] = flow.run(x, steps=STEPS)
     dist.all_reduce = original
     generator = torch.Generator().manual_seed(9 + 100 * rank)
-    recorded = rf.ParticleFlow(y, slices=130, momentum=0.5, seed=generator, batch=500, recording=True, group=group)
+    recorded = rf.ParticleFlow(y, slices=130, momentum=0.5, seed=generator, target_batch_size=500, record=True, group=group)
     found["recorded"] = recorded.run(x, steps=STEPS)
     found["replayed"] = recorded.recorded().push(x)
-    pairs = rf.ParticleFlow(y, slices=130, momentum=0.5, seed=9, reuse=2, group=group, frozen=20)
+    pairs = rf.ParticleFlow(y, slices=130, momentum=0.5, seed=9, refresh_every=2, group=group, frozen=20)
     found["frozen"] = pairs.run(x, steps=STEPS)
     whole = torch.from_numpy(np.concatenate([data["x"], data["y"]]))  # the same rows on all ranks say where bins are
     sketch = rf.SliceSketch(whole, slices=64).update(y).reduce(group)

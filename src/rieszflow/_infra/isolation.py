@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 import torch
 
-__all__ = ["torch_defaults", "isolated_numerics"]
+__all__ = ["isolated_numerics", "torch_defaults"]
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -19,17 +19,17 @@ from rieszflow.errors import InputError, InputTypeError, RankError
 
 __all__ = [
     "Group",
+    "all_gather_rows",
+    "all_reduce_range",
+    "all_reduce_sum",
     "broadcast_int",
     "check",
-    "all_gather_rows",
     "mean",
     "offset",
-    "shard",
     "sending",
-    "all_reduce_sum",
+    "shard",
     "total",
     "wait",
-    "all_reduce_range",
 ]
 
 Group: TypeAlias = Any  # dist.ProcessGroup or None: PyTorch builds without torch.distributed have no such class

@@ -12,7 +12,7 @@ from rieszflow.engines.bins import Bins
 from rieszflow.engines.sort import Sort
 from rieszflow.errors import InputError
 
-__all__ = ["ENGINES", "Engine", "CachedTarget", "Problem", "Result", "choose", "caching_engine"]
+__all__ = ["ENGINES", "CachedTarget", "Engine", "Problem", "Result", "caching_engine", "choose"]
 
 ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Sort(), Bins())}
 

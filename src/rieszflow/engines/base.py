@@ -21,7 +21,7 @@ from rieszflow.directions import Directions
 from rieszflow.errors import InputError
 from rieszflow.kernels import Kernel
 
-__all__ = ["Engine", "CachedTarget", "Problem", "Result", "Sum"]
+__all__ = ["CachedTarget", "Engine", "Problem", "Result", "Sum"]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from rieszflow._infra.jit import OPTIONS, parallel_for
 from rieszflow._infra.workspace import empty_like
 from rieszflow.constraints import Known
 
-__all__ = ["update_velocity", "update_positions"]
+__all__ = ["update_positions", "update_velocity"]
 
 _TILE = 1 << 15  # numbers at a time
 

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -54,15 +54,15 @@ class ParticleFlow:
         reuse: number of steps that a set of slices serves; 1 for fresh slices in every step. The steps are spread: no two in
             a row see the same slices, see `Target`. On slices seen before, particles move less and mostly astray: with 8, a
             step for N = M takes a quarter less time, but four times as many steps are needed. Only on the linear-time engine.
-        batch: number of targets that a step sees, see `Target`. None: all.
+        target_batch_size: number of targets that a step sees, see `Target`. None: all.
         bounds: (low, high). After every step coordinates are clipped to this interval (projected gradient), for targets that
             lie in the box, like images in [0, 1]^d. None for no bounds.
         group: a torch.distributed process group. Its ranks hold parts of the particles and of the target, see `Target`. With
             slices only. None: all points are here.
-        lengths: what τ is multiplied by in a step, of the number of steps before it; see `geometric_schedule`. None: always 1.
-        summed: with several kinds, whether all gradients are taken at the same particles and added up. If not, kinds take
+        step_schedule: what τ is multiplied by in a step, of the number of steps before it; see `geometric_schedule`. None: always 1.
+        combine: with several kinds, "sum": all gradients are taken at the same particles and added up; "alternate": kinds take
             turns.
-        recording: True to write down what steps do, so that new points can follow (`recorded`), in memory; or an empty folder,
+        record: True to write down what steps do, so that new points can follow (`recorded`), in memory; or an empty folder,
             where the recording grows; `recorded` ends it there. With `Riesz(1.0)` on the linear-time engine. The particles
             move by the recorded steps. A flow makes one recording: `run` and `step` continue only from where the last step
             ended.
@@ -111,13 +111,13 @@ class ParticleFlow:
         engine: EngineName = "auto",
         seed: Seed = None,
         y_weights: Points | None = None,
-        reuse: int | None = 1,
-        batch: int | None = None,
+        refresh_every: int | None = 1,
+        target_batch_size: int | None = None,
         bounds: tuple[float, float] | None = None,
         group: Group = None,
-        lengths: Callable[[int], float] | None = None,
-        summed: bool = False,
-        recording: bool | str | os.PathLike[str] = False,
+        step_schedule: Callable[[int], float] | None = None,
+        combine: Literal["alternate", "sum"] = "alternate",
+        record: bool | str | os.PathLike[str] = False,
         bins: int = 64,
         frozen: Frozen = 0,
     ) -> None:
@@ -126,7 +126,9 @@ class ParticleFlow:
         K = len(kinds)
         self.momenta = [_momentum(m) for m in _each("momentum", momentum, K)]
         self.bounds = None if bounds is None else _interval(bounds)
-        self.lengths, self.summed, self.steps = lengths, summed, 0
+        if combine not in ("alternate", "sum"):
+            raise InputError(f"`combine` must be 'alternate' or 'sum', got {combine!r}")
+        self.step_schedule, self.combine, self.steps = step_schedule, combine, 0
         self.targets: list[Target | _BruteForce]
         if slices is not None:
             generator = validate.generator(seed)
@@ -139,8 +141,8 @@ class ParticleFlow:
                     engine=engine,
                     seed=generator,
                     y_weights=y_weights,
-                    reuse=reuse,
-                    batch=batch,
+                    refresh_every=refresh_every,
+                    target_batch_size=target_batch_size,
                     group=group,
                     frozen=frozen,
                 )
@@ -159,13 +161,13 @@ class ParticleFlow:
             self.step_sizes = [validate.positive_float("step_size", t) for t in _each("step_size", step_size, K)]
         self.velocities: list[Tensor | None] = [None] * K
         self.trajectory: dict[int, Points] = {}
-        self.recorder = self._new_recorder(recording, kinds, validate.positive_int("bins", bins)) if recording else None
+        self.recorder = self._new_recorder(record, kinds, validate.positive_int("bins", bins)) if record else None
         self._end: tuple[Tensor, int] | None = None  # where a recording continues: the particles and their version
 
     def _new_recorder(self, where: bool | str | os.PathLike[str], kinds: list[Kind], bins: int) -> Recorder:
         for target in self.targets:
             if isinstance(target, _BruteForce):
-                raise InputError("recording: given without slices, which are what is recorded")
+                raise InputError("`record` must be False without slices, because slices are what is recorded")
             target.check_recording()
         plan = Plan(self.targets[0].y.shape[1], tuple(kinds), tuple(_many(self.targets)), bins, self.bounds, self.frozen)
         return Recorder(plan, None if isinstance(where, bool) else Path(where))
@@ -201,7 +203,7 @@ class ParticleFlow:
             InputError: the flow was made without `recording`.
         """
         if self.recorder is None:
-            raise InputError("recording: the flow was made without it; ParticleFlow(..., recording=True) is accepted")
+            raise InputError("`record` must be True to make a recording; this flow was made without it")
         return self.recorder.recorded()
 
     def gradient(self, x: Tensor) -> Tensor:
@@ -224,18 +226,18 @@ class ParticleFlow:
         """
         x = validate.points("x", x, look=False).detach()
         self._check_goes_on(x)
-        factor = 1.0 if self.lengths is None else validate.number(self.lengths(self.steps))
+        factor = 1.0 if self.step_schedule is None else validate.number(self.step_schedule(self.steps))
         if not 0 <= factor < math.inf:
-            raise InputError(f"lengths: {factor!r} given for step {self.steps}; finite numbers of at least 0 are accepted")
+            raise InputError(f"`step_schedule` must return finite numbers of at least 0, got {factor!r} for step {self.steps}")
         N = ranks.total(x.shape[-2], self.targets[0].group)
         # The flow follows ½ MMD², as in the paper; gradients and velocities are those of MMD².
         lengths = [0.5 * tau * factor * N for tau in self.step_sizes]
         last = len(self.targets) - 1
         for k in range(last + 1):
             self.velocities[k] = self._faster(k, x, lengths[k])
-            if not self.summed:
+            if self.combine == "alternate":
                 x = self._moved(x, k, lengths[k], self.bounds)
-        if self.summed:
+        if self.combine == "sum":
             for k in range(last + 1):
                 x = self._moved(x, k, lengths[k], self.bounds if k == last else None)
         self.steps += 1
@@ -267,7 +269,7 @@ class ParticleFlow:
             return update_velocity(target.gradient(x), velocity, self.momenta[k])
         assert isinstance(target, Target)
         seed, drawn, trace = target.record_step(x, lambda seed: recorder.plan.draw(k, seed, x), recorder.plan.bins)
-        moves = not self.summed or k == len(self.targets) - 1
+        moves = self.combine == "alternate" or k == len(self.targets) - 1
         recorder.add(Step(k, seed, self.momenta[k], length, moves, trace))
         with target.memory.in_use():
             gradient = replay_step(trace, drawn, x)
@@ -287,7 +289,7 @@ class ParticleFlow:
         *,
         steps: int,
         callback: Callable[[int, Tensor], object] | None = None,
-        record: Iterable[int] = (),
+        snapshots: Iterable[int] = (),
     ) -> PointsT:
         """Several steps.
 
@@ -297,7 +299,7 @@ class ParticleFlow:
             steps: number of steps, at least 1.
             callback: called after every step with the number of steps done and the particles. If it returns True, the flow ends
                 there.
-            record: numbers of steps whose particles are kept in `trajectory`, in the kind of x; 0 is the start.
+            snapshots: numbers of steps whose particles are kept in `trajectory`, in the kind of x; 0 is the start.
 
         Returns:
             The particles after the last step, detached. An array if x was one.
@@ -306,7 +308,7 @@ class ParticleFlow:
             InputError (a ValueError): steps out of range, NaN or infinity in x, or what `step` refuses.
             InputTypeError (a TypeError): a wrong type or dtype.
         """
-        at, wanted = validate.points("x", x).detach(), set(record)
+        at, wanted = validate.points("x", x).detach(), set(snapshots)
         self.trajectory = {}
 
         def keep(k: int) -> None:

@@ -35,7 +35,7 @@ _SEGMENT = 64_000_000  # bytes of a recording in memory before they go to its fo
 class RecordedFlow:
     """A flow that was recorded: it moves new points as it moved its particles, without them and without the target.
 
-    `ParticleFlow(..., recording=True).recorded()` makes one, `RecordedFlow.load` opens a file or folder.
+    `ParticleFlow(..., record=True).recorded()` makes one, `RecordedFlow.load` opens a file or folder.
 
     Attributes:
         plan: what all steps have in common: dimension, kinds of slices, bins, bounds, what is frozen.
@@ -44,7 +44,7 @@ class RecordedFlow:
         >>> import rieszflow as rf
         >>> g = torch.Generator().manual_seed(0)
         >>> y = torch.randn(3000, 2, generator=g) + 5
-        >>> flow = rf.ParticleFlow(y, slices=16, momentum=0.5, recording=True, seed=g)
+        >>> flow = rf.ParticleFlow(y, slices=16, momentum=0.5, record=True, seed=g)
         >>> x = flow.run(torch.rand(3000, 2, generator=g), steps=60)
         >>> z = flow.recorded().push(torch.rand(1000, 2, generator=g))
         >>> bool(rf.mmd2(z, y[:1000]) < 0.01)

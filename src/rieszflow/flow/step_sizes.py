@@ -68,7 +68,7 @@ def _mean_distance(y: Tensor) -> float:
 
 
 def geometric_schedule(first: float, last: float, steps: int) -> Callable[[int], float]:
-    """Return step lengths for `ParticleFlow(lengths=...)` that decrease geometrically from `first` to `last` over some steps.
+    """Return step lengths for `ParticleFlow(step_schedule=...)` that decrease geometrically from `first` to `last` over some steps.
 
     Long steps at first cover distance; short steps at the end average out the noise of the slices.
 

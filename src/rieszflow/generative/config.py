@@ -40,6 +40,7 @@ LossName: TypeAlias = Literal["squared", "absolute"]
 FitName: TypeAlias = Literal["normalised", "plain"]
 PlacesName: TypeAlias = Literal["tiled", "one"]
 GrowthName: TypeAlias = Literal["repeat", "smooth"]
+CombineName: TypeAlias = Literal["alternate", "sum"]
 PrecisionName: TypeAlias = Literal["no", "bf16", "fp16"]
 
 Scope: TypeAlias = Literal["level", "run", "free"]
@@ -106,16 +107,16 @@ class Config:
     first_targets: bool = _setting(
         False, TRUTH, "The `targets` are the first of the training data. If not, they are chosen at random.", "run"
     )
-    batch: int | None = _setting(
+    target_batch_size: int | None = _setting(
         None, optional(whole(2)), "Targets that a flow step sees, in turn (see `rieszflow.Target`). None: all.", "run"
     )
     slices: int = _setting(256, whole(1, 10**7), "P: random directions of a flow step.")
     directions: DirectionsName = _setting("auto", one_of(get_args(DirectionsName)), "Their kind.")
-    reuse: int = _setting(1, whole(), "Steps that a set of slices serves (see `rieszflow.Target`).")
+    refresh_every: int = _setting(1, whole(), "Steps that a set of slices serves (see `rieszflow.Target`).")
     step_size: float | None = _setting(
         None, optional(_POSITIVE), "τ. None: 0.4 (1 − `momentum`) times the mean distance between targets."
     )
-    lengths: tuple[float, ...] = _setting(
+    step_schedule: tuple[float, ...] = _setting(
         (),
         list_of("a list of two positive numbers is", lambda v: isinstance(v, (int, float)) and is_number(v) and v > 0),
         "What τ is multiplied by at a level's first and last flow step; it falls by the same factor in every step. Empty: 1.",
@@ -197,8 +198,10 @@ class Config:
         "τ of every factor in `local_scales`. Empty: `step_size` for all.",
     )
 
-    summed: bool = _setting(
-        False, TRUTH, "Gradients on all kinds of slices are taken at the same particles and added up. If not, kinds take turns."
+    combine: CombineName = _setting(
+        "alternate",
+        one_of(get_args(CombineName)),
+        '"sum": gradients on all kinds of slices are taken at the same particles and added up. "alternate": kinds take turns.',
     )
     places: PlacesName = _setting(
         "tiled",
@@ -234,7 +237,7 @@ class Config:
 
     # The fit.
     fit_steps: int = _setting(500, whole(), "Adam steps. Every network starts from the one before.")
-    batch_size: int = _setting(100, whole(1, 10**7), "Particles of a step.")
+    fit_batch_size: int = _setting(100, whole(1, 10**7), "Particles of a step.")
     fit: FitName = _setting(
         "normalised",
         one_of(get_args(FitName)),
@@ -270,24 +273,24 @@ class Config:
                 f"local_steps: {len(self.local_steps)} step sizes given for {len(self.local_scales)} local_scales; one each is "
                 "accepted"
             )
-        if len(self.lengths) not in (0, 2):
+        if len(self.step_schedule) not in (0, 2):
             raise ConfigError(
-                f"lengths: {shown(list(self.lengths))} given; two numbers, the first and the last, or none are accepted"
+                f"step_schedule: {shown(list(self.step_schedule))} given; two numbers, the first and the last, or none are accepted"
             )
         if unknown := sorted(set(self.by_colour) - {scale for _, scale in self.patches}):
             raise ConfigError(f"by_colour: {unknown[0]} given; stretches of patches are accepted")
         if self.patches and self.local_scales:
             raise ConfigError("patches: given together with local_scales; one of them is accepted")
-        if self.model == "recorded" and (self.reuse != 1 or self.shared or self.network == "custom"):
+        if self.model == "recorded" and (self.refresh_every != 1 or self.shared or self.network == "custom"):
             raise ConfigError(
-                "model: 'recorded' given with reuse, shared or a network; reuse 1 and no network are accepted with it"
+                "model: 'recorded' given with refresh_every, shared or a network; refresh_every 1 and no network are accepted with it"
             )
         if self.model == "recorded" and any(config.reset_velocity for _, config in self.level_configs()):
             raise ConfigError("reset_velocity: given with model 'recorded'; it is accepted with networks")
         if self.levels and self.condition and self.condition not in ("class", "given"):
             raise ConfigError(f"condition: {shown(self.condition)} given with levels; it is accepted without them")
-        if self.batch is not None and self.reuse != 1:
-            raise ConfigError("batch: given with reuse; reuse 1 is accepted with it")
+        if self.target_batch_size is not None and self.refresh_every != 1:
+            raise ConfigError("`target_batch_size` must be None with `refresh_every` other than 1")
         factors = [factor for factor, _ in self.level_configs()]
         if factors[-1] != 1 or any(a <= b or a % b for a, b in itertools.pairwise(factors)):
             raise ConfigError(
@@ -368,12 +371,12 @@ class Config:
             if values[key] == _as_list(_FIELDS[key].default):
                 del values[key]
         # What lengths fall to depends on how many steps there will be, and a shared network on how many it learns.
-        many = self.shared or bool(self.lengths)
+        many = self.shared or bool(self.step_schedule)
         if not many:
             del values["networks"]
         for k, (own, (_, config)) in enumerate(zip(self.levels, self.level_configs(), strict=False)):
             own = {**own, "networks": config.networks}
-            if k == len(self.levels) - 1 and not (many or config.lengths):
+            if k == len(self.levels) - 1 and not (many or config.step_schedule):
                 del own["networks"]
             values |= {f"levels[{k}].{key}": value for key, value in own.items()}
         return values
@@ -423,8 +426,8 @@ _FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dat
 _OF_LEVELS = [name for name, field in _FIELDS.items() if field.metadata["scope"] == "level"]
 # Added since runs of this version were first written: config.yaml may lack them.
 _LATER = (
-    "model", "batch", "lengths", "bins", "patches", "by_colour",
-    "first_targets", "reset_velocity", "from_flow", "sample_noise_std", "growth", "summed", "places", "fit", "condition",
+    "model", "target_batch_size", "step_schedule", "bins", "patches", "by_colour",
+    "first_targets", "reset_velocity", "from_flow", "sample_noise_std", "growth", "combine", "places", "fit", "condition",
     "condition_weight",
 )  # fmt: skip
 _FIXED = [name for name, field in _FIELDS.items() if field.metadata["scope"] != "free"]

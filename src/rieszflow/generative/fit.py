@@ -89,7 +89,7 @@ def fit_step(context: Context, state: State) -> State:
 def _batch(context: Context, state: State, fit: Fit) -> tuple[Tensor, Tensor, Tensor | None]:
     """Particles, their displacements, and what a shared network is told; half of them from its earlier steps, if any."""
     device, n = context.device, len(state.x)
-    size = max(1, state.stage.level.config.batch_size // context.here.number)
+    size = max(1, state.stage.level.config.fit_batch_size // context.here.number)
     told = context.number_in_level(state.network)
     earlier = size // 2 if state.replay is not None and len(state.replay) else 0
     rows = torch.randint(n, (size - earlier,), generator=fit.source).to(device)

@@ -23,13 +23,15 @@ def new_flow(context: Context, stage: Stage, network: int, step: int, drawer: to
         momentum=config.momentum_of(network - level.first + 1),
         directions=level.kinds(),
         seed=drawer,
-        reuse=config.reuse,
-        batch=config.batch,
+        refresh_every=config.refresh_every,
+        target_batch_size=config.target_batch_size,
         bounds=(0.0, 1.0) if config.clip else None,
         group=context.group,
-        lengths=geometric_schedule(config.lengths[0], config.lengths[1], level.steps()) if config.lengths else None,
-        summed=config.summed,
-        recording=config.model == "recorded",
+        step_schedule=geometric_schedule(config.step_schedule[0], config.step_schedule[1], level.steps())
+        if config.step_schedule
+        else None,
+        combine=config.combine,
+        record=config.model == "recorded",
         bins=config.bins,
         frozen=0 if level.condition.known is None else level.condition.known,
     )

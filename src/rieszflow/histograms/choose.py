@@ -20,7 +20,7 @@ from rieszflow.histograms.grid import BinGrid, Projector, parts, with_bins
 from rieszflow.histograms.lines import check_inside
 from rieszflow.kernels import Kernel
 
-__all__ = ["BINS", "cumulates", "frames", "grids", "sample_points", "choose_bins"]
+__all__ = ["BINS", "choose_bins", "cumulates", "frames", "grids", "sample_points"]
 
 BINS = 1024  # equal bins of a slice, fewer for the gradients of few points
 _FEWEST_BINS = 128

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rieszflow.directions import Directions, Hadamard, Local
 
-__all__ = ["SPAN", "Projector", "BinGrid", "grid_of", "parts"]
+__all__ = ["SPAN", "BinGrid", "Projector", "grid_of", "parts"]
 
 _PART = 1024  # dense directions at a time
 _LOCAL_PART = 2048  # on patches; the images of a tile are read once for them

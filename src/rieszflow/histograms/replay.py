@@ -30,7 +30,7 @@ from rieszflow.histograms.lines import PiecewiseLinear
 from rieszflow.histograms.table import counted
 from rieszflow.kernels import Riesz
 
-__all__ = ["StepTables", "replay_step", "record_step"]
+__all__ = ["StepTables", "record_step", "replay_step"]
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def main() -> None:
         rows.append(
             {
                 "steps": steps,
-                "reuse": refresh_every,
+                "refresh_every": refresh_every,
                 "step": step,
                 "noise": noise,
                 "distance": distance(one),

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "DirectionsName", "EngineName", "Points", "PointsT", "Progress", "ProgressCallback", "ScaleName", "Seed", "Statistic",
+    "DirectionsName", "EngineName", "PointSource", "Points", "PointsT", "Progress", "ProgressCallback", "ScaleName", "Seed", "Statistic",
 ]  # fmt: skip
 
 Statistic: TypeAlias = Literal["V", "U"]
@@ -28,6 +28,9 @@ Seed: TypeAlias = "int | torch.Generator | None"
 
 Points: TypeAlias = "torch.Tensor | np.ndarray"
 """What a public function takes as points, and gives back in kind."""
+
+PointSource: TypeAlias = object
+"""Anything that `rieszflow.stream` accepts: arrays, tensors, data frames, batches, data loaders, paths, …"""
 
 PointsT = TypeVar("PointsT", "torch.Tensor", "np.ndarray")
 """In a signature: tensors in, a tensor out; arrays in, an array out. Both together are taken, too, and give a tensor."""

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra import validate
-from rieszflow._infra.files import Format, Json, load_header, load_tensors, one_line, save_tensors
+from rieszflow._infra.files import Format, Json, load_header, load_tensors, save_tensors
+from rieszflow._infra.text import one_line
 from rieszflow._types import PointsT, Progress, ProgressCallback
 from rieszflow.errors import FileError, InputError, RunError
 from rieszflow.flow.segments import Plan, Segment, Step

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._infra.files import Json, one_line
+from rieszflow._infra.files import Json
 from rieszflow._infra.notices import notice
+from rieszflow._infra.text import one_line, shorten
 from rieszflow.constraints import Known, Leading, Mask, Pool, heard
 from rieszflow.data import Columns, Dataset, as_points, scaled
 from rieszflow.data.points import plain_numbers
@@ -203,8 +204,7 @@ def _each(values: np.ndarray, n: int, what: str) -> Tensor:
 def _shown(condition: object) -> str:
     if isinstance(condition, (Tensor, np.ndarray)):
         return f"shape {tuple(condition.shape)} of {condition.dtype}"
-    text = repr(condition)
-    return text if len(text) <= 60 else text[:60] + "…"
+    return shorten(repr(condition), 60)
 
 
 def _listed(classes: Sequence[int]) -> str:

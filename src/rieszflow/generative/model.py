@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from rieszflow import data
 from rieszflow._infra import validate
-from rieszflow._infra.files import one_line, out_of_memory
+from rieszflow._infra.files import out_of_memory
 from rieszflow._infra.isolation import torch_defaults
 from rieszflow._infra.notices import notice
+from rieszflow._infra.text import one_line
 from rieszflow._types import Points, Progress, ProgressCallback, Seed
 from rieszflow.constraints import Known, Pool
 from rieszflow.data import Dataset

@@ -172,7 +172,7 @@ def test_sketches_that_do_not_fit():
         one.update(y, x_weights=torch.ones(len(y)))
     with pytest.raises(ValueError, match="the sketch is empty"):
         one.empty().gradient(x)
-    with pytest.raises(ValueError, match="`statistic` must .* got 'W'"):
+    with pytest.raises(ValueError, match="statistic: 'W' given"):
         one.distance(y, statistic="W")
     with pytest.raises(ValueError, match="directions: 'haar' given"):
         SliceSketch(x, directions="haar")

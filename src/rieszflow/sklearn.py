@@ -80,7 +80,7 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         seed = self._seed()
         points = self._points(X, reset=True)
         scale = "columns" if self.scale == "auto" and hasattr(self, "feature_names_in_") else self.scale
-        self.sketch_ = SliceSketch.of(points, slices=self.slices, directions=self.directions, seed=seed, scale=scale)
+        self.sketch_ = SliceSketch.from_points(points, slices=self.slices, directions=self.directions, seed=seed, scale=scale)
         return self
 
     def test(self, X: Any) -> TwoSampleTest:
@@ -123,7 +123,7 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         return level
 
     def _seed(self) -> int:
-        return validate.whole_seed(0 if self.random_state is None else self.random_state, "random_state")
+        return validate.integer_seed(0 if self.random_state is None else self.random_state, "random_state")
 
 
 def _columns(X: Any) -> list[Any]:

@@ -37,7 +37,11 @@ def test_json_is_the_librarys_numbers(folder):
     done = rieszflow("compare", "old.npy", "same.npy", "--json", "--top", 1, "--seed", 4, cwd=folder)
     found = json.loads(done.stdout)
     want = rf.two_sample_test(folder / "old.npy", folder / "same.npy", seed=4)
-    assert (found["pvalue"], found["distance"], found["interval"]) == (want.pvalue, want.distance, list(want.interval))
+    assert (found["pvalue"], found["distance"], found["interval"]) == (
+        want.pvalue,
+        want.statistic,
+        list(want.confidence_interval),
+    )
     assert found["pvalue"] > 0.01 and len(found["columns"]) == 1 and found["n"] == [4000, 900]
 
 
@@ -71,12 +75,12 @@ def test_sketches_are_merged(folder):
         (["compare", "old.npy", "none.npy"], "none.npy: no such file or folder"),
         (["compare", "old.npy", "none.sketch"], "none.sketch: no such file"),
         (["compare", "old.npy", "flat.npy"], "points of dimension d = 1 given, x has d = 3"),
-        (["compare", "old.npy", "new.npy", "--permutations", 0], "permutations: 0 given"),
+        (["compare", "old.npy", "new.npy", "--permutations", 0], "`permutations` must be a positive integer, got 0"),
         (["compare", "old.npy", "new.npy", "--out", "a.jpg"], "--out: a.jpg given; a name that ends in .png"),
         (["compare", "old.npy", "foreign.sketch"], "foreign.sketch: damaged, or no safetensors file"),
-        (["compare", "old.npy", "bad.npy"], "bad.npy, batch 0: contains NaN or infinity"),
-        (["sketch", "bad.npy", "-o", "b.sketch"], "bad.npy, batch 0: contains NaN or infinity"),
-        (["sketch", "old.npy", "-o", "b.sketch", "--slices", 0], "slices: 0 given"),
+        (["compare", "old.npy", "bad.npy"], "bad.npy, batch 0 must be finite, got NaN or infinity"),
+        (["sketch", "bad.npy", "-o", "b.sketch"], "bad.npy, batch 0 must be finite, got NaN or infinity"),
+        (["sketch", "old.npy", "-o", "b.sketch", "--slices", 0], "`slices` must be a positive integer, got 0"),
         (
             ["sketch", "old.npy", "flat.npy", "-o", "b.sketch"],
             "flat.npy: must have points of dimension 3",

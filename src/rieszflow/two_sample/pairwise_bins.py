@@ -23,7 +23,7 @@ from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Stream
 from rieszflow.directions import Directions
 from rieszflow.kernels import Riesz
-from rieszflow.sketch.plan import Drawn
+from rieszflow.sketch.plan import SliceSettings
 
 __all__ = ["Binned", "Merged"]
 
@@ -79,11 +79,11 @@ class Binned:
         points: Stream,
         group: np.ndarray,
         sizes: np.ndarray,
-        slices: Drawn,
+        slices: SliceSettings,
         progress: ProgressCallback | None,
     ) -> Binned:
         P, n = slices.slices, len(group)
-        validate.affordable("slices", P, 2 * n)
+        validate.fits_memory("slices", P, 2 * n)
         some, parts = _sample(points, group, sizes)
         like = torch.from_numpy(some)
         frames = _frames(slices.random(like), some, parts)

@@ -2,12 +2,11 @@
 Train on your own images
 ========================
 
-A folder of equally large pictures becomes a model that turns noise into more of them.
+Train a model that generates images like those in a folder.
 """
 
 # %%
-# The pictures here are scikit-learn's digits, written out as PNG files, as yours
-# may lie on a disk.
+# The images here are scikit-learn's digits, written as PNG files.
 
 import tempfile
 from pathlib import Path
@@ -25,9 +24,9 @@ for k, image in enumerate(load_digits().images):
     Image.fromarray((image * 15.9).astype("uint8")).save(folder / f"{k:04}.png")
 
 # %%
-# `rieszflow.data.load` reads them as numbers between 0 and 1, and keeps some back.
-# A recorded flow needs no network: particles move from noise to the images, and
-# what moved them is written down. New noise then goes the same way.
+# `rieszflow.data.load` reads them as numbers between 0 and 1 and holds some of them
+# out. A recorded flow needs no network: particles move from noise to the images, and
+# the flow is recorded. New noise then follows the recording.
 
 dataset = rf.data.load(folder, held_out=0.2, seed=0)
 print(dataset.train.shape, dataset.held_out.shape)
@@ -44,8 +43,7 @@ flow = rf.GenerativeFlow(
 ).fit(dataset)
 
 # %%
-# Fresh samples, and below each the training image that is nearest to it. Samples
-# are not copies.
+# New samples, and below each the nearest training image. Samples are not copies.
 
 samples = flow.sample(12, seed=1)
 nearest = dataset.train[
@@ -59,8 +57,8 @@ for row, shown in zip(axes, (samples, nearest), strict=True):
 plt.show()
 
 # %%
-# How good are they? The energy distance to images that were kept back, unbiased,
-# beside that of training images. Around 0 is as good as the data.
+# Quality: the unbiased energy distance to held-out images, compared with that of
+# training images. Around 0 is as good as the data.
 
 held = dataset.held_out.flatten(1)
 fresh = flow.sample(1000, seed=2)
@@ -69,8 +67,8 @@ for name, x in (("samples", fresh), ("training images", dataset.train)):
     print(f"{name}: {distance.item():.4f}")
 
 # %%
-# A run of a few minutes is better made at a terminal, where it shows its progress
-# and can be resumed after anything:
+# Longer runs are best made on the command line, which shows progress and can resume
+# them after an interruption:
 #
 # .. code-block:: sh
 #
@@ -78,4 +76,5 @@ for name, x in (("samples", fresh), ("training images", dataset.train)):
 #    rieszflow evaluate runs/photos
 #    rieszflow sample runs/photos -n 1000 --out samples.npz
 #
-# Settings for larger images are in the presets: :doc:`/fashion-mnist` and :doc:`/photographs` show what they give.
+# The presets have settings for larger images: see :doc:`/fashion-mnist` and
+# :doc:`/photographs`.

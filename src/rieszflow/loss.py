@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rieszflow import engines, exact
+from rieszflow import engines, exact, sliced
 from rieszflow._infra import validate
 from rieszflow._infra.autograd import draw_outside_transforms, may_be_recomputed, recomputing
 from rieszflow._infra.isolation import isolated_numerics
@@ -22,7 +22,6 @@ from rieszflow.directions import KINDS, PatchSlices
 from rieszflow.engines import Problem
 from rieszflow.errors import DerivativeError, InputError, InputTypeError
 from rieszflow.kernels import Kernel, Riesz, check_kernel
-from rieszflow.sliced import prepared
 
 __all__ = ["SlicedMMDLoss", "flat"]
 
@@ -81,8 +80,8 @@ def _evaluated(x: Tensor, y: Tensor, seed: Tensor, setting: int, need_x: bool, n
     else:
         # The error of bins is far below that of some hundred slices, and their loops are faster for batches, too.
         engine = "bins" if it.slices == it.engine == "auto" else it.engine
-        work = prepared(pair, Problem(it.kernel, need), it.many(x.shape[-1]), it.directions, engine, int(seed))
-        result = work.evaluate(pair.x, pair.y)
+        slices = it.many(x.shape[-1])
+        result = sliced.evaluate(pair, Problem(it.kernel, need), slices, it.directions, engine, int(seed))
         value, by_x, by_y = result.value, result.x, result.y
     assert value is not None
     by_x, by_y = (x.new_empty(0) if t is None else t.to(x.dtype) for t in (by_x, by_y))

@@ -177,7 +177,7 @@ def info(
 ) -> None:
     """What a run is and how far it has come; without a run: data sets and presets."""
     from rieszflow import report
-    from rieszflow._infra.files import printable
+    from rieszflow._infra.text import printable
     from rieszflow.data import NAMED
     from rieszflow.generative import Run, presets
 

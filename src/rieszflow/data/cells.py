@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rieszflow._infra.extras import extra
-from rieszflow._infra.files import one_line
+from rieszflow._infra.text import one_line
 from rieszflow.data.streams import Stream, stream
 from rieszflow.data.tables import is_frame
 from rieszflow.errors import DatasetError, InputError, InputTypeError

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Iterable, Sequence
 
+from rieszflow._infra.text import suggestion
 from rieszflow.data.options import Reading
 from rieszflow.errors import DatasetError
 
@@ -41,9 +41,7 @@ def different(name: str, names: list[str]) -> list[str]:
 def known(name: str, names: list[str], asked: Iterable[str]) -> None:
     for column in asked:
         if column not in names:
-            close = difflib.get_close_matches(column, names, 1)
-            mean = f"did you mean {close[0]!r}?" if close else f"it has {named(names, 20)}"
-            raise DatasetError(f"{name}: no column {column!r}; {mean}")
+            raise DatasetError(f"{name}: no column {column!r}; {suggestion(column, names) or 'it has ' + named(names, 20)}")
 
 
 def without_index(names: list[str], columns: list[str], left: dict[str, str], index: Collection[str]) -> list[str]:

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from rieszflow._infra.files import one_line
 from rieszflow._infra.notices import notice
+from rieszflow._infra.text import one_line
 from rieszflow.data.columns import different, other_delimiter
 from rieszflow.data.options import Reading
 from rieszflow.data.parts import PLAIN, Part, mixed

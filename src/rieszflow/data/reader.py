@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rieszflow._infra.files import one_line
 from rieszflow._infra.notices import notice
+from rieszflow._infra.text import one_line
 from rieszflow.data.arrow import is_list, label_values, seconds, storage
 from rieszflow.data.options import Reading
 from rieszflow.data.parts import PLAIN, Part, is_missing, mixed

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from rieszflow._infra.files import one_line
 from rieszflow._infra.notices import Notice, notice
+from rieszflow._infra.text import one_line
 from rieszflow.data.arrow import arrow, extensions, index_columns, is_list, is_single, storage, why_not
 from rieszflow.data.columns import difference, different, known, named, other_delimiter, without_index
 from rieszflow.data.csv_file import CsvFile

@@ -64,7 +64,7 @@ class Displacement(nn.Module):
         if k:
             flat = torch.cat([flat.new_zeros(len(flat), k), flat], 1)
         elif self.condition.known is not None:
-            flat = flat - self.condition.known.part(flat)
+            flat = flat - self.condition.known.project(flat)
         return flat if normalised else flat * self.scale
 
 
@@ -219,7 +219,7 @@ def displace(phi: Displacement, x: Tensor, clip: bool, batch_size: int = 500) ->
     phi.eval()
     out = torch.cat([part - phi(part) for part in x.split(batch_size)])
     out = out.clamp_(0, 1) if clip else out
-    return out if phi.condition.known is None else phi.condition.known.put(out, x)
+    return out if phi.condition.known is None else phi.condition.known.restore(out, x)
 
 
 def as_data(x: Tensor, level: Level) -> Tensor:

@@ -32,12 +32,12 @@ from rieszflow._infra.files import (
     is_temporary,
     load_header,
     load_tensors,
-    one_line,
     read_text,
     remove_leftovers,
     save_tensors,
 )
 from rieszflow._infra.notices import notice
+from rieszflow._infra.text import one_line
 from rieszflow.data import Columns
 from rieszflow.errors import FileError, RunError, WriteError
 from rieszflow.generative.checks import MOST, is_whole, shown

@@ -74,9 +74,13 @@ class Plan:
         return directions.sample(self.kinds[kind], self.slices[kind], self.d, like, generator)
 
 
+_RENAMED_FIELDS = {"scale": "stretch", "one": "single_patch"}  # of `PatchSlices`, in recordings of older versions
+
+
 def _kind(content: object, d: int) -> Kind:
     if isinstance(content, dict):
-        patches = PatchSlices(**{**content, "shape": tuple(content["shape"])})
+        fields = {_RENAMED_FIELDS.get(name, str(name)): value for name, value in content.items()}
+        patches = PatchSlices(**{**fields, "shape": tuple(content["shape"])})
         if patches.d != d:
             raise ValueError(f"slices of images {patches.shape} for points with d = {d}")
         return patches

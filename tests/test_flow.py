@@ -185,7 +185,9 @@ def test_batches_of_targets_take_turns():
 def test_lists_of_other_lengths_are_refused():
     y = torch.rand(30, 36)
     for name, value in (("slices", [3]), ("momentum", [0.1] * 3), ("step_size", [1.0])):
-        with pytest.raises(ValueError, match=f"`{name}` must be one value, or one for each of 2 kinds of directions, got . values"):
+        with pytest.raises(
+            ValueError, match=f"`{name}` must be one value, or one for each of 2 kinds of directions, got . values"
+        ):
             rf.ParticleFlow(y, directions=["hadamard", "orthogonal"], **{name: value})
     with pytest.raises(ValueError, match="`directions` must not be given if slices is None"):
         rf.ParticleFlow(y, directions=["hadamard", "orthogonal"], slices=None)

@@ -57,7 +57,7 @@ def recordings(path):
 
 def use_sketch(path):
     sketch = rf.SliceSketch.load(path)
-    found = [] if sketch.kept is None else [sketch.kept]
+    found = [] if sketch.reservoir is None else [sketch.reservoir]
     if sketch.n > 1:
         x = points(20, 3, 4)
         found += [torch.tensor(sketch.distance(x, statistic=s)) for s in ("V", "U")]

@@ -143,7 +143,7 @@ def test_a_kill_while_a_missing_network_is_trained_again(run, whole):
 def test_other_networks_than_before_are_not_kept(run, whole, monkeypatch):
     """Where training again gives other weights, as it may on a GPU, what came after them is trained again, too."""
     network(run, 1).unlink()
-    monkeypatch.setattr(rf.step_sizes, "_STEP", 0.3)
+    monkeypatch.setattr(rf.flow.schedule, "_STEP", 0.3)
     before = [network(run, n).read_bytes() for n in (2, 3)]
     with pytest.warns(Notice):
         flow = resume(run)
@@ -175,7 +175,7 @@ def test_a_network_of_another_run(run, other, number):
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_a_network_of_a_run_with_equal_settings(run, tmp_path, monkeypatch, number):
     """As on a GPU, where two runs are never the same: only the chain of checksums tells their networks apart."""
-    monkeypatch.setattr(rf.step_sizes, "_STEP", 0.3)
+    monkeypatch.setattr(rf.flow.schedule, "_STEP", 0.3)
     twin = rf.GenerativeFlow(**TINY).fit(points(), run=tmp_path / "twin").run.path
     shutil.copy(network(twin, number), network(run, number))
     where = "state" if number == 3 else "networks"  # the last one of all has no network after it to tell
@@ -190,7 +190,7 @@ def test_a_state_of_another_run(run, other, tmp_path, monkeypatch):
     shutil.copy(other / "state.safetensors", run)
     refused(lambda: resume(run), "state.safetensors: trained with other data", "fingerprint")
     assert sample(run).shape == (5, 2)  # which needs no state
-    monkeypatch.setattr(rf.step_sizes, "_STEP", 0.3)
+    monkeypatch.setattr(rf.flow.schedule, "_STEP", 0.3)
     twin = rf.GenerativeFlow(**TINY).fit(points(), run=tmp_path / "twin").run.path
     shutil.copy(twin / "state.safetensors", run)
     refused(lambda: resume(run), "state.safetensors: belongs to another run: ", "0003.safetensors is not its")

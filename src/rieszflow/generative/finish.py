@@ -65,7 +65,7 @@ def finish_part(context: Context, state: State) -> State:
         state = replace(state, fresh=fresh, fresh_velocities=velocities, path=path)
         row = {**_row_head(context, state), "megabytes": segment.nbytes / 1e6}
         row |= _distances(stage, {"particles": shown, "fresh_samples": as_data(fresh, stage.level)})
-        checksum = context.run.save_network(state.network, segment.tensors(), {})
+        checksum = context.run.save_network(state.network, segment.to_tensors(), {})
         rows = (*state.rows[: state.network - 1], {**row, "seconds": dict(state.seconds), "network_checksum": checksum})
         state = replace(state, after=checksum, rows=rows)
         context.run.write_metrics(state.rows)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rieszflow._infra import ranks
 from rieszflow._infra.files import Json
 from rieszflow.flow import ParticleFlow
-from rieszflow.flow.recording import Segment
+from rieszflow.flow.segments import Segment
 from rieszflow.generative.processes import Processes
 
 if TYPE_CHECKING:
@@ -174,14 +174,14 @@ class Flow(Kind):
 
     def save(self, name: str, value: Any, here: Processes) -> Tensors:
         flow: ParticleFlow = value
-        written = {} if flow.recorder is None else flow.recorder.segment.tensors()
+        written = {} if flow.recorder is None else flow.recorder.segment.to_tensors()
         return {f"{name}.{key}": t for key, t in flow.state().items()} | {f"recorded.{key}": t for key, t in written.items()}
 
     def load(self, name: str, tensors: Tensors, blank: Any, here: Processes) -> ParticleFlow:
         flow: ParticleFlow = blank
         flow.load_state(below(tensors, name))
         if flow.recorder is not None:
-            flow.recorder.segment = Segment.of(flow.recorder.plan, below(tensors, "recorded"))
+            flow.recorder.segment = Segment.from_tensors(flow.recorder.plan, below(tensors, "recorded"))
         return flow
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from rieszflow.constraints import Constraint, Pool
 from rieszflow.data import Dataset
 from rieszflow.data.loading import holds_table
 from rieszflow.errors import ConfigError, InputError, RunError
-from rieszflow.flow.recording import Segment
+from rieszflow.flow.segments import Segment, replay
 from rieszflow.generative.condition import Condition, setting_of
 from rieszflow.generative.config import Config
 from rieszflow.generative.context import DrawCallback
@@ -281,16 +282,18 @@ class GenerativeFlow(OnHub):
         assert self.run is not None
         plan = level.plan()
         # Slices and tables are made anew for every batch, so batches are larger than a network's.
-        batches = [(part, Segment(plan).rest()) for part in x.split(max(batch_size, _PUSHED))]
-        for number in range(level.first, end + 1):
-            try:
-                segment = Segment.of(plan, self.run.load_network(number))
-            except (KeyError, ValueError, TypeError, IndexError) as error:
-                raise RunError(f"{self.run.network_file(number)}: does not fit the run ({one_line(error)})") from None
-            batches = [segment.push(part, velocities) for part, velocities in batches]
-            if progress is not None:
-                progress(Progress("stages", number, last))
-        return torch.cat([part for part, _ in batches])
+        run = self.run
+
+        def segments() -> Iterator[Segment]:
+            for number in range(level.first, end + 1):
+                try:
+                    yield Segment.from_tensors(plan, run.load_network(number))
+                except (KeyError, ValueError, TypeError, IndexError) as error:
+                    raise RunError(f"{run.network_file(number)}: does not fit the run ({one_line(error)})") from None
+                if progress is not None:
+                    progress(Progress("stages", number, last))
+
+        return torch.cat(replay(segments(), x.split(max(batch_size, _PUSHED))))
 
     def _load_weights(self, phi: Displacement, number: int) -> None:
         assert self.run is not None

@@ -9,8 +9,8 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from rieszflow._clouds import Batches, Cloud, Need, Pair
 from rieszflow._infra.ranks import Group
+from rieszflow._types import Batches, Cloud, Need, Pair
 from rieszflow.directions import Directions
 from rieszflow.errors import InputError
 from rieszflow.kernels import Kernel
@@ -119,7 +119,7 @@ class Engine(ABC):
             parts = [part for part in (getattr(result, name) for result in results) if part is not None]
             return torch.stack(parts).view(*shape, *parts[0].shape) if parts else None
 
-        return Result(*map(stack, _TENSORS))
+        return Result(stack("value"), stack("x"), stack("y"), stack("a"), stack("b"))
 
     @abstractmethod
     def _evaluate(self, pair: Pair, directions: Directions, problem: Problem) -> Result:

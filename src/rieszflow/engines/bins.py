@@ -8,9 +8,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from rieszflow import histograms
-from rieszflow._clouds import Batches, Cloud, Need, Pair
 from rieszflow._infra.notices import notice
 from rieszflow._infra.workspace import Workspace
+from rieszflow._types import Batches, Cloud, Need, Pair
 from rieszflow.directions import Directions
 from rieszflow.engines.base import Engine, Problem, Result
 from rieszflow.histograms import GRID_TENSORS, BinGrid, CdfEvaluator, Evaluator, FftEvaluator, Histogram
@@ -31,17 +31,15 @@ class Bins(Engine):
 
     def refusal(self, problem: Problem) -> str | None:
         if problem.need.weights:
-            return (
-                "`x_weights` and `y_weights` must not require gradients with engine 'bins'; use engine='sort' (Riesz(1.0)), or mmd2"
-            )
+            return "`x_weights` and `y_weights` must not require gradients with engine 'bins'; use engine 'sort' or mmd2"
         return None
 
     def _evaluate(self, pair: Pair, directions: Directions, problem: Problem) -> Result:
         kernel, need, group, P = problem.kernel, problem.need, problem.group, directions.P
         if isinstance(kernel, Riesz) and kernel.r < 1 and (need.x or need.y):
             notice(
-                f"kernel: gradients of {kernel!r} on slices can be wrong by their own size, because forces grow without bound as "
-                "points meet and bins do not resolve that (values are right); mmd2_gradient is exact"
+                f"kernel: gradients of {kernel!r} on slices can be wrong by their own size, because forces grow without bound "
+                "as points meet and bins do not resolve that (values are right); mmd2_gradient is exact"
             )
         total = Result()
         for grid in histograms.choose_grids(pair.x.points, pair.y.points, directions, kernel, value=need.value, group=group):

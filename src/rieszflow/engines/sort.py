@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._clouds import Cloud, Need, Pair
 from rieszflow._infra.jit import parallel_for
 from rieszflow._infra.scaling import power_of_two, within_range
+from rieszflow._types import Cloud, Need, Pair
 from rieszflow.directions import Directions
 from rieszflow.engines import sort_loops
 from rieszflow.engines.base import Engine, Problem, Result
@@ -98,7 +98,7 @@ def _on_part(part: Directions, pair: Pair, centre: Tensor, scale: float, need: N
 
 
 def _self_factor(cloud: Cloud, unbiased: bool) -> Tensor:
-    """Return 1/(1 − Σw²), (..., 1, 1), which turns a mean over all pairs into one over distinct pairs; 1 for the V-statistic."""
+    """Return 1/(1 − Σw²), (..., 1, 1), which turns a mean over all pairs into one over distinct pairs; 1 for V."""
     x, w = cloud.points, cloud.weights
     if not unbiased:
         return x.new_ones(1, 1)

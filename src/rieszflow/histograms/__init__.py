@@ -22,7 +22,7 @@ from rieszflow.histograms.loops import TAIL, tail_edge
 from rieszflow.histograms.replay import StepTables, record_step, replay_step
 
 __all__ = [
-    "BINS", "GRID_TENSORS", "TAIL", "BinGrid", "CdfEvaluator", "Evaluator", "FftEvaluator", "Histogram", "Projector", "StepTables",
-    "choose_bins", "choose_grids", "count_batches", "make_projectors", "record_step", "replay_step", "select_backend",
-    "split_directions", "tail_edge", "uses_cdf",
+    "BINS", "GRID_TENSORS", "TAIL", "BinGrid", "CdfEvaluator", "Evaluator", "FftEvaluator", "Histogram", "Projector",
+    "StepTables", "choose_bins", "choose_grids", "count_batches", "make_projectors", "record_step", "replay_step",
+    "select_backend", "split_directions", "tail_edge", "uses_cdf",
 ]  # fmt: skip

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._clouds import Cloud
 from rieszflow._infra.jit import parallel_for, threads, tile_width
 from rieszflow._infra.workspace import Workspace, empty_like
+from rieszflow._types import Cloud
 from rieszflow.directions import Hadamard, Local
 from rieszflow.histograms import loops, patch_loops
 from rieszflow.histograms.grid import BinGrid, PiecewiseLinear, Projector, check_inside
@@ -266,9 +266,7 @@ def _spread_part(counts: Tensor) -> Tensor:
     return torch.minimum(counts, STEEP * torch.minimum(padded[:, :-2], padded[:, 2:]))
 
 
-_HADAMARD = _Fused(
-    loops.fused_extent, loops.fused_count, loops.fused_look_up, _whole, lambda projector: projector.directions.n
-)
+_HADAMARD = _Fused(loops.fused_extent, loops.fused_count, loops.fused_look_up, _whole, lambda projector: projector.directions.n)
 # A tile of images may be twice as large: it is swept once per patch instead of once per level of the transform.
 _PATCHES = _Fused(
     patch_loops.patch_extent,

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._clouds import Batches
 from rieszflow._infra.notices import notice
 from rieszflow._infra.ranks import Group, all_reduce_range, all_reduce_sum, offset
 from rieszflow._infra.scaling import power_of_two, within_range
+from rieszflow._types import Batches
 from rieszflow.directions import Directions, Hadamard, Local
 from rieszflow.errors import InputError
 from rieszflow.histograms.backends import select_backend
@@ -123,7 +123,7 @@ def uniform_bins(projector: Projector, x: Tensor, y: Tensor, kernel: Kernel, gro
     B = 1 << math.ceil(math.log2(max(_bins_needed(kernel, n, length), 512)))
     if kernel.basis_scale(n) is not None and span > 1e-30 and kernel.length > _WIDEST * length:
         notice(
-            f"kernel: {kernel!r} is more than {_WIDEST:.0e} times as wide as the spread of the points, so its values are nearly "
+            f"kernel: {kernel!r} is more than {_WIDEST:.0e} times as wide as the points' spread, so its values are nearly "
             "equal and slices keep few digits of their differences; mmd2_gradient is exact"
         )
     width = span / (B - 4)
@@ -136,7 +136,7 @@ def _bins_needed(kernel: Kernel, n: int, length: float) -> float:
     needed = _RIESZ_BINS if wave is None else float(np.float64(_PER_WAVE * length) / wave)
     if needed > _MOST_BINS:
         raise InputError(
-            f"`kernel` must be wide enough for {_MOST_BINS} bins to resolve it on the widest slice, of length {length:.3g}, got "
-            f"{kernel!r}, which needs {needed:.3g} bins; use mmd2 and mmd2_gradient"
+            f"`kernel` must be resolved by {_MOST_BINS} bins on the widest slice, of length {length:.3g}, got {kernel!r}, "
+            f"which needs {needed:.3g}; use mmd2 and mmd2_gradient"
         )
     return needed

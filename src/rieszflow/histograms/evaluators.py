@@ -9,8 +9,8 @@ Inside a bin F rises linearly, which is right up to O(B⁻²) for smooth densiti
 (`loops.STEEP`), count as ties, by their mid-rank.
 
 Other kernels are convolved along the bins by FFT. The counts of a bin are spread evenly over it. Then the derivative of the
-potential at bin edges is a discrete convolution with the differences of the kernel's one-dimensional slice; between the edges it
-is taken as linear. Bins have one width on all slices, cover all points, and resolve the slice (`Kernel.basis_scale`).
+potential at bin edges is a discrete convolution with the differences of the kernel's one-dimensional slice; between the edges
+it is taken as linear. Bins have one width on all slices, cover all points, and resolve the slice (`Kernel.basis_scale`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._clouds import Cloud
 from rieszflow._infra.jit import parallel_for
 from rieszflow._infra.scaling import times_power_of_two
+from rieszflow._types import Cloud
 from rieszflow.histograms import loops
 from rieszflow.histograms.backends import select_backend
 from rieszflow.histograms.grid import PiecewiseLinear

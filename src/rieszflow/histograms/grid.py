@@ -109,8 +109,7 @@ class PiecewiseLinear:
 
     Attributes:
         values: Its value at the left edge and its rise over the bin, (P, bins, 2) float32.
-        own: The value and rise, (2,) float32, that a point of weight one causes in its own bin and that must be subtracted; None
-            for zero.
+        own: The value and rise that a point of weight one causes in its own bin, (2,) float32, to be subtracted; or None.
     """
 
     values: Tensor

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rieszflow._clouds import Batches, Cloud
 from rieszflow._infra.ranks import Group, all_reduce_sum, total
 from rieszflow._infra.workspace import Workspace
+from rieszflow._types import Batches, Cloud
 from rieszflow.histograms.backends import select_backend
 from rieszflow.histograms.grid import BinGrid
 from rieszflow.histograms.loops import TAIL

@@ -4,10 +4,10 @@ A slice's table has TAIL geometric bins, B equal ones over the range, and TAIL g
 octave and 32 octaves: a point 10⁷ ranges away still has a bin of its own magnitude, so outliers and heavy tails cost neither
 memory nor resolution.
 
-`fused_count` and `fused_look_up` are the hot path of the library. A thread never holds more than a tile of projections: row r of
-a tile holds m projections on slice first + r, from place r·T on. Functions take many rows, because Numba counts references to
-every array at a call, inlined or not, which costs as much as the work on a row. All numbers are 32 bits wide, constants too: with
-Numba's usual 64 a vector would hold half as many.
+`fused_count` and `fused_look_up` are the hot path of the library. A thread never holds more than a tile of projections: row r
+of a tile holds m projections on slice first + r, from place r·T on. Functions take many rows, because Numba counts references
+to every array at a call, inlined or not, which costs as much as the work on a row. All numbers are 32 bits wide, constants too:
+with Numba's usual 64 a vector would hold half as many.
 
 Loops for `parallel_for` begin with the arguments (first, last, worker, size of a tile). `bins` is (low, inverse, B) of a
 `BinGrid`, `source` is (points, shift, scale).
@@ -22,11 +22,6 @@ import numpy as np
 
 from rieszflow._infra.jit import OPTIONS
 from rieszflow.directions.loops import backward, forward
-
-__all__ = [
-    "FIRST", "PER_OCTAVE", "STEEP", "TAIL", "count_rows", "cumulate", "decode_step", "encode_step", "extend_rows", "fused_count",
-    "fused_extent", "fused_look_up", "integrals", "locate", "look_up_rows", "merge", "tail_edge", "tile_count", "tile_look_up",
-]  # fmt: skip
 
 TAIL = 64
 PER_OCTAVE = 2

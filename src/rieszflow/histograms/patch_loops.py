@@ -18,8 +18,6 @@ from rieszflow._infra.jit import OPTIONS
 from rieszflow.directions.loops import butterflies, scale_rows
 from rieszflow.histograms.loops import count_rows, extend_rows, look_up_rows
 
-__all__ = ["patch_count", "patch_extent", "patch_look_up"]
-
 
 @numba.njit(**OPTIONS)
 def mix_channels(image, colours, T):

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._clouds import Cloud, Pair
 from rieszflow._infra.jit import parallel_for
 from rieszflow._infra.ranks import Group, total
 from rieszflow._infra.workspace import Workspace
+from rieszflow._types import Cloud, Pair
 from rieszflow.directions import Directions
 from rieszflow.histograms import loops
 from rieszflow.histograms.backends import empty_lines, select_backend

@@ -83,7 +83,7 @@ class Binned:
         progress: ProgressCallback | None,
     ) -> Binned:
         P, n = slices.slices, len(group)
-        validate.affordable("slices", P, 2 * n)
+        validate.fits_memory("slices", P, 2 * n)
         some, parts = _sample(points, group, sizes)
         like = torch.from_numpy(some)
         frames = _frames(slices.random(like), some, parts)
@@ -183,7 +183,9 @@ def _frames(drawn: Directions, some: np.ndarray, parts: list[slice]) -> list[his
     """Return the projections, with the origin in the narrowest group, because they are most precise near the origin."""
     spread = [np.abs(some[part] - np.median(some[part], 0)).mean() for part in parts]
     narrowest = some[parts[int(np.argmin(spread))]]
-    return histograms.frames(drawn, np.concatenate([some, np.resize(narrowest, (31, some.shape[1]))]), torch.from_numpy(some))
+    return histograms.make_projectors(
+        drawn, np.concatenate([some, np.resize(narrowest, (31, some.shape[1]))]), torch.from_numpy(some)
+    )
 
 
 def _edges(x: np.ndarray) -> np.ndarray:

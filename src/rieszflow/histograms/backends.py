@@ -17,7 +17,7 @@ from torch import Tensor
 from rieszflow._infra.jit import parallel_for, threads, tile_width
 from rieszflow._infra.workspace import Workspace, empty_like
 from rieszflow._types import Cloud
-from rieszflow.directions import Hadamard, Local
+from rieszflow.directions import HadamardDirections, PatchDirections
 from rieszflow.histograms import loops, patch_loops
 from rieszflow.histograms.grid import BinGrid, PiecewiseLinear, Projector, check_inside
 from rieszflow.histograms.loops import FIRST, PER_OCTAVE, STEEP, TAIL
@@ -148,18 +148,18 @@ class _Tiled(_Cpu):
 
 
 def _whole(projector: Projector) -> tuple[object, ...]:
-    assert isinstance(projector.directions, Hadamard)
+    assert isinstance(projector.directions, HadamardDirections)
     return projector.directions.signs[0].numpy(), projector.directions.P
 
 
 def _patches(projector: Projector) -> tuple[object, ...]:
-    local = projector.directions
-    assert isinstance(local, Local)
-    places, rows = (np.array([getattr(block, name) for block in local.blocks], np.int32) for name in ("place", "rows"))
-    kind, basis = local.kind, local.kind.colours
+    directions = projector.directions
+    assert isinstance(directions, PatchDirections)
+    places, rows = (np.array([getattr(block, name) for block in directions.blocks], np.int32) for name in ("patch", "rows"))
+    kind, basis = directions.kind, directions.kind.colour_basis
     colours = np.empty((0, 0), np.float32) if basis is None else basis.float().numpy()
-    unit, condition_scale = np.float32(1 / (kind.scale * local.n)), np.float32(kind.heed * kind.scale)
-    return local.signs.numpy(), places, rows, local.pixels.numpy(), unit, colours, kind.condition, condition_scale
+    unit, condition_scale = np.float32(1 / (kind.stretch * directions.n)), np.float32(kind.condition_scale * kind.stretch)
+    return directions.signs.numpy(), places, rows, directions.pixels.numpy(), unit, colours, kind.condition, condition_scale
 
 
 def _bins(grid: BinGrid) -> tuple[object, ...]:
@@ -283,6 +283,6 @@ def select_backend(projector: Projector) -> Backend:
     directions = projector.directions
     if projector.shift.device.type != "cpu":
         return _TORCH
-    if isinstance(directions, Local):
+    if isinstance(directions, PatchDirections):
         return _PATCHES
-    return _HADAMARD if isinstance(directions, Hadamard) and directions.first == 0 else _TILED
+    return _HADAMARD if isinstance(directions, HadamardDirections) and directions.first == 0 else _TILED

@@ -12,7 +12,7 @@ from rieszflow._infra.notices import notice
 from rieszflow._infra.ranks import Group, all_reduce_range, all_reduce_sum, offset
 from rieszflow._infra.scaling import power_of_two, within_range
 from rieszflow._types import Batches
-from rieszflow.directions import Directions, Hadamard, Local
+from rieszflow.directions import Directions, HadamardDirections, PatchDirections
 from rieszflow.errors import InputError
 from rieszflow.histograms.backends import select_backend
 from rieszflow.histograms.grid import BinGrid, Projector, check_inside, split_directions
@@ -82,7 +82,7 @@ def n_bins_for(directions: Directions, points: int) -> int:
 
     Dense directions, which serve small d, keep all bins: integers project to integers, and empty bins keep them apart.
     """
-    many = points // _PER_BIN if isinstance(directions, (Hadamard, Local)) else BINS
+    many = points // _PER_BIN if isinstance(directions, (HadamardDirections, PatchDirections)) else BINS
     return max(_FEWEST_BINS, min(BINS, 1 << max(0, many.bit_length() - 1)))
 
 

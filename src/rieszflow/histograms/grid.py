@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow.directions import Directions, Hadamard, Local
+from rieszflow.directions import Directions, HadamardDirections, PatchDirections
 from rieszflow.errors import InputError
 
 __all__ = ["GRID_TENSORS", "BinGrid", "PiecewiseLinear", "Projector", "check_inside", "split_directions"]
@@ -24,9 +24,9 @@ GRID_TENSORS = ("low", "inverse", "shift", "scale", "B")
 def split_directions(directions: Directions) -> Sequence[Directions]:
     """Split directions into parts that are processed together, in float32, because bins resolve no more."""
     directions = directions.to_float32()
-    if isinstance(directions, Hadamard):
+    if isinstance(directions, HadamardDirections):
         return directions.blocks()
-    return directions.split(_PATCH_PART if isinstance(directions, Local) else _PART)
+    return directions.split(_PATCH_PART if isinstance(directions, PatchDirections) else _PART)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud, DirectionsName, ScaleName, Statistic
 from rieszflow.data.scale import spreads_of_rows
 from rieszflow.errors import InputError, InputTypeError
-from rieszflow.loss import flat
-from rieszflow.sketch.plan import Drawn, Plan, notice_if_coarse
+from rieszflow.loss import flat_points
+from rieszflow.sketch.plan import Plan, SliceSettings, notice_if_coarse
 
 with extra("generative", "SlicedEnergyDistance"):
     from torchmetrics import Metric
@@ -91,13 +91,13 @@ class SlicedEnergyDistance(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        points = validate.points("rows", flat("rows", rows).detach().cpu())
+        points = validate.points("rows", flat_points("rows", rows).detach().cpu())
         if statistic not in ("V", "U"):
             raise InputError(f'statistic: {statistic!r} given; "V" (non-negative) and "U" (unbiased) are accepted')
         self.statistic, self.reset_real = statistic, reset_real
         spreads = spreads_of_rows(scale, points, False, getattr(rows, "ndim", 2) > 2)
-        self._drawn = Drawn(points.shape[1], slices, directions, seed, None, spreads)
-        grids = Plan.around(self._drawn.divide(points), self._drawn).random
+        self._drawn = SliceSettings(points.shape[1], slices, directions, seed, None, spreads)
+        grids = Plan.fit(self._drawn.divide(points), self._drawn).random
         self._spans = [grid.to_tensors() for grid in grids]
         P, width = sum(grid.directions.P for grid in grids), grids[0].B + 2 * histograms.TAIL
         # The first state, so that a merge is refused before anything is added.
@@ -128,7 +128,7 @@ class SlicedEnergyDistance(Metric):
         Raises:
             InputError, InputTypeError: what is not accepted. Nothing is counted then.
         """
-        points = validate.points("x", flat("x", x).detach())
+        points = validate.points("x", flat_points("x", x).detach())
         if points.shape[1] != self._drawn.d:
             raise InputError(f"x: points of {points.shape[1]} numbers given, rows had {self._drawn.d}; they must be equal")
         if not isinstance(real, bool):
@@ -272,7 +272,7 @@ class SlicedEnergyDistance(Metric):
         return super()._apply(keeping_dtype, exclude_state)
 
 
-def _fingerprint(rows: Tensor, drawn: Drawn, reset_real: bool) -> Tensor:
+def _fingerprint(rows: Tensor, drawn: SliceSettings, reset_real: bool) -> Tensor:
     """Return four numbers that are equal for metrics that may share their states, as in a MetricCollection."""
     digest = hashlib.sha256(repr((drawn, rows.dtype, rows.shape, *(() if reset_real else ("kept",)))).encode())
     digest.update(rows.contiguous().numpy().tobytes())

@@ -14,8 +14,6 @@ from rieszflow.cli.output import ProgressBars, print_table, show
 from rieszflow.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from rieszflow.generative import Run
 
 
@@ -61,9 +59,7 @@ def sample(
     show(f"{out}: {n} samples of shape {tuple(x.shape[1:])}; figure: {out.with_suffix('.png')}")
 
 
-def _condition(
-    run: Run, n: int, label: int | None, given: str | None, observed: str | None
-) -> int | list[float] | Tensor | None:
+def _condition(run: Run, n: int, label: int | None, given: str | None, observed: str | None) -> object:
     """Return the condition of --label, --given or --observed, which must be the kind that the run was trained with."""
     kind = run.config.condition
     accepted = {"": "no condition", "class": "--label"}.get(kind, "--observed")

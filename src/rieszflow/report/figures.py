@@ -204,4 +204,3 @@ def to_tensorboard(run: Run, pictures: Pictures) -> None:
             if file.is_file():
                 with Image.open(file) as image:
                     add.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
-

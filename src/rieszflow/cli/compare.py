@@ -65,9 +65,9 @@ def compare(
         content = {
             "a": a,
             "b": b,
-            "distance": found.distance,
+            "distance": found.statistic,
             "estimator": "U",
-            "confidence_interval": found.interval,
+            "confidence_interval": found.confidence_interval,
             "pvalue": found.pvalue,
             "n": [found.x.n, found.y.n],
             "d": found.x.d,
@@ -79,11 +79,11 @@ def compare(
         print(json.dumps(content))
         return
     show(on_one_line(f"{a}: {found.x.n} points; {b}: {found.y.n} points; d = {found.x.d}, {found.x.slices} slices"))
-    distance = f"energy distance (MMD², unbiased: around 0, possibly negative, for equal distributions): {found.distance:.6g}"
-    if found.interval is None:
+    distance = f"energy distance (MMD², unbiased: around 0, possibly negative, for equal distributions): {found.statistic:.6g}"
+    if found.confidence_interval is None:
         show(f"{distance}; no test, because two sketches contain no points to permute")
     else:
-        low, high = found.interval
+        low, high = found.confidence_interval
         show(f"{distance}, 95 % confidence interval {low:.3g} to {high:.3g}")
         show(f"p-value {found.pvalue:.4g} ({found.permutations} permutations)")
     show(scale_line(found.scale))
@@ -125,7 +125,7 @@ def sketch(
     from rieszflow.data import Stream, stream
     from rieszflow.data.scale import choose_spreads
     from rieszflow.sketch import Plan, SliceSketch
-    from rieszflow.sketch.plan import Drawn
+    from rieszflow.sketch.plan import SliceSettings
 
     read = [SliceSketch.load(source) if source.endswith(".sketch") else stream(source, **reading) for source in sources]
     made = [SliceSketch.load(like), *read] if like is not None else read
@@ -133,8 +133,8 @@ def sketch(
     if total is None:
         first, *others = (source for source in read if isinstance(source, Stream))
         clouds = [first, *(other.matched(first.names, first.name, first.left_out) for other in others)]
-        drawn = Drawn(first.d, slices or 256, "auto", seed or 0, first.names, choose_spreads(scale, clouds))
-        total = SliceSketch(Plan.around(drawn.divide(first.first), drawn), sample=reservoir_size)
+        settings = SliceSettings(first.d, slices or 256, "auto", seed or 0, first.names, choose_spreads(scale, clouds))
+        total = SliceSketch(Plan.fit(settings.divide(first.first), settings), reservoir_size=reservoir_size)
     with ProgressBars() as progress:
         for name, source in zip(sources, read, strict=True):
             if isinstance(source, SliceSketch):
@@ -142,6 +142,6 @@ def sketch(
             else:
                 total.update(source, progress=partial(progress, label=Path(name).name))
     total.save(out)
-    stored = 0 if total.kept is None else len(total.kept)
+    stored = 0 if total.reservoir is None else len(total.reservoir)
     show(f"{out}: {total.n} points, d = {total.d}, {out.stat().st_size / 1e6:.1f} MB, including {stored} random points")
     show(scale_line(total.scale))

@@ -27,8 +27,8 @@ def sample(
     seed: Annotated[int, Option(min=0, help="Seed of the noise.")] = 0,
     batch_size: Annotated[int, Option(min=1, help="Number of samples computed at a time.")] = 500,
     label: Annotated[int | None, Option(help="Label of all samples, for a run trained with --by-class.")] = None,
-    given: Annotated[
-        str | None, Option(help="Values, such as 50,1200.5, of the columns that the run was trained with in --given.")
+    condition: Annotated[
+        str | None, Option(help="Values of the columns that the run was trained with in --condition, such as 50,1200.5.")
     ] = None,
     observed: Annotated[
         str | None,
@@ -48,9 +48,9 @@ def sample(
 
     flow = GenerativeFlow.load(run)
     assert flow.run is not None
-    condition = _condition(flow.run, n, label, given, observed)
+    wanted = _condition(flow.run, n, label, condition, observed)
     with ProgressBars() as progress:
-        x = flow.sample(n, condition=condition, seed=seed, batch_size=batch_size, progress=progress)
+        x = flow.sample(n, condition=wanted, seed=seed, batch_size=batch_size, progress=progress)
     array = x.numpy()
     atomically(out, lambda t: np.savez_compressed(t, x=array) if out.suffix == ".npz" else np.save(t, array))
     known = flow.run.data
@@ -59,20 +59,20 @@ def sample(
     show(f"{out}: {n} samples of shape {tuple(x.shape[1:])}; figure: {out.with_suffix('.png')}")
 
 
-def _condition(run: Run, n: int, label: int | None, given: str | None, observed: str | None) -> object:
-    """Return the condition of --label, --given or --observed, which must be the kind that the run was trained with."""
+def _condition(run: Run, n: int, label: int | None, condition: str | None, observed: str | None) -> object:
+    """Return the condition of --label, --condition or --observed, which must be the kind that the run was trained with."""
     kind = run.config.condition
     accepted = {"": "no condition", "class": "--label"}.get(kind, "--observed")
-    if kind.startswith(("columns:", "given")):
-        accepted = "--given"
-    for option, value in (("--label", label), ("--given", given), ("--observed", observed)):
+    if kind.startswith(("columns:", "values")):
+        accepted = "--condition"
+    for option, value in (("--label", label), ("--condition", condition), ("--observed", observed)):
         if value is not None and option != accepted:
             raise InputError(f"{option} does not fit {run.path}, which takes {accepted} (its condition is {kind[:40]!r})")
-    if given is not None:
+    if condition is not None:
         try:
-            return [float(number) for number in given.split(",")]
+            return [float(number) for number in condition.split(",")]
         except ValueError:
-            raise InputError(f"--given must be numbers separated by commas, got {given!r}") from None
+            raise InputError(f"--condition must be numbers separated by commas, got {condition!r}") from None
     if observed is None:
         return label
     if observed == "held-out":
@@ -161,7 +161,7 @@ def info(
         show("presets:   " + ", ".join(f"{d} {n}" for d, n in presets()))
         return
     opened = Run.open(run)
-    finished, total = opened.finished(), opened.config.total_networks()
+    finished, total = opened.finished(), opened.config.total_stages()
     show(
         f"{run}: {printable(opened.data['name'])}, {opened.data['points']:,} training {report.noun(opened.shape)} of shape "
         f"{opened.shape}, {finished} of {total} stages"

@@ -44,9 +44,9 @@ def train(
             "means of 4 × 4 pixels."
         ),
     ] = None,
-    given: Annotated[str | None, Option(help="Condition samples on these columns of a table, such as age,income.")] = None,
+    condition: Annotated[str | None, Option(help="Condition samples on these columns of a table, such as age,income.")] = None,
     set_: Annotated[
-        list[str] | None, Option("--set", help="Override a setting of the preset, as in --set networks=4. Repeatable.")
+        list[str] | None, Option("--set", help="Override a setting of the preset, as in --set stages=4. Repeatable.")
     ] = None,
     tensorboard: TensorBoard = False,
 ) -> None:
@@ -56,7 +56,7 @@ def train(
     check_new_run(out)
     overrides = _parse_settings(set_ or [])
     overrides |= {key: value for key, value in (("seed", seed), ("device", device)) if value is not None}
-    overrides |= _condition_setting(by_class, observe, given)
+    overrides |= _condition_setting(by_class, observe, condition)
 
     from rieszflow import report
     from rieszflow.data import NAMED, load
@@ -87,7 +87,7 @@ def resume(run: RunPath, data: DataPath = None, tensorboard: TensorBoard = False
 
     opened = Run.open(run)
     opened.config.torch_device()
-    if opened.finished() == opened.config.total_networks():
+    if opened.finished() == opened.config.total_stages():
         show(f"{run}: all {opened.finished()} stages are already trained")
     invocation().run = run
     with TrainingBars(opened.config) as bars:
@@ -111,9 +111,13 @@ def _parse_settings(items: list[str]) -> Keywords:
     return values
 
 
-def _condition_setting(by_class: bool, observe: str | None, given: str | None) -> Keywords:
-    """Return the setting that --by-class, --observe or --given stands for."""
-    options = {"--by-class": "class" if by_class else None, "--observe": observe, "--given": given and f"columns:{given}"}
+def _condition_setting(by_class: bool, observe: str | None, columns: str | None) -> Keywords:
+    """Return the setting that --by-class, --observe or --condition stands for."""
+    options = {
+        "--by-class": "class" if by_class else None,
+        "--observe": observe,
+        "--condition": columns and f"columns:{columns}",
+    }
     chosen = {option: value for option, value in options.items() if value is not None}
     if len(chosen) > 1:
         raise InputError(f"only one of {' and '.join(chosen)} can be used")

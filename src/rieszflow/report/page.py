@@ -101,7 +101,7 @@ def write_report(run: Run) -> Path:
         f"<table class=settings>{settings}</table></div></details>"
     )
     summary = f"Trained on {run.data['points']:,} {noun(run.shape)} of shape {tuple(run.shape)}: "
-    summary += f"{len(rows)} of {run.config.total_networks()} stages"
+    summary += f"{len(rows)} of {run.config.total_stages()} stages"
     if rows:
         summary += f", {sum(rows[-1]['seconds'].values()):.0f} s"
     summary += "." if run.columns is None else ". Distances are those of columns scaled by their interquartile ranges."
@@ -123,7 +123,7 @@ def _stage_sections(run: Run, rows: list[Json]) -> list[str]:
     rows_of = ""
     if images and run.config.condition == "class":
         rows_of = f" A row for each label: {', '.join(map(str, run.data['condition']['classes'][: 2 * _ACROSS]))}."
-    elif images and run.config.condition not in ("", "given"):
+    elif images and run.config.condition not in ("", "values"):
         rows_of = " Above each row, the known part of these samples."
     figures = [
         _figure(run, f"{name}-{number:04d}", f"{kind}: {what}, after stage {number}.", caption)

@@ -1,65 +1,67 @@
-"""Points that carry labels: arrays beside a list of labels, a table with a column of them, annotated data (AnnData)."""
+"""Labelled points: arrays with a list of labels, a table with a column of them, or annotated data (AnnData)."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rieszflow.data.arrow import arrow, label_values
-from rieszflow.data.cells import is_cells, points_of_cells, read_h5ad
-from rieszflow.data.columns import named
-from rieszflow.data.options import Reading
-from rieszflow.data.parts import is_missing
-from rieszflow.data.paths import is_table
+from rieszflow._infra.extras import extra
+from rieszflow._infra.text import one_line
+from rieszflow._types import PointSource
+from rieszflow.data.batches import is_frame
+from rieszflow.data.options import TableOptions, is_missing
+from rieszflow.data.paths import is_table, quoted
 from rieszflow.data.points import imported, is_array
 from rieszflow.data.streams import Stream, stream
-from rieszflow.data.tables import is_frame, parts_of
-from rieszflow.errors import InputError, InputTypeError
+from rieszflow.errors import DatasetError, InputError, InputTypeError
 
-__all__ = ["labelled"]
+_DEFLATED = 1100  # DEFLATE packs at most 1032 bytes into one
+_FREE = 1 << 20  # bytes that a data set may claim without storing them: HDF5 omits chunks of fill values
 
 
-def labelled(x: Any, groups: Any, obsm: str | None = None, layer: str | None = None) -> tuple[Stream, np.ndarray]:
+def load_labelled(
+    x: PointSource, groups: object, obsm: str | None = None, layer: str | None = None
+) -> tuple[Stream, np.ndarray]:
     """Return points and the label of each.
 
-    In a CSV file a label is the unparsed text of its cell; elsewhere it is the object that was given, so that integers stay
-    integers and strings stay strings. All labels must be of one type.
+    In a CSV file a label is the unparsed text of its cell; elsewhere it is the given object, so that integers stay integers and
+    strings stay strings. All labels must have one type.
 
     Args:
-        x: anything that `stream` takes except iterators; a `Stream`; an AnnData object; the path of an .h5ad file.
-        groups: the labels, one for every point; or the name of the column of a table, or of `obs`, that holds them.
-        obsm: of an AnnData object, the key of the points in `obsm`; None for its matrix X.
-        layer: the key of the points in the `layers` of an AnnData object; None for its matrix X.
+        x: Anything that `stream` accepts except iterators; a `Stream`; an AnnData object; the path of an .h5ad file.
+        groups: The labels, one for every point; or the name of the column of a table, or of `obs`, that holds them.
+        obsm: Key of the points in the `obsm` of an AnnData object; None for its matrix X.
+        layer: Key of the points in the `layers` of an AnnData object; None for its matrix X.
 
     Returns:
         The points, and the labels as strings, an object array (n,). Different labels give different strings.
 
     Raises:
-        InputError, InputTypeError, DatasetError: what `stream` refuses; no such column or key; another number of labels than of
-            points; missing labels, or labels of several types.
-        MissingPackageError: an .h5ad file without anndata, a table without pyarrow.
+        InputError, InputTypeError, DatasetError: `stream` refuses x; the column or key does not exist; the numbers of labels and
+            points differ; or labels are missing or have several types.
+        MissingPackageError: An .h5ad file without anndata, or a table without pyarrow.
     """
     if isinstance(x, (str, os.PathLike)) and os.fspath(x).endswith(".h5ad"):
-        x = read_h5ad(Path(x))
-    if is_cells(x):
-        points, column = points_of_cells(x, groups, obsm, layer)
-        labels = _listed(column)
+        x = _read_h5ad(Path(x))
+    if hasattr(x, "obs") and hasattr(x, "obsm"):
+        points, column = _annotated_points(x, groups, obsm, layer)
+        labels = _to_list(column)
     else:
         for name, key in (("obsm", obsm), ("layer", layer)):
             if key is not None:
                 raise InputError(f"`{name}` must be None unless x is annotated data, got {key!r} with {type(x).__name__}")
         if isinstance(groups, str):
-            points, labels = (stream(x, exclude=[groups]) if _is_table(x) else stream(x)).labelled(groups)
+            points, labels = (stream(x, exclude=[groups]) if _is_table(x) else stream(x)).split_labels(groups)
         else:
-            points, labels = stream(x), _listed(groups)
+            points, labels = stream(x), _to_list(groups)
     if len(labels) != points.count():
-        raise InputError(f"groups: {len(labels)} labels given for {points.count()} points; one for each is accepted")
+        raise InputError(f"`groups` must have one label for each of {points.count()} points, got {len(labels)} labels")
     _check_order(getattr(x, "obs_names", getattr(x, "index", None)), getattr(groups, "index", None))
-    return points, _texts(labels)
+    return points, _to_strings(labels)
 
 
 def _check_order(index: Any, own: Any) -> None:
@@ -72,7 +74,7 @@ def _check_order(index: Any, own: Any) -> None:
         )
 
 
-def _texts(labels: list[Any]) -> np.ndarray:
+def _to_strings(labels: list[object]) -> np.ndarray:
     nested = next((type(label).__name__ for label in labels if isinstance(label, (list, tuple, dict, set, np.ndarray))), None)
     if nested is not None:
         raise InputTypeError(f"`groups` must have one label for every point, of shape (n,), got a {nested} as a label")
@@ -88,7 +90,7 @@ def _texts(labels: list[Any]) -> np.ndarray:
     return np.array([str(label + 0.0 if isinstance(label, float) else label) for label in labels], object)  # −0 is 0
 
 
-def _listed(groups: Any) -> list[Any]:
+def _to_list(groups: Any) -> list[object]:
     """Return labels as Python objects."""
     if is_frame(groups) and (hasattr(groups, "columns") or hasattr(groups, "schema")):
         return _only_column(groups)
@@ -96,23 +98,25 @@ def _listed(groups: Any) -> list[Any]:
         groups = imported(groups, "groups")
     if isinstance(groups, np.ndarray) and groups.dtype.kind in "mM":
         groups = [None if np.isnat(label) else str(label) for label in groups.ravel()]  # `tolist` would return plain integers
-    if hasattr(groups, "to_pylist") and hasattr(groups, "type"):
-        return label_values(groups, arrow("groups"))
-    if hasattr(getattr(groups, "dtype", None), "is_temporal") and groups.dtype.is_temporal():  # a series of polars
-        pa = arrow("groups")
-        return label_values(pa.chunked_array(groups), pa)
+    polars_times = hasattr(getattr(groups, "dtype", None), "is_temporal") and groups.dtype.is_temporal()
+    if polars_times or (hasattr(groups, "to_pylist") and hasattr(groups, "type")):
+        with extra("tables", "groups"):
+            import pyarrow
+
+            from rieszflow.data.arrow import label_values
+        return label_values(pyarrow.chunked_array(groups) if polars_times else groups)
     for convert in ("tolist", "to_list", "to_pylist"):
         if hasattr(groups, convert):
             groups = getattr(groups, convert)()
             break
     if hasattr(groups, "to_numpy"):
-        return _listed(groups.to_numpy())
+        return _to_list(groups.to_numpy())
     if not isinstance(groups, Sequence) or isinstance(groups, (str, bytes)):
-        raise InputTypeError(f"groups: {type(groups).__name__} given; a label for every point is accepted, or a column's name")
-    return [_own(label) for label in groups]
+        raise InputTypeError(f"`groups` must be a label for every point, or a column's name, got {type(groups).__name__}")
+    return [_to_python(label) for label in groups]
 
 
-def _own(label: Any) -> Any:
+def _to_python(label: Any) -> object:
     """Convert a scalar of NumPy, PyTorch or Arrow to a Python object."""
     if isinstance(label, (np.datetime64, np.timedelta64)):
         return None if np.isnat(label) else str(label)
@@ -122,13 +126,100 @@ def _own(label: Any) -> Any:
     return label
 
 
-def _only_column(frame: Any) -> list[Any]:
-    pa = arrow(type(frame).__name__)
-    (part,) = parts_of(frame, Reading(), pa)
+def _only_column(frame: PointSource) -> list[object]:
+    with extra("tables", type(frame).__name__):
+        from rieszflow.data.arrow import label_values
+        from rieszflow.data.tables import parts_of
+    (part,) = parts_of(frame, TableOptions())
     if len(part.types) != 1 or part.extensions:
-        raise InputTypeError(f"`groups` must be one column of labels, got {part.name} with {named(list(part.types))}")
-    return [value for batch in part.batches(list(part.types)) for value in label_values(batch.column(0), pa)]
+        raise InputTypeError(f"`groups` must be one column of labels, got {part.name} with {quoted(list(part.types))}")
+    return [value for batch in part.batches(list(part.types), ()) for value in label_values(batch.column(0))]
 
 
-def _is_table(x: Any) -> bool:
+def _is_table(x: PointSource) -> bool:
     return is_frame(x) or (isinstance(x, (str, os.PathLike)) and (Path(x).is_dir() or is_table(Path(x))))
+
+
+def _annotated_points(cells: Any, groups: object, obsm: str | None, layer: str | None) -> tuple[Stream, object]:
+    """Return the points of an AnnData object and their labels: `groups`, or the column of `obs` with that name."""
+    if isinstance(groups, str):
+        if groups not in cells.obs:
+            raise InputError(f"`groups` must be a column of obs ({quoted(list(cells.obs), 20)}), got {groups!r}")
+        groups = cells.obs[groups]
+    if obsm is not None and layer is not None:
+        raise InputError(f"`layer` must be None with obsm={obsm!r}, got {layer!r}")
+    what, matrix = "X", getattr(cells, "X", None)
+    for name, attribute, key in (("obsm", "obsm", obsm), ("layer", "layers", layer)):
+        if key is None:
+            continue
+        matrices = getattr(cells, attribute)
+        if key not in list(matrices):
+            raise InputError(f"`{name}` must be a key of the data ({quoted(list(matrices), 20) or 'none'}), got {key!r}")
+        what, matrix = f"{attribute}[{key!r}]", matrices[key]
+    points = _dense_points(what, matrix)
+    points.common_unit = True
+    return points, groups
+
+
+def _dense_points(what: str, matrix: Any) -> Stream:
+    if matrix is None:
+        raise InputError("`x` must hold points, got annotated data without X; choose points with obsm or layer")
+    if is_frame(matrix):
+        # The index of this frame names the cells.
+        return stream(matrix.reset_index(drop=True) if hasattr(matrix, "reset_index") else matrix)
+    if not isinstance(matrix, np.ndarray):
+        if hasattr(matrix, "toarray") or hasattr(matrix, "to_memory"):
+            raise InputTypeError(
+                f"`x` must have dense points, got a sparse {what}; choose dense ones, such as obsm='X_pca', or convert it with "
+                ".toarray() (after .to_memory(), if the file is still open)"
+            )
+        matrix = matrix[()] if hasattr(matrix, "id") else matrix  # a data set of an open .h5ad file
+    elif type(matrix).__module__.startswith("anndata"):
+        matrix = np.asarray(matrix)  # a view
+    return stream(matrix)
+
+
+def _read_h5ad(file: Path) -> object:
+    """Read annotated data; refuse a file with parts in other files, or that claims too much memory."""
+    with extra("cells", str(file)):
+        import anndata
+        import h5py
+    if not file.is_file():
+        raise DatasetError(f"{file}: no such file")
+    try:
+        with h5py.File(file, "r") as content:
+            for name, why in _foreign(content):
+                raise DatasetError(f"{file}: {name!r} must be stored in the file itself, got {why}")
+        cells: object = anndata.read_h5ad(file)
+    except DatasetError:
+        raise
+    except Exception as error:  # h5py and anndata raise many kinds
+        raise DatasetError(f"{file}: not an .h5ad file, or damaged ({type(error).__name__}: {one_line(error)})") from None
+    return cells
+
+
+def _foreign(content: Any) -> Iterator[tuple[str, str]]:
+    """Yield the path of every part of an HDF5 file that lies elsewhere or claims far more bytes than are stored, and why."""
+    import h5py
+
+    places, seen = [content], set()
+    while places:
+        group = places.pop()
+        for name in group:
+            path, link = f"{group.name.rstrip('/')}/{name}", group.get(name, getlink=True)
+            if isinstance(link, h5py.SoftLink):
+                continue  # its target in this file is visited itself
+            if not isinstance(link, h5py.HardLink):
+                yield path, "a link to another file"
+                continue
+            found = group[name]
+            if (address := h5py.h5o.get_info(found.id).addr) in seen:
+                continue
+            seen.add(address)
+            if isinstance(found, h5py.Group):
+                places.append(found)
+            elif isinstance(found, h5py.Dataset):
+                if found.external or found.is_virtual:
+                    yield path, "a data set whose values lie in another file"
+                elif found.shape is not None and found.nbytes > _FREE + _DEFLATED * found.id.get_storage_size():
+                    yield path, f"{found.nbytes} bytes of values, stored in {found.id.get_storage_size()}"

@@ -41,7 +41,7 @@ release:
 	$(PYTHON) -m venv build/clean
 	build/clean/bin/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 	build/clean/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
-	build/tools/bin/python tests/release_check.py build/clean/bin/python dist
+	build/tools/bin/python tests/scripts/release_check.py build/clean/bin/python dist
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'

@@ -18,7 +18,7 @@ import rieszflow as rf
 from rieszflow.generative import Run, RunError
 from rieszflow.generative.processes import told_to_end
 
-HERE = Path(__file__).parent / "ranks"
+SCRIPTS = Path(__file__).parent / "scripts"
 
 
 def torchrun(processes, *command, **options):
@@ -41,7 +41,7 @@ def test_the_same_as_one_process(tmp_path, processes):
     """N and M that no number divides. A point's place in its tile changes with its rank, and the last bit of its projections
     with it; one that lies on a bin's edge is then counted next door: changes of one point in a bin of some, rarely."""
     x, y, a, b = clouds(tmp_path, 1009, 811)
-    done = torchrun(processes, HERE / "flow.py", tmp_path / "in.npz", tmp_path / "out.npz")
+    done = torchrun(processes, SCRIPTS / "flow_on_ranks.py", tmp_path / "in.npz", tmp_path / "out.npz")
     assert done.returncode == 0, done.stderr
     got = np.load(tmp_path / "out.npz")
 
@@ -78,7 +78,7 @@ def test_what_is_sent_does_not_depend_on_the_number_of_points(tmp_path):
     sent = []
     for N in (5_000, 20_000):  # both large enough for all bins
         clouds(tmp_path, N, 4_000)
-        done = torchrun(2, HERE / "flow.py", tmp_path / "in.npz", tmp_path / "out.npz")
+        done = torchrun(2, SCRIPTS / "flow_on_ranks.py", tmp_path / "in.npz", tmp_path / "out.npz")
         assert done.returncode == 0, done.stderr
         sent.append(np.load(tmp_path / "out.npz")["sent"])
     assert len(sent[0]) == len(sent[1]) and (sent[0] == sent[1]).all()

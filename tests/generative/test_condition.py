@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import rieszflow as rf
 from rieszflow.data import load
-from rieszflow.data.dataset import from_arrays
+from rieszflow.data import Dataset
 from rieszflow.errors import ConfigError, DatasetError, InputError, RunError
 from rieszflow.generative import Config, columns_of, held_out_conditions, residual
 from rieszflow.generative import loop as training
@@ -396,7 +396,7 @@ def test_a_heavy_tail_of_a_given_number_does_not_drown_another():
     """A log-normal number reaches thousands of its interquartile ranges, but only four in what networks see."""
     r = np.random.default_rng(0)
     given = np.stack([r.uniform(18, 90, 1000), r.lognormal(3, 2.5, 1000)], 1)
-    data = from_arrays("tensor", r.normal(size=(1000, 2)), condition=given)
+    data = Dataset.from_arrays("tensor", r.normal(size=(1000, 2)), condition=given)
     config = Config(model="recorded", condition="given")
     said = describe_condition(config, data)
     condition = Condition.of(config, data.shape, said)

@@ -22,11 +22,12 @@ from safetensors import safe_open
 from safetensors.torch import load
 from torch import Tensor
 
+from rieszflow._infra.text import one_line
 from rieszflow.errors import FileError, InputError, WriteError
 
 __all__ = [
-    "MARK", "Format", "Json", "aside", "atomically", "copy_within", "is_temporary", "load_header", "load_tensors", "one_line",
-    "open_regular", "out_of_memory", "printable", "read_text", "remove_leftovers", "save_tensors",
+    "MARK", "Format", "Json", "aside", "atomically", "copy_within", "is_temporary", "load_header", "load_tensors",
+    "open_regular", "out_of_memory", "read_text", "remove_leftovers", "save_tensors",
 ]  # fmt: skip
 
 MARK = "rieszflow"  # what all our files are marked with
@@ -134,17 +135,6 @@ def _left_over(name: str) -> bool:
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
-
-
-def one_line(error: object, most: int = 300) -> str:
-    """An error's message without line breaks, cut where libraries write whole pages."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= most else text[:most] + " …"
-
-
-def printable(text: object) -> str:
-    """Return a text on one line, with control characters and undecodable bytes written as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rieszflow._infra.text import on_one_line
 from rieszflow.cli.app import Force, app
 from rieszflow.cli.bars import Passes
 from rieszflow.cli.checks import at_least, check_file
@@ -24,7 +25,7 @@ from rieszflow.cli.tables import (
     scale_line,
     table_options,
 )
-from rieszflow.cli.terminal import one_line, print_table, show
+from rieszflow.cli.terminal import print_table, show
 from rieszflow.cli.way_out import call
 from rieszflow.errors import InputError
 
@@ -118,7 +119,7 @@ def _print_json(found: Comparison, a: str, b: str, top: int) -> None:
 
 
 def _print(found: Comparison, a: str, b: str, top: int) -> None:
-    show(one_line(f"{a}: {found.x.n} points; {b}: {found.y.n} points; d = {found.x.d}, {found.x.slices} slices"))
+    show(on_one_line(f"{a}: {found.x.n} points; {b}: {found.y.n} points; d = {found.x.d}, {found.x.slices} slices"))
     line = f"distance (D², half the energy distance; around 0 where nothing differs): {found.distance:.6g}"
     if found.interval is None:
         show(f"{line}; two sketches have no points left, so there is no test")
@@ -128,7 +129,7 @@ def _print(found: Comparison, a: str, b: str, top: int) -> None:
         show(f"p-value {found.pvalue:.4g} ({found.permutations} permutations)")
     show(scale_line(found.scale))
     if differ := found.columns(top):
-        cells = [[one_line(name), f"{value:.3g}"] for name, value in differ]
+        cells = [[on_one_line(name), f"{value:.3g}"] for name, value in differ]
         print_table(["column", "energy coefficient (0: alike, 1: apart)"], cells)
 
 
@@ -187,7 +188,7 @@ def sketch(
     total = next((source.empty() for source in made if isinstance(source, SliceSketch)), None)
     if total is None:
         first, *others = (source for source in read if isinstance(source, Stream))
-        clouds = [first, *(other.matched(first.names, first.name, first.left_out) for other in others)]
+        clouds = [first, *(other.align_columns(first.names, first.name, first.skipped) for other in others)]
         drawn = Drawn(first.d, slices or 256, "auto", seed or 0, first.names, choose_spreads(scale, clouds))
         total = SliceSketch(Plan.around(drawn.divide(first.first), drawn), sample=keep)
     with Passes() as passes:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rieszflow._infra.text import on_one_line
 from rieszflow.cli.app import Force, app
 from rieszflow.cli.bars import Passes
 from rieszflow.cli.checks import at_least, check_file
@@ -27,7 +28,7 @@ from rieszflow.cli.tables import (
     scale_line,
     table_options,
 )
-from rieszflow.cli.terminal import one_line, print_table, show
+from rieszflow.cli.terminal import print_table, show
 from rieszflow.cli.way_out import call
 
 
@@ -75,7 +76,7 @@ def pairwise(
     from rieszflow import report
     from rieszflow._infra.files import atomically
     from rieszflow.data import stream
-    from rieszflow.data.options import Reading
+    from rieszflow.data.options import TableOptions
     from rieszflow.two_sample.pairwise import pairwise_energy_distance
 
     reading = table_options(
@@ -83,7 +84,7 @@ def pairwise(
         encoding=encoding,
     )  # fmt: skip
     points: Any = source
-    if Reading(**reading) != Reading():
+    if TableOptions(**reading) != TableOptions():
         points = stream(source, **{**reading, "exclude": [*reading.get("exclude", ()), by]})
     with Passes() as passes:
         found = pairwise_energy_distance(
@@ -110,13 +111,13 @@ def pairwise(
         content = {"source": source, "by": by, "convention": convention, "scale": found.scale, "pairs": pairs}
         print(json.dumps({**content, "notices": call().notices}))
         return
-    show(one_line(f"{source}: {int(found.sizes.sum())} points in {len(found)} groups by {by}, {slices} slices"))
+    show(on_one_line(f"{source}: {int(found.sizes.sum())} points in {len(found)} groups by {by}, {slices} slices"))
     show("energy distance 2E|X-Y| - E|X-X'| - E|Y-Y'|, unbiased: around 0, and sometimes negative, if the groups agree")
     show(scale_line(found.scale))
     shown = pairs if len(pairs) <= 2 * top else [*pairs[:top], *pairs[len(pairs) - top :]]
     if shown:
         cells = [
-            [one_line(str(value)) if isinstance(value, (str, int)) else f"{value:.4g}" for value in row.values()]
+            [on_one_line(str(value)) if isinstance(value, (str, int)) else f"{value:.4g}" for value in row.values()]
             for row in shown
         ]
         print_table([name.replace("_", " ") for name in shown[0]], cells)

@@ -48,7 +48,7 @@ def sample(
 
     from rieszflow import report
     from rieszflow._infra.files import atomically
-    from rieszflow.data import scaled
+    from rieszflow.data import scale_points
     from rieszflow.generative import GenerativeFlow
 
     flow = GenerativeFlow.load(run)
@@ -59,7 +59,7 @@ def sample(
     array = x.numpy()
     atomically(out, lambda t: np.savez_compressed(t, x=array) if out.suffix == ".npz" else np.save(t, array))
     known = flow.run.data
-    shown = scaled(x[: 64 if x.ndim == 4 else 2000], known["low"], known["high"], flow.run.columns)
+    shown = scale_points(x[: 64 if x.ndim == 4 else 2000], known["low"], known["high"], flow.run.columns)
     report.save_picture(out.with_suffix(".png"), report.picture(shown))
     show(f"{out}: {n} samples of shape {tuple(x.shape[1:])}; picture: {out.with_suffix('.png')}")
 
@@ -91,9 +91,9 @@ def _asked(run: Run, n: int, label: int | None, given: str | None, observed: str
     file = Path(observed)
     if file.suffix not in (".npy", ".npz") or not file.is_file():
         raise InputError(f"--observed: {file} given; a .npy or .npz file that exists, or held-out, is accepted")
-    from rieszflow.data.files import numpy_file
+    from rieszflow.data.files import read_numpy
 
-    return numpy_file(file).train
+    return read_numpy(file).train
 
 
 @app.command()
@@ -176,7 +176,7 @@ def info(
 ) -> None:
     """What a run is and how far it has come; without a run: data sets and presets."""
     from rieszflow import report
-    from rieszflow._infra.files import printable
+    from rieszflow._infra.text import printable
     from rieszflow.data import NAMED
     from rieszflow.generative import Run, presets
 

@@ -10,7 +10,9 @@ import unicodedata
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["RANK", "begin", "console", "one_line", "print_table", "rank", "say", "show"]
+from rieszflow._infra.text import on_one_line
+
+__all__ = ["RANK", "begin", "console", "print_table", "rank", "say", "show"]
 
 
 RANK = 0
@@ -52,14 +54,9 @@ def spell(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("rieszflow", spell)
 
 
-def one_line(text: str) -> str:
-    """In one line and without what steers a terminal, for names come from files."""
-    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
-
-
 def say(kind: str, message: str) -> None:
     if sys.stderr is not None:  # closed by the caller; `print` would take stdout instead
-        print(f"{kind}: {one_line(message)}", file=sys.stderr)
+        print(f"{kind}: {on_one_line(message)}", file=sys.stderr)
 
 
 def show(text: str) -> None:

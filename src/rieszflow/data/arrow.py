@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rieszflow._infra.files import one_line
+from rieszflow._infra.text import one_line
 from rieszflow._infra.notices import notice
 from rieszflow.data.options import TableOptions, cell_error, is_missing
 from rieszflow.data.points import as_points
@@ -217,7 +217,9 @@ class Reader:
             place = _Place(part, name, lambda k: row + k)
             values, missing = self._values(column, place)
             if self.found.setdefault(name, values.shape[1]) != values.shape[1]:
-                raise DatasetError(f"{place}: lists must have {self.found[name]} numbers as earlier ones, got {values.shape[1]}")
+                raise DatasetError(
+                    f"{place}: lists must have {self.found[name]} numbers as earlier ones, got {values.shape[1]}"
+                )
             if not self.skips and missing.any():
                 where = place.of_value(int(missing.argmax()))
                 raise DatasetError(f"{place} has missing values ({where}); fill them, or give missing=[] to skip such rows")

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from rieszflow._infra.files import one_line
+from rieszflow._infra.text import one_line
 from rieszflow._infra.notices import notice
 from rieszflow.data.arrow import Column, Part
 from rieszflow.data.options import TableOptions, cell_error, check_distinct, delimiter_hint
@@ -62,7 +62,15 @@ class CsvFile:
             self.types[name] = kind
         named = self.header_lines > 0
         return Part(
-            str(self.file), self.types, self._open, self.place, None, named, typed=False, explain=self.explain, missing=self.missing
+            str(self.file),
+            self.types,
+            self._open,
+            self.place,
+            None,
+            named,
+            typed=False,
+            explain=self.explain,
+            missing=self.missing,
         )
 
     def _open(

@@ -16,12 +16,12 @@ from torch.nn import functional
 
 from rieszflow._infra.extras import extra
 from rieszflow._infra.notices import notice
+from rieszflow._infra.text import suggestion
 from rieszflow.data.dataset import Dataset, RawData
 from rieszflow.data.files import ACCEPTED, read_idx_folder, read_path
 from rieszflow.data.images import is_image_folder, open_image, to_chw
 from rieszflow.data.options import check_distinct, check_known
 from rieszflow.data.paths import PARQUET, all_files, entries, folders_below, is_table, path_suggestion, searched_paths, suffix
-from rieszflow.data.paths import suggestion
 from rieszflow.data.streams import stream
 from rieszflow.errors import DatasetError, InputTypeError
 
@@ -71,21 +71,25 @@ def load(
     if name in NAMED:
         data = NAMED[name](None if path is None else Path(path))
     elif path is not None:
-        raise DatasetError(f"`name` must be one of {', '.join(NAMED)} with --data, got {name!r}{suggestion(name, KNOWN)}")
+        raise DatasetError(f"`name` must be one of {', '.join(NAMED)} with --data, got {name!r}{_hint(name)}")
     elif name.startswith("hf:"):
         data = _hugging_face(name[3:])
     elif os.path.exists(name):
         name = os.path.abspath(name)
         data = _read_table(Path(name), condition) if holds_table(name) else read_path(Path(name))
     else:
-        link = " (a broken link)" if os.path.islink(name) else ""
-        hint = suggestion(name, KNOWN) or path_suggestion(Path(name))
+        problem = "is a broken link" if os.path.islink(name) else "does not exist"
         raise DatasetError(
-            f"`name` must be one of {', '.join(KNOWN)}, or the path of {ACCEPTED}; got {name!r}, which does not exist{link}{hint}"
+            f"`name` must be one of {', '.join(KNOWN)}, or the path of {ACCEPTED}; got {name!r}, which {problem}{_hint(name)}"
         )
     dataset = data.split(name, held_out, seed)
     dataset.path = None if path is None else os.path.abspath(path)
     return dataset
+
+
+def _hint(name: str) -> str:
+    similar = suggestion(name.lower().replace("_", "-"), KNOWN, 0.75) or path_suggestion(Path(name))
+    return f"; {similar}" if similar else ""
 
 
 def holds_table(name: str | os.PathLike[str]) -> bool:
@@ -242,7 +246,7 @@ def _resized_celeba(image: Image) -> np.ndarray:
 def _hugging_face(name: str) -> RawData:
     if name not in HUGGING_FACE:
         accepted = ", ".join("hf:" + n for n in HUGGING_FACE)
-        raise DatasetError(f"`name` must be one of {accepted}, got 'hf:{name}'{suggestion('hf:' + name, KNOWN)}")
+        raise DatasetError(f"`name` must be one of {accepted}, got 'hf:{name}'{_hint('hf:' + name)}")
     with extra("datasets", f"hf:{name}"):
         import datasets
     try:

@@ -17,7 +17,9 @@ from rieszflow.data.paths import folders_below, path_suggestion, quoted, searche
 from rieszflow.data.points import channels_first, plain_numbers, to_unit
 from rieszflow.errors import DatasetError, InputTypeError
 
-ACCEPTED = "a folder of images, of the four IDX files of MNIST or of Parquet files, a .npy or .npz file, a .csv or .parquet table"
+ACCEPTED = (
+    "a folder of images, of the four IDX files of MNIST or of Parquet files, a .npy or .npz file, a .csv or .parquet table"
+)
 
 _ADVICE = {
     IMAGES: "give the folder of the images",
@@ -39,7 +41,7 @@ def read_points(path: Path) -> np.ndarray:
     """
     if not path.exists():
         link = " (a broken link)" if path.is_symlink() else ""
-        raise DatasetError(f"{path}: no such file or folder{link}{path_suggestion(path)}")
+        raise DatasetError(f"{path}: no such file or folder{link}; {path_suggestion(path)}".removesuffix("; "))
     data = read_path(path)
     if data.test is not None:
         notice(f"{path}: read {len(data.train)} training points, skipped {len(data.test)} test points")

@@ -73,7 +73,9 @@ def read_image_folder(folder: Path) -> RawData:
             remarks.setdefault(remark, []).append(str(file.relative_to(folder)))
         if (image.dtype, image.shape) != (images[0].dtype, images[0].shape):
             found, first = (f"shape {x.shape} (C, H, W) and {x.dtype} values" for x in (image, images[0]))
-            raise DatasetError(f"{file}: all images must have one size, mode and depth, got {found}, {files[0].name} has {first}")
+            raise DatasetError(
+                f"{file}: all images must have one size, mode and depth, got {found}, {files[0].name} has {first}"
+            )
     for remark, names in remarks.items():
         notice(f"{folder}: {len(names)} of {len(files)} images have {remark}: {quoted(names, 3)}")
     return RawData(np.stack(images), _class_labels(folder, files))

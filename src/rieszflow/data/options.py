@@ -6,7 +6,8 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from rieszflow.data.paths import quoted, suggestion
+from rieszflow._infra.text import suggestion
+from rieszflow.data.paths import quoted
 from rieszflow.errors import DatasetError, InputError
 
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
@@ -123,8 +124,9 @@ def check_known(name: str, columns: list[str], wanted: Iterable[str]) -> None:
     """Raise DatasetError unless all wanted columns exist."""
     for column in wanted:
         if column not in columns:
-            hint = suggestion(column, columns) or f"; it has {quoted(columns, 20)}"
-            raise DatasetError(f"{name}: no column {column!r}{hint}")
+            raise DatasetError(
+                f"{name}: no column {column!r}; {suggestion(column, columns) or 'it has ' + quoted(columns, 20)}"
+            )
 
 
 def without_index(names: list[str], columns: list[str], skipped: dict[str, str], index: Collection[str]) -> list[str]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rieszflow._infra.text import suggestion
 from rieszflow.errors import DatasetError
 
 TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -24,17 +23,10 @@ def quoted(names: Sequence[str], most: int = 6) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
-def suggestion(name: str, known: Sequence[str]) -> str:
-    """Return the end of a message that suggests the known name most similar to `name`, or an empty string."""
-    plain = {re.sub("[-_ ]", "", n.lower()): n for n in known}
-    close = difflib.get_close_matches(re.sub("[-_ ]", "", name.lower()), plain, 1, 0.75)
-    return f"; did you mean {plain[close[0]]!r}?" if close else ""
-
-
 def path_suggestion(path: Path) -> str:
-    """Return the end of a message that suggests a path similar to `path`, or an empty string."""
+    """Return "did you mean …?" with the path in the same folder that is most similar, or an empty string."""
     exists = path.name and path.parent.is_dir()
-    return suggestion(str(path), [str(path.parent / f) for f in os.listdir(path.parent)] if exists else [])
+    return suggestion(path, [str(path.parent / f) for f in os.listdir(path.parent)] if exists else [], 0.75)
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:

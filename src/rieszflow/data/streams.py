@@ -95,9 +95,7 @@ class Stream:
             self.n = sum(len(batch) for batch in self)
         return self.n
 
-    def align_columns(
-        self, names: list[str] | None, whose: str, skipped: Mapping[str, str] = MappingProxyType({})
-    ) -> Stream:
+    def align_columns(self, names: list[str] | None, whose: str, skipped: Mapping[str, str] = MappingProxyType({})) -> Stream:
         """Return the same points with their columns in the order of another cloud.
 
         Clouds without names are matched by position, with a notice if only one of the two has names.
@@ -160,9 +158,7 @@ class Stream:
     def _map(self, function: Callable[[Tensor], Tensor], names: list[str] | None) -> Stream:
         """Return the stream of `function(batch)`."""
         rows = None if self._source.rows is None else lambda indices: function(torch.from_numpy(self.rows(indices)))
-        source = replace(
-            self._source, batches=lambda: map(function, self), n=self.n, names=names, rows=rows, split_labels=None
-        )
+        source = replace(self._source, batches=lambda: map(function, self), n=self.n, names=names, rows=rows, split_labels=None)
         return Stream(source, function(self.first))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet
 
-from rieszflow._infra.files import one_line
+from rieszflow._infra.text import one_line
 from rieszflow._infra.notices import Notice, notice
 from rieszflow._types import PointSource
 from rieszflow.data.arrow import Column, Part, Reader, fits_float32, is_list, skip_reason, storage

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra import validate
-from rieszflow._infra.files import Format, Json, load_header, load_tensors, one_line, save_tensors
+from rieszflow._infra.files import Format, Json, load_header, load_tensors, save_tensors
+from rieszflow._infra.text import one_line
 from rieszflow._types import PointsT, Progress, ProgressCallback
 from rieszflow.errors import FileError, InputError, RunError
 from rieszflow.flow.segments import Plan, Segment, Step
@@ -105,7 +106,7 @@ class RecordedFlow:
                 "`z` must stay finite, got NaN or infinity; step sizes were too large, or z is far from the particles"
             )
         if self.plan.frozen is not None:
-            out = self.plan.frozen.put(out, points.detach())  # as it was given, in float64 too
+            out = self.plan.frozen.restore(out, points.detach())  # as it was given, in float64 too
         return out.numpy() if isinstance(z, np.ndarray) else out
 
     def _together(self, batch_size: int) -> int:

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from rieszflow._infra.files import Json, one_line, out_of_memory
+from rieszflow._infra.files import Json, out_of_memory
+from rieszflow._infra.text import one_line
 from rieszflow.errors import RankError, RunError
 from rieszflow.generative.begin import blank
 from rieszflow.generative.context import Context

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rieszflow._infra.text import short_repr as shown
 from rieszflow.errors import ConfigError
 
 __all__ = [
@@ -86,12 +86,3 @@ def list_of(accepted: str, each: Callable[[object], bool], least: int = 0, most:
 
 TRUTH = Check(lambda v: isinstance(v, bool), "true or false is")
 TEXT = Check(lambda v: isinstance(v, str), "a name is")
-
-
-def shown(value: object) -> str:
-    """A value as messages show it: one line, not too long."""
-    try:
-        text = repr(value) if isinstance(value, (int, float, str, list, tuple, dict)) else reprlib.repr(value)
-    except ValueError:  # a whole number of thousands of digits
-        text = "a very long number"
-    return text if len(text) <= 120 else text[:120] + "…"

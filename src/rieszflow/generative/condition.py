@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._infra.files import Json, one_line
+from rieszflow._infra.files import Json
 from rieszflow._infra.notices import notice
-from rieszflow.constraints import Known, Leading, Mask, Pool, heard
-from rieszflow.data import Columns, Dataset, as_points, scaled
+from rieszflow._infra.text import one_line, shorten
+from rieszflow.constraints import Constraint, FixedPrefix, Mask, Pool
+from rieszflow.data import ColumnScaler, Dataset, as_points, scale_points
 from rieszflow.data.points import plain_numbers
 from rieszflow.errors import ConfigError, InputError
 from rieszflow.generative.config import HALVES, Config, is_condition
@@ -41,13 +42,13 @@ class Condition:
         classes: labels, in the order of their places.
         counts: how many of each there were in training.
         names: of given numbers, for messages.
-        centre, spread, tail: (k,) of given numbers, as in `data.Columns`: the heavy tail of one does not hide the others.
+        centre, spread, tail: (k,) of given numbers, as in `data.ColumnScaler`: the heavy tail of one does not hide the others.
         low, high: (k,) range of given numbers in training.
     """
 
     kind: str = ""
     leading: int = 0
-    known: Known | None = None
+    known: Constraint | None = None
     weight: float = 1.0
     classes: tuple[int, ...] = ()
     counts: tuple[int, ...] = ()
@@ -71,7 +72,7 @@ class Condition:
             return cls("observed", known=observation(config.condition, shape))
         values: Json = {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
         k = len(said["classes"] if "classes" in said else said["centre"])
-        return cls("class" if "classes" in said else "given", k, Leading(k), **values)
+        return cls("class" if "classes" in said else "given", k, FixedPrefix(k), **values)
 
     def encoded(self, c: Tensor) -> Tensor:
         """What stands before the data: labels (n,) or numbers (n, k) as (n, k) float32; nothing, (n, 0), of images."""
@@ -79,7 +80,7 @@ class Condition:
             places = torch.searchsorted(torch.tensor(self.classes), c)
             return self.weight * torch.nn.functional.one_hot(places, self.leading).float()
         if self.kind == "given":
-            return (self.weight * Columns(self.centre, self.spread, self.tail).compressed(c)).float()
+            return (self.weight * ColumnScaler(self.centre, self.spread, self.tail).compress(c)).float()
         return torch.empty(len(c), 0)
 
     def join(self, c: Tensor | None, x: Tensor) -> Tensor:
@@ -87,7 +88,7 @@ class Condition:
         if c is None or self.known is None:
             return x
         if self.kind == "observed":
-            return self.known.put(x.clone(), c.to(x))
+            return self.known.restore(x.clone(), c.to(x))
         return torch.cat([self.encoded(c).to(x), x], 1)
 
     def data(self, points: Tensor) -> Tensor:
@@ -152,7 +153,7 @@ class Condition:
         if isinstance(found, np.ndarray):
             found = torch.from_numpy(np.ascontiguousarray(found))
         x = found.detach().cpu()
-        small = known.small if isinstance(known, Pool) else shape
+        small = known.pooled_shape if isinstance(known, Pool) else shape
         accepted = f"{tuple(shape)}" if small == shape else f"{small} pooled, or {tuple(shape)} whole,"
         if tuple(x.shape[-3:]) not in (shape, small) or x.ndim not in (3, 4):
             raise InputError(
@@ -165,10 +166,10 @@ class Condition:
         x = torch.as_tensor(as_points(x, "condition"))
         if not torch.isfinite(x).all():
             raise InputError("condition: contains NaN or infinity where it is known")
-        x = scaled(x, data["low"], data["high"])
+        x = scale_points(x, data["low"], data["high"])
         if (far := max(-x.min().item(), x.max().item() - 1)) > 1e-6:
             notice(f"condition: values lie {far:.3g} of the data's range outside of it; samples there are a guess")
-        flat = known.spread(x.flatten(1)) if isinstance(known, Pool) and tuple(x.shape[1:]) == small != shape else x.flatten(1)
+        flat = known.unpool(x.flatten(1)) if isinstance(known, Pool) and tuple(x.shape[1:]) == small != shape else x.flatten(1)
         return _each(flat.numpy(), n, "images")
 
 
@@ -203,8 +204,7 @@ def _each(values: np.ndarray, n: int, what: str) -> Tensor:
 def _shown(condition: object) -> str:
     if isinstance(condition, (Tensor, np.ndarray)):
         return f"shape {tuple(condition.shape)} of {condition.dtype}"
-    text = repr(condition)
-    return text if len(text) <= 60 else text[:60] + "…"
+    return shorten(repr(condition), 60)
 
 
 def _listed(classes: Sequence[int]) -> str:
@@ -212,7 +212,7 @@ def _listed(classes: Sequence[int]) -> str:
     return f"{classes[0]} to {classes[-1]}" if whole and len(classes) > 2 else ", ".join(map(str, classes))
 
 
-def observation(name: str, shape: tuple[int, ...]) -> Known:
+def observation(name: str, shape: tuple[int, ...]) -> Constraint:
     """What of images a setting `condition` says is known.
 
     Raises:
@@ -225,7 +225,7 @@ def observation(name: str, shape: tuple[int, ...]) -> Known:
         if name.startswith("pool:"):
             return Pool((C, H, W), int(name[5:]))
         if name.startswith("mask:"):
-            found = heard({"mask": name[5:], "d": C * H * W})
+            found = Constraint.from_dict({"mask": name[5:], "d": C * H * W})
         else:
             mask = torch.zeros(C, H, W, dtype=torch.bool)
             half = {"left-half": mask[..., : W // 2], "right-half": mask[..., W // 2 :], "top-half": mask[:, : H // 2],
@@ -278,7 +278,7 @@ def describe_condition(config: Config, data: Dataset) -> Json | None:
         names = names if len(names) == c.shape[1] else [f"number {j}" for j in range(c.shape[1])]
         if not varies.all():
             raise ConfigError(f"condition: {names[int(varies.argmin())]} is the same in all training data")
-        fitted = {key: list(value) for key, value in vars(Columns.fit(columns)).items()}
+        fitted = {key: list(value) for key, value in vars(ColumnScaler.fit(columns)).items()}
         said = {"names": names, "low": columns.min(0).tolist(), "high": columns.max(0).tolist(), **fitted}
     rows = torch.linspace(0, len(c) - 1, min(len(c), _LOOKED_AT)).round().long()
     known = Condition.of(config, data.shape, said).encoded(c[rows])
@@ -301,7 +301,7 @@ def setting_of(condition: object, of_table: bool = False) -> str:
         of_table: True if the data are a table, without labels or parts of images, so that names are those of columns.
     """
     if isinstance(condition, Mask):
-        return f"mask:{condition.said()['mask']}"
+        return f"mask:{condition.to_dict()['mask']}"
     if isinstance(condition, Pool):
         return f"pool:{condition.factor}"
     if isinstance(condition, str):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import torch
 
+from rieszflow._infra.text import suggestion
 from rieszflow._types import DirectionsName
 from rieszflow.errors import ConfigError
 from rieszflow.generative.checks import (
@@ -448,5 +448,4 @@ def _check_names(values: Mapping[Any, object], source: str) -> None:
 
 def _meant(key: object, known: Iterable[str]) -> str:
     """The second half of a message about an unknown name: the nearest known one."""
-    near = difflib.get_close_matches(str(key), list(known), n=1, cutoff=0.6)
-    return f"did you mean {near[0]!r}?" if near else "help(rieszflow.generative.Config) says which there are"
+    return suggestion(key, known) or "help(rieszflow.generative.Config) lists them"

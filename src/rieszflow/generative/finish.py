@@ -84,7 +84,7 @@ def _tell(context: Context, state: State, particles: Tensor, what: str) -> None:
         asked = None if context.conditions is None else context.conditions[context.config.particles :]
         kind, known = context.condition.kind, context.condition.known
         labels = asked if kind == "class" else None
-        part = known.part(asked) if kind == "observed" and known is not None and asked is not None else None
+        part = known.project(asked) if kind == "observed" and known is not None and asked is not None else None
         context.callbacks.draw(context.run, Pictures(particles, samples, path, labels, part))
         gc.collect()  # figures leave reference cycles that keep frames, and so gigabytes of particles, alive
     context.callbacks.tell(Progress(what, state.step, state.step, state.network, context.last, None, state.rows[-1]))

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from rieszflow import data
 from rieszflow._infra import validate
-from rieszflow._infra.files import one_line, out_of_memory
+from rieszflow._infra.files import out_of_memory
 from rieszflow._infra.isolation import torch_defaults
 from rieszflow._infra.notices import notice
+from rieszflow._infra.text import one_line
 from rieszflow._types import Points, Progress, ProgressCallback, Seed
-from rieszflow.constraints import Known, Pool
+from rieszflow.constraints import Constraint, Pool
 from rieszflow.data import Dataset
-from rieszflow.data.loading import holds_table
+from rieszflow.data.datasets import holds_table
 from rieszflow.errors import ConfigError, InputError, RunError
 from rieszflow.flow.recording import Segment
 from rieszflow.generative.condition import Condition, setting_of
@@ -132,7 +133,7 @@ class GenerativeFlow(OnHub):
         """
         self._set_condition(condition, isinstance(data, (str, os.PathLike)) and holds_table(data))
         found = dataset(data, held_out, self.config, condition, held_out_condition)
-        if isinstance(condition, Known):
+        if isinstance(condition, Constraint):
             fits = condition.shape == found.shape if isinstance(condition, Pool) else condition.d == math.prod(found.shape)
             if not fits:
                 raise InputError(f"condition: {condition!r} given, the data have the shape {found.shape}")
@@ -272,7 +273,7 @@ class GenerativeFlow(OnHub):
         if len(self.run.shape) == 3:
             x = x.clamp(0, 1)
         said = self.run.data
-        return data.unscaled(x, said["low"], said["high"], self.run.columns).view(n, *self.run.shape)
+        return data.unscale_points(x, said["low"], said["high"], self.run.columns).view(n, *self.run.shape)
 
     def _pushed(
         self, level: Level, x: Tensor, end: int, last: int, batch_size: int, progress: ProgressCallback | None

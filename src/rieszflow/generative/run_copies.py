@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rieszflow._infra.files import aside, copy_within, one_line, open_regular
+from rieszflow._infra.files import aside, copy_within, open_regular
+from rieszflow._infra.text import one_line
 from rieszflow.errors import RunError, WriteError
 from rieszflow.generative.run import Run
 

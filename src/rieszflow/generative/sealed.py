@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 
-from rieszflow._infra.files import Json, one_line
+from rieszflow._infra.files import Json
+from rieszflow._infra.text import one_line
 from rieszflow.errors import RunError
 
 __all__ = ["sealed", "unsealed"]

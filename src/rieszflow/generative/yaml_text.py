@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from rieszflow._infra.extras import extra
-from rieszflow._infra.files import one_line
+from rieszflow._infra.text import one_line
 from rieszflow.errors import InputError
 from rieszflow.generative.checks import shown
 

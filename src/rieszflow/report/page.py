@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra.extras import extra
-from rieszflow._infra.files import atomically, printable
+from rieszflow._infra.files import atomically
+from rieszflow._infra.text import printable
 from rieszflow.metrics import AROUND_ZERO, BETTER
 from rieszflow.report.pictures import ACROSS, CLOUD, GRID, distance_curves, error_curve, picture, save_picture, way, zoom_of
 from rieszflow.report.stages import noun, stage_table

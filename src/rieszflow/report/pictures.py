@@ -15,6 +15,7 @@ from torch import Tensor
 from rieszflow._infra.extras import extra
 from rieszflow._infra.files import atomically
 from rieszflow._infra.notices import notice
+from rieszflow._infra.text import on_one_line
 from rieszflow.sketch import SliceSketch
 from rieszflow.two_sample.pairwise import PairwiseDistances
 
@@ -177,5 +178,5 @@ def heat_map(found: PairwiseDistances) -> Image.Image:
 
 def _name(text: str, most: int) -> str:
     """A file's or column's name as there is room for it; the end tells more than the middle."""
-    text = "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
+    text = on_one_line(text)
     return text if len(text) <= most else f"{text[: most // 2]}…{text[1 - most // 2 :]}"

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from rieszflow import histograms
-from rieszflow._infra.files import Format, load_tensors, one_line, out_of_memory, save_tensors
+from rieszflow._infra.files import Format, load_tensors, out_of_memory, save_tensors
+from rieszflow._infra.text import one_line
 from rieszflow._infra.validate import positive_int
 from rieszflow.errors import FileError, InputError
 from rieszflow.sketch.counts import Counts

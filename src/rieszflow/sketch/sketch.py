@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from rieszflow import histograms
-from rieszflow._clouds import Cloud
 from rieszflow._infra import ranks, validate
 from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._infra.notices import notice
 from rieszflow._infra.ranks import Group
-from rieszflow._types import DirectionsName, Points, Progress, ProgressCallback, ScaleName, Statistic
+from rieszflow._types import Cloud, DirectionsName, Points, Progress, ProgressCallback, ScaleName, Statistic
 from rieszflow.data import as_points, stream
 from rieszflow.data.scale import choose_spreads, spreads_of_rows
 from rieszflow.engines.base import Result, Sum
@@ -221,7 +220,7 @@ class SliceSketch:
             InputError, InputTypeError, DatasetError: what `stream` refuses, another d, wrong weights. The sketch is then as it
                 was before.
         """
-        points = stream(x).matched(self.names, "the sketch")
+        points = stream(x).align_columns(self.names, "the sketch")
         if points.d != self.d:
             raise InputError(f"x: points of dimension {points.d} given, the sketch has d = {self.d}; they must be equal")
         w = None if x_weights is None else _weights(x_weights, x)

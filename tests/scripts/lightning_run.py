@@ -1,6 +1,6 @@
-"""A Lightning training with `SlicedMMDLoss` and `SlicedEnergyDistance`, for test_running.py: prints what the trainer logged.
+"""Train with Lightning, `SlicedMMDLoss` and `SlicedEnergyDistance`, and print what the trainer logged.
 
-Run: python lightning_run.py PROCESSES
+Run by tests/test_running.py: lightning_run.py PROCESSES
 """
 
 import json

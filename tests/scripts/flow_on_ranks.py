@@ -1,6 +1,6 @@
-"""Run by torchrun in tests/test_ranks.py: every rank holds a part of the clouds; the first one writes what came out of all.
+"""Compute gradients and a flow of clouds that are split over the ranks of torchrun; rank 0 writes the results.
 
-python flow.py IN.npz OUT.npz
+Run by tests/test_ranks.py: flow_on_ranks.py IN.npz OUT.npz
 """
 
 import sys

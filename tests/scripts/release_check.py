@@ -1,4 +1,4 @@
-"""The built wheel, installed by itself, as its user meets it. Run by `make release`: release_check.py PYTHON DIST"""
+"""Check the wheel and the sdist, with the wheel installed alone. Run by `make release`: release_check.py PYTHON DIST"""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ else:
 
 def main(python: str, dist: str) -> None:
     (wheel,), (sdist,) = Path(dist).glob("*.whl"), Path(dist).glob("*.tar.gz")
-    python = str(Path(python).absolute())  # the link in its folder: what it points to knows nothing of that environment
+    python = str(Path(python).absolute())  # not resolved: the target of the link is outside the environment
     with zipfile.ZipFile(wheel) as packed:
         names = packed.namelist()
         meta = email.message_from_bytes(packed.read(next(n for n in names if n.endswith(".dist-info/METADATA"))))
@@ -61,7 +61,7 @@ def main(python: str, dist: str) -> None:
     assert meta["License-Expression"] == "MIT" and meta["License-File"] == "LICENSE" and meta["Summary"]
     assert any(n.endswith("licenses/LICENSE") for n in names)
     own = {n.removeprefix("rieszflow/") for n in names if n.startswith("rieszflow/")}
-    source = Path(__file__).parent.parent / "src" / "rieszflow"
+    source = Path(__file__).parents[2] / "src" / "rieszflow"
     wanted = {str(p.relative_to(source)) for p in source.rglob("*") if p.suffix in (".py", ".yaml") or p.name == "py.typed"}
     assert own == wanted, f"missing {sorted(wanted - own)}, not ours {sorted(own - wanted)}"
     assert all(n.startswith(("rieszflow/", f"rieszflow-{version}.dist-info/")) for n in names)
@@ -74,8 +74,8 @@ def main(python: str, dist: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([python, "-I", "-c", INSIDE, version], cwd=folder, check=True)
         program = Path(python).parent / "rieszflow"
-        told = subprocess.run([str(program), "--help"], cwd=folder, capture_output=True, text=True)
-        assert told.returncode != 0 and "'typer" in told.stderr and told.stderr.count("\n") == 1, told
+        done = subprocess.run([str(program), "--help"], cwd=folder, capture_output=True, text=True)
+        assert done.returncode != 0 and "'typer" in done.stderr and done.stderr.count("\n") == 1, done
         Path(folder, "outside.py").write_text(OUTSIDE, encoding="utf-8")
         mypy = [sys.executable, "-m", "mypy", "--strict", "--python-executable", python, "--cache-dir", folder, "outside.py"]
         subprocess.run(mypy, cwd=folder, check=True)

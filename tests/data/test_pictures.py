@@ -19,6 +19,8 @@ from rieszflow import Notice
 from rieszflow.data import Dataset, DatasetError, as_points, load
 from rieszflow.data.files import read_points
 from rieszflow.data.images import is_image_folder
+from rieszflow.generative import Config
+from rieszflow.generative.training_data import dataset
 
 
 @pytest.fixture(autouse=True)
@@ -331,7 +333,7 @@ def test_the_same_array_from_anywhere(tmp_path, kind):
     for file in (tmp_path / "x.npy", tmp_path / "y.NPZ"):
         np.testing.assert_array_equal(read_points(file), want.reshape(12, -1))
     from_files = [load(tmp_path / name) for name in ("x.npy", "y.NPZ")]
-    given = [rf.generative.training_data.dataset(a, None, rf.generative.Config()) for a in (x, native)]
+    given = [dataset(a, None, Config()) for a in (x, native)]
     for found in [*from_files, *given]:
         assert found.shape == want.shape[1:]
         # Scaling and its inverse round twice, values have at most 8 bits before the point
@@ -456,8 +458,8 @@ def test_columns_with_offsets_keep_their_spread(tmp_path):
 
 def test_ordinary_columns_are_sampled_in_float32():
     g = np.random.default_rng(0)
-    found = rf.generative.training_data.dataset(
-        g.normal(size=(50, 3)) * [1, 10, 100] + [0, 1000, 0], None, rf.generative.Config()
+    found = dataset(
+        g.normal(size=(50, 3)) * [1, 10, 100] + [0, 1000, 0], None, Config()
     )
     assert found.unscale(found.train).dtype == torch.float32
 
@@ -475,7 +477,7 @@ def test_ordinary_columns_are_sampled_in_float32():
 )
 def test_the_scaling_is_done_in_double(tmp_path, x):
     np.save(tmp_path / "x.npy", x)
-    for found in (load(tmp_path / "x.npy"), rf.generative.training_data.dataset(x, None, rf.generative.Config())):
+    for found in (load(tmp_path / "x.npy"), dataset(x, None, Config())):
         both = torch.cat([found.train, found.held_out])
         back = found.unscale(both).numpy()
         # A uniform column fills about [0, 1], a normal one reaches four of its 0.37 from the middle.
@@ -724,7 +726,7 @@ def test_did_you_mean_a_file(tmp_path):
     ("name", "says"),
     [
         ("a.xyz", "rename it"),
-        ("a.png", "give the folder of the pictures"),
+        ("a.png", "give the folder of the images"),
         ("a.zip", "unpack it"),
         ("a.pt", "pickles can run code"),
         ("a.xlsx", "save the table as .csv"),

@@ -100,7 +100,11 @@ def test_grey_pictures_are_scaled_by_their_type(tmp_path, suffix, picture, want)
     ("suffix", "picture", "says"),
     [
         ("tif", lambda: Image.fromarray(RAMP.astype(np.int32)), "0.tif: .* got Pillow's mode I,"),
-        ("tif", lambda: Image.fromarray(RAMP.astype(np.float32)), "0.tif: an image of floats must lie in .0, 1., got 500 to 63500"),
+        (
+            "tif",
+            lambda: Image.fromarray(RAMP.astype(np.float32)),
+            "0.tif: .* floats must lie in .0, 1., got 500 to 63500",
+        ),
         ("tif", lambda: Image.fromarray(np.full((8, 8), np.nan, np.float32)), "0.tif: an image of floats"),
         ("tif", lambda: Image.new("LAB", (8, 8)), "0.tif: .* got Pillow's mode LAB,"),
     ],
@@ -367,7 +371,9 @@ def test_channels_that_may_be_first_or_last_are_an_error(tmp_path, shape):
     np.save(tmp_path / "x.npy", x)
     d = int(np.prod(shape[1:]))
     for read in (lambda: as_points(x, "x"), lambda: as_points(torch.from_numpy(x), "x"), lambda: load(tmp_path / "x.npy")):
-        with pytest.raises(DatasetError, match=rf"must be images \(n, C, H, W\) .* vectors \(n, {d}\), .* may be axis 1 or axis 3"):
+        with pytest.raises(
+            DatasetError, match=rf"images \(n, C, H, W\) .* vectors \(n, {d}\), .* may be axis 1 or axis 3"
+        ):
             read()
 
 
@@ -458,9 +464,7 @@ def test_columns_with_offsets_keep_their_spread(tmp_path):
 
 def test_ordinary_columns_are_sampled_in_float32():
     g = np.random.default_rng(0)
-    found = dataset(
-        g.normal(size=(50, 3)) * [1, 10, 100] + [0, 1000, 0], None, Config()
-    )
+    found = dataset(g.normal(size=(50, 3)) * [1, 10, 100] + [0, 1000, 0], None, Config())
     assert found.unscale(found.train).dtype == torch.float32
 
 
@@ -503,7 +507,10 @@ def test_whole_numbers_that_even_double_flattens_are_refused(tmp_path):
     [
         (np.full((9, 2), 1e308), "must hold numbers below 4e307"),
         (np.array([[1.0, np.inf]] * 9), "NaN or infinity"),
-        (np.full((9, 2), np.longdouble("1e1000")) if np.finfo(np.longdouble).max > 1e999 else np.full((9, 2), 1e308), "must hold numbers below"),
+        (
+            np.full((9, 2), np.longdouble("1e1000")) if np.finfo(np.longdouble).max > 1e999 else np.full((9, 2), 1e308),
+            "must hold numbers below",
+        ),
     ],
 )
 def test_numbers_that_cannot_be_scaled(tmp_path, x, says):

@@ -40,12 +40,21 @@ def test_a_batch_of_one_axis_is_ambiguous(source):
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        (TensorDataset(torch.zeros(4, 2)), "`source` must give batches, got TensorDataset; put it into a torch.utils.data.DataLoader"),
+        (
+            TensorDataset(torch.zeros(4, 2)),
+            "`source` must give batches, got TensorDataset; put it into a torch.*DataLoader",
+        ),
         ([[1.0, 2.0], [3.0, 4.0]], "batch 0: must be a tensor or array of shape \\(m, d\\), .*, got single points or numbers"),
         ([1.0, 2.0], "batch 0: must be a torch.Tensor or numpy.ndarray .*, got float"),
-        (((torch.zeros(3, 8, 8), 4) for _ in range(3)), "batch 0: must be .*, got single points or numbers"),  # (image, label), one by one
+        (
+            ((torch.zeros(3, 8, 8), 4) for _ in range(3)),
+            "batch 0: must be .*, got single points or numbers",
+        ),  # (image, label), one by one
         ({"x": torch.zeros(3, 2)}, "batches of points, got a mapping"),
-        ([{"age": torch.zeros(3, 1), "income": torch.zeros(3, 1)}], "a mapping must have one key, or one of 'x', .*, got 'age', 'income'"),
+        (
+            [{"age": torch.zeros(3, 1), "income": torch.zeros(3, 1)}],
+            "must have one key, or one of 'x', .* got 'age', 'income'",
+        ),
         ([{"x": torch.zeros(3, 1), "image": torch.zeros(3, 1)}], "got 'x', 'image'"),
         ([()], "an empty tuple"),
         ([[]], "an empty list"),

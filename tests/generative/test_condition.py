@@ -11,8 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 import rieszflow as rf
-from rieszflow.data import load
-from rieszflow.data import Dataset
+from rieszflow.data import Dataset, load
 from rieszflow.errors import ConfigError, DatasetError, InputError, RunError
 from rieszflow.generative import Config, columns_of, held_out_conditions, residual
 from rieszflow.generative import loop as training
@@ -149,9 +148,9 @@ def table(path, n=400):
 def test_columns_of_a_table(tmp_path):
     pytest.importorskip("pyarrow")
     rows = table(tmp_path / "people.csv")
-    content = load(tmp_path / "people.csv", given=["income", "age"])
-    assert content.shape == (2,) and content.train_given.shape == (340, 2)
-    both = torch.cat([content.train_given, content.unscale(content.train).double()], 1).numpy()
+    content = load(tmp_path / "people.csv", condition=["income", "age"])
+    assert content.shape == (2,) and content.train_condition.shape == (340, 2)
+    both = torch.cat([content.train_condition, content.unscale(content.train).double()], 1).numpy()
     # every row is one of the table's, in the order income, age, height, rent, but for float32
     apart = np.abs(both[:, None] - rows[None][:, :, [2, 0, 1, 3]]) / np.array([5000, 60, 9, 9])
     assert apart.max(2).min(1).max() < 1e-6
@@ -162,12 +161,12 @@ def test_columns_of_a_table(tmp_path):
     with pytest.warns(rf.Notice, match="age lies"):
         flow.sample(2, condition=[3000, 99], seed=1)
     for given, words in (
-        ("age,shoes", "no column 'shoes'"), ("age,age", "'age' given twice"), ("age,income,height,rent", "none is left"),
+        ("age,shoes", "no column 'shoes'"), ("age,age", "got 'age' twice"), ("age,income,height,rent", "must be left for samples"),
     ):  # fmt: skip
         with pytest.raises(DatasetError, match=words):
             rf.GenerativeFlow(**small).fit(str(tmp_path / "people.csv"), condition=given)
-    with pytest.raises(DatasetError, match="has no columns"):
-        load("digits", given=["age"])
+    with pytest.raises(DatasetError, match="must be a .csv or .parquet table"):
+        load("digits", condition=["age"])
 
 
 MASK = torch.zeros(1, 8, 8, dtype=torch.bool)

@@ -2,8 +2,8 @@
 
 No file is ever executed, and nothing is downloaded unless a Hugging Face data set is requested by name (`hf:mnist`).
 
-Modules, from the lowest: points, dataset (arrays in memory); paths, images, files (arrays and images in files); options, batches,
-arrow, csv_file, tables (tables); streams, scale, labels (points in batches, their scales and labels); datasets (`load`).
+Modules, from the lowest: points, dataset (arrays in memory); paths, images, files (arrays and images in files); options,
+batches, arrow, csv_file, tables (tables); streams, scale, labels (points in batches); datasets (`load`).
 """
 
 from rieszflow.data.dataset import ColumnScaler, Dataset, scale_points, unscale_points
@@ -15,6 +15,6 @@ from rieszflow.data.streams import Stream, stream
 from rieszflow.errors import DatasetError
 
 __all__ = [
-    "NAMED", "ColumnScaler", "Dataset", "DatasetError", "Stream", "as_points", "load", "load_labelled", "read_idx", "scale_points",
-    "stream", "unscale_points",
+    "NAMED", "ColumnScaler", "Dataset", "DatasetError", "Stream", "as_points", "load", "load_labelled", "read_idx",
+    "scale_points", "stream", "unscale_points",
 ]  # fmt: skip

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rieszflow._infra.text import one_line
 from rieszflow._infra.notices import notice
+from rieszflow._infra.text import one_line
 from rieszflow.data.options import TableOptions, cell_error, is_missing
 from rieszflow.data.points import as_points
 from rieszflow.errors import DatasetError
@@ -234,7 +234,7 @@ class Reader:
         if isinstance(column, pa.DictionaryArray):
             column = column.dictionary_decode()
         elif t.is_run_end_encoded(column.type):
-            column = pc.run_end_decode(column)
+            column = pc.run_end_decode(column)  # type: ignore[attr-defined]  # the stubs lack it
         if is_list(column.type):
             return self._lists(column, place)
         if _is_text(column.type):
@@ -275,13 +275,14 @@ class Reader:
         options = self.options
         text: Any = pc.utf8_trim_whitespace(column.cast(pa.large_string()))
         for marker in ("", *(options.missing or ())):
-            text = pc.if_else(pc.equal(text, marker), None, text)
+            text = pc.if_else(pc.equal(text, pa.scalar(marker)), None, text)
         if options.thousands:
             text = pc.replace_substring(text, options.thousands, "")
         if options.decimal != ".":
             text = pc.replace_substring(pc.replace_substring(text, ".", "\0"), options.decimal, ".")
         try:
-            return text.cast(pa.float64())
+            numbers: Column = text.cast(pa.float64())
+            return numbers
         except pa.ArrowInvalid:
             for k, cell in enumerate(column.to_pylist()):
                 if cell is not None and cell not in (options.missing or ()) and not options.is_number(cell):

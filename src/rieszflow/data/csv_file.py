@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from rieszflow._infra.text import one_line
 from rieszflow._infra.notices import notice
+from rieszflow._infra.text import one_line
 from rieszflow.data.arrow import Column, Part
 from rieszflow.data.options import TableOptions, cell_error, check_distinct, delimiter_hint
 from rieszflow.data.paths import suffix
@@ -37,7 +37,7 @@ class CsvFile:
     def __init__(self, file: Path, options: TableOptions) -> None:
         self.file, self.options = file, options
         self.delimiter = options.delimiter or ("\t" if suffix(file).startswith(".tsv") else ",")
-        self.missing = [*pa.csv.ConvertOptions().null_values, *(options.missing or ())]
+        self.missing = [*(pa.csv.ConvertOptions().null_values or ()), *(options.missing or ())]
         self.header_lines = self.row_bytes = 0
         self.names = check_distinct(str(file), self._read_header())
         self.types: dict[str, pa.DataType] = {}
@@ -218,5 +218,6 @@ class CsvFile:
 
 def _exceeds_float64(column: Column) -> bool:
     """Return True if a column holds integers that float64 may round."""
-    ends = pc.min_max(column).as_py()
-    return ends["min"] is not None and max(-ends["min"], ends["max"]) > 2**53
+    ends = pc.min_max(column)
+    low, high = ends["min"].as_py(), ends["max"].as_py()
+    return low is not None and max(-low, high) > 2**53

@@ -6,7 +6,7 @@ import io
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -232,7 +232,7 @@ def _celeba(path: Path, advice: str) -> RawData:
 
 
 def _resized_celeba(image: Image) -> np.ndarray:
-    """Resize an image (178, 218) to 64 × 64 as in the paper: its centre of 140 × 140, by bicubic interpolation without antialiasing.
+    """Resize the centre of an image, 140 × 140, to 64 × 64 as in the paper: by bicubic interpolation without antialiasing.
 
     The paper keeps floats outside of [0, 255]. Here they are rounded to bytes, a quarter of the memory.
     """
@@ -255,11 +255,11 @@ def _hugging_face(name: str) -> RawData:
         raise DatasetError(f"hf:{name}: cannot be loaded ({type(error).__name__}: {error})") from None
     convert = _resized_celeba if name == "celeba" else np.asarray
 
-    def arrays(part: Any) -> Iterable[np.ndarray | None]:
+    def arrays(part: Any) -> tuple[np.ndarray, np.ndarray | None]:
         column = next(c for c in ("image", "img") if c in part.column_names)
         # Row by row: all of CelebA's images at full size would not fit into memory.
-        yield np.stack([to_chw(convert(row[column])) for row in part])
-        yield np.asarray(part["label"]) if "label" in part.column_names else None
+        images = np.stack([to_chw(convert(row[column])) for row in part])
+        return images, np.asarray(part["label"]) if "label" in part.column_names else None
 
     return RawData(*arrays(parts["train"]), *arrays(parts["test"]))
 

@@ -105,8 +105,8 @@ def read_numpy(path: Path) -> RawData:
     # pandas and R write integers as floats. A classifier has as many classes as the largest label.
     if not numeric or not ((labels >= 0) & (labels < 2**16) & (labels == np.floor(labels))).all():
         raise DatasetError(
-            f"{path}: labels must be {len(x)} integers from 0 to 65535, one for every point, got shape {labels.shape} and dtype "
-            f"{labels.dtype}"
+            f"{path}: labels must be {len(x)} integers from 0 to 65535, one for every point, got shape {labels.shape} and "
+            f"dtype {labels.dtype}"
         )
     return RawData(x, labels.astype(np.int64))
 

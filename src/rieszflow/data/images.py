@@ -136,7 +136,7 @@ def _read_image(file: Path) -> tuple[np.ndarray, list[str]]:
         values = np.asarray(image)
         if not ((values >= 0) & (values <= 1)).all():
             raise DatasetError(
-                f"{file}: an image of floats must lie in [0, 1], got {values.min():g} to {values.max():g}; divide the values, or "
+                f"{file}: an image of floats must lie in [0, 1], got {values.min():g} to {values.max():g}; divide them, or "
                 "save their array as .npy"
             )
         return values[None], remarks
@@ -147,7 +147,7 @@ def _read_image(file: Path) -> tuple[np.ndarray, list[str]]:
         )
     if mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        if rgba.getchannel("A").getextrema()[0] < 255:
+        if np.min(rgba.getchannel("A").getextrema()) < 255:
             remarks.append("transparency, which is ignored")
         image = rgba if mode in ("P", "PA") else image
     if mode == "CMYK":

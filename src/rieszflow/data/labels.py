@@ -41,8 +41,8 @@ def load_labelled(
         The points, and the labels as strings, an object array (n,). Different labels give different strings.
 
     Raises:
-        InputError, InputTypeError, DatasetError: `stream` refuses x; the column or key does not exist; the numbers of labels and
-            points differ; or labels are missing or have several types.
+        InputError, InputTypeError, DatasetError: `stream` refuses x; the column or key does not exist; the numbers of labels
+            and points differ; or labels are missing or have several types.
         MissingPackageError: An .h5ad file without anndata, or a table without pyarrow.
     """
     if isinstance(x, (str, os.PathLike)) and os.fspath(x).endswith(".h5ad"):

@@ -130,7 +130,7 @@ def check_known(name: str, columns: list[str], wanted: Iterable[str]) -> None:
 
 
 def without_index(names: list[str], columns: list[str], skipped: dict[str, str], index: Collection[str]) -> list[str]:
-    """Return the columns without those of a pandas index, which are in `index` or have typical names; add these to `skipped`."""
+    """Return the columns without those of a pandas index, in `index` or with typical names, and add these to `skipped`."""
     kept = []
     for column in columns:
         unnamed = column == names[0] and len(names) > 1 and _UNNAMED.fullmatch(column)

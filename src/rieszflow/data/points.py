@@ -1,13 +1,13 @@
 """Conversion of arrays and tensors from any source to points with floating-point values.
 
-- Arrays with three axes are grey images (n, H, W). With four axes, axis 1, or otherwise axis 3, holds the channels if its length is
-  1 or 3; the result is always (n, C, H, W). If both axes could hold them, that is an error.
+- Arrays with three axes are grey images (n, H, W). With four axes, axis 1, or otherwise axis 3, holds the channels if it has
+  length 1 or 3; the result is always (n, C, H, W). If both axes could hold them, that is an error.
 - Images of bytes (uint8) are divided by 255, of uint16 by 65535, so that values lie in [0, 1]. All other numbers keep their
   values, as do bytes of shape (n, d): a table of small integers.
-- Arrays of other libraries are read if they support DLPack (`__dlpack__`: JAX, CuPy, libraries of the Array API standard, Arrow
-  arrays of numbers), in their own shape. Any other array-like object (a Series or Index of pandas, an xarray, a sparse matrix,
-  a quantity with a unit) is refused, and the message names the call that converts it.
-- Types of up to 16 bits become float32, integers of 32 and 64 bits float64, which is exact up to 2^53. Larger ones are refused if
+- Arrays of other libraries are read if they support DLPack (`__dlpack__`: JAX, CuPy, libraries of the Array API standard,
+  Arrow arrays of numbers), in their own shape. Any other array-like object (a Series of pandas, an xarray, a sparse matrix, a
+  quantity with a unit) is refused, and the message names the call that converts it.
+- Types of up to 16 bits become float32, integers of 32 and 64 bits float64, exact up to 2^53. Larger ones are refused if
   rounding would flatten a column. Masked, complex, text, date and object arrays are refused.
 """
 
@@ -46,8 +46,8 @@ def as_points(array: object, name: str) -> Points:
         name: Name of the argument or file, for messages.
 
     Returns:
-        A NumPy array if the input is one, otherwise a tensor: (n, C, H, W) for three and four axes, otherwise of the same shape;
-        float32 or float64. NaN and infinity pass.
+        A NumPy array if the input is one, otherwise a tensor: (n, C, H, W) for three and four axes, otherwise of the same
+        shape; float32 or float64. NaN and infinity pass.
 
     Raises:
         InputTypeError: Not an array of real numbers, masked values, or a sparse or meta tensor.

@@ -11,18 +11,26 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
 
-from rieszflow._infra.text import one_line
 from rieszflow._infra.notices import Notice, notice
+from rieszflow._infra.text import one_line
 from rieszflow._types import PointSource
 from rieszflow.data.arrow import Column, Part, Reader, fits_float32, is_list, skip_reason, storage
 from rieszflow.data.batches import BATCH_ROWS, Source, is_frame, rows_per_batch
 from rieszflow.data.csv_file import CsvFile
 from rieszflow.data.options import (
-    FORMATTED_NUMBER, MISSING_MARKERS, TableOptions, cell_error, check_distinct, check_known, column_difference, delimiter_hint,
+    FORMATTED_NUMBER,
+    MISSING_MARKERS,
+    TableOptions,
+    cell_error,
+    check_distinct,
+    check_known,
+    column_difference,
+    delimiter_hint,
     without_index,
 )  # fmt: skip
 from rieszflow.data.paths import PARQUET, is_system, is_table, quoted, suffix, table_format
@@ -54,7 +62,7 @@ def parts_of(source: PointSource, options: TableOptions) -> list[Part]:
     return parts
 
 
-def _frame(frame: PointSource) -> Part:
+def _frame(frame: Any) -> Part:
     name, index = type(frame).__name__, []
     try:
         if any(base.__module__.partition(".")[0] == "pandas" for base in type(frame).__mro__):

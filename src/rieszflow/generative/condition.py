@@ -250,9 +250,9 @@ def raw_conditions(config: Config, data: Dataset) -> tuple[Tensor | None, Tensor
             raise ConfigError(f"condition: 'class' needs labels, and {data.name} has none")
         return data.train_labels, data.held_out_labels
     if config.condition.startswith(("given", "columns:")):
-        if data.train_given is None or data.held_out_given is None:
+        if data.train_condition is None or data.held_out_condition is None:
             raise ConfigError(f"condition: {config.condition!r} needs numbers beside the data, and {data.name} has none")
-        return data.train_given, data.held_out_given
+        return data.train_condition, data.held_out_condition
     return data.train.flatten(1), data.held_out.flatten(1)
 
 

@@ -206,7 +206,7 @@ def test_what_is_not_known_does_not_matter():
     hidden[..., :4] = math.nan
     for wrong, words in (
         (hidden, "NaN or infinity where it is known"), (data.held_out[:3], "3 images given for 5 samples"),
-        (np.array(7.0), "a single number given"),
+        (np.array(7.0), "got a single number"),
         (data.held_out[0, 0], "shape (8, 8) given"), (None, "needs the known part of images"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=re.escape(words)):

@@ -45,11 +45,11 @@ def pairwise(
     from rieszflow._infra.files import atomically
     from rieszflow._types import PointSource
     from rieszflow.data import stream
-    from rieszflow.data.options import Reading
+    from rieszflow.data.options import TableOptions
     from rieszflow.two_sample.pairwise import pairwise_energy_distance
 
     points: PointSource = source
-    if Reading(**reading) != Reading():
+    if TableOptions(**reading) != TableOptions():
         points = stream(source, **{**reading, "exclude": [*reading.get("exclude", ()), by]})
     with ProgressBars() as progress:
         found = pairwise_energy_distance(

@@ -43,7 +43,7 @@ def sample(
 
     from rieszflow import report
     from rieszflow._infra.files import atomically
-    from rieszflow.data import scaled
+    from rieszflow.data import scale_points
     from rieszflow.generative import GenerativeFlow
 
     flow = GenerativeFlow.load(run)
@@ -54,7 +54,7 @@ def sample(
     array = x.numpy()
     atomically(out, lambda t: np.savez_compressed(t, x=array) if out.suffix == ".npz" else np.save(t, array))
     known = flow.run.data
-    shown = scaled(x[: 64 if x.ndim == 4 else 2000], known["low"], known["high"], flow.run.columns)
+    shown = scale_points(x[: 64 if x.ndim == 4 else 2000], known["low"], known["high"], flow.run.columns)
     report.save_picture(out.with_suffix(".png"), report.picture(shown))
     show(f"{out}: {n} samples of shape {tuple(x.shape[1:])}; figure: {out.with_suffix('.png')}")
 
@@ -83,9 +83,9 @@ def _condition(run: Run, n: int, label: int | None, condition: str | None, obser
     file = Path(observed)
     if file.suffix not in (".npy", ".npz") or not file.is_file():
         raise InputError(f"--observed must be an existing .npy or .npz file, or held-out, got {file}")
-    from rieszflow.data.files import numpy_file
+    from rieszflow.data.files import read_numpy
 
-    return numpy_file(file).train
+    return read_numpy(file).train
 
 
 @app.command(epilog="Example: `rieszflow evaluate runs/fashion -n 5000`")

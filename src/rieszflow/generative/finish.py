@@ -14,12 +14,12 @@ from rieszflow._infra import ranks
 from rieszflow._infra.files import Json
 from rieszflow._types import Progress
 from rieszflow.errors import RunError
-from rieszflow.exact import energy_distance
 from rieszflow.generative.begin import PICTURED
 from rieszflow.generative.context import WATCHED, Context, Pictures, Stage
 from rieszflow.generative.networks import Displacement, as_data, displace
 from rieszflow.generative.pyramid import grow
 from rieszflow.generative.state import State
+from rieszflow.sliced import energy_distance
 
 __all__ = ["finish", "finish_part"]
 

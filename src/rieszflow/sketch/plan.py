@@ -16,7 +16,7 @@ from rieszflow._infra import validate
 from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._infra.notices import notice
 from rieszflow._types import DirectionsName
-from rieszflow.data import difference
+from rieszflow.data.options import column_difference
 from rieszflow.directions import KINDS, Directions
 from rieszflow.errors import InputError
 
@@ -187,7 +187,7 @@ class Plan:
         if mine is not None and theirs is not None and mine != theirs:
             how = "the same columns in another order"
             if set(mine) != set(theirs):
-                how = "other columns: it " + difference(theirs, mine, "this one has")
+                how = "other columns: it " + column_difference(theirs, mine, "this one has")
             return f"a sketch of {how}; {advice}"
         if self.settings.spreads != other.settings.spreads:
             return f"a sketch whose columns are divided by other spreads; {advice}"

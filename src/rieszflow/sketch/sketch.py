@@ -225,7 +225,7 @@ class SliceSketch:
             InputError, InputTypeError, DatasetError: what `stream` refuses, another d, wrong weights. The sketch is then as it
                 was before.
         """
-        points = stream(x).matched(self.names, "the sketch")
+        points = stream(x).align_columns(self.names, "the sketch")
         if points.d != self.d:
             raise InputError(f"x: points of dimension {points.d} given, the sketch has d = {self.d}; they must be equal")
         w = None if x_weights is None else _weights(x_weights, x)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rieszflow import directions, engines
 from rieszflow._infra import ranks, validate
+from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import BufferPool
 from rieszflow._types import Batches, Cloud, EngineName, Need, Pair, Points, PointSource, PointsT, Seed, Statistic
@@ -19,7 +20,7 @@ from rieszflow.data import stream
 from rieszflow.directions import Directions, Kind
 from rieszflow.engines import CachedTarget, Problem, Result
 from rieszflow.errors import InputError
-from rieszflow.histograms.replay import StepTables, record_step
+from rieszflow.histograms import StepTables, record_step
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 
 __all__ = ["Target"]
@@ -127,6 +128,7 @@ class Target:
         self._calls, self._cached = 0, list[_CachedSlices]()
         self.memory = BufferPool()  # of gradients, and of the particles of a flow
 
+    @isolated_numerics
     def gradient(self, x: PointsT, *, statistic: Statistic = "V", x_weights: Points | None = None) -> PointsT:
         """Compute the gradient of MMD² by x.
 
@@ -171,7 +173,7 @@ class Target:
             slices = self._cached[turn]
         else:
             seed = self._next_seed()
-            slices = _CachedSlices(seed, 0, engine.keep(self._source, x.points, self._sample(seed), self._problem))
+            slices = _CachedSlices(seed, 0, engine.cache(self._source, x.points, self._sample(seed), self._problem))
         result = slices.target.evaluate(x, unbiased)
         slices.uses += 1
         self._cached[turn : turn + 1] = [] if result.stale else [slices]
@@ -200,6 +202,7 @@ class Target:
         if isinstance(self.directions, Tensor):
             raise InputError("`directions` must be a name or PatchSlices with `record`, got a tensor")
 
+    @isolated_numerics
     def _record_step(self, x: Tensor, draw: Callable[[int], Directions], bins: int) -> tuple[int, Directions, StepTables]:
         """Return the seed of the next slices, the slices that `draw` makes of it, and the tables of the gradient on them."""
         validate.pair(x, self.y, check_finite=False)
@@ -229,6 +232,7 @@ class Target:
             state |= {f"{k}.{name}": v for name, v in cached.target.state().items()}
         return state
 
+    @isolated_numerics
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from a `state`, and count the target again. Raises KeyError if it has other slices."""
         cached = []
@@ -237,7 +241,7 @@ class Target:
                 raise KeyError("entries")
             prefix, seed = f"{k}.", int(state[f"{k}.seed"])
             own = {key.removeprefix(prefix): v.to(self.y.device) for key, v in state.items() if key.startswith(prefix)}
-            target = self._caching_engine.restore(self._source, own, self._sample(seed), self._problem)
+            target = self._caching_engine.restore_cache(self._source, own, self._sample(seed), self._problem)
             cached.append(_CachedSlices(seed, int(own["uses"]), target))
         self._calls, self._cached = int(state["calls"]), cached
 

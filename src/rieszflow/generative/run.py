@@ -38,7 +38,7 @@ from rieszflow._infra.files import (
 )
 from rieszflow._infra.notices import notice
 from rieszflow._infra.text import one_line
-from rieszflow.data import Columns
+from rieszflow.data import ColumnScaler
 from rieszflow.errors import FileError, RunError, WriteError
 from rieszflow.generative.checks import MOST, is_whole, shown
 from rieszflow.generative.config import Config
@@ -130,10 +130,10 @@ class Run:
         return tuple(self.data["shape"])
 
     @property
-    def columns(self) -> Columns | None:
+    def columns(self) -> ColumnScaler | None:
         """Return the scaling of the columns of vectors; None for images."""
         said = self.data["columns"]
-        return None if said is None else Columns(**{key: tuple(value) for key, value in said.items()})
+        return None if said is None else ColumnScaler(**{key: tuple(value) for key, value in said.items()})
 
     def network_file(self, number: int) -> Path:
         return self.path / "networks" / f"{number:04d}.safetensors"

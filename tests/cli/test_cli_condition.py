@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from test_cli import TINY, called
 
-SMALL = [option for setting in [*TINY, "networks=2"] for option in ("--set", setting)]
+SMALL = [option for setting in [*TINY, "stages=2"] for option in ("--set", setting)]
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +23,11 @@ def test_samples_of_a_label(folder):
     done = called("sample", "by-class", "--label", 7, "-n", 5, "--out", "seven.npz", cwd=folder)
     assert done.returncode == 0 and np.load(folder / "seven.npz")["x"].shape == (5, 1, 8, 8)
     assert called("sample", "by-class", "-n", 5, "--out", "any.npz", cwd=folder).returncode == 0
-    assert "samples take the condition: class" in called("info", "by-class", cwd=folder).stdout
+    assert "condition: class" in called("info", "by-class", cwd=folder).stdout
     # a row of 8 for each of ten labels, of 8 pixels and a gap of 1
     grid = Image.open(folder / "by-class/images/samples-0002.png")
     assert grid.size[1] * 73 == grid.size[0] * 91
-    assert "A row for every label: 0, 1, 2" in (folder / "by-class/report.html").read_text()
+    assert "A row for each label: 0, 1, 2" in (folder / "by-class/report.html").read_text()
 
 
 def test_evaluation_by_label(folder):
@@ -47,9 +47,9 @@ def test_the_other_half(folder):
     again = called("sample", "left", "--observed", "known.npy", "-n", 4, "--out", "again.npy", cwd=folder)
     assert again.returncode == 0 and np.array_equal(first, np.load(folder / "again.npy"))  # of the same halves and seed
     done = called("evaluate", "left", "-n", 100, cwd=folder)
-    assert done.returncode == 0 and "samples miss what is known of them: 0" in done.stdout
+    assert done.returncode == 0 and "deviation of samples from their condition: 0" in done.stdout
     assert json.loads((folder / "left/evaluation.json").read_text())["observation_residual"] == 0
-    assert "Above each row of samples what was known" in (folder / "left/report.html").read_text()
+    assert "Above each row, the known part of these samples" in (folder / "left/report.html").read_text()
 
 
 def test_columns_that_are_given(folder):
@@ -57,32 +57,35 @@ def test_columns_that_are_given(folder):
     g = np.random.default_rng(0)
     rows = g.normal(size=(200, 3)) + np.array([40, 0, 5])
     np.savetxt(folder / "people.csv", rows, delimiter=",", header="age,height,income", comments="")
-    done = called("train", "people.csv", "--given", "age,income", "--out", "people", *SMALL, cwd=folder)
+    done = called("train", "people.csv", "--condition", "age,income", "--out", "people", *SMALL, cwd=folder)
     assert done.returncode == 0, done.stderr
-    done = called("sample", "people", "--given", "40,5", "-n", 6, "--out", "some.npy", cwd=folder)
+    done = called("sample", "people", "--condition", "40,5", "-n", 6, "--out", "some.npy", cwd=folder)
     assert done.returncode == 0 and np.load(folder / "some.npy").shape == (6, 1)
     assert called("evaluate", "people", "-n", 20, cwd=folder).returncode == 0
-    done = called("sample", "people", "--given", "90,5", "-n", 6, "--out", "far.npy", cwd=folder)
+    done = called("sample", "people", "--condition", "90,5", "-n", 6, "--out", "far.npy", cwd=folder)
     assert done.returncode == 0 and "age lies" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train", "digits", "--by-class", "--observe", "left-half"], "--by-class and --observe: given together"),
-        (["train", "digits", "--observe", "left"], "--observe: 'left' given"),
-        (["train", "digits", "--observe", "pool:3"], "does not fit images of shape"),
-        (["train", "digits", "--given", "age"], "has no columns"),
-        (["sample", "by-class", "--label", 10], "label 10 given; the data have 0 to 9"),
+        (["train", "digits", "--by-class", "--observe", "left-half"], "only one of --by-class and --observe can be used"),
         (
-            ["sample", "left", "--label", 1],
-            "--label: left was trained with the condition 'left-half'; it needs a run of `rieszflow train … --by-class`",
+            ["train", "digits", "--observe", "left"],
+            "--observe must be one of left-half, right-half, top-half, bottom-half or pool:4, got 'left'",
         ),
-        (["sample", "by-class", "--observed", "held-out"], "rieszflow train … --observe`"),
-        (["sample", "by-class", "--given", "1"], "rieszflow train … --given`"),
+        (["train", "digits", "--observe", "pool:3"], "does not fit images of shape"),
+        (["train", "digits", "--condition", "age"], "has no columns"),
+        (["sample", "by-class", "--label", 10], "label 10 given; the data have 0 to 9"),
+        (["sample", "left", "--label", 1], "--label does not fit left, which takes --observed (its condition is 'left-half')"),
+        (["sample", "by-class", "--observed", "held-out"], "which takes --label (its condition is 'class')"),
+        (["sample", "by-class", "--condition", "1"], "--condition does not fit by-class, which takes --label"),
         (["sample", "left"], "the model needs the known part of images"),
-        (["sample", "left", "--observed", "nowhere.npy"], "nowhere.npy given"),
-        (["sample", "left", "--observed", "by-class/config.yaml"], "a .npy or .npz file"),
+        (
+            ["sample", "left", "--observed", "nowhere.npy"],
+            "--observed must be an existing .npy or .npz file, or held-out, got nowhere.npy",
+        ),
+        (["sample", "left", "--observed", "by-class/config.yaml"], "existing .npy or .npz file"),
     ],
 )
 def test_what_is_refused_in_one_line(folder, arguments, words):

@@ -1,4 +1,4 @@
-"""What writing a flow down costs: steps with and without a recording, in turn.
+"""Time the steps of a flow with and without a recording, in turn.
 
 Particles and targets are noise and images of Fashion-MNIST, on slices of whole images and of patches.
 

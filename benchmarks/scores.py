@@ -1,6 +1,6 @@
-"""The CRPS and the energy score of ensembles, rieszflow against scoringrules' Numba backend, timed in turn in one process.
+"""Time the CRPS and the energy score of ensembles by rieszflow and by scoringrules' Numba backend, in turn in one process.
 
-Both are fair estimates in float64. Values only, and for rieszflow the gradient by the samples, too.
+Both are fair estimates in float64. Values only, and for rieszflow also the gradient with respect to the samples.
 
 Run: python benchmarks/scores.py [--forecasts 10000] [--repeats 20] [--threads 0]
 """

@@ -31,7 +31,9 @@ print(one.shape, two.shape)
 
 found = rf.compare(one, two, seed=0)
 low, high = found.confidence_interval
-print(f"energy distance {found.statistic:.4f}, 95 % interval {low:.4f} to {high:.4f}")
+print(
+    f"energy distance {found.statistic:.4f}, 95 % interval {low:.4f} to {high:.4f}"
+)
 print(f"p-value {found.pvalue}, scale {found.scale}")
 
 # %%
@@ -54,7 +56,9 @@ plt.show()
 halves = one.sample(frac=1, random_state=0)
 same = rf.compare(halves[:117], halves[117:], seed=0)
 low, high = same.confidence_interval
-print(f"energy distance {same.statistic:.4f}, 95 % interval {low:.4f} to {high:.4f}")
+print(
+    f"energy distance {same.statistic:.4f}, 95 % interval {low:.4f} to {high:.4f}"
+)
 print(f"p-value {same.pvalue}")
 
 # %%

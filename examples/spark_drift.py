@@ -61,7 +61,9 @@ def main() -> None:
     test = rf.drift_test(later, reference)
     print(f"{reference}, with the counts of a single machine")
     print(f"energy distance {distance:.6f}, p-value {test.pvalue}")
-    print(f"largest difference in column {rf.compare(reference, fresh).columns(1)[0][0]}")
+    print(
+        f"largest difference in column {rf.compare(reference, fresh).columns(1)[0][0]}"
+    )
     spark.stop()
 
 

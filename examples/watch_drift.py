@@ -63,7 +63,9 @@ for day, test in zip(days, found, strict=True):
         markerfacecolor="#0072B2" if drifted else "white",
     )
 axes.axhline(0, color="grey", linewidth=0.8)
-axes.axvline(9.5, color="#D55E00", linestyle=":", label="contrast starts to decrease")
+axes.axvline(
+    9.5, color="#D55E00", linestyle=":", label="contrast starts to decrease"
+)
 axes.set_xlabel("day")
 axes.set_ylabel("energy distance")
 axes.legend()

@@ -1,4 +1,4 @@
-"""The paper's Figure 1: run time of 1,000 gradients over N, and the sliced gradient's relative error over P and d.
+"""Reproduce Figure 1 of the paper: run time of 1,000 gradients over N, and relative error of the sliced gradient over P and d.
 
 Run time: d = 100, brute force against slices, seconds per gradient measured on a few and multiplied by 1,000. Error: against
 brute force, N = M = 1,000, mean of several draws of every kind of direction, with the line √(d/P) of Theorem 4.
@@ -18,7 +18,7 @@ KINDS = ("independent", "orthogonal", "hadamard", "sobol")
 
 
 def clouds(n: int, d: int, g: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Uniform noise, and three Gaussians of standard deviation 0.1 with random centres in the unit cube."""
+    """Draw uniform noise, and three Gaussians of standard deviation 0.1 with random centres in the unit cube."""
     centres = torch.rand(3, d, generator=g)
     y = centres[torch.randint(3, (n,), generator=g)] + 0.1 * torch.randn(n, d, generator=g)
     return torch.rand(n, d, generator=g), y

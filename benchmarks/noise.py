@@ -62,7 +62,8 @@ def main() -> None:
             }
         )
         print(
-            f"{steps:>4} steps of {step}, slices used {refresh_every} times: noise {noise:.2f}, energy distance {distance(one):.4f}, "
+            f"{steps:>4} steps of {step}, slices used {refresh_every} times: noise {noise:.2f}, "
+            f"energy distance {distance(one):.4f}, "
             f"{1e3 * seconds:.0f} ms a step",
             flush=True,
         )

@@ -57,7 +57,8 @@ def engine_steps(x: Tensor, y: Tensor, momentum: float) -> Iterator[Tensor]:
 def recipe_steps(x: Tensor, y: Tensor, config: Config, shape: tuple[int, ...], rounds: int) -> Iterator[Tensor]:
     first, last = config.step_schedule
     flow = rf.ParticleFlow(y, slices=config.slices, step_size=None, momentum=config.momentum, bounds=(0.0, 1.0), seed=1,
-                           directions=levels(config, shape)[0].kinds(), step_schedule=rf.geometric_schedule(first, last, rounds))  # fmt: skip
+                           directions=levels(config, shape)[0].kinds(),
+                           step_schedule=rf.geometric_schedule(first, last, rounds))  # fmt: skip
     for _ in range(rounds):
         x = flow.step(x)
         yield x

@@ -68,7 +68,8 @@ def main() -> None:
             results[label] = run(kernel, start, y, marks, scale)
             r = results[label]
             print(
-                f"{name:>7} {label:>30}: W1 {r['W1'][0]:.3f} to {r['W1'][-1]:.4f}, energy distance {r['energy_distance'][-1]:.5f}",
+                f"{name:>7} {label:>30}: W1 {r['W1'][0]:.3f} to {r['W1'][-1]:.4f}, "
+                f"energy distance {r['energy_distance'][-1]:.5f}",
                 flush=True,
             )
         figure = Figure(figsize=(16, 8), layout="tight")

@@ -1,8 +1,9 @@
 """Plot energy distance over flow steps and over seconds: the paper's flow and ours, on the same data.
 
 The paper's flow: a uniform start, new independent directions at every step, P = 1,000, τ = 1 and momentum 0.8; its seconds are
-its steps times the measured time of one step of the usual implementation (dense directions, three sorts). Ours: whole orthogonal
-blocks of a fast transform with cached targets, automatic τ, from the same start, and from smooth latents kept in [0, 1]^d.
+its steps times the measured time of one step of the usual implementation (dense directions, three sorts). Ours: whole
+orthogonal blocks of a fast transform with cached targets, automatic τ, from the same start, and from smooth latents kept in
+[0, 1]^d.
 
 Run: python experiments/schedule.py [--full]
 """

@@ -19,7 +19,7 @@ from rieszflow._types import Batches, Cloud, EngineName, Need, Pair, Points, Poi
 from rieszflow.constraints import ConstraintLike, as_constraint
 from rieszflow.data import stream
 from rieszflow.directions import Directions, Kind
-from rieszflow.engines import CachedTarget, Engine, Problem, Result
+from rieszflow.engines import Bins, CachedTarget, Problem, Result
 from rieszflow.errors import InputError
 from rieszflow.histograms import StepTables, record_step
 from rieszflow.kernels import Kernel, Riesz, check_kernel
@@ -228,7 +228,7 @@ class Target:
         slices = draw(seed)
         return seed, slices, record_step(Pair(Cloud(x), self._seen(), False).detached(), slices, bins, self.group)
 
-    def _on_kept(self, caching_engine: Engine, x: Cloud, unbiased: bool) -> Result:
+    def _on_kept(self, caching_engine: Bins, x: Cloud, unbiased: bool) -> Result:
         """On the slices whose turn it is: fresh ones if too few are kept, or if these have served their calls."""
         calls, sets = self._pool.calls, list(self._pool.sets)
         turn = 0 if self.refresh_every is None else calls % self.refresh_every

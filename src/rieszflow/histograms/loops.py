@@ -192,14 +192,14 @@ def fused_look_up(first, last, worker, T, source, hadamard, bins, w, lines, own,
 
 
 @numba.njit(**OPTIONS)
-def tile_count(first, last, worker, step, projected, bins, w, start, table, sums):
+def tile_count(first, last, worker, step, projected, start, bins, w, tables, sums):
     (low, inverse, B), m = bins, projected.shape[1]
     rows = projected[first:last].reshape(-1)
-    count_rows(rows, last - first, m, m, first, low, inverse, B, w, start, table, sums, np.empty(m, np.uint32))
+    count_rows(rows, last - first, m, m, first, low, inverse, B, w, start, tables[0], sums[0], np.empty(m, np.uint32))
 
 
 @numba.njit(**OPTIONS)
-def tile_look_up(first, last, worker, step, projected, bins, w, start, lines, own):
+def tile_look_up(first, last, worker, step, projected, start, bins, w, lines, own):
     (low, inverse, B), m = bins, projected.shape[1]
     u, index, pair = np.empty(m, np.float32), np.empty(m, np.uint32), np.empty(m, np.uint64)
     rows = projected[first:last].reshape(-1)

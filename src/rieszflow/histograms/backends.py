@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -24,7 +23,6 @@ from rieszflow.histograms.loops import FIRST, PER_OCTAVE, STEEP, TAIL
 
 __all__ = ["Backend", "TorchBackend", "empty_lines", "select_backend"]
 
-_Loop: TypeAlias = Callable[..., object]
 _COUNTS, _LINES = Workspace(), Workspace()
 
 
@@ -85,7 +83,7 @@ class _Cpu(Backend):
         tables.fill(0)
         sums = np.zeros((workers, P if tail_sums else 1, 2 * TAIL))  # one row serves all slices if nobody needs them
         self._count(grid, cloud.points, *_bins_and_weights(grid, cloud), tables, sums)
-        check_inside(sums, tail_sums)
+        check_inside(float(np.abs(sums).max()), tail_sums)
         counts = np.empty((P, bins), np.float32) if workspace is None else workspace.array((P, bins), np.float32)
         merged_sums = np.empty(sums.shape[1:])
         parallel_for(loops.merge, P, 1, tables, sums, scale, counts, merged_sums)
@@ -107,7 +105,7 @@ class _Cpu(Backend):
     def _count(self, grid: BinGrid, x: Tensor, *args: object) -> None: ...
 
     @abstractmethod
-    def _look_up(self, out: Tensor, grid: BinGrid, x: Tensor, *args: object) -> None: ...
+    def _look_up(self, out: Tensor, grid: BinGrid, x: Tensor, bins: object, w: object, *lines: object) -> None: ...
 
 
 def _bins_and_weights(grid: BinGrid, cloud: Cloud) -> tuple[tuple[object, ...], np.ndarray]:
@@ -116,38 +114,39 @@ def _bins_and_weights(grid: BinGrid, cloud: Cloud) -> tuple[tuple[object, ...], 
 
 
 class _Fused(_Cpu):
-    """The backend of structured directions: a tile of points is projected and processed while it is in the cache.
+    """The backend of structured directions: a tile of points is projected and used while it is in the cache.
 
     Args:
-        loops: The compiled loops: extent, count and look-up.
-        arguments: The directions of a projector, as the loops take them.
+        loop: The compiled pass.
+        arguments: The directions of a projector, as the loop takes them.
         width: Numbers of a point in a tile.
     """
 
     def __init__(
         self,
-        loops: tuple[_Loop, _Loop, _Loop],
+        loop: Callable[..., object],
         arguments: Callable[[Projector], tuple[object, ...]],
         width: Callable[[Projector], int],
     ) -> None:
-        self._loops, self._arguments, self._width = loops, arguments, width
+        self._loop, self._arguments, self._width = loop, arguments, width
 
-    def _run(self, loop: _Loop, projector: Projector, x: Tensor, *args: object) -> None:
+    def _run(self, projector: Projector, x: Tensor, *args: object) -> None:
         points = x.detach().numpy()
         source = points, projector.shift.numpy(), points.dtype.type(projector.scale)
-        parallel_for(loop, len(x), tile_width(self._width(projector)), source, self._arguments(projector), *args)
+        parallel_for(self._loop, len(x), tile_width(self._width(projector)), source, self._arguments(projector), *args)
 
     def extent(self, projector: Projector, x: Tensor) -> tuple[Tensor, Tensor]:
         extent = np.empty((threads(), 2, projector.directions.P), np.float32)
         extent[:, 0], extent[:, 1] = np.inf, -np.inf
-        self._run(self._loops[0], projector, x, extent)
+        none = np.empty(0, np.float32)
+        self._run(projector, x, extent, (none, none, 0), None, None, None, None, None, None)
         return torch.from_numpy(extent[:, 0].min(0)), torch.from_numpy(extent[:, 1].max(0))
 
     def _count(self, grid: BinGrid, x: Tensor, *args: object) -> None:
-        self._run(self._loops[1], grid, x, *args)
+        self._run(grid, x, None, *args, None, None, None)
 
-    def _look_up(self, out: Tensor, grid: BinGrid, x: Tensor, *args: object) -> None:
-        self._run(self._loops[2], grid, x, *args, out.numpy())
+    def _look_up(self, out: Tensor, grid: BinGrid, x: Tensor, bins: object, w: object, *lines: object) -> None:
+        self._run(grid, x, None, bins, w, None, None, *lines, out.numpy())
 
 
 class _Tiled(_Cpu):
@@ -159,9 +158,9 @@ class _Tiled(_Cpu):
         for rows, tile in grid.tiles(x, self._size(grid)):
             parallel_for(loops.tile_count, len(tile), 1, tile.numpy(), rows.start, *args)
 
-    def _look_up(self, out: Tensor, grid: BinGrid, x: Tensor, *args: object) -> None:
+    def _look_up(self, out: Tensor, grid: BinGrid, x: Tensor, bins: object, w: object, *lines: object) -> None:
         for rows, tile in grid.tiles(x, self._size(grid)):
-            parallel_for(loops.tile_look_up, len(tile), 1, tile.numpy(), rows.start, *args)
+            parallel_for(loops.tile_look_up, len(tile), 1, tile.numpy(), rows.start, bins, w, *lines)
             out[rows] = grid.directions.adjoint(tile)
 
 
@@ -183,7 +182,7 @@ class TorchBackend(Backend):
             slot = torch.where(index < TAIL, index, (index - B).clamp(min=0))
             tail = (index < TAIL) | (index >= TAIL + B)
             sums.scatter_add_(1, slot.clamp(max=2 * TAIL - 1), torch.where(tail, u * weights, 0).double())
-        check_inside(sums, tail_sums)
+        check_inside(sums.abs().amax().item(), tail_sums)
         return counts * scale, sums * scale if tail_sums else None
 
     def look_up(self, grid: BinGrid, cloud: Cloud, lines: PiecewiseLinear) -> Tensor:
@@ -249,15 +248,9 @@ def _patches(projector: Projector) -> tuple[object, ...]:
     return directions.signs.numpy(), places, rows, directions.pixels.numpy(), unit, colours, kind.condition, condition_scale
 
 
-_HADAMARD = _Fused(
-    (loops.fused_extent, loops.fused_count, loops.fused_look_up), _hadamard, lambda projector: projector.directions.n
-)
+_HADAMARD = _Fused(loops.hadamard_pass, _hadamard, lambda projector: projector.directions.n)
 # A tile of images may be twice as large: it is swept once per patch instead of once per level of the transform.
-_PATCHES = _Fused(
-    (patch_loops.patch_extent, patch_loops.patch_count, patch_loops.patch_look_up),
-    _patches,
-    lambda projector: len(projector.shift) // 2,
-)
+_PATCHES = _Fused(patch_loops.patch_pass, _patches, lambda projector: len(projector.shift) // 2)
 _TILED, _TORCH = _Tiled(), TorchBackend()
 
 

@@ -1,4 +1,4 @@
-"""The compiled loops for slices on patches: what `fused_count` and its neighbours in `loops` do for whole images.
+"""The compiled loops for slices on patches: what `loops.hadamard_pass` does for whole images.
 
 A tile of images is laid out once: image[j·T + i] is pixel j of its i-th image. A patch is then gathered and pooled from whole
 rows of T numbers, transformed in the first-level cache, and counted or looked up at once.
@@ -158,68 +158,36 @@ def backward(patch, tile, m, rows, signs, T):
 
 
 @numba.njit(**OPTIONS)
-def allocate(x, pixels, signs, k, T):
-    """Allocate a tile of images, one of patches, and one of their projections."""
+def patch_pass(first, last, worker, T, source, patches, extent, bins, w, tables, sums, lines, own, out):
+    """Do for patches what `hadamard_pass` does for whole images."""
+    (x, shift, scale), (low, inverse, B) = source, bins
+    signs, places, rows, pixels, unit, colours, k, condition_scale = patches
     image, patch = np.empty(x.shape[1] * T, np.float32), np.empty((pixels.shape[1] + k) * T, np.float32)
-    return image, patch, np.empty(signs.shape[2] * T, np.float32)
-
-
-@numba.njit(**OPTIONS)
-def patch_extent(first, last, worker, T, source, patches, extent):
-    (x, shift, scale), (signs, places, rows, pixels, unit, colours, k, condition_scale) = source, patches
-    image, patch, tile = allocate(x, pixels, signs, k, T)
-    for start in range(first, last, T):
-        m = min(T, last - start)
-        load_tile(image, x, start, m, shift, scale, colours, k, T)
-        p, at = 0, -1
-        for b in range(rows.shape[0]):
-            if places[b] != at:
-                at = places[b]
-                gather(patch, image, pixels[at], k, condition_scale, T)
-            forward(tile, patch, pixels.shape[1] + k, rows[b], signs[b], unit, T)
-            extend_rows(tile, rows[b], m, T, p, extent[worker])
-            p += rows[b]
-
-
-@numba.njit(**OPTIONS)
-def patch_count(first, last, worker, T, source, patches, bins, w, tables, sums):
-    (x, shift, scale), (signs, places, rows, pixels, unit, colours, k, condition_scale) = source, patches
-    (low, inverse, B), index = bins, np.empty(T, np.uint32)
-    image, patch, tile = allocate(x, pixels, signs, k, T)
-    for start in range(first, last, T):
-        m = min(T, last - start)
-        load_tile(image, x, start, m, shift, scale, colours, k, T)
-        p, at = 0, -1
-        for b in range(rows.shape[0]):
-            if places[b] != at:
-                at = places[b]
-                gather(patch, image, pixels[at], k, condition_scale, T)
-            forward(tile, patch, pixels.shape[1] + k, rows[b], signs[b], unit, T)
-            count_rows(tile, rows[b], m, T, p, low, inverse, B, w, start, tables[worker], sums[worker], index)
-            p += rows[b]
-
-
-@numba.njit(**OPTIONS)
-def patch_look_up(first, last, worker, T, source, patches, bins, w, lines, own, out):
-    (x, shift, scale), (signs, places, rows, pixels, unit, colours, k, condition_scale) = source, patches
-    low, inverse, B = bins
-    image, patch, tile = allocate(x, pixels, signs, k, T)
+    tile = np.empty(signs.shape[2] * T, np.float32)
     forces, pushed = np.empty_like(patch), np.empty_like(image)  # on a patch's numbers, and on the pixels
     u, index, pair = np.empty(T, np.float32), np.empty(T, np.uint32), np.empty(T, np.uint64)
     for start in range(first, last, T):
         m = min(T, last - start)
         load_tile(image, x, start, m, shift, scale, colours, k, T)
-        pushed[:] = 0
+        if lines is not None:
+            pushed[:] = 0
         p = 0
         for b in range(rows.shape[0]):
             if b == 0 or places[b] != places[b - 1]:
                 gather(patch, image, pixels[places[b]], k, condition_scale, T)
-                forces[:] = 0
+                if lines is not None:
+                    forces[:] = 0
             forward(tile, patch, pixels.shape[1] + k, rows[b], signs[b], unit, T)
-            look_up_rows(tile, rows[b], m, T, p, low, inverse, B, w, start, lines, own, u, index, pair)
+            if extent is not None:
+                extend_rows(tile, rows[b], m, T, p, extent[worker])
+            if tables is not None:
+                count_rows(tile, rows[b], m, T, p, low, inverse, B, w, start, tables[worker], sums[worker], index)
+            if lines is not None:
+                look_up_rows(tile, rows[b], m, T, p, low, inverse, B, w, start, lines, own, u, index, pair)
+                backward(forces, tile, pixels.shape[1] + k, rows[b], signs[b], T)
+                if b + 1 == rows.shape[0] or places[b + 1] != places[b]:
+                    scatter(pushed, forces, pixels[places[b]], unit, k, condition_scale, T)
             p += rows[b]
-            backward(forces, tile, pixels.shape[1] + k, rows[b], signs[b], T)
-            if b + 1 == rows.shape[0] or places[b + 1] != places[b]:
-                scatter(pushed, forces, pixels[places[b]], unit, k, condition_scale, T)
-        mix_channels(pushed[k * T :], colours.T, T)
-        store_tile(out, pushed, start, m, T)
+        if lines is not None:
+            mix_channels(pushed[k * T :], colours.T, T)
+            store_tile(out, pushed, start, m, T)

@@ -309,9 +309,7 @@ def test_dates_as_seconds_if_asked(tmp_path):
 
 def test_lists_of_unequal_length(tmp_path):
     file = table(tmp_path / "a.parquet", {"e": pa.array([[1.0, 2.0], [3.0]])})
-    with pytest.raises(
-        ValueError, match=r"column 'e': lists must have 2 numbers .* got 1 \(row 1, counted from 0\)"
-    ):
+    with pytest.raises(ValueError, match=r"column 'e': lists must have 2 numbers .* got 1 \(row 1, counted from 0\)"):
         stream(file)
     (tmp_path / "many").mkdir()
     table(tmp_path / "many" / "0.parquet", {"e": pa.array([[1.0, 2.0]])})

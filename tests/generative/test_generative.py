@@ -299,7 +299,7 @@ def test_foreign_files_are_refused(trained, tmp_path):
     with pytest.raises(RunError, match="is network 2, not 1"):
         rf.GenerativeFlow.load(tmp_path / "run").sample(1)
     save_tensors(file, STATE, {}, {})
-    with pytest.raises(RunError, match="holds a state, a network is needed"):
+    with pytest.raises(RunError, match="must hold a network, got a state"):
         rf.GenerativeFlow.load(tmp_path / "run").sample(1)
     save_tensors(file, NETWORK, {"x": torch.zeros(1)}, {"number": 1})
     with pytest.raises(RunError, match="belongs to another run"):

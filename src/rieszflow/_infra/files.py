@@ -63,7 +63,7 @@ def atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextlib.contextmanager
 def aside(path: Path) -> Iterator[Path]:
-    """Yield a hidden path next to `path`, and remove what is there in the end, and what killed processes left of earlier ones."""
+    """Yield a hidden path next to `path`, whose content is removed in the end, as are those that killed processes left."""
     if not path.name or "\0" in path.name:
         raise InputError(f"{str(path)!r}: the name of a file or folder is needed")
     path.parent.mkdir(parents=True, exist_ok=True)

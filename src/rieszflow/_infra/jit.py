@@ -25,10 +25,8 @@ from numba.core import event
 __all__ = ["CACHED", "OPTIONS", "SUMS", "parallel_for", "threads", "tile_width"]
 
 _LOG = logging.getLogger("rieszflow")
-_HERE = Path(__file__).parent.parent
-_FOLDERS = [
-    _HERE / name for name in (".", "directions", "engines/sort", "exact", "flow", "histograms", "two_sample")
-]  # with loops
+_PACKAGE = Path(__file__).parents[1]
+_WITH_LOOPS = (".", "directions", "engines", "exact", "flow", "histograms", "two_sample")
 
 
 def _can_cache(folder: Path) -> bool:
@@ -66,7 +64,7 @@ def _remove_damaged(cache: Path) -> None:
             file.unlink(missing_ok=True)
 
 
-CACHED = all(_can_cache(folder) for folder in _FOLDERS)
+CACHED = all(_can_cache(_PACKAGE / folder) for folder in _WITH_LOOPS)
 OPTIONS: dict[str, Any] = {"nogil": True, "cache": CACHED, "fastmath": {"nsz", "contract"}, "error_model": "numpy"}
 SUMS = {**OPTIONS, "fastmath": OPTIONS["fastmath"] | {"reassoc"}}  # for loops whose sums may be reordered and vectorised
 

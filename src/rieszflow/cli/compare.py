@@ -190,7 +190,7 @@ def sketch(
         first, *others = (source for source in read if isinstance(source, Stream))
         clouds = [first, *(other.matched(first.names, first.name, first.left_out) for other in others)]
         drawn = SliceSettings(first.d, slices or 256, "auto", seed or 0, first.names, choose_spreads(scale, clouds))
-        total = SliceSketch(Plan.fit(drawn.divide(first.first), drawn), reservoir_size=keep)
+        total = SliceSketch(Plan.fit(drawn.rescale(first.first), drawn), reservoir_size=keep)
     with Passes() as passes:
         for name, source in zip(sources, read, strict=True):
             if isinstance(source, SliceSketch):

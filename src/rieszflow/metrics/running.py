@@ -95,7 +95,7 @@ class SlicedEnergyDistance(Metric):
         self.statistic, self.reset_real = statistic, reset_real
         spreads = spreads_of_rows(scale, points, False, getattr(rows, "ndim", 2) > 2)
         self._drawn = SliceSettings(points.shape[1], slices, directions, seed, None, spreads)
-        grids = Plan.fit(self._drawn.divide(points), self._drawn).random
+        grids = Plan.fit(self._drawn.rescale(points), self._drawn).random_grids
         self._spans = [grid.span() for grid in grids]
         P, width = sum(grid.directions.P for grid in grids), grids[0].B + 2 * histograms.TAIL
         # The first state, so that a merge is refused before anything is added.
@@ -110,7 +110,7 @@ class SlicedEnergyDistance(Metric):
         """The bins on a device, a part of the slices after another, and the part's rows among all."""
         first = 0
         spans = [{**span, "shift": span["shift"].to(device)} for span in self._spans]
-        for part, span in zip(histograms.parts(self._drawn.kinds(spans[0]["shift"])[0]), spans, strict=True):
+        for part, span in zip(histograms.parts(self._drawn.all_directions(spans[0]["shift"])[0]), spans, strict=True):
             yield histograms.grid_of(part, span), slice(first, first + part.P)
             first += part.P
 
@@ -136,7 +136,7 @@ class SlicedEnergyDistance(Metric):
         mass, moments, n = self._state(real)
         if points.device != mass.device:
             raise InputError(f"`x` must be on the metric's device {mass.device}, got {points.device}; metric.to(...) moves it")
-        scaled = self._drawn.divide(points)
+        scaled = self._drawn.rescale(points)
         for grid, rows in self._grids(points.device):
             if rows.start == 0:
                 notice_if_coarse(grid, scaled)

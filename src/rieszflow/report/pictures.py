@@ -140,7 +140,7 @@ def _axes(rows: list[dict[str, Any]]) -> tuple[Figure, Any, list[int]]:
 def comparison(x: SliceSketch, y: SliceSketch, labels: tuple[str, str]) -> Image.Image:
     """Histograms of two sketches on the columns and on the random slice that differ most."""
     panels: list[tuple[str, int, bool]] = []  # title, number, whether it is a column
-    if x.columns:
+    if x.plan.settings.has_columns:
         names = y.names or [f"column {k}" for k in range(y.d)]
         panels += [(names[k], k, True) for k in y.feature_distances(x).argsort(descending=True)[:3].tolist()]
     k = int(y.slice_distances(x).argmax())

@@ -182,9 +182,9 @@ def test_sketches_that_do_not_fit():
         one.merge(x)
     with pytest.raises(ValueError, match=r"`x_weights` must have shape \(2000,\), .*, got \(3,\)"):
         one.empty().update(y, x_weights=torch.ones(3))
-    with pytest.raises(TypeError, match="weights: a masked array"):
+    with pytest.raises(TypeError, match="weights: must have no masked values"):
         one.empty().update(y, x_weights=np.ma.masked_less(np.arange(len(y)) * 1.0, 5))
-    with pytest.raises(TypeError, match="weights: dtype <U1 given"):
+    with pytest.raises(TypeError, match="weights: .*<U1"):
         one.empty().update(y, x_weights=np.array(["a"] * len(y)))
 
 

@@ -147,8 +147,8 @@ def test_a_batch_without_spread_is_not_drift_by_that_alone():
 
 @pytest.mark.parametrize(("n", "m"), [(2, 3), (3, 3), (4, 5)])
 def test_few_points_are_split_in_all_ways(method, n, m):
-    """p is the share of all splits whose D² is as large, by brute force. A point counts as spread over its bin, at most
-    1.3/1024 of the range wide (bins.settle), and that puts its distances off by as much, and MMD² by four times that. Where another
+    """p is the share of all splits whose MMD² is as large, by brute force. A point counts as spread over its bin, at most
+    1.3/1024 of the range wide (`choose_bins`), which puts its distances off by as much, and MMD² by four times that. If another
     split is as near as both errors, p may be either; flags are far apart, or equal."""
     clear = 0
     for k in range(8):
@@ -427,7 +427,7 @@ def test_bad_input():
         rf.drift_test(x, sketch.empty())
     with pytest.raises(ValueError, match="`x` must have points of dimension d = 3"):
         rf.drift_test(x[:, :2], sketch)
-    with pytest.raises(ValueError, match="can be passed over once"):
+    with pytest.raises(ValueError, match="to be read more than once, got an iterator"):
         rf.two_sample_test(iter([x]), x)
 
 

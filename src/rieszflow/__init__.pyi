@@ -3,14 +3,14 @@ from ._types import Progress
 from .constraints import Mask, Pool
 from .data import stream
 from .directions import PatchSlices
-from .exact import energy_distance, mmd2, mmd2_gradient
+from .exact import mmd2, mmd2_gradient
 from .flow import ParticleFlow, RecordedFlow, geometric_schedule
 from .generative import GenerativeFlow
 from .kernels import Gaussian, InverseMultiquadric, Kernel, Laplace, Matern, Riesz
 from .loss import SlicedMMDLoss
 from .scoring import energy_score
 from .sketch import SliceSketch
-from .sliced import sliced_mmd2, sliced_mmd2_gradient
+from .sliced import energy_distance, sliced_mmd2, sliced_mmd2_gradient
 from .target import Target
 from .two_sample import (
     Comparison,
@@ -24,36 +24,9 @@ from .two_sample import (
 
 __version__: str
 __all__ = [
-    "Comparison",
-    "Gaussian",
-    "GenerativeFlow",
-    "InverseMultiquadric",
-    "Kernel",
-    "Laplace",
-    "Mask",
-    "Matern",
-    "Notice",
-    "PairwiseDistances",
-    "ParticleFlow",
-    "PatchSlices",
-    "Pool",
-    "Progress",
-    "RecordedFlow",
-    "Riesz",
-    "SliceSketch",
-    "SlicedMMDLoss",
-    "Target",
-    "TwoSampleTest",
-    "compare",
-    "drift_test",
-    "energy_distance",
-    "energy_score",
-    "geometric_schedule",
-    "mmd2",
-    "mmd2_gradient",
-    "pairwise_energy_distance",
-    "sliced_mmd2",
-    "sliced_mmd2_gradient",
-    "stream",
-    "two_sample_test",
+    "Comparison", "Gaussian", "GenerativeFlow", "InverseMultiquadric", "Kernel", "Laplace", "Mask", "Matern", "Notice",
+    "PairwiseDistances", "ParticleFlow", "PatchSlices", "Pool", "Progress", "RecordedFlow", "Riesz", "SliceSketch",
+    "SlicedMMDLoss", "Target", "TwoSampleTest", "compare", "drift_test", "energy_distance", "energy_score",
+    "geometric_schedule", "mmd2", "mmd2_gradient", "pairwise_energy_distance", "sliced_mmd2", "sliced_mmd2_gradient",
+    "stream", "two_sample_test",
 ]  # fmt: skip

@@ -115,8 +115,8 @@ def test_options_of_tables(tmp_path):
     assert json.loads(done.stdout)["distance"] < 0  # unbiased, of equal points
     assert rf.SliceSketch.load(tmp_path / "a.sketch").distance(rf.SliceSketch.load(tmp_path / "b.sketch")) == 0
     done = called("compare", "a.csv", "a.csv", *common, "--json", cwd=tmp_path)
-    assert json.loads(done.stdout)["notices"][0] == "a.csv: left out column 'name' (text)"
-    assert done.stderr.count("note: a.csv: left out column 'name' (text)") == 1
+    assert json.loads(done.stdout)["notices"][0] == "a.csv: skipped column 'name' (text)"
+    assert done.stderr.count("note: a.csv: skipped column 'name' (text)") == 1
     done = called("compare", "a.csv", "a.csv", "--header", "maybe", cwd=tmp_path)
     assert done.returncode == 1 and "--header must be auto, yes or no, got maybe" in done.stderr
     done = called("compare", "a.csv", "b.sketch", "--slices", 9, cwd=tmp_path)
@@ -134,14 +134,14 @@ def test_rows_with_missing_values_and_common_columns(tmp_path):
         (tmp_path / f"{name}.csv").write_text(f"x,y,{extra}\n" + rows)
     common = ["compare", "a.csv", "b.csv", "--slices", 4, "--permutations", 19, "--json"]
     done = called(*common, cwd=tmp_path)
-    assert done.returncode == 1 and "a.csv: column 'y', line 5: '?' is no number" in done.stderr
+    assert done.returncode == 1 and "a.csv: column 'y', line 5: must be a number, got '?'" in done.stderr
     done = called(*common, "--missing", "?", cwd=tmp_path)
     assert done.returncode == 1 and "columns are matched by name" in done.stderr
     done = called(*common, "--missing", "?", "--common", cwd=tmp_path)
     found = json.loads(done.stdout)
     assert found["n"] == [39, 39] and {c["name"] for c in found["columns"]} == {"x", "y"}
-    assert "a.csv: left out 1 row with missing values" in found["notices"]
-    assert "b.csv: left out 'w': not in the other table" in found["notices"]
+    assert "a.csv: skipped 1 row with missing values" in found["notices"]
+    assert "b.csv: skipped 'w': not in the other table" in found["notices"]
 
 
 def test_colours_that_are_forced_stay_out_of_json(folder, monkeypatch):

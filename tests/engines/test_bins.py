@@ -144,5 +144,5 @@ def test_what_float32_cannot_hold_is_refused(kind, request):
             request.getfixturevalue("on_device_passes")
     wide = torch.cat([torch.full((20, 3), 3e38), torch.full((20, 3), -3e38)])
     for engine in engines.ENGINES:
-        with pytest.raises(ValueError, match="^x, y: points further apart than torch.float32 can hold"):
+        with pytest.raises(ValueError, match="^`x` and `y` must have differences that torch.float32 can hold"):
             rf.sliced_mmd2(wide, -wide, slices=8, engine=engine)

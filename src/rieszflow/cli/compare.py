@@ -188,7 +188,7 @@ def sketch(
     total = next((source.empty() for source in made if isinstance(source, SliceSketch)), None)
     if total is None:
         first, *others = (source for source in read if isinstance(source, Stream))
-        clouds = [first, *(other.matched(first.names, first.name, first.left_out) for other in others)]
+        clouds = [first, *(other.align_columns(first.names, first.name, first.skipped) for other in others)]
         drawn = SliceSettings(first.d, slices or 256, "auto", seed or 0, first.names, choose_spreads(scale, clouds))
         total = SliceSketch(Plan.fit(drawn.rescale(first.first), drawn), reservoir_size=keep)
     with Passes() as passes:

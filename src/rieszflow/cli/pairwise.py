@@ -76,7 +76,7 @@ def pairwise(
     from rieszflow import report
     from rieszflow._infra.files import atomically
     from rieszflow.data import stream
-    from rieszflow.data.options import Reading
+    from rieszflow.data.options import TableOptions
     from rieszflow.two_sample.pairwise import pairwise_energy_distance
 
     reading = table_options(
@@ -84,7 +84,7 @@ def pairwise(
         encoding=encoding,
     )  # fmt: skip
     points: Any = source
-    if Reading(**reading) != Reading():
+    if TableOptions(**reading) != TableOptions():
         points = stream(source, **{**reading, "exclude": [*reading.get("exclude", ()), by]})
     with Passes() as passes:
         found = pairwise_energy_distance(

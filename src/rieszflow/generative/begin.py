@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra import ranks
-from rieszflow.generative.context import WATCHED, Context, Stage, enter
+from rieszflow.generative.context import WATCHED, Context, enter
 from rieszflow.generative.fit import new_fit, new_scaler
 from rieszflow.generative.flows import new_flow
 from rieszflow.generative.latents import draw_latents
 from rieszflow.generative.pyramid import grow
 from rieszflow.generative.state import Phase, State
 
-__all__ = ["PICTURED", "REPLAYED", "blank", "next_network", "start"]
+__all__ = ["PICTURED", "blank", "next_network", "start"]
 
-REPLAYED = 2000  # particles of every earlier step that a shared network goes on learning from
 PICTURED = 12  # fresh samples whose way through the networks is kept
 
 
@@ -37,7 +36,6 @@ def start(context: Context) -> State:
         x=x,
         x_old=_kept(context, x),
         fresh=fresh,
-        fresh_start=fresh if context.config.shared else None,
         path=fresh[None, :PICTURED].clone(),
         initial={} if context.custom is None else context.custom.state_dict(),
     )
@@ -64,8 +62,8 @@ def _kept(context: Context, x: Tensor) -> Tensor:
 def _next_level(context: Context, state: State) -> State:
     """Particles and fresh samples at the size of the level that the next network belongs to, with noise, and at rest."""
     old, stage = state.stage.level.shape, enter(context, context.level_of(state.network))
-    new, noise = stage.level.shape, stage.level.config.noise
-    growth, leading = stage.level.config.growth, stage.level.condition.leading
+    new, noise = stage.level.shape, stage.level.config.noise_std
+    growth, leading = stage.level.config.upsampling, stage.level.condition.leading
     x = grow(state.x, old, new, 0.0, None, growth, leading)
     if noise:
         white = torch.randn(context.config.particles, x.shape[1] - leading, generator=state.chooser)
@@ -78,9 +76,7 @@ def _next_level(context: Context, state: State) -> State:
         velocities=(None,) * len(stage.step_sizes),
         fresh=fresh,
         fresh_velocities=(None,) * len(stage.step_sizes),
-        fresh_start=None if state.fresh_start is None else fresh,
         path=grow(state.path, old, new, 0.0, None, leading=leading),  # as it was, in larger pixels
-        replay=_no_replay(context, stage),
     )
 
 
@@ -101,9 +97,7 @@ def blank(context: Context, network: int, phase: Phase, step: int) -> State:
         fit=new_fit(context, stage, network, step, chooser) if phase == "fit" else None,
         fresh=nothing,
         fresh_velocities=(None,) * len(stage.step_sizes),
-        fresh_start=nothing if context.config.shared else None,
         path=nothing,
-        replay=_no_replay(context, stage),
         chooser=chooser,
         drawer=drawer,
         scaler=new_scaler(context),
@@ -113,11 +107,3 @@ def blank(context: Context, network: int, phase: Phase, step: int) -> State:
         rows=(),
         stage=stage,
     )
-
-
-def _no_replay(context: Context, stage: Stage) -> Tensor | None:
-    """Of a shared network, before its first step."""
-    if not context.config.shared:
-        return None
-    rows = ranks.shard(torch.empty(min(REPLAYED, context.config.particles)), context.group)
-    return stage.targets.new_empty(0, 2, len(rows), stage.targets.shape[1])

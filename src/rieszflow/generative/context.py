@@ -119,10 +119,6 @@ class Context:
         """The level that a network belongs to; the last one for a run that is at its end."""
         return next((level for level in self.levels if network <= level.last), self.levels[-1])
 
-    def number_in_level(self, network: int) -> int | None:
-        """What a shared network is told of a step: its number in the level, from 0. None where every step has its own one."""
-        return network - self.level_of(network).first if self.config.shared else None
-
 
 def prepare(run: Run, data: Dataset, custom: nn.Module | None, here: Processes, callbacks: Callbacks) -> Context:
     """The context of a run's training on data.

@@ -14,12 +14,12 @@ from rieszflow._infra import ranks
 from rieszflow._infra.files import Json
 from rieszflow._types import Progress
 from rieszflow.errors import RunError
-from rieszflow.exact import energy_distance
 from rieszflow.generative.begin import PICTURED
 from rieszflow.generative.context import WATCHED, Context, Pictures, Stage
 from rieszflow.generative.networks import Displacement, as_data, displace
 from rieszflow.generative.pyramid import grow
 from rieszflow.generative.state import State
+from rieszflow.sliced import energy_distance
 
 __all__ = ["finish", "finish_part"]
 
@@ -33,21 +33,19 @@ def finish(context: Context, state: State) -> State:
     started = time.perf_counter()
     assert state.fit is not None
     phi, flowed = state.fit.average, state.x
-    state = replace(state, x=displace(phi, state.x_old, context.config.clip, context.number_in_level(state.network)))
+    state = replace(state, x=displace(phi, state.x_old, context.config.clip))
     wanted = state.x_old - flowed
     off, size = (ranks.mean(t.pow(2), context.group) for t in (state.x - flowed, wanted))
     error = (off / size.clamp(min=1e-24)).item()
     if not math.isfinite(error):
         raise RunError(f"network {state.network} returns non-finite values; try a smaller learning_rate")
-    if state.replay is not None:
-        pair = torch.stack([state.x_old, wanted])[None, :, : state.replay.shape[2]]
-        state = replace(state, replay=torch.cat([state.replay, pair]))
     moved = state.x
-    if state.stage.level.config.from_flow:
+    if state.stage.level.config.continue_from == "flow":
         state = replace(state, x=flowed)
     shown, after = (ranks.all_gather_rows(t[:WATCHED], context.group)[:WATCHED] for t in (flowed, moved))
     if context.here.main:
-        state = _follow_samples(context, state, phi)
+        fresh = displace(phi, state.fresh, context.config.clip)
+        state = replace(state, fresh=fresh, path=torch.cat([state.path, fresh[None, :PICTURED]]))
         row = _row(context, state, size, error, {"particles": shown, "network_particles": after})
         state = _write(context, state, phi, row)
         _tell(context, state, shown, "fit")
@@ -67,7 +65,7 @@ def finish_part(context: Context, state: State) -> State:
         state = replace(state, fresh=fresh, fresh_velocities=velocities, path=path)
         row = {**_row_head(context, state), "megabytes": segment.nbytes / 1e6}
         row |= _distances(stage, {"particles": shown, "fresh_samples": as_data(fresh, stage.level)})
-        checksum = context.run.save_network(state.network, segment.tensors(), {})
+        checksum = context.run.save_network(state.network, segment.to_tensors(), {})
         rows = (*state.rows[: state.network - 1], {**row, "seconds": dict(state.seconds), "network_checksum": checksum})
         state = replace(state, after=checksum, rows=rows)
         context.run.write_metrics(state.rows)
@@ -88,19 +86,6 @@ def _tell(context: Context, state: State, particles: Tensor, what: str) -> None:
         context.callbacks.draw(context.run, Pictures(particles, samples, path, labels, part))
         gc.collect()  # figures leave reference cycles that keep frames, and so gigabytes of particles, alive
     context.callbacks.tell(Progress(what, state.step, state.step, state.network, context.last, None, state.rows[-1]))
-
-
-def _follow_samples(context: Context, state: State, phi: Displacement) -> State:
-    """Fresh samples one network further; through a shared one from the level's start, for it has changed at every step."""
-    fresh, path = state.fresh, state.path
-    numbers: list[int | None] = [None]
-    number = context.number_in_level(state.network)
-    if number is not None and state.fresh_start is not None:
-        fresh, path, numbers = state.fresh_start, path[: len(path) - number], list(range(number + 1))
-    for step in numbers:
-        fresh = displace(phi, fresh, context.config.clip, step)
-        path = torch.cat([path, fresh[None, :PICTURED]])
-    return replace(state, fresh=fresh, path=path)
 
 
 def _row(context: Context, state: State, size: Tensor, error: float, moved: dict[str, Tensor]) -> Json:
@@ -133,11 +118,9 @@ def _distances(stage: Stage, clouds: dict[str, Tensor]) -> Json:
 
 def _write(context: Context, state: State, phi: Displacement, row: Json) -> State:
     """The network's file and the metrics."""
-    run, level = context.run, state.stage.level
+    run = context.run
     # Network first, checkpoint last: a run killed between the two fits this network again, to the same weights.
     checksum = run.save_network(state.network, phi.state_dict(), {"fit_error": row["fit_error"]})
     state = replace(state, after=checksum, rows=(*state.rows[: state.network - 1], {**row, "network_checksum": checksum}))
-    if context.config.shared:
-        run.forget_networks(level.first, state.network - 1)
     run.write_metrics(state.rows)
     return state

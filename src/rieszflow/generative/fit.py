@@ -10,14 +10,14 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rieszflow._infra import ranks
 from rieszflow.generative.context import Context, Stage
-from rieszflow.generative.networks import Displacement, build
+from rieszflow.generative.networks import build
 from rieszflow.generative.state import Fit, State
 
-__all__ = ["begin_fit", "fit_step", "new_fit", "new_scaler", "own_randomness", "scale_of", "with_randomness"]
+__all__ = ["begin_fit", "fit_step", "new_fit", "new_scaler", "own_randomness", "with_randomness"]
 
 
 def new_fit(context: Context, stage: Stage, network: int, step: int, chooser: torch.Generator) -> Fit:
@@ -43,7 +43,7 @@ def new_fit(context: Context, stage: Stage, network: int, step: int, chooser: to
 
 def begin_fit(context: Context, state: State) -> State:
     """Φ_l starts as Φ_{l−1}, and is told the size of the displacements."""
-    level, number = state.stage.level, context.number_in_level(state.network)
+    level = state.stage.level
     fit = new_fit(context, state.stage, state.network, 0, state.chooser)
     if state.network > level.first:
         fit.average.load_state_dict(context.run.load_network(state.network - 1))
@@ -56,7 +56,7 @@ def begin_fit(context: Context, state: State) -> State:
     if level.config.fit == "plain":
         scale = torch.ones_like(scale)
     for module in (fit.phi, fit.average):
-        scale_of(module, number).copy_(scale)
+        module.scale.copy_(scale)
     return replace(state, phase="fit", step=0, flow=None, fit=fit)
 
 
@@ -68,10 +68,13 @@ def fit_step(context: Context, state: State) -> State:
     for group in fit.optimiser.param_groups:
         falls = 1.0 if plain else 0.5 * (1 + math.cos(math.pi * state.step / config.fit_steps))
         group["lr"] = config.learning_rate * falls
-    x, v, number = _batch(context, state, fit)
+    rows = torch.randint(len(state.x), (max(1, config.fit_batch_size // context.here.number),), generator=fit.source)
+    rows = rows.to(context.device)
+    x = state.x_old[rows]
+    v = x - state.x[rows]
     with ranks.sending(context.group):
         with _autocast(context):
-            residual = fit.model(x, number, normalised=True) - v / _scales(fit.phi, number)
+            residual = fit.model(x, normalised=True) - v / fit.phi.scale
         errors = residual.pow(2) if config.loss == "squared" else residual.abs()
         # Plain displacements become small. A sum keeps gradients far above Adam's ε, as in the paper's scripts.
         loss = errors.sum(1).mean() if plain else errors.mean()
@@ -84,35 +87,6 @@ def fit_step(context: Context, state: State) -> State:
     state.scaler.update()
     _update_average(fit, config.ema, state.step)
     return replace(state, step=state.step + 1, fit=replace(fit, loss=loss.item()))
-
-
-def _batch(context: Context, state: State, fit: Fit) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Particles, their displacements, and what a shared network is told; half of them from its earlier steps, if any."""
-    device, n = context.device, len(state.x)
-    size = max(1, state.stage.level.config.fit_batch_size // context.here.number)
-    told = context.number_in_level(state.network)
-    earlier = size // 2 if state.replay is not None and len(state.replay) else 0
-    rows = torch.randint(n, (size - earlier,), generator=fit.source).to(device)
-    x = state.x_old[rows]
-    v = x - state.x[rows]
-    if told is None:
-        return x, v, None
-    number = torch.full((size - earlier,), told, device=device)
-    if state.replay is not None and earlier:
-        K, _, R, _ = state.replay.shape
-        k, rows = (torch.randint(m, (earlier,), generator=fit.source).to(device) for m in (K, R))
-        old = state.replay[k, :, rows]
-        x, v, number = torch.cat([x, old[:, 0]]), torch.cat([v, old[:, 1]]), torch.cat([number, k])
-    return x, v, number
-
-
-def _scales(phi: Displacement, number: Tensor | None) -> Tensor:
-    return phi.scale if number is None else phi.scale[number, None]
-
-
-def scale_of(phi: Displacement, number: int | None) -> Tensor:
-    """The size of the displacements of a step, in the network's memory."""
-    return phi.scale if number is None else phi.scale[number]
 
 
 @torch.no_grad()

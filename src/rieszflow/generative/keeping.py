@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rieszflow._infra import ranks
 from rieszflow._infra.files import Json
 from rieszflow.flow import ParticleFlow
-from rieszflow.flow.recording import Segment
+from rieszflow.flow.segments import Segment
 from rieszflow.generative.processes import Processes
 
 if TYPE_CHECKING:
@@ -78,19 +78,16 @@ class Wholes(Kind):
 
 @dataclass(frozen=True)
 class Rows(Kind):
-    """A tensor of which every process has a part, along an axis: the file holds all, for any number of processes.
+    """A tensor of which every process has a part: the file holds all, for any number of processes.
 
     `many`: a tuple of them, of which some may be None.
     """
 
-    axis: int = 0
     many: bool = False
 
     def save(self, name: str, value: Any, here: Processes) -> Tensors:
         found = {f"{name}.{k}": t for k, t in enumerate(value) if t is not None} if self.many else {name: value}
-        return {
-            key: ranks.all_gather_rows(t.movedim(self.axis, 0), here.group).movedim(0, self.axis) for key, t in found.items()
-        }
+        return {key: ranks.all_gather_rows(t, here.group) for key, t in found.items()}
 
     def load(self, name: str, tensors: Tensors, blank: Any, here: Processes) -> Tensor | tuple[Tensor | None, ...]:
         if not self.many:
@@ -98,7 +95,7 @@ class Rows(Kind):
         return tuple(self._part(tensors[key], here) if (key := f"{name}.{k}") in tensors else None for k in range(len(blank)))
 
     def _part(self, whole: Tensor, here: Processes) -> Tensor:
-        return ranks.shard(whole.to(here.device).movedim(self.axis, 0), here.group).movedim(0, self.axis)
+        return ranks.shard(whole.to(here.device), here.group)
 
 
 @dataclass(frozen=True)
@@ -177,14 +174,14 @@ class Flow(Kind):
 
     def save(self, name: str, value: Any, here: Processes) -> Tensors:
         flow: ParticleFlow = value
-        written = {} if flow.recorder is None else flow.recorder.segment.tensors()
+        written = {} if flow.recorder is None else flow.recorder.segment.to_tensors()
         return {f"{name}.{key}": t for key, t in flow.state().items()} | {f"recorded.{key}": t for key, t in written.items()}
 
     def load(self, name: str, tensors: Tensors, blank: Any, here: Processes) -> ParticleFlow:
         flow: ParticleFlow = blank
         flow.load_state(below(tensors, name))
         if flow.recorder is not None:
-            flow.recorder.segment = Segment.of(flow.recorder.plan, below(tensors, "recorded"))
+            flow.recorder.segment = Segment.from_tensors(flow.recorder.plan, below(tensors, "recorded"))
         return flow
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from rieszflow._infra.text import one_line
 from rieszflow._types import Points, Progress, ProgressCallback, Seed
 from rieszflow.constraints import Constraint, Pool
 from rieszflow.data import Dataset
-from rieszflow.data.loading import holds_table
+from rieszflow.data.datasets import holds_table
 from rieszflow.errors import ConfigError, InputError, RunError
-from rieszflow.flow.recording import Segment
+from rieszflow.flow.segments import Segment, replay
 from rieszflow.generative.condition import Condition, setting_of
 from rieszflow.generative.config import Config
 from rieszflow.generative.context import DrawCallback
@@ -59,7 +60,7 @@ class GenerativeFlow(OnHub):
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
-        >>> flow = GenerativeFlow(particles=200, networks=2, initial_steps=8, slices=8, fit_steps=50, width=32)
+        >>> flow = GenerativeFlow(particles=200, stages=2, initial_steps=8, slices=8, fit_steps=50, width=32)
         >>> flow.fit(torch.randn(300, 2, generator=g)).sample(5, seed=1).shape
         torch.Size([5, 2])
 
@@ -240,7 +241,7 @@ class GenerativeFlow(OnHub):
         n, batch_size = validate.positive_int("n", n), validate.positive_int("batch_size", batch_size)
         if self.run is None or (last := self.run.trained()) == 0:
             raise RunError("no trained network yet: call fit first, or resume the run")
-        if last < (total := self.config.total_networks()):
+        if last < (total := self.config.total_stages()):
             notice(f"{self.run.path}: training is not finished; samples go through {last} of {total} stages")
         device = self.config.torch_device()
         generator = validate.generator(seed)
@@ -254,16 +255,15 @@ class GenerativeFlow(OnHub):
             if level.first == 1:
                 x = known.join(asked, draw_latents(level.config, level.shape, n, generator))
             else:
-                x = grow(x, shape, level.shape, level.sample_noise_std, generator, level.config.growth, known.leading)
+                x = grow(x, shape, level.shape, level.sample_noise_std, generator, level.config.upsampling, known.leading)
             x, shape = x.to(device), level.shape
             if self.config.model == "recorded":
                 x = self._pushed(level, x, min(last, level.last), last, batch_size, progress)
                 continue
             phi = build(level.config, shape, self.network, known).to(device)
             for number in range(level.first, min(last, level.last) + 1):
-                self._load_weights(phi, level, number, last)
-                step = number - level.first if self.config.shared else None
-                x = displace(phi, x, level.config.clip, step, batch_size)
+                self._load_weights(phi, number)
+                x = displace(phi, x, level.config.clip, batch_size)
                 if progress is not None:
                     progress(Progress("stages", number, last))
         if not x.isfinite().all():
@@ -273,7 +273,7 @@ class GenerativeFlow(OnHub):
         if len(self.run.shape) == 3:
             x = x.clamp(0, 1)
         said = self.run.data
-        return data.unscaled(x, said["low"], said["high"], self.run.columns).view(n, *self.run.shape)
+        return data.unscale_points(x, said["low"], said["high"], self.run.columns).view(n, *self.run.shape)
 
     def _pushed(
         self, level: Level, x: Tensor, end: int, last: int, batch_size: int, progress: ProgressCallback | None
@@ -282,24 +282,21 @@ class GenerativeFlow(OnHub):
         assert self.run is not None
         plan = level.plan()
         # Slices and tables are made anew for every batch, so batches are larger than a network's.
-        batches = [(part, Segment(plan).rest()) for part in x.split(max(batch_size, _PUSHED))]
-        for number in range(level.first, end + 1):
-            try:
-                segment = Segment.of(plan, self.run.load_network(number))
-            except (KeyError, ValueError, TypeError, IndexError) as error:
-                raise RunError(f"{self.run.network_file(number)}: does not fit the run ({one_line(error)})") from None
-            batches = [segment.push(part, velocities) for part, velocities in batches]
-            if progress is not None:
-                progress(Progress("stages", number, last))
-        return torch.cat([part for part, _ in batches])
+        run = self.run
 
-    def _load_weights(self, phi: Displacement, level: Level, number: int, last: int) -> None:
-        """Those of a network; a shared one has its level's weights from the level's first step on."""
+        def segments() -> Iterator[Segment]:
+            for number in range(level.first, end + 1):
+                try:
+                    yield Segment.from_tensors(plan, run.load_network(number))
+                except (KeyError, ValueError, TypeError, IndexError) as error:
+                    raise RunError(f"{run.network_file(number)}: does not fit the run ({one_line(error)})") from None
+                if progress is not None:
+                    progress(Progress("stages", number, last))
+
+        return torch.cat(replay(segments(), x.split(max(batch_size, _PUSHED))))
+
+    def _load_weights(self, phi: Displacement, number: int) -> None:
         assert self.run is not None
-        if self.config.shared:
-            if number > level.first:
-                return
-            number = min(last, level.last)
         try:
             phi.load_state_dict(self.run.load_network(number))
         except RuntimeError as error:

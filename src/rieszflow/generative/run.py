@@ -15,7 +15,6 @@ does not fit. Equal runs have equal files. Lines of metrics and the scores hold 
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -39,7 +38,7 @@ from rieszflow._infra.files import (
 )
 from rieszflow._infra.notices import notice
 from rieszflow._infra.text import one_line
-from rieszflow.data import Columns
+from rieszflow.data import ColumnScaler
 from rieszflow.errors import FileError, RunError, WriteError
 from rieszflow.generative.checks import MOST, is_whole, shown
 from rieszflow.generative.config import Config
@@ -131,10 +130,10 @@ class Run:
         return tuple(self.data["shape"])
 
     @property
-    def columns(self) -> Columns | None:
+    def columns(self) -> ColumnScaler | None:
         """Return the scaling of the columns of vectors; None for images."""
         said = self.data["columns"]
-        return None if said is None else Columns(**{key: tuple(value) for key, value in said.items()})
+        return None if said is None else ColumnScaler(**{key: tuple(value) for key, value in said.items()})
 
     def network_file(self, number: int) -> Path:
         return self.path / "networks" / f"{number:04d}.safetensors"
@@ -148,24 +147,9 @@ class Run:
         numbers = {int(name[:-12]) for name in names if re.fullmatch(r"[0-9]{4,9}\.safetensors", name)}
         return sorted(number for number in numbers if number and self.network_file(number).is_file())
 
-    def _needed(self, last: int) -> list[int]:
-        """Numbers of the files that stand for networks 1 … last: a shared network has one for its level."""
-        if not self.config.shared:
-            return list(range(1, last + 1))
-        return [end for end in self._ends() if end < last] + [last] * (last > 0)
-
-    def _ends(self) -> list[int]:
-        return list(itertools.accumulate(config.networks for _, config in self.config.level_configs()))
-
-    def _before(self, number: int) -> int:
-        """The network that a network goes on from; 0 if it is the first."""
-        return max((n for n in self._needed(number) if n < number), default=0)
-
     def finished(self) -> int:
-        """Networks 1, 2, … that are there, up to the first gap; of a shared one, the steps that it has learned."""
+        """Return how many of networks 1, 2, … are there, up to the first gap."""
         there = self._there()
-        if self.config.shared:
-            return there[-1] if there else 0
         return next((k for k, number in enumerate(there) if number != k + 1), len(there))
 
     def missing(self, last: int | None = None) -> list[int]:
@@ -173,11 +157,7 @@ class Run:
         there = self._there()
         if last is None:
             last = max([self._recorded() or 0, *there[-1:]])
-        return [n for n in self._needed(last) if n not in there and not self._replaced(n, last)]
-
-    def _replaced(self, number: int, last: int) -> bool:
-        """A shared network one step further is there: the run was killed before it could say so, and will learn it again."""
-        return self.config.shared and number == last and number + 1 in self._there() and number not in self._ends()
+        return [n for n in range(1, last + 1) if n not in there]
 
     def _recorded(self) -> int | None:
         """Networks that were finished when the last checkpoint was written; None where that cannot be known."""
@@ -185,7 +165,7 @@ class Run:
         try:
             meta, _ = load_header(file, STATE)
             check_belongs(file, meta, self._identity)
-            return min(int(meta["network"]) - 1, self.config.total_networks())
+            return min(int(meta["network"]) - 1, self.config.total_stages())
         except (FileError, KeyError, TypeError):
             return None
 
@@ -203,11 +183,11 @@ class Run:
         if not self.path.is_dir():
             raise RunError(f"{self.path}: the folder of the run is missing; it was moved or removed")
         self.check()
-        there, total = self._there(), self.config.total_networks()
+        there, total = self._there(), self.config.total_stages()
         if there and there[-1] > total:
             raise RunError(
-                f"{self.network_file(there[-1])}: network {there[-1]} of a run whose config.yaml names {total} networks; "
-                "give as many `networks` as there are, or more"
+                f"{self.network_file(there[-1])}: network {there[-1]} of a run whose config.yaml names {total} stages; "
+                "give as many `stages` as there are, or more"
             )
         if missing := self.missing():
             what = (
@@ -218,18 +198,12 @@ class Run:
 
     def save_network(self, number: int, weights: dict[str, Tensor], meta: Json) -> str:
         """Writes a network, and returns its checksum."""
-        before = self._before(number)
-        whole = {"number": number, **meta, "after": self.checksum(before), **self._identity}
+        whole = {"number": number, **meta, "after": self.checksum(number - 1), **self._identity}
         return save_tensors(self.network_file(number), NETWORK, weights, whole)
 
     def checksum(self, number: int) -> str:
         """What a network's file says that its checksum is; "" for number 0, which stands for the noise."""
         return load_header(self.network_file(number), NETWORK)[1] if number else ""
-
-    def forget_networks(self, first: int, last: int) -> None:
-        """Removes networks first … last, which a shared one has replaced."""
-        for number in range(first, last + 1):
-            self.network_file(number).unlink(missing_ok=True)
 
     def load_network(self, number: int) -> dict[str, Tensor]:
         """A network's weights.
@@ -248,7 +222,7 @@ class Run:
         if meta.get("number") != number:
             raise RunError(f"{file}: is network {shown(meta.get('number'))}, not {number}")
         check_belongs(file, meta, self._identity)
-        before = self._before(number)
+        before = number - 1
         if meta.get("after") != self.checksum(before):
             was = f"another network {before} than the one that is there" if before else "another network"
             raise RunError(f"{file}: belongs to another run: it was trained after {was}")
@@ -281,10 +255,10 @@ class Run:
 
     def complete(self) -> bool:
         """Whether all networks are there, and their lines of metrics. Raises RunError for a damaged or foreign network."""
-        total = self.config.total_networks()
+        total = self.config.total_stages()
         if self.finished() < total or self.missing():
             return False
-        for number in self._needed(total):
+        for number in range(1, total + 1):
             self.load_network(number)
         try:
             return len(self.metrics()) >= total
@@ -294,9 +268,7 @@ class Run:
     def verify(self, meta: Json) -> None:
         """Reads all networks that a checkpoint (its metadata) goes on from. Raises RunError for what is damaged or foreign."""
         last = meta["network"] - 1
-        for number in self._needed(last):
-            if self._replaced(number, last):
-                continue
+        for number in range(1, last + 1):
             self.load_network(number)
             if number == last and meta["after"] != self.checksum(last):
                 raise RunError(

@@ -69,9 +69,7 @@ class State:
         fit: the network; None in a flow.
         fresh: samples that never were particles, after the last network, (n, d).
         fresh_velocities: theirs, in a recording; None before its level's first step.
-        fresh_start: the same at the level's start, for a shared network.
         path: some of them after every network, (networks, n, d).
-        replay: of a shared network's earlier steps: where particles were, and how they were displaced, (steps, 2, n, d).
         chooser: the source of all chance that does not depend on the device.
         drawer: the source of directions, on the device.
         scaler: of the loss, in fp16.
@@ -92,9 +90,7 @@ class State:
     fit: Annotated[Fit | None, Parts()]
     fresh: Annotated[Tensor, Whole()]
     fresh_velocities: Annotated[tuple[Tensor | None, ...], Wholes("fresh_velocity")]
-    fresh_start: Annotated[Tensor | None, Whole()]
     path: Annotated[Tensor, Whole()]
-    replay: Annotated[Tensor | None, Rows(axis=2)]
     chooser: Annotated[torch.Generator, Generator("random.chooser")]
     drawer: Annotated[torch.Generator, Generator("random.slices")]
     scaler: Annotated[torch.amp.GradScaler, Scaling()]

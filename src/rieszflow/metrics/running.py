@@ -18,7 +18,7 @@ from rieszflow._types import Cloud, DirectionsName, ScaleName, Statistic
 from rieszflow.data.scale import spreads_of_rows
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.histograms import backends
-from rieszflow.loss import flat
+from rieszflow.loss import flat_points
 from rieszflow.sketch.plan import Plan, SliceSettings, notice_if_coarse
 
 with extra("generative", "SlicedEnergyDistance"):
@@ -89,7 +89,7 @@ class SlicedEnergyDistance(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        points = validate.points("rows", flat("rows", rows).detach().cpu())
+        points = validate.points("rows", flat_points("rows", rows).detach().cpu())
         if statistic not in ("V", "U"):
             raise InputError(f'statistic: {statistic!r} given; "V" (non-negative) and "U" (unbiased) are accepted')
         self.statistic, self.reset_real = statistic, reset_real
@@ -126,7 +126,7 @@ class SlicedEnergyDistance(Metric):
         Raises:
             InputError, InputTypeError: what is not accepted. Nothing is counted then.
         """
-        points = validate.points("x", flat("x", x).detach())
+        points = validate.points("x", flat_points("x", x).detach())
         if points.shape[1] != self._drawn.d:
             raise InputError(f"x: points of {points.shape[1]} numbers given, rows had {self._drawn.d}; they must be equal")
         if not isinstance(real, bool):

@@ -15,7 +15,7 @@ from rieszflow import directions, histograms
 from rieszflow._infra import validate
 from rieszflow._infra.notices import notice
 from rieszflow._types import DirectionsName
-from rieszflow.data import difference
+from rieszflow.data.options import column_difference
 from rieszflow.directions import KINDS, Directions
 from rieszflow.errors import InputError
 
@@ -176,7 +176,7 @@ class Plan:
         if mine is not None and theirs is not None and mine != theirs:
             if set(mine) == set(theirs):
                 return "with the columns in the same order, got the same columns in another order"
-            return f"with the same columns; it {difference(theirs, mine, 'this one has')}"
+            return f"with the same columns; it {column_difference(theirs, mine, 'this one has')}"
         if self.settings.spreads != other.settings.spreads:
             return "with columns divided by the same spreads, got other spreads"
         for a, b in zip(self.grids, other.grids, strict=True):

@@ -197,7 +197,7 @@ class SliceSketch:
         Returns:
             This sketch. If an error is raised, it is left as it was.
         """
-        cloud = stream(x).matched(self.names, "the sketch")
+        cloud = stream(x).align_columns(self.names, "the sketch")
         if cloud.d != self.d:
             raise InputError(f"`x` must have points of dimension d = {self.d}, as the sketch has, got d = {cloud.d}")
         w = None if x_weights is None else _weights(x_weights, x)

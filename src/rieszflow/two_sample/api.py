@@ -15,8 +15,8 @@ from rieszflow._infra import validate
 from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._types import DirectionsName, PointSource, ProgressCallback, ScaleName
 from rieszflow.data import Stream, stream
-from rieszflow.data import common as common_columns
 from rieszflow.data.scale import check_scale, choose_spreads
+from rieszflow.data.streams import common_columns
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sketch import Plan, SliceSketch
 from rieszflow.sketch.counts import with_progress
@@ -143,7 +143,7 @@ def two_sample_test(
         Mackey, Cheap Permutation Testing (2025).
     """
     one, two = stream(x), stream(y)
-    one, two = common_columns(one, two) if common else (one, two.matched(one.names, one.name, one.left_out))
+    one, two = common_columns(one, two) if common else (one, two.align_columns(one.names, one.name, one.skipped))
     if one.d != two.d:
         raise InputError(f"`y` must have points of dimension d = {one.d}, as x has, got d = {two.d}")
     permutations = validate.positive_int("permutations", permutations)
@@ -220,7 +220,7 @@ def drift_test(
         raise InputTypeError(f"`reference` must be a SliceSketch, got {type(reference).__name__}")
     if reference.n < 2 or reference.weighted:
         raise InputError("`reference` must be a sketch of two or more points without weights")
-    cloud = stream(x).matched(reference.names, "the reference")
+    cloud = stream(x).align_columns(reference.names, "the reference")
     if cloud.d != reference.d:
         raise InputError(f"`x` must have points of dimension d = {reference.d}, as the reference has, got d = {cloud.d}")
     permutations = validate.positive_int("permutations", permutations)
@@ -228,8 +228,8 @@ def drift_test(
     kept = reference.reservoir
     if kept is None or len(kept) < 2:
         raise InputError(
-            "`reference` must be a sketch with at least two points in its reservoir, got one made with reservoir_size=0 or 1, by "
-            "an earlier version, or merged with such a sketch; its distances are right, but a test needs a new sketch"
+            "`reference` must be a sketch with at least two points in its reservoir, got one made with reservoir_size=0 or 1, "
+            "by an earlier version, or merged with such a sketch; its distances are right, but a test needs a new sketch"
         )
     n = _count_two("x", cloud)
     # In one dtype: equal points must be in equal bins, whichever sample they are from.

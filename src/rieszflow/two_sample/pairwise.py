@@ -2,7 +2,7 @@
 
 Few points are compared by brute force. Otherwise every point is projected once, and its bin on every slice is stored in two
 bytes; all K² distances are differences of inner products of the groups' distribution functions. For standard errors and
-p-values, groups are dealt into blocks. Two groups are tested with blocks of one size, a power of two that suits the smaller one.
+p-values, groups are dealt into blocks; two groups are tested with blocks of one size, a power of two.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rieszflow._infra import validate
 from rieszflow._infra.extras import extra
 from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._types import DirectionsName, PointSource, Progress, ProgressCallback, ScaleName, Statistic
-from rieszflow.data import Stream, labelled
+from rieszflow.data import Stream, load_labelled
 from rieszflow.data.scale import choose_spreads
 from rieszflow.errors import InputError
 from rieszflow.sketch.counts import with_progress
@@ -157,7 +157,7 @@ def pairwise_energy_distance(
     """
     validate.statistic(statistic)
     permutations = validate.nonnegative_int("permutations", permutations)
-    points, labels = labelled(x, groups, obsm, layer)
+    points, labels = load_labelled(x, groups, obsm, layer)
     spreads = choose_spreads(scale, [points])
     points = points.scaled(spreads)
     unique, group, sizes = np.unique(labels, return_inverse=True, return_counts=True)

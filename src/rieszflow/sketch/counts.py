@@ -15,10 +15,10 @@ from rieszflow._infra import ranks, validate
 from rieszflow._infra.files import Format, Json, load_tensors, out_of_memory, save_tensors
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.text import one_line
+from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud, Progress, ProgressCallback
 from rieszflow.data import Stream
 from rieszflow.errors import FileError, InputError
-from rieszflow.histograms import backends
 from rieszflow.sketch.plan import Plan, SliceSettings
 
 __all__ = ["SKETCH", "Counts", "Reservoir", "add_points", "read", "reservoir_capacity", "with_progress", "write"]
@@ -26,6 +26,7 @@ __all__ = ["SKETCH", "Counts", "Reservoir", "add_points", "read", "reservoir_cap
 SKETCH = Format("sketch", 5)
 _ROUNDING = 1.05  # weights are partly summed in float32, where the rounding errors of equal ones add up
 _LARGEST = 3.5e38  # positions are float32 numbers
+_COUNTS = Workspace()
 _MAX_POINTS = 1 << 22  # counted at a time: integers up to this size are exact in float32
 _ROWS, _MIN_ROWS = 2048, 64  # of a reservoir
 _MAX_NUMBERS = 1 << 20  # 4 MB in float32
@@ -44,8 +45,8 @@ def with_progress(cloud: Stream, progress: ProgressCallback | None, what: str = 
 
 def add_points(grid: histograms.BinGrid, x: Tensor, w: Tensor | None, counts: Tensor, tail_sums: Tensor) -> None:
     """Add points (n, d), divided by their spreads, to the tables of the slices of a grid."""
-    grid, points = grid.met(x)
-    new, sums = backends.of(grid).count(grid, Cloud(points, w), moments=True, scale=1.0, memory="sketch")
+    grid, points = grid.promote(x)
+    new, sums = histograms.select_backend(grid).count(grid, Cloud(points, w), tail_sums=True, workspace=_COUNTS)
     assert sums is not None
     with torch.inference_mode():  # the tables may have been made in it
         counts += new
@@ -218,7 +219,7 @@ def write(path: Path, plan: Plan, counts: Counts) -> None:
     integers = not counts.weighted and counts.weight < 2**31
     for k, (grid, table, tail_sums) in enumerate(zip(plan.grids, counts.counts, counts.tail_sums, strict=True)):
         tensors |= {f"{k}.counts": table.int() if integers else table, f"{k}.sums": tail_sums}
-        tensors |= {f"{k}.{name}": v for name, v in grid.span().items()}
+        tensors |= {f"{k}.{name}": v for name, v in grid.to_tensors().items()}
     settings, reservoir = plan.settings, counts.reservoir
     if settings.spreads is not None:
         tensors["spreads"] = torch.tensor(settings.spreads, dtype=torch.float64)
@@ -257,13 +258,13 @@ def _read_plan(tensors: dict[str, Tensor], meta: Json) -> Plan:
     tables = [t for name, t in tensors.items() if name.endswith(".counts")]
     found, needed = sum(map(len, tables)), settings.slices + d * settings.has_columns
     _check(found == needed, f"tables of {found} slices instead of {needed}")  # before that many directions are drawn
-    spans = [{name: tensors[f"{k}.{name}"] for name in histograms.SPAN} for k in range(len(tables))]
-    for k, span in enumerate(spans):
-        _check_span(span, d, tensors[f"{k}.counts"])
-    return Plan.from_spans(spans, settings)
+    grids = [{name: tensors[f"{k}.{name}"] for name in histograms.GRID_TENSORS} for k in range(len(tables))]
+    for k, grid in enumerate(grids):
+        _check_grid(grid, d, tensors[f"{k}.counts"])
+    return Plan.from_tensors(grids, settings)
 
 
-def _check_span(span: dict[str, Tensor], d: int, counts: Tensor) -> None:
+def _check_grid(grid: dict[str, Tensor], d: int, counts: Tensor) -> None:
     """Check the numbers that define the bins of a table."""
     P, width = counts.shape
     for name, shape, dtypes in (
@@ -273,12 +274,12 @@ def _check_span(span: dict[str, Tensor], d: int, counts: Tensor) -> None:
         ("scale", (), (torch.float64,)),
         ("B", (), (torch.int64,)),
     ):
-        t = span[name]
+        t = grid[name]
         _check(t.shape == shape and t.dtype in dtypes and t.isfinite().all(), f"{name}: {tuple(t.shape)} {t.dtype}")
-    scale, B = float(span["scale"]), int(span["B"])
+    scale, B = float(grid["scale"]), int(grid["B"])
     _check(scale > 0 and math.isfinite(1 / scale) and math.frexp(scale)[0] == 0.5, f"a scale of {scale}")
     _check(B > 0 and B % 64 == 0 and width == B + 2 * histograms.TAIL, f"{B} bins in a table with {width} columns")
-    _check((span["inverse"] > 0).all() and (1 / span["inverse"]).isfinite().all(), "bins without a positive width")
+    _check((grid["inverse"] > 0).all() and (1 / grid["inverse"]).isfinite().all(), "bins without a positive width")
 
 
 def _read_counts(plan: Plan, tensors: dict[str, Tensor], meta: Json) -> Counts:

@@ -32,7 +32,7 @@ def notice_if_coarse(grid: histograms.BinGrid, points: Tensor) -> None:
     """Give a notice if points (m, d), divided by their spreads, share bins because the bins were placed by much wider ones."""
     if len(points) < _MIN_POINTS:
         return
-    grid, points = grid.met(points[:_SAMPLE])
+    grid, points = grid.promote(points[:_SAMPLE])
     projected = grid.project(points)[:_CHECKED_SLICES].cpu().numpy()
     low, inverse = (v[:_CHECKED_SLICES, None].cpu().numpy() for v in (grid.low, grid.inverse))
     bins = np.floor((projected - low) * inverse)
@@ -135,16 +135,16 @@ class Plan:
         chosen = np.random.default_rng(0).permutation(len(points))[:_SAMPLE]
         some = points.cpu().numpy()[chosen]
         kinds = settings.all_directions(points)
-        frames = [frame for kind in kinds for frame in histograms.frames(kind, some, points)]
+        frames = [frame for kind in kinds for frame in histograms.make_projectors(kind, some, points)]
         return cls(settings, tuple(histograms.choose_bins(frame, some) for frame in frames))
 
     @classmethod
-    def from_spans(cls, spans: Sequence[Mapping[str, Tensor]], settings: SliceSettings) -> Plan:
-        """Return the plan whose grids have these values of `BinGrid.span`."""
-        like = spans[0]["shift"]
-        parts = [part for kind in settings.all_directions(like) for part in histograms.parts(kind)]
-        pairs = zip(parts, spans, strict=True)
-        grids = (histograms.grid_of(part, {**span, "shift": span["shift"].to(like)}) for part, span in pairs)
+    def from_tensors(cls, tensors: Sequence[Mapping[str, Tensor]], settings: SliceSettings) -> Plan:
+        """Restore the plan from `BinGrid.to_tensors` of its grids."""
+        like = tensors[0]["shift"]
+        parts = [part for kind in settings.all_directions(like) for part in histograms.split_directions(kind)]
+        pairs = zip(parts, tensors, strict=True)
+        grids = (histograms.BinGrid.from_tensors(part, {**grid, "shift": grid["shift"].to(like)}) for part, grid in pairs)
         return cls(settings, tuple(grids))
 
     @property
@@ -159,7 +159,7 @@ class Plan:
 
     def with_dtype(self, dtype: torch.dtype) -> Plan:
         """Return the same slices and bins for points of another dtype."""
-        return dataclasses.replace(self, grids=tuple(grid.of_dtype(dtype) for grid in self.grids))
+        return dataclasses.replace(self, grids=tuple(grid.to_dtype(dtype) for grid in self.grids))
 
     def check_equal(self, other: Plan) -> None:
         """Raise InputError if sketches of the two plans cannot be compared."""
@@ -180,7 +180,7 @@ class Plan:
         if self.settings.spreads != other.settings.spreads:
             return "with columns divided by the same spreads, got other spreads"
         for a, b in zip(self.grids, other.grids, strict=True):
-            one, two = a.span(), b.span()
+            one, two = a.to_tensors(), b.to_tensors()
             if any(not torch.equal(one[key].cpu().double(), two[key].cpu().double()) for key in one):
                 return "with the same bins, got bins that lie elsewhere"
         return None

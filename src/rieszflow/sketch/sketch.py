@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from rieszflow._infra import ranks, validate
 from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._infra.notices import notice
 from rieszflow._infra.ranks import Group
+from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud, DirectionsName, Points, PointSource, PointsT, ProgressCallback, ScaleName, Statistic
 from rieszflow.data import as_points, stream
 from rieszflow.data.scale import choose_spreads, spreads_of_rows
@@ -24,6 +25,8 @@ from rieszflow.sketch.counts import Counts, read, reservoir_capacity, with_progr
 from rieszflow.sketch.plan import Plan, SliceSettings, notice_if_coarse
 
 __all__ = ["SliceSketch"]
+
+_COUNTS = Workspace()
 
 
 class SliceSketch:
@@ -285,15 +288,15 @@ class SliceSketch:
         unbiased = validate.statistic(statistic, ("x", points, a)) == "U" and self._is_unbiased("U")
         scaled, total = self.plan.settings.rescale(points), None
         for own in self._histograms()[: len(self.plan.random_grids)]:
-            grid, wide = own.grid.met(scaled)
+            grid, wide = own.grid.promote(scaled)
             cloud = Cloud(wide, a)
-            other = histograms.counted(grid, cloud, memory="mass of x")
+            other = histograms.Histogram.from_points(grid, cloud, workspace=_COUNTS)
             evaluator = histograms.CdfEvaluator(other, dataclasses.replace(own, grid=grid), unbiased)
             part = evaluator.gradient_x(cloud, self.slices)
             total = part if total is None else total.add_(part)
         assert total is not None
         gradient = self.plan.settings.rescale(total).to(points.dtype)
-        return cast("PointsT", gradient.numpy() if isinstance(x, np.ndarray) else gradient)
+        return gradient.numpy() if isinstance(x, np.ndarray) else gradient
 
     def histogram(self, k: int, column: bool = False, bars: int = 64) -> tuple[np.ndarray, np.ndarray]:
         """Return edges (bars + 1,), in the points' unit, and density (bars,) of the equal bins of slice k, or of column k.

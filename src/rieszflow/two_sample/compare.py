@@ -122,5 +122,8 @@ def compare(
     return Comparison(*sketches, test, test.statistic)
 
 
-def _load(source: object) -> SliceSketch:
-    return source if isinstance(source, SliceSketch) else SliceSketch.load(os.fspath(source))
+def _load(source: PointSource) -> SliceSketch:
+    if isinstance(source, SliceSketch):
+        return source
+    assert isinstance(source, (str, os.PathLike))
+    return SliceSketch.load(source)

@@ -17,9 +17,9 @@ from torch import Tensor
 from rieszflow import histograms
 from rieszflow._infra.jit import OPTIONS, parallel_for
 from rieszflow._infra.scaling import power_of_two
+from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud, ProgressCallback
 from rieszflow.data import Stream
-from rieszflow.histograms import backends
 from rieszflow.kernels import Riesz
 from rieszflow.sketch import Plan, SliceSketch
 from rieszflow.sketch.counts import Counts, reservoir_capacity, with_progress
@@ -33,6 +33,7 @@ _FEW_NUMBERS = 1 << 22
 _CLOSE = 0.01  # share of ‖x‖² + ‖y‖² below which squared distances are summed from differences: cancellation costs ≤ 1e-13
 _COLUMNS = 256  # of a Gram matrix at a time; by symmetry half of it is enough
 _BLOCKS = 32  # of the smaller sample
+_COUNTS = Workspace()
 _MAX_NUMBERS = 1 << 24  # in the histograms of all blocks at a time
 
 
@@ -212,8 +213,8 @@ def _count_block(grid: histograms.BinGrid, points: Tensor, rows: Tensor, counts:
     # A single point is counted twice: the projection of one point, a product with a vector, is rounded differently from those
     # of several points, and equal points must be in equal bins.
     times = 2 if len(rows) == 1 else 1
-    grid, wide = grid.met(points[rows.repeat(times)])
-    new, _ = backends.of(grid).count(grid, Cloud(wide), moments=False, scale=1 / times, memory="block")
+    grid, wide = grid.promote(points[rows.repeat(times)])
+    new, _ = histograms.select_backend(grid).count(grid, Cloud(wide), scale=1 / times, workspace=_COUNTS)
     counts += new.cpu().numpy().astype(counts.dtype)
 
 

@@ -18,7 +18,7 @@ import rieszflow as rf
 from rieszflow.generative import Run, RunError
 from rieszflow.generative.processes import told_to_end
 
-SCRIPTS = Path(__file__).parent / "scripts"
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 def torchrun(processes, *command, **options):

@@ -117,7 +117,7 @@ def test_a_broken_package_is_told_from_a_missing_one():
 
 
 def test_every_extra_that_is_named_exists():
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     named = {name for file in (root / "src").rglob("*.py") for name in re.findall(r'\bextra\("(\w+)"', file.read_text())}
     assert named and named <= set(extras)

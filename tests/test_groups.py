@@ -289,8 +289,8 @@ def test_the_command(tmp_path, monkeypatch):
     for args, says in (
         (("t.csv", "--by", "h"), "'h'"),
         (("none.csv", "--by", "g"), "no such file"),
-        (("t.csv", "--by", "g", "--slices", "0"), "--slices: 0 given"),
-        (("t.csv", "--by", "g", "--out", "x.png"), "--out: x.png given"),
+        (("t.csv", "--by", "g", "--slices", "0"), "Invalid value for '--slices'"),
+        (("t.csv", "--by", "g", "--out", "x.png"), "--out must end in .csv, got x.png"),
     ):
         done = run(*args)
         assert done.exit_code != 0 and says in done.output and len(done.output.strip().splitlines()) == 1, done.output

@@ -83,8 +83,8 @@ class _Frame(_Typed):
             else:
                 raise InputTypeError("it has no __arrow_c_stream__")
         except Exception as error:  # any library may raise anything
-            why = f"{one_line(error)}){conversion_hint(frame)}"
-            raise DatasetError(f"{name}: cannot be read as a table with named columns ({why}") from None
+            hint = conversion_hint(frame)
+            raise DatasetError(f"{name}: cannot be read as a table with named columns ({one_line(error)}){hint}") from None
         if index:
             notice(f"{name}: skipped the index {quoted(index)}, which is not a column; reset_index() makes it one")
         super().__init__(name, self.table.schema, self.table.num_rows)

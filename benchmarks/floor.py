@@ -22,9 +22,9 @@ from common import parser, save
 
 import rieszflow as rf
 from rieszflow import directions
-from rieszflow._clouds import Cloud, Need
 from rieszflow._infra import validate
 from rieszflow._infra.jit import OPTIONS, parallel_for, threads
+from rieszflow._types import Cloud, Need
 from rieszflow.engines import Problem, bins
 from rieszflow.histograms import backends, choose
 

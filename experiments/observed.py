@@ -56,7 +56,7 @@ def main() -> None:
 
     # Smooth directions: differences of single pixels are mostly noise.
     along = draw_latents(Config(latents="smooth"), data.shape, DIRECTIONS, g) - 0.5
-    along = along - known.part(along)
+    along = along - known.project(along)
     seen, true = answers.flatten(2) @ along.T, truth.flatten(1) @ along.T
     below = (seen < true[:, None]).sum(1)
     ties = (seen == true[:, None]).sum(1)
@@ -68,7 +68,7 @@ def main() -> None:
     content: dict[str, Any] = {
         "known": kind if len(kind) < 40 else kind[:40],
         "residual": residual(flow.run, x, asked, data),
-        "largest residual of a number": known.part((x - asked).flatten(1)).abs().max().item(),
+        "largest residual of a number": known.project((x - asked).flatten(1)).abs().max().item(),
         "truth within the middle of the answers": covered(ranks, args.answers),
         "distance of an answer to the truth": apart(answers[:, 0], truth),
         "distance between two answers": apart(answers[:, 0], answers[:, 1]),
@@ -88,7 +88,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     name = f"observed-{Path(data.name).stem}-{kind[:20].replace(':', '-')}"
     save(args, f"{name}-ranks", content, figure)
-    part = known.part(truth.flatten(1)).view_as(truth)
+    part = known.project(truth.flatten(1)).view_as(truth)
     rows = [torch.cat([part[k : k + 1], answers[k, :6], answers[k].mean(0, keepdim=True), truth[k : k + 1]]) for k in range(10)]
     report.save_picture(args.out / f"{name}.png", report.picture(torch.cat(rows), columns=9))
 

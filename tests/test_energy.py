@@ -5,7 +5,7 @@ import torch
 from problems import clouds, generator, simplex
 
 import rieszflow as rf
-from rieszflow._clouds import Cloud, Pair
+from rieszflow._types import Cloud, Pair
 from rieszflow.exact import energy
 
 

@@ -211,12 +211,12 @@ def test_arrays_in_arrays_out():
         (torch.zeros(4, 2), torch.zeros(3), InputError, r"y: shape \(3,\) given; \(2,\) is accepted"),
         (torch.zeros(5, 4, 2), torch.zeros(2), InputError, r"y: shape \(2,\) given; \(5, 2\)"),
         (torch.zeros(1, 2), torch.zeros(2), InputError, "samples: one given"),
-        (torch.zeros(4), torch.zeros(1), InputError, r"samples: shape \(4,\)"),
+        (torch.zeros(4), torch.zeros(1), InputError, r"`samples` must .* got \(4,\)"),
         (torch.zeros(4, 2), torch.zeros(2).double(), InputTypeError, "y: torch.float64"),
         (torch.zeros(4, 2), np.zeros(2, np.float32), InputTypeError, "y: ndarray given"),
         (torch.zeros(4, 2), torch.tensor([1.0, math.nan]), InputError, "y: contains NaN"),
         (torch.full((4, 2), math.inf), torch.zeros(2), InputError, "samples: contains NaN"),
-        (torch.zeros(4, 2, dtype=torch.int64), torch.zeros(2), InputTypeError, "samples: dtype"),
+        (torch.zeros(4, 2, dtype=torch.int64), torch.zeros(2), InputTypeError, "`samples` must .* got dtype"),
     ],
 )
 def test_what_does_not_fit_is_refused(x, y, error, words):
@@ -228,9 +228,9 @@ def test_what_does_not_fit_is_refused(x, y, error, words):
     ("options", "error", "words"),
     [
         ({"nan_policy": "drop"}, InputError, '`nan_policy` must be "raise", "omit" or "propagate", got \'drop\''),
-        ({"weights": torch.full((3,), 1 / 3)}, InputError, r"weights: shape \(3,\)"),
-        ({"weights": torch.full((4,), 1.0)}, InputError, "weights: sum 4"),
-        ({"weights": torch.full((4,), 0.25).double()}, InputTypeError, "weights: torch.float64"),
+        ({"weights": torch.full((3,), 1 / 3)}, InputError, r"`weights` must .* got shape \(3,\)"),
+        ({"weights": torch.full((4,), 1.0)}, InputError, "`weights` must sum to one, got sum 4"),
+        ({"weights": torch.full((4,), 0.25).double()}, InputTypeError, "`weights` must .* got torch.float64"),
         ({"weights": torch.tensor([1.0, 0, 0, 0])}, InputError, "`weights` must have two positive entries"),
         ({"weights": torch.full((4,), 0.25, requires_grad=True)}, DerivativeError, "`weights` must not require a gradient"),
     ],

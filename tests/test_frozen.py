@@ -7,16 +7,16 @@ import torch
 from problems import generator
 
 import rieszflow as rf
-from rieszflow.constraints import Leading, heard, known
+from rieszflow.constraints import Constraint, FixedPrefix, as_constraint
 from rieszflow.errors import FileError, InputError, InputTypeError
 
 SHAPE = (2, 6, 4)
 D = 48
 HALF = torch.zeros(SHAPE, dtype=torch.bool)
 HALF[..., :2] = True
-KNOWN = [Leading(5), rf.Mask(HALF), rf.Pool(SHAPE, 2)]
+KNOWN = [FixedPrefix(5), rf.Mask(HALF), rf.Pool(SHAPE, 2)]
 # With each, slices of whole points and of patches: leading numbers stand before the pixels.
-CASES = [(5, Leading(5)), (0, rf.Mask(HALF)), (0, rf.Pool(SHAPE, 2))]
+CASES = [(5, FixedPrefix(5)), (0, rf.Mask(HALF)), (0, rf.Pool(SHAPE, 2))]
 
 
 def kinds(k):
@@ -28,26 +28,26 @@ def test_is_an_orthogonal_projection(known):
     """Sums of at most d numbers of size one, in float64."""
     g = generator(0)
     x, y = (torch.randn(7, D, generator=g, dtype=torch.float64) for _ in range(2))
-    part = known.part(x)
-    torch.testing.assert_close(known.part(part), part, rtol=0, atol=1e-13)
-    torch.testing.assert_close((part * (y - known.part(y))).sum(1), torch.zeros(7).double(), rtol=0, atol=1e-13)
-    torch.testing.assert_close(known.hold(x.clone()), x - part, rtol=0, atol=1e-13)
-    put = known.put(x.clone(), y)
-    torch.testing.assert_close(known.part(put), known.part(y), rtol=0, atol=1e-13)
-    torch.testing.assert_close(put - known.part(put), x - part, rtol=0, atol=1e-13)
-    assert heard(known.said()) == known
+    part = known.project(x)
+    torch.testing.assert_close(known.project(part), part, rtol=0, atol=1e-13)
+    torch.testing.assert_close((part * (y - known.project(y))).sum(1), torch.zeros(7).double(), rtol=0, atol=1e-13)
+    torch.testing.assert_close(known.project_out(x.clone()), x - part, rtol=0, atol=1e-13)
+    put = known.restore(x.clone(), y)
+    torch.testing.assert_close(known.project(put), known.project(y), rtol=0, atol=1e-13)
+    torch.testing.assert_close(put - known.project(put), x - part, rtol=0, atol=1e-13)
+    assert Constraint.from_dict(known.to_dict()) == known
 
 
 def test_pooled_means():
     x = torch.arange(float(D)).view(1, D)
     pool = rf.Pool(SHAPE, 2)
-    seen = pool.seen(x).view(2, 3, 2)
+    seen = pool.pool(x).view(2, 3, 2)
     for c in range(2):
         for i in range(3):
             for j in range(2):
                 block = [c * 24 + (2 * i + a) * 4 + 2 * j + b for a in range(2) for b in range(2)]
                 assert seen[c, i, j].item() == pytest.approx(sum(block) / 4)
-    assert torch.equal(pool.seen(pool.spread(pool.seen(x))), pool.seen(x))
+    assert torch.equal(pool.pool(pool.unpool(pool.pool(x))), pool.pool(x))
 
 
 @pytest.mark.parametrize(("k", "frozen"), CASES)
@@ -65,10 +65,10 @@ def test_what_is_known_stays(k, frozen, recording, summed):
     end = flow.run(x, steps=20)
     assert (end - x).norm() > 1
     if isinstance(frozen, rf.Pool):
-        torch.testing.assert_close(frozen.part(end), frozen.part(x), rtol=0, atol=1e-5)
+        torch.testing.assert_close(frozen.project(end), frozen.project(x), rtol=0, atol=1e-5)
     else:
-        assert torch.equal(frozen.part(end), frozen.part(x))
-        free = (frozen.part(torch.ones(1, k + D)) == 0)[0]
+        assert torch.equal(frozen.project(end), frozen.project(x))
+        free = (frozen.project(torch.ones(1, k + D)) == 0)[0]
         assert end[:, free].min() >= 0.2 and end[:, free].max() <= 0.8
     if recording:
         # As in test_recording: the same operations, in places of a vector where sums may round in their own way.
@@ -76,7 +76,7 @@ def test_what_is_known_stays(k, frozen, recording, summed):
         torch.testing.assert_close(replay.push(x), end, rtol=0, atol=1e-4)
         double = x.double() + 1e-12
         if not isinstance(frozen, rf.Pool):
-            assert torch.equal(frozen.part(replay.push(double)), frozen.part(double))
+            assert torch.equal(frozen.project(replay.push(double)), frozen.project(double))
 
 
 def test_leading_numbers_are_a_mask():
@@ -159,29 +159,29 @@ def test_recording_of_other_points_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("frozen", "error", "words"),
     [
-        (9, InputError, "frozen: 9 given for points with d = 9"),
-        (-1, InputError, "frozen: -1 given"),
-        (True, InputTypeError, "frozen: bool given"),
-        (1.0, InputTypeError, "frozen: float given"),
-        (rf.Mask(HALF), InputError, "these have d = 9"),
-        (rf.Pool(SHAPE, 2), InputError, "these have d = 9"),
+        (9, InputError, "`frozen` must be at least 0 and less than d = 9, got 9"),
+        (-1, InputError, "`frozen` must .* got -1"),
+        (True, InputTypeError, "`frozen` must .* got bool"),
+        (1.0, InputTypeError, "`frozen` must .* got float"),
+        (rf.Mask(HALF), InputError, "`frozen` must fit the points, which have d = 9"),
+        (rf.Pool(SHAPE, 2), InputError, "`frozen` must fit the points, which have d = 9"),
     ],
 )
 def test_what_does_not_fit_is_refused(frozen, error, words):
     with pytest.raises(error, match=words):
         rf.ParticleFlow(torch.rand(20, 9), slices=8, frozen=frozen)
     with pytest.raises(error, match=words):
-        known(frozen, 9)
+        as_constraint(frozen, 9)
 
 
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda: rf.Mask(torch.ones(4, dtype=torch.bool)), InputError, "everything is known"),
-        (lambda: rf.Mask(torch.zeros(4, dtype=torch.bool)), InputError, "nothing is known"),
-        (lambda: rf.Mask(torch.ones(4)), InputTypeError, "bool is accepted"),
-        (lambda: rf.Mask([True, False]), InputTypeError, "mask: list given"),
-        (lambda: rf.Pool((1, 6, 4), 3), InputError, "pooling by 3 given for images of 6 × 4"),
+        (lambda: rf.Mask(torch.ones(4, dtype=torch.bool)), InputError, "`mask` must .* got all"),
+        (lambda: rf.Mask(torch.zeros(4, dtype=torch.bool)), InputError, "`mask` must .* got none"),
+        (lambda: rf.Mask(torch.ones(4)), InputTypeError, "`mask` must be of bool"),
+        (lambda: rf.Mask([True, False]), InputTypeError, "`mask` must .* got list"),
+        (lambda: rf.Pool((1, 6, 4), 3), InputError, "images of 6 × 4, got 3"),
         (lambda: rf.Pool((1, 6, 4), 1), InputError, "at least 2"),
         (lambda: rf.Pool((6, 4), 2), InputError, "a shape"),
         (lambda: rf.PatchSlices((1, 6, 4), 3, condition=-1), InputError, "condition=-1 given"),

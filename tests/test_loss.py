@@ -282,7 +282,7 @@ def test_a_network_learns_by_it():
 def test_what_is_refused():
     x, y = torch.rand(5, 3), torch.rand(4, 3)
     for options, says in (
-        ({"slices": 0}, "slices: 0 given"),
+        ({"slices": 0}, "`slices` must be a positive integer, got 0"),
         ({"directions": "hexagonal"}, "directions: 'hexagonal' given; 'auto'"),
         ({"engine": "steam"}, "engine: 'steam' given"),
         ({"statistic": "W"}, "statistic: 'W' given"),
@@ -293,11 +293,11 @@ def test_what_is_refused():
             SlicedMMDLoss(**options)
     for a, b, error, says in (
         (x, y.numpy(), InputTypeError, "y: ndarray given; a torch.Tensor"),
-        (x.long(), y, InputTypeError, "x: dtype torch.int64 given"),
-        (x[0], y, InputError, r"x: shape \(3,\) given"),
-        (x[:0], y, InputError, r"x: shape \(0, 3\) is empty"),
-        (x, y[:, :2], InputError, "y: points of dimension d = 2"),
-        (x / 0, y, InputError, "x: contains NaN or infinity"),
+        (x.long(), y, InputTypeError, "x: dtype torch.int64"),
+        (x[0], y, InputError, r"`x` must .* got \(3,\)"),
+        (x[:0], y, InputError, r"`x` must .* got empty shape \(0, 3\)"),
+        (x, y[:, :2], InputError, "`y` must have points of dimension d = 3, as x has, got d = 2"),
+        (x / 0, y, InputError, "`x` must be finite, got NaN or infinity"),
         (x.to(torch.complex64), y, InputTypeError, "x: dtype torch.complex64"),
     ):
         with pytest.raises(error, match=says):

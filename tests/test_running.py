@@ -168,7 +168,7 @@ def test_what_is_refused():
     before = metric.real_mass.clone()
     for given, real, error, says in (
         (x[:, :3], True, InputError, "x: points of 3 numbers given, rows had 5"),
-        (x / 0, True, InputError, "x: contains NaN or infinity"),
+        (x / 0, True, InputError, "`x` must be finite, got NaN or infinity"),
         (x.numpy(), True, InputTypeError, "x: ndarray given"),
         (x.long(), True, InputTypeError, "x: dtype torch.int64"),
         (x, "yes", InputTypeError, "real: 'yes' given"),

@@ -414,8 +414,8 @@ def test_bad_input():
         ((x, x[:, :2]), {}, "y: points of dimension d = 2 given, x has d = 3"),
         ((x, x[:1]), {}, "y: one point given"),
         ((x[:1], x), {}, "x: one point given"),
-        ((x, x), {"permutations": 0}, "permutations: 0 given"),
-        ((x, x), {"slices": 0}, "slices: 0 given"),
+        ((x, x), {"permutations": 0}, "`permutations` must be a positive integer, got 0"),
+        ((x, x), {"slices": 0}, "`slices` must be a positive integer, got 0"),
     ):
         with pytest.raises(ValueError, match=says):
             rf.two_sample_test(*arguments, **settings)

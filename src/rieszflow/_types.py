@@ -1,17 +1,18 @@
-"""Types that several rooms share: choices that are words, seeds, and how far something long has come."""
+"""Types that several rooms share. PyTorch is not imported here, so that the command line prints its help at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
 __all__ = [
-    "DirectionsName", "EngineName", "PointSource", "Points", "PointsT", "Progress", "ProgressCallback", "ScaleName", "Seed", "Statistic",
+    "Batches", "Cloud", "DirectionsName", "EngineName", "Need", "Pair", "PointSource", "Points", "PointsT", "Progress",
+    "ProgressCallback", "ScaleName", "Seed", "Statistic",
 ]  # fmt: skip
 
 Statistic: TypeAlias = Literal["V", "U"]
@@ -24,30 +25,85 @@ ScaleName: TypeAlias = Literal["auto", "columns", "none"]
 """columns: divide every column by its robust spread. none: raw units. auto: "columns" if columns have names."""
 
 Seed: TypeAlias = "int | torch.Generator | None"
-"""A whole number, a generator that goes on, or None for torch's default generator."""
+"""An integer, a generator whose state advances, or None for torch's default generator."""
 
 Points: TypeAlias = "torch.Tensor | np.ndarray"
-"""What a public function takes as points, and gives back in kind."""
+"""Points that a public function accepts, and returns in the same type."""
 
 PointSource: TypeAlias = object
 """Anything that `rieszflow.stream` accepts: arrays, tensors, data frames, batches, data loaders, paths, …"""
 
 PointsT = TypeVar("PointsT", "torch.Tensor", "np.ndarray")
-"""In a signature: tensors in, a tensor out; arrays in, an array out. Both together are taken, too, and give a tensor."""
+"""In a signature: tensors in, a tensor out; arrays in, an array out. A mixture of both gives a tensor."""
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Points and their weights.
+
+    Attributes:
+        points: (..., N, d), float32 or float64.
+        weights: (N,) or (..., N), non-negative, with sum one. None for 1/N each, which bins count exactly, as integers.
+    """
+
+    points: torch.Tensor
+    weights: torch.Tensor | None = None
+
+    def detached(self) -> Cloud:
+        return Cloud(self.points.detach(), None if self.weights is None else self.weights.detach())
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two clouds of one dimension, dtype and device, and the statistic: the U-statistic if `unbiased`."""
+
+    x: Cloud
+    y: Cloud
+    unbiased: bool = False
+
+    def detached(self) -> Pair:
+        return Pair(self.x.detached(), self.y.detached(), self.unbiased)
+
+
+@dataclass(frozen=True)
+class Need:
+    """The requested results: the value of MMD², and its derivatives by x, y, the weights a of x and the weights b of y."""
+
+    value: bool = False
+    x: bool = False
+    y: bool = False
+    a: bool = False
+    b: bool = False
+
+    @property
+    def weights(self) -> bool:
+        return self.a or self.b
+
+
+class Batches(Protocol):
+    """An unweighted cloud of M points that is too large for memory; iterating over it yields all points in batches."""
+
+    def __iter__(self) -> Iterator[torch.Tensor]: ...
+
+    def count(self) -> int:
+        """Return M."""
+
+    def rows(self, rows: np.ndarray) -> np.ndarray:
+        """Return the points with these numbers, of shape (len(rows), d)."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far something long has come. Every `progress` callback is called with one.
+    """The state of a long computation. Every `progress` callback is called with one.
 
     Attributes:
-        what: the unit of the count: "points", "x", "y" or "reference" in a pass over points, "stages" in sampling, "flow" or
-            "fit" for the steps of a training.
-        done: how many of them.
-        total: how many there will be; None where that is not known.
-        stage: number of the current training stage, from 1; 0 outside of trainings. A stage is one network, or one part of a
-            recorded flow.
-        stages: how many stages the training has.
+        what: the unit of the count: "points", "x", "y" or "reference" in a pass over points, "steps" in a flow, "stages" in
+            sampling, "flow" or "fit" for the steps of a training.
+        done: the number of units that are done.
+        total: the number of all units; None if it is not known.
+        stage: the number of the current training stage, from 1; 0 outside of training. A stage is one network, or one part
+            of a recorded flow.
+        stages: the number of training stages.
         loss: the last normalised loss of a fit.
         row: the stage's line of metrics.jsonl; only when the stage is finished.
 
@@ -66,7 +122,7 @@ class Progress:
 
     @property
     def share(self) -> float | None:
-        """done / total, in [0, 1]; None where the total is not known."""
+        """done / total, in [0, 1]; None if the total is not known."""
         return self.done / self.total if self.total else None
 
 

@@ -113,7 +113,7 @@ class Riesz(Kernel):
     r: float = 1.0
 
     def __post_init__(self) -> None:
-        r = validate.number(self.r)
+        r = validate.real(self.r)
         if not 0 < r < 2:
             raise InputError(f"r: {self.r!r} given; a number in the open interval (0, 2) is accepted")
         object.__setattr__(self, "r", r)
@@ -300,7 +300,7 @@ class Matern(Kernel):
     sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        nu = validate.number(self.nu)
+        nu = validate.real(self.nu)
         if nu not in (0.5, 1.5, 2.5):
             raise InputError(f"nu: {self.nu!r} given; 0.5, 1.5 and 2.5 are accepted")
         object.__setattr__(self, "nu", nu)

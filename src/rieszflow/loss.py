@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from rieszflow import engines, exact
-from rieszflow._clouds import Need, Pair
 from rieszflow._infra import validate
 from rieszflow._infra.autograd import draw_outside_transforms, may_be_recomputed, recomputing
 from rieszflow._infra.isolation import isolated_numerics
-from rieszflow._types import DirectionsName, EngineName, Statistic
+from rieszflow._types import DirectionsName, EngineName, Need, Pair, Statistic
 from rieszflow.directions import KINDS, PatchSlices
 from rieszflow.engines import Problem
 from rieszflow.errors import DerivativeError, InputError, InputTypeError
@@ -227,7 +226,7 @@ class SlicedMMDLoss(nn.Module):
         self.setting = _Setting(kernel, slices, directions, engine, statistic)
         if seed is None:
             seed = draw_outside_transforms()
-        whole = validate.whole_seed(seed) % _SEEDS
+        whole = validate.integer_seed(seed) % _SEEDS
         with torch.inference_mode(False):  # calls outside of it count, too
             self.register_buffer("seed", torch.tensor(whole, dtype=torch.int64, device="cpu"))
             self.register_buffer("calls", torch.zeros((), dtype=torch.int64, device="cpu"))

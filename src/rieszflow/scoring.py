@@ -76,7 +76,7 @@ def energy_score(
     Source: Gneiting and Raftery, Strictly Proper Scoring Rules, Prediction, and Estimation (2007), section 4.3; Ferro, Fair
     Scores for Ensemble Forecasts (2014), for `fair`.
     """
-    X: Tensor = validate.points("samples", samples, look=False)
+    X: Tensor = validate.points("samples", samples, check_finite=False)
     Y = validate.plain_tensor("y", y, "(..., d)")
     if isinstance(samples, Tensor) != isinstance(y, Tensor):
         raise InputTypeError(f"y: {type(y).__name__} given, samples is {type(samples).__name__}; equal kinds are accepted")

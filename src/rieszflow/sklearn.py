@@ -123,7 +123,7 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         return level
 
     def _seed(self) -> int:
-        return validate.whole_seed(0 if self.random_state is None else self.random_state, "random_state")
+        return validate.integer_seed(0 if self.random_state is None else self.random_state, "random_state")
 
 
 def _columns(X: Any) -> list[Any]:

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from rieszflow import directions, engines
-from rieszflow._clouds import Cloud, Need, Pair
 from rieszflow._infra import validate
 from rieszflow._infra.autograd import once, recomputing
 from rieszflow._infra.isolation import isolated_numerics
-from rieszflow._types import EngineName, Points, PointsT, Seed, Statistic
+from rieszflow._types import Cloud, EngineName, Need, Pair, Points, PointsT, Seed, Statistic
 from rieszflow.directions import Directions, Kind
 from rieszflow.engines import Engine, Problem, Result
 from rieszflow.errors import DerivativeError

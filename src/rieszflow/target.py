@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from rieszflow import directions, engines
-from rieszflow._clouds import Batches, Cloud, Need, Pair
 from rieszflow._infra import ranks, validate
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import BufferPool
-from rieszflow._types import EngineName, Points, PointsT, Seed, Statistic
-from rieszflow.constraints import Frozen, known
+from rieszflow._types import Batches, Cloud, EngineName, Need, Pair, Points, PointsT, Seed, Statistic
+from rieszflow.constraints import ConstraintLike, as_constraint
 from rieszflow.data import stream
 from rieszflow.directions import Directions, Kind
 from rieszflow.engines import CachedTarget, Engine, Problem, Result
@@ -113,11 +112,11 @@ class Target:
         refresh_every: int | None = 1,
         target_batch_size: int | None = None,
         group: Group = None,
-        frozen: Frozen = 0,
+        frozen: ConstraintLike = 0,
     ) -> None:
         self.stream = None if isinstance(y, (Tensor, np.ndarray)) else stream(y)
         self.y = validate.points("y", y if self.stream is None else self.stream.first).detach()
-        self.frozen = known(frozen, self.y.shape[-1])
+        self.frozen = as_constraint(frozen, self.y.shape[-1])
         self.group = ranks.check(group)
         check_kernel(kernel)
         self.kernel = kernel
@@ -167,14 +166,14 @@ class Target:
         """
         points = validate.points("x", x)
         y = self.y if self.stream is None else self.y.to(points.dtype)
-        validate.pair(points, y, look=False)
+        validate.pair(points, y, check_finite=False)
         a = validate.weights("x_weights", x_weights, points, self.group)
         unbiased = validate.statistic(statistic, ("x", points, a), ("y", self.y, self.y_weights)) == "U"
         with self.memory.in_use():
             gradient = self._evaluate(Cloud(points, a).detached(), unbiased).x
             assert gradient is not None
             if self.frozen is not None:
-                gradient = self.frozen.hold(gradient)
+                gradient = self.frozen.project_out(gradient)
         return gradient.numpy() if isinstance(x, np.ndarray) else gradient
 
     def _evaluate(self, x: Cloud, unbiased: bool) -> Result:
@@ -221,7 +220,7 @@ class Target:
 
         `draw` makes slices of a seed.
         """
-        validate.pair(x, self.y, look=False)
+        validate.pair(x, self.y, check_finite=False)
         seed = self._seed()
         slices = draw(seed)
         return seed, slices, record_step(Pair(Cloud(x), self._seen(), False).detached(), slices, bins, self.group)

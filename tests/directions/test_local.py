@@ -8,7 +8,7 @@ import torch
 from problems import generator
 
 import rieszflow as rf
-from rieszflow._clouds import Cloud, Need, Pair
+from rieszflow._types import Cloud, Need, Pair
 from rieszflow.directions import Dense, sample
 from rieszflow.directions.hadamard import transform
 from rieszflow.engines import ENGINES, Problem

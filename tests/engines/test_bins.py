@@ -7,7 +7,7 @@ from problems import clouds, generator, relative, simplex
 
 import rieszflow as rf
 from rieszflow import directions, engines
-from rieszflow._clouds import Cloud, Need
+from rieszflow._types import Cloud, Need
 from rieszflow.engines import Problem
 from rieszflow.histograms import counted, layout
 

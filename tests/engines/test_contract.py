@@ -11,7 +11,7 @@ from problems import clouds, generator, gradient_1d_by_hand, relative, simplex
 
 import rieszflow as rf
 from rieszflow import directions, engines
-from rieszflow._clouds import Need
+from rieszflow._types import Need
 from rieszflow.engines import Problem
 
 ENGINES = list(engines.ENGINES)

@@ -1,26 +1,27 @@
-"""What happened to the input on its way in is said, not done in silence."""
+"""Warnings about input that was dropped, guessed or converted."""
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from pathlib import Path
 
 __all__ = ["Notice", "notice"]
 
-_HERE = str(Path(__file__).parent)
+_PACKAGE = str(Path(__file__).parents[1]) + os.sep
 
 
 class Notice(UserWarning):
-    """Something was left out, guessed or changed on reading; the message says what.
+    """A warning about input that was dropped, guessed or converted; the message says what.
 
     Notices are Python warnings: `warnings.simplefilter("ignore", rieszflow.Notice)` silences them, "error" makes them errors.
     """
 
 
 def notice(message: str) -> None:
-    """Warns at the line outside of this package that led here."""
+    """Warn at the line outside of this package that led here."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, Notice, stacklevel=level)

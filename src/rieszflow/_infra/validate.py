@@ -1,6 +1,6 @@
-"""Checks of what users give, made once at the public door. Inside, code trusts its input.
+"""Validation of arguments, done once, in public functions; code inside trusts its input.
 
-Every check takes the argument's name for the message, and gives back the value in the one form that code inside works with.
+Every check takes the argument's name for the message and returns the value in the form that the code inside works with.
 """
 
 from __future__ import annotations
@@ -11,149 +11,138 @@ import numbers
 import os
 import warnings
 from collections.abc import Callable
-from typing import TypeAlias, cast
+from typing import TypeAlias, TypeGuard, cast
 
 import numpy as np
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
-from rieszflow._clouds import Cloud, Pair
 from rieszflow._infra.ranks import Group, all_reduce_sum
-from rieszflow._types import Points, PointsT, Seed, Statistic
+from rieszflow._types import Cloud, Pair, Points, PointsT, Seed, Statistic
 from rieszflow.errors import InputError, InputTypeError
 
 __all__ = [
     "Answer",
-    "affordable",
     "clouds",
+    "fits_memory",
     "generator",
-    "number",
+    "integer_seed",
     "pair",
     "plain_tensor",
     "points",
     "positive_float",
     "positive_int",
+    "real",
     "statistic",
     "weights",
-    "whole_seed",
 ]
 
 _SMALL = 1 << 24  # bytes that are always assumed to be available
-_DTYPES = (torch.float32, torch.float64)
 
 Answer: TypeAlias = Callable[[Tensor], PointsT]
-"""Gives a result in kind: an array where all points came as arrays, else the tensor."""
+"""Converts a result: to an array if all points were arrays, else not at all."""
 
 
-def points(name: str, x: object, look: bool = True) -> Tensor:
-    """`x` as a tensor (..., N, d), N and d at least 1, float32 or float64, finite.
-
-    Args:
-        name: of the argument.
-        x: what was given.
-        look: whether to look for NaN and infinity, a pass over the numbers.
-    """
+def points(name: str, x: object, check_finite: bool = True) -> Tensor:
+    """Return `x` as a float32 or float64 tensor of shape (..., N, d) with N, d ≥ 1; checking for NaN takes a pass over it."""
     x = plain_tensor(name, x, "(N, d)")
     if x.ndim < 2:
-        raise InputError(f"{name}: shape {tuple(x.shape)} given; (N, d) is accepted, with batch dimensions in front")
+        raise InputError(f"{_quoted(name)} must have shape (N, d) or (..., N, d), got {tuple(x.shape)}")
     if x.shape[-1] == 0 or x.shape[-2] == 0:
-        raise InputError(f"{name}: shape {tuple(x.shape)} is empty; at least one point and one dimension are needed")
-    if look and not _finite(x.detach()):
-        raise InputError(f"{name}: contains NaN or infinity; only finite values are accepted")
+        raise InputError(f"{_quoted(name)} must have at least one point and one dimension, got empty shape {tuple(x.shape)}")
+    if check_finite and not _is_finite(x.detach()):
+        raise InputError(f"{_quoted(name)} must be finite, got NaN or infinity")
     return x
 
 
 def plain_tensor(name: str, x: object, shape: str) -> Tensor:
-    """A dense float32 or float64 tensor with the numbers of `x`, in the same memory where that is possible.
+    """Return `x` as a dense float32 or float64 tensor, in the same memory if possible.
 
-    Refused is what has no numbers, or means more than its numbers: a mask, a unit, an imaginary part.
-
-    Args:
-        name: of the argument.
-        x: what was given.
-        shape: the accepted shape, in words, for the message.
+    Objects that are more than their values, such as masked arrays or arrays with units, are refused.
     """
     if isinstance(x, np.ndarray):
-        return _of_array(name, x)
+        return _from_array(name, x)
     if not isinstance(x, Tensor):
-        advice = "; numpy.asarray(..., dtype=float) makes one" if isinstance(x, (list, tuple)) else ""
+        advice = "; convert it with numpy.asarray(..., dtype=float)" if isinstance(x, (list, tuple)) else ""
         raise InputTypeError(
-            f"{name}: {type(x).__name__} given; a torch.Tensor or numpy.ndarray of shape {shape} is accepted{advice}"
+            f"{_quoted(name)} must be a torch.Tensor or numpy.ndarray of shape {shape}, got {type(x).__name__}{advice}"
         )
-    if torch.nn.parameter.is_lazy(x):
-        raise InputTypeError(f"{name}: {type(x).__name__} given, which has no values yet; a tensor with values is accepted")
-    if torch._C._functorch.is_functorch_wrapped_tensor(x):
-        raise InputTypeError(
-            f"{name}: a tensor inside of torch.func (grad, vmap, jvp, …) given; plain tensors are accepted: derivatives come "
-            "by backward() or torch.autograd.grad, batches by dimensions in front; rieszflow.SlicedMMDLoss works there"
-        )
+    if found := _misfit(x):
+        raise InputTypeError(f"{_quoted(name)} must be a dense float32 or float64 tensor with values, got {found}")
     if type(x) not in (Tensor, torch.nn.Parameter):
-        if type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__:
-            raise InputTypeError(f"{name}: {type(x).__name__} given; a plain, dense torch.Tensor is accepted")
         x = x.as_subclass(Tensor)
-    if x.is_nested:
-        raise InputTypeError(f"{name}: a nested tensor given; a plain, dense torch.Tensor is accepted")
-    if x.layout != torch.strided:
-        raise InputTypeError(f"{name}: a tensor of layout {x.layout} given; a dense one is accepted (to_dense() makes one)")
-    if x.device.type == "meta":
-        raise InputTypeError(f"{name}: a tensor on the meta device given, which has no values; one with values is accepted")
-    if x.dtype not in _DTYPES:
-        raise InputTypeError(f"{name}: dtype {x.dtype} given; torch.float32 and torch.float64 are accepted")
-    if forward_ad.unpack_dual(x).tangent is not None:
-        raise InputTypeError(f"{name}: a tensor with a forward-mode derivative given; derivatives come by backward() only")
     return x.resolve_neg()
 
 
-def _of_array(name: str, x: np.ndarray) -> Tensor:
-    if isinstance(x, np.ma.MaskedArray):
-        raise InputTypeError(f"{name}: a masked array given, whose mask would be lost; fill or leave out what is masked first")
-    if type(x) not in (np.ndarray, np.memmap, np.matrix):
-        raise InputTypeError(
-            f"{name}: {type(x).__name__} given, an array that may mean more than its numbers; a plain numpy.ndarray is accepted"
+def _misfit(x: Tensor) -> str:
+    """Return the property of a tensor that makes it unusable, and what to do; or an empty string."""
+    if torch.nn.parameter.is_lazy(x):
+        return f"{type(x).__name__} without values"
+    if torch._C._functorch.is_functorch_wrapped_tensor(x):
+        return (
+            "a tensor inside of torch.func (grad, vmap, jvp, …); take derivatives by backward() or torch.autograd.grad, use "
+            "leading dimensions for batches, or call rieszflow.SlicedMMDLoss"
         )
+    if type(x) not in (Tensor, torch.nn.Parameter):
+        if type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+            return type(x).__name__
+        x = x.as_subclass(Tensor)
+    if x.is_nested:
+        return "a nested tensor"
+    if x.layout != torch.strided:
+        return f"layout {x.layout}; convert it with to_dense()"
+    if x.device.type == "meta":
+        return "a tensor on the meta device"
+    if x.dtype not in (torch.float32, torch.float64):
+        return f"dtype {x.dtype}"
+    if forward_ad.unpack_dual(x).tangent is not None:
+        return "a tensor with a forward-mode derivative; take derivatives by backward()"
+    return ""
+
+
+def _from_array(name: str, x: np.ndarray) -> Tensor:
+    if isinstance(x, np.ma.MaskedArray):
+        raise InputTypeError(f"{_quoted(name)} must not be masked, got a masked array; fill or drop the masked values")
+    if type(x) not in (np.ndarray, np.memmap, np.matrix):
+        raise InputTypeError(f"{_quoted(name)} must be a plain numpy.ndarray, got {type(x).__name__}")
     if x.dtype.kind != "f" or x.dtype.itemsize not in (4, 8):
-        raise InputTypeError(f"{name}: dtype {x.dtype} given; float32 and float64 are accepted")
+        raise InputTypeError(f"{_quoted(name)} must be an array of float32 or float64, got dtype {x.dtype}")
     shape = x.shape
     if x.dtype.byteorder not in "=|":
         x = x.astype(x.dtype.newbyteorder("="))
     with warnings.catch_warnings():
-        # Read-only memory: a file that is mapped, say. Nobody here writes to points, and it may be too large to copy.
-        warnings.simplefilter("ignore")
-        # Negative strides are foreign to torch. NumPy makes (1,) of a number's shape on the way.
-        return torch.from_numpy(np.ascontiguousarray(x).reshape(shape))
+        warnings.simplefilter("ignore")  # read-only memory, such as a mapped file: we never write to points
+        return torch.from_numpy(np.ascontiguousarray(x).reshape(shape))  # torch has no negative strides
 
 
-def _finite(x: Tensor) -> bool:
-    # A sum is finite only if everything in it is, and costs one pass without an array of answers; it may overflow, though.
+def _is_finite(x: Tensor) -> bool:
+    # A finite sum proves that all terms are finite, without an array of booleans. A sum that overflows proves nothing.
     if x.device.type == "cpu":
         with np.errstate(all="ignore"):
-            # NumPy's, for PyTorch's threads would go on spinning afterwards in the way of our own
-            total = float(x.numpy().sum())
+            total = float(x.numpy().sum())  # in NumPy: PyTorch's threads would keep spinning and slow down ours
     else:
         total = x.sum().item()
     return math.isfinite(total) or bool(torch.isfinite(x).all())
 
 
-def pair(x: PointsT, y: PointsT, look: bool = True) -> tuple[Tensor, Tensor, Answer[PointsT]]:
-    """Two clouds of one dimension, batch, dtype and device, and the function that answers in kind."""
+def pair(x: PointsT, y: PointsT, check_finite: bool = True) -> tuple[Tensor, Tensor, Answer[PointsT]]:
+    """Return two clouds as tensors of equal dimension, batch, dtype and device, and the function that converts results."""
     arrays = isinstance(x, np.ndarray) and isinstance(y, np.ndarray)
-    one, two = points("x", x, look), points("y", y, look)
+    one, two = points("x", x, check_finite), points("y", y, check_finite)
     if one.shape[-1] != two.shape[-1]:
-        raise InputError(f"y: points of dimension d = {two.shape[-1]} given, x has d = {one.shape[-1]}; they must be equal")
+        raise InputError(f"`y` must have points of dimension d = {one.shape[-1]}, as x has, got d = {two.shape[-1]}")
     if one.shape[:-2] != two.shape[:-2]:
-        given, wanted = tuple(two.shape[:-2]), tuple(one.shape[:-2])
-        raise InputError(f"y: batch dimensions {given} given, x has {wanted}; they must be equal")
+        raise InputError(f"`y` must have batch dimensions {tuple(one.shape[:-2])}, as x has, got {tuple(two.shape[:-2])}")
     if one.dtype != two.dtype:
-        raise InputTypeError(f"y: dtype {two.dtype} given, x has {one.dtype}; they must be equal")
+        raise InputTypeError(f"`y` must have dtype {one.dtype}, as x has, got {two.dtype}")
     if one.device != two.device:
-        raise InputError(f"y: on device {two.device}, x is on {one.device}; they must be on one device")
+        raise InputError(f"`y` must be on device {one.device}, as x is, got {two.device}")
     return one, two, cast("Answer[PointsT]", _to_array if arrays else _to_tensor)
 
 
 def _to_array(t: Tensor) -> np.ndarray:
-    """An array, or for a single number NumPy's."""
-    array: np.ndarray = t.detach().numpy()[()]
+    array: np.ndarray = t.detach().numpy()[()]  # a NumPy scalar if t has no dimensions
     return array
 
 
@@ -164,7 +153,7 @@ def _to_tensor(t: Tensor) -> Tensor:
 def clouds(
     x: PointsT, y: PointsT, x_weights: Points | None = None, y_weights: Points | None = None, statistic_name: Statistic = "V"
 ) -> tuple[Pair, Answer[PointsT]]:
-    """The arguments of a functional, checked and bundled, and the function that answers in kind."""
+    """Return the arguments of a functional as a pair of clouds, and the function that converts results."""
     one, two, answer = pair(x, y)
     a, b = weights("x_weights", x_weights, one), weights("y_weights", y_weights, two)
     unbiased = statistic(statistic_name, ("x", one, a), ("y", two, b)) == "U"
@@ -172,69 +161,55 @@ def clouds(
 
 
 def weights(name: str, given: object, x: Tensor, group: Group = None) -> Tensor | None:
-    """Non-negative weights of the points `x`, (N,) or (..., N), that sum to one. None stays None: 1/N each.
-
-    Args:
-        name: of the argument.
-        given: what was given.
-        x: the points, checked.
-        group: the process group over whose ranks the sum is one. None: the sum here is.
-    """
+    """Return the weights of points (..., N, d), of shape (N,) or (..., N), which sum to one over all ranks; None stays None."""
     if given is None:
         return None
     w = plain_tensor(name, given, "(N,)")
     if w.dtype != x.dtype or w.device != x.device:
-        raise InputTypeError(f"{name}: {w.dtype} on {w.device} given; {x.dtype} on {x.device} is needed, like its points")
+        raise InputTypeError(f"`{name}` must be {x.dtype} on {x.device}, like its points, got {w.dtype} on {w.device}")
     if tuple(w.shape) not in (tuple(x.shape[-2:-1]), tuple(x.shape[:-1])):
-        raise InputError(f"{name}: shape {tuple(w.shape)} given; {tuple(x.shape[:-1])} is needed, one weight per point")
+        raise InputError(f"`{name}` must have shape {tuple(x.shape[:-1])}, one weight per point, got shape {tuple(w.shape)}")
     v = w.detach()
     if not torch.isfinite(v).all() or (v < 0).any():
-        raise InputError(f"{name}: contains negative or non-finite values; weights must be finite and non-negative")
+        raise InputError(f"`{name}` must be finite and non-negative, got negative or non-finite values")
     total: Tensor = all_reduce_sum(v.double().sum(-1, keepdim=True), group).squeeze(-1)
     if ((total - 1).abs() > 1e-4).any():
         worst = total.flatten()[(total - 1).abs().argmax()].item()
-        raise InputError(f"{name}: sum {worst:.6g} given; weights must sum to one (divide by the sum first)")
+        raise InputError(f"`{name}` must sum to one, got sum {worst:.6g}; divide by the sum first")
     return w
 
 
 def statistic(name: object, *clouds: tuple[str, Tensor, Tensor | None]) -> Statistic:
-    """`"V"` or `"U"`. U needs two points of positive weight, at least, in every cloud.
-
-    Args:
-        name: what was given.
-        clouds: (name of the argument, points, weights) of every cloud.
-    """
+    """Return "V" or "U", if every cloud (name of the argument, points, weights) has enough points for it."""
     if not isinstance(name, str) or name not in ("V", "U"):
-        raise InputError(f'statistic: {name!r} given; "V" (non-negative) and "U" (unbiased) are accepted')
+        raise InputError(f'`statistic` must be "V" (non-negative) or "U" (unbiased), got {name!r}')
     if name == "U":
         for cloud, x, w in clouds:
             if x.shape[-2] < 2 or (w is not None and ((w.detach() > 0).sum(-1) < 2).any()):
-                raise InputError(f'{cloud}: statistic="U" needs at least two points of positive weight')
+                raise InputError(f'`{cloud}` must have at least two points of positive weight for statistic="U", got fewer')
     return cast("Statistic", name)
 
 
 def positive_int(name: str, value: object) -> int:
-    """A whole number of at least 1, Python's or NumPy's."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise InputError(f"{name}: {value!r} given; a whole number of at least 1 is accepted")
+    """Return a positive integer of Python or NumPy as an int."""
+    if not _is_integer(value) or value < 1:
+        raise InputError(f"{_quoted(name)} must be a positive integer, got {value!r}")
     return int(value)
 
 
-def affordable(name: str, count: int, each: int) -> None:
-    """Refuse a number of items that needs more memory than is available, before anything is allocated.
+def _is_integer(value: object) -> TypeGuard[int | np.integer]:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
-    Args:
-        name: Name of the argument.
-        count: Its value.
-        each: Bytes that one item needs at least.
-    """
+
+def fits_memory(name: str, count: int, each: int) -> None:
+    """Refuse a number of items of `each` bytes or more that need more memory than is available, before allocating it."""
     if count * each < _SMALL:
         return
-    there = _available_memory()
-    if count * each > there:
+    available = _available_memory()
+    if count * each > available:
         raise InputError(
             f"`{name}` must fit into memory, got {count}, which needs at least {count * each / 2**30:,.1f} GiB; "
-            f"{there / 2**30:,.1f} GiB are available"
+            f"{available / 2**30:,.1f} GiB are available"
         )
 
 
@@ -247,15 +222,15 @@ def _available_memory() -> float:
     return math.inf
 
 
-def whole_seed(value: object, name: str = "seed") -> int:
-    """A `seed` that has to be a whole number, for it is saved."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < 2**63:
-        raise InputError(f"{name}: {value!r} given; a whole number in [0, 2^63) is accepted")
+def integer_seed(value: object, name: str = "seed") -> int:
+    """Return a seed that has to be an integer because it is saved."""
+    if not _is_integer(value) or not 0 <= value < 2**63:
+        raise InputError(f"`{name}` must be an integer in [0, 2^63), got {value!r}")
     return int(value)
 
 
-def number(value: object) -> float:
-    """A real number of whatever kind (Python's, NumPy's, a fraction) as a float; NaN for all else."""
+def real(value: object) -> float:
+    """Return a real number of any type (Python's, NumPy's, a fraction) as a float; NaN for everything else."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return math.nan
     try:
@@ -265,17 +240,22 @@ def number(value: object) -> float:
 
 
 def positive_float(name: str, value: object) -> float:
-    """A real number above 0 and below infinity."""
-    v = number(value)
+    """Return a finite positive number as a float."""
+    v = real(value)
     if not 0 < v < math.inf:
-        raise InputError(f"{name}: {value!r} given; a finite positive number is accepted")
+        raise InputError(f"{_quoted(name)} must be a positive finite number, got {value!r}")
     return v
 
 
 def generator(seed: Seed) -> torch.Generator | None:
-    """The generator that a `seed` means: a whole number makes a new one, a generator goes on, and None is torch's default."""
+    """Return a new generator for an integer; a generator and None (torch's default generator) are returned as they are."""
     if seed is None or isinstance(seed, torch.Generator):
         return seed
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise InputTypeError(f"seed: {type(seed).__name__} given; a whole number, a torch.Generator or None is accepted")
-    return torch.Generator("cpu").manual_seed(whole_seed(seed))
+    if not _is_integer(seed):
+        raise InputTypeError(f"`seed` must be an integer, a torch.Generator or None, got {type(seed).__name__}")
+    return torch.Generator("cpu").manual_seed(integer_seed(seed))
+
+
+def _quoted(name: str) -> str:
+    """Return the name of an argument in backticks, and a file or an option as it is."""
+    return f"`{name}`" if name.isidentifier() else name

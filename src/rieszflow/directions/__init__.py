@@ -60,7 +60,7 @@ def sample(kind: Kind, P: int, d: int, like: Tensor, generator: torch.Generator 
     if isinstance(kind, str) and kind == "auto":
         kind = "orthogonal" if d <= _LARGEST_HAAR else "hadamard"
     structured = isinstance(kind, PatchSlices) or (isinstance(kind, str) and kind == "hadamard")
-    validate.affordable("slices", P, like.element_size() * (_SIGNS if structured else d))
+    validate.fits_memory("slices", P, like.element_size() * (_SIGNS if structured else d))
     if isinstance(kind, PatchSlices):
         return kind.sample(P, d, like, generator)
     if not isinstance(kind, str) or kind not in KINDS:

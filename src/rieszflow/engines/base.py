@@ -14,9 +14,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rieszflow._clouds import Batches, Cloud, Need, Pair
 from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._infra.ranks import Group
+from rieszflow._types import Batches, Cloud, Need, Pair
 from rieszflow.directions import Directions
 from rieszflow.errors import InputError
 from rieszflow.kernels import Kernel

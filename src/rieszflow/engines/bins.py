@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from rieszflow._clouds import Batches, Cloud, Need, Pair
 from rieszflow._infra.isolation import isolated_numerics
+from rieszflow._types import Batches, Cloud, Need, Pair
 from rieszflow.directions import Directions
 from rieszflow.engines.base import CachedTarget, Engine, Problem, Result, Sum
 from rieszflow.histograms.cdf import CdfEvaluator

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._clouds import Cloud, Need, Pair
 from rieszflow._infra.jit import parallel_for
+from rieszflow._types import Cloud, Need, Pair
 from rieszflow.exact import loops
 from rieszflow.exact.pairs import distinct, weights_of
 from rieszflow.kernels import Kernel, Riesz

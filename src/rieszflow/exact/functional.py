@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rieszflow._clouds import Cloud, Need, Pair
 from rieszflow._infra import validate
 from rieszflow._infra.autograd import once
 from rieszflow._infra.isolation import isolated_numerics
-from rieszflow._types import Points, PointsT, Statistic
+from rieszflow._types import Cloud, Need, Pair, Points, PointsT, Statistic
 from rieszflow.exact import energy
 from rieszflow.exact.pairs import Measure, Unit, distinct, potential, prepared, pull, self_energy
 from rieszflow.kernels import Kernel, Riesz, check_kernel

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rieszflow._clouds import Cloud, Pair
 from rieszflow._infra.scaling import times_power_of_two, two_to
+from rieszflow._types import Cloud, Pair
 from rieszflow.kernels import Kernel
 
 __all__ = ["Measure", "Unit", "distinct", "potential", "prepared", "pull", "self_energy", "weights_of"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rieszflow._infra.jit import OPTIONS, parallel_for
 from rieszflow._infra.workspace import empty_like
-from rieszflow.constraints import Known
+from rieszflow.constraints import Constraint
 
 __all__ = ["update_positions", "update_velocity"]
 
@@ -32,7 +32,7 @@ def update_velocity(gradient: Tensor, velocity: Tensor | None, momentum: float) 
 
 
 def update_positions(
-    x: Tensor, velocity: Tensor, length: float, bounds: tuple[float, float] | None, frozen: Known | None = None
+    x: Tensor, velocity: Tensor, length: float, bounds: tuple[float, float] | None, frozen: Constraint | None = None
 ) -> Tensor:
     """x ← x − length · v, clipped to the bounds; what is frozen stays as it was."""
     out = empty_like(x)
@@ -45,7 +45,7 @@ def update_positions(
         out = velocity.mul(-length).add_(x)
         if bounds is not None:
             out = out.clamp_(*bounds)
-    return out if frozen is None else frozen.put(out, x)
+    return out if frozen is None else frozen.restore(out, x)
 
 
 def _ours(*tensors: Tensor) -> bool:

@@ -16,7 +16,7 @@ from rieszflow._infra import ranks, validate
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import BufferPool
 from rieszflow._types import EngineName, Points, PointsT, Seed
-from rieszflow.constraints import Frozen, Known, known
+from rieszflow.constraints import Constraint, ConstraintLike, as_constraint
 from rieszflow.directions import Kind
 from rieszflow.errors import InputError
 from rieszflow.exact import mmd2_gradient
@@ -119,7 +119,7 @@ class ParticleFlow:
         combine: Literal["alternate", "sum"] = "alternate",
         record: bool | str | os.PathLike[str] = False,
         bins: int = 64,
-        frozen: Frozen = 0,
+        frozen: ConstraintLike = 0,
     ) -> None:
         # A string is a sequence, too.
         kinds = list(directions) if isinstance(directions, (list, tuple)) else [cast(Kind, directions)]
@@ -224,9 +224,9 @@ class ParticleFlow:
                 continue; or an invalid value of `lengths`.
             InputTypeError (a TypeError): a wrong type or dtype.
         """
-        x = validate.points("x", x, look=False).detach()
+        x = validate.points("x", x, check_finite=False).detach()
         self._check_goes_on(x)
-        factor = 1.0 if self.step_schedule is None else validate.number(self.step_schedule(self.steps))
+        factor = 1.0 if self.step_schedule is None else validate.real(self.step_schedule(self.steps))
         if not 0 <= factor < math.inf:
             raise InputError(f"`step_schedule` must return finite numbers of at least 0, got {factor!r} for step {self.steps}")
         N = ranks.total(x.shape[-2], self.targets[0].group)
@@ -274,7 +274,7 @@ class ParticleFlow:
         with target.memory.in_use():
             gradient = replay_step(trace, drawn, x)
             if self.frozen is not None:
-                gradient = self.frozen.hold(gradient)
+                gradient = self.frozen.project_out(gradient)
             return update_velocity(gradient, velocity, self.momenta[k])
 
     def _moved(self, x: Tensor, k: int, length: float, bounds: tuple[float, float] | None) -> Tensor:
@@ -330,13 +330,13 @@ class _BruteForce:
 
     group: Group = None
 
-    def __init__(self, y: object, kernel: Kernel, y_weights: Points | None, frozen: Frozen) -> None:
+    def __init__(self, y: object, kernel: Kernel, y_weights: Points | None, frozen: ConstraintLike) -> None:
         if not isinstance(y, (Tensor, np.ndarray)):
             raise InputError("y: comes in batches, and slices is None; the exact gradient needs a tensor or array")
         check_kernel(kernel)
         self.y, self.kernel = validate.points("y", y).detach(), kernel
         self.y_weights = validate.weights("y_weights", y_weights, self.y)
-        self.frozen: Known | None = known(frozen, self.y.shape[-1])
+        self.frozen: Constraint | None = as_constraint(frozen, self.y.shape[-1])
         self.memory = BufferPool()  # of the particles
 
     def state(self) -> dict[str, Tensor]:
@@ -348,13 +348,13 @@ class _BruteForce:
 
     def gradient(self, x: Tensor) -> Tensor:
         gradient = mmd2_gradient(x, self.y, kernel=self.kernel, y_weights=self.y_weights)
-        return gradient if self.frozen is None else self.frozen.hold(gradient)
+        return gradient if self.frozen is None else self.frozen.project_out(gradient)
 
 
 def _interval(bounds: object) -> tuple[float, float]:
-    ends = [validate.number(v) for v in bounds] if isinstance(bounds, (tuple, list, np.ndarray)) else []
+    ends = [validate.real(v) for v in bounds] if isinstance(bounds, (tuple, list, np.ndarray)) else []
     if len(ends) != 2 or not ends[0] < ends[1]:
-        raise InputError(f"bounds: {bounds!r} given; a pair (low, high) with low < high, or None, is accepted")
+        raise InputError(f"`bounds` must be None or a pair (low, high) with low < high, got {bounds!r}")
     return ends[0], ends[1]
 
 
@@ -370,9 +370,9 @@ def _each(name: str, value: object, K: int) -> list[Any]:
 
 
 def _momentum(value: Any) -> float:
-    m = validate.number(value)
+    m = validate.real(value)
     if not 0 <= m < 1:
-        raise InputError(f"momentum: {value!r} given; a number in [0, 1) is accepted")
+        raise InputError(f"`momentum` must be in [0, 1), got {value!r}")
     return m
 
 

@@ -106,7 +106,7 @@ class RecordedFlow:
                 "`z` must stay finite, got NaN or infinity; step sizes were too large, or z is far from the particles"
             )
         if self.plan.frozen is not None:
-            out = self.plan.frozen.put(out, points.detach())  # as it was given, in float64 too
+            out = self.plan.frozen.restore(out, points.detach())  # as it was given, in float64 too
         return out.numpy() if isinstance(z, np.ndarray) else out
 
     def _together(self, batch_size: int) -> int:

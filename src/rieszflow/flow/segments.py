@@ -17,7 +17,7 @@ from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._infra.validate import positive_int
 from rieszflow._infra.workspace import BufferPool
 from rieszflow._types import Progress, ProgressCallback
-from rieszflow.constraints import Known, Leading, heard, known
+from rieszflow.constraints import Constraint, FixedPrefix, as_constraint
 from rieszflow.directions import Kind, PatchSlices
 from rieszflow.flow.moves import update_positions, update_velocity
 from rieszflow.histograms.replay import StepTables, replay_step
@@ -43,12 +43,12 @@ class Plan:
     slices: tuple[int, ...]
     bins: int
     bounds: tuple[float, float] | None
-    frozen: Known | None = None
+    frozen: Constraint | None = None
 
     def said(self) -> Json:
         """Return the plan as JSON."""
         kinds = [dataclasses.asdict(k) if isinstance(k, PatchSlices) else k for k in self.kinds]
-        frozen = {} if self.frozen is None else {"frozen": self.frozen.said()}
+        frozen = {} if self.frozen is None else {"frozen": self.frozen.to_dict()}
         return {"d": self.d, "kinds": kinds, "slices": self.slices, "bins": self.bins, "bounds": self.bounds, **frozen}
 
     @classmethod
@@ -65,8 +65,8 @@ class Plan:
             if not -math.inf < low < high < math.inf:
                 raise ValueError(f"bounds {bounds!r}")
             bounds = low, high
-        held = heard(said["frozen"]) if "frozen" in said else 0
-        frozen = known(held.k if isinstance(held, Leading) else held, d)
+        held = Constraint.from_dict(said["frozen"]) if "frozen" in said else 0
+        frozen = as_constraint(held.k if isinstance(held, FixedPrefix) else held, d)
         return cls(d, kinds, slices, bins, bounds, frozen)
 
     def draw(self, kind: int, seed: int, like: Tensor) -> directions.Directions:
@@ -137,7 +137,7 @@ class Segment:
                 slices = self.plan.draw(step.kind, step.seed, x)
                 gradient = replay_step(step.trace, slices, x)
                 if self.plan.frozen is not None:
-                    gradient = self.plan.frozen.hold(gradient)
+                    gradient = self.plan.frozen.project_out(gradient)
                 found[step.kind] = update_velocity(gradient, found[step.kind], step.momentum)
                 pending.append(step)
                 if step.moves:

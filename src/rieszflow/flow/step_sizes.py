@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rieszflow.constraints import Known
+from rieszflow.constraints import Constraint
 from rieszflow.directions import Kind, PatchSlices
 from rieszflow.errors import InputError
 from rieszflow.kernels import Riesz
@@ -20,7 +20,7 @@ _LOOKED_AT = 2000  # targets
 
 
 def default_steps(
-    y: Tensor, kinds: Sequence[Kind], slices: Sequence[int], momenta: Sequence[float], frozen: Known | None = None
+    y: Tensor, kinds: Sequence[Kind], slices: Sequence[int], momenta: Sequence[float], frozen: Constraint | None = None
 ) -> list[float]:
     """τ of every kind of slices.
 
@@ -40,7 +40,7 @@ def default_steps(
     y = y.detach().reshape(-1, y.shape[-1])
     y = y[torch.linspace(0, len(y) - 1, min(len(y), _LOOKED_AT), device="cpu").round().long().to(y.device)].float()
     if frozen is not None:
-        y = frozen.hold(y.clone())
+        y = frozen.project_out(y.clone())
     distances = [
         _patch_distance(y, kind, P) if isinstance(kind, PatchSlices) else _mean_distance(y)
         for kind, P in zip(kinds, slices, strict=True)

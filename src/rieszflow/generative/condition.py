@@ -17,7 +17,7 @@ from torch import Tensor
 from rieszflow._infra.files import Json
 from rieszflow._infra.notices import notice
 from rieszflow._infra.text import one_line, shorten
-from rieszflow.constraints import Known, Leading, Mask, Pool, heard
+from rieszflow.constraints import Constraint, FixedPrefix, Mask, Pool
 from rieszflow.data import Columns, Dataset, as_points, scaled
 from rieszflow.data.points import plain_numbers
 from rieszflow.errors import ConfigError, InputError
@@ -48,7 +48,7 @@ class Condition:
 
     kind: str = ""
     leading: int = 0
-    known: Known | None = None
+    known: Constraint | None = None
     weight: float = 1.0
     classes: tuple[int, ...] = ()
     counts: tuple[int, ...] = ()
@@ -72,7 +72,7 @@ class Condition:
             return cls("observed", known=observation(config.condition, shape))
         values: Json = {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
         k = len(said["classes"] if "classes" in said else said["centre"])
-        return cls("class" if "classes" in said else "given", k, Leading(k), **values)
+        return cls("class" if "classes" in said else "given", k, FixedPrefix(k), **values)
 
     def encoded(self, c: Tensor) -> Tensor:
         """What stands before the data: labels (n,) or numbers (n, k) as (n, k) float32; nothing, (n, 0), of images."""
@@ -88,7 +88,7 @@ class Condition:
         if c is None or self.known is None:
             return x
         if self.kind == "observed":
-            return self.known.put(x.clone(), c.to(x))
+            return self.known.restore(x.clone(), c.to(x))
         return torch.cat([self.encoded(c).to(x), x], 1)
 
     def data(self, points: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ class Condition:
         if isinstance(found, np.ndarray):
             found = torch.from_numpy(np.ascontiguousarray(found))
         x = found.detach().cpu()
-        small = known.small if isinstance(known, Pool) else shape
+        small = known.pooled_shape if isinstance(known, Pool) else shape
         accepted = f"{tuple(shape)}" if small == shape else f"{small} pooled, or {tuple(shape)} whole,"
         if tuple(x.shape[-3:]) not in (shape, small) or x.ndim not in (3, 4):
             raise InputError(
@@ -169,7 +169,7 @@ class Condition:
         x = scaled(x, data["low"], data["high"])
         if (far := max(-x.min().item(), x.max().item() - 1)) > 1e-6:
             notice(f"condition: values lie {far:.3g} of the data's range outside of it; samples there are a guess")
-        flat = known.spread(x.flatten(1)) if isinstance(known, Pool) and tuple(x.shape[1:]) == small != shape else x.flatten(1)
+        flat = known.unpool(x.flatten(1)) if isinstance(known, Pool) and tuple(x.shape[1:]) == small != shape else x.flatten(1)
         return _each(flat.numpy(), n, "images")
 
 
@@ -212,7 +212,7 @@ def _listed(classes: Sequence[int]) -> str:
     return f"{classes[0]} to {classes[-1]}" if whole and len(classes) > 2 else ", ".join(map(str, classes))
 
 
-def observation(name: str, shape: tuple[int, ...]) -> Known:
+def observation(name: str, shape: tuple[int, ...]) -> Constraint:
     """What of images a setting `condition` says is known.
 
     Raises:
@@ -225,7 +225,7 @@ def observation(name: str, shape: tuple[int, ...]) -> Known:
         if name.startswith("pool:"):
             return Pool((C, H, W), int(name[5:]))
         if name.startswith("mask:"):
-            found = heard({"mask": name[5:], "d": C * H * W})
+            found = Constraint.from_dict({"mask": name[5:], "d": C * H * W})
         else:
             mask = torch.zeros(C, H, W, dtype=torch.bool)
             half = {"left-half": mask[..., : W // 2], "right-half": mask[..., W // 2 :], "top-half": mask[:, : H // 2],
@@ -301,7 +301,7 @@ def setting_of(condition: object, of_table: bool = False) -> str:
         of_table: True if the data are a table, without labels or parts of images, so that names are those of columns.
     """
     if isinstance(condition, Mask):
-        return f"mask:{condition.said()['mask']}"
+        return f"mask:{condition.to_dict()['mask']}"
     if isinstance(condition, Pool):
         return f"pool:{condition.factor}"
     if isinstance(condition, str):

@@ -19,7 +19,7 @@ from rieszflow._infra.isolation import torch_defaults
 from rieszflow._infra.notices import notice
 from rieszflow._infra.text import one_line
 from rieszflow._types import Points, Progress, ProgressCallback, Seed
-from rieszflow.constraints import Known, Pool
+from rieszflow.constraints import Constraint, Pool
 from rieszflow.data import Dataset
 from rieszflow.data.loading import holds_table
 from rieszflow.errors import ConfigError, InputError, RunError
@@ -138,7 +138,7 @@ class GenerativeFlow(OnHub):
         """
         self._set_condition(condition, isinstance(data, (str, os.PathLike)) and holds_table(data))
         found = dataset(data, held_out, self.config, condition, held_out_condition)
-        if isinstance(condition, Known):
+        if isinstance(condition, Constraint):
             fits = condition.shape == found.shape if isinstance(condition, Pool) else condition.d == math.prod(found.shape)
             if not fits:
                 raise InputError(f"`condition` must fit data of shape {found.shape}, got {condition!r}")

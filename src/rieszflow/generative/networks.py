@@ -68,7 +68,7 @@ class Displacement(nn.Module):
         if k:
             flat = torch.cat([flat.new_zeros(len(flat), k), flat], 1)
         elif self.condition.known is not None:
-            flat = flat - self.condition.known.part(flat)
+            flat = flat - self.condition.known.project(flat)
         if normalised:
             return flat
         return flat * (self.scale if step is None else self.scale[step].unsqueeze(1))
@@ -230,7 +230,7 @@ def displace(phi: Displacement, x: Tensor, clip: bool, step: int | None = None, 
     steps = None if step is None else torch.full((min(batch_size, len(x)),), step, device=x.device)
     out = torch.cat([part - phi(part, None if steps is None else steps[: len(part)]) for part in x.split(batch_size)])
     out = out.clamp_(0, 1) if clip else out
-    return out if phi.condition.known is None else phi.condition.known.put(out, x)
+    return out if phi.condition.known is None else phi.condition.known.restore(out, x)
 
 
 def as_data(x: Tensor, level: Level) -> Tensor:

@@ -175,5 +175,5 @@ def _pictures(context: Context, state: State, particles: Tensor) -> Pictures:
     condition, known = context.condition, None
     values = None if context.conditions is None else context.conditions[context.config.particles :]
     if condition.kind == "observed" and condition.known is not None and values is not None:
-        known = condition.known.part(values)
+        known = condition.known.project(values)
     return Pictures(particles, samples, path, state.rows, values if condition.kind == "class" else None, known)

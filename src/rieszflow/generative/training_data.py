@@ -13,7 +13,7 @@ from rieszflow import data
 from rieszflow._infra import validate
 from rieszflow._infra.files import Json
 from rieszflow._types import Points
-from rieszflow.constraints import Known
+from rieszflow.constraints import Constraint
 from rieszflow.data import Dataset, as_points
 from rieszflow.errors import InputError, RunError
 from rieszflow.generative.condition import as_array, describe_condition, observation, observed, raw_conditions
@@ -52,7 +52,7 @@ def dataset(
         raise InputError(f"held_out: data of shape {test.shape[1:]} given, data has {train.shape[1:]}")
     beside = {}
     for name, value, points in (("condition", condition, train), ("held_out_condition", held_out_condition, test)):
-        if value is not None and not isinstance(value, (str, Known)):
+        if value is not None and not isinstance(value, (str, Constraint)):
             if points is None:
                 raise InputError(f"{name}: given without held_out")
             beside[name] = _beside(name, value, len(points))
@@ -152,7 +152,7 @@ def residual(run: Run, samples: Tensor, asked: Tensor | None, given: Dataset) ->
     if asked is None or not observed(run.config.condition):
         return None
     off = samples.flatten(1) - given.scale(asked).flatten(1)
-    part = observation(run.config.condition, given.shape).part(off)
+    part = observation(run.config.condition, given.shape).project(off)
     return float(part.pow(2).sum().div(part.ne(0).sum().clamp(min=1)).sqrt())
 
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from rieszflow._clouds import Cloud
+from rieszflow._types import Cloud
 from rieszflow.directions import Hadamard, Local
 from rieszflow.histograms.count_cpu import FUSED, PATCHED, TILED
 from rieszflow.histograms.count_torch import Device

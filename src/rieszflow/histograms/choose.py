@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._clouds import Batches
 from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._infra.ranks import Group, all_reduce_range, all_reduce_sum, offset
 from rieszflow._infra.scaling import power_of_two, within_range
+from rieszflow._types import Batches
 from rieszflow.directions import Directions, Hadamard, Local
 from rieszflow.errors import InputError
 from rieszflow.histograms import backends

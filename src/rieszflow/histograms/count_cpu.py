@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._clouds import Cloud
 from rieszflow._infra.jit import parallel_for, threads, tile_width
 from rieszflow._infra.workspace import empty_like, workspace
+from rieszflow._types import Cloud
 from rieszflow.directions import Hadamard, Local
 from rieszflow.histograms import loops, patch_loops
 from rieszflow.histograms.grid import BinGrid, Projector

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from rieszflow._clouds import Cloud
+from rieszflow._types import Cloud
 from rieszflow.histograms.grid import BinGrid, Projector
 from rieszflow.histograms.layout import FIRST, PER_OCTAVE, STEEP, TAIL
 from rieszflow.histograms.lines import PiecewiseLinear, check_inside

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from rieszflow._clouds import Cloud
+from rieszflow._types import Cloud
 from rieszflow.histograms import backends
 from rieszflow.histograms.lines import PiecewiseLinear
 from rieszflow.histograms.table import Histogram

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._clouds import Cloud, Pair
 from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._infra.jit import parallel_for
 from rieszflow._infra.ranks import Group, total
 from rieszflow._infra.workspace import workspace
+from rieszflow._types import Cloud, Pair
 from rieszflow.directions import Directions
 from rieszflow.histograms import backends, loops
 from rieszflow.histograms.choose import choose_bins, frames, sample_points

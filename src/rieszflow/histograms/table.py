@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rieszflow._clouds import Batches, Cloud
 from rieszflow._infra.ranks import Group, all_reduce_sum, total
+from rieszflow._types import Batches, Cloud
 from rieszflow.histograms import backends
 from rieszflow.histograms.grid import BinGrid
 from rieszflow.histograms.layout import TAIL

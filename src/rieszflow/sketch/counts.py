@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from rieszflow import histograms
-from rieszflow._clouds import Cloud
 from rieszflow._infra import ranks
 from rieszflow._infra.ranks import Group
+from rieszflow._types import Cloud
 from rieszflow.histograms import backends
 from rieszflow.sketch.plan import Plan
 from rieszflow.sketch.reservoir import Reservoir

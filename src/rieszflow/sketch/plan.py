@@ -91,8 +91,8 @@ class Drawn:
     spreads: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        validate.affordable("slices", validate.positive_int("slices", self.slices), _BYTES)
-        validate.whole_seed(self.seed)
+        validate.fits_memory("slices", validate.positive_int("slices", self.slices), _BYTES)
+        validate.integer_seed(self.seed)
         if self.directions not in ("auto", *KINDS):
             accepted = ", ".join(repr(name) for name in ("auto", *KINDS))
             raise InputError(f"directions: {self.directions!r} given; {accepted} are accepted")

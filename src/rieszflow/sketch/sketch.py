@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from rieszflow import histograms
-from rieszflow._clouds import Cloud
 from rieszflow._infra import ranks, validate
 from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._infra.notices import notice
 from rieszflow._infra.ranks import Group
-from rieszflow._types import DirectionsName, Points, Progress, ProgressCallback, ScaleName, Statistic
+from rieszflow._types import Cloud, DirectionsName, Points, Progress, ProgressCallback, ScaleName, Statistic
 from rieszflow.data import as_points, stream
 from rieszflow.data.scale import choose_spreads, spreads_of_rows
 from rieszflow.engines.base import Result, Sum

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rieszflow import histograms
-from rieszflow._clouds import Cloud
+from rieszflow._types import Cloud
 from rieszflow.data import Stream
 from rieszflow.histograms import backends
 from rieszflow.sketch import Plan, SliceSketch

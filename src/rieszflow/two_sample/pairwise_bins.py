@@ -83,7 +83,7 @@ class Binned:
         progress: ProgressCallback | None,
     ) -> Binned:
         P, n = slices.slices, len(group)
-        validate.affordable("slices", P, 2 * n)
+        validate.fits_memory("slices", P, 2 * n)
         some, parts = _sample(points, group, sizes)
         like = torch.from_numpy(some)
         frames = _frames(slices.random(like), some, parts)

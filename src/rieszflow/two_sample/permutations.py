@@ -46,7 +46,7 @@ def source(seed: int) -> np.random.Generator:
 
     Not `default_rng(seed)`: data made with that, or with torch.manual_seed(seed), would meet the same numbers here again.
     """
-    return np.random.default_rng([validate.whole_seed(seed), 0x7E57])
+    return np.random.default_rng([validate.integer_seed(seed), 0x7E57])
 
 
 def splits(K: int, L: int, permutations: int, random: np.random.Generator) -> np.ndarray:

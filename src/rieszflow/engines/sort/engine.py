@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rieszflow._clouds import Cloud, Need, Pair
 from rieszflow._infra.scaling import power_of_two, within_range
+from rieszflow._types import Cloud, Need, Pair
 from rieszflow.directions import Directions
 from rieszflow.engines.base import Engine, Problem, Result, Sum
 from rieszflow.engines.sort.profile import Profile, gradient, profile

@@ -40,7 +40,7 @@ settings = dict(
     clip=True,
 )
 flow = rf.GenerativeFlow(
-    model="recorded", networks=8, initial_steps=25, max_steps=25, **settings
+    model="recorded", stages=8, initial_steps=25, max_steps=25, **settings
 ).fit(dataset)
 
 # %%

@@ -30,8 +30,8 @@ RECORDED: dict[str, Any] = {
     "momentum": 0.8,
     "latents": "smooth",
     "clip": True,
-    "lengths": [12.0, 1.0],
-    "networks": 16,
+    "step_schedule": [12.0, 1.0],
+    "stages": 16,
     "initial_steps": 25,
     "max_steps": 25,
 }
@@ -39,8 +39,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "networks": read_preset("digits", "networks"),  # type: ignore[dict-item]
     "recorded": RECORDED,
     "recorded, more particles": RECORDED | {"particles": 30000},
-    "recorded, patches": RECORDED | {"patches": [[4, 1]], "initial_steps": 12, "max_steps": 12},
-    "recorded, half as long": RECORDED | {"networks": 8},
+    "recorded, patches": RECORDED | {"patch_slices": [[4, 1]], "initial_steps": 12, "max_steps": 12},
+    "recorded, half as long": RECORDED | {"stages": 8},
 }
 
 

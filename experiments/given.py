@@ -24,12 +24,12 @@ import rieszflow as rf
 
 K, ANSWERS = 4, 200
 RECORDED: dict[str, Any] = {
-    "model": "recorded", "particles": 4000, "networks": 4, "initial_steps": 50, "max_steps": 50, "slices": 256, "momentum": 0.8,
-    "lengths": [8.0, 1.0],
+    "model": "recorded", "particles": 4000, "stages": 4, "initial_steps": 50, "max_steps": 50, "slices": 256, "momentum": 0.8,
+    "step_schedule": [8.0, 1.0],
 }  # fmt: skip
 NETWORKS: dict[str, Any] = {
     "particles": 4000,
-    "networks": 8,
+    "stages": 8,
     "initial_steps": 16,
     "max_step_increment": 32,
     "max_steps": 64,

@@ -24,7 +24,7 @@ def test_the_api_in_ten_lines(tmp_path, monkeypatch):
         warnings.simplefilter("always")
         torch.manual_seed(0)
         names: dict = {}
-        exec(code.replace("networks=5, fit_steps=300", "networks=1, fit_steps=5"), names)  # the first time in a hurry
+        exec(code.replace("stages=5, fit_steps=300", "stages=1, fit_steps=5"), names)  # the first time in a hurry
         hurried = names["flow"].run.path
         exec(code, names)
         gc.collect()
@@ -38,7 +38,7 @@ def test_the_api_in_ten_lines(tmp_path, monkeypatch):
 
 def test_saving_over_something(tmp_path):
     """A run is replaced if asked for, what is no run never; nothing hidden stays behind."""
-    flow = rf.GenerativeFlow(particles=20, networks=1, initial_steps=2, slices=4, fit_steps=2, width=4)
+    flow = rf.GenerativeFlow(particles=20, stages=1, initial_steps=2, slices=4, fit_steps=2, width=4)
     flow.fit(torch.randn(20, 2, generator=torch.Generator().manual_seed(0)))
     first = flow.run.path
     flow.save(tmp_path / "run")
@@ -88,6 +88,6 @@ def test_the_own_preset_is_one(tmp_path):
     (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     (tmp_path / "mine.yaml").write_text(block)
     config = Config.preset("images", str(tmp_path / "mine.yaml"))
-    assert len(block.splitlines()) <= 10 and config.total_networks() == 10
+    assert len(block.splitlines()) <= 10 and config.total_stages() == 10
     (level,) = levels(config, (3, 32, 32))
     assert config.model == "recorded" and len(level.kinds()) == 4

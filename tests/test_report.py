@@ -17,7 +17,7 @@ from rieszflow.generative import GenerativeFlow, Run
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     x = torch.randn(60, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    flow = GenerativeFlow(particles=40, networks=2, initial_steps=4, slices=8, fit_steps=4, network="mlp", width=8)
+    flow = GenerativeFlow(particles=40, stages=2, initial_steps=4, slices=8, fit_steps=4, network="mlp", width=8)
     flow.fit(x, run=tmp_path_factory.mktemp("report") / "run", draw=report.draw)
     scores = {score: {"generated": 0.25, "training_data": -0.125} for score in metrics.BETTER}
     flow.run.write_evaluation(
@@ -58,7 +58,7 @@ def test_small_images_are_shown_large(tmp_path, shape):
 
 def test_a_recorded_run_has_stages_and_no_networks(tmp_path):
     x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
-    flow = GenerativeFlow(model="recorded", particles=40, networks=2, initial_steps=4, slices=8)
+    flow = GenerativeFlow(model="recorded", particles=40, stages=2, initial_steps=4, slices=8)
     flow.fit(x, run=tmp_path / "run", draw=report.draw)
     text = " ".join(Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8")).text.split())
     assert "points of shape (2,): 2 of 2 stages" in text

@@ -204,10 +204,10 @@ def test_an_iterator_is_passed_over_once():
     assert sketch.n == 1000 and sketch.plan.drawn.spreads == pytest.approx(column_spreads(x[:250]), rel=1e-12)
 
 
-RECORDED = {"model": "recorded", "particles": 2000, "slices": 64, "momentum": 0.8, "lengths": [6.0, 0.5], "networks": 3,
+RECORDED = {"model": "recorded", "particles": 2000, "slices": 64, "momentum": 0.8, "step_schedule": [6.0, 0.5], "stages": 3,
             "initial_steps": 80, "max_steps": 80}  # fmt: skip
-NETWORKS = {"particles": 2000, "slices": 64, "momentum": 0.7, "networks": 3, "initial_steps": 40, "max_steps": 80,
-            "network": "mlp", "width": 64, "layers": 3, "fit_steps": 400, "batch_size": 256, "learning_rate": 2e-3,
+NETWORKS = {"particles": 2000, "slices": 64, "momentum": 0.7, "stages": 3, "initial_steps": 40, "max_steps": 80,
+            "network": "mlp", "width": 64, "layers": 3, "fit_steps": 400, "fit_batch_size": 256, "learning_rate": 2e-3,
             "ema": 0.98}  # fmt: skip
 
 
@@ -222,7 +222,7 @@ def test_samples_have_the_spread_of_every_column(settings):
 
 
 def test_samples_do_not_depend_on_the_unit():
-    tiny = {**RECORDED, "particles": 300, "networks": 1, "initial_steps": 10, "max_steps": 10}
+    tiny = {**RECORDED, "particles": 300, "stages": 1, "initial_steps": 10, "max_steps": 10}
     x = A.to_numpy(float)
     want = rf.GenerativeFlow(**tiny).fit(x).sample(50, seed=1).double().numpy()
     for unit in (2.0**-10, 1000.0):

@@ -27,7 +27,7 @@ from rieszflow.cli import bars, terminal
 from rieszflow.generative import Config, Run
 
 TINY = [
-    "particles=300", "networks=3", "initial_steps=8", "max_step_increment=8", "slices=16", "network=mlp", "width=32", "layers=2",
+    "particles=300", "stages=3", "initial_steps=8", "max_step_increment=8", "slices=16", "network=mlp", "width=32", "layers=2",
     "fit_steps=60", "checkpoint_seconds=0.000001", "ema=0.9",
 ]  # fmt: skip
 
@@ -86,7 +86,7 @@ def points(tmp_path_factory):
     """A run on points without labels, which is evaluated without training a classifier."""
     folder = tmp_path_factory.mktemp("points")
     np.save(folder / "x.npy", np.random.default_rng(0).normal(size=(200, 2)))
-    settings = ["--set", "networks=3", "--set", "particles=50", "--set", "fit_steps=5", "--set", "width=8"]
+    settings = ["--set", "stages=3", "--set", "particles=50", "--set", "fit_steps=5", "--set", "width=8"]
     done = called("train", "x.npy", "--out", "run", *settings, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "run"
@@ -176,7 +176,7 @@ def test_evaluate_and_info(run, tmp_path):
 def test_vectors_from_a_file(tmp_path):
     x = np.random.default_rng(0).normal(size=(400, 2)) * [1, 3]
     np.save(tmp_path / "points.npy", x)
-    settings = [p for s in ("particles=200", "networks=2", "initial_steps=8", "fit_steps=50", "width=16") for p in ("--set", s)]
+    settings = [p for s in ("particles=200", "stages=2", "initial_steps=8", "fit_steps=50", "width=16") for p in ("--set", s)]
     rieszflow("train", tmp_path / "points.npy", "--out", tmp_path / "run", *settings)
     rieszflow("evaluate", tmp_path / "run", "-n", 50)
     rieszflow("sample", tmp_path / "run", "-n", 10, "--out", tmp_path / "s.npy")
@@ -225,7 +225,7 @@ def open_in_chromium(page, folder):
         (["train", "fashion-mnist", "--data", "/nowhere"], "dataset-fashion-mnist"),
         (["train", "digits", "--preset", "huge"], "accepted: cpu"),
         (["train", "digits", "--preset", "nowhere.yaml"], "no file"),
-        (["train", "digits", "--set", "networks=0"], "networks: 0"),
+        (["train", "digits", "--set", "stages=0"], "stages: 0"),
         (["train", "digits", "--set", "nonsense=1"], "unknown setting 'nonsense'"),
         (["train", "digits", "--set", "networks"], "KEY=VALUE"),
         (["train", "digits", "--preset", "networks", "--set", "channels=[8,8,8,8,8]"], "shrink images by 16"),
@@ -438,7 +438,7 @@ def test_names_are_not_markup(tmp_path):
 
 def test_remaining_time_from_the_first_steps(monkeypatch):
     """The bar of the whole training counts scheduled steps: 8 + 10, 16 + 10 and, on the second level, 8 + 20."""
-    levels = [{"factor": 2, "networks": 2}, {"factor": 1, "networks": 1, "fit_steps": 20}]
+    levels = [{"factor": 2, "stages": 2}, {"factor": 1, "stages": 1, "fit_steps": 20}]
     config = Config(initial_steps=8, max_step_increment=8, max_steps=64, fit_steps=10, levels=levels)
     monkeypatch.setattr(terminal, "console", Console(file=io.StringIO(), force_terminal=True, width=80))
     seconds = iter(range(1000))

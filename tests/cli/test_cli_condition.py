@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from test_cli import TINY, called
 
-SMALL = [option for setting in [*TINY, "networks=2"] for option in ("--set", setting)]
+SMALL = [option for setting in [*TINY, "stages=2"] for option in ("--set", setting)]
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +57,12 @@ def test_columns_that_are_given(folder):
     g = np.random.default_rng(0)
     rows = g.normal(size=(200, 3)) + np.array([40, 0, 5])
     np.savetxt(folder / "people.csv", rows, delimiter=",", header="age,height,income", comments="")
-    done = called("train", "people.csv", "--given", "age,income", "--out", "people", *SMALL, cwd=folder)
+    done = called("train", "people.csv", "--condition", "age,income", "--out", "people", *SMALL, cwd=folder)
     assert done.returncode == 0, done.stderr
-    done = called("sample", "people", "--given", "40,5", "-n", 6, "--out", "some.npy", cwd=folder)
+    done = called("sample", "people", "--condition", "40,5", "-n", 6, "--out", "some.npy", cwd=folder)
     assert done.returncode == 0 and np.load(folder / "some.npy").shape == (6, 1)
     assert called("evaluate", "people", "-n", 20, cwd=folder).returncode == 0
-    done = called("sample", "people", "--given", "90,5", "-n", 6, "--out", "far.npy", cwd=folder)
+    done = called("sample", "people", "--condition", "90,5", "-n", 6, "--out", "far.npy", cwd=folder)
     assert done.returncode == 0 and "age lies" in done.stdout + done.stderr
 
 
@@ -72,14 +72,14 @@ def test_columns_that_are_given(folder):
         (["train", "digits", "--by-class", "--observe", "left-half"], "--by-class and --observe: given together"),
         (["train", "digits", "--observe", "left"], "--observe: 'left' given"),
         (["train", "digits", "--observe", "pool:3"], "does not fit images of shape"),
-        (["train", "digits", "--given", "age"], "has no columns"),
+        (["train", "digits", "--condition", "age"], "has no columns"),
         (["sample", "by-class", "--label", 10], "label 10 given; the data have 0 to 9"),
         (
             ["sample", "left", "--label", 1],
             "--label: left was trained with the condition 'left-half'; it needs a run of `rieszflow train … --by-class`",
         ),
         (["sample", "by-class", "--observed", "held-out"], "rieszflow train … --observe`"),
-        (["sample", "by-class", "--given", "1"], "rieszflow train … --given`"),
+        (["sample", "by-class", "--condition", "1"], "rieszflow train … --condition`"),
         (["sample", "left"], "the model needs the known part of images"),
         (["sample", "left", "--observed", "nowhere.npy"], "nowhere.npy given"),
         (["sample", "left", "--observed", "by-class/config.yaml"], "a .npy or .npz file"),

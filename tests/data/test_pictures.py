@@ -407,7 +407,7 @@ def test_samples_as_pictures_are_off_by_their_rounding(tmp_path):
     assert 0 <= rf.mmd2(a, b).item() <= 30**0.5 / 510
 
 
-TINY = {"particles": 30, "networks": 1, "initial_steps": 2, "max_steps": 2, "slices": 4, "fit_steps": 2, "width": 8}
+TINY = {"particles": 30, "stages": 1, "initial_steps": 2, "max_steps": 2, "slices": 4, "fit_steps": 2, "width": 8}
 
 
 def test_a_run_on_pictures_samples_in_their_unit(tmp_path):

@@ -22,20 +22,20 @@ from rieszflow.generative.processes import processes
 from rieszflow.generative.run import Run
 
 RECORDED = {
-    "model": "recorded", "particles": 1500, "networks": 4, "initial_steps": 30, "max_steps": 30, "slices": 64, "momentum": 0.7,
-    "lengths": [10.0, 0.5], "device": "cpu",
+    "model": "recorded", "particles": 1500, "stages": 4, "initial_steps": 30, "max_steps": 30, "slices": 64, "momentum": 0.7,
+    "step_schedule": [10.0, 0.5], "device": "cpu",
 }  # fmt: skip
 NETWORKS = {
-    "particles": 1500, "networks": 6, "initial_steps": 20, "max_step_increment": 20, "max_steps": 60, "slices": 64, "fit_steps": 400,
+    "particles": 1500, "stages": 6, "initial_steps": 20, "max_step_increment": 20, "max_steps": 60, "slices": 64, "fit_steps": 400,
     "width": 64, "device": "cpu",
 }  # fmt: skip
 IMAGES = {
-    "model": "recorded", "particles": 500, "networks": 3, "initial_steps": 6, "max_steps": 6, "slices": 64,
-    "patches": [[4, 2], [3, 1]], "lengths": [8.0, 2.0], "latents": "smooth", "clip": True, "device": "cpu",
+    "model": "recorded", "particles": 500, "stages": 3, "initial_steps": 6, "max_steps": 6, "slices": 64,
+    "patch_slices": [[4, 2], [3, 1]], "step_schedule": [8.0, 2.0], "latents": "smooth", "clip": True, "device": "cpu",
     "checkpoint_seconds": 1e-9,
 }  # fmt: skip
 UNETS = {
-    "particles": 200, "networks": 2, "initial_steps": 4, "slices": 32, "fit_steps": 12, "channels": [8, 16], "layers": 1,
+    "particles": 200, "stages": 2, "initial_steps": 4, "slices": 32, "fit_steps": 12, "channels": [8, 16], "layers": 1,
     "device": "cpu", "checkpoint_seconds": 1e-9,
 }  # fmt: skip
 CENTRES = torch.tensor([[0.0, 0.0], [8.0, 0.0], [0.0, 8.0]])
@@ -149,25 +149,25 @@ def table(path, n=400):
 def test_columns_of_a_table(tmp_path):
     pytest.importorskip("pyarrow")
     rows = table(tmp_path / "people.csv")
-    content = load(tmp_path / "people.csv", given=["income", "age"])
-    assert content.shape == (2,) and content.train_given.shape == (340, 2)
-    both = torch.cat([content.train_given, content.unscale(content.train).double()], 1).numpy()
+    content = load(tmp_path / "people.csv", condition=["income", "age"])
+    assert content.shape == (2,) and content.train_condition.shape == (340, 2)
+    both = torch.cat([content.train_condition, content.unscale(content.train).double()], 1).numpy()
     # every row is one of the table's, in the order income, age, height, rent, but for float32
     apart = np.abs(both[:, None] - rows[None][:, :, [2, 0, 1, 3]]) / np.array([5000, 60, 9, 9])
     assert apart.max(2).min(1).max() < 1e-6
-    small = {**RECORDED, "particles": 300, "networks": 1, "initial_steps": 5}
+    small = {**RECORDED, "particles": 300, "stages": 1, "initial_steps": 5}
     flow = rf.GenerativeFlow(**small).fit(str(tmp_path / "people.csv"), condition="income,age")
     assert flow.sample(6, condition=[3000, 40], seed=1).shape == (6, 2)
     assert columns_of(flow.config) == ["income", "age"]
     with pytest.warns(rf.Notice, match="age lies"):
         flow.sample(2, condition=[3000, 99], seed=1)
     for given, words in (
-        ("age,shoes", "no column 'shoes'"), ("age,age", "'age' given twice"), ("age,income,height,rent", "none is left"),
+        ("age,shoes", "no column 'shoes'"), ("age,age", "'age' given twice"), ("age,income,height,rent", "at least one must be left"),
     ):  # fmt: skip
         with pytest.raises(DatasetError, match=words):
             rf.GenerativeFlow(**small).fit(str(tmp_path / "people.csv"), condition=given)
     with pytest.raises(DatasetError, match="has no columns"):
-        load("digits", given=["age"])
+        load("digits", condition=["age"])
 
 
 MASK = torch.zeros(1, 8, 8, dtype=torch.bool)
@@ -246,7 +246,7 @@ def test_killed_and_resumed_is_bit_identical(settings, condition, tmp_path, monk
 
 
 def test_levels_keep_the_label_before_the_image():
-    settings = {**IMAGES, "levels": [{"factor": 2, "patches": [[3, 1]]}, {"factor": 1, "networks": 1}], "noise": 0.05}
+    settings = {**IMAGES, "levels": [{"factor": 2, "patch_slices": [[3, 1]]}, {"factor": 1, "stages": 1}], "noise_std": 0.05}
     data = load("digits")
     flow = rf.GenerativeFlow(**settings).fit(data, condition="class")
     assert flow.sample(10, condition=3, seed=1).shape == (10, 1, 8, 8)
@@ -291,7 +291,7 @@ def test_conditions_are_of_other_data_than_the_targets():
 def test_conditions_that_cannot_be():
     g = generator(3)
     x = torch.randn(100, 2, generator=g)
-    small = {**RECORDED, "particles": 50, "networks": 1, "initial_steps": 1}
+    small = {**RECORDED, "particles": 50, "stages": 1, "initial_steps": 1}
     for condition, error, words in (
         (torch.zeros(99, dtype=torch.int64), InputError, "99 given for 100 data"),
         (torch.zeros(100, dtype=torch.int64), ConfigError, "all data have the label 0"),
@@ -343,7 +343,7 @@ def test_pictures_of_what_was_asked_for(tmp_path):
     """What the report draws from: labels of the samples, and what was known of them."""
     drawn = []
     data = load("digits")
-    settings = {**IMAGES, "networks": 1}
+    settings = {**IMAGES, "stages": 1}
     flow = rf.GenerativeFlow(**settings).fit(data, condition="class", draw=lambda run, pictures: drawn.append(pictures))
     assert drawn[-1].labels.shape == (WATCHED,) and drawn[-1].known is None
     assert drawn[-1].samples.shape == (WATCHED, 64) and drawn[-1].path.shape[2] == 64
@@ -353,12 +353,12 @@ def test_pictures_of_what_was_asked_for(tmp_path):
     assert Run.open(flow.run.path).data["condition"]["classes"] == list(range(10))
 
 
-@pytest.mark.parametrize("name", ["class", "given", "left-half", "label", "pool:4"])
+@pytest.mark.parametrize("name", ["class", "values", "left-half", "label", "pool:4"])
 def test_a_column_of_a_table_may_have_any_name(tmp_path, name):
     k = np.arange(90) % 3
     header = f"{name},v"
     np.savetxt(tmp_path / "t.csv", np.stack([k, k + 0.5], 1), delimiter=",", header=header, comments="")
-    settings = {"model": "recorded", "particles": 50, "networks": 1, "initial_steps": 2, "slices": 4, "device": "cpu"}
+    settings = {"model": "recorded", "particles": 50, "stages": 1, "initial_steps": 2, "slices": 4, "device": "cpu"}
     for condition in (name, f"columns:{name}"):
         flow = rf.GenerativeFlow(**settings).fit(tmp_path / "t.csv", condition=condition)
         assert flow.config.condition == f"columns:{name}" and flow.sample(2, condition=[1.0], seed=0).shape == (2, 1)
@@ -384,7 +384,7 @@ def test_labels_and_numbers_that_are_not_what_they_seem(condition, says):
 
 def test_labels_may_be_negative_and_large():
     x, labels = np.random.default_rng(0).normal(size=(40, 2)), np.array([-3, 2**53, 2**53 + 1, 2**62] * 10)
-    settings = {"model": "recorded", "particles": 50, "networks": 1, "initial_steps": 2, "slices": 4, "device": "cpu"}
+    settings = {"model": "recorded", "particles": 50, "stages": 1, "initial_steps": 2, "slices": 4, "device": "cpu"}
     flow = rf.GenerativeFlow(**settings).fit(x, condition=labels)
     for label in (-3, 2**53, 2**53 + 1, 2**62):
         assert flow.sample(2, condition=label, seed=0).shape == (2, 2)
@@ -397,13 +397,13 @@ def test_a_heavy_tail_of_a_given_number_does_not_drown_another():
     r = np.random.default_rng(0)
     given = np.stack([r.uniform(18, 90, 1000), r.lognormal(3, 2.5, 1000)], 1)
     data = from_arrays("tensor", r.normal(size=(1000, 2)), condition=given)
-    config = Config(model="recorded", condition="given")
+    config = Config(model="recorded", condition="values")
     said = describe_condition(config, data)
     condition = Condition.of(config, data.shape, said)
-    seen = condition.encoded(data.train_given) / condition.weight
+    seen = condition.encoded(data.train_condition) / condition.weight
     assert seen.abs().amax(0)[1].item() == pytest.approx(4, rel=1e-6)
     both, age = (torch.pdist(part).mean() for part in (seen, seen[:, :1]))
     assert age > both / 3  # else distances between conditions hardly depend on it; 1/30 without compression
     np.testing.assert_allclose(
-        seen[:, 0], (data.train_given[:, 0] - said["centre"][0]) / said["spread"][0], rtol=1e-6, atol=1e-6
+        seen[:, 0], (data.train_condition[:, 0] - said["centre"][0]) / said["spread"][0], rtol=1e-6, atol=1e-6
     )

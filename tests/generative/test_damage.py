@@ -31,10 +31,9 @@ from rieszflow.generative.yaml_text import dump_yaml, parse_yaml
 from rieszflow.sketch.files import SKETCH
 
 TINY = {
-    "particles": 60, "networks": 3, "initial_steps": 2, "max_step_increment": 2, "slices": 4, "fit_steps": 6, "width": 8, "layers": 1,
+    "particles": 60, "stages": 3, "initial_steps": 2, "max_step_increment": 2, "slices": 4, "fit_steps": 6, "width": 8, "layers": 1,
     "device": "cpu", "checkpoint_seconds": 1e-9,
 }  # fmt: skip
-SHARED = {**TINY, "fit_steps": 3, "channels": [8], "shared": True}
 
 
 def points(seed=0):
@@ -112,7 +111,7 @@ def same_run(one, two):
     for name in names:
         assert (one / "networks" / name).read_bytes() == (two / "networks" / name).read_bytes()
     a, b = ([{**row, "seconds": 0} for row in Run.open(path).metrics()] for path in (one, two))
-    assert a == b and len(a) == Run.open(one).config.total_networks()
+    assert a == b and len(a) == Run.open(one).config.total_stages()
 
 
 # Networks that are missing, of another run, or damaged.
@@ -233,48 +232,6 @@ def test_a_lost_state(run, whole, tmp_path):
     same_run(tmp_path / "half", whole)
 
 
-@pytest.fixture(scope="module")
-def whole_shared(tmp_path_factory):
-    return rf.GenerativeFlow(**SHARED).fit(images(), run=tmp_path_factory.mktemp("shared") / "run").run.path
-
-
-@pytest.mark.parametrize(
-    ("write", "second"),
-    [
-        pytest.param("save_network", lambda arguments: arguments[0] == 2, marks=pytest.mark.slow),
-        ("forget_networks", lambda arguments: arguments == (1, 1)),
-        pytest.param("write_metrics", lambda arguments: len(arguments[0]) == 2, marks=pytest.mark.slow),
-    ],
-)
-def test_one_network_for_all_steps_killed_between_its_writes(tmp_path, monkeypatch, whole_shared, write, second):
-    """The three writes after a fit; after the second the network that the checkpoint goes on from is there no more."""
-    original = getattr(Run, write)
-
-    def killed(self, *arguments):
-        result = original(self, *arguments)
-        if second(arguments):
-            raise Stop
-        return result
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, write, killed)
-        with pytest.raises(Stop):
-            rf.GenerativeFlow(**SHARED).fit(images(), run=tmp_path / "run")
-    assert Run.open(tmp_path / "run").missing() == []
-    resume(tmp_path / "run", images())
-    same_run(tmp_path / "run", whole_shared)
-
-
-@pytest.mark.slow
-def test_the_one_network_for_all_steps_is_missing(tmp_path, whole_shared):
-    run = shutil.copytree(whole_shared, tmp_path / "run")
-    network(run, 3).unlink()
-    refused(lambda: sample(run), "0003.safetensors: is missing")
-    with pytest.warns(Notice):
-        resume(run, images())
-    same_run(run, whole_shared)
-
-
 def test_files_beside_the_networks_are_not_networks(run):
     expected = sample(run)
     for name in (
@@ -288,7 +245,7 @@ def test_files_beside_the_networks_are_not_networks(run):
         (run / "networks" / name).write_bytes(b"junk")
     assert Run.open(run).finished() == 3 and torch.equal(sample(run), expected)
     shutil.copy(network(run, 3), network(run, 4))
-    refused(lambda: sample(run), "0004.safetensors: network 4 of a run whose config.yaml names 3 networks")
+    refused(lambda: sample(run), "0004.safetensors: network 4 of a run whose config.yaml names 3 stages")
 
 
 def test_linked_folders_and_files(run, tmp_path):
@@ -310,7 +267,7 @@ def test_resumed_with_a_module_made_anew(tmp_path):
             torch.manual_seed(seed)
             return nn.Linear(2, 2)
 
-    settings = {**TINY, "networks": 2}
+    settings = {**TINY, "stages": 2}
     first = rf.GenerativeFlow(**settings, network=module(0)).fit(points())
     with pytest.raises(Stop):
         rf.GenerativeFlow(**settings, network=module(0)).fit(points(), run=tmp_path / "run", progress=stop_at(1, "flow", 1))
@@ -335,8 +292,7 @@ def test_other_held_out_data_are_refused(tmp_path):
         ("config", "latents", "smooth", "latents 'uniform', in config.yaml 'smooth'"),
         ("config", "layers", 2, "layers 1, in config.yaml 2"),
         ("config", "seed", 5, "seed 0, in config.yaml 5"),
-        ("config", "levels", [{"factor": 1, "noise": 0.1}], "levels[0].noise nothing, in config.yaml 0.1"),
-        ("config", "shared", True, "shared False, in config.yaml True"),
+        ("config", "levels", [{"factor": 1, "noise_std": 0.1}], "levels[0].noise_std nothing, in config.yaml 0.1"),
         ("data", "low", -9.0, "low "),
         ("data", "high", 90, "in config.yaml 90"),
         ("data", "points", 7, "points 68, in config.yaml 7"),
@@ -357,27 +313,27 @@ def test_what_may_be_edited(run, tmp_path, whole):
     edit(run, lambda c: c["data"].update(path="/elsewhere"))
     assert torch.equal(sample(run), expected)
     longer = shutil.copytree(whole, tmp_path / "longer")
-    edit(longer, lambda c: c["config"].update(networks=4))
+    edit(longer, lambda c: c["config"].update(stages=4))
     with pytest.warns(Notice, match="training was finished, but config.yaml asks for more networks now: the training"):
         resume(longer)
-    rf.GenerativeFlow(**{**TINY, "networks": 4}).fit(points(), run=tmp_path / "four")
+    rf.GenerativeFlow(**{**TINY, "stages": 4}).fit(points(), run=tmp_path / "four")
     same_run(longer, tmp_path / "four")
-    edit(longer, lambda c: c["config"].update(networks=3))
+    edit(longer, lambda c: c["config"].update(stages=3))
     refused(lambda: sample(longer), "network 4 of a run whose config.yaml names 3 networks; give as many `networks`")
 
 
 def test_more_networks_of_the_last_level_only(tmp_path):
-    levels = [{"factor": 2, "networks": 1}, {"factor": 1, "networks": 1}]
+    levels = [{"factor": 2, "stages": 1}, {"factor": 1, "stages": 1}]
     settings = {**TINY, "width": 256, "channels": [8], "fit_steps": 2, "levels": levels}
     rf.GenerativeFlow(**settings).fit(images(), run=tmp_path / "run")
-    edit(tmp_path / "run", lambda c: c["config"]["levels"][1].update(networks=2))
+    edit(tmp_path / "run", lambda c: c["config"]["levels"][1].update(stages=2))
     with pytest.warns(Notice, match="begins again"):
         resume(tmp_path / "run", images())
-    longer = [levels[0], {"factor": 1, "networks": 2}]
+    longer = [levels[0], {"factor": 1, "stages": 2}]
     rf.GenerativeFlow(**{**settings, "levels": longer}).fit(images(), run=tmp_path / "three")
     same_run(tmp_path / "run", tmp_path / "three")
-    edit(tmp_path / "run", lambda c: c["config"]["levels"][0].update(networks=2))
-    refused(lambda: sample(tmp_path / "run"), "levels[0].networks 1, in config.yaml 2")
+    edit(tmp_path / "run", lambda c: c["config"]["levels"][0].update(stages=2))
+    refused(lambda: sample(tmp_path / "run"), "levels[0].stages 1, in config.yaml 2")
 
 
 def test_a_finished_run_keeps_no_particles(run, whole):
@@ -532,8 +488,8 @@ def test_scores_that_were_damaged_or_are_of_other_networks(run, other):
         (lambda c: c["config"].update(channels=[8] * 10**4), "channels"),
         (lambda c: c["config"].update(particles=10**15), "particles: 1000000000000000 given"),
         (lambda c: c["config"].update(slices=10**12), "slices"),
-        (lambda c: c["config"].update(networks=10**9), "networks"),
-        (lambda c: c["config"].update(networks=[3]), "networks: [3] given"),
+        (lambda c: c["config"].update(stages=10**9), "stages"),
+        (lambda c: c["config"].update(stages=[3]), "stages: [3] given"),
         (lambda c: c["config"].update(learning_rate="HUGE"), "learning_rate: a very long number given"),
         (lambda c: c["config"].update(momentum=".5"), "momentum: '.5' given"),
         (lambda c: c["config"].update(device=5), "device: 5 given; a name is"),
@@ -595,7 +551,7 @@ def test_yaml_says_what_it_said():
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"), [("netwroks", "networks"), ("slcies", "slices"), ("learning-rate", "learning_rate"), ("zzz", None)]
+    ("name", "meant"), [("stagse", "stages"), ("slcies", "slices"), ("learning-rate", "learning_rate"), ("zzz", None)]
 )
 def test_did_you_mean(name, meant, tmp_path):
     says = f"did you mean '{meant}'?" if meant else "help(rieszflow.generative.Config)"
@@ -949,7 +905,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 def test_names_that_are_none_and_data_that_are_none(tmp_path):
-    flow = rf.GenerativeFlow(particles=20, networks=1, fit_steps=2, width=4, initial_steps=2)
+    flow = rf.GenerativeFlow(particles=20, stages=1, fit_steps=2, width=4, initial_steps=2)
     with pytest.raises(TypeError, match="data: NoneType given"):
         flow.fit(None)
     with pytest.raises(ValueError, match="the name of a folder is needed"):

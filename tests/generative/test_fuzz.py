@@ -21,7 +21,7 @@ MUTATIONS = 400
 FAST = 30
 
 TINY = {
-    "particles": 40, "networks": 3, "initial_steps": 2, "max_step_increment": 1, "slices": 3, "fit_steps": 4, "width": 4, "layers": 1,
+    "particles": 40, "stages": 3, "initial_steps": 2, "max_step_increment": 1, "slices": 3, "fit_steps": 4, "width": 4, "layers": 1,
     "device": "cpu",
 }  # fmt: skip
 FILES = [
@@ -270,10 +270,10 @@ def true(reader, target, found, wanted, expected):
     """Results that are other ones, and true: what was taken away is not there, and the number of networks may be changed."""
     if reader == "sketch":  # another sketch is a sketch
         return found == json.loads(expected["other", "sketch"])
-    networks = Run.open(target).config.networks
+    stages = Run.open(target).config.stages
     if reader == "resume":
-        files, rows = found[:networks], found[networks:]
-        return networks != 3 and (files + rows)[: len(files)][:3] == wanted[:networks][:3] and rows[:3] == wanted[3:][:networks]
+        files, rows = found[:stages], found[stages:]
+        return stages != 3 and (files + rows)[: len(files)][:3] == wanted[:stages][:3] and rows[:3] == wanted[3:][:stages]
     if reader == "look":
         *config, finished, missing, rows, scores, state = found
         there = [k for k in (1, 2, 3) if (target / f"networks/000{k}.safetensors").is_file()]

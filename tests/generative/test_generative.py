@@ -16,13 +16,12 @@ from torch import nn
 import rieszflow as rf
 from rieszflow._infra.files import atomically, load_tensors, save_tensors
 from rieszflow.generative import Config, ConfigError, Run, RunError, presets
-from rieszflow.generative.latents import draw_latents
 from rieszflow.generative.networks import build
 from rieszflow.generative.run import NETWORK, STATE
 
 TINY = {
     "particles": 200,
-    "networks": 3,
+    "stages": 3,
     "initial_steps": 6,
     "slices": 8,
     "fit_steps": 40,
@@ -52,7 +51,7 @@ def test_learns_a_ring():
     """
     flow = rf.GenerativeFlow(
         particles=1000,
-        networks=3,
+        stages=3,
         initial_steps=20,
         max_step_increment=40,
         max_steps=60,
@@ -79,7 +78,7 @@ def test_learns_small_images():
     bars = (bars + 0.05 * torch.randn(bars.shape, generator=g)).clamp(0, 1)
     flow = rf.GenerativeFlow(
         particles=200,
-        networks=2,
+        stages=2,
         initial_steps=40,
         max_step_increment=40,
         slices=64,
@@ -98,7 +97,7 @@ def test_learns_small_images():
 
 
 def test_schedule_is_the_papers():
-    assert Config.preset("mnist", "paper", networks=11).flow_steps() == [
+    assert Config.preset("mnist", "paper", stages=11).flow_steps() == [
         32, 64, 128, 256, 512, 1024, 2048, 4096, 6144, 8192, 10240,
     ]  # fmt: skip
     assert max(Config.preset("mnist", "paper").flow_steps()) == 30000
@@ -148,7 +147,7 @@ def test_seeds_and_global_state(trained, tmp_path):
         assert all(torch.equal(one[k], two[k]) for k in one)
     assert torch.equal(trained.sample(5, seed=1), again.sample(5, seed=generator(1)))
     assert not torch.equal(trained.sample(5, seed=1), trained.sample(5, seed=2))
-    other = rf.GenerativeFlow(**{**TINY, "seed": 1, "networks": 1}).fit(ring(300, 0))
+    other = rf.GenerativeFlow(**{**TINY, "seed": 1, "stages": 1}).fit(ring(300, 0))
     assert not torch.equal(other.run.load_network(1)["net.1.weight"], trained.run.load_network(1)["net.1.weight"])
 
 
@@ -172,7 +171,7 @@ COPIES = {
 @pytest.mark.parametrize("how", COPIES)
 def test_copies_keep_their_results(how, tmp_path):
     """Those of a temporary run live as long as they do, and no longer; those of a run with a folder share it."""
-    settings = {"particles": 40, "networks": 2, "initial_steps": 2, "slices": 4, "fit_steps": 3, "width": 4}
+    settings = {"particles": 40, "stages": 2, "initial_steps": 2, "slices": 4, "fit_steps": 3, "width": 4}
     data = torch.rand(50, 2, generator=generator(0))
     for folder in (None, tmp_path / "run"):
         flow = rf.GenerativeFlow(**settings).fit(data, run=folder)
@@ -180,7 +179,7 @@ def test_copies_keep_their_results(how, tmp_path):
         again = COPIES[how](flow)
         del flow
         assert first.exists() == (folder is not None)
-        assert torch.equal(again.sample(5, seed=1), expected) and again.config.networks == 2
+        assert torch.equal(again.sample(5, seed=1), expected) and again.config.stages == 2
         second = again.run.path
         assert (second == first) == (folder is not None)
         del again
@@ -248,7 +247,7 @@ def test_custom_network_with_dropout(tmp_path):
         if (p.stage, p.what, p.done) == (2, "fit", 17):
             raise Stop
 
-    settings = {**TINY, "networks": 2, "checkpoint_seconds": 1e-6}
+    settings = {**TINY, "stages": 2, "checkpoint_seconds": 1e-6}
     whole = rf.GenerativeFlow(**settings, network=net).fit(data)
     with pytest.raises(Stop):
         rf.GenerativeFlow(**settings, network=net).fit(data, run=tmp_path / "run", progress=stop)
@@ -356,7 +355,7 @@ def test_atomic_writes_leave_the_old_file(tmp_path):
     ("settings", "says"),
     [
         ({"particles": 1}, "particles: 1 given"),
-        ({"networks": 0}, "networks: 0 given"),
+        ({"stages": 0}, "stages: 0 given"),
         ({"momentum": 1.0}, "momentum"),
         ({"held_out": 0}, "held_out"),
         ({"network": "transformer"}, "network"),
@@ -409,10 +408,10 @@ def test_presets_are_sound(tmp_path):
     for dataset, name in presets():
         Config.preset(dataset, name)
     own = tmp_path / "own.yaml"
-    own.write_text("networks: 3\nslices: 10\n")
-    assert Config.preset("images", str(own), seed=4) == Config(networks=3, slices=10, seed=4)
-    own.write_text("networks: three\n")
-    with pytest.raises(ConfigError, match="networks: 'three' given"):
+    own.write_text("stages: 3\nslices: 10\n")
+    assert Config.preset("images", str(own), seed=4) == Config(stages=3, slices=10, seed=4)
+    own.write_text("stages: three\n")
+    with pytest.raises(ConfigError, match="stages: 'three' given"):
         Config.preset("images", str(own))
     own.write_text("- a\n")
     with pytest.raises(ConfigError, match="mapping"):
@@ -430,7 +429,7 @@ def test_stopped_inside_a_flow_with_kept_tables(tmp_path):
     """Enough points for the linear-time engine: the slices in use and their ranges are part of the checkpoint."""
     data = torch.randn(4000, 70, generator=generator(0))
     settings = {
-        "particles": 3000, "networks": 2, "initial_steps": 14, "slices": 64, "reuse": 3, "fit_steps": 20, "width": 16,
+        "particles": 3000, "stages": 2, "initial_steps": 14, "slices": 64, "refresh_every": 3, "fit_steps": 20, "width": 16,
         "checkpoint_seconds": 1e-6, "seed": 1, "device": "cpu",
     }  # fmt: skip
 
@@ -450,65 +449,3 @@ def test_stopped_inside_a_flow_with_kept_tables(tmp_path):
     for k in ("0001", "0002"):
         one, two = (tmp_path / run / "networks" / f"{k}.safetensors" for run in ("whole", "stopped"))
         assert one.read_bytes() == two.read_bytes()
-
-
-SHARED = {
-    "particles": 120, "networks": 3, "initial_steps": 4, "slices": 16, "fit_steps": 15, "batch_size": 20, "channels": [8, 16],
-    "layers": 1, "device": "cpu", "shared": True, "checkpoint_seconds": 1e-9,
-}  # fmt: skip
-
-
-@pytest.mark.slow
-def test_one_network_for_all_steps(tmp_path):
-    """One file, one number of weights whatever the number of steps; it knows the step; killed and resumed it is the same."""
-    data = torch.rand(80, 1, 8, 8, generator=generator(0))
-    whole = rf.GenerativeFlow(**SHARED).fit(data, run=tmp_path / "whole")
-    assert [f.name for f in (tmp_path / "whole" / "networks").iterdir()] == ["0003.safetensors"]
-    assert whole.run.finished() == 3
-    phi = build(whole.config, (1, 8, 8))
-    phi.load_state_dict(whole.run.load_network(3))
-    assert phi.scale.shape == (3,) and (phi.scale != 1).all()
-    x = torch.rand(5, 64, generator=generator(1))
-    first, last = (phi(x, torch.full((5,), k)) for k in (0, 2))
-    assert not torch.allclose(first / phi.scale[0], last / phi.scale[2], atol=1e-3)
-    # the sampler applies it once a step, to the same latents
-    with torch.no_grad():
-        z = draw_latents(whole.config, (1, 8, 8), 5, generator(7))
-        for k in range(3):
-            z = z - phi(z, torch.full((5,), k))
-    torch.testing.assert_close(whole.sample(5, seed=7).flatten(1), z.clamp(0, 1), rtol=0, atol=1e-5)
-    for n, stop_at in enumerate([(1, "fit", 3), (2, "flow", 2), (3, "fit", 9)]):
-
-        def stop(p, stop_at=stop_at):
-            if (p.stage, p.what, p.done) == stop_at:
-                raise Stop
-
-        with pytest.raises(Stop):
-            rf.GenerativeFlow(**SHARED).fit(data, run=tmp_path / str(n), progress=stop)
-        resumed = rf.GenerativeFlow.resume(tmp_path / str(n), data)
-        assert resumed.run.network_file(3).read_bytes() == whole.run.network_file(3).read_bytes()
-        assert resumed.run.metrics()[-1]["energy_distance"] == whole.run.metrics()[-1]["energy_distance"]
-    with pytest.raises(ConfigError, match="which only 'unet' does; network is 'mlp'"):
-        rf.GenerativeFlow(**{**SHARED, "network": "mlp"}).fit(data)
-
-
-@pytest.mark.slow
-def test_one_network_remembers_its_first_step(monkeypatch):
-    """After the last of three steps the first one's displacement is still there, to half of its size."""
-    g = generator(3)
-    data = (torch.rand(300, 1, 8, 8, generator=g) < 0.3).float()
-    settings = {**SHARED, "particles": 300, "fit_steps": 150, "batch_size": 50, "initial_steps": 10, "slices": 64, "clip": True}
-    saved, original = [], Run.save_state
-
-    def save_state(self, tensors, *rest):
-        saved.extend([tensors["replay"].clone()] if "replay" in tensors else [])
-        return original(self, tensors, *rest)
-
-    monkeypatch.setattr(Run, "save_state", save_state)
-    flow = rf.GenerativeFlow(**settings).fit(data)
-    phi = build(flow.config, (1, 8, 8))
-    phi.load_state_dict(flow.run.load_network(3))
-    x, wanted = saved[-1][0].unbind(0)
-    with torch.no_grad():
-        found = phi(x, torch.zeros(len(x), dtype=torch.int64))
-    assert (found - wanted).norm() < 0.5 * wanted.norm()

@@ -16,8 +16,8 @@ from rieszflow._infra.notices import Notice
 from rieszflow.errors import ConfigError, FileError, InputTypeError, RunError
 
 SETTINGS = {
-    "networks": {"networks": 2, "fit_steps": 20, "width": 16},
-    "recorded": {"model": "recorded", "networks": 2, "bins": 16},
+    "networks": {"stages": 2, "fit_steps": 20, "width": 16},
+    "recorded": {"model": "recorded", "stages": 2, "bins": 16},
 }
 
 
@@ -86,7 +86,7 @@ CONDITIONS = {
 @pytest.mark.parametrize("kind", [None, *CONDITIONS])
 def test_the_example_on_the_card_runs(kind, tmp_path):
     x = torch.rand(120, 1, 4, 4, generator=generator(0))
-    flow = rf.GenerativeFlow(particles=40, initial_steps=2, slices=4, model="recorded", networks=1, bins=8)
+    flow = rf.GenerativeFlow(particles=40, initial_steps=2, slices=4, model="recorded", stages=1, bins=8)
     flow.fit(x, **CONDITIONS.get(kind, {}))
     flow.save_pretrained(tmp_path / "model", model_card_kwargs={"repository": str(tmp_path / "model")})
     example = re.search("```python\n(.*?)```", (tmp_path / "model" / "README.md").read_text(), re.DOTALL)[1]
@@ -202,7 +202,7 @@ def test_names_are_one_line_of_text(tmp_path):
     """On the card and in the report: no line of its own, no markup, nothing that steers a terminal."""
     name = "data\n# Heading\r<script src=x>\x1b[31m [a](b) |"
     content = rf.data.Dataset(name, torch.rand(80, 2, generator=generator(0)), torch.rand(20, 2, generator=generator(1)))
-    flow = rf.GenerativeFlow(particles=40, initial_steps=2, slices=4, model="recorded", networks=1, bins=8).fit(content)
+    flow = rf.GenerativeFlow(particles=40, initial_steps=2, slices=4, model="recorded", stages=1, bins=8).fit(content)
     flow.save_pretrained(tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text()
     page = report.write_report(flow.run).read_text()
@@ -266,7 +266,7 @@ class Mine(rf.GenerativeFlow, license="mit", tags=["mine"]):
 
 
 def test_a_subclass_comes_back_as_itself_with_what_it_says_on_its_card(tmp_path):
-    flow = Mine(model="recorded", networks=1, bins=8, particles=40, initial_steps=2, slices=4)
+    flow = Mine(model="recorded", stages=1, bins=8, particles=40, initial_steps=2, slices=4)
     flow.fit(torch.rand(60, 2, generator=generator(1))).save_pretrained(
         tmp_path / "model", model_card_kwargs={"language": "en"}
     )

@@ -74,9 +74,9 @@ def test_schedules_of_levels_are_those_of_the_scripts(name):
         own = level.config
         assert (level.factor, own.slices, list(own.local_scales)) == (factor, slices, scales)
         assert own.flow_steps() == [T for T, _ in schedule]
-        momenta = [own.momentum_of(number + 1) for number in range(own.networks)]
+        momenta = [own.momentum_of(number + 1) for number in range(own.stages)]
         assert momenta == pytest.approx([m for _, m in schedule], abs=1e-9)
-        assert (own.fit_steps, own.batch_size, own.learning_rate, own.loss) == (fit_steps, batch, rate, loss)
+        assert (own.fit_steps, own.fit_batch_size, own.learning_rate, own.loss) == (fit_steps, batch, rate, loss)
         assert (own.noise, level.sample_noise_std) == (noise, sample_noise_std) and own.reset_velocity
         assert own.from_flow == (name == "celeba" and factor == 1)
         assert (own.network, own.channels, own.layers, own.fit, own.ema) == ("ddpm", (32, 64, 128), 2, "plain", 0)
@@ -96,7 +96,7 @@ def test_schedules_of_levels_are_those_of_the_scripts(name):
 def test_schedule_without_an_end(name, momentum, cap):
     config = Config.preset(name, "paper")
     T, exponent, wanted = 32, 5, []
-    for _ in range(config.networks):
+    for _ in range(config.stages):
         wanted.append(T)
         T, exponent = min(T + min(2**exponent, 2048), cap), exponent + 1
     assert config.flow_steps() == wanted
@@ -212,8 +212,8 @@ def test_channels_of_the_papers_network():
         build(Config(network="ddpm", channels=(32, 48)), (1, 8, 8))
 
 
-VECTORS = {"particles": 40, "networks": 3, "initial_steps": 1, "max_step_increment": 1, "max_steps": 1, "slices": 8, "fit_steps": 2,
-           "batch_size": 8, "step_size": 0.3, "device": "cpu", "seed": 4}  # fmt: skip
+VECTORS = {"particles": 40, "stages": 3, "initial_steps": 1, "max_step_increment": 1, "max_steps": 1, "slices": 8, "fit_steps": 2,
+           "fit_batch_size": 8, "step_size": 0.3, "device": "cpu", "seed": 4}  # fmt: skip
 
 
 def trained(data, held_out=None, **settings):
@@ -235,10 +235,10 @@ def test_at_rest_nothing_is_left_of_the_velocity():
 def test_particles_go_on_from_the_flow():
     """Networks that learn nothing: particles go on from the flow as if there were none, or stay where they are."""
     data = torch.rand(60, 2, generator=generator(0)) ** 6  # most of it near 0, the noise is not
-    idle = {"momentum": 0.0, "learning_rate": 1e-30, "ema": 0.0, "network": nn.Sequential(nn.Linear(2, 2)), "networks": 4}
+    idle = {"momentum": 0.0, "learning_rate": 1e-30, "ema": 0.0, "network": nn.Sequential(nn.Linear(2, 2)), "stages": 4}
     nn.init.zeros_(idle["network"][0].weight)
     nn.init.zeros_(idle["network"][0].bias)
-    on, back = distances(trained(data, **idle, from_flow=True)), distances(trained(data, **idle))
+    on, back = distances(trained(data, **idle, continue_from="flow")), distances(trained(data, **idle))
     assert on[0] == back[0]
     assert on[3] < on[2] < on[1] < on[0]
     # Every flow of the other run is a first step from the noise, on other slices: a quarter of it is left to chance.
@@ -248,7 +248,7 @@ def test_particles_go_on_from_the_flow():
 def test_first_targets():
     """Targets near (0.1, 0.1) come first, others after them: the flow sees the first ones only."""
     near, far = torch.rand(80, 2, generator=generator(0)) * 0.2, torch.rand(80, 2, generator=generator(1)) * 0.2 + 0.8
-    settings = {"model": "recorded", "initial_steps": 60, "max_steps": 60, "networks": 1, "slices": 16, "targets": 80,
+    settings = {"model": "recorded", "initial_steps": 60, "max_steps": 60, "stages": 1, "slices": 16, "targets": 80,
                 "momentum": 0.5, "step_size": None, "particles": 200}  # fmt: skip
     data, held_out = torch.cat([near, far]), torch.rand(50, 2, generator=generator(2))
     samples = trained(data, held_out, **settings, first_targets=True).sample(100, seed=1)
@@ -260,8 +260,8 @@ def test_first_targets():
 def test_noise_of_samples():
     """Networks that learn nothing: samples are latents of the small images, grown, with noise of their own size."""
     data = torch.rand(30, 1, 4, 4, generator=generator(0))
-    flow = trained(data, network="ddpm", channels=[32], layers=1, learning_rate=1e-30, noise=0.3, sample_noise_std=0.01,
-                   levels=[{"factor": 2, "networks": 1}, {"factor": 1, "networks": 1}])  # fmt: skip
+    flow = trained(data, network="ddpm", channels=[32], layers=1, learning_rate=1e-30, noise_std=0.3, sample_noise_std=0.01,
+                   levels=[{"factor": 2, "stages": 1}, {"factor": 1, "stages": 1}])  # fmt: skip
     source = generator(7)
     latents = draw_latents(flow.config, (1, 2, 2), 20, source)
     wanted = grow(latents, (1, 2, 2), (1, 4, 4), 0.01, source).clamp(0, 1)
@@ -276,7 +276,7 @@ def test_plain_fit_is_the_scripts_loop():
     with torch.no_grad():
         for p in start.parameters():
             p.copy_(torch.randn(p.shape, generator=generator(1)))
-    flow = trained(data, network=copy.deepcopy(start), fit="plain", fit_steps=3, networks=1, first_targets=True, targets=30,
+    flow = trained(data, network=copy.deepcopy(start), fit="plain", fit_steps=3, stages=1, first_targets=True, targets=30,
                    learning_rate=0.01, momentum=0.0)  # fmt: skip
     found = flow.run.load_network(1)
     # The same by hand: where particles were and went, and the batches, drawn as the run draws them.

@@ -25,15 +25,15 @@ TINY = {
     "initial_steps": 4,
     "slices": 16,
     "fit_steps": 12,
-    "batch_size": 20,
+    "fit_batch_size": 20,
     "channels": [8, 16],
     "layers": 1,
     "device": "cpu",
-    "noise": 0.05,
+    "noise_std": 0.05,
 }
 TWO = [
-    {"factor": 4, "networks": 2, "slices": 48},
-    {"factor": 1, "networks": 2, "local_scales": [1, 3], "momentum": 0.0, "step_size": 4.0, "patch": 4},
+    {"factor": 4, "stages": 2, "slices": 48},
+    {"factor": 1, "stages": 2, "local_scales": [1, 3], "momentum": 0.0, "step_size": 4.0, "unet_patch_size": 4},
 ]
 
 
@@ -117,8 +117,8 @@ def test_the_flow_on_levels_learns():
     photographs = torch.from_numpy(patches(700, 16, 16).transpose(0, 3, 1, 2).copy()).float() / 255
     flow = rf.GenerativeFlow(
         particles=500, initial_steps=24, slices=128, fit_steps=60, fit_batch_size=50, channels=[16, 32], layers=1, device="cpu",
-        clip=True, latents="smooth", noise=0.03,
-        levels=[{"factor": 4, "networks": 3}, {"factor": 1, "networks": 2, "local_scales": [1, 2], "momentum": 0.5}],
+        clip=True, latents="smooth", noise_std=0.03,
+        levels=[{"factor": 4, "stages": 3}, {"factor": 1, "stages": 2, "local_scales": [1, 2], "momentum": 0.5}],
     )  # fmt: skip
     train, held_out = photographs[:500], photographs[500:]
     samples = flow.fit(train, held_out=held_out).sample(200, seed=3)
@@ -174,20 +174,19 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize(
-    ("shared", "stop_at", "paper"),
-    [(False, (3, "flow", 2), False),
+    ("stop_at", "paper"),
+    [((3, "flow", 2), False),
      *(pytest.param(*more, marks=pytest.mark.slow)
-       for more in [(False, (2, "fit", 5), False), (False, (4, "flow", 3), False), (True, (3, "fit", 6), False),
-                    (False, (4, "flow", 2), True), (False, (4, "fit", 7), True)])],
+       for more in [((2, "fit", 5), False), ((4, "flow", 3), False), ((4, "flow", 2), True), ((4, "fit", 7), True)])],
 )  # fmt: skip
-def test_stopped_and_resumed_across_levels(tmp_path, shared, stop_at, paper):
+def test_stopped_and_resumed_across_levels(tmp_path, stop_at, paper):
     data = torch.from_numpy(patches(100, 16, 16).transpose(0, 3, 1, 2).copy()).float() / 255
-    settings = {**TINY, "levels": [{"factor": 2, "networks": 2}, {"factor": 1, "networks": 2, "local_scales": [1, 2]}],
-                "checkpoint_seconds": 1e-9, "shared": shared}  # fmt: skip
+    settings = {**TINY, "levels": [{"factor": 2, "stages": 2}, {"factor": 1, "stages": 2, "local_scales": [1, 2]}],
+                "checkpoint_seconds": 1e-9}  # fmt: skip
     if paper:
         settings |= {"reset_velocity": True, "first_targets": True, "sample_noise_std": 0.02, "fit": "plain", "network": "ddpm",
                      "channels": [32, 32], "step_size": 1.0}  # fmt: skip
-        settings["levels"][1] |= {"places": "one", "combine": "sum", "from_flow": True, "growth": "smooth"}
+        settings["levels"][1] |= {"places": "one", "combine": "sum", "continue_from": "flow", "upsampling": "smooth"}
     rf.GenerativeFlow(**settings).fit(data, run=tmp_path / "whole")
 
     def stop(p):
@@ -197,7 +196,7 @@ def test_stopped_and_resumed_across_levels(tmp_path, shared, stop_at, paper):
     with pytest.raises(Stop):
         rf.GenerativeFlow(**settings).fit(data, run=tmp_path / "stopped", progress=stop)
     rf.GenerativeFlow.resume(tmp_path / "stopped", data)
-    for number in (2, 4) if shared else range(1, 5):
+    for number in range(1, 5):
         a, b = (load_file(tmp_path / run / "networks" / f"{number:04d}.safetensors") for run in ("whole", "stopped"))
         assert all(torch.equal(a[key], b[key]) for key in a)
     x, y = (rf.GenerativeFlow.load(tmp_path / run).sample(3, seed=0) for run in ("whole", "stopped"))
@@ -221,7 +220,7 @@ def test_samples_of_a_run_that_is_on_its_way(tmp_path):
 
 def test_momentum_and_schedule_begin_anew_in_every_level():
     """The paper's recipes name their own beginnings, see test_paper.py."""
-    own = {"networks": 5, "momentum": 0.1, "momentum_gain": 0.05}
+    own = {"stages": 5, "momentum": 0.1, "momentum_gain": 0.05}
     config = Config(initial_steps=4, max_step_increment=8, max_steps=20, momentum_cap=0.22,
                     levels=({"factor": 4, **own}, {"factor": 1, **own, "initial_steps": 2}))  # fmt: skip
     of_levels = levels(config, (3, 32, 32))
@@ -241,16 +240,16 @@ def test_every_preset_fits_its_data():
 
 def test_own_preset_in_ten_lines(tmp_path):
     own = tmp_path / "own.yaml"
-    own.write_text("particles: 2000\nlatents: smooth\nlevels:\n  - {factor: 2, networks: 4}\n  - {factor: 1, networks: 3}\n")
+    own.write_text("particles: 2000\nlatents: smooth\nlevels:\n  - {factor: 2, stages: 4}\n  - {factor: 1, stages: 3}\n")
     config = Config.preset("images", str(own))
-    assert config.total_networks() == 7
+    assert config.total_stages() == 7
     assert Config.from_dict(yaml.safe_load(yaml.safe_dump(config.to_dict())), "") == config
 
 
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"levels": [{"networks": 2}]}, "levels[0]: {'networks': 2} given; a mapping with the key factor"),
+        ({"levels": [{"stages": 2}]}, "levels[0]: {'stages': 2} given; a mapping with the key factor"),
         (
             {"levels": [{"factor": 2, "sclices": 3}, {"factor": 1}]},
             "levels[0]: no setting 'sclices' of a level; did you mean 'slices'?",
@@ -266,7 +265,7 @@ def test_own_preset_in_ten_lines(tmp_path):
         ({"levels": "8, 4"}, "levels: '8, 4' given; a list of mappings is accepted"),
         ({"local_scales": [1, 0]}, "local_scales: (1, 0) given"),
         ({"local_scales": [1, 2], "local_steps": [1.0]}, "local_steps: 1 step sizes given for 2 local_scales"),
-        ({"noise": -1}, "noise: -1 given; a number of at least 0 is accepted"),
+        ({"noise_std": -1}, "noise_std: -1 given; a number of at least 0 is accepted"),
         ({"momentum_gain": 1.0}, "momentum_gain: 1.0 given"),
     ],
 )

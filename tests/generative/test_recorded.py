@@ -16,11 +16,11 @@ from rieszflow.generative import loop as training
 from rieszflow.generative.run import Run
 
 SMALL = {
-    "model": "recorded", "particles": 400, "batch": 300, "networks": 3, "initial_steps": 5, "max_steps": 5, "slices": 64,
-    "patches": [[4, 2], [4, 1]], "lengths": [8.0, 2.0], "latents": "smooth", "clip": True, "device": "cpu",
+    "model": "recorded", "particles": 400, "target_batch_size": 300, "stages": 3, "initial_steps": 5, "max_steps": 5, "slices": 64,
+    "patch_slices": [[4, 2], [4, 1]], "step_schedule": [8.0, 2.0], "latents": "smooth", "clip": True, "device": "cpu",
     "checkpoint_seconds": 1e-9,
 }  # fmt: skip
-LEVELS = {**SMALL, "levels": [{"factor": 2, "patches": [[3, 1]]}, {"factor": 1, "networks": 2}], "noise": 0.05}
+LEVELS = {**SMALL, "levels": [{"factor": 2, "patch_slices": [[3, 1]]}, {"factor": 1, "stages": 2}], "noise_std": 0.05}
 
 
 @pytest.fixture(scope="module", params=[SMALL, LEVELS], ids=["one level", "two levels"])
@@ -94,21 +94,21 @@ def test_a_damaged_or_missing_part_is_refused(whole, tmp_path):
 def test_settings_that_do_not_go_together():
     for change, says in (
         ({"refresh_every": 2}, "^model: "), ({"network": "custom"}, "^model: "), ({"step_schedule": [1.0]}, "^step_schedule: "),
-        ({"step_schedule": [1.0, -1.0]}, "^step_schedule: "), ({"patches": [[7]]}, "^patches: "), ({"patches": [7, 2]}, "^patches: "),
-        ({"patches": [[7, 1]], "local_scales": [1]}, "^patches: "), ({"target_batch_size": 1}, "^target_batch_size: "),
-        ({"by_colour": [2]}, "^by_colour: 2 given"), ({"patches": [[7, 1]], "by_colour": [0]}, "^by_colour: "),
+        ({"step_schedule": [1.0, -1.0]}, "^step_schedule: "), ({"patch_slices": [[7]]}, "^patch_slices: "), ({"patch_slices": [7, 2]}, "^patch_slices: "),
+        ({"patch_slices": [[7, 1]], "local_scales": [1]}, "^patch_slices: "), ({"target_batch_size": 1}, "^target_batch_size: "),
+        ({"by_colour": [2]}, "^by_colour: 2 given"), ({"patch_slices": [[7, 1]], "by_colour": [0]}, "^by_colour: "),
         ({"model": "other"}, "^model: "),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=says):
             Config(**{"model": "recorded", **change})
-    with pytest.raises((ConfigError, InputError), match="patches"):
-        rf.GenerativeFlow(model="recorded", patches=[[9, 1]]).fit(load("digits"))
+    with pytest.raises((ConfigError, InputError), match="patch_slices"):
+        rf.GenerativeFlow(model="recorded", patch_slices=[[9, 1]]).fit(load("digits"))
 
 
 def test_vectors_too():
     g = generator(0)
     y = torch.randn(2000, 3, generator=g) * torch.tensor([1.0, 2.0, 1.5]) + 4
-    flow = rf.GenerativeFlow(model="recorded", particles=2000, networks=3, initial_steps=40, max_steps=40, slices=64,
+    flow = rf.GenerativeFlow(model="recorded", particles=2000, stages=3, initial_steps=40, max_steps=40, slices=64,
                              step_schedule=[4.0, 1.0]).fit(y)  # fmt: skip
     x = flow.sample(2000, seed=1)
     # of the mean of 2,000 points 1/√2000 = 0.02 of the spread is chance, on either side; ten times that is granted

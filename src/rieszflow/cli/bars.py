@@ -68,7 +68,7 @@ class TrainingBars:
 
     def __init__(self, config: Config) -> None:
         fits = [
-            level.fit_steps * (config.model == "networks") for _, level in config.level_configs() for _ in range(level.networks)
+            level.fit_steps * (config.model == "networks") for _, level in config.level_configs() for _ in range(level.stages)
         ]
         self.schedule = list(zip(config.flow_steps(), fits, strict=True))
         self.shown = -1

@@ -10,7 +10,7 @@ from typing import Any
 from rieszflow.cli import terminal
 from rieszflow.errors import InputError
 
-__all__ = ["at_least", "check_can_write", "check_file", "check_new_run", "condition", "settings"]
+__all__ = ["at_least", "check_can_write", "check_file", "check_new_run", "condition_setting", "settings"]
 
 
 def at_least(option: str, value: int, least: int) -> None:
@@ -51,9 +51,10 @@ def check_can_write(name: str, folder: Path) -> None:
         raise InputError(f"{name}: cannot write in {folder} ({error.strerror})") from None
 
 
-def condition(by_class: bool, observe: str | None, given: str | None) -> dict[str, Any]:
-    """The setting that --by-class, --observe or --given stands for."""
-    found = {"--by-class": "class" if by_class else None, "--observe": observe, "--given": given and f"columns:{given}"}
+def condition_setting(by_class: bool, observe: str | None, columns: str | None) -> dict[str, Any]:
+    """Return the setting that --by-class, --observe or --condition stands for."""
+    names = columns and f"columns:{columns}"
+    found = {"--by-class": "class" if by_class else None, "--observe": observe, "--condition": names}
     asked = {option: value for option, value in found.items() if value is not None}
     if len(asked) > 1:
         raise InputError(f"{' and '.join(asked)}: given together; one of them is accepted")

@@ -27,8 +27,9 @@ def sample(
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Samples in one pass of a network.")] = 500,
     label: Annotated[int | None, typer.Option(help="Of all samples; a model trained --by-class.", show_default=False)] = None,
-    given: Annotated[
-        str | None, typer.Option(help="Numbers, 50,1200.5, of the columns it was trained --given.", show_default=False)
+    condition: Annotated[
+        str | None,
+        typer.Option(help="Values of the columns in the model's --condition, as in 50,1200.5.", show_default=False),
     ] = None,
     observed: Annotated[
         str | None,
@@ -53,9 +54,9 @@ def sample(
 
     flow = GenerativeFlow.load(run)
     assert flow.run is not None
-    condition = _asked(flow.run, n, label, given, observed)
+    wanted = _asked(flow.run, n, label, condition, observed)
     with Passes() as passes:
-        x = flow.sample(n, condition=condition, seed=seed, batch_size=batch_size, progress=passes)
+        x = flow.sample(n, condition=wanted, seed=seed, batch_size=batch_size, progress=passes)
     array = x.numpy()
     atomically(out, lambda t: np.savez_compressed(t, x=array) if out.suffix == ".npz" else np.save(t, array))
     known = flow.run.data
@@ -64,23 +65,23 @@ def sample(
     show(f"{out}: {n} samples of shape {tuple(x.shape[1:])}; picture: {out.with_suffix('.png')}")
 
 
-def _asked(run: Run, n: int, label: int | None, given: str | None, observed: str | None) -> Any:
-    """What --label, --given or --observed ask for."""
+def _asked(run: Run, n: int, label: int | None, condition: str | None, observed: str | None) -> Any:
+    """Return the `condition` of `GenerativeFlow.sample` that --label, --condition or --observed stands for."""
     kind = run.config.condition
     fits = {
         "--label": (label, kind == "class", "--by-class"),
-        "--given": (given, kind.startswith(("columns:", "given")), "--given"),
-        "--observed": (observed, kind not in ("", "class") and not kind.startswith(("columns:", "given")), "--observe"),
+        "--condition": (condition, kind.startswith(("columns:", "values")), "--condition"),
+        "--observed": (observed, kind not in ("", "class") and not kind.startswith(("columns:", "values")), "--observe"),
     }
     for option, (value, fit, needed) in fits.items():
         if value is not None and not fit:
             trained = f"with the condition {kind[:40]!r}" if kind else "without a condition"
             raise InputError(f"{option}: {run.path} was trained {trained}; it needs a run of `rieszflow train … {needed}`")
-    if given is not None:
+    if condition is not None:
         try:
-            return [float(number) for number in given.split(",")]
+            return [float(number) for number in condition.split(",")]
         except ValueError:
-            raise InputError(f"--given: {given!r} given; numbers with commas between them are accepted") from None
+            raise InputError(f"--condition: {condition!r} given; numbers with commas between them are accepted") from None
     if observed is None:
         return label
     if observed == "held-out":
@@ -188,13 +189,13 @@ def info(
     opened = Run.open(run)
     show(
         f"{run}: {printable(opened.data['name'])}, {opened.data['points']:,} training {report.noun(opened.shape)} of shape "
-        f"{opened.shape}, {opened.finished()} of {opened.config.total_networks()} stages"
+        f"{opened.shape}, {opened.finished()} of {opened.config.total_stages()} stages"
     )
     if opened.config.condition:
         show(f"samples take the condition: {printable(opened.config.condition[:60])}")
     if missing := opened.missing():
         show(f"missing stages: {', '.join(map(str, missing))}; `rieszflow resume` trains them")
-    if (state := opened.load_state()) is not None and opened.finished() < opened.config.total_networks():
+    if (state := opened.load_state()) is not None and opened.finished() < opened.config.total_stages():
         meta = state[1]
         show(f"checkpoint: stage {meta['network']}, {meta['phase']}, step {meta['step']}")
     if not (rows := opened.metrics()):

@@ -11,7 +11,7 @@ import typer
 from rieszflow._infra.extras import extra
 from rieszflow.cli.app import RunArgument, app
 from rieszflow.cli.bars import TrainingBars
-from rieszflow.cli.checks import check_new_run, condition, settings
+from rieszflow.cli.checks import check_new_run, condition_setting, settings
 from rieszflow.cli.terminal import show
 from rieszflow.cli.way_out import call
 
@@ -47,11 +47,14 @@ def train(
             show_default=False,
         ),
     ] = None,
-    given: Annotated[
-        str | None, typer.Option(help="Columns of a table, age,income: samples are of the others.", show_default=False)
+    condition: Annotated[
+        str | None,
+        typer.Option(
+            help="Columns of a table to condition on, as in age,income; samples have the other columns.", show_default=False
+        ),
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting, as in --set networks=4; repeatable.", show_default=False)
+        list[str] | None, typer.Option("--set", help="One setting, as in --set stages=4; repeatable.", show_default=False)
     ] = None,
     tensorboard: TensorBoard = False,
 ) -> None:
@@ -61,7 +64,7 @@ def train(
     check_new_run(out)
     overrides = settings(set_ or [])
     overrides |= {key: value for key, value in (("seed", seed), ("device", device)) if value is not None}
-    overrides |= condition(by_class, observe, given)
+    overrides |= condition_setting(by_class, observe, condition)
 
     from rieszflow import report
     from rieszflow.data import NAMED, load
@@ -96,7 +99,7 @@ def resume(
 
     opened = Run.open(run)
     opened.config.torch_device()
-    if opened.finished() == opened.config.total_networks():
+    if opened.finished() == opened.config.total_stages():
         show(f"{run}: all {opened.finished()} stages are already trained")
     call().run = run
     with TrainingBars(opened.config) as bars:

@@ -27,7 +27,7 @@ class Dataset:
         low, high: the values of images that were mapped to 0 and 1; `unscale` maps back. 0 and 1 for vectors.
         path: the `path` that `load` was given.
         columns: the scaling of the columns of vectors; None for images, which have one unit.
-        train_given, held_out_given: (n, k) float64, numbers beside each datum that a model may be given, in their own values;
+        train_condition, held_out_condition: (n, k) float64, numbers to condition a model on, in their own units;
             None where there are none.
     """
 
@@ -40,8 +40,8 @@ class Dataset:
     high: float = 1.0
     path: str | None = None
     columns: Columns | None = None
-    train_given: Tensor | None = None
-    held_out_given: Tensor | None = None
+    train_condition: Tensor | None = None
+    held_out_condition: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -94,7 +94,7 @@ def from_arrays(
     if condition is not None and condition.ndim == 1:
         parts.labels, parts.test_labels = condition, held_out_condition
     else:
-        parts.given, parts.test_given = condition, held_out_condition
+        parts.condition, parts.test_condition = condition, held_out_condition
     return split(name, parts, held_out, seed)
 
 
@@ -106,8 +106,8 @@ class Parts:
     labels: np.ndarray | None = None
     test: np.ndarray | None = None
     test_labels: np.ndarray | None = None
-    given: np.ndarray | None = None
-    test_given: np.ndarray | None = None
+    condition: np.ndarray | None = None
+    test_condition: np.ndarray | None = None
 
 
 def split(name: str, parts: Parts, held_out: float, seed: int) -> Dataset:
@@ -121,11 +121,11 @@ def split(name: str, parts: Parts, held_out: float, seed: int) -> Dataset:
         take = (order[cut:], order[:cut])
         arrays = [parts.train[i] for i in take]
         labels = [None if parts.labels is None else parts.labels[i] for i in take]
-        given = [None if parts.given is None else parts.given[i] for i in take]
+        conditions = [None if parts.condition is None else parts.condition[i] for i in take]
     else:
         _check_values(name, parts.test)
         arrays, labels = [parts.train, parts.test], [parts.labels, parts.test_labels]
-        given = [parts.given, parts.test_given]
+        conditions = [parts.condition, parts.test_condition]
     # Converted after the split: as floats, pictures of bytes need four times the room.
     arrays = [in_unit(a, name) for a in arrays]
     if arrays[0].min() == arrays[0].max():
@@ -136,9 +136,9 @@ def split(name: str, parts: Parts, held_out: float, seed: int) -> Dataset:
     if not torch.isfinite(tensors[1]).all():
         raise DatasetError(f"{name}: held-out values lie too far beyond those for training to be held in float32")
     targets = [None if v is None else torch.from_numpy(np.asarray(v, dtype=np.int64)) for v in labels]
-    numbers = [None if v is None else torch.from_numpy(np.asarray(v, dtype=np.float64)) for v in given]
+    numbers = [None if v is None else torch.from_numpy(np.asarray(v, dtype=np.float64)) for v in conditions]
     found = Dataset(name, tensors[0], tensors[1], targets[0], targets[1], low, high, columns=columns)
-    found.train_given, found.held_out_given = numbers
+    found.train_condition, found.held_out_condition = numbers
     return found
 
 

@@ -25,7 +25,7 @@ def load(
     path: str | os.PathLike[str] | None = None,
     held_out: float = 0.15,
     seed: int = 0,
-    given: Sequence[str] = (),
+    condition: Sequence[str] = (),
 ) -> Dataset:
     """Loads a data set and splits it.
 
@@ -36,7 +36,7 @@ def load(
             Debian's package puts them.
         held_out: share kept out of training, in (0, 1), where the data set has no test part of its own.
         seed: of the split.
-        given: columns of a table that stand beside the data, and not among them: see `Dataset.train_given`.
+        condition: columns of a table to condition on; the other columns are the data. See `Dataset.train_condition`.
 
     Raises:
         DatasetError: not there, damaged, or of another form than accepted.
@@ -48,8 +48,10 @@ def load(
     name = os.fspath(name)
     if not 0 < held_out < 1:
         raise DatasetError(f"held_out: {held_out!r} given; a share in (0, 1) is accepted")
-    if given and not holds_table(name):
-        raise DatasetError(f"{name}: has no columns to choose {', '.join(given)} from; a .csv or .parquet table is accepted")
+    if condition and not holds_table(name):
+        raise DatasetError(
+            f"{name}: has no columns to choose {', '.join(condition)} from; a .csv or .parquet table is accepted"
+        )
     if name in NAMED:
         parts = NAMED[name](Path(path) if path is not None else None)
     elif name.startswith("hf:") and path is None:
@@ -64,7 +66,7 @@ def load(
                 f"accepted: {', '.join(KNOWN)}, {ACCEPTED}"
             )
         name = os.path.abspath(name)
-        parts = _table(Path(name), given) if holds_table(name) else from_path(Path(name))
+        parts = _table(Path(name), condition) if holds_table(name) else from_path(Path(name))
     dataset = split(name, parts, held_out, seed)
     dataset.path = None if path is None else os.path.abspath(path)
     return dataset
@@ -80,16 +82,16 @@ def holds_table(name: str | os.PathLike[str]) -> bool:
     return is_table(path)
 
 
-def _table(path: Path, given: Sequence[str]) -> Parts:
+def _table(path: Path, condition: Sequence[str]) -> Parts:
     rows = stream(path)
     x, names = torch.cat(list(rows)).numpy(), list(rows.names or [])
-    if not given:
+    if not condition:
         return Parts(x)
-    known(str(path), names, given)
-    if twice := [name for name in given if list(given).count(name) > 1]:
+    known(str(path), names, condition)
+    if twice := [name for name in condition if list(condition).count(name) > 1]:
         raise DatasetError(f"{path}: column {twice[0]!r} given twice")
-    if len(given) == len(names):
-        raise DatasetError(f"{path}: all of its columns are given, and none is left for samples")
-    chosen = [names.index(name) for name in given]
+    if len(condition) == len(names):
+        raise DatasetError(f"{path}: all of its columns are conditions; at least one must be left for samples")
+    chosen = [names.index(name) for name in condition]
     rest = [j for j in range(len(names)) if j not in chosen]
-    return Parts(x[:, rest], given=x[:, chosen])
+    return Parts(x[:, rest], condition=x[:, chosen])

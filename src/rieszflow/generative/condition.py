@@ -35,7 +35,7 @@ class Condition:
     """How what is known becomes a part of a point.
 
     Attributes:
-        kind: "class", "given", "observed", or "" for no condition at all.
+        kind: "class", "values", "observed", or "" for no condition at all.
         leading: k, how many numbers stand before the datum's own.
         known: what of a point is known, or None.
         weight: factor of the k numbers.
@@ -72,14 +72,14 @@ class Condition:
             return cls("observed", known=observation(config.condition, shape))
         values: Json = {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
         k = len(said["classes"] if "classes" in said else said["centre"])
-        return cls("class" if "classes" in said else "given", k, FixedPrefix(k), **values)
+        return cls("class" if "classes" in said else "values", k, FixedPrefix(k), **values)
 
     def encoded(self, c: Tensor) -> Tensor:
         """What stands before the data: labels (n,) or numbers (n, k) as (n, k) float32; nothing, (n, 0), of images."""
         if self.kind == "class":
             places = torch.searchsorted(torch.tensor(self.classes), c)
             return self.weight * torch.nn.functional.one_hot(places, self.leading).float()
-        if self.kind == "given":
+        if self.kind == "values":
             return (self.weight * Columns(self.centre, self.spread, self.tail).compressed(c)).float()
         return torch.empty(len(c), 0)
 
@@ -249,10 +249,10 @@ def raw_conditions(config: Config, data: Dataset) -> tuple[Tensor | None, Tensor
         if data.train_labels is None or data.held_out_labels is None:
             raise ConfigError(f"condition: 'class' needs labels, and {data.name} has none")
         return data.train_labels, data.held_out_labels
-    if config.condition.startswith(("given", "columns:")):
-        if data.train_given is None or data.held_out_given is None:
+    if config.condition.startswith(("values", "columns:")):
+        if data.train_condition is None or data.held_out_condition is None:
             raise ConfigError(f"condition: {config.condition!r} needs numbers beside the data, and {data.name} has none")
-        return data.train_given, data.held_out_given
+        return data.train_condition, data.held_out_condition
     return data.train.flatten(1), data.held_out.flatten(1)
 
 
@@ -308,4 +308,4 @@ def setting_of(condition: object, of_table: bool = False) -> str:
         setting = is_condition(condition) and (not of_table or condition.startswith("columns:") or not condition)
         return condition if setting else f"columns:{condition}"
     values = as_array(condition)
-    return "class" if values.ndim == 1 and values.dtype.kind in "iu" else "given"
+    return "class" if values.ndim == 1 and values.dtype.kind in "iu" else "values"

@@ -30,7 +30,15 @@ from rieszflow.generative.checks import (
 from rieszflow.generative.preset_files import read_preset
 
 __all__ = [
-    "HALVES", "Config", "GrowthName", "LatentsName", "LossName", "ModelName", "NetworkName", "PrecisionName", "is_condition",
+    "HALVES",
+    "Config",
+    "LatentsName",
+    "LossName",
+    "ModelName",
+    "NetworkName",
+    "PrecisionName",
+    "UpsamplingName",
+    "is_condition",
 ]  # fmt: skip
 
 LatentsName: TypeAlias = Literal["uniform", "smooth"]
@@ -39,7 +47,8 @@ ModelName: TypeAlias = Literal["networks", "recorded"]
 LossName: TypeAlias = Literal["squared", "absolute"]
 FitName: TypeAlias = Literal["normalised", "plain"]
 PlacesName: TypeAlias = Literal["tiled", "one"]
-GrowthName: TypeAlias = Literal["repeat", "smooth"]
+UpsamplingName: TypeAlias = Literal["repeat", "smooth"]
+ContinueName: TypeAlias = Literal["network", "flow"]
 CombineName: TypeAlias = Literal["alternate", "sum"]
 PrecisionName: TypeAlias = Literal["no", "bf16", "fp16"]
 
@@ -63,7 +72,7 @@ def is_condition(value: object) -> bool:
     kind, colon, rest = value.partition(":")
     if colon:
         return bool(rest) and kind in ("columns", "pool", "mask")
-    return value in ("", "class", "given", *HALVES)
+    return value in ("", "class", "values", *HALVES)
 
 
 def _setting(default: T, check: Check, doc: str, scope: Scope = "level") -> T:
@@ -80,7 +89,7 @@ class Config:
     """Everything that is needed to repeat a run, but for the data.
 
     Once a run has begun, its config.yaml may name another `device`, `mixed_precision` and `checkpoint_seconds`, and more
-    `networks` (with `levels`: of the last one; not if `shared`), to go on training. Other changes are refused.
+    `stages` (with `levels`: of the last one), to go on training. Other changes are refused.
 
     Network l is trained after T_l flow steps: T_1 = `initial_steps`, T_{l+1} = min(T_l + min(2^{l−1}·T_1, `max_step_increment`),
     `max_steps`) (the paper's schedule).
@@ -89,7 +98,7 @@ class Config:
         ConfigError: naming the setting, its value and what is accepted.
 
     Example:
-        >>> Config(initial_steps=32, max_step_increment=64, max_steps=150, networks=5).flow_steps()
+        >>> Config(initial_steps=32, max_step_increment=64, max_steps=150, stages=5).flow_steps()
         [32, 64, 128, 150, 150]
     """
 
@@ -130,10 +139,10 @@ class Config:
     reset_velocity: bool = _setting(
         False, TRUTH, "Particles begin the flow of every network at rest. If not, they keep their velocity in a level."
     )
-    from_flow: bool = _setting(
-        False,
-        TRUTH,
-        "Particles go on from where the flow left them. If not, from where the network moves them to, which samples see, too.",
+    continue_from: ContinueName = _setting(
+        "network",
+        one_of(get_args(ContinueName)),
+        'Where particles start the next stage: where the "network" moved them, as samples do, or where the "flow" did.',
     )
     clip: bool = _setting(False, TRUTH, "Keep particles and samples in the data's box [0, 1]^d.", "run")
     latents: LatentsName = _setting(
@@ -144,8 +153,8 @@ class Config:
     )
     condition: str = _setting(
         "",
-        Check(is_condition, f"'class', 'given', 'columns:a', 'pool:4', {', '.join(map(repr, HALVES))} or '' are"),
-        'What samples can be asked to agree with. "class": labels. "given": numbers beside the data; "columns:age,income": '
+        Check(is_condition, f"'class', 'values', 'columns:a', 'pool:4', {', '.join(map(repr, HALVES))} or '' are"),
+        'What samples can be asked to agree with. "class": labels. "values": numbers next to the data; "columns:age,income": '
         'these columns of a table. Of images what is known: "left-half" and so on; "pool:4": means of 4 × 4 pixels; "mask:…": '
         "what `rieszflow.Mask` writes. Empty: nothing.",
         "run",
@@ -153,7 +162,7 @@ class Config:
     condition_weight: float = _setting(
         1.0, _POSITIVE, "Mean distance between conditions, labels or numbers, beside that between data.", "run"
     )
-    networks: int = _setting(10, whole(1, 10**5), "L: networks, of every level; or parts of a recording, a file each.")
+    stages: int = _setting(10, whole(1, 10**5), "L: stages of every level, a file each: networks, or parts of a recording.")
     bins: int = _setting(64, whole(8, 1024), "Of a recording's tables; a slice takes as many bytes in every step.")
 
     # Images.
@@ -164,18 +173,18 @@ class Config:
         "level. Factors end at 1 and divide one another. Schedule and momentum begin anew in each level.",
         "run",
     )
-    noise: float = _setting(
+    noise_std: float = _setting(
         0.0, _NOT_NEGATIVE, "Standard deviation of the noise that is added where images grow to this level."
     )
-    growth: GrowthName = _setting(
+    upsampling: UpsamplingName = _setting(
         "repeat",
-        one_of(get_args(GrowthName)),
+        one_of(get_args(UpsamplingName)),
         'How images grow to this level: "repeat" pixels, as in the paper, or "smooth", by bilinear interpolation.',
     )
     sample_noise_std: float | None = _setting(
         None, optional(_NOT_NEGATIVE), "The same for samples. None: as for the particles."
     )
-    patches: tuple[tuple[int, int], ...] = _setting(
+    patch_slices: tuple[tuple[int, int], ...] = _setting(
         (),
         list_of("a list of pairs [size, scale] of whole numbers is", _is_pair),
         "Slices on patches, which take turns with those of whole images: pixels along a side, and stretch (see "
@@ -184,7 +193,7 @@ class Config:
     by_colour: tuple[int, ...] = _setting(
         (),
         list_of("a list of whole numbers of at least 1 is", lambda v: is_whole(v, 1, 10**9)),
-        "Stretches of `patches` at which a patch is of one colour: brightness, or one of two differences of colours.",
+        "Stretches of `patch_slices` at which a patch is of one colour: brightness, or one of two differences of colours.",
     )
     local_scales: tuple[int, ...] = _setting(
         (),
@@ -218,19 +227,12 @@ class Config:
         'time, 0 at first), "mlp", "auto" (unet for images), or "custom" (a module of your own).',
         "run",
     )
-    shared: bool = _setting(
-        False,
-        TRUTH,
-        "One unet for all steps of a level. It is told the step's number. Half of every batch are particles of earlier steps, "
-        "so that it does not forget them.",
-        "run",
-    )
     channels: tuple[int, ...] = _setting(
         (32, 64),
         list_of("a list of whole numbers, one per level, is", lambda v: is_whole(v, 1, 10**5), 1, 16),
         "Of the unet, one number for every halving of the image.",
     )
-    patch: int = _setting(1, whole(1, 1024), "The unet sees patch × patch pixels as one.")
+    unet_patch_size: int = _setting(1, whole(1, 1024), "The unet sees p × p pixels as one.")
     layers: int = _setting(2, whole(1, 256), "Residual blocks of the unet at each size, or hidden layers of the mlp.")
     attention: bool = _setting(False, TRUTH, "Attention at the unet's coarsest size.")
     width: int = _setting(256, whole(1, 10**6), "Of the mlp's hidden layers.")
@@ -265,7 +267,7 @@ class Config:
         for name, field in _FIELDS.items():
             value = getattr(self, name)
             if isinstance(field.default, tuple) and isinstance(value, list):
-                value = tuple(tuple(v) if name == "patches" and isinstance(v, list) else v for v in value)
+                value = tuple(tuple(v) if name == "patch_slices" and isinstance(v, list) else v for v in value)
                 object.__setattr__(self, name, value)
             field.metadata["check"](name, value)
         if self.local_steps and len(self.local_steps) != len(self.local_scales):
@@ -277,17 +279,17 @@ class Config:
             raise ConfigError(
                 f"step_schedule: {shown(list(self.step_schedule))} given; two numbers, the first and the last, or none are accepted"
             )
-        if unknown := sorted(set(self.by_colour) - {scale for _, scale in self.patches}):
+        if unknown := sorted(set(self.by_colour) - {scale for _, scale in self.patch_slices}):
             raise ConfigError(f"by_colour: {unknown[0]} given; stretches of patches are accepted")
-        if self.patches and self.local_scales:
-            raise ConfigError("patches: given together with local_scales; one of them is accepted")
-        if self.model == "recorded" and (self.refresh_every != 1 or self.shared or self.network == "custom"):
+        if self.patch_slices and self.local_scales:
+            raise ConfigError("patch_slices: given together with local_scales; one of them is accepted")
+        if self.model == "recorded" and (self.refresh_every != 1 or self.network == "custom"):
             raise ConfigError(
-                "model: 'recorded' given with refresh_every, shared or a network; refresh_every 1 and no network are accepted with it"
+                "model: 'recorded' given with refresh_every or a network; refresh_every 1 and no network are accepted with it"
             )
         if self.model == "recorded" and any(config.reset_velocity for _, config in self.level_configs()):
             raise ConfigError("reset_velocity: given with model 'recorded'; it is accepted with networks")
-        if self.levels and self.condition and self.condition not in ("class", "given"):
+        if self.levels and self.condition and self.condition not in ("class", "values"):
             raise ConfigError(f"condition: {shown(self.condition)} given with levels; it is accepted without them")
         if self.target_batch_size is not None and self.refresh_every != 1:
             raise ConfigError("`target_batch_size` must be None with `refresh_every` other than 1")
@@ -321,9 +323,9 @@ class Config:
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
 
-    def total_networks(self) -> int:
+    def total_stages(self) -> int:
         """L, of all levels."""
-        return sum(config.networks for _, config in self.level_configs())
+        return sum(config.stages for _, config in self.level_configs())
 
     def momentum_of(self, network: int) -> float:
         """m for the network-th network (from 1) of a level."""
@@ -336,7 +338,7 @@ class Config:
         if self.levels:
             return [steps for _, config in self.level_configs() for steps in config.flow_steps()]
         steps = [min(self.initial_steps, self.max_steps)]
-        for level in range(self.networks - 1):
+        for level in range(self.stages - 1):
             steps.append(min(steps[-1] + min(self.initial_steps << min(level, 40), self.max_step_increment), self.max_steps))
         return steps
 
@@ -370,14 +372,13 @@ class Config:
         for key in _LATER:  # settings that older files do not know, and that change nothing
             if values[key] == _as_list(_FIELDS[key].default):
                 del values[key]
-        # What lengths fall to depends on how many steps there will be, and a shared network on how many it learns.
-        many = self.shared or bool(self.step_schedule)
-        if not many:
-            del values["networks"]
+        # The step schedule depends on the number of steps, and so on the number of stages.
+        if not self.step_schedule:
+            del values["stages"]
         for k, (own, (_, config)) in enumerate(zip(self.levels, self.level_configs(), strict=False)):
-            own = {**own, "networks": config.networks}
-            if k == len(self.levels) - 1 and not (many or config.step_schedule):
-                del own["networks"]
+            own = {**own, "stages": config.stages}
+            if k == len(self.levels) - 1 and not (self.step_schedule or config.step_schedule):
+                del own["stages"]
             values |= {f"levels[{k}].{key}": value for key, value in own.items()}
         return values
 
@@ -426,8 +427,8 @@ _FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dat
 _OF_LEVELS = [name for name, field in _FIELDS.items() if field.metadata["scope"] == "level"]
 # Added since runs of this version were first written: config.yaml may lack them.
 _LATER = (
-    "model", "target_batch_size", "step_schedule", "bins", "patches", "by_colour",
-    "first_targets", "reset_velocity", "from_flow", "sample_noise_std", "growth", "combine", "places", "fit", "condition",
+    "model", "target_batch_size", "step_schedule", "bins", "patch_slices", "by_colour",
+    "first_targets", "reset_velocity", "continue_from", "sample_noise_std", "upsampling", "combine", "places", "fit", "condition",
     "condition_weight",
 )  # fmt: skip
 _FIXED = [name for name, field in _FIELDS.items() if field.metadata["scope"] != "free"]

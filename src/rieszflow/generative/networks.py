@@ -30,9 +30,6 @@ class Displacement(nn.Module):
 
     With a condition of k numbers before x they reach the network as k more channels, each of one number, or as k more
     coordinates. What is known does not move.
-
-    With `steps` one network stands for that many: it is given the step's number 0, 1, … of every particle as well, (B,) int64,
-    and `scale` is one number a step.
     """
 
     scale: Tensor
@@ -41,16 +38,15 @@ class Displacement(nn.Module):
         self,
         net: nn.Module,
         shape: tuple[int, ...],
-        steps: int | None = None,
         plain: bool = False,
         condition: Condition = NOTHING,
     ) -> None:
         super().__init__()
         self.net, self.plain, self.condition = net, plain, condition
         self.shape = shape
-        self.register_buffer("scale", torch.ones(() if steps is None else (steps,)))
+        self.register_buffer("scale", torch.ones(()))
 
-    def forward(self, x: Tensor, step: Tensor | None = None, normalised: bool = False) -> Tensor:
+    def forward(self, x: Tensor, normalised: bool = False) -> Tensor:
         """Φ(x), or Φ(x) / scale."""
         k = self.condition.leading
         z = x[:, k:].reshape(-1, *self.shape)
@@ -58,7 +54,7 @@ class Displacement(nn.Module):
         if k:  # a number for every pixel, or beside the others; of size one, whatever it weighs in the flow
             c = x[:, :k] / self.condition.weight
             z = torch.cat([z, c.view(*c.shape, *[1] * (z.ndim - 2)).expand(-1, -1, *z.shape[2:])], 1)
-        out = self.net(z) if step is None else self.net(z, step)
+        out = self.net(z)
         if not isinstance(out, Tensor) or out.shape != (len(x), *self.shape):
             given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise ConfigError(
@@ -69,9 +65,7 @@ class Displacement(nn.Module):
             flat = torch.cat([flat.new_zeros(len(flat), k), flat], 1)
         elif self.condition.known is not None:
             flat = flat - self.condition.known.project(flat)
-        if normalised:
-            return flat
-        return flat * (self.scale if step is None else self.scale[step].unsqueeze(1))
+        return flat if normalised else flat * self.scale
 
 
 def build(
@@ -82,8 +76,6 @@ def build(
     if kind == "auto":
         kind = "unet" if len(shape) == 3 else "mlp"
     plain = config.fit == "plain"
-    if config.shared and kind != "unet":
-        raise ConfigError(f"shared: one network for all steps must know the step, which only 'unet' does; network is {kind!r}")
     if kind == "custom":
         if custom is None:
             raise ConfigError("network: 'custom' given; pass the nn.Module itself as `network=`")
@@ -91,7 +83,7 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         net = _mlp(config, shape, condition.leading) if kind == "mlp" else _UNet(config, shape, condition.leading)
-        return Displacement(net, shape, config.networks if config.shared else None, plain, condition)
+        return Displacement(net, shape, plain, condition)
 
 
 def check_memory(config: Config, shape: tuple[int, ...], device: torch.device, training: bool, samples: int = 0) -> None:
@@ -130,7 +122,7 @@ def _weights(config: Config, shape: tuple[int, ...]) -> int:
 
 
 class _UNet(nn.Module):
-    """diffusers' UNet2DModel as a plain map; its time input is the step's number, or held at 0: one network for one step.
+    """diffusers' UNet2DModel as a plain map: its time input is held at 0, because every stage has a network of its own.
 
     With `patch` p > 1 the network sees p × p pixels as one with p² times the channels: on a CPU most of a UNet's time
     goes into its finest level, and this one is p² times smaller.
@@ -143,8 +135,7 @@ class _UNet(nn.Module):
 
         if len(shape) != 3:
             raise ConfigError(f"network: {config.network!r} needs images (C, H, W), the data have the shape {shape}; use 'mlp'")
-        levels, patch = len(config.channels), config.patch
-        self.spacing = 1000 / config.networks  # the time embedding is made for times of 0 to 1000
+        levels, patch = len(config.channels), config.unet_patch_size
         ddpm = config.network == "ddpm"
         if ddpm and any(channels % _GROUPS for channels in config.channels):
             raise ConfigError(
@@ -184,11 +175,10 @@ class _UNet(nn.Module):
         if ddpm:
             _as_in_paper(self.unet)
 
-    def forward(self, x: Tensor, step: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         left, _, top, _ = self.pad
         padded = functional.pad(x, self.pad, mode="replicate") if any(self.pad) else x
-        time = 0 if step is None else step * self.spacing
-        out: Tensor = self.unfold(self.unet(self.fold(padded), time, return_dict=False)[0])
+        out: Tensor = self.unfold(self.unet(self.fold(padded), 0, return_dict=False)[0])
         return out[..., top : top + x.shape[-2], left : left + x.shape[-1]]
 
 
@@ -224,11 +214,10 @@ def _mlp(config: Config, shape: tuple[int, ...], leading: int = 0) -> nn.Module:
 
 
 @torch.no_grad()
-def displace(phi: Displacement, x: Tensor, clip: bool, step: int | None = None, batch_size: int = 500) -> Tensor:
-    """x − Φ(x), Φ at a step if it stands for several, in batches; clipped to [0, 1] like the flow's particles if `clip`."""
+def displace(phi: Displacement, x: Tensor, clip: bool, batch_size: int = 500) -> Tensor:
+    """Return x − Φ(x), computed in batches and clipped to [0, 1] like the flow's particles if `clip`."""
     phi.eval()
-    steps = None if step is None else torch.full((min(batch_size, len(x)),), step, device=x.device)
-    out = torch.cat([part - phi(part, None if steps is None else steps[: len(part)]) for part in x.split(batch_size)])
+    out = torch.cat([part - phi(part) for part in x.split(batch_size)])
     out = out.clamp_(0, 1) if clip else out
     return out if phi.condition.known is None else phi.condition.known.restore(out, x)
 

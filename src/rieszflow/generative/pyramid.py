@@ -16,7 +16,7 @@ from rieszflow.directions import Kind, PatchSlices
 from rieszflow.errors import ConfigError
 from rieszflow.flow.recording import Plan
 from rieszflow.generative.condition import NOTHING, Condition
-from rieszflow.generative.config import Config, GrowthName
+from rieszflow.generative.config import Config, UpsamplingName
 
 __all__ = ["Level", "grow", "levels", "shrink"]
 
@@ -40,7 +40,7 @@ class Level:
     def kinds(self) -> list[Kind]:
         """The kinds of slices that a flow step goes through."""
         config, (C, H, W) = self.config, (self.shape if len(self.shape) == 3 else (1, 1, 1))
-        name, pairs = "patches", config.patches
+        name, pairs = "patch_slices", config.patch_slices
         if config.local_scales:
             name, pairs = "local_scales", tuple((config.local_size, scale) for scale in config.local_scales)
         one, k = config.places == "one", self.condition.leading
@@ -54,7 +54,7 @@ class Level:
     def sample_noise_std(self) -> float:
         """Standard deviation of what is added to samples where they grow to this level."""
         own = self.config.sample_noise_std
-        return self.config.noise if own is None else own
+        return self.config.noise_std if own is None else own
 
     def steps(self) -> int:
         """Flow steps of the whole level."""
@@ -73,7 +73,7 @@ def levels(config: Config, shape: tuple[int, ...], condition: Condition = NOTHIN
     Raises:
         ConfigError: levels or local slices of data that are no images, or that do not fit the images' size.
     """
-    names = [name for name in ("levels", "patches", "local_scales") if getattr(config, name)]
+    names = [name for name in ("levels", "patch_slices", "local_scales") if getattr(config, name)]
     if names and len(shape) != 3:
         name = names[0]
         raise ConfigError(f"{name}: need images (C, H, W), the data have the shape {shape}")
@@ -83,7 +83,7 @@ def levels(config: Config, shape: tuple[int, ...], condition: Condition = NOTHIN
             raise ConfigError(f"levels: the factor {factor} does not divide images of {shape[1]} × {shape[2]} pixels")
         first = found[-1].last + 1 if found else 1
         small = shape if factor == 1 else (shape[0], shape[1] // factor, shape[2] // factor)
-        found.append(Level(settings, factor, small, first, first + settings.networks - 1, condition))
+        found.append(Level(settings, factor, small, first, first + settings.stages - 1, condition))
         found[-1].kinds()
     return found
 
@@ -103,7 +103,7 @@ def grow(
     large: tuple[int, ...],
     noise: float,
     generator: torch.Generator | None,
-    growth: GrowthName = "repeat",
+    growth: UpsamplingName = "repeat",
     leading: int = 0,
 ) -> Tensor:
     """Flat images, made larger, plus Gaussian noise of a standard deviation, drawn on the CPU.

@@ -119,7 +119,7 @@ def write_report(run: Run) -> Path:
     )
     summary = (
         f"Trained on {run.data['points']:,} {noun(run.shape)} of shape {tuple(run.shape)}: "
-        f"{len(rows)} of {run.config.total_networks()} stages"
+        f"{len(rows)} of {run.config.total_stages()} stages"
         + (f", {sum(rows[-1]['seconds'].values()):.0f} s of {_WORK[run.config.model]}." if rows else ".")
         + (" Distances are those of columns scaled by their interquartile ranges." if run.columns is not None else "")
     )
@@ -150,7 +150,7 @@ def _samples(run: Run, number: int) -> str:
 def _told(run: Run) -> str:
     """What the rows of samples are, where they were asked for something."""
     kind = run.config.condition
-    if not kind or kind == "given" or len(run.shape) != 3:
+    if not kind or kind == "values" or len(run.shape) != 3:
         return ""
     if kind == "class":
         return f" A row for every label: {', '.join(map(str, run.data['condition']['classes'][: 2 * ACROSS]))}."

@@ -197,7 +197,7 @@ def info(
         show(f"missing stages: {', '.join(map(str, missing))}; `rieszflow resume` trains them")
     if (state := opened.load_state()) is not None and opened.finished() < opened.config.total_stages():
         meta = state[1]
-        show(f"checkpoint: stage {meta['network']}, {meta['phase']}, step {meta['step']}")
+        show(f"checkpoint: stage {meta['stage']}, {meta['phase']}, step {meta['step']}")
     if not (rows := opened.metrics()):
         return
     of_networks = opened.config.model == "networks"

@@ -131,13 +131,13 @@ def _finished(run: Any) -> None:
         show(best)
 
 
-def _better_before(rows: list[dict[str, Any]]) -> str:
+def _better_before(rows: list[Any]) -> str:
     """Return a sentence that names the stage with the best fresh samples if later ones made them worse; otherwise ""."""
-    of_level = [row for row in rows if row["level"] == rows[-1]["level"]]  # other levels have smaller images
-    best = min(of_level, key=lambda row: row["energy_distance"]["fresh_samples"])
-    least, last = (row["energy_distance"]["fresh_samples"] for row in (best, rows[-1]))
+    of_level = [row for row in rows if row.level == rows[-1].level]  # other levels have smaller images
+    best = min(of_level, key=lambda row: row.energy_distance["fresh_samples"])
+    least, last = (row.energy_distance["fresh_samples"] for row in (best, rows[-1]))
     # The distance of training data is 0 up to noise.
-    if last - least <= 2 * abs(rows[-1]["energy_distance"]["training_data"]):
+    if last - least <= 2 * abs(rows[-1].energy_distance["training_data"]):
         return ""
     then = f"later stages made them worse, {last:.4f} at the end"
-    return f"fresh samples were best after stage {best['network']}, at {least:.4f}; {then}"
+    return f"fresh samples were best after stage {best.stage}, at {least:.4f}; {then}"

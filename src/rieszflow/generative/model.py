@@ -30,7 +30,7 @@ from rieszflow.generative.context import DrawCallback, checked_levels
 from rieszflow.generative.hub import OnHub
 from rieszflow.generative.latents import draw_latents
 from rieszflow.generative.loop import train
-from rieszflow.generative.networks import build, check_memory, displace
+from rieszflow.generative.networks import Displacement, build, check_memory, displace
 from rieszflow.generative.processes import processes, report_rank_errors
 from rieszflow.generative.pyramid import Level, grow, levels
 from rieszflow.generative.run import Run
@@ -262,8 +262,11 @@ class GenerativeFlow(OnHub):
             stages = _counted(range(level.first, min(last, level.last) + 1), last, progress)
             if self.config.model == "recorded":
                 x = self._replay(level, x, stages, max(batch_size, _REPLAYED))
-            else:
-                x = self._displace(level, x, stages, batch_size)
+                continue
+            phi = build(level.config, shape, self.network, known).to(device)
+            for stage in stages:
+                self._load_weights(phi, stage)
+                x = displace(phi, x, level.config.clip, batch_size)
         if not x.isfinite().all():
             raise RunError(f"{self.run.path}: samples must be finite, got NaN or infinity from its networks or recording")
         # In an unfinished run the last level may not have begun: the samples are enlarged to full size.
@@ -285,19 +288,14 @@ class GenerativeFlow(OnHub):
             batches = [segment.push(part, velocities) for part, velocities in batches]
         return torch.cat([part for part, _ in batches])
 
-    def _displace(self, level: Level, x: Tensor, stages: Iterable[int], batch_size: int) -> Tensor:
-        """Move points by the networks of a level."""
+    def _load_weights(self, phi: Displacement, stage: int) -> None:
         assert self.run is not None
-        phi = build(level.config, level.shape, self.network, level.condition).to(x.device)
-        for stage in stages:
-            try:
-                phi.load_state_dict(self.run.load_network(stage))
-            except RuntimeError as error:
-                if out_of_memory(error):
-                    raise
-                raise RunError(f"{self.run.network_file(stage)}: does not fit the network ({one_line(error)})") from None
-            x = displace(phi, x, level.config.clip, batch_size)
-        return x
+        try:
+            phi.load_state_dict(self.run.load_network(stage))
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
+            raise RunError(f"{self.run.network_file(stage)}: does not fit the network ({one_line(error)})") from None
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Copy the run (networks, settings, metrics, checkpoint) to a folder.

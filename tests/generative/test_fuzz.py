@@ -104,7 +104,7 @@ def outcome(reader, path):
     if line is not None:
         assert "\n" not in line and len(line) < 1000 and str(path) in line, line
         return "line", line
-    assert all(issubclass(w.category, rf._notices.Notice) for w in said), [str(w.message) for w in said]
+    assert all(issubclass(w.category, rf.Notice) for w in said), [str(w.message) for w in said]
     return "right", json.dumps(result)
 
 

@@ -77,8 +77,8 @@ def test_schedules_of_levels_are_those_of_the_scripts(name):
         momenta = [own.momentum_of(number + 1) for number in range(own.stages)]
         assert momenta == pytest.approx([m for _, m in schedule], abs=1e-9)
         assert (own.fit_steps, own.fit_batch_size, own.learning_rate, own.loss) == (fit_steps, batch, rate, loss)
-        assert (own.noise, level.sample_noise_std) == (noise, sample_noise_std) and own.reset_velocity
-        assert own.from_flow == (name == "celeba" and factor == 1)
+        assert (own.noise_std, level.sample_noise_std) == (noise, sample_noise_std) and own.reset_velocity
+        assert (own.continue_from == "flow") == (name == "celeba" and factor == 1)
         assert (own.network, own.channels, own.layers, own.fit, own.ema) == ("ddpm", (32, 64, 128), 2, "plain", 0)
         assert config.latents == "uniform" and not config.clip
         # Steps on patches have c_d of the whole image, and CelebA's scales are divided by their number.

@@ -63,7 +63,7 @@ def slices(x: np.ndarray) -> int:
 
 
 def both(x: np.ndarray, y: np.ndarray, seed: int, permutations: int = PERMUTATIONS) -> dict[str, rf.TwoSampleTest]:
-    reference = rf.SliceSketch.of(y, slices=slices(y), seed=seed)
+    reference = rf.SliceSketch.from_points(y, slices=slices(y), seed=seed)
     return {
         "two-sample": rf.two_sample_test(x, y, slices=slices(x), permutations=permutations, seed=seed),
         "drift": rf.drift_test(x, reference, permutations=permutations, seed=seed),
@@ -86,13 +86,15 @@ def covered(name: str, n: int, m: int, repeats: int) -> dict[str, float]:
     truth = 0.0
     if one is not other:
         sample = one(g, 100_000)
-        truth = rf.SliceSketch.of(sample, slices=1 if sample.shape[1] == 1 else 256).distance(other(g, 100_000), statistic="U")
+        truth = rf.SliceSketch.from_points(sample, slices=1 if sample.shape[1] == 1 else 256).distance(
+            other(g, 100_000), statistic="U"
+        )
     hits = {"two-sample": 0, "drift": 0}
     for k in range(repeats):
         g = np.random.default_rng([k, n, m])
         x, y = one(g, n), other(g, m)
         for which, test in both(x, y, k, 1).items():
-            hits[which] += int(test.interval[0] <= truth <= test.interval[1])
+            hits[which] += int(test.confidence_interval[0] <= truth <= test.confidence_interval[1])
     return {which: many / repeats for which, many in hits.items()}
 
 
@@ -104,9 +106,9 @@ def power(n: int, shift: float, repeats: int, d: int = 10, m: int = 20_000) -> d
         x[:, 0] += shift
         tests = {
             "all points": rf.two_sample_test(x, y, slices=32, permutations=PERMUTATIONS, seed=k),
-            "2,048 kept": rf.drift_test(x, rf.SliceSketch.of(y, slices=32, seed=k), permutations=PERMUTATIONS, seed=k),
+            "2,048 kept": rf.drift_test(x, rf.SliceSketch.from_points(y, slices=32, seed=k), permutations=PERMUTATIONS, seed=k),
             "256 kept": rf.drift_test(
-                x, rf.SliceSketch.of(y, slices=32, seed=k, sample=256), permutations=PERMUTATIONS, seed=k
+                x, rf.SliceSketch.from_points(y, slices=32, seed=k, reservoir_size=256), permutations=PERMUTATIONS, seed=k
             ),
         }
         for name, test in tests.items():

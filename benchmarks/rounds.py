@@ -13,8 +13,8 @@ import torch
 from common import parser, save
 
 import rieszflow as rf
+from rieszflow import directions
 from rieszflow.data import load
-from rieszflow.directions import orthogonal
 
 
 def hadamard(n: int, rounds: int, g: torch.Generator) -> torch.Tensor:
@@ -41,7 +41,7 @@ def main() -> None:
     kinds = {
         "two rounds": lambda n: hadamard(n, 2, g),
         "three rounds": lambda n: hadamard(n, 3, g),
-        "Haar": lambda n: orthogonal.sample(n, n, g),
+        "Haar": lambda n: directions.sample("orthogonal", n, n, torch.zeros(1), g).xi,
     }
     rows = []
     for name, pair in clouds.items():

@@ -30,8 +30,8 @@ print(one.shape, two.shape)
 # * The *p-value* is exact, by permutations. 0.001 is the least that 999 of them can give.
 
 found = rf.compare(one, two, seed=0)
-low, high = found.interval
-print(f"distance {found.distance:.4f}, 95 % interval {low:.4f} to {high:.4f}")
+low, high = found.confidence_interval
+print(f"distance {found.statistic:.4f}, 95 % interval {low:.4f} to {high:.4f}")
 print(f"p-value {found.pvalue}, scale {found.scale}")
 
 # %%
@@ -53,8 +53,8 @@ plt.show()
 
 halves = one.sample(frac=1, random_state=0)
 same = rf.compare(halves[:117], halves[117:], seed=0)
-low, high = same.interval
-print(f"distance {same.distance:.4f}, 95 % interval {low:.4f} to {high:.4f}")
+low, high = same.confidence_interval
+print(f"distance {same.statistic:.4f}, 95 % interval {low:.4f} to {high:.4f}")
 print(f"p-value {same.pvalue}")
 
 # %%
@@ -65,6 +65,6 @@ print(f"p-value {same.pvalue}")
 # them all, and is differentiable. `~rieszflow.energy_distance`, the statisticians'
 # number, is twice that. They keep the units of arrays, so the columns are divided here.
 
-x, y = (sample.to_numpy() / found.x.plan.drawn.spreads for sample in (one, two))
+x, y = (sample.to_numpy() / found.x.plan.settings.spreads for sample in (one, two))
 print(rf.mmd2(x, y, statistic="U").item())
 print(rf.energy_distance(x, y, statistic="U").item())

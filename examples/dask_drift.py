@@ -67,7 +67,7 @@ def main() -> None:
         ):
             test = rf.drift_test(frame, reference)
             print(
-                f"{name}: distance {test.distance:.5f}, p-value {test.pvalue:.3f}"
+                f"{name}: distance {test.statistic:.5f}, p-value {test.pvalue:.3f}"
             )
         alone = reference.empty().update(table)
         print(

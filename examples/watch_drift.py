@@ -34,7 +34,7 @@ def batch(day):
 # one unit and need no scaling; without ``scale="none"`` a notice would say that some
 # pixels vary much more than others.
 
-sketch = rf.SliceSketch.of(reference, slices=256, seed=0, scale="none")
+sketch = rf.SliceSketch.from_points(reference, slices=256, seed=0, scale="none")
 print(sketch)
 
 # %%
@@ -44,7 +44,7 @@ print(sketch)
 days = range(20)
 found = [rf.drift_test(batch(day), sketch, seed=day) for day in days]
 for day in days:
-    distance, p = found[day].distance, found[day].pvalue
+    distance, p = found[day].statistic, found[day].pvalue
     print(f"day {day:2}: distance {distance:7.4f}, p-value {p:.3f}")
 
 # %%
@@ -53,12 +53,12 @@ for day in days:
 
 figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
 for day, test in zip(days, found, strict=True):
-    low, high = test.interval
+    low, high = test.confidence_interval
     drifted = test.pvalue <= 0.01
     axes.plot([day, day], [low, high], color="#0072B2")
     axes.plot(
         day,
-        test.distance,
+        test.statistic,
         "o",
         color="#0072B2",
         markerfacecolor="#0072B2" if drifted else "white",

@@ -1,4 +1,4 @@
-"""Test problems with known answers. All distances in the paper's convention D², unless named otherwise."""
+"""Test problems with known answers. All distances are MMD²."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def relative(one: Tensor, two: Tensor) -> float:
 
 
 def kernel_by_hand(kernel: rf.Kernel, p: np.ndarray, q: np.ndarray) -> float:
-    """K(p, q) in plain Python, written from the formulas and not from the library."""
+    """K(p, q) in plain Python, from the formulas and not from the library."""
     rho = math.dist(p, q)
     match kernel:
         case rf.Riesz():
@@ -76,41 +76,41 @@ def kernel_by_hand(kernel: rf.Kernel, p: np.ndarray, q: np.ndarray) -> float:
 
 
 def mmd2_by_hand(x: Tensor, y: Tensor, kernel: rf.Kernel, a: Tensor, b: Tensor, statistic: str = "V") -> float:
-    """½ ΣΣ aaK + ½ ΣΣ bbK − ΣΣ abK by three double loops."""
+    """ΣΣ aaK + ΣΣ bbK − 2ΣΣ abK by three double loops."""
     X, Y, A, B = (t.double().numpy() for t in (x, y, a, b))
 
     def mean(P: np.ndarray, Q: np.ndarray, u: np.ndarray, v: np.ndarray, distinct: bool) -> float:
-        total = mass = 0.0
+        total = weight = 0.0
         for i in range(len(P)):
             for j in range(len(Q)):
                 if not (distinct and i == j):
                     total += u[i] * v[j] * kernel_by_hand(kernel, P[i], Q[j])
-                    mass += u[i] * v[j]
-        return total / mass
+                    weight += u[i] * v[j]
+        return total / weight
 
     u = statistic == "U"
-    return 0.5 * mean(X, X, A, A, u) + 0.5 * mean(Y, Y, B, B, u) - mean(X, Y, A, B, False)
+    return mean(X, X, A, A, u) + mean(Y, Y, B, B, u) - 2 * mean(X, Y, A, B, False)
 
 
 def gradient_1d_by_hand(x: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """∂/∂x_i of D² with the kernel −|s − t|: a_i [Σ_j b_j sign(x_i − y_j) − Σ_k a_k sign(x_i − x_k)], sign(0) = 0."""
-    return a * (np.sign(x[:, None] - y[None]) @ b - np.sign(x[:, None] - x[None]) @ a)
+    """∂/∂x_i of MMD² with −|s − t|: 2a_i [Σ_j b_j sign(x_i − y_j) − Σ_k a_k sign(x_i − x_k)], sign(0) = 0."""
+    return 2 * a * (np.sign(x[:, None] - y[None]) @ b - np.sign(x[:, None] - x[None]) @ a)
 
 
 def two_uniforms_1d(n: int, length: float, shift: float) -> tuple[Tensor, Tensor, float]:
-    """Midpoint grids of U[0, L] and U[s, s + L], s ≤ L, and the population's D² = ∫(F − G)² dt = s²/L − s³/(3L²).
+    """Midpoint grids of U[0, L] and U[s, s + L], s ≤ L, and the population's MMD² = 2∫(F − G)² dt = 2s²/L − 2s³/(3L²).
 
     |F − G| rises linearly from 0 to s/L over [0, s], stays there over [s, L], and falls back over [L, L + s].
     """
     grid = (torch.arange(n, dtype=torch.float64) + 0.5).div(n).mul(length).unsqueeze(1)
     h = shift / length
-    return grid, grid + shift, h**2 * (length - shift) + 2 * shift * h**2 / 3
+    return grid, grid + shift, 2 * h**2 * (length - shift) + 4 * shift * h**2 / 3
 
 
 def two_gaussians_1d(mean: float, s1: float, s2: float) -> float:
-    """D² between N(0, s1²) and N(m, s2²): E|Z| of a normal variable, three times (folded normal distribution)."""
+    """MMD² between N(0, s1²) and N(m, s2²): E|Z| of a normal variable, three times (folded normal distribution)."""
 
     def folded(m: float, s: float) -> float:
         return s * math.sqrt(2 / math.pi) * math.exp(-(m**2) / (2 * s**2)) + m * math.erf(m / (s * math.sqrt(2)))
 
-    return folded(mean, math.hypot(s1, s2)) - 0.5 * folded(0, s1 * math.sqrt(2)) - 0.5 * folded(0, s2 * math.sqrt(2))
+    return 2 * folded(mean, math.hypot(s1, s2)) - folded(0, s1 * math.sqrt(2)) - folded(0, s2 * math.sqrt(2))

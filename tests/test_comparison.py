@@ -14,8 +14,8 @@ def samples():
 
 
 def same(found, test):
-    return (found.pvalue, found.distance, found.interval, found.permutations) == (
-        test.pvalue, test.distance, test.interval, test.permutations,
+    return (found.pvalue, found.statistic, found.confidence_interval, found.permutations) == (
+        test.pvalue, test.statistic, test.confidence_interval, test.permutations,
     )  # fmt: skip
 
 
@@ -28,7 +28,7 @@ def test_points_on_both_sides():
 
 def test_a_sketch_on_either_side(tmp_path):
     x, y = samples()
-    sketch = rf.SliceSketch.of(x, slices=64)
+    sketch = rf.SliceSketch.from_points(x, slices=64)
     sketch.save(tmp_path / "x.sketch")
     wanted = rf.drift_test(y, sketch, permutations=99, seed=3)
     for reference in (sketch, tmp_path / "x.sketch", str(tmp_path / "x.sketch")):
@@ -40,11 +40,11 @@ def test_a_sketch_on_either_side(tmp_path):
 
 def test_two_sketches_have_a_distance_and_no_test():
     x, y = samples()
-    one = rf.SliceSketch.of(x, slices=64)
+    one = rf.SliceSketch.from_points(x, slices=64)
     two = one.empty().update(y)
     found = rf.compare(one, two)
-    assert found.distance == two.distance(one, statistic="U")
-    assert (found.test, found.pvalue, found.interval, found.permutations) == (None, None, None, None)
+    assert found.statistic == two.distance(one, statistic="U")
+    assert (found.test, found.pvalue, found.confidence_interval, found.permutations) == (None, None, None, None)
 
 
 def test_columns_come_by_how_much_they_differ():
@@ -58,7 +58,7 @@ def test_columns_come_by_how_much_they_differ():
 
 def test_what_a_sketch_has_of_its_own():
     x, y = samples()
-    sketch = rf.SliceSketch.of(x, slices=8)
+    sketch = rf.SliceSketch.from_points(x, slices=8)
     with pytest.raises(rf.errors.InputError, match="slices: 9 given; a sketch has its own"):
         rf.compare(sketch, y, slices=9)
     with pytest.raises(rf.errors.InputError, match="common: a sketch is of all its columns"):

@@ -25,7 +25,7 @@ def check_dask(table):
 
     found = dask_drift.sketch(dd.from_pandas(table, npartitions=7), slices=64)
     alone = found.empty().update(table)
-    assert found.n == 3000 and found.names == ["a", "b", "c"] and len(found.kept) == found.sample
+    assert found.n == 3000 and found.names == ["a", "b", "c"] and len(found.reservoir) == found.reservoir_size
     for mine, theirs in zip(found.counts, alone.counts, strict=True):
         np.testing.assert_array_equal(mine, theirs)
     assert rf.drift_test(table + 0.3, found, permutations=99).pvalue == 0.01
@@ -73,7 +73,7 @@ def test_spark_on_two_threads(table):
         found = spark_drift.sketch(spark.createDataFrame(table).repartition(7), slices=64)
     finally:
         spark.stop()
-    assert found.n == 3000 and found.names == ["a", "b", "c"] and len(found.kept) == found.sample
+    assert found.n == 3000 and found.names == ["a", "b", "c"] and len(found.reservoir) == found.reservoir_size
     for mine, theirs in zip(found.counts, found.empty().update(table).counts, strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
@@ -82,5 +82,5 @@ def test_spark_on_two_threads(table):
 def test_polars_is_matched_by_name(table):
     polars = pytest.importorskip("polars")
     one, other = polars.from_pandas(table), polars.from_pandas(table[["c", "b", "a"]])
-    assert rf.compare(one, other, permutations=9, slices=16).distance <= 0
-    assert rf.SliceSketch.of(one, slices=16).names == ["a", "b", "c"]
+    assert rf.compare(one, other, permutations=9, slices=16).statistic <= 0
+    assert rf.SliceSketch.from_points(one, slices=16).names == ["a", "b", "c"]

@@ -97,15 +97,15 @@ def test_coincident_points_have_finite_gradients(kernel):
 @pytest.mark.parametrize("r", [0.2, 1.0, 1.9])
 def test_point_masses(r, dtype):
     x, y = torch.tensor([[1.0, 2.0]], dtype=dtype), torch.tensor([[4.0, 6.0]], dtype=dtype)
-    assert rf.mmd2(x, y, kernel=rf.Riesz(r)).item() == pytest.approx(5**r, rel=torch.finfo(dtype).eps * 4)
+    assert rf.mmd2(x, y, kernel=rf.Riesz(r)).item() == pytest.approx(2 * 5**r, rel=torch.finfo(dtype).eps * 4)
     assert rf.energy_distance(x, y, r=r).item() == pytest.approx(2 * 5**r, rel=torch.finfo(dtype).eps * 4)
 
 
 def test_uniforms_and_gaussians_on_the_line():
-    # A midpoint grid of n cells has the population's distribution function up to 1/(2n): D² to about its square.
+    # A midpoint grid of n cells has the population's distribution function up to 1/(2n): MMD² to about its square.
     x, y, wanted = two_uniforms_1d(1000, 2.0, 0.7)
     assert rf.mmd2(x, y).item() == pytest.approx(wanted, abs=2e-6)
-    # Quantile grids of two normal laws: their tails beyond 1 − 1/2n hold about σ/n of E|X|.
+    # Quantile grids of two normal distributions: their tails beyond 1 − 1/2n hold about σ/n of E|X|.
     q = (np.arange(2000) + 0.5) / 2000
     x, y = (torch.from_numpy(norm(m, s).ppf(q))[:, None] for m, s in ((0, 1.0), (1.3, 0.6)))
     assert rf.mmd2(x, y).item() == pytest.approx(two_gaussians_1d(1.3, 1.0, 0.6), abs=1e-3)
@@ -178,7 +178,7 @@ def test_far_from_the_origin_and_close_together():
     # float32 points 1e4 from the origin, differences exactly representable: the value must not lose them.
     x = torch.tensor([[10000.0, 0.0], [10000.0, 0.25]])
     y = torch.tensor([[10000.0, 0.5]])
-    wanted = (0.5 + 0.25) / 2 - 0.25 * 0.25
+    wanted = 2 * (0.5 + 0.25) / 2 - 2 * 0.25 * 0.25
     assert rf.mmd2(x, y).item() == pytest.approx(wanted, rel=1e-7)
 
 
@@ -242,30 +242,30 @@ def test_u_statistic_of_a_narrow_kernel(width, weighted):
         return total / math.fsum(u[i] * v[j] for i, j in pairs)
 
     X, Y, A, B = (t.tolist() for t in (x, y, a, b))
-    parts = [0.5 * mean(X, X, A, A, True), 0.5 * mean(Y, Y, B, B, True), mean(X, Y, A, B, False)]
-    assert sum(parts) < 0.05
+    parts = [mean(X, X, A, A, True), mean(Y, Y, B, B, True), 2 * mean(X, Y, A, B, False)]
+    assert sum(parts) < 0.1
     leaf = a.clone().requires_grad_()
     value = rf.mmd2(x, y, kernel=kernel, statistic="U", x_weights=leaf, y_weights=b)
     # An exponent of some hundreds is known to 1e-13 of itself.
     assert value.item() == pytest.approx(parts[0] + parts[1] - parts[2], abs=1e-11 * sum(parts), rel=0)
     if weighted:
-        # ½ Σ' w w K / (1 − Σw²) − wᵀKb, by hand
+        # Σ' w w K / (1 − Σw²) − 2wᵀKb, by hand
         K = torch.tensor(
             [[kernel_by_hand(kernel, p, q) * (i != j) for j, q in enumerate(X)] for i, p in enumerate(X)], dtype=torch.float64
         )
         L = torch.tensor([[kernel_by_hand(kernel, p, q) for q in Y] for p in X], dtype=torch.float64)
         n = 1 - (a**2).sum()
-        wanted = K @ a / n + (a @ K @ a) / n**2 * a - L @ b
+        wanted = 2 * (K @ a / n + (a @ K @ a) / n**2 * a - L @ b)
         (slope,) = torch.autograd.grad(value, leaf)
         torch.testing.assert_close(slope, wanted, rtol=1e-10, atol=1e-11 * wanted.abs().max().item())
 
 
 def test_u_statistic_with_nearly_all_weight_on_one_point():
-    """½ E over distinct pairs of two points is their kernel, whatever the weights are."""
+    """The mean over the distinct pairs of two points is their kernel, whatever the weights are."""
     x, y = clouds(1, 2, 3, 2)
     w = torch.tensor([1 - 1e-12, 1e-12], dtype=torch.float64)
     own = rf.mmd2(x, y, kernel=rf.Gaussian(1.0), statistic="U", x_weights=w) - rf.mmd2(x[:1], y, kernel=rf.Gaussian(1.0))
     k = kernel_by_hand(rf.Gaussian(1.0), x[0], x[1])
     yy = [kernel_by_hand(rf.Gaussian(1.0), y[i], y[j]) for i in range(3) for j in range(3)]
     off = [kernel_by_hand(rf.Gaussian(1.0), y[i], y[j]) for i in range(3) for j in range(3) if i != j]
-    assert own.item() == pytest.approx(0.5 * (k - 1) + 0.5 * (sum(off) / 6 - sum(yy) / 9), abs=1e-11)
+    assert own.item() == pytest.approx((k - 1) + (sum(off) / 6 - sum(yy) / 9), abs=1e-11)

@@ -88,26 +88,26 @@ def test_any_scale_in_float32(scale):
 
 def test_beyond_the_range_comes_infinity():
     x, y = torch.tensor([[3e38], [3e38]]), torch.tensor([[-3e38], [-3e38]])
-    assert rf.mmd2(x, y).item() == math.inf  # 6e38
+    assert rf.mmd2(x, y).item() == math.inf  # 12e38
     assert rf.mmd2(x, x, kernel=rf.Riesz(1.9)).item() == 0
-    assert rf.mmd2_gradient(x, y).flatten().tolist() == [0.5, 0.5]
-    assert rf.mmd2(x.double(), y.double()).item() == 2 * float(torch.tensor(3e38))
+    assert rf.mmd2_gradient(x, y).flatten().tolist() == [1, 1]
+    assert rf.mmd2(x.double(), y.double()).item() == 4 * float(torch.tensor(3e38))
     x, y = (torch.tensor([[v]], dtype=torch.float64) for v in (1.7e308, -1.7e308))
     assert rf.mmd2(x, y).item() == math.inf
-    assert rf.mmd2(x, y, kernel=rf.Riesz(0.5)).item() == pytest.approx(math.sqrt(2) * math.sqrt(1.7e308), rel=1e-12)
-    assert rf.mmd2(x, y, kernel=rf.Gaussian(1e-300)).item() == 1
+    assert rf.mmd2(x, y, kernel=rf.Riesz(0.5)).item() == pytest.approx(2 * math.sqrt(2) * math.sqrt(1.7e308), rel=1e-12)
+    assert rf.mmd2(x, y, kernel=rf.Gaussian(1e-300)).item() == 2
 
 
-def test_small_distances_beside_a_huge_one():
-    """What is near one another is so at any distance from the rest: one point 10^300 off, a kernel of length 10^−10."""
+def test_small_distances_next_to_a_huge_one():
+    """Two close points stay distinct whatever the distance of a third: one at 10^290, a kernel of length 10^−10."""
     x = torch.tensor([[0.0, 0.0], [1e-10, 0.0], [1e290, 1e290]], dtype=torch.float64)
     y = torch.tensor([[0.0, 2e-10]], dtype=torch.float64)
     kernel = rf.Gaussian(1e-10)
     e = math.exp
-    wanted = 0.5 * (3 + 2 * e(-0.5)) / 9 + 0.5 - (e(-2) + e(-2.5)) / 3
+    wanted = (3 + 2 * e(-0.5)) / 9 + 1 - 2 * (e(-2) + e(-2.5)) / 3
     assert rf.mmd2(x, y, kernel=kernel).item() == pytest.approx(wanted, rel=1e-14)
-    # ∂/∂x_i of ½aᵀKa − aᵀKb: the third point feels nothing, and the others in the unit 1/σ
-    pull = torch.tensor(
+    # ∂/∂x_i of aᵀKa − 2aᵀKb in the unit 1/σ; that of the third point is zero
+    pull = 2 * torch.tensor(
         [[e(-0.5) / 9, -2 * e(-2) / 3], [-e(-0.5) / 9 + e(-2.5) / 3, -2 * e(-2.5) / 3], [0, 0]], dtype=torch.float64
     )
     torch.testing.assert_close(1e-10 * rf.mmd2_gradient(x, y, kernel=kernel), pull, rtol=1e-12, atol=1e-15)

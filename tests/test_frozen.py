@@ -184,7 +184,7 @@ def test_what_does_not_fit_is_refused(frozen, error, words):
         (lambda: rf.Pool((1, 6, 4), 3), InputError, "images of 6 × 4, got 3"),
         (lambda: rf.Pool((1, 6, 4), 1), InputError, "at least 2"),
         (lambda: rf.Pool((6, 4), 2), InputError, "a shape"),
-        (lambda: rf.PatchSlices((1, 6, 4), 3, condition=-1), InputError, "condition=-1 given"),
+        (lambda: rf.PatchSlices((1, 6, 4), 3, condition=-1), InputError, "`condition` must be a non-negative integer, got -1"),
     ],
 )
 def test_bad_parts_are_refused(make, error, words):

@@ -30,7 +30,7 @@ def points(n, d, seed):
 
 def sketches(path):
     x = points(60, 3, 0)
-    empty = rf.SliceSketch(x, slices=5, names=["a", "b", "c"], sample=10)
+    empty = rf.SliceSketch(x, slices=5, names=["a", "b", "c"], reservoir_size=10)
     for name, sketch in (
         ("plain", empty.empty().update(x)),
         ("weighted", empty.empty().update(x, x_weights=torch.rand(60, generator=generator(1)))),

@@ -21,26 +21,28 @@ def numbered(first, n):
 
 def test_all_of_few_and_some_of_many():
     x = table(100)
-    sketch = SliceSketch.of(x, slices=2)
-    assert sketch.sample == 2048
-    assert torch.equal(sketch.kept.sort(0).values, x.double().sort(0).values)
-    few = SliceSketch.of(x, slices=2, sample=10)
-    assert few.kept.shape == (10, 2) and all((row == x.double()).all(1).any() for row in few.kept)
-    assert len(np.unique(few.kept.numpy(), axis=0)) == 10
-    assert SliceSketch.of(x, slices=2, sample=0).kept is None
-    assert SliceSketch.of(x, slices=2).empty().update(x, x_weights=torch.ones(100)).kept is None
-    assert SliceSketch(torch.zeros(2, 100_000), slices=1).sample == 64
+    sketch = SliceSketch.from_points(x, slices=2)
+    assert sketch.reservoir_size == 2048
+    assert torch.equal(sketch.reservoir.sort(0).values, x.double().sort(0).values)
+    few = SliceSketch.from_points(x, slices=2, reservoir_size=10)
+    assert few.reservoir.shape == (10, 2) and all((row == x.double()).all(1).any() for row in few.reservoir)
+    assert len(np.unique(few.reservoir.numpy(), axis=0)) == 10
+    assert SliceSketch.from_points(x, slices=2, reservoir_size=0).reservoir is None
+    assert SliceSketch.from_points(x, slices=2).empty().update(x, x_weights=torch.ones(100)).reservoir is None
+    assert SliceSketch(torch.zeros(2, 100_000), slices=1).reservoir_size == 64
     for bad in (-1, 1.0, True, "all"):
-        with pytest.raises(ValueError, match="sample: .* given; a whole number of at least 0"):
-            SliceSketch.of(x, slices=2, sample=bad)
+        with pytest.raises(ValueError, match="reservoir_size: .* given; a whole number of at least 0"):
+            SliceSketch.from_points(x, slices=2, reservoir_size=bad)
 
 
 def test_batches_do_not_matter_and_the_seed_does():
     x = table(3000)
-    whole = SliceSketch.of(x, slices=2, sample=50)
-    assert torch.equal(SliceSketch(x, slices=2, sample=50).update(x.split(7)).kept, whole.kept)
-    assert torch.equal(SliceSketch(x, slices=2, sample=50).update(iter(x.double().split(1000))).kept, whole.kept)
-    assert not torch.equal(SliceSketch.of(x, slices=2, sample=50, seed=1).kept, whole.kept)
+    whole = SliceSketch.from_points(x, slices=2, reservoir_size=50)
+    assert torch.equal(SliceSketch(x, slices=2, reservoir_size=50).update(x.split(7)).reservoir, whole.reservoir)
+    assert torch.equal(
+        SliceSketch(x, slices=2, reservoir_size=50).update(iter(x.double().split(1000))).reservoir, whole.reservoir
+    )
+    assert not torch.equal(SliceSketch.from_points(x, slices=2, reservoir_size=50, seed=1).reservoir, whole.reservoir)
 
 
 @pytest.mark.parametrize("alike", [False, True])
@@ -75,34 +77,36 @@ def test_every_row_is_as_likely_and_so_is_every_pair(alike):
 
 
 def test_merged_in_any_order():
-    parts = [SliceSketch(table(10), slices=2, sample=40).update(table(n, seed)) for n, seed in ((300, 1), (20, 2), (500, 3))]
+    parts = [
+        SliceSketch(table(10), slices=2, reservoir_size=40).update(table(n, seed)) for n, seed in ((300, 1), (20, 2), (500, 3))
+    ]
     a, b, c = parts
-    assert torch.equal(((a + b) + c).kept, (a + (c + b)).kept) and len((a + b + c).kept) == 40
-    assert torch.equal((b + b.empty()).kept, b.kept)
-    fewer = SliceSketch(table(10), slices=2, sample=15).update(table(100, 4))
-    assert (a + fewer).sample == 15 and len((a + fewer).kept) == 15
+    assert torch.equal(((a + b) + c).reservoir, (a + (c + b)).reservoir) and len((a + b + c).reservoir) == 40
+    assert torch.equal((b + b.empty()).reservoir, b.reservoir)
+    fewer = SliceSketch(table(10), slices=2, reservoir_size=15).update(table(100, 4))
+    assert (a + fewer).reservoir_size == 15 and len((a + fewer).reservoir) == 15
 
 
 def test_a_sketch_added_to_itself_keeps_different_rows():
     """The same rows again would come with the same keys, twice the least of them. Of 40 of twice 500 about 0.8 pairs are the
     same row: 12 have a probability below 1e-8."""
-    one = SliceSketch.of(numbered(0, 500), slices=1, sample=40)
+    one = SliceSketch.from_points(numbered(0, 500), slices=1, reservoir_size=40)
     twice = one + one
-    assert len(twice.kept) == 40 and twice.n == 1000
-    assert len(twice.kept.unique()) > 28
+    assert len(twice.reservoir) == 40 and twice.n == 1000
+    assert len(twice.reservoir.unique()) > 28
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_saved_and_loaded(tmp_path, dtype):
     x = table(500).to(dtype) + (1e-12 if dtype == torch.float64 else 0)
-    sketch = SliceSketch.of(x, slices=2, sample=60)
+    sketch = SliceSketch.from_points(x, slices=2, reservoir_size=60)
     sketch.save(tmp_path / "a.sketch")
     again = SliceSketch.load(tmp_path / "a.sketch")
-    assert again.sample == 60 and torch.equal(again.kept, sketch.kept)
+    assert again.reservoir_size == 60 and torch.equal(again.reservoir, sketch.reservoir)
     more = sketch.empty().update(table(90, 1).to(dtype))
-    assert torch.equal((again + more).kept, (sketch + more).kept)
-    assert sketch.empty().kept.shape == (0, 2)
-    SliceSketch.of(x, slices=2, sample=60).save(tmp_path / "b.sketch")
+    assert torch.equal((again + more).reservoir, (sketch + more).reservoir)
+    assert sketch.empty().reservoir.shape == (0, 2)
+    SliceSketch.from_points(x, slices=2, reservoir_size=60).save(tmp_path / "b.sketch")
     assert (tmp_path / "a.sketch").read_bytes() == (tmp_path / "b.sketch").read_bytes()
 
 
@@ -110,9 +114,9 @@ def test_reduced_over_a_group():
     store = dist.HashStore()
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
-        sketch = SliceSketch.of(table(300), slices=2, sample=20)
-        want = sketch.kept.clone()
+        sketch = SliceSketch.from_points(table(300), slices=2, reservoir_size=20)
+        want = sketch.reservoir.clone()
         sketch.reduce(dist.group.WORLD)
-        assert torch.equal(sketch.kept, want)
+        assert torch.equal(sketch.reservoir, want)
     finally:
         dist.destroy_process_group()

@@ -40,7 +40,7 @@ def test_spread_of_a_column(column, spread):
 
 def test_a_shift_by_one_standard_deviation_is_seen_whatever_the_other_columns_units():
     """At n = 800 a shift by one standard deviation in one of three columns is beyond doubt. In raw units income drowns it."""
-    sketch = rf.SliceSketch.of(A)
+    sketch = rf.SliceSketch.from_points(A)
     tests = {
         "two samples": (rf.two_sample_test(A, SHIFTED), rf.two_sample_test(A, SAME)),
         "drift": (rf.drift_test(SHIFTED, sketch), rf.drift_test(SAME, sketch)),
@@ -86,12 +86,12 @@ def test_scaled_is_raw_of_columns_over_their_spreads():
     both = pandas.concat([A, SHIFTED]).to_numpy(float)
     x, y = both[:1000] / column_spreads(both), both[1000:] / column_spreads(both)
     found, want = rf.two_sample_test(A, SHIFTED, seed=3), rf.two_sample_test(x, y, seed=3, scale="none")
-    assert (found.pvalue, found.distance, found.interval) == (want.pvalue, want.distance, want.interval)
+    assert (found.pvalue, found.statistic, found.confidence_interval) == (want.pvalue, want.statistic, want.confidence_interval)
     assert found.x.names == list(A)
 
 
 def test_spreads_do_not_know_which_sample_a_point_is_of():
-    one, other = (rf.two_sample_test(*pair, permutations=19).x.plan.drawn.spreads for pair in ((A, SAME), (SAME, A)))
+    one, other = (rf.two_sample_test(*pair, permutations=19).x.plan.settings.spreads for pair in ((A, SAME), (SAME, A)))
     assert one == pytest.approx(other, rel=1e-12)  # sums in another order
 
 
@@ -102,8 +102,8 @@ def test_a_change_of_unit_changes_nothing(unit):
     found, want = rf.two_sample_test(*changed), rf.two_sample_test(*frames)
     assert found.pvalue == want.pvalue
     # Projections are float32: rounding moves some points by a bin of 1,024, which is 1e-3 of D² at most for all of them.
-    assert found.distance == pytest.approx(want.distance, rel=1e-3)
-    sketches = [rf.SliceSketch.of(both[0]) for both in (frames, changed)]
+    assert found.statistic == pytest.approx(want.statistic, rel=1e-3)
+    sketches = [rf.SliceSketch.from_points(both[0]) for both in (frames, changed)]
     drift = [rf.drift_test(both[1], sketch) for both, sketch in zip((frames, changed), sketches, strict=True)]
     assert drift[0].pvalue == drift[1].pvalue
     names = ["a"] * 600 + ["b"] * 500
@@ -120,7 +120,7 @@ def test_the_p_value_of_a_drift_is_that_of_two_samples_where_all_points_are_kept
         r = np.random.default_rng(seed)
         x, y = (pandas.DataFrame(r.normal(size=(n, 3)), columns=list("abc")) for n in (4, 5))
         y.b = 1.0
-        drift = rf.drift_test(x, rf.SliceSketch.of(y, slices=8))
+        drift = rf.drift_test(x, rf.SliceSketch.from_points(y, slices=8))
         assert drift.pvalue == rf.two_sample_test(x, y).pvalue
         assert drift.blocks == drift.tested == (4, 5)
 
@@ -135,16 +135,16 @@ def test_heavy_tails_and_rare_values_do_not_hide_other_columns():
 
 
 def test_a_sketch_stores_its_spreads(tmp_path):
-    sketch = rf.SliceSketch.of(A, slices=64)
-    assert sketch.plan.drawn.spreads == pytest.approx(column_spreads(A.to_numpy(float)), rel=1e-12)
+    sketch = rf.SliceSketch.from_points(A, slices=64)
+    assert sketch.plan.settings.spreads == pytest.approx(column_spreads(A.to_numpy(float)), rel=1e-12)
     sketch.save(tmp_path / "a.sketch")
     again = rf.SliceSketch.load(tmp_path / "a.sketch")
     assert again.scale == "columns" and again.distance(SHIFTED) == sketch.distance(SHIFTED)
-    raw = rf.SliceSketch.of(A, slices=64, scale="none")
+    raw = rf.SliceSketch.from_points(A, slices=64, scale="none")
     for refuse in (
         lambda: sketch + raw,
         lambda: raw.distance(sketch),
-        lambda: sketch.merge(rf.SliceSketch.of(SAME, slices=64)),
+        lambda: sketch.merge(rf.SliceSketch.from_points(SAME, slices=64)),
     ):
         with pytest.raises(ValueError, match="divided by other spreads"):
             refuse()
@@ -155,17 +155,17 @@ def test_a_sketch_stores_its_spreads(tmp_path):
             rf.compare(other, other, scale=scale)
     # What is kept is as it came, to the last digit, and what is drawn is in the data's own units.
     for one in (sketch, again):
-        assert {tuple(row) for row in one.kept.numpy()} == {tuple(row) for row in A.to_numpy(float)}
+        assert {tuple(row) for row in one.reservoir.numpy()} == {tuple(row) for row in A.to_numpy(float)}
     edges, density = sketch.histogram(1, column=True)
     assert (density * np.diff(edges)).sum() > 0.9 and edges[0] < A.income.quantile(0.1) < A.income.quantile(0.9) < edges[-1]
 
 
 def test_gradient_of_a_scaled_sketch_is_in_the_datas_units():
     """By central differences of the distance, for points whose own bins do not change: single points far outside."""
-    sketch = rf.SliceSketch.of(A, slices=32)
-    x = A.mean().to_numpy(float)[None] + 30 * np.array(sketch.plan.drawn.spreads)[None]
+    sketch = rf.SliceSketch.from_points(A, slices=32)
+    x = A.mean().to_numpy(float)[None] + 30 * np.array(sketch.plan.settings.spreads)[None]
     gradient = sketch.gradient(x)[0]
-    for k, spread in enumerate(sketch.plan.drawn.spreads):
+    for k, spread in enumerate(sketch.plan.settings.spreads):
         step = np.zeros((1, 3))
         step[0, k] = 0.5 * spread
         slope = (sketch.distance(x + step) - sketch.distance(x - step)) / spread
@@ -180,7 +180,7 @@ def test_who_is_scaled():
     pictures = np.random.default_rng(0).random((60, 1, 2, 2)) * [[1.0, 0.01], [1.0, 1.0]]
     with warnings.catch_warnings():
         warnings.simplefilter("error", rf.Notice)  # images have one unit
-        assert rf.SliceSketch.of(pictures, slices=4).scale == "none"
+        assert rf.SliceSketch.from_points(pictures, slices=4).scale == "none"
         assert rf.two_sample_test(x[:100], x[100:], permutations=19, scale="none").scale == "none"
     assert rf.SliceSketch(x, slices=4, names=["a", "b", "c"]).scale == "columns"
     assert rf.SliceSketch(x, slices=4, names=["a", "b", "c"], scale="none").scale == "none"
@@ -200,8 +200,8 @@ def test_many_clouds_give_one_notice():
 
 def test_an_iterator_is_passed_over_once():
     x = A.to_numpy(float)
-    sketch = rf.SliceSketch.of(iter(np.array_split(x, 4)), slices=8, scale="columns")
-    assert sketch.n == 1000 and sketch.plan.drawn.spreads == pytest.approx(column_spreads(x[:250]), rel=1e-12)
+    sketch = rf.SliceSketch.from_points(iter(np.array_split(x, 4)), slices=8, scale="columns")
+    assert sketch.n == 1000 and sketch.plan.settings.spreads == pytest.approx(column_spreads(x[:250]), rel=1e-12)
 
 
 RECORDED = {"model": "recorded", "particles": 2000, "slices": 64, "momentum": 0.8, "step_schedule": [6.0, 0.5], "stages": 3,

@@ -76,7 +76,7 @@ def flow(**settings):
 
 
 def sketch():
-    made = rf.SliceSketch.of(X, slices=40, seed=2)
+    made = rf.SliceSketch.from_points(X, slices=40, seed=2)
     return [torch.tensor(made.distance(Y), dtype=torch.float64, device="cpu"), made.gradient(Y), *made.counts]
 
 

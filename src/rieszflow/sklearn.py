@@ -80,7 +80,7 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         seed = self._seed()
         points = self._points(X, reset=True)
         scale = "columns" if self.scale == "auto" and hasattr(self, "feature_names_in_") else self.scale
-        self.sketch_ = SliceSketch.of(points, slices=self.slices, directions=self.directions, seed=seed, scale=scale)
+        self.sketch_ = SliceSketch.from_points(points, slices=self.slices, directions=self.directions, seed=seed, scale=scale)
         return self
 
     def test(self, X: Any) -> TwoSampleTest:

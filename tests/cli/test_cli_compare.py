@@ -37,7 +37,11 @@ def test_json_is_the_librarys_numbers(folder):
     done = rieszflow("compare", "old.npy", "same.npy", "--json", "--top", 1, "--seed", 4, cwd=folder)
     found = json.loads(done.stdout)
     want = rf.two_sample_test(folder / "old.npy", folder / "same.npy", seed=4)
-    assert (found["pvalue"], found["distance"], found["interval"]) == (want.pvalue, want.distance, list(want.interval))
+    assert (found["pvalue"], found["distance"], found["interval"]) == (
+        want.pvalue,
+        want.statistic,
+        list(want.confidence_interval),
+    )
     assert found["pvalue"] > 0.01 and len(found["columns"]) == 1 and found["n"] == [4000, 900]
 
 

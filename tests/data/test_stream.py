@@ -199,7 +199,7 @@ def test_npy_and_npz_and_memory_agree(tmp_path):
 
 def test_a_notice_points_at_the_callers_line():
     with pytest.warns(Notice) as caught:
-        rf.SliceSketch.of([(torch.zeros(3, 2), torch.zeros(3))], slices=4)
+        rf.SliceSketch.from_points([(torch.zeros(3, 2), torch.zeros(3))], slices=4)
     assert caught[0].filename == __file__
 
 

@@ -61,7 +61,7 @@ def test_a_folder_of_images_is_its_pixels(tmp_path):
 
 def test_batches_are_the_points(table):
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(table, torch.arange(1000)), batch_size=64)
-    whole = SliceSketch.of(table, slices=16)
+    whole = SliceSketch.from_points(table, slices=16)
     for source in (
         loader,
         [{"x": part} for part in table.split(300)],

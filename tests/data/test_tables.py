@@ -98,14 +98,14 @@ def test_columns_in_another_order_are_matched(tmp_path, ending):
     swapped = save(tmp_path / f"c.{ending}", frames(["size", "income", "age"], seed=1))
     want = rf.two_sample_test(a, b, slices=8, permutations=19)
     got = rf.two_sample_test(a, swapped, slices=8, permutations=19)
-    assert (got.pvalue, got.distance) == (want.pvalue, want.distance) and got.y.names == ["age", "income", "size"]
-    reference = SliceSketch.of(a, slices=8)
+    assert (got.pvalue, got.statistic) == (want.pvalue, want.statistic) and got.y.names == ["age", "income", "size"]
+    reference = SliceSketch.from_points(a, slices=8)
     assert reference.distance(swapped) == reference.distance(b)
     assert torch.equal(reference.feature_distances(swapped), reference.feature_distances(b))
     assert rf.drift_test(swapped, reference, permutations=19).pvalue == rf.drift_test(b, reference, permutations=19).pvalue
     assert reference.empty().update(swapped).distance(b) == 0
     frame = pa.table(frames(["income", "size", "age"], seed=1))
-    assert rf.two_sample_test(a, frame, slices=8, permutations=19).distance == want.distance
+    assert rf.two_sample_test(a, frame, slices=8, permutations=19).statistic == want.statistic
 
 
 def test_other_columns_are_refused(tmp_path):
@@ -113,7 +113,7 @@ def test_other_columns_are_refused(tmp_path):
     b = save(tmp_path / "b.csv", {"height": np.arange(9.0), "weight": np.arange(9.0)})
     c = save(tmp_path / "c.csv", frames(["age", "income", "size"]))
     text = write(tmp_path / "t.csv", "age,income\n" + "1,much\n2,little\n" * 5)
-    sketch = SliceSketch.of(a, slices=4)
+    sketch = SliceSketch.from_points(a, slices=4)
     for other, says in (
         (b, "columns are others: it has 'height', 'weight', .* 'age', 'income'"),
         (c, "has the column 'size' more"),
@@ -130,11 +130,11 @@ def test_other_columns_are_refused(tmp_path):
     with pytest.raises(ValueError, match="lacks 'size'"):
         rf.two_sample_test(c, a)
     assert sketch.n == 400  # nothing was taken in
-    swapped = SliceSketch.of(pa.table(frames(["income", "age"])), slices=4)
+    swapped = SliceSketch.from_points(pa.table(frames(["income", "age"])), slices=4)
     with pytest.raises(ValueError, match="the same columns in another order"):
         sketch.merge(swapped)
     with pytest.raises(ValueError, match="other columns: it its|other columns"):
-        sketch.distance(SliceSketch.of(b, slices=4))
+        sketch.distance(SliceSketch.from_points(b, slices=4))
 
 
 def test_common_columns_on_request(tmp_path):
@@ -143,7 +143,7 @@ def test_common_columns_on_request(tmp_path):
     with pytest.warns(Notice, match=r"c.parquet: left out 'size': not in the other table"):
         got = rf.two_sample_test(a, c, slices=8, permutations=19, common=True)
     want = rf.two_sample_test(a, stream(c, columns=["age", "income"]), slices=8, permutations=19)
-    assert (got.pvalue, got.distance) == (want.pvalue, want.distance)
+    assert (got.pvalue, got.statistic) == (want.pvalue, want.statistic)
     with pytest.raises(ValueError, match="no column in common"):
         rf.two_sample_test(stream(a, columns=["age"]), stream(c, columns=["size"]), common=True)
     with pytest.raises(ValueError, match="points has no names"):
@@ -152,7 +152,7 @@ def test_common_columns_on_request(tmp_path):
 
 def test_names_are_kept_in_a_sketch(tmp_path):
     a = save(tmp_path / "a.parquet", frames(["age", "income"]))
-    SliceSketch.of(a, slices=4).save(tmp_path / "a.sketch")
+    SliceSketch.from_points(a, slices=4).save(tmp_path / "a.sketch")
     again = SliceSketch.load(tmp_path / "a.sketch")
     swapped = save(tmp_path / "b.parquet", frames(["income", "age"]))
     assert again.names == ["age", "income"] and again.distance(swapped) == 0
@@ -568,11 +568,11 @@ def test_whole_numbers_keep_their_digits(tmp_path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Notice)  # some have names, and some have not
             test = rf.two_sample_test(source, b, slices=4, scale="none")
-            assert test.pvalue == 0.001 and test.distance == pytest.approx(want, rel=2e-3)
+            assert test.pvalue == 0.001 and test.statistic == pytest.approx(want, rel=2e-3)
             assert reference.distance(source, statistic="U") == pytest.approx(want, rel=2e-3)
     # A float32 reference cannot hold such numbers; wider points are not narrowed to it.
     near = torch.zeros(50, 1)
-    sketch = SliceSketch.of(near, slices=4)
+    sketch = SliceSketch.from_points(near, slices=4)
     assert sketch.distance(torch.full((50, 1), 2.0**24 + 1, dtype=torch.float64)) == pytest.approx(2**24 + 1, rel=1e-6)
 
 

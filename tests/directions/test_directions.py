@@ -7,14 +7,14 @@ from problems import clouds, generator
 import rieszflow as rf
 from rieszflow import directions
 from rieszflow._infra import validate
-from rieszflow.directions import Hadamard
+from rieszflow.directions import HadamardDirections
 
 
 @pytest.mark.parametrize(("P", "d"), [(64, 5), (100, 64), (200, 100), (128, 128), (40, 300)])
 def test_hadamard_paths_agree(P, d):
     """Compiled and plain transforms, adjoints, parts; whole blocks keep lengths."""
     xi = directions.sample("hadamard", P, d, torch.zeros(1), generator(3))
-    wide = Hadamard(xi.signs.double(), P, d)
+    wide = HadamardDirections(xi.signs.double(), P, d)
     x, g = torch.randn(77, d, generator=generator(1)), torch.randn(P, 77, generator=generator(2))
     projected, back = wide.project(x.double()), wide.adjoint(g.double())
     torch.testing.assert_close(xi.project(x).double(), projected, rtol=0, atol=2e-5)

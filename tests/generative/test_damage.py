@@ -361,7 +361,7 @@ def test_too_little_memory_is_no_damaged_file(tmp_path, monkeypatch, error):
         raise error
 
     stopped(tmp_path / "run", (2, "fit", 2), points())
-    rf.SliceSketch.of(points(), slices=4).save(tmp_path / "a.sketch")
+    rf.SliceSketch.from_points(points(), slices=4).save(tmp_path / "a.sketch")
     for name, action in (
         ("rieszflow.generative.loop.blank_state", lambda: resume(tmp_path / "run")),
         ("rieszflow._infra.files._read", lambda: resume(tmp_path / "run")),
@@ -760,7 +760,7 @@ def test_a_disk_that_may_only_be_read(small_disk, whole):
     flow = rf.GenerativeFlow(**TINY)
     refused(lambda: flow.fit(points(), run=small_disk / "new"), f"new: cannot be made {said}", kind=WriteError)
     refused(lambda: rf.GenerativeFlow.load(whole).save(small_disk / "copy"), f"copy: cannot be written {said}", kind=WriteError)
-    sketch = rf.SliceSketch.of(points(), slices=4)
+    sketch = rf.SliceSketch.from_points(points(), slices=4)
     refused(lambda: sketch.save(small_disk / "a.sketch"), f"a.sketch: cannot be written {said}", kind=WriteError)
 
 
@@ -784,7 +784,7 @@ def test_names_that_are_not_utf8(tmp_path, whole):
     rf.GenerativeFlow(**TINY).fit(points(), run=path)
     assert torch.equal(sample(path), sample(whole))
     file = path / "a.sketch"
-    rf.SliceSketch.of(points(), slices=4).save(file)
+    rf.SliceSketch.from_points(points(), slices=4).save(file)
     assert rf.SliceSketch.load(file).n == 80
     file.write_bytes(file.read_bytes()[:-30])
     refused(lambda: rf.SliceSketch.load(file), "damaged", kind=FileError)

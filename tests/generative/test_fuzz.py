@@ -50,7 +50,7 @@ def make(path, seed, stop=None):
         settings = {**TINY, "checkpoint_seconds": 1e-9 if stop else 60}
         rf.GenerativeFlow(**settings).fit(points(seed), run=path, progress=stopping)
     Run.open(path).write_evaluation(SCORES)
-    rf.SliceSketch.of(points(seed), slices=4).save(path / "a.sketch")
+    rf.SliceSketch.from_points(points(seed), slices=4).save(path / "a.sketch")
 
 
 @pytest.fixture(scope="module")

@@ -122,7 +122,7 @@ def test_one_patch_a_step_is_the_papers_formula():
     x, y = torch.rand(N, d, generator=g), torch.rand(M, d, generator=g)
     config = Config(local_scales=(1, 3), local_size=2, places="one", combine="sum", step_size=0.7, slices=P, momentum=0.4)
     level = levels(config, shape)[0]
-    assert [kind.one for kind in level.kinds()] == [True, True]
+    assert [kind.single_patch for kind in level.kinds()] == [True, True]
     flow = rf.ParticleFlow(y, slices=P, step_size=list(step_sizes(level, y)), momentum=0.4, directions=level.kinds(),
                            combine="sum", engine="sort", seed=generator(5))  # fmt: skip
     found = flow.run(x, steps=2)
@@ -131,7 +131,9 @@ def test_one_patch_a_step_is_the_papers_formula():
         total = torch.zeros(N, d, dtype=torch.float64)
         for scale in (1, 3):
             seed = int(torch.randint(2**62, (), generator=source))
-            drawn = sample(PatchSlices(shape, 2, scale, one=True), P, d, torch.zeros(1), torch.Generator().manual_seed(seed))
+            drawn = sample(
+                PatchSlices(shape, 2, scale, single_patch=True), P, d, torch.zeros(1), torch.Generator().manual_seed(seed)
+            )
             top, left = divmod(int(drawn.pixels[0, 0, 0]), 8)  # the place of the first of all pixels
             xi = torch.zeros(P, *shape, dtype=torch.float64)
             patch = torch.cat(drawn.xi).double().view(P, 2, 2, 2)
@@ -161,7 +163,7 @@ def test_expected_first_step_on_one_patch(one):
     for top, left in itertools.product(range(6), range(6)):
         pixels = torch.tensor([(top + i) % 6 * 6 + (left + j) % 6 for i in range(s) for j in range(s)])
         wanted[:, pixels] += factor * rf.mmd2_gradient(x[:, pixels], y[:, pixels]) / 36
-    kind, source = PatchSlices(shape, s, 1, one=one), generator(2)
+    kind, source = PatchSlices(shape, s, 1, single_patch=one), generator(2)
     found = torch.stack([
         factor * rf.sliced_mmd2_gradient(x, y, slices=32, directions=kind, seed=source, engine="sort") for _ in range(600)
     ])  # fmt: skip

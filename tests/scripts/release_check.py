@@ -36,7 +36,7 @@ assert rf.sliced_mmd2_gradient(x, y, slices=64).shape == (300, 3)
 assert rf.two_sample_test(x, y).pvalue == 0.001
 moved = rf.ParticleFlow(y, slices=16).run(x, steps=20)
 assert rf.energy_distance(moved, y) < rf.energy_distance(x, y)
-sketch = rf.SliceSketch.of(x)
+sketch = rf.SliceSketch.from_points(x)
 sketch.save("x.sketch")
 assert rf.SliceSketch.load("x.sketch").distance(y) == sketch.distance(y)
 for name in ("matplotlib", "diffusers", "typer", "sklearn", "torchmetrics", "pandas", "pyarrow"):

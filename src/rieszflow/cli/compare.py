@@ -104,8 +104,8 @@ def _print_json(found: Comparison, a: str, b: str, top: int) -> None:
     content = {
         "a": a,
         "b": b,
-        "distance": found.distance,
-        "interval": None if found.interval is None else list(found.interval),
+        "distance": found.statistic,
+        "interval": None if found.confidence_interval is None else list(found.confidence_interval),
         "pvalue": found.pvalue,
         "n": [found.x.n, found.y.n],
         "d": found.x.d,
@@ -120,11 +120,11 @@ def _print_json(found: Comparison, a: str, b: str, top: int) -> None:
 
 def _print(found: Comparison, a: str, b: str, top: int) -> None:
     show(on_one_line(f"{a}: {found.x.n} points; {b}: {found.y.n} points; d = {found.x.d}, {found.x.slices} slices"))
-    line = f"distance (D², half the energy distance; around 0 where nothing differs): {found.distance:.6g}"
-    if found.interval is None:
+    line = f"distance (D², half the energy distance; around 0 where nothing differs): {found.statistic:.6g}"
+    if found.confidence_interval is None:
         show(f"{line}; two sketches have no points left, so there is no test")
     else:
-        low, high = found.interval
+        low, high = found.confidence_interval
         show(f"{line}, 95 % interval {low:.3g} … {high:.3g}")
         show(f"p-value {found.pvalue:.4g} ({found.permutations} permutations)")
     show(scale_line(found.scale))
@@ -177,7 +177,7 @@ def sketch(
     from rieszflow.data import Stream, stream
     from rieszflow.data.scale import choose_spreads
     from rieszflow.sketch import Plan, SliceSketch
-    from rieszflow.sketch.plan import Drawn
+    from rieszflow.sketch.plan import SliceSettings
 
     reading = table_options(
         header, columns, exclude, delimiter=delimiter, decimal=decimal, thousands=thousands, missing=missing, dates=dates,
@@ -189,8 +189,8 @@ def sketch(
     if total is None:
         first, *others = (source for source in read if isinstance(source, Stream))
         clouds = [first, *(other.matched(first.names, first.name, first.left_out) for other in others)]
-        drawn = Drawn(first.d, slices or 256, "auto", seed or 0, first.names, choose_spreads(scale, clouds))
-        total = SliceSketch(Plan.around(drawn.divide(first.first), drawn), sample=keep)
+        drawn = SliceSettings(first.d, slices or 256, "auto", seed or 0, first.names, choose_spreads(scale, clouds))
+        total = SliceSketch(Plan.fit(drawn.divide(first.first), drawn), reservoir_size=keep)
     with Passes() as passes:
         for name, source in zip(sources, read, strict=True):
             if isinstance(source, SliceSketch):
@@ -198,6 +198,6 @@ def sketch(
             else:
                 total.update(source, progress=passes.named(Path(name).name))
     total.save(out)
-    kept = 0 if total.kept is None else len(total.kept)
+    kept = 0 if total.reservoir is None else len(total.reservoir)
     show(f"{out}: {total.n} points, d = {total.d}, {out.stat().st_size / 1e6:.1f} MB, with {kept} random points as they are")
     show(scale_line(total.scale))

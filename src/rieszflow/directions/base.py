@@ -1,89 +1,132 @@
-"""The contract of directions: P points on the unit sphere, and the two maps that engines need.
+"""The contract of directions, and the kinds of directions that are stored as a dense matrix.
 
-The words, here and everywhere: a *direction* is a point ξ on the unit sphere. A *slice* is what one sees along it: the numbers
-⟨ξ, x_i⟩ of a cloud. The *part* of some directions is a run of consecutive ones.
+A *direction* is a point ξ on the unit sphere. The *slice* along it is the row of projections ⟨ξ, x_i⟩ of a cloud.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-__all__ = ["Directions", "Draw"]
+from rieszflow._infra.isolation import isolated_numerics
+from rieszflow.errors import InputError
+
+__all__ = ["DenseDirections", "Directions", "Sampler", "independent", "orthogonal", "sobol"]
 
 
 class Directions(ABC):
     """P directions ξ_1, …, ξ_P in R^d, of one dtype and device.
 
-    A kind with a dense matrix is `dense.Dense`. A structured kind is a subclass of its own: see `hadamard.py` and `local.py`.
-    A subclass sets both attributes.
-
     Attributes:
-        P: number of directions.
-        n: dimension in which they are uniform on the sphere. The constant of slicing is the one of R^n: n is not d where
-            points are padded (hadamard) or cut into patches (local).
+        P: Number of directions.
+        n: Dimension in which they are uniform on the sphere, which determines the constant of slicing. It differs from d if
+            points are zero-padded (`HadamardDirections`) or cut into patches (`PatchDirections`).
     """
 
     P: int
     n: int
 
     def project(self, x: Tensor, shift: Tensor | None = None, scale: float = 1.0) -> Tensor:
-        """The projections ⟨ξ_p, (x_i − shift)·scale⟩.
+        """Return the projections ⟨ξ_p, (x_i − shift)·scale⟩ of shape (..., P, N).
 
         Args:
-            x: points (..., N, d), dtype and device of the directions.
-            shift: (..., 1, d), subtracted from the points first. None: `x` is projected as it is, without `scale` too.
-            scale: factor of the points, a power of two.
-
-        Returns:
-            (..., P, N): a row of numbers for every direction.
+            x: Points of shape (..., N, d), with the dtype and device of the directions.
+            shift: Origin of shape (..., 1, d). If None, `scale` is ignored, too.
+            scale: Factor of the points, a power of two.
         """
         return self._project(x if shift is None else (x - shift) * scale)
 
     @abstractmethod
     def _project(self, x: Tensor) -> Tensor:
-        """⟨ξ_p, x_i⟩ for points x (..., N, d): shape (..., P, N)."""
+        """Return ⟨ξ_p, x_i⟩ of shape (..., P, N) for points x of shape (..., N, d)."""
 
     @abstractmethod
     def adjoint(self, g: Tensor) -> Tensor:
-        """The sums Σ_p g_pi ξ_p: from numbers along the directions back to points.
-
-        Args:
-            g: (..., P, N), dtype and device of the directions.
-
-        Returns:
-            (..., N, d), without any factor for `shift` or `scale`.
-        """
+        """Return the sums Σ_p g_pi ξ_p of shape (..., N, d) for g of shape (..., P, N)."""
 
     @abstractmethod
     def split(self, size: int) -> Sequence[Directions]:
-        """The same directions in consecutive parts of at most `size`; parts never share a direction.
-
-        Their projections, one below the other, are those of the whole. Their adjoints add up to that of the whole. A kind that
-        cannot be cut so small may give larger parts.
-        """
+        """Split into consecutive parts of at most `size` directions; kinds made of blocks may return larger parts."""
 
     @abstractmethod
     def to_float32(self) -> Directions:
-        """The same directions in float32."""
+        """Return the same directions in float32."""
 
 
-class Draw(Protocol):
-    """How directions of a kind are drawn. A kind is a function of this type, or an object that has one as its `sample`."""
+Sampler: TypeAlias = Callable[[int, int, Tensor, torch.Generator], Directions]
+"""A function (P, d, like, generator) that draws P directions in R^d with the dtype and device of the tensor `like`.
 
-    def __call__(self, P: int, d: int, like: Tensor, generator: torch.Generator | None) -> Directions:
-        """Draws P directions in R^d.
+Random numbers are drawn on the generator's device and do not depend on `like`, so that a seed means the same directions in
+float32 and float64, and on every device.
+"""
 
-        Random numbers come from the generator's own device and do not depend on `like`. So a seed means the same directions in
-        float32 and float64, and on every device.
 
-        Args:
-            P: number of directions, at least 1.
-            d: dimension of the points, at least 1.
-            like: a tensor whose dtype and device the directions get.
-            generator: where random numbers come from; None for torch's default generator of the CPU.
-        """
+class DenseDirections(Directions):
+    """Directions stored as the rows of a matrix `xi` of shape (P, d)."""
+
+    def __init__(self, xi: Tensor) -> None:
+        self.xi = xi
+        self.P, self.n = xi.shape
+
+    @isolated_numerics
+    def _project(self, x: Tensor) -> Tensor:
+        return torch.matmul(self.xi, x.transpose(-1, -2))
+
+    @isolated_numerics
+    def adjoint(self, g: Tensor) -> Tensor:
+        return torch.matmul(g.transpose(-1, -2), self.xi)
+
+    def split(self, size: int) -> list[DenseDirections]:
+        return [DenseDirections(part) for part in self.xi.split(size)]
+
+    def to_float32(self) -> DenseDirections:
+        return DenseDirections(self.xi.float())
+
+
+def independent(P: int, d: int, like: Tensor, generator: torch.Generator) -> DenseDirections:
+    """Draw independent directions, uniform on the sphere: normalised Gaussian vectors."""
+    xi = torch.randn(P, d, generator=generator, device=generator.device, dtype=torch.float32)
+    return DenseDirections(torch.nn.functional.normalize(xi, dim=1).to(like))
+
+
+def orthogonal(P: int, d: int, like: Tensor, generator: torch.Generator) -> DenseDirections:
+    """Draw blocks of d orthogonal directions, each block from the Haar measure.
+
+    Every direction is uniform on the sphere, so means over directions are unbiased. The squared projections of any z on a block
+    sum to ‖z‖², so the error is smaller than that of P independent directions, most of all if P is a multiple of d.
+
+    References:
+        Mezzadri, How to Generate Random Matrices from the Classical Compact Groups, Notices of the AMS 54 (2007): QR of a
+        Gaussian matrix with positive diagonal of R.
+    """
+    blocks = []
+    for start in range(0, P, d):
+        shape = d, min(d, P - start)
+        q, r = torch.linalg.qr(torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32))
+        blocks.append((q * r.diagonal().sign()).T)
+    return DenseDirections(torch.cat(blocks).to(like))
+
+
+def sobol(P: int, d: int, like: Tensor, generator: torch.Generator) -> DenseDirections:
+    """Draw quasi-Monte-Carlo directions: scrambled Sobol points mapped through the normal quantile function and normalised.
+
+    Scrambling makes every direction uniform on the sphere. They are best for small d and P a power of two.
+
+    References:
+        Hertrich, Jahn and Quellmalz, Fast Summation of Radial Kernels via QMC Slicing (ICLR 2025).
+    """
+    limit = torch.quasirandom.SobolEngine.MAXDIM
+    if d > limit:
+        raise InputError(f"`directions` must not be 'sobol' for points of dimension d > {limit}, got d = {d}")
+    seed = torch.randint(2**31, (), generator=generator, device=generator.device).item()
+    engine = torch.quasirandom.SobolEngine(d, scramble=True, seed=int(seed))
+    # The engine rounds its first point to torch's current default dtype; recompute it in float32.
+    first = engine.quasi.to(torch.float32) / 2**engine.MAXBIT
+    u = engine.draw(P, dtype=torch.float64)
+    u[0] = first
+    xi = torch.special.ndtri(u.clamp(2.0**-40, 1 - 2.0**-40))
+    return DenseDirections(torch.nn.functional.normalize(xi, dim=1).to(like))

@@ -1,11 +1,13 @@
-"""Structured orthogonal directions: rows of H·D₂·H·D₁ in R^n, for n = 2^k ≥ d. Points are padded with zeros.
+"""Structured orthogonal directions: rows of H·D₂·H·D₁ in R^n for n = 2^k ≥ d, where points are zero-padded.
 
-H is the orthonormal Hadamard matrix; D₁ and D₂ are random signs on a diagonal. A block of n directions costs 2n random bits. To
-project a point on all of them takes 2n log₂ n additions instead of 2n² operations.
+H is the orthonormal Hadamard matrix, D₁ and D₂ are diagonal matrices of random signs. Projecting a point on a block of n
+directions takes 2n log₂ n additions instead of 2n² operations.
 
-Padding keeps distances, and so the constant of slicing is the one of R^n. Every row has exactly the second moments of the
-uniform distribution on the sphere, and higher ones up to O(1/n). Small n would show that, so points are padded to `SMALLEST` at
-least. Source: Yu et al., Orthogonal Random Features (NeurIPS 2016), section 4.
+Every row has exactly the second moments of the uniform distribution on the sphere, and the higher ones up to O(1/n); points are
+therefore padded to `MIN_DIM` numbers or more.
+
+References:
+    Yu et al., Orthogonal Random Features (NeurIPS 2016), section 4.
 """
 
 from __future__ import annotations
@@ -18,28 +20,36 @@ from rieszflow._infra.jit import parallel_for, tile_width
 from rieszflow.directions import loops
 from rieszflow.directions.base import Directions
 
-__all__ = ["SMALLEST", "Hadamard", "sample", "transform"]
+__all__ = ["HadamardDirections", "hadamard", "padded_dim", "random_signs", "transform"]
 
-SMALLEST = 64
-
-
-def sample(P: int, d: int, like: Tensor, generator: torch.Generator | None) -> Hadamard:
-    """Whole blocks of signs, the last one used in part. See `base.Draw`."""
-    n = max(SMALLEST, 1 << (d - 1).bit_length())
-    blocks = -(-P // n)
-    device = generator.device if generator is not None else "cpu"
-    signs = 2 * torch.randint(2, (blocks, 2, n), generator=generator, device=device, dtype=torch.int8) - 1
-    return Hadamard(signs.to(like), P, d)
+MIN_DIM = 64
 
 
-class Hadamard(Directions):
-    """Consecutive rows of blocks that stand on one another.
+def padded_dim(d: int) -> int:
+    """Return the power of two that points of dimension d are padded to."""
+    return max(MIN_DIM, 1 << (d - 1).bit_length())
+
+
+def random_signs(blocks: int, n: int, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw D₁ and D₂ of some blocks, of shape (blocks, 2, n)."""
+    bits = torch.randint(2, (blocks, 2, n), generator=generator, device=generator.device, dtype=torch.int8)
+    return (2 * bits - 1).to(like)
+
+
+def hadamard(P: int, d: int, like: Tensor, generator: torch.Generator) -> HadamardDirections:
+    """Draw whole blocks of directions, and use the last one in part."""
+    n = padded_dim(d)
+    return HadamardDirections(random_signs(-(-P // n), n, like, generator), P, d)
+
+
+class HadamardDirections(Directions):
+    """Consecutive rows of Hadamard blocks.
 
     Args:
-        signs: D₁ and D₂ of every block, (blocks, 2, n), numbers −1 and 1.
-        P: number of rows.
-        d: dimension of the points.
-        first: number of the first row, counted from the first block's.
+        signs: D₁ and D₂ of every block, shape (blocks, 2, n), entries −1 and 1.
+        P: Number of rows.
+        d: Dimension of the points.
+        first: Index of the first row, counted from that of the first block.
     """
 
     def __init__(self, signs: Tensor, P: int, d: int, first: int = 0) -> None:
@@ -56,53 +66,53 @@ class Hadamard(Directions):
         blocks = [transform(transform(x * s[0]) * s[1])[..., rows] for s, rows, _ in self._pieces()]
         return torch.cat(blocks, -1).transpose(-1, -2)
 
+    def _project_cpu(self, x: Tensor, shift: Tensor, scale: float) -> Tensor:
+        out = torch.from_numpy(np.empty((self.P, len(x)), np.float32))
+        for s, rows, own in self._pieces():
+            args = x.detach().numpy(), shift.flatten().numpy(), np.float32(scale), s.numpy(), rows.start, out[own].numpy()
+            parallel_for(loops.project, len(x), tile_width(self.n), *args)
+        return out
+
     def adjoint(self, g: Tensor) -> Tensor:
         if g.device.type == "cpu" and g.dtype == torch.float32 and g.ndim == 2:
             return self._adjoint_cpu(g)
         out = g.new_zeros(*g.shape[:-2], g.shape[-1], self.d)
-        for s, rows, mine in self._pieces():
+        for s, rows, own in self._pieces():
             block = g.new_zeros(*g.shape[:-2], g.shape[-1], self.n)
-            block[..., rows] = g[..., mine, :].transpose(-1, -2)
+            block[..., rows] = g[..., own, :].transpose(-1, -2)
             out += (transform(transform(block) * s[1]) * (s[0] / self.n))[..., : self.d]
-        return out
-
-    def split(self, size: int) -> list[Hadamard]:
-        return [Hadamard(self.signs, min(size, self.P - k), self.d, self.first + k) for k in range(0, self.P, size)]
-
-    def to_float32(self) -> Hadamard:
-        return Hadamard(self.signs.float(), self.P, self.d, self.first)
-
-    def _pieces(self) -> list[tuple[Tensor, slice, slice]]:
-        """For every block that has rows of ours: its signs, the rows within it, and where they are among ours."""
-        pieces = []
-        for k in range(self.first // self.n, -(-(self.first + self.P) // self.n)):
-            start, stop = max(self.first, k * self.n), min(self.first + self.P, (k + 1) * self.n)
-            pieces.append(
-                (self.signs[k], slice(start - k * self.n, stop - k * self.n), slice(start - self.first, stop - self.first))
-            )
-        return pieces
-
-    def blocks(self) -> list[Hadamard]:
-        """The same directions, one block each; every one begins with its block's first row if this object does."""
-        return [Hadamard(s[None], rows.stop - rows.start, self.d, rows.start) for s, rows, _ in self._pieces()]
-
-    def _project_cpu(self, x: Tensor, shift: Tensor, scale: float) -> Tensor:
-        out = torch.from_numpy(np.empty((self.P, len(x)), np.float32))
-        for s, rows, mine in self._pieces():
-            args = x.detach().numpy(), shift.flatten().numpy(), np.float32(scale), s.numpy(), rows.start, out[mine].numpy()
-            parallel_for(loops.project, len(x), tile_width(self.n), *args)
         return out
 
     def _adjoint_cpu(self, g: Tensor) -> Tensor:
         out = torch.from_numpy(np.zeros((g.shape[1], self.d), np.float32))
-        for s, rows, mine in self._pieces():
-            args = g[mine].detach().numpy(), s.numpy(), rows.start, out.numpy()
+        for s, rows, own in self._pieces():
+            args = g[own].detach().numpy(), s.numpy(), rows.start, out.numpy()
             parallel_for(loops.adjoint, g.shape[1], tile_width(self.n), *args)
         return out
 
+    def split(self, size: int) -> list[HadamardDirections]:
+        starts = range(0, self.P, size)
+        return [HadamardDirections(self.signs, min(size, self.P - k), self.d, self.first + k) for k in starts]
+
+    def blocks(self) -> list[HadamardDirections]:
+        """Split at the boundaries of the blocks."""
+        return [HadamardDirections(s[None], rows.stop - rows.start, self.d, rows.start) for s, rows, _ in self._pieces()]
+
+    def to_float32(self) -> HadamardDirections:
+        return HadamardDirections(self.signs.float(), self.P, self.d, self.first)
+
+    def _pieces(self) -> list[tuple[Tensor, slice, slice]]:
+        """Return for every block with rows of ours: its signs, the rows' places in the block, and among our rows."""
+        pieces, end = [], self.first + self.P
+        for k in range(self.first // self.n, -(-end // self.n)):
+            start, stop = max(self.first, k * self.n), min(end, (k + 1) * self.n)
+            rows, own = (slice(start - origin, stop - origin) for origin in (k * self.n, self.first))
+            pieces.append((self.signs[k], rows, own))
+        return pieces
+
 
 def transform(x: Tensor) -> Tensor:
-    """Walsh–Hadamard transform of the last dimension, n = 2^k, not normalised."""
+    """Compute the Walsh–Hadamard transform of the last dimension, n = 2^k, without normalisation."""
     n = x.shape[-1]
     h = 1
     while h < n:

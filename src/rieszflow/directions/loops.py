@@ -1,7 +1,7 @@
-"""The fast transform on the CPU: compiled loops for `Hadamard`, and for the bins, which fuse them with theirs.
+"""Compiled loops of the Walsh–Hadamard transform on the CPU, for `HadamardDirections` and the fused passes of the histograms.
 
-Points are transformed T at a time, side by side: tile[j·T + i] is coordinate j of the i-th of them. Every butterfly is then the
-same operation on T neighbours, and a tile stays in the second-level cache.
+Points are transformed in tiles of T: tile[j·T + i] is coordinate j of the i-th point. Every butterfly is then one operation on
+T neighbours, and a tile stays in the second-level cache.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["adjoint", "backward", "forward", "project"]
 
 @numba.njit(**OPTIONS)
 def butterflies(tile, n, T):
-    """Walsh–Hadamard transform of every column; two levels in one sweep, which halves the memory traffic."""
+    """Transform every column of a tile (n, T); two levels in one sweep halve the memory traffic."""
     h = 1
     levels = 0
     while (1 << levels) < n:
@@ -51,13 +51,13 @@ def scale_rows(tile, factors, T):
 
 @numba.njit(**OPTIONS)
 def forward(tile, x, first, m, shift, scale, signs, T):
-    """tile = H·D₂·H·D₁·(x − shift)·scale for the points first … first + m − 1; other columns are zero."""
+    """Write H·D₂·H·D₁·(x − shift)·scale of the points first … first + m − 1 to the tile; set the other columns to zero."""
     d, n = x.shape[1], signs.shape[1]
     factors = signs[0] * np.float32(1 / n)
     tile[(d if m == T else 0) * T :] = 0
     whole = m - m % 8
     for i in range(0, whole, 8):
-        # Eight points at a time: their rows are read along, and every line of the tile is touched for all of them at once.
+        # Eight points at a time, so that every cache line of the tile is touched once.
         x0, x1, x2, x3 = x[first + i], x[first + i + 1], x[first + i + 2], x[first + i + 3]
         x4, x5, x6, x7 = x[first + i + 4], x[first + i + 5], x[first + i + 6], x[first + i + 7]
         for j in range(d):
@@ -80,7 +80,7 @@ def forward(tile, x, first, m, shift, scale, signs, T):
 
 @numba.njit(**OPTIONS)
 def backward(tile, out, first, m, signs, T):
-    """out[first + i] = D₁·H·D₂·H·tile, the adjoint of `forward` but for shift and scale."""
+    """Write D₁·H·D₂·H·tile to the rows first … first + m − 1 of out: the adjoint of `forward` without shift and scale."""
     d, n = out.shape[1], signs.shape[1]
     butterflies(tile, n, T)
     scale_rows(tile, signs[1], T)

@@ -210,13 +210,17 @@ def _check(plan: Plan, kind: int, many: int, found: dict[str, Tensor]) -> None:
         raise ValueError(f"{kind}: scales, bin widths or units out of range")
 
 
+_RENAMED_FIELDS = {"scale": "stretch", "one": "single_patch"}  # of `PatchSlices`, in recordings of older versions
+
+
 def _kind(said: object, d: int) -> Kind:
     """Return the kind of slices of points in R^d, from its name or from the output of `dataclasses.asdict`."""
     if isinstance(said, dict):
-        local = PatchSlices(**{**said, "shape": tuple(said["shape"])})
-        if local.d != d:
-            raise ValueError(f"slices of images {local.shape} for points with d = {d}")
-        return local
+        fields = {_RENAMED_FIELDS.get(name, str(name)): value for name, value in said.items()}
+        patches = PatchSlices(**{**fields, "shape": tuple(said["shape"])})
+        if patches.d != d:
+            raise ValueError(f"slices of images {patches.shape} for points with d = {d}")
+        return patches
     for name in ("auto", *directions.KINDS):
         if said == name:
             return cast(Kind, name)

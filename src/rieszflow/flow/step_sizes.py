@@ -59,7 +59,7 @@ def _patch_distance(y: Tensor, kind: PatchSlices, P: int) -> float:
     generator = torch.Generator(y.device).manual_seed(0)
     p = kind.sample(1024, y.shape[1], y, generator).project(y)
     distance = Riesz(1.0).basis_constant(kind.n) * (p - p.roll(1, dims=1)).abs().mean().item()
-    return distance * min(kind.places, P / kind.n)
+    return distance * min(kind.n_patches, P / kind.n)
 
 
 def _mean_distance(y: Tensor) -> float:

@@ -27,7 +27,7 @@ def _paper_factor(kind: Kind, d: int) -> float:
 
     The paper uses c_d for patches, too: see docs/paper.md.
     """
-    if not isinstance(kind, PatchSlices) or not kind.one:
+    if not isinstance(kind, PatchSlices) or not kind.single_patch:
         return 1.0
     riesz = Riesz(1.0)
-    return riesz.basis_constant(d) / riesz.basis_constant(kind.numbers)
+    return riesz.basis_constant(d) / riesz.basis_constant(kind.patch_dim)

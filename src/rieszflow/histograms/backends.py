@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from rieszflow._types import Cloud
-from rieszflow.directions import Hadamard, Local
+from rieszflow.directions import HadamardDirections, PatchDirections
 from rieszflow.histograms.count_cpu import FUSED, PATCHED, TILED
 from rieszflow.histograms.count_torch import Device
 from rieszflow.histograms.grid import BinGrid, Projector
@@ -53,6 +53,6 @@ def of(frame: Projector) -> Passes:
     if frame.shift.device.type != "cpu":
         return _DEVICE
     directions = frame.directions
-    if isinstance(directions, Local):
+    if isinstance(directions, PatchDirections):
         return PATCHED
-    return FUSED if isinstance(directions, Hadamard) and directions.first == 0 else TILED
+    return FUSED if isinstance(directions, HadamardDirections) and directions.first == 0 else TILED

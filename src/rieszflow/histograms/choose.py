@@ -13,7 +13,7 @@ from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._infra.ranks import Group, all_reduce_range, all_reduce_sum, offset
 from rieszflow._infra.scaling import power_of_two, within_range
 from rieszflow._types import Batches
-from rieszflow.directions import Directions, Hadamard, Local
+from rieszflow.directions import Directions, HadamardDirections, PatchDirections
 from rieszflow.errors import InputError
 from rieszflow.histograms import backends
 from rieszflow.histograms.grid import BinGrid, Projector, parts, with_bins
@@ -64,7 +64,7 @@ def n_bins_for(directions: Directions, points: int) -> int:
 
     Not on dense directions, which serve small d: there whole numbers stay whole, and empty bins between them tell them apart.
     """
-    many = points // _PER_BIN if isinstance(directions, (Hadamard, Local)) else BINS
+    many = points // _PER_BIN if isinstance(directions, (HadamardDirections, PatchDirections)) else BINS
     return max(_FEWEST_BINS, min(BINS, 1 << max(0, many.bit_length() - 1)))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from rieszflow._infra.jit import parallel_for, threads, tile_width
 from rieszflow._infra.workspace import empty_like, workspace
 from rieszflow._types import Cloud
-from rieszflow.directions import Hadamard, Local
+from rieszflow.directions import HadamardDirections, PatchDirections
 from rieszflow.histograms import loops, patch_loops
 from rieszflow.histograms.grid import BinGrid, Projector
 from rieszflow.histograms.layout import TAIL
@@ -113,18 +113,18 @@ def _tiles(frame: Projector, x: Tensor) -> Iterator[tuple[int, Tensor]]:
 
 
 def _whole(frame: Projector) -> tuple[object, ...]:
-    assert isinstance(frame.directions, Hadamard)
+    assert isinstance(frame.directions, HadamardDirections)
     return frame.directions.signs[0].numpy(), frame.directions.P
 
 
 def _patches(frame: Projector) -> tuple[object, ...]:
     local = frame.directions
-    assert isinstance(local, Local)
-    places, rows = (np.array([getattr(block, name) for block in local.blocks], np.int32) for name in ("place", "rows"))
-    basis = local.kind.colours
+    assert isinstance(local, PatchDirections)
+    places, rows = (np.array([getattr(block, name) for block in local.blocks], np.int32) for name in ("patch", "rows"))
+    basis = local.kind.colour_basis
     colours = np.empty((0, 0), np.float32) if basis is None else basis.float().numpy()
-    unit, kind = np.float32(1 / (local.kind.scale * local.n)), local.kind
-    heed = np.float32(kind.heed * kind.scale)
+    unit, kind = np.float32(1 / (local.kind.stretch * local.n)), local.kind
+    heed = np.float32(kind.condition_scale * kind.stretch)
     return local.signs.numpy(), places, rows, local.pixels.numpy(), unit, colours, kind.condition, heed
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow.directions import Directions, Hadamard, Local
+from rieszflow.directions import Directions, HadamardDirections, PatchDirections
 
 __all__ = ["SPAN", "BinGrid", "Projector", "grid_of", "parts"]
 
@@ -23,9 +23,9 @@ SPAN = ("low", "inverse", "shift", "scale", "B")
 def parts(directions: Directions) -> Sequence[Directions]:
     """The slices that go through the passes together, in float32: the bins resolve no more."""
     directions = directions.to_float32()
-    if isinstance(directions, Hadamard):
+    if isinstance(directions, HadamardDirections):
         return directions.blocks()
-    return directions.split(_LOCAL_PART if isinstance(directions, Local) else _PART)
+    return directions.split(_LOCAL_PART if isinstance(directions, PatchDirections) else _PART)
 
 
 @dataclass(frozen=True)

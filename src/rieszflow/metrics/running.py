@@ -19,7 +19,7 @@ from rieszflow.data.scale import spreads_of_rows
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.histograms import backends
 from rieszflow.loss import flat
-from rieszflow.sketch.plan import Drawn, Plan, notice_if_coarse
+from rieszflow.sketch.plan import Plan, SliceSettings, notice_if_coarse
 
 with extra("generative", "SlicedEnergyDistance"):
     from torchmetrics import Metric
@@ -94,8 +94,8 @@ class SlicedEnergyDistance(Metric):
             raise InputError(f'statistic: {statistic!r} given; "V" (non-negative) and "U" (unbiased) are accepted')
         self.statistic, self.reset_real = statistic, reset_real
         spreads = spreads_of_rows(scale, points, False, getattr(rows, "ndim", 2) > 2)
-        self._drawn = Drawn(points.shape[1], slices, directions, seed, None, spreads)
-        grids = Plan.around(self._drawn.divide(points), self._drawn).random
+        self._drawn = SliceSettings(points.shape[1], slices, directions, seed, None, spreads)
+        grids = Plan.fit(self._drawn.divide(points), self._drawn).random
         self._spans = [grid.span() for grid in grids]
         P, width = sum(grid.directions.P for grid in grids), grids[0].B + 2 * histograms.TAIL
         # The first state, so that a merge is refused before anything is added.
@@ -270,7 +270,7 @@ class SlicedEnergyDistance(Metric):
         return super()._apply(keeping_dtype, exclude_state)
 
 
-def _fingerprint(rows: Tensor, drawn: Drawn, reset_real: bool) -> Tensor:
+def _fingerprint(rows: Tensor, drawn: SliceSettings, reset_real: bool) -> Tensor:
     """Return four numbers that are equal for metrics that may share their states, as in a MetricCollection."""
     digest = hashlib.sha256(repr((drawn, rows.dtype, rows.shape, *(() if reset_real else ("kept",)))).encode())
     digest.update(rows.contiguous().numpy().tobytes())

@@ -127,7 +127,7 @@ def distance_curves(rows: Sequence[StageMetrics]) -> Image.Image:
 
 def error_curve(rows: Sequence[StageMetrics]) -> Image.Image:
     figure, axes, steps = _axes(rows)
-    errors = [row.fit_error for row in rows]
+    errors = [row.fit_error or 0.0 for row in rows]
     axes.plot(steps, errors, marker="o", ms=3, color="tab:red")
     axes.set(ylabel="fit error, relative squared", ylim=(0, 1.1 * max(errors) or 1))
     return _image(figure)

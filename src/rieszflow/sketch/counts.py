@@ -38,7 +38,7 @@ class Counts:
         device = plan.grids[0].shift.device
         self.masses = [torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes]
         self.moments = [torch.zeros(P, 2 * histograms.TAIL, dtype=torch.float64, device=device) for P, _ in shapes]
-        self.reservoir = Reservoir(sample, plan.drawn.d, plan.drawn.seed)
+        self.reservoir = Reservoir(sample, plan.settings.d, plan.settings.seed)
 
     def see(self, plan: Plan, x: Tensor, w: Tensor | None = None) -> None:
         """Count points (n, d) in the data's own units, with weights (n,) or one each."""
@@ -47,7 +47,7 @@ class Counts:
             self._see(plan, x[k : k + _PASS], None if w is None else w[k : k + _PASS])
 
     def _see(self, plan: Plan, x: Tensor, w: Tensor | None) -> None:
-        scaled = plan.drawn.divide(x)
+        scaled = plan.settings.divide(x)
         if w is None:
             self.reservoir.see(x, scaled)
         for grid, masses, moments in zip(plan.grids, self.masses, self.moments, strict=True):

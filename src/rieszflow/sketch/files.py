@@ -15,7 +15,7 @@ from rieszflow._infra.text import one_line
 from rieszflow._infra.validate import positive_int
 from rieszflow.errors import FileError, InputError
 from rieszflow.sketch.counts import Counts
-from rieszflow.sketch.plan import Drawn, Plan
+from rieszflow.sketch.plan import Plan, SliceSettings
 from rieszflow.sketch.reservoir import capacity
 
 __all__ = ["SKETCH", "read", "write"]
@@ -32,7 +32,7 @@ def write(path: Path, plan: Plan, counts: Counts) -> None:
         whole = not counts.weighted and counts.weight < 2**31
         tensors |= {f"{k}.counts": masses.int() if whole else masses, f"{k}.sums": moments}
         tensors |= {f"{k}.{name}": v for name, v in grid.span().items()}
-    drawn, reservoir = plan.drawn, counts.reservoir
+    drawn, reservoir = plan.settings, counts.reservoir
     if drawn.spreads is not None:
         tensors["spreads"] = torch.tensor(drawn.spreads, dtype=torch.float64)
     meta = {
@@ -71,7 +71,7 @@ def _plan(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Plan:
     found = tensors.get("spreads")
     _need(found is None or (found.shape == (d,) and found.dtype == torch.float64), "spreads of a wrong shape or dtype")
     spreads = None if found is None else tuple(found.tolist())
-    drawn = Drawn(d, slices, meta["directions"], meta["seed"], None if names is None else tuple(names), spreads)
+    drawn = SliceSettings(d, slices, meta["directions"], meta["seed"], None if names is None else tuple(names), spreads)
     tables = [name for name in tensors if name.endswith(".counts")]
     rows = sum(len(tensors[name]) for name in tables)
     if rows != drawn.slices + drawn.d * drawn.columns:  # before as many directions are drawn
@@ -79,7 +79,7 @@ def _plan(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Plan:
     spans = [{name: tensors[f"{k}.{name}"] for name in histograms.SPAN} for k in range(len(tables))]
     for k, span in enumerate(spans):
         _check_span(span, drawn.d, tensors[f"{k}.counts"])
-    return Plan.at(spans, drawn)
+    return Plan.from_spans(spans, drawn)
 
 
 def _check_span(span: dict[str, Tensor], d: int, counts: Tensor) -> None:
@@ -109,7 +109,7 @@ def _counts(plan: Plan, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Cou
     if weighted:
         sums = 0 < squares <= weight**2 * _ROUNDED and weight**2 <= n * squares * _ROUNDED if n else weight == squares == 0
     _need(sums, f"{n} points of weight {weight!r}, squared {squares!r}")
-    counts = Counts(plan, capacity(meta.get("sample"), plan.drawn.d), weighted)
+    counts = Counts(plan, capacity(meta.get("sample"), plan.settings.d), weighted)
     if "seen" in meta:  # else of a version that kept no points
         seen = meta["seen"]
         _need(type(seen) is int and 0 <= seen <= n, f"a sample of {seen!r} points of {n}")

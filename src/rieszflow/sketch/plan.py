@@ -20,7 +20,7 @@ from rieszflow.data import difference
 from rieszflow.directions import KINDS, Directions
 from rieszflow.errors import InputError
 
-__all__ = ["Drawn", "Plan", "notice_if_coarse"]
+__all__ = ["Plan", "SliceSettings", "notice_if_coarse"]
 
 _RANGE = 256  # rows that decide the range
 _BYTES = 8 * (histograms.BINS + 2 * histograms.TAIL)  # of the counts of a slice
@@ -71,7 +71,7 @@ class Axes(Directions):
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SliceSettings:
     """What the slices of a sketch follow from.
 
     Attributes:
@@ -134,16 +134,16 @@ class Plan:
     """The slices and their bins.
 
     Attributes:
-        drawn: what the slices follow from.
+        settings: what the slices follow from.
         grids: the bins, of one part of the slices after another: first the random ones, then the columns if they are counted.
     """
 
-    drawn: Drawn
+    settings: SliceSettings
     grids: tuple[histograms.BinGrid, ...]
 
     @classmethod
     @isolated_numerics
-    def around(cls, rows: Tensor, drawn: Drawn) -> Plan:
+    def fit(cls, rows: Tensor, drawn: SliceSettings) -> Plan:
         """Place the bins where some rows (m, d), already divided by their spreads, lie."""
         chosen = np.random.default_rng(0).permutation(len(rows))[:_RANGE]
         some = rows.cpu().numpy()[chosen]
@@ -152,7 +152,7 @@ class Plan:
 
     @classmethod
     @isolated_numerics
-    def at(cls, spans: Sequence[Mapping[str, Tensor]], drawn: Drawn) -> Plan:
+    def from_spans(cls, spans: Sequence[Mapping[str, Tensor]], drawn: SliceSettings) -> Plan:
         """The bins whose `Grid.span` these were."""
         like = spans[0]["shift"]
         parts = [part for kind in drawn.kinds(like) for part in histograms.parts(kind)]
@@ -162,7 +162,7 @@ class Plan:
     @property
     def random(self) -> tuple[histograms.BinGrid, ...]:
         """The bins of the random slices."""
-        return self.grids[: len(self.grids) - self.drawn.columns]
+        return self.grids[: len(self.grids) - self.settings.columns]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -176,17 +176,17 @@ class Plan:
     def difference(self, other: Plan) -> str | None:
         """How another plan differs, in words that follow "a sketch"; None where sketches of both can be compared."""
         for what in ("d", "slices", "directions", "seed"):
-            mine, theirs = getattr(self.drawn, what), getattr(other.drawn, what)
+            mine, theirs = getattr(self.settings, what), getattr(other.settings, what)
             if mine != theirs:
                 return f"a sketch with {what} = {theirs!r} given, this one has {mine!r}; they must be equal"
-        mine, theirs = self.drawn.names, other.drawn.names
+        mine, theirs = self.settings.names, other.settings.names
         advice = "make sketches that are to be compared by `empty()`"
         if mine is not None and theirs is not None and mine != theirs:
             how = "the same columns in another order"
             if set(mine) != set(theirs):
                 how = "other columns: it " + difference(theirs, mine, "this one has")
             return f"a sketch of {how}; {advice}"
-        if self.drawn.spreads != other.drawn.spreads:
+        if self.settings.spreads != other.settings.spreads:
             return f"a sketch whose columns are divided by other spreads; {advice}"
         for a, b in zip(self.grids, other.grids, strict=True):
             one, two = a.span(), b.span()

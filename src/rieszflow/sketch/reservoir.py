@@ -30,7 +30,9 @@ def capacity(sample: Any, d: int) -> int:
     if sample is None:
         return min(_ROWS, max(_FEWEST, _NUMBERS // d))
     if isinstance(sample, bool) or not isinstance(sample, (int, np.integer)) or sample < 0:
-        raise InputError(f"sample: {sample!r} given; a whole number of at least 0, or None for the default, is accepted")
+        raise InputError(
+            f"reservoir_size: {sample!r} given; a whole number of at least 0, or None for the default, is accepted"
+        )
     return int(sample)
 
 

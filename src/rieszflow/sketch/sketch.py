@@ -23,7 +23,7 @@ from rieszflow.engines.base import Result, Sum
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sketch import files
 from rieszflow.sketch.counts import Counts
-from rieszflow.sketch.plan import Drawn, Plan, notice_if_coarse
+from rieszflow.sketch.plan import Plan, SliceSettings, notice_if_coarse
 from rieszflow.sketch.reservoir import capacity
 
 __all__ = ["SliceSketch"]
@@ -37,18 +37,18 @@ class SliceSketch:
     `empty`. On every slice a distribution function is wrong by at most the mass of the bin.
 
     Args:
-        rows: some points (m, d), m ≥ 1, that say where the bins should be. They are not counted. Tensor or array, float32 or
+        points: some points (m, d), m ≥ 1, that say where the bins should be. They are not counted. Tensor or array, float32 or
             float64. Points outside fall into bins that grow geometrically. Or the `plan` of another sketch, for one that can
-            be compared with it; then all but `sample` is as there.
+            be compared with it; then all but `reservoir_size` is as there.
         slices: random directions P.
         directions: "auto", "orthogonal", "hadamard", "sobol" or "independent", as in `sliced_mmd2`.
         seed: of the directions; a whole number.
         names: of the d columns, to go with the sketch.
-        scale: "columns" divides every column by its robust spread: its interquartile range in `rows`, or its standard deviation
+        scale: "columns" divides every column by its robust spread: its interquartile range in `points`, or its standard deviation
             if that is 0; constant columns stay as they are. The sketch stores the spreads, and distances have no unit. "none"
             keeps raw units. "auto" is "columns" if there are names; otherwise it keeps raw units and gives a notice if the
             spreads of the columns differ more than tenfold.
-        sample: random points to keep as they came, for `drift_test`. They are saved, too. 0 for none, where points must not be
+        reservoir_size: random points to keep as they came, for `drift_test`. They are saved, too. 0 for none, where points must not be
             kept: then there is no drift test. None for 2,048, or fewer where they were more than 2^20 numbers, but 64.
 
     Attributes:
@@ -63,7 +63,7 @@ class SliceSketch:
     Example:
         >>> g = torch.Generator().manual_seed(0)
         >>> day, night = torch.randn(5000, 3, generator=g), torch.randn(5000, 3, generator=g) + 1
-        >>> reference = SliceSketch.of(day[:3000])
+        >>> reference = SliceSketch.from_points(day[:3000])
         >>> reference = reference + reference.empty().update(day[3000:])
         >>> reference.n, round(reference.distance(night, statistic="U"), 2)
         (5000, 0.52)
@@ -72,37 +72,39 @@ class SliceSketch:
     @isolated_numerics
     def __init__(
         self,
-        rows: Points | Plan,
+        points: Points | Plan,
         *,
         slices: int = 1024,
         directions: DirectionsName = "auto",
         seed: int = 0,
         names: list[str] | None = None,
         scale: ScaleName = "auto",
-        sample: int | None = None,
+        reservoir_size: int | None = None,
     ) -> None:
-        if isinstance(rows, Plan):
+        if isinstance(points, Plan):
             if (slices, directions, seed, names, scale) != (1024, "auto", 0, None, "auto"):
-                raise InputError("with a plan as `rows`, `slices`, `directions`, `seed`, `names` and `scale` must be left out")
-            self.plan = rows
+                raise InputError(
+                    "with a plan as `points`, `slices`, `directions`, `seed`, `names` and `scale` must be left out"
+                )
+            self.plan = points
         else:
-            points = validate.points("rows", rows).detach()
-            if points.ndim != 2:
-                raise InputError(f"rows: shape {tuple(points.shape)} given; (m, d) is accepted")
-            spreads = spreads_of_rows(scale, points, names is not None, False)
-            drawn = Drawn(points.shape[1], slices, directions, seed, names, spreads)
-            self.plan = Plan.around(drawn.divide(points), drawn)
-        self._counts = Counts(self.plan, capacity(sample, self.d))
+            rows = validate.points("points", points).detach()
+            if rows.ndim != 2:
+                raise InputError(f"points: shape {tuple(rows.shape)} given; (m, d) is accepted")
+            spreads = spreads_of_rows(scale, rows, names is not None, False)
+            drawn = SliceSettings(rows.shape[1], slices, directions, seed, names, spreads)
+            self.plan = Plan.fit(drawn.divide(rows), drawn)
+        self._counts = Counts(self.plan, capacity(reservoir_size, self.d))
 
     @classmethod
     def counted(cls, plan: Plan, counts: Counts) -> SliceSketch:
         """A sketch of what has been counted in the bins of a plan."""
-        sketch = cls(plan, sample=counts.reservoir.size)
+        sketch = cls(plan, reservoir_size=counts.reservoir.size)
         sketch._counts = counts
         return sketch
 
     @classmethod
-    def of(
+    def from_points(
         cls,
         x: Any,
         *,
@@ -111,7 +113,7 @@ class SliceSketch:
         seed: int = 0,
         scale: ScaleName = "auto",
         progress: ProgressCallback | None = None,
-        sample: int | None = None,
+        reservoir_size: int | None = None,
     ) -> SliceSketch:
         """Return the sketch of a cloud, its bins where the first batch lies.
 
@@ -122,15 +124,15 @@ class SliceSketch:
             seed: as above.
             scale: as above, with spreads from all points of x, or from the first batch if x is an iterator.
             progress: as in `update`.
-            sample: as above.
+            reservoir_size: as above.
         """
         points = stream(x)
-        drawn = Drawn(points.d, slices, directions, seed, points.names, choose_spreads(scale, [points]))
-        return cls(Plan.around(drawn.divide(points.first), drawn), sample=sample).update(points, progress=progress)
+        drawn = SliceSettings(points.d, slices, directions, seed, points.names, choose_spreads(scale, [points]))
+        return cls(Plan.fit(drawn.divide(points.first), drawn), reservoir_size=reservoir_size).update(points, progress=progress)
 
     def empty(self) -> SliceSketch:
         """A sketch of nothing with the same slices and bins, to be filled, compared and added to this one."""
-        return SliceSketch(self.plan, sample=self.sample)
+        return SliceSketch(self.plan, reservoir_size=self.reservoir_size)
 
     # What it is.
 
@@ -150,37 +152,37 @@ class SliceSketch:
     @property
     def d(self) -> int:
         """Dimension of the points."""
-        return self.plan.drawn.d
+        return self.plan.settings.d
 
     @property
     def slices(self) -> int:
         """Number of random slices."""
-        return self.plan.drawn.slices
+        return self.plan.settings.slices
 
     @property
     def directions(self) -> DirectionsName:
         """The kind of the random directions."""
-        return self.plan.drawn.directions
+        return self.plan.settings.directions
 
     @property
     def seed(self) -> int:
         """Of the random directions."""
-        return self.plan.drawn.seed
+        return self.plan.settings.seed
 
     @property
     def names(self) -> list[str] | None:
         """Of the columns."""
-        return None if self.plan.drawn.names is None else list(self.plan.drawn.names)
+        return None if self.plan.settings.names is None else list(self.plan.settings.names)
 
     @property
     def scale(self) -> Literal["columns", "none"]:
-        """Return "columns" if columns are divided by their spreads `plan.drawn.spreads`, "none" for raw units."""
-        return "none" if self.plan.drawn.spreads is None else "columns"
+        """Return "columns" if columns are divided by their spreads `plan.settings.spreads`, "none" for raw units."""
+        return "none" if self.plan.settings.spreads is None else "columns"
 
     @property
     def columns(self) -> bool:
         """Whether columns are counted by themselves: up to d = 4,096."""
-        return self.plan.drawn.columns
+        return self.plan.settings.columns
 
     @property
     def counts(self) -> tuple[Tensor, ...]:
@@ -188,15 +190,15 @@ class SliceSketch:
         return tuple(self._counts.masses)
 
     @property
-    def sample(self) -> int:
+    def reservoir_size(self) -> int:
         """How many random points are kept at most."""
         return self._counts.reservoir.size
 
     @property
-    def kept(self) -> Tensor | None:
-        """Random points of all that were counted, each as likely: (k, d) float64, k = min(sample, n).
+    def reservoir(self) -> Tensor | None:
+        """Random points of all that were counted, each as likely: (k, d) float64, k = min(reservoir_size, n).
 
-        None where there are none: with sample = 0 or weights, and from files of versions that kept none.
+        None where there are none: with reservoir_size = 0 or weights, and from files of versions that kept none.
         """
         reservoir = self._counts.reservoir
         return torch.from_numpy(reservoir.rows) if reservoir.size > 0 and reservoir.seen == self.n else None
@@ -226,9 +228,9 @@ class SliceSketch:
         w = None if x_weights is None else _weights(x_weights, x)
         if self.n and self.weighted != (w is not None):
             raise InputError("x_weights: a sketch holds points with weights or points without, not both")
-        notice_if_coarse(self.plan.random[0], self.plan.drawn.divide(points.first))
+        notice_if_coarse(self.plan.random[0], self.plan.settings.divide(points.first))
         # Counts of its own until the pass has come to its end: an error in the middle leaves the sketch as it was.
-        new = Counts(self.plan, self.sample, w is not None)
+        new = Counts(self.plan, self.reservoir_size, w is not None)
         for batch in points:
             new.see(self.plan, batch, None if w is None else w[new.n : new.n + len(batch)])
             if progress is not None:
@@ -245,8 +247,8 @@ class SliceSketch:
         self._check_like(other)
         if self.n and other.n and self.weighted != other.weighted:
             raise InputError("other: one sketch is of points with weights and the other is not; they cannot be merged")
-        if self.n and other.n and not self.weighted and (self.kept is None) != (other.kept is None):
-            which = "this sketch" if self.kept is None else "the other sketch"
+        if self.n and other.n and not self.weighted and (self.reservoir is None) != (other.reservoir is None):
+            which = "this sketch" if self.reservoir is None else "the other sketch"
             notice(f"merge: {which} keeps no sample of its points, so the sum keeps none, and drift_test will refuse it")
         self._counts.add(other._counts)
         return self
@@ -313,7 +315,7 @@ class SliceSketch:
             raise InputError(f"x: shape {tuple(points.shape)} given; (N, {self.d}) is accepted")
         a = validate.weights("x_weights", x_weights, points)
         unbiased = validate.statistic(statistic, ("x", points, a)) == "U" and self._unbiased("U")
-        scaled, total = self.plan.drawn.divide(points), Sum()
+        scaled, total = self.plan.settings.divide(points), Sum()
         for mine in self._tables()[: len(self.plan.random)]:
             grid, wide = mine.grid.met(scaled)
             cloud = Cloud(wide, a)
@@ -322,7 +324,7 @@ class SliceSketch:
             total.add(Result(x=histograms.CdfEvaluator(theirs, mine, unbiased).gradient_x(cloud, self.slices)))
         found = total.result().x
         assert found is not None
-        gradient = self.plan.drawn.divide(found).to(points.dtype)
+        gradient = self.plan.settings.divide(found).to(points.dtype)
         return gradient.numpy() if isinstance(x, np.ndarray) else gradient
 
     def histogram(self, k: int, column: bool = False, bars: int = 64) -> tuple[np.ndarray, np.ndarray]:
@@ -338,7 +340,7 @@ class SliceSketch:
         inside = many[histograms.TAIL : histograms.TAIL + grid.B].reshape(bars, -1).sum(1) / max(self.weight, 1e-300)
         low, inverse = float(grid.low[row]), float(grid.inverse[row])
         origin = float(grid.shift[row]) if column else 0.0
-        spread = self.plan.drawn.spreads[row] if column and self.plan.drawn.spreads is not None else 1.0
+        spread = self.plan.settings.spreads[row] if column and self.plan.settings.spreads is not None else 1.0
         edges = (origin + (low + np.arange(bars + 1) * (grid.B / bars) / inverse) / grid.scale) * spread
         return edges, inside / np.diff(edges)
 

@@ -22,7 +22,7 @@ from rieszflow.data.scale import check_scale, choose_spreads
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sketch import Plan, SliceSketch
 from rieszflow.sketch.counts import Counts
-from rieszflow.sketch.plan import Drawn
+from rieszflow.sketch.plan import SliceSettings
 from rieszflow.sketch.reservoir import capacity
 from rieszflow.two_sample.blocks import Dealt, deal, sizes
 from rieszflow.two_sample.exact import are_few, exact_gram, in_range, pair_distances
@@ -49,10 +49,10 @@ class _Points:
     x: Tensor
     y: Tensor
     around: Tensor
-    drawn: Drawn
+    drawn: SliceSettings
 
     def sketches(self) -> tuple[SliceSketch, SliceSketch]:
-        plan = Plan.around(self.around, self.drawn)
+        plan = Plan.fit(self.around, self.drawn)
         x, y = (Counts(plan, capacity(None, self.drawn.d)) for _ in range(2))
         x.see(plan, self.x)
         y.see(plan, self.y)
@@ -65,9 +65,9 @@ class TwoSampleTest:
 
     Attributes:
         pvalue: probability of a statistic as large if both samples are of one distribution; exact.
-        distance: D² (half the energy distance) of all points, unbiased: it may be below 0. If `method` is "sliced", it is the
+        statistic: D² (half the energy distance) of all points, unbiased: it may be below 0. If `method` is "sliced", it is the
             distance on slices. With scaled columns it has no unit.
-        interval: approximate 95 % confidence interval of D²: the standard errors of the points (Hoeffding's two terms, from
+        confidence_interval: approximate 95 % confidence interval of D²: the standard errors of the points (Hoeffding's two terms, from
             the variance of blocks or single points) and of the slices, times Student's quantile for the number of blocks. It
             is too narrow if values that matter are too rare to occur among the points.
         permutations: B; or the number of all ways to split the points, where that is less than B + 2: then all are tried.
@@ -80,8 +80,8 @@ class TwoSampleTest:
     """
 
     pvalue: float
-    distance: float
-    interval: tuple[float, float]
+    statistic: float
+    confidence_interval: tuple[float, float]
     permutations: int
     blocks: tuple[int, int]
     tested: tuple[int, int]
@@ -103,13 +103,8 @@ class TwoSampleTest:
     @property
     def scale(self) -> Literal["columns", "none"]:
         """Return "columns" if every column was divided by its spread, "none" for raw units."""
-        drawn = self._samples.drawn if isinstance(self._samples, _Points) else self._samples[0].plan.drawn
+        drawn = self._samples.drawn if isinstance(self._samples, _Points) else self._samples[0].plan.settings
         return "none" if drawn.spreads is None else "columns"
-
-    @property
-    def statistic(self) -> float:
-        """Return `distance`, by SciPy's name."""
-        return self.distance
 
 
 @isolated_numerics
@@ -178,7 +173,7 @@ def _test_points(
 ) -> TwoSampleTest:
     """Test two clouds with matched columns; `of` is the number of slices and their kind."""
     n, m = _at_least_two("x", one), _at_least_two("y", two)
-    drawn = Drawn(one.d, *of, int(random.integers(0, 2**63)), one.names or two.names, spreads)
+    drawn = SliceSettings(one.d, *of, int(random.integers(0, 2**63)), one.names or two.names, spreads)
     # Drawn from all points alike: bins that know which points are of x would tell them from those of y.
     rows = np.random.default_rng(0).integers(0, n + m, 256)
     clouds = ((one, rows[rows < n]), (two, rows[rows >= n] - n))
@@ -187,7 +182,7 @@ def _test_points(
     if are_few(n + m, one.d):
         points = _Points(_gathered(one, passes[0]), _gathered(two, passes[1]), some, drawn)
         return _test_exactly(points, permutations, random)
-    plan = Plan.around(some, drawn)
+    plan = Plan.fit(some, drawn)
     size, K, L = sizes(n, m, _MOST_TIMES)
     of_x = deal(one, plan, (size, K), random, passes[0])
     of_y = deal(two, plan, (size, L), random, passes[1])
@@ -206,7 +201,7 @@ def drift_test(
 ) -> TwoSampleTest:
     """Tests whether points are of the distribution that a sketch was made of: for drift, where the reference's points are gone.
 
-    Blocks of x are permuted with blocks of the random points that the sketch has kept (`SliceSketch.kept`). All points of x and
+    Blocks of x are permuted with blocks of the random points that the sketch has kept (`SliceSketch.reservoir`). All points of x and
     of the reference enter the statistic. As long as x has fewer points than were kept, the power is that of a test against all
     points of the reference. For more, it grows with the number kept.
 
@@ -229,7 +224,7 @@ def drift_test(
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
-        >>> reference = SliceSketch.of(torch.randn(5000, 2, generator=g), slices=64)
+        >>> reference = SliceSketch.from_points(torch.randn(5000, 2, generator=g), slices=64)
         >>> same, other = torch.randn(300, 2, generator=g), torch.randn(300, 2, generator=g) + 0.5
         >>> drift_test(same, reference).pvalue > 0.05, drift_test(other, reference).pvalue
         (True, 0.001)
@@ -245,17 +240,17 @@ def drift_test(
     check_scale(scale)
     if scale not in ("auto", reference.scale):
         raise InputError(f"`scale` must be 'auto' or {reference.scale!r}, which the reference has, got {scale!r}")
-    kept = reference.kept
+    kept = reference.reservoir
     if kept is None or len(kept) < 2:
         raise InputError(
-            "reference: a sketch that keeps a sample of its points is needed for a test; this one was made with sample=0 or 1, "
+            "reference: a sketch that keeps a sample of its points is needed for a test; this one was made with reservoir_size=0 or 1, "
             "or by an earlier version, or merged with one that was. Its distances are right; for a test make it again"
         )
     n = _at_least_two("x", cloud)
     size, K, L = sizes(n, len(kept), _MOST_TIMES_DRIFT)
     random = source(seed)
     # In one dtype: equal points must be in equal bins, whichever side they are on.
-    dtype = torch.promote_types(reference.plan.drawn.divide(cloud.first).dtype, reference.plan.dtype)
+    dtype = torch.promote_types(reference.plan.settings.divide(cloud.first).dtype, reference.plan.dtype)
     kept = kept.to(dtype) if torch.equal(kept.to(dtype).double(), kept) else kept
     plan = reference.plan.of_dtype(kept.dtype)
     of_x = deal(cloud, plan, (size, K), random, _told(progress, "x", n))
@@ -313,7 +308,9 @@ def _test(
     interval = _interval(distance, y.whole.distance(x.whole), gram, error)
     if pooled is not None:
         permuted = {name: getattr(pooled, name) for name in ("pvalue", "permutations", "blocks", "tested")}
-        return TwoSampleTest(distance=distance, interval=interval, method="sliced", _samples=(x.whole, y.whole), **permuted)
+        return TwoSampleTest(
+            statistic=distance, confidence_interval=interval, method="sliced", _samples=(x.whole, y.whole), **permuted
+        )
     largest = float(gram.matrix.diagonal()[gram.weights != 0].max())
     found = pvalue(gram.squares, gram.weights, (x.K, y.K), permutations=permutations, scale=largest, random=random)
     blocks, tested = (x.K, y.K), (x.tested, y.tested)

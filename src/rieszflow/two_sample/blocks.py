@@ -76,7 +76,7 @@ def deal(
         told: called after every batch with the number of points so far.
     """
     size, K = sizes
-    counts = Counts(plan, capacity(None, plan.drawn.d))
+    counts = Counts(plan, capacity(None, plan.settings.d))
     blocks = [np.zeros((K, g.directions.P, g.B + 2 * histograms.TAIL), np.min_scalar_type(size)) for g in plan.random]
     # How many points every block still gets, and how many none does: who gets which is drawn batch by batch.
     left = np.array([size] * K + [cloud.count() - K * size])
@@ -84,7 +84,7 @@ def deal(
         counts.see(plan, batch)
         drawn = random.multivariate_hypergeometric(left, len(batch), method="marginals")
         left -= drawn
-        order, scaled = torch.from_numpy(random.permutation(len(batch))), plan.drawn.divide(batch)
+        order, scaled = torch.from_numpy(random.permutation(len(batch))), plan.settings.divide(batch)
         for k, mine in enumerate(order.split(drawn.tolist())[:K]):
             if len(mine):
                 _add(scaled, mine, k, plan, blocks)

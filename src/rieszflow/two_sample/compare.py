@@ -24,18 +24,18 @@ class Comparison:
         x: sketch of all points of x.
         y: sketch of all points of y, with the same slices and bins.
         test: the test that was made; None for two sketches, which have no points left to permute.
-        distance: D² (half the energy distance) on the slices, unbiased: around 0, and at times below it, where nothing differs.
+        statistic: D² (half the energy distance) on the slices, unbiased: around 0, and at times below it, where nothing differs.
     """
 
     x: SliceSketch
     y: SliceSketch
     test: TwoSampleTest | None
-    distance: float
+    statistic: float
 
     @property
-    def interval(self) -> tuple[float, float] | None:
+    def confidence_interval(self) -> tuple[float, float] | None:
         """Approximate 95 % confidence interval of the distance; None without a test."""
-        return None if self.test is None else self.test.interval
+        return None if self.test is None else self.test.confidence_interval
 
     @property
     def pvalue(self) -> float | None:
@@ -124,12 +124,12 @@ def compare(
         return Comparison(one, two, None, two.distance(one, statistic="U"))
     if one is not None:
         test = drift_test(stream(y), one, **options)
-        return Comparison(one, test.x, test, test.distance)
+        return Comparison(one, test.x, test, test.statistic)
     if two is not None:
         test = drift_test(stream(x), two, **options)
-        return Comparison(test.x, two, test, test.distance)
+        return Comparison(test.x, two, test, test.statistic)
     test = two_sample_test(x, y, slices=256 if slices is None else slices, common=common, **options)
-    return Comparison(test.x, test.y, test, test.distance)
+    return Comparison(test.x, test.y, test, test.statistic)
 
 
 def _sketch(source: Any) -> SliceSketch:

@@ -22,7 +22,7 @@ from rieszflow._types import DirectionsName, Progress, ProgressCallback, ScaleNa
 from rieszflow.data import Stream, labelled
 from rieszflow.data.scale import choose_spreads
 from rieszflow.errors import InputError
-from rieszflow.sketch.plan import Drawn
+from rieszflow.sketch.plan import SliceSettings
 from rieszflow.two_sample.exact import are_few, exact_gram, in_range, pair_distances
 from rieszflow.two_sample.gram import Gram
 from rieszflow.two_sample.pairwise_bins import Binned, Merged
@@ -47,7 +47,7 @@ class PairwiseDistances:
         standard_errors: of the distances, from the choice of points and slices, (K, K); NaN on the diagonal.
         pvalues: by permutations, (K, K), each of a pair by itself: among many pairs some are small by chance. NaN on the
             diagonal; None where none were asked for.
-        statistic: "U" or "V", of the distances.
+        estimator: "U" or "V", of the distances.
         scale: "columns" if every column was divided by its spread, "none" for raw units.
         method: "exact" if computed from the distances of all pairs of points, "sliced" if on slices, with bins and blocks.
     """
@@ -57,7 +57,7 @@ class PairwiseDistances:
     distances: np.ndarray
     standard_errors: np.ndarray
     pvalues: np.ndarray | None
-    statistic: Statistic
+    estimator: Statistic
     scale: Literal["columns", "none"]
     method: Literal["exact", "sliced"]
 
@@ -162,7 +162,7 @@ def pairwise_energy_distance(
         raise InputError(f"groups: all points are in one group, {names[0]!r}; two at least are needed")
     if sizes.min() < 2:
         raise InputError(f"groups: {names[sizes.argmin()]!r} has one point; two at least are needed in every group")
-    drawn = Drawn(points.d, slices, directions, seed)
+    drawn = SliceSettings(points.d, slices, directions, seed)
     tests = _Tests(permutations, source(seed))
     exact = are_few(len(group), points.d)
     if exact:

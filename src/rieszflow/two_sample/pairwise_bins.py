@@ -23,7 +23,7 @@ from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Stream
 from rieszflow.directions import Directions
 from rieszflow.kernels import Riesz
-from rieszflow.sketch.plan import Drawn
+from rieszflow.sketch.plan import SliceSettings
 
 __all__ = ["Binned", "Merged"]
 
@@ -79,7 +79,7 @@ class Binned:
         points: Stream,
         group: np.ndarray,
         sizes: np.ndarray,
-        slices: Drawn,
+        slices: SliceSettings,
         progress: ProgressCallback | None,
     ) -> Binned:
         P, n = slices.slices, len(group)

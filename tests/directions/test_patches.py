@@ -9,7 +9,7 @@ from problems import generator
 
 import rieszflow as rf
 from rieszflow._types import Cloud, Need, Pair
-from rieszflow.directions import Dense, sample
+from rieszflow.directions import DenseDirections, sample
 from rieszflow.directions.hadamard import transform
 from rieszflow.engines import ENGINES, Problem
 
@@ -18,26 +18,27 @@ def stretched(drawn):
     """The directions (P, d) of a draw, written pixel by pixel from the directions on patches."""
     kind = drawn.kind
     C, H, W = kind.shape
-    s, k = kind.size, kind.scale
-    found, heed = [], s * k / (H * W) ** 0.5  # of the condition, which stands before the pixels
+    s, k = kind.size, kind.stretch
+    found, condition_scale = [], s * k / (H * W) ** 0.5
     for block, xi in zip(drawn.blocks, drawn.xi, strict=True):
-        top, left = divmod(int(drawn.pixels[block.place, 0, 0]) % (H * W), W)
+        top, left = divmod(int(drawn.pixels[block.patch, 0, 0]) % (H * W), W)
         for direction in xi:
             many = len(direction) - kind.condition
             image, patch = torch.zeros(kind.shape, dtype=xi.dtype), direction[:many].view(-1, s, s)
-            colour = block.place % C if kind.by_colour else 0
+            colour = block.patch % C if kind.by_colour else 0
             for c, i, j in itertools.product(range(len(patch)), range(s * k), range(s * k)):
                 image[colour + c, (top + i) % H, (left + j) % W] = patch[c, i // k, j // k] / k
             if kind.by_colour and C == 3:  # brightness, red less green, and both less blue
                 a, b, c = image[0] / 3**0.5, image[1] / 2**0.5, image[2] / 6**0.5
                 image = torch.stack([a + b + c, a - b + c, a - 2 * c])
-            found.append(torch.cat([heed * direction[many:], image.flatten()]))
+            found.append(torch.cat([condition_scale * direction[many:], image.flatten()]))
     return torch.stack(found)
 
 
 KINDS = [rf.PatchSlices((3, 10, 8), 3, 2), rf.PatchSlices((1, 8, 8), 7, 1), rf.PatchSlices((2, 6, 6), 2, 3),
          rf.PatchSlices((3, 9, 10), 4, 2, by_colour=True), rf.PatchSlices((2, 6, 6), 3, 1, by_colour=True),
-         rf.PatchSlices((3, 10, 8), 3, 2, one=True), rf.PatchSlices((3, 9, 10), 4, 1, by_colour=True, one=True),
+         rf.PatchSlices((3, 10, 8), 3, 2, single_patch=True),
+         rf.PatchSlices((3, 9, 10), 4, 1, by_colour=True, single_patch=True),
          rf.PatchSlices((3, 10, 8), 3, 2, condition=4),
          rf.PatchSlices((3, 9, 10), 4, 2, by_colour=True, condition=1)]  # fmt: skip
 
@@ -72,7 +73,7 @@ def test_every_pixel_is_seen():
     kind = rf.PatchSlices((1, 9, 13), 4, 1)
     drawn = sample(kind, 12, 9 * 13, torch.zeros(1), generator(0))
     assert set(drawn.pixels.flatten().tolist()) == set(range(9 * 13))
-    assert {block.place for block in drawn.blocks} == set(range(kind.places)) and kind.places == 12
+    assert {block.patch for block in drawn.blocks} == set(range(kind.n_patches)) and kind.n_patches == 12
 
 
 @pytest.mark.parametrize("kind", [*KINDS, rf.PatchSlices((3, 12, 12), 5, 2), rf.PatchSlices((1, 30, 30), 10, 3)])
@@ -91,7 +92,7 @@ def test_compiled_passes_against_the_same_on_dense_directions(kind, P, weighted)
     pair = Pair(Cloud(x, a), Cloud(y, None), False)
     problem = Problem(rf.Riesz(), Need(value=True, x=True, y=True))
     found = ENGINES["bins"].evaluate(pair, drawn, problem)
-    expected = ENGINES["bins"].evaluate(pair, Dense(stretched(drawn)), problem)
+    expected = ENGINES["bins"].evaluate(pair, DenseDirections(stretched(drawn)), problem)
     # The matrix counts as directions of R^d, and not of the space that a patch is padded to.
     factor = rf.Riesz().basis_constant(drawn.n) / rf.Riesz().basis_constant(d)
     torch.testing.assert_close(found.value, factor * expected.value, rtol=1e-4, atol=1e-7)
@@ -125,7 +126,7 @@ def test_gradient_by_autograd_of_the_dense_form(engine):
     dense = stretched(drawn)
     px, py = (dense @ z.T for z in (x, y))
     per_slice = (torch.sign(px[:, :, None] - py[:, None]).mean(2) - torch.sign(px[:, :, None] - px[:, None]).mean(2)) / 200
-    expected = rf.Riesz().basis_constant(drawn.n) / 40 * per_slice.T @ dense
+    expected = 2 * rf.Riesz().basis_constant(drawn.n) / 40 * per_slice.T @ dense
     found = rf.sliced_mmd2_gradient(x, y, slices=40, directions=kind, engine=engine, seed=generator(9))
     # sort: ties that rounding makes or breaks, 1/150 of one slice of 40; bins: the mass of a bin, some 1/200
     tolerance = 1e-3 if engine == "sort" else 2e-2
@@ -144,12 +145,15 @@ def test_flow_with_patches_keeps_its_tables():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: rf.PatchSlices((1, 8, 8), 7, 2), "7 × 7 pixels stretched by 2 do not fit into images of 8 × 8"),
-        (lambda: rf.PatchSlices((1, 8), 7), "a shape (C, H, W)"),
-        (lambda: rf.PatchSlices((3, 8, 8), 2, 1, "yes"), "by_colour='yes' given"),
-        (lambda: rf.PatchSlices((3, 8, 8), 2, 1, one=1), "one=1 given"),
-        (lambda: rf.PatchSlices((1, 8, 8), 0), "whole numbers are accepted"),
-        (lambda: rf.sliced_mmd2(torch.zeros(2, 5), torch.ones(2, 5), directions=rf.PatchSlices((1, 8, 8))), "have d = 5"),
+        (lambda: rf.PatchSlices((1, 8, 8), 7, 2), "`size` · `stretch` must be at most 8 for images of 8 × 8 pixels, got 7 · 2"),
+        (lambda: rf.PatchSlices((1, 8), 7), "must be (C, H, W) and positive integers"),
+        (lambda: rf.PatchSlices((3, 8, 8), 2, 1, "yes"), "`by_colour` must be True or False, got 'yes'"),
+        (lambda: rf.PatchSlices((3, 8, 8), 2, 1, single_patch=1), "`single_patch` must be True or False, got 1"),
+        (lambda: rf.PatchSlices((1, 8, 8), 0), "must be (C, H, W) and positive integers"),
+        (
+            lambda: rf.sliced_mmd2(torch.zeros(2, 5), torch.ones(2, 5), directions=rf.PatchSlices((1, 8, 8))),
+            "must fit points of dimension d = 5",
+        ),
     ],
 )
 def test_bad_input(make, says):

@@ -70,7 +70,8 @@ def look(path):
     state = run.load_state()
     return [
         run.config.fixed(), run.shape, {k: v for k, v in run.data.items() if k not in ("name", "path")}, run.finished(),
-        run.missing(), [{**row.to_dict(), "seconds": 0} for row in run.metrics()], run.evaluation(), state and state[1]["stage"],
+        run.missing(), [{**row.to_dict(), "seconds": 0} for row in run.metrics()], run.evaluation(),
+        state and state[1]["stage"],
     ]  # fmt: skip
 
 

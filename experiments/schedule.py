@@ -18,7 +18,7 @@ from shared import images, independent, options, save, usual
 import rieszflow as rf
 from rieszflow.generative import Config
 from rieszflow.generative.latents import draw_latents
-from rieszflow.generative.step_sizes import default_steps
+from rieszflow.generative.step_sizes import default_step_sizes
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     y, held_out, shape = images("fashion-mnist", n, g)
     d = y.shape[1]
     uniform, smooth = (draw_latents(Config(latents=kind), shape, n, g) for kind in ("uniform", "smooth"))
-    (tau,) = default_steps(y[:2000], [], 1024, 0.8)
+    (tau,) = default_step_sizes(y[:2000], [], 1024, 0.8)
     start = time.perf_counter()
     for _ in range(3):
         usual(uniform, y, independent(1000, d, g))

@@ -20,9 +20,9 @@ def test_one_step_is_the_formula():
         return rf.sliced_mmd2_gradient(x, y, slices=7, seed=generator(seed))
 
     v = gradient(x)
-    torch.testing.assert_close(first, x - 0.3 * 6 * v)
+    torch.testing.assert_close(first, x - 0.5 * 0.3 * 6 * v)
     v = gradient(first) + 0.5 * v
-    torch.testing.assert_close(second, first - 0.3 * 6 * v)
+    torch.testing.assert_close(second, first - 0.5 * 0.3 * 6 * v)
     torch.testing.assert_close(flow.velocity, v)
 
 
@@ -92,7 +92,7 @@ def test_bounds():
     assert torch.equal(kept.step(x), free.step(x).clamp(-0.5, 0.5))
 
 
-@pytest.mark.parametrize("reuse", [1, 2])
+@pytest.mark.parametrize("refresh_every", [1, 2])
 def test_memory_is_used_again_only_when_nobody_looks_at_it(refresh_every):
     """Kept particles, velocities, views and arrays stay what they were; dropped ones are where the next results go."""
     x, y = clouds(1, 3000, 2000, 70, torch.float32)
@@ -138,7 +138,7 @@ def test_summed_kinds_see_the_same_particles():
     both = rf.ParticleFlow(y, slices=64, directions=kinds, step_size=[0.5, 0.2], seed=generator(3), combine="sum")
     g = generator(3)
     gradients = [rf.Target(y, slices=64, directions=kind, seed=g).gradient(x) for kind in kinds]
-    torch.testing.assert_close(both.step(x), x - 200 * (0.5 * gradients[0] + 0.2 * gradients[1]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(both.step(x), x - 0.5 * 200 * (0.5 * gradients[0] + 0.2 * gradients[1]), rtol=0, atol=1e-5)
 
 
 def test_lengths_multiply_the_step_size():
@@ -164,7 +164,7 @@ def test_a_step_size_is_found():
     scaled = rf.ParticleFlow(1024 * y, slices=8, step_size=None, momentum=0.5, seed=generator(3))
     # one sum of 44,850 distances in float32 is all that may round differently
     torch.testing.assert_close(scaled.run(1024 * x, steps=5), 1024 * flow.run(x, steps=5), rtol=1e-5, atol=1e-2)
-    with pytest.raises(ValueError, match="do not differ"):
+    with pytest.raises(ValueError, match="`step_size` must be a number if all targets are equal"):
         rf.ParticleFlow(torch.ones(5, 3), step_size=None)
 
 
@@ -185,9 +185,18 @@ def test_batches_of_targets_take_turns():
 def test_lists_of_other_lengths_are_refused():
     y = torch.rand(30, 36)
     for name, value in (("slices", [3]), ("momentum", [0.1] * 3), ("step_size", [1.0])):
-        with pytest.raises(ValueError, match=f"{name}: . values given for 2 kinds"):
+        with pytest.raises(
+            ValueError, match=f"`{name}` must be one value, or one for each of 2 kinds of directions, got . values"
+        ):
             rf.ParticleFlow(y, directions=["hadamard", "orthogonal"], **{name: value})
-    with pytest.raises(ValueError, match="2 kinds given without slices"):
+    with pytest.raises(ValueError, match="`directions` must not be given if slices is None"):
         rf.ParticleFlow(y, directions=["hadamard", "orthogonal"], slices=None)
     with pytest.raises(ValueError, match="`target_batch_size` must be None"):
         rf.Target(y, refresh_every=2, target_batch_size=3)
+
+
+def test_progress():
+    x, y = clouds(1, 6, 8, 3)
+    seen = []
+    rf.ParticleFlow(y, slices=4, seed=generator(0)).run(x, steps=3, progress=seen.append)
+    assert seen == [rf.Progress("steps", k, 3) for k in (1, 2, 3)]

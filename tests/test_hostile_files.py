@@ -48,7 +48,7 @@ def recordings(path):
         ("summed", {"directions": ["hadamard", rf.PatchSlices((1, 2, 2), 2)], "slices": [4, 4], "combine": None}),
     ):
         if settings.pop("combine", 0) is None:
-            settings["summed"] = True
+            settings["combine"] = "sum"
         flow = rf.ParticleFlow(y, record=True, bins=8, seed=0, **{"slices": 4, **settings})
         flow.run(start, steps=3)
         flow.recorded().save(path / name)
@@ -57,7 +57,7 @@ def recordings(path):
 
 def use_sketch(path):
     sketch = rf.SliceSketch.load(path)
-    found = [] if sketch.kept is None else [sketch.kept]
+    found = [] if sketch.reservoir is None else [sketch.reservoir]
     if sketch.n > 1:
         x = points(20, 3, 4)
         found += [torch.tensor(sketch.distance(x, statistic=s)) for s in ("V", "U")]

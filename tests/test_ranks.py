@@ -91,7 +91,7 @@ def test_group_refused():
     x = torch.zeros(4, 3)
     with pytest.raises(ValueError, match="torch.distributed is not initialised"):
         rf.Target(x, group="all")
-    with pytest.raises(ValueError, match="group: given without slices"):
+    with pytest.raises(ValueError, match="`group` must not be given if slices is None"):
         rf.ParticleFlow(x, slices=None, group="all")
 
 

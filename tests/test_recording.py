@@ -26,7 +26,7 @@ def images(n, seed):
 def recorded(N=1500, steps=25, y=None, **settings):
     settings = {
         "slices": [128, 64, 100], "step_size": None, "momentum": [0.8, 0.5, 0.0], "directions": KINDS, "bounds": (0.0, 1.0),
-        "lengths": rf.geometric_schedule(6, 1, steps), "seed": generator(1), "recording": True, **settings,
+        "step_schedule": rf.geometric_schedule(6, 1, steps), "seed": generator(1), "record": True, **settings,
     }  # fmt: skip
     flow = rf.ParticleFlow(images(1500, 2) if y is None else y, **settings)
     start = torch.rand(N, 144, generator=generator(3))
@@ -62,7 +62,7 @@ def test_a_recorded_gradient_is_the_gradient():
         flow.step(x)
         step = flow.recorder.segment.steps[0]
         drawn = flow.recorder.plan.draw(0, step.seed, x)
-        found = replay_step(step.trace, drawn, x)
+        found = replay_step(step.tables, drawn, x)
         again = rf.Target(y, slices=256, directions=kind, seed=generator(7), engine="sort")
         exact = again.gradient(x)
         assert (found - exact).norm() < 0.03 * exact.norm()
@@ -219,7 +219,7 @@ def test_truncated_and_flipped_files_are_refused(small, tmp_path):
     with pytest.raises(FileError, match="no such file"):
         rf.RecordedFlow.load(tmp_path / "none.safetensors")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileError, match="no recording"):
+    with pytest.raises(FileError, match="this is no recording"):
         rf.RecordedFlow.load(tmp_path / "empty")
 
 

@@ -110,7 +110,7 @@ def test_bad_streamed_targets():
     for settings in ({"kernel": rf.Gaussian(1.0)}, {"engine": "sort"}, {"y_weights": np.ones(3)}):
         with pytest.raises(ValueError, match="y: comes in batches"):
             rf.Target([y], **settings)
-    with pytest.raises(ValueError, match="y: comes in batches, and slices is None"):
+    with pytest.raises(ValueError, match="`y` must be a tensor or array if slices is None"):
         rf.ParticleFlow([y], slices=None)
     with pytest.raises(ValueError, match="no points in it"):
         rf.Target([])

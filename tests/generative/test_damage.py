@@ -141,7 +141,7 @@ def test_a_kill_while_a_missing_network_is_trained_again(run, whole):
 def test_later_networks_of_an_earlier_training_are_not_kept(run, monkeypatch):
     """Training again may give other weights, as on a GPU: networks of later stages would not fit them."""
     network(run, 1).unlink()
-    monkeypatch.setattr("rieszflow.flow.step_sizes._STEP", 0.3)
+    monkeypatch.setattr(rf.flow.schedule, "_STEP", 0.3)
     before = [network(run, n).read_bytes() for n in (2, 3)]
     with pytest.warns(Notice), pytest.raises(Stop):
         rf.GenerativeFlow.resume(run, points(), progress=stop_at(2, "flow", 1))

@@ -16,7 +16,7 @@ import rieszflow as rf
 from rieszflow import report
 from rieszflow._infra.notices import Notice
 from rieszflow.data import DatasetError, load
-from rieszflow.flow.step_sizes import default_steps
+from rieszflow.flow.schedule import default_step_sizes
 from rieszflow.generative import Config, ConfigError, Run, presets
 from rieszflow.generative.pyramid import grow, levels, shrink
 
@@ -139,7 +139,7 @@ def test_patches_improve_photographs_at_the_default_step():
     flows = [
         rf.ParticleFlow(y, slices=512, step_size=step, directions=k, engine="bins",
                         seed=generator(1), bounds=(0.0, 1.0))
-        for k, step in zip(kinds, default_steps(y, kinds, [512] * len(kinds), [0.0] * len(kinds)), strict=True)
+        for k, step in zip(kinds, default_step_sizes(y, kinds, [512] * len(kinds), [0.0] * len(kinds)), strict=True)
     ]  # fmt: skip
     before = rf.energy_distance(x, held_out, statistic="U")
     for _ in range(8):

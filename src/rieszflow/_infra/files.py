@@ -27,7 +27,7 @@ from rieszflow.errors import FileError, InputError, WriteError
 
 __all__ = [
     "MARK", "Format", "Json", "aside", "atomically", "copy_within", "is_temporary", "load_header", "load_tensors",
-    "open_regular", "out_of_memory", "read_text", "remove_leftovers", "save_tensors",
+    "open_regular", "out_of_memory", "read_text", "remove_leftovers", "save_tensors", "tensor_shapes",
 ]  # fmt: skip
 
 MARK = "rieszflow"  # what all our files are marked with
@@ -266,6 +266,13 @@ def load_header(path: Path, form: Format) -> tuple[Json, str]:
     """The metadata and the checksum that a file states. The tensors are not read, so the checksum is not verified."""
     _, meta, checksum = _load(path, form, whole=False)
     return meta, checksum
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors in a file that `load_header` has accepted."""
+    with open_regular(path) as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
 
 
 def _load(path: Path, form: Format, whole: bool) -> tuple[dict[str, Tensor], Json, str]:

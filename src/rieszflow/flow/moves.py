@@ -1,11 +1,12 @@
-"""What a step does to particles besides their gradient: momentum, move and clipping, in one sweep of the memory each.
+"""The update of velocities and positions in a step, each in one pass over the memory.
 
-On the CPU these are loops of our own, on the threads that the engines' loops run on. PyTorch's own would wait for more work for
-some milliseconds after each of them, at full speed, on a core that the next engine's loop needs: with few points that doubled
-the time of a step.
+On the CPU these loops run on the threads of the engines' loops. PyTorch's own threads would keep spinning for some milliseconds
+after each operation, on a core that the next loop needs; with few points that doubled the time of a step.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numba
 import numpy as np
@@ -15,28 +16,40 @@ from rieszflow._infra.jit import OPTIONS, parallel_for
 from rieszflow._infra.workspace import empty_like
 from rieszflow.constraints import Constraint
 
-__all__ = ["update_positions", "update_velocity"]
+__all__ = ["apply_moves", "update_positions", "update_velocity"]
 
-_TILE = 1 << 15  # numbers at a time
+_TILE = 1 << 15  # coordinates
 
 
 def update_velocity(gradient: Tensor, velocity: Tensor | None, momentum: float) -> Tensor:
-    """v ← ∇D²(x) + m v, in the memory of the gradient: fresh arrays of this size would cost more than the additions."""
+    """Return v ← ∇MMD² + m v, in the memory of the gradient, because allocating it would take longer than the addition."""
     if velocity is None:
         return gradient
-    if not _ours(gradient, velocity):
+    if not _can_loop(gradient, velocity):
         return gradient.add_(velocity, alpha=momentum)
     v, m = gradient.numpy().reshape(-1), gradient.numpy().dtype.type(momentum)
     parallel_for(_add, v.size, _TILE, v, velocity.numpy().reshape(-1), m)
     return gradient
 
 
+def apply_moves(
+    x: Tensor,
+    moves: Sequence[tuple[Tensor, float]],
+    bounds: tuple[float, float] | None,
+    frozen: Constraint | None,
+) -> Tensor:
+    """Return x after moves along several velocities, each with its length; the bounds apply after the last one."""
+    for k, (velocity, length) in enumerate(moves, 1):
+        x = update_positions(x, velocity, length, bounds if k == len(moves) else None, frozen)
+    return x
+
+
 def update_positions(
     x: Tensor, velocity: Tensor, length: float, bounds: tuple[float, float] | None, frozen: Constraint | None = None
 ) -> Tensor:
-    """x ← x − length · v, clipped to the bounds; what is frozen stays as it was."""
+    """Return x − length · v, clipped to the bounds, with the frozen part of x."""
     out = empty_like(x)
-    if _ours(x, velocity, out):
+    if _can_loop(x, velocity, out):
         real = out.numpy().dtype.type
         low, high = (-np.inf, np.inf) if bounds is None else bounds
         flat = [t.numpy().reshape(-1) for t in (x, velocity, out)]
@@ -48,12 +61,11 @@ def update_positions(
     return out if frozen is None else frozen.restore(out, x)
 
 
-def _ours(*tensors: Tensor) -> bool:
-    """Whether the loops can take them."""
+def _can_loop(*tensors: Tensor) -> bool:
     return all(t.device.type == "cpu" and t.is_contiguous() and t.dtype == tensors[0].dtype for t in tensors)
 
 
-# Views from 0 on: in a loop from `first` Numba would look for negative places in every round, which no vector can do.
+# The loops run over views from 0 on: with an index from `first` on, Numba checks for negative indices and does not vectorise.
 
 
 @numba.njit(**OPTIONS)

@@ -1,86 +1,94 @@
-"""Particles moved along the gradient of D²."""
+"""Particles that move along the gradient of MMD²."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, TypeVar, cast
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from rieszflow._infra import ranks, validate
+from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import BufferPool
-from rieszflow._types import EngineName, Points, PointsT, Seed
-from rieszflow.constraints import Constraint, ConstraintLike, as_constraint
+from rieszflow._types import EngineName, Points, PointSource, PointsT, Progress, ProgressCallback, Seed
+from rieszflow.constraints import ConstraintLike, as_constraint
 from rieszflow.directions import Kind
 from rieszflow.errors import InputError
 from rieszflow.exact import mmd2_gradient
-from rieszflow.flow.moves import update_positions, update_velocity
-from rieszflow.flow.recording import Plan, RecordedFlow, Recorder, Step
-from rieszflow.flow.step_sizes import default_steps, geometric_schedule
+from rieszflow.flow.moves import apply_moves, update_velocity
+from rieszflow.flow.recording import RecordedFlow, Recorder
+from rieszflow.flow.schedule import default_step_sizes
+from rieszflow.flow.segments import Plan, Step
 from rieszflow.histograms.replay import replay_step
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 from rieszflow.target import Target
 
-__all__ = ["ParticleFlow", "geometric_schedule"]
+__all__ = ["ParticleFlow"]
+
+T = TypeVar("T")
 
 
 class ParticleFlow:
-    """The flow of particles x towards a target y: v ← ∇D²(x) + m v, x ← x − τ N v.
+    r"""The flow of N particles x towards a target y along the gradient of MMD², with momentum.
 
-    The target and the rule are fixed. What moves are the particles, which the caller holds, and their velocity v. Slices may be
-    of several kinds, such as whole images and patches. Then a step is one on every kind, one after the other, and every kind
-    has a velocity, a step size and a momentum of its own.
+    .. math::
+        v_{k+1} = \nabla_x \mathrm{MMD}^2(x_k, y) + m\, v_k, \qquad x_{k+1} = x_k - \tfrac{1}{2}\, \tau N\, v_{k+1}
+
+    The factor ½ is there because the paper's functional is ½ MMD², half of the usual normalisation that the rest of this
+    library reports; so τ is the paper's step size.
+
+    The caller holds the particles, the flow holds their velocities. Slices may be of several kinds, such as whole images and
+    patches. Then every step takes one step on each kind in turn, with its own velocity, step size and momentum.
 
     Args:
-        y: target points (M, d) or (..., M, d); float32 or float64; tensor or NumPy array. With slices also batches of points,
+        y: Target points (M, d) or (..., M, d); float32 or float64; tensor or NumPy array. With slices also batches of points,
             see `Target`.
-        kernel: any. On slices, kernels other than `Riesz(1.0)` must not be too narrow for the data, see `sliced_mmd2`.
-        slices: number P of random directions; or a list with one for every kind. None for the exact gradient by brute force,
+        kernel: Any kernel. On slices, kernels other than `Riesz(1.0)` must not be too narrow for the data, see `sliced_mmd2`.
+        slices: Number P of random directions, or a list with one for every kind. None for the exact gradient by brute force,
             O(NM) a step.
-        step_size: τ > 0; or a list with one for every kind. A step of size 1 moves every particle by N times its gradient.
-            None: 0.4 (1 − m) times the mean distance between targets, or between their patches, shared by the kinds.
-        momentum: m in [0, 1); or a list with one for every kind.
-        directions: as in `sliced_mmd2_gradient`, or a list of several kinds. Not used without slices, and neither are engine,
-            seed, reuse and batch.
-        engine: as in `sliced_mmd2_gradient`.
-        seed: of the directions. A whole number; or a torch.Generator, which goes on; or None for torch's default generator.
-        y_weights: non-negative weights of y, (M,) or (..., M), of sum one. None for 1/M each.
-        reuse: number of steps that a set of slices serves; 1 for fresh slices in every step. The steps are spread: no two in
-            a row see the same slices, see `Target`. On slices seen before, particles move less and mostly astray: with 8, a
-            step for N = M takes a quarter less time, but four times as many steps are needed. Only on the linear-time engine.
-        target_batch_size: number of targets that a step sees, see `Target`. None: all.
-        bounds: (low, high). After every step coordinates are clipped to this interval (projected gradient), for targets that
-            lie in the box, like images in [0, 1]^d. None for no bounds.
-        group: a torch.distributed process group. Its ranks hold parts of the particles and of the target, see `Target`. With
-            slices only. None: all points are here.
-        step_schedule: what τ is multiplied by in a step, of the number of steps before it; see `geometric_schedule`. None: always 1.
-        combine: with several kinds, "sum": all gradients are taken at the same particles and added up; "alternate": kinds take
-            turns.
-        record: True to write down what steps do, so that new points can follow (`recorded`), in memory; or an empty folder,
-            where the recording grows; `recorded` ends it there. With `Riesz(1.0)` on the linear-time engine. The particles
-            move by the recorded steps. A flow makes one recording: `run` and `step` continue only from where the last step
-            ended.
-        bins: of the tables of a recording.
-        frozen: what of a particle does not move: a number k of leading coordinates, a `Mask` or a `Pool`. Slices see it, and
-            `bounds` leave it alone. So pairs (condition, x) flow towards pairs (condition, data), and x becomes a sample of the
-            data given the condition.
+        step_size: τ > 0, or a list with one for every kind. None: 0.4 (1 − m) times the mean distance between targets, or
+            between their patches, divided between the kinds.
+        momentum: m in [0, 1), or a list with one for every kind.
+        directions: As in `sliced_mmd2_gradient`, or a list of several kinds. Unused without slices, as are engine, seed,
+            refresh_every and target_batch_size.
+        engine: As in `sliced_mmd2_gradient`.
+        seed: Seed of the directions: an integer, a torch.Generator whose state advances, or None for torch's default.
+        y_weights: Non-negative weights of y, (M,) or (..., M), with sum one. None for 1/M each.
+        refresh_every: Number of steps that a set of slices serves, see `Target`; 1 for fresh slices in every step. On slices
+            seen before, particles make little progress: with 8, a step for N = M takes a quarter less time, but four times as
+            many steps are needed. Only on the linear-time engine.
+        target_batch_size: Number of targets that a step sees, see `Target`. None for all.
+        bounds: (low, high). Coordinates are clipped to this interval after every step (projected gradient descent), for targets
+            that lie in the box, such as images in [0, 1]^d. None for no bounds.
+        group: A torch.distributed process group whose ranks hold parts of the particles and of the target, see `Target`. Only
+            with slices. None if all points are here.
+        step_schedule: Function of the number of previous steps that returns the factor of τ, see `geometric_schedule`. None
+            for 1.
+        combine: With several kinds, "alternate" moves the particles on each kind in turn; "sum" evaluates all gradients at the
+            same particles and adds them up.
+        record: True to record the steps in memory, so that new points can follow (`recorded`); or a new or empty folder to
+            which they are written. Requires `Riesz(1.0)` on the linear-time engine. Particles move by the recorded gradients,
+            and `run` and `step` only continue from the last particles.
+        bins: Number of bins of the tables of a recording.
+        frozen: The part of a particle that does not move: a number k of leading coordinates, a `Mask` or a `Pool`. Slices see
+            it, and `bounds` do not apply to it. Pairs (condition, x) flow towards pairs (condition, data), and x becomes a
+            sample of the data given the condition.
 
     Attributes:
-        targets: where gradients come from, a `Target` for every kind of slices.
+        targets: Sources of gradients, a `Target` for every kind of slices.
         step_sizes: τ of every kind.
         momenta: m of every kind.
-        bounds: as given.
-        frozen: what of a particle does not move; None for nothing.
-        steps: how many have been done. Set it to go on from a saved state, if there are `lengths`.
-        velocities: v of every kind after the last step, shape of x. None before the first step. Set it to go on from a saved
-            state.
-        trajectory: what the last `run` was asked to record: particles by the number of the step.
+        frozen: The constraint on the particles, or None.
+        steps: Number of steps so far. With a step_schedule, set it to continue from a saved state.
+        velocities: v of every kind after the last step, in the shape of x; None before the first step. Set them to continue
+            from a saved state.
+        trajectory: Snapshots of the last `run`: particles by the number of the step.
 
     Raises:
         InputError (a ValueError): step_size, momentum or bounds out of range, lists of different lengths, or what
@@ -96,12 +104,13 @@ class ParticleFlow:
         >>> bool((x.mean(0) - target.mean(0)).abs().max() < 0.5)
         True
 
-    Source: paper, section 3.
+    References:
+        Hertrich, Wald, Altekrüger and Hagemann, Generative Sliced MMD Flows with Riesz Kernels, ICLR 2024, section 3.
     """
 
     def __init__(
         self,
-        y: object,
+        y: PointSource,
         *,
         kernel: Kernel = Riesz(1.0),
         slices: int | Sequence[int] | None = 1024,
@@ -124,57 +133,46 @@ class ParticleFlow:
         # A string is a sequence, too.
         kinds = list(directions) if isinstance(directions, (list, tuple)) else [cast(Kind, directions)]
         K = len(kinds)
-        self.momenta = [_momentum(m) for m in _each("momentum", momentum, K)]
+        self.momenta = [validate.real(m) for m in _per_kind("momentum", momentum, K)]
+        if not all(0 <= m < 1 for m in self.momenta):
+            raise InputError(f"`momentum` must be in [0, 1), got {momentum!r}")
         self.bounds = None if bounds is None else _interval(bounds)
         if combine not in ("alternate", "sum"):
             raise InputError(f"`combine` must be 'alternate' or 'sum', got {combine!r}")
-        self.step_schedule, self.combine, self.steps = step_schedule, combine, 0
-        self.targets: list[Target | _BruteForce]
+        self.step_schedule, self.combine, self.steps, self._group = step_schedule, combine, 0, group
+        self.targets: Sequence[Target | _BruteForce]
+        counts = [0] * K if slices is None else _per_kind("slices", slices, K)
         if slices is not None:
-            generator = validate.generator(seed)
-            self.targets = [
-                Target(
-                    y,
-                    kernel=kernel,
-                    slices=P,
-                    directions=kind,
-                    engine=engine,
-                    seed=generator,
-                    y_weights=y_weights,
-                    refresh_every=refresh_every,
-                    target_batch_size=target_batch_size,
-                    group=group,
-                    frozen=frozen,
-                )
-                for kind, P in zip(kinds, _each("slices", slices, K), strict=True)
-            ]
-        elif group is not None:
-            raise InputError("group: given without slices; the exact gradient works in one process only")
-        elif K > 1:
-            raise InputError(f"directions: {K} kinds given without slices; the exact gradient has none")
+            make = partial(
+                Target, y, kernel=kernel, engine=engine, seed=validate.generator(seed), y_weights=y_weights,
+                refresh_every=refresh_every, target_batch_size=target_batch_size, group=group, frozen=frozen,
+            )  # fmt: skip
+            self.targets = [make(slices=P, directions=kind) for kind, P in zip(kinds, counts, strict=True)]
+        elif group is not None or K > 1:
+            name = "group" if group is not None else "directions"
+            raise InputError(f"`{name}` must not be given if slices is None, because the exact gradient has no slices")
         else:
             self.targets = [_BruteForce(y, kernel, y_weights, frozen)]
         self.frozen = self.targets[0].frozen
         if step_size is None:
-            self.step_sizes = default_steps(self.targets[0].y, kinds, _many(self.targets), self.momenta, self.frozen)
+            self.step_sizes = default_step_sizes(self.targets[0].y, kinds, counts, self.momenta, self.frozen)
         else:
-            self.step_sizes = [validate.positive_float("step_size", t) for t in _each("step_size", step_size, K)]
+            self.step_sizes = [validate.positive_float("step_size", t) for t in _per_kind("step_size", step_size, K)]
         self.velocities: list[Tensor | None] = [None] * K
         self.trajectory: dict[int, Points] = {}
-        self.recorder = self._new_recorder(record, kinds, validate.positive_int("bins", bins)) if record else None
-        self._end: tuple[Tensor, int] | None = None  # where a recording continues: the particles and their version
-
-    def _new_recorder(self, where: bool | str | os.PathLike[str], kinds: list[Kind], bins: int) -> Recorder:
-        for target in self.targets:
-            if isinstance(target, _BruteForce):
-                raise InputError("`record` must be False without slices, because slices are what is recorded")
-            target.check_recording()
-        plan = Plan(self.targets[0].y.shape[1], tuple(kinds), tuple(_many(self.targets)), bins, self.bounds, self.frozen)
-        return Recorder(plan, None if isinstance(where, bool) else Path(where))
+        self.recorder: Recorder | None = None
+        if record:
+            for target in self.targets:
+                if isinstance(target, _BruteForce):
+                    raise InputError("`record` must be False without slices, because slices are what is recorded")
+                target.check_recording()
+            bins = validate.positive_int("bins", bins)
+            plan = Plan(self.targets[0].y.shape[1], tuple(kinds), tuple(counts), bins, self.bounds, self.frozen)
+            self.recorder = Recorder(plan, None if isinstance(record, bool) else Path(record))
 
     @property
     def velocity(self) -> Tensor | None:
-        """v of the first kind of slices."""
+        """The velocity v on the first kind of slices."""
         return self.velocities[0]
 
     @velocity.setter
@@ -187,101 +185,84 @@ class ParticleFlow:
         return self.targets[0]
 
     def state(self) -> dict[str, Tensor]:
-        """What is needed to go on with the very same slices, beside `velocities` and `steps`. See `load_state`."""
+        """Return what is needed to continue with the same slices, besides `velocities` and `steps`. See `load_state`."""
         return {f"{k}.{name}": t for k, target in enumerate(self.targets) for name, t in target.state().items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Takes over what `state` returned. Raises KeyError for a state of other slices."""
+        """Restore what `state` returned. Raises KeyError for a state of other slices."""
         for k, target in enumerate(self.targets):
             prefix = f"{k}."
             target.load_state({name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)})
 
     def recorded(self) -> RecordedFlow:
-        """What all steps so far did, to be done to new points.
+        """Return the recording of all steps so far, which moves new points.
 
         Raises:
-            InputError: the flow was made without `recording`.
+            InputError: the flow was made without `record`.
         """
         if self.recorder is None:
             raise InputError("`record` must be True to make a recording; this flow was made without it")
         return self.recorder.recorded()
 
     def gradient(self, x: Tensor) -> Tensor:
-        """∇D² at the particles x, on the first kind of slices: of their shape, detached."""
+        """Return ∇MMD² at the particles x on the first kind of slices, in their shape, detached."""
         return self.target.gradient(x)
 
+    @isolated_numerics
     def step(self, x: Tensor) -> Tensor:
-        """One step, on every kind of slices.
+        """Take one step on every kind of slices.
 
         Args:
-            x: particles (N, d) or (..., N, d), with the d, batch dimensions, dtype and device of the target. Not changed.
+            x: Particles (N, d) or (..., N, d), with the d, batch dimensions, dtype and device of the target. Not changed.
 
         Returns:
             The new particles, detached. The new velocities are in `velocities`.
 
         Raises:
             InputError (a ValueError): particles that do not fit the target or the velocity, or from which a recording cannot
-                continue; or an invalid value of `lengths`.
+                continue; or an invalid value of `step_schedule`.
             InputTypeError (a TypeError): a wrong type or dtype.
         """
         x = validate.points("x", x, check_finite=False).detach()
-        self._check_goes_on(x)
+        if self.recorder is not None:
+            self.recorder.check_continues(x)
         factor = 1.0 if self.step_schedule is None else validate.real(self.step_schedule(self.steps))
         if not 0 <= factor < math.inf:
             raise InputError(f"`step_schedule` must return finite numbers of at least 0, got {factor!r} for step {self.steps}")
-        N = ranks.total(x.shape[-2], self.targets[0].group)
-        # The flow follows ½ MMD², as in the paper; gradients and velocities are those of MMD².
+        N, last = ranks.total(x.shape[-2], self._group), len(self.targets) - 1
         lengths = [0.5 * tau * factor * N for tau in self.step_sizes]
-        last = len(self.targets) - 1
-        for k in range(last + 1):
-            self.velocities[k] = self._faster(k, x, lengths[k])
-            if self.combine == "alternate":
-                x = self._moved(x, k, lengths[k], self.bounds)
-        if self.combine == "sum":
-            for k in range(last + 1):
-                x = self._moved(x, k, lengths[k], self.bounds if k == last else None)
+        moves: list[tuple[Tensor, float]] = []
+        for k, length in enumerate(lengths):
+            velocity = self.velocities[k] = self._next_velocity(k, x, length)
+            moves.append((velocity, length))
+            if self.combine == "alternate" or k == last:
+                with self.targets[0].memory.in_use():
+                    x = apply_moves(x, moves, self.bounds, self.frozen)
+                moves.clear()
         self.steps += 1
         if self.recorder is not None:
-            self._end = x, x._version
+            self.recorder.end = x, x._version
         return x
 
-    def _check_goes_on(self, x: Tensor) -> None:
-        """Refuse particles other than those the recorded steps led to: the steps could not be replayed together."""
-        if self._end is None:
-            return
-        end, version = self._end
-        there = end.shape == x.shape and end.dtype == x.dtype and end.device == x.device and end._version == version
-        if not there or not (torch.equal(x, end) or end.isnan().any()):
-            raise InputError(
-                "`x` must be the particles that the last step returned, because the flow is recorded, got others; make a "
-                "new ParticleFlow for a new recording"
-            )
-
-    def _faster(self, k: int, x: Tensor, length: float) -> Tensor:
-        """∇D²(x) + m v on a kind of slices, written down if there is a recording."""
+    def _next_velocity(self, k: int, x: Tensor, length: float) -> Tensor:
+        """Return ∇MMD²(x) + m v on a kind of slices, and record the gradient if there is a recording."""
         target, velocity, recorder = self.targets[k], self.velocities[k], self.recorder
         if velocity is not None and velocity.shape != x.shape:
             raise InputError(
-                f"x: shape {tuple(x.shape)} given, the flow's velocity has {tuple(velocity.shape)}; "
-                "set velocities = [None] of every kind to start anew"
+                f"`x` must have the shape {tuple(velocity.shape)} of the flow's velocity, got {tuple(x.shape)}; set every "
+                "entry of `velocities` to None to start over"
             )
         if recorder is None:
             return update_velocity(target.gradient(x), velocity, self.momenta[k])
         assert isinstance(target, Target)
-        seed, drawn, trace = target.record_step(x, lambda seed: recorder.plan.draw(k, seed, x), recorder.plan.bins)
+        seed, drawn, tables = target.record_step(x, lambda seed: recorder.plan.draw(k, seed, x), recorder.plan.bins)
         moves = self.combine == "alternate" or k == len(self.targets) - 1
-        recorder.add(Step(k, seed, self.momenta[k], length, moves, trace))
+        recorder.add(Step(k, seed, self.momenta[k], length, moves, tables))
         with target.memory.in_use():
-            gradient = replay_step(trace, drawn, x)
+            gradient = replay_step(tables, drawn, x)
             if self.frozen is not None:
                 gradient = self.frozen.project_out(gradient)
             return update_velocity(gradient, velocity, self.momenta[k])
-
-    def _moved(self, x: Tensor, k: int, length: float, bounds: tuple[float, float] | None) -> Tensor:
-        velocity = self.velocities[k]
-        assert velocity is not None
-        with self.targets[0].memory.in_use():
-            return update_positions(x, velocity, length, bounds, self.frozen)
 
     def run(
         self,
@@ -290,65 +271,63 @@ class ParticleFlow:
         steps: int,
         callback: Callable[[int, Tensor], object] | None = None,
         snapshots: Iterable[int] = (),
+        progress: ProgressCallback | None = None,
     ) -> PointsT:
-        """Several steps.
+        """Take several steps.
 
         Args:
-            x: particles (N, d) or (..., N, d), tensor or NumPy array, with the d, batch dimensions, dtype and device of the
+            x: Particles (N, d) or (..., N, d), tensor or NumPy array, with the d, batch dimensions, dtype and device of the
                 target. Not changed.
-            steps: number of steps, at least 1.
-            callback: called after every step with the number of steps done and the particles. If it returns True, the flow ends
-                there.
-            snapshots: numbers of steps whose particles are kept in `trajectory`, in the kind of x; 0 is the start.
+            steps: Number of steps, at least 1.
+            callback: Called after every step with the number of steps so far and the particles. The run ends if it returns
+                True.
+            snapshots: Numbers of steps after which a copy of the particles is stored in `trajectory`, in the type of x; 0 is
+                the start.
+            progress: Called with a `Progress` after every step.
 
         Returns:
-            The particles after the last step, detached. An array if x was one.
+            The particles after the last step, detached. An array if x is one.
 
         Raises:
             InputError (a ValueError): steps out of range, NaN or infinity in x, or what `step` refuses.
             InputTypeError (a TypeError): a wrong type or dtype.
         """
-        at, wanted = validate.points("x", x).detach(), set(snapshots)
-        self.trajectory = {}
-
-        def keep(k: int) -> None:
-            if k in wanted:
-                self.trajectory[k] = at.numpy().copy() if isinstance(x, np.ndarray) else at.clone()
-
+        particles, wanted = validate.points("x", x).detach(), set(snapshots)
         steps = validate.positive_int("steps", steps)
-        keep(0)
-        for k in range(1, steps + 1):
-            at = self.step(at)
-            keep(k)
-            if callback is not None and callback(k, at) is True:
+        self.trajectory = {}
+        for k in range(steps + 1):
+            particles = self.step(particles) if k else particles
+            if k in wanted:
+                self.trajectory[k] = particles.numpy().copy() if isinstance(x, np.ndarray) else particles.clone()
+            if k and progress is not None:
+                progress(Progress("steps", k, steps))
+            if k and callback is not None and callback(k, particles) is True:
                 break
-        return at.numpy() if isinstance(x, np.ndarray) else at
+        return particles.numpy() if isinstance(x, np.ndarray) else particles
 
 
 class _BruteForce:
-    """The exact gradient towards y, in the place of a `Target`."""
+    """A target whose gradients are exact."""
 
-    group: Group = None
-
-    def __init__(self, y: object, kernel: Kernel, y_weights: Points | None, frozen: ConstraintLike) -> None:
+    def __init__(self, y: PointSource, kernel: Kernel, y_weights: Points | None, frozen: ConstraintLike) -> None:
         if not isinstance(y, (Tensor, np.ndarray)):
-            raise InputError("y: comes in batches, and slices is None; the exact gradient needs a tensor or array")
+            raise InputError("`y` must be a tensor or array if slices is None, got batches")
         check_kernel(kernel)
         self.y, self.kernel = validate.points("y", y).detach(), kernel
         self.y_weights = validate.weights("y_weights", y_weights, self.y)
-        self.frozen: Constraint | None = as_constraint(frozen, self.y.shape[-1])
-        self.memory = BufferPool()  # of the particles
+        self.frozen = as_constraint(frozen, self.y.shape[-1])
+        self.memory = BufferPool()
+
+    def gradient(self, x: Tensor) -> Tensor:
+        gradient = mmd2_gradient(x, self.y, kernel=self.kernel, y_weights=self.y_weights)
+        return gradient if self.frozen is None else self.frozen.project_out(gradient)
 
     def state(self) -> dict[str, Tensor]:
         return {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         if state:
-            raise KeyError("a state of slices, and there are none")
-
-    def gradient(self, x: Tensor) -> Tensor:
-        gradient = mmd2_gradient(x, self.y, kernel=self.kernel, y_weights=self.y_weights)
-        return gradient if self.frozen is None else self.frozen.project_out(gradient)
+            raise KeyError("the state of slices, but there are none")
 
 
 def _interval(bounds: object) -> tuple[float, float]:
@@ -358,23 +337,9 @@ def _interval(bounds: object) -> tuple[float, float]:
     return ends[0], ends[1]
 
 
-def _each(name: str, value: object, K: int) -> list[Any]:
-    """A value for every kind of slices."""
+def _per_kind(name: str, value: T | Sequence[T], K: int) -> list[T]:
     if not isinstance(value, (list, tuple)):
-        return [value] * K
+        return [cast(T, value)] * K
     if len(value) != K:
-        raise InputError(
-            f"{name}: {len(value)} values given for {K} kinds of directions; one for each, or one for all, is accepted"
-        )
+        raise InputError(f"`{name}` must be one value, or one for each of {K} kinds of directions, got {len(value)} values")
     return list(value)
-
-
-def _momentum(value: Any) -> float:
-    m = validate.real(value)
-    if not 0 <= m < 1:
-        raise InputError(f"`momentum` must be in [0, 1), got {value!r}")
-    return m
-
-
-def _many(targets: Sequence[Target | _BruteForce]) -> list[int]:
-    return [target.slices if isinstance(target, Target) else 0 for target in targets]

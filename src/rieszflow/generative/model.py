@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from rieszflow.constraints import Constraint, Pool
 from rieszflow.data import Dataset
 from rieszflow.data.loading import holds_table
 from rieszflow.errors import ConfigError, InputError, RunError
-from rieszflow.flow.recording import Segment
+from rieszflow.flow.segments import Segment, replay
 from rieszflow.generative.condition import Condition, setting_of
 from rieszflow.generative.config import Config
 from rieszflow.generative.context import DrawCallback, checked_levels
@@ -261,7 +261,7 @@ class GenerativeFlow(OnHub):
             x, shape = x.to(device), level.shape
             stages = _counted(range(level.first, min(last, level.last) + 1), last, progress)
             if self.config.model == "recorded":
-                x = self._replay(level, x, stages, max(batch_size, _REPLAYED))
+                x = torch.cat(replay(self._segments(level, stages), x.split(max(batch_size, _REPLAYED))))
                 continue
             phi = build(level.config, shape, self.network, known).to(device)
             for stage in stages:
@@ -275,18 +275,15 @@ class GenerativeFlow(OnHub):
             x = x.clamp(0, 1)
         return data.unscaled(x, described["low"], described["high"], self.run.columns).view(n, *self.run.shape)
 
-    def _replay(self, level: Level, x: Tensor, stages: Iterable[int], batch_size: int) -> Tensor:
-        """Move points as the particles of a level were moved. Each part of the recording is read once, for all batches."""
+    def _segments(self, level: Level, stages: Iterator[int]) -> Iterator[Segment]:
+        """Yield the parts of a level's recording."""
         assert self.run is not None
         plan = level.plan()
-        batches = [(part, Segment(plan).rest()) for part in x.split(batch_size)]
         for stage in stages:
             try:
-                segment = Segment.of(plan, self.run.load_network(stage))
+                yield Segment.from_tensors(plan, self.run.load_network(stage))
             except (KeyError, ValueError, TypeError, IndexError) as error:
                 raise RunError(f"{self.run.network_file(stage)}: does not fit the run ({one_line(error)})") from None
-            batches = [segment.push(part, velocities) for part, velocities in batches]
-        return torch.cat([part for part, _ in batches])
 
     def _load_weights(self, phi: Displacement, stage: int) -> None:
         assert self.run is not None
@@ -331,7 +328,7 @@ class GenerativeFlow(OnHub):
         return flow
 
 
-def _counted(stages: range, last: int, progress: ProgressCallback | None) -> Iterable[int]:
+def _counted(stages: range, last: int, progress: ProgressCallback | None) -> Iterator[int]:
     """Yield stages, and report each as soon as it is done."""
     for stage in stages:
         yield stage

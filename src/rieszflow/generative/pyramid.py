@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from rieszflow.directions import Kind, PatchSlices
 from rieszflow.errors import ConfigError
-from rieszflow.flow.recording import Plan
+from rieszflow.flow.segments import Plan
 from rieszflow.generative.condition import NOTHING, Condition
 from rieszflow.generative.config import Config, UpsamplingName
 

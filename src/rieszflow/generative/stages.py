@@ -138,7 +138,7 @@ def write_recording(context: Context, state: State, phase: FlowPhase) -> None:
         state.fresh, velocities = segment.push(state.fresh, state.fresh_velocities)
         state.fresh_velocities = list(velocities)
         row = _metrics(context, state, {"particles": watched}, megabytes=segment.nbytes / 1e6)
-        _write(context, state, segment.tensors(), row, watched)
+        _write(context, state, segment.to_tensors(), row, watched)
     context.here.wait()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rieszflow._infra import ranks
 from rieszflow._infra.files import Json
 from rieszflow.flow import ParticleFlow
-from rieszflow.flow.recording import Segment
+from rieszflow.flow.segments import Segment
 from rieszflow.generative.context import LevelData
 from rieszflow.generative.networks import Displacement
 from rieszflow.generative.processes import Processes
@@ -35,13 +35,13 @@ class FlowPhase:
     flow: ParticleFlow
 
     def to_tensors(self) -> Tensors:
-        recorded = {} if self.flow.recorder is None else self.flow.recorder.segment.tensors()
+        recorded = {} if self.flow.recorder is None else self.flow.recorder.segment.to_tensors()
         return _prefixed("target", self.flow.state()) | _prefixed("recorded", recorded)
 
     def load_tensors(self, tensors: Tensors) -> None:
         self.flow.load_state(_below("target", tensors))
         if self.flow.recorder is not None:
-            self.flow.recorder.segment = Segment.of(self.flow.recorder.plan, _below("recorded", tensors))
+            self.flow.recorder.segment = Segment.from_tensors(self.flow.recorder.plan, _below("recorded", tensors))
 
 
 @dataclass

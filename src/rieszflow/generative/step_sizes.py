@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from rieszflow.directions import Kind, PatchSlices
-from rieszflow.flow.step_sizes import default_steps
+from rieszflow.flow.schedule import default_step_sizes
 from rieszflow.generative.pyramid import Level
 from rieszflow.kernels import Riesz
 
@@ -19,7 +19,7 @@ def step_sizes(level: Level, y: Tensor) -> tuple[float, ...]:
     if given:
         return tuple(tau * _paper_factor(kind, y.shape[1]) for tau, kind in zip(given, kinds, strict=True))
     many = len(kinds)
-    return tuple(default_steps(y, kinds, [config.slices] * many, [config.momentum] * many, level.condition.known))
+    return tuple(default_step_sizes(y, kinds, [config.slices] * many, [config.momentum] * many, level.condition.known))
 
 
 def _paper_factor(kind: Kind, d: int) -> float:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from rieszflow import metrics, report
 from rieszflow.generative import GenerativeFlow, Run
+from rieszflow.generative.run import StageMetrics
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def test_the_table_of_stages():
 
     def row(number, level, seconds, **more):
         distances = {"particles": 0.5, "fresh_samples": 0.25, "training_data": 0.0}
-        return {"network": number, "level": level, "flow_steps": 7, "energy_distance": distances, "seconds": seconds, **more}
+        return StageMetrics(number, level, 7, 7 * number, distances, seconds, **more)
 
     rows = [row(1, 1, {"flow": 1.5, "finish": 0.5}), row(2, 1, {"flow": 4.0, "finish": 1.0})]
     headings, cells = report.stage_table(rows)

@@ -311,14 +311,14 @@ def test_conditions_that_cannot_be():
     with pytest.raises(InputError, match="trained without one"):
         flow.sample(3, condition=1)
     digits = load("digits")
-    with pytest.raises(InputError, match="the data have the shape"):
+    with pytest.raises(InputError, match="must fit data of shape"):
         rf.GenerativeFlow(**small).fit(digits, condition=rf.Pool((1, 4, 4), 2))
     for wrong in (9, 60, 128):
-        with pytest.raises(InputError, match="the data have the shape"):
+        with pytest.raises(InputError, match="must fit data of shape"):
             rf.GenerativeFlow(**small).fit(digits, condition=rf.Mask(torch.arange(wrong) < 2))
     with pytest.raises(ConfigError, match="does not fit images"):
         rf.GenerativeFlow(**small).fit(digits, condition="pool:3")
-    with pytest.raises(ConfigError, match="given to fit, and 'class' in the settings"):
+    with pytest.raises(ConfigError, match="must be that of the settings, 'class', or None"):
         rf.GenerativeFlow(**small, condition="class").fit(digits, condition="left-half")
     with pytest.raises(InputError, match="held_out_condition: None given"):
         rf.GenerativeFlow(**small).fit(x, condition=torch.randn(100, 1), held_out=x[:20])

@@ -18,11 +18,11 @@ FUNCTIONALS = {
 def test_a_second_derivative_is_an_error(name):
     f = FUNCTIONALS[name]
     x, y = clouds(1, 6, 5, 3)
-    says = "^(mmd2, energy_distance|sliced_mmd2): differentiable once"
+    says = "^`(mmd2|sliced_mmd2)` can be differentiated once, got a second derivative"
     for k in range(2):
         leaves = [t.clone().requires_grad_(i == k) for i, t in enumerate((x, y))]
         (first,) = torch.autograd.grad(f(*leaves), leaves[k], create_graph=True)
-        torch.testing.assert_close(first.detach(), torch.autograd.grad(f(*leaves), leaves[k])[0])  # itself it is right
+        torch.testing.assert_close(first.detach(), torch.autograd.grad(f(*leaves), leaves[k])[0])
         with pytest.raises(RuntimeError, match=says):
             (first**2).sum().backward()
     for second in (torch.autograd.functional.hessian, lambda g, z: torch.autograd.functional.hvp(g, z, torch.ones_like(z))):
@@ -33,7 +33,7 @@ def test_a_second_derivative_is_an_error(name):
         (first,) = torch.autograd.grad(f(x, y, x_weights=w), w, create_graph=True)
         with pytest.raises(RuntimeError, match=says):
             (first**2).sum().backward()
-    # By the upstream gradient, too, though there it would be a first one.
+    # By the upstream gradient, too, although that would be a first derivative.
     leaf, factor = x.clone().requires_grad_(), torch.ones((), dtype=torch.float64, requires_grad=True)
     (first,) = torch.autograd.grad(factor * f(leaf, y), leaf, create_graph=True)
     with pytest.raises(RuntimeError, match=says):
@@ -42,7 +42,7 @@ def test_a_second_derivative_is_an_error(name):
 
 @pytest.mark.parametrize("name", FUNCTIONALS)
 def test_the_first_derivative_may_be_asked_for_with_a_graph(name):
-    """Whoever builds a graph and goes no further through it gets what he always got; so does who goes on beside it."""
+    """A graph that is built and not used changes nothing; nor does one that is used next to it."""
     x, y = clouds(1, 6, 5, 3)
     leaf = x.clone().requires_grad_()
     (first,) = torch.autograd.grad(FUNCTIONALS[name](leaf, y), leaf, create_graph=True)

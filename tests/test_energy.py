@@ -36,7 +36,7 @@ def problem(kind, d):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("small", [False, True])
 def test_is_brute_force(kind, d, statistic, weighted, small, monkeypatch):
-    """Of their scale, distances are off by 1e-6 at most (`_pair_loops`), the rounding of the points left out: both see the same
+    """Of their scale, distances are off by 1e-6 at most (`exact.loops`), the rounding of the points left out: both see the same
     ones. That is a bound for values and weights' derivatives. Forces are unit vectors, whose errors are 3e-5 for the closest
     pairs that a product gives, and their sums are rounded to 6e-8."""
     if small:
@@ -44,7 +44,7 @@ def test_is_brute_force(kind, d, statistic, weighted, small, monkeypatch):
         monkeypatch.setattr(energy, "_SHARE", 0)
     x, y = problem(kind, d)
     a, b = (simplex(2, 90, torch.float32), simplex(3, 70, torch.float32)) if weighted else (None, None)
-    assert energy.suits(Pair(Cloud(x), Cloud(y)), rf.Riesz(1.0))
+    assert energy.supports(Pair(Cloud(x), Cloud(y)), rf.Riesz(1.0))
     found = results(x, y, a, b, statistic)
     wanted = results(*(t if t is None else t.double() for t in (x, y, a, b)), statistic)
     scale = torch.cdist(x.double(), y.double()).mean()
@@ -62,10 +62,10 @@ def test_which_clouds_it_takes():
     """Float64, other kernels, batches, few points, and squares beyond float32's range are left to float64."""
     x, y = clouds(1, 90, 70, 20, torch.float32)
     riesz = rf.Riesz(1.0)
-    assert energy.suits(Pair(Cloud(x), Cloud(y)), riesz)
+    assert energy.supports(Pair(Cloud(x), Cloud(y)), riesz)
     others = ((x.double(), y.double()), (x[None], y[None]), (x[:5], y[:5]), (x * 1e25, y), (x * 1e-25, y * 1e-25))
-    assert not any(energy.suits(Pair(Cloud(a), Cloud(b)), riesz) for a, b in others)
-    assert not energy.suits(Pair(Cloud(x), Cloud(y)), rf.Riesz(0.5)) and not energy.suits(
+    assert not any(energy.supports(Pair(Cloud(a), Cloud(b)), riesz) for a, b in others)
+    assert not energy.supports(Pair(Cloud(x), Cloud(y)), rf.Riesz(0.5)) and not energy.supports(
         Pair(Cloud(x), Cloud(y)), rf.Gaussian()
     )
     for scale in (1e25, 1e-25):

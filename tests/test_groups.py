@@ -194,7 +194,7 @@ def test_all_forms_of_data_are_the_same(tmp_path):
         (cells, list(labels), {"obsm": "X_pca"}),
     ):
         if isinstance(given, str):
-            with pytest.warns(rf.Notice, match="left out column 'group'"):
+            with pytest.warns(rf.Notice, match="skipped column 'group'"):
                 found = rf.pairwise_energy_distance(given, by, permutations=0, scale="none", **options)
         else:
             found = rf.pairwise_energy_distance(given, by, permutations=0, scale="none", **options)
@@ -248,12 +248,12 @@ def test_what_is_refused(tmp_path):
     with_nan = [*labels[:-1], float("nan")]
     cells = SimpleNamespace(obs={"kind": labels}, obsm={}, X=SimpleNamespace(toarray=None))
     for given, by, options, error, says in (
-        (x, labels[:5], {}, InputError, "groups: 5 labels given for 677 points"),
+        (x, labels[:5], {}, InputError, "`groups` must have one label for each of 677 points, got 5 labels"),
         (x, ["a"] * len(x), {}, InputError, "groups: all points are in one group, 'a'"),
         (x, ["z", *["a"] * (len(x) - 1)], {}, InputError, "groups: 'z' has one point"),
         (x, with_nan, {}, InputError, "got 1 of 677 missing .the first is that of point 676"),
         (x, "kind", {}, InputError, "since x is not a table, got the name 'kind'"),
-        (x, 5, {}, InputTypeError, "groups: int given"),
+        (x, 5, {}, InputTypeError, "`groups` must be a label for every point, .* got int"),
         (x, labels, {"obsm": "X_pca"}, InputError, "`obsm` must be None unless x is annotated data, got 'X_pca'"),
         (x / 0, labels, {}, InputError, "NaN or infinity"),
         (x, labels, {"statistic": "W"}, InputError, "`statistic` must .* got 'W'"),
@@ -289,8 +289,8 @@ def test_the_command(tmp_path, monkeypatch):
     for args, says in (
         (("t.csv", "--by", "h"), "'h'"),
         (("none.csv", "--by", "g"), "no such file"),
-        (("t.csv", "--by", "g", "--slices", "0"), "--slices: 0 given"),
-        (("t.csv", "--by", "g", "--out", "x.png"), "--out: x.png given"),
+        (("t.csv", "--by", "g", "--slices", "0"), "Invalid value for '--slices'"),
+        (("t.csv", "--by", "g", "--out", "x.png"), "--out must end in .csv, got x.png"),
     ):
         done = run(*args)
         assert done.exit_code != 0 and says in done.output and len(done.output.strip().splitlines()) == 1, done.output
@@ -310,7 +310,7 @@ def test_the_command_reads_tables_as_compare_does(tmp_path, monkeypatch):
     done = CliRunner().invoke(app, ["pairwise", "t.csv", "--by", "städte", *options])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    assert {pair["a"] for pair in found["pairs"]} == {"097", "098", "099"} and "left out 2 rows" in found["notices"][-1]
+    assert {pair["a"] for pair in found["pairs"]} == {"097", "098", "099"} and "skipped 2 rows" in found["notices"][-1]
     want = rf.pairwise_energy_distance(x[:, :2].numpy().astype(float), labels, permutations=0, scale="columns")
     got = {(pair["a"], pair["b"]): pair["distance"] for pair in found["pairs"]}
     assert got["097", "098"] == pytest.approx(want.distances[0, 1], rel=1e-6)
@@ -334,7 +334,7 @@ def test_a_label_in_a_csv_file_is_its_text(tmp_path, labels):
     # A stream with options leaves the same rows out of the points and the labels; the order of both is kept.
     (tmp_path / "gaps.csv").write_text((tmp_path / "t.csv").read_text() + f"{labels[0]},?,1\n,1,1\nNA,1,1\n")
     gaps = tmp_path / "gaps.csv"
-    with pytest.warns(rf.Notice, match="left out 3 rows with missing values"):
+    with pytest.warns(rf.Notice, match="skipped 3 rows with missing values"):
         found = sizes(rf.stream(gaps, missing=["?"]), "site")
     assert found == want
     with pytest.raises(InputError, match=f"got 2 of {4 * len(labels) + 3} missing"):
@@ -376,7 +376,7 @@ def test_labels_are_objects_of_one_type():
         (np.zeros((12, 1)), "got a list as a label"),
         ([[1], [2]] * 6, "got a list as a label"),
         (pa.table({"g": large, "h": large}), "got Table with 'g', 'h'"),
-        (b"abcabcabcabc", "bytes given"),
+        (b"abcabcabcabc", "`groups` must be a label for every point, .* got bytes"),
     ):
         with pytest.raises((InputError, InputTypeError), match=says):
             sizes(x, labels)

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,13 +49,13 @@ def test_the_table_of_stages():
 @pytest.mark.parametrize("shape", [(1, 4, 4), (1, 28, 28), (3, 32, 32), (2, 16, 16)])
 def test_small_images_are_shown_large(tmp_path, shape):
     """A pixel is three times as large at least, and sharp; a scatter plot is shown as it is."""
-    report.save_picture(tmp_path / "x.png", report.picture(torch.zeros(64, *shape)))
-    found = report.page._figure(tmp_path / "x.png", "x", "x", shape)
-    width = int(re.search(r'class=pixels style="width: (\d+)px"', found)[1])
+    report.save_picture(tmp_path / "images" / "x.png", report.picture(torch.zeros(64, *shape)))
+    found = report.page._figure(SimpleNamespace(path=tmp_path, shape=shape), "x", "x", "x")
+    width = int(re.search(r'style="width: (\d+)px"><img class=pixels', found)[1])
     gap = max(1, shape[2] * (shape[0] if shape[0] == 2 else 1) // 14)
     pixels = 8 * (shape[2] * (shape[0] if shape[0] == 2 else 1) + gap) + gap
-    assert width - 12 >= 3 * pixels - 1
-    assert "class=pixels" not in report.page._figure(tmp_path / "x.png", "x", "x", (2,))
+    assert width >= 3 * pixels - 1
+    assert "class=pixels" not in report.page._figure(SimpleNamespace(path=tmp_path, shape=(2,)), "x", "x", "x")
 
 
 def test_a_recorded_run_has_stages_and_no_networks(tmp_path):
@@ -63,7 +64,7 @@ def test_a_recorded_run_has_stages_and_no_networks(tmp_path):
     flow.fit(x, run=tmp_path / "run", draw=report.draw)
     text = " ".join(Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8")).text.split())
     assert "points of shape (2,): 2 of 2 stages" in text
-    assert "network" not in text.split("Settings")[0].replace("There is no network in it", "")
+    assert "network" not in text.split("Settings")[0]
 
 
 class Page(HTMLParser):
@@ -127,8 +128,8 @@ def test_names_that_are_no_text(run, tmp_path):
 
 
 def test_long_names_are_shortened():
-    assert report.pictures._name("short\nname", 20) == "short name"
-    long = report.pictures._name("x" * 50 + ".parquet", 20)
+    assert report.figures._short_name("short\nname", 20) == "short name"
+    long = report.figures._short_name("x" * 50 + ".parquet", 20)
     assert len(long) == 20 and long.endswith("x.parquet"[-9:]) and "…" in long
 
 

@@ -169,8 +169,8 @@ def test_what_is_refused():
     for given, real, error, says in (
         (x[:, :3], True, InputError, "x: points of 3 numbers given, rows had 5"),
         (x / 0, True, InputError, "`x` must be finite, got NaN or infinity"),
-        (x.numpy(), True, InputTypeError, "x: ndarray given"),
-        (x.long(), True, InputTypeError, "x: dtype torch.int64"),
+        (x.numpy(), True, InputTypeError, "`x` must be a torch.Tensor .*, got ndarray"),
+        (x.long(), True, InputTypeError, "`x` must have dtype .*, got torch.int64"),
         (x, "yes", InputTypeError, "real: 'yes' given"),
     ):
         with pytest.raises(error, match=says):

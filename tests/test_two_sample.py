@@ -426,7 +426,7 @@ def test_bad_input():
         rf.drift_test(x, sketch.empty())
     with pytest.raises(ValueError, match="x: points of dimension d = 2"):
         rf.drift_test(x[:, :2], sketch)
-    with pytest.raises(ValueError, match="can be passed over once"):
+    with pytest.raises(ValueError, match="to be read more than once, got an iterator"):
         rf.two_sample_test(iter([x]), x)
 
 

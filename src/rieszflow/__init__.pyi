@@ -3,14 +3,14 @@ from ._types import Progress
 from .constraints import Mask, Pool
 from .data import stream
 from .directions import PatchSlices
-from .exact import energy_distance, mmd2, mmd2_gradient
+from .exact import mmd2, mmd2_gradient
 from .flow import ParticleFlow, RecordedFlow, geometric_schedule
 from .generative import GenerativeFlow
 from .kernels import Gaussian, InverseMultiquadric, Kernel, Laplace, Matern, Riesz
 from .loss import SlicedMMDLoss
 from .scoring import energy_score
 from .sketch import SliceSketch
-from .sliced import sliced_mmd2, sliced_mmd2_gradient
+from .sliced import energy_distance, sliced_mmd2, sliced_mmd2_gradient
 from .target import Target
 from .two_sample import (
     Comparison,

@@ -1,40 +1,42 @@
-"""D² on slices as a loss to train networks with: a module, and the operator behind it that PyTorch's own tools understand.
+"""MMD² on slices as a loss to train networks with: a module, and the `torch.library` operator behind it.
 
-An operator of `torch.library` is one node in the graphs of `torch.compile` and `torch.export`, and knows what `torch.func.grad`
-and `vmap` make of it. Its forward pass gives the value and the gradients: both come from the same counts.
+The operator is one node in the graphs of `torch.compile` and `torch.export`. Its forward pass returns the value and the
+gradients, because both come from the same counts.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from rieszflow import engines, exact
+from rieszflow import engines, exact, sliced
 from rieszflow._infra import validate
-from rieszflow._infra.autograd import draw_outside_transforms, may_be_recomputed, recomputing
+from rieszflow._infra.autograd import draw_outside_transforms, may_be_recomputed, recomputing, second_derivative
 from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._types import DirectionsName, EngineName, Need, Pair, Statistic
 from rieszflow.directions import KINDS, PatchSlices
 from rieszflow.engines import Problem
 from rieszflow.errors import DerivativeError, InputError, InputTypeError
 from rieszflow.kernels import Kernel, Riesz, check_kernel
-from rieszflow.sliced import prepared
 
-__all__ = ["SlicedMMDLoss", "flat"]
+if TYPE_CHECKING:
+    from torch._functorch.autograd_function import VmapInfo
 
-_SEEDS = 2**62  # seeds are taken modulo this, in whole numbers of 64 bits
-# Largest batch for which all pairs take about as long as slices, by dimension (benchmarks/losses.py).
-_EXACT = {64: 1024, math.inf: 512}
+__all__ = ["SlicedMMDLoss", "flat_points"]
+
+_SEEDS = 2**62  # seeds are taken modulo this, so that they fit into int64
 _DRAWS = 2**14  # calls in checkpoints that are remembered for recomputation
+_MIN_SLICES = 256
+_Results = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class _Setting:
-    """What is the same at every call of a loss."""
+class _Options:
+    """The options of a loss."""
 
     kernel: Kernel
     slices: int | Literal["auto"]
@@ -42,47 +44,43 @@ class _Setting:
     engine: EngineName
     statistic: Statistic
 
-    def exact(self, pair: Pair) -> bool:
-        """Return True if all pairs of points are compared instead of slices."""
-        x, y = pair.x.points.shape, pair.y.points.shape
-        few = next(n for d, n in _EXACT.items() if x[-1] <= d)
-        return self.slices == self.directions == self.engine == "auto" and max(x[-2], y[-2]) <= few
+    def uses_all_pairs(self, pair: Pair) -> bool:
+        (N, d), M = pair.x.points.shape[-2:], pair.y.points.shape[-2]
+        # Batches for which all pairs take about as long as slices (benchmarks/losses.py).
+        return self.slices == self.directions == self.engine == "auto" and max(N, M) <= (1024 if d <= 64 else 512)
 
-    def many(self, d: int) -> int:
-        """Return the number of slices for points of dimension d: whole blocks, with at least 256 slices in total."""
+    def n_slices(self, d: int) -> int:
         if self.slices != "auto":
             return self.slices
-        return -(-256 // d) * d if d <= 64 else min(1024, max(256, 1 << (d - 1).bit_length()))
+        return -(-_MIN_SLICES // d) * d if d <= 64 else min(1024, max(_MIN_SLICES, 1 << (d - 1).bit_length()))
 
 
-# An operator takes tensors and numbers only, so a setting goes by its number. Equal settings have one.
-_settings: list[_Setting] = []
+# An operator takes only tensors and numbers, so options are passed by their index.
+_registry: list[_Options] = []
 
 
-def _number(setting: _Setting) -> int:
-    if setting not in _settings:
-        _settings.append(setting)
-    return _settings.index(setting)
+def _index(options: _Options) -> int:
+    if options not in _registry:
+        _registry.append(options)
+    return _registry.index(options)
 
 
 @torch.library.custom_op("rieszflow::sliced_mmd2", mutates_args=())
-def _sliced_mmd2(x: Tensor, y: Tensor, seed: Tensor, setting: int, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """D² of x (..., N, d) and y (..., M, d), and its gradients by them, empty where they are not needed."""
-    return _evaluated(x, y, seed, setting, need_x, need_y)
+def _sliced_mmd2(x: Tensor, y: Tensor, seed: Tensor, index: int, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return MMD² of x (..., N, d) and y (..., M, d), and its gradients by them, empty if they are not needed."""
+    return _evaluate(x, y, seed, _registry[index], Need(True, need_x, need_y))
 
 
 @isolated_numerics
-def _evaluated(x: Tensor, y: Tensor, seed: Tensor, setting: int, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
-    it = _settings[setting]
-    pair, _ = validate.clouds(x, y, None, None, it.statistic)
-    need = Need(True, need_x, need_y)
-    if it.exact(pair):
-        value, (by_x, _, by_y, _) = exact.evaluate(pair, it.kernel, need)
+def _evaluate(x: Tensor, y: Tensor, seed: Tensor, options: _Options, need: Need) -> _Results:
+    pair, _ = validate.clouds(x, y, None, None, options.statistic)
+    if options.uses_all_pairs(pair):
+        value, (by_x, _, by_y, _) = exact.evaluate(pair, options.kernel, need)
     else:
         # The error of bins is far below that of some hundred slices, and their loops are faster for batches, too.
-        engine = "bins" if it.slices == it.engine == "auto" else it.engine
-        work = prepared(pair, Problem(it.kernel, need), it.many(x.shape[-1]), it.directions, engine, int(seed))
-        result = work.evaluate(pair.x, pair.y)
+        engine = "bins" if options.slices == options.engine == "auto" else options.engine
+        problem, slices = Problem(options.kernel, need), options.n_slices(x.shape[-1])
+        result = sliced.evaluate(pair, problem, slices, options.directions, engine, int(seed))
         value, by_x, by_y = result.value, result.x, result.y
     assert value is not None
     by_x, by_y = (x.new_empty(0) if t is None else t.to(x.dtype) for t in (by_x, by_y))
@@ -90,12 +88,12 @@ def _evaluated(x: Tensor, y: Tensor, seed: Tensor, setting: int, need_x: bool, n
 
 
 @_sliced_mmd2.register_fake
-def _(x: Tensor, y: Tensor, seed: Tensor, setting: int, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _(x: Tensor, y: Tensor, seed: Tensor, index: int, need_x: bool, need_y: bool) -> _Results:
     gx, gy = (torch.empty_like(t) if need else t.new_empty(0) for t, need in ((x, need_x), (y, need_y)))
     return x.new_empty(x.shape[:-2]), gx, gy
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _setup(ctx: Any, inputs: tuple[object, ...], output: _Results) -> None:
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*output[1:])
     ctx.needed = inputs[4:]
@@ -103,10 +101,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
 
 def _backward(ctx: Any, value: Tensor | None, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
     if any(g is not None for g in gradients):
-        raise DerivativeError(
-            "SlicedMMDLoss: differentiable once, and a second derivative was asked for (by a gradient penalty or a Hessian); "
-            "for few points write the sum over pairs in PyTorch"
-        )
+        raise second_derivative("SlicedMMDLoss")
     found = [
         value[..., None, None] * g if value is not None and needed else None
         for g, needed in zip(ctx.saved_tensors, ctx.needed, strict=True)
@@ -114,78 +109,76 @@ def _backward(ctx: Any, value: Tensor | None, *gradients: Tensor | None) -> tupl
     return *found, None, None, None, None
 
 
-# Where code is compiled, a function of ours would be traced with gradients for all outputs, which are refused above.
+# Compiled code uses this registration: an autograd function would be traced with gradients of all outputs, which are refused.
 _sliced_mmd2.register_autograd(_backward, setup_context=_setup)
 
 
 class _Differentiable(torch.autograd.Function):
-    """The operator for `torch.func`, which does not know what `register_autograd` says."""
+    """The operator for `torch.func`, which does not use `register_autograd`."""
 
     @staticmethod
-    def forward(x: Tensor, y: Tensor, seed: Tensor, setting: int, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
-        found: tuple[Tensor, Tensor, Tensor] = _sliced_mmd2(x, y, seed, setting, need_x, need_y)
+    def forward(x: Tensor, y: Tensor, seed: Tensor, index: int, need_x: bool, need_y: bool) -> _Results:
+        found: _Results = _sliced_mmd2(x, y, seed, index, need_x, need_y)
         return found
 
     setup_context = staticmethod(_setup)
     backward = staticmethod(_backward)
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> None:
-        raise DerivativeError("SlicedMMDLoss: a forward-mode derivative was asked for; derivatives come by the way back only")
+    def jvp(ctx: object, *tangents: Tensor | None) -> None:
+        raise DerivativeError("`SlicedMMDLoss` can be differentiated in reverse mode, got a forward-mode derivative")
 
     @staticmethod
     def vmap(
-        info: Any,
+        info: VmapInfo,
         in_dims: tuple[int | None, ...],
         x: Tensor,
         y: Tensor,
         seed: Tensor,
-        setting: int,
+        index: int,
         need_x: bool,
         need_y: bool,
-    ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int | None, int | None]]:
+    ) -> tuple[_Results, tuple[int, int | None, int | None]]:
         if in_dims[2] is not None:
-            raise InputError("SlicedMMDLoss: a vmap over modules given; one over points is accepted, on the same slices")
+            raise InputError("`SlicedMMDLoss` must be one module for all members of a vmap, got a vmap over modules")
         # Inside vmap a batched tensor does not show an outer grad or backward; the tensor below it does.
         need_x, need_y = need_x or x.requires_grad, need_y or y.requires_grad
         x, y = (
             t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
             for t, dim in ((x, in_dims[0]), (y, in_dims[1]))
         )
-        found = _Differentiable.apply(x, y, seed, setting, need_x, need_y)  # type: ignore[no-untyped-call]  # PyTorch's
+        found = _Differentiable.apply(x, y, seed, index, need_x, need_y)  # type: ignore[no-untyped-call]  # PyTorch's
         return found, (0, 0 if need_x else None, 0 if need_y else None)
 
 
 class SlicedMMDLoss(nn.Module):
-    """`sliced_mmd2` between two batches as a loss: on fresh slices at every call, in float32 whatever the batches are.
+    """The loss `sliced_mmd2` between two batches, on fresh slices at every call; the exact `mmd2` for small batches.
 
-    For small batches it is the exact `mmd2` (see `slices`).
-
-    Fresh slices make the loss an unbiased estimate at every step. A network sees all directions in time with some hundreds of
-    slices a step. It works under autocast, in `torch.compile` with `fullgraph=True`, in `torch.func.grad` and `vmap`, and in an
-    activation checkpoint: a recomputation uses the slices of the first computation and does not count as a call. For that, a
-    call in a checkpoint or under `torch.no_grad` draws one number from torch's default generator, which the checkpoint must
-    restore (`preserve_rng_state=True`, the default). Points on the meta device give a value on the meta device.
+    Fresh slices make the loss an unbiased estimate at every step, so a few hundred slices a step suffice. It computes in
+    float32 for narrower batches, also under autocast, and works in `torch.compile` with `fullgraph=True`, in `torch.func.grad`
+    and `vmap`, and in an activation checkpoint, which recomputes it on the same slices. For that, a call in a checkpoint or
+    under `torch.no_grad` draws one number from torch's default generator, which the checkpoint must restore
+    (`preserve_rng_state=True`, the default). Points on the meta device give a value on the meta device.
 
     Args:
-        kernel: as in `sliced_mmd2`.
-        slices: number P of directions at every call, or "auto". "auto" takes the exact `mmd2` over all pairs, which has no
-            slicing noise, for batches of up to 1,024 points (512 for d > 64), if `directions` and `engine` are "auto" as well.
-            Otherwise it takes whole blocks of slices, for d ≤ 64 the least multiple of d from 256 on, for larger d the least
-            power of two from d on, but between 256 and 1,024; bins are used if `engine` is "auto".
-        directions: "auto", "orthogonal", "hadamard", "sobol", "independent", or `PatchSlices` for patches of images.
-        engine: as in `sliced_mmd2`.
-        statistic: "V", or "U", which is unbiased in the samples too, and so the one to take for small batches.
-        seed: a whole number from 0: equal modules see equal slices at equal calls. None for one from torch's default generator.
+        kernel: As in `sliced_mmd2`.
+        slices: Number P of directions at every call, or "auto", because a training step needs fewer than a single estimate. If
+            `directions` and `engine` are "auto" as well, "auto" computes the exact `mmd2` for batches of up to 1,024 points
+            (512 for d > 64). Otherwise it takes whole blocks on bins: the smallest multiple of d from 256 on for d ≤ 64, the
+            next power of two between 256 and 1,024 for larger d.
+        directions: As in `sliced_mmd2`, but not a tensor.
+        engine: As in `sliced_mmd2`.
+        statistic: "V", or "U", which is unbiased in the samples, too, and preferable for small batches.
+        seed: Non-negative integer: equal modules use equal slices at equal calls. None to draw one from torch's default
+            generator. A generator is not accepted, because the seed is saved.
 
     Attributes:
-        calls: how often it was called, a buffer: a training that goes on from a `state_dict` sees the slices that it would have
-            seen.
-        seed: of the slices, a buffer, too.
+        calls: Number of calls, a buffer, so that training from a `state_dict` continues with the same slices.
+        seed: Seed of the slices, a buffer, too.
 
     Raises:
-        InputTypeError (a TypeError): a wrong type.
-        InputError (a ValueError): an unknown name, a number out of range, a kernel that the engine does not have.
+        InputTypeError (a TypeError): A wrong type.
+        InputError (a ValueError): An unknown name, a number out of range, or a kernel that the engine does not support.
 
     Example:
         >>> loss = SlicedMMDLoss(slices=64, seed=0)
@@ -194,7 +187,8 @@ class SlicedMMDLoss(nn.Module):
         >>> x.grad.shape, x.grad.dtype
         (torch.Size([8, 1, 4, 4]), torch.bfloat16)
 
-    Source: paper, Theorems 1 and 4.
+    References:
+        Hertrich et al., Generative Sliced MMD Flows with Riesz Kernels (ICLR 2024), Theorems 1 and 4.
     """
 
     calls: Tensor
@@ -212,51 +206,43 @@ class SlicedMMDLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_kernel(kernel)
-        if not isinstance(directions, PatchSlices) and directions not in ("auto", *KINDS):
-            accepted = ", ".join(repr(name) for name in ("auto", *KINDS))
-            raise InputError(
-                f"directions: {directions!r} given; {accepted} and PatchSlices are accepted, drawn anew at every call"
-            )
-        if engine not in ("auto", *engines.ENGINES):
-            raise InputError(f"engine: {engine!r} given; {', '.join(map(repr, ('auto', *engines.ENGINES)))} are accepted")
-        if statistic not in ("V", "U"):
-            raise InputError(f'statistic: {statistic!r} given; "V" (non-negative) and "U" (unbiased) are accepted')
-        if slices != "auto":
-            slices = validate.positive_int("slices", slices)
-        self.setting = _Setting(kernel, slices, directions, engine, statistic)
-        if seed is None:
-            seed = draw_outside_transforms()
-        whole = validate.integer_seed(seed) % _SEEDS
-        with torch.inference_mode(False):  # calls outside of it count, too
-            self.register_buffer("seed", torch.tensor(whole, dtype=torch.int64, device="cpu"))
+        names = ("auto", *KINDS)
+        if not isinstance(directions, PatchSlices) and directions not in names:
+            raise InputError(f"`directions` must be one of {', '.join(map(repr, names))} or PatchSlices, got {directions!r}")
+        dummy = torch.empty(1, 1, dtype=torch.float32, device="cpu")
+        engines.choose(engine, Problem(kernel, Need(True, True, True)), dummy, dummy)
+        slices = slices if slices == "auto" else validate.positive_int("slices", slices)
+        self.options = _Options(kernel, slices, directions, engine, validate.statistic(statistic))
+        seed = validate.integer_seed(draw_outside_transforms() if seed is None else seed) % _SEEDS
+        with torch.inference_mode(False):  # so that calls outside of it can count, too
+            self.register_buffer("seed", torch.tensor(seed, dtype=torch.int64, device="cpu"))
             self.register_buffer("calls", torch.zeros((), dtype=torch.int64, device="cpu"))
-        self._number = _number(self.setting)
+        self._index = _index(self.options)
         self._draws: dict[int, int] = {}
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """D² between two batches.
+        """Compute MMD² between two batches.
 
         Args:
-            x: (N, ...), float64, float32, bfloat16 or float16; the dimensions behind the first make one point of d numbers.
-            y: (M, ...), of as many numbers a point, on the device of x.
+            x: Batch of shape (N, ...), float64, float32, bfloat16 or float16; a point has all dimensions behind the first.
+            y: Batch of shape (M, ...) with points of the same dimension, on the device of x.
 
         Returns:
-            The value, without dimensions: float64 if x or y is, else float32.
+            The value, a scalar: float64 if x or y is, else float32.
 
         Raises:
-            InputTypeError (a TypeError): a wrong type or dtype.
-            InputError (a ValueError): a wrong shape, no points, NaN or infinity.
-            DerivativeError (a RuntimeError): a second derivative, on the way back.
+            InputTypeError (a TypeError): A wrong type or dtype.
+            InputError (a ValueError): A wrong shape, no points, NaN or infinity.
+            DerivativeError (a RuntimeError): A second derivative, in the backward pass.
         """
-        x, y = flat("x", x), flat("y", y)
+        x, y = flat_points("x", x), flat_points("y", y)
         if x.dtype != y.dtype:
             x, y = x.double(), y.double()
         if x.is_meta or y.is_meta or self.seed.is_meta:
             self._check_meta(x, y)
-        way: Any = _sliced_mmd2 if torch.compiler.is_compiling() else _Differentiable.apply
+        apply: Callable[..., _Results] = _sliced_mmd2 if torch.compiler.is_compiling() else _Differentiable.apply
         need = [t.requires_grad and torch.is_grad_enabled() for t in (x, y)]
-        value: Tensor = way(x, y, self._next_seed(x), self._number, *need)[0]
-        return value
+        return apply(x, y, self._next_seed(x), self._index, *need)[0]
 
     def _check_meta(self, x: Tensor, y: Tensor) -> None:
         """Refuse points of which only some are on the meta device, and shapes that do not fit."""
@@ -282,8 +268,8 @@ class SlicedMMDLoss(nn.Module):
         if recomputing() and self._draws:
             if draw not in self._draws:
                 raise DerivativeError(
-                    "SlicedMMDLoss: an activation checkpoint must restore torch's random state to compute the loss again on "
-                    "the same slices, got preserve_rng_state=False, or a call in a backward pass of other code"
+                    "An activation checkpoint must restore torch's random state so that `SlicedMMDLoss` uses the same slices, "
+                    "got preserve_rng_state=False, or a call in a backward pass of other code"
                 )
             return torch.full_like(self.calls, self._draws[draw])
         if len(self._draws) == _DRAWS:
@@ -294,28 +280,20 @@ class SlicedMMDLoss(nn.Module):
         return call
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in vars(self.setting).items())
+        return ", ".join(f"{name}={value!r}" for name, value in vars(self.options).items())
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # PyTorch's
         self._draws = {}
-        self._number = _number(self.setting)  # another process has other numbers
+        self._index = _index(self.options)  # another process has other indices
 
 
-_WIDE = {
-    torch.float16: torch.float32,
-    torch.bfloat16: torch.float32,
-    torch.float32: torch.float32,
-    torch.float64: torch.float64,
-}
-
-
-def flat(name: str, x: Tensor) -> Tensor:
-    """Points (N, d) in float32 or float64."""
+def flat_points(name: str, x: Tensor) -> Tensor:
+    """Flatten a batch (N, ...) to points (N, d) in float32 or float64."""
     if not isinstance(x, Tensor):
-        raise InputTypeError(f"{name}: {type(x).__name__} given; a torch.Tensor (N, ...) is accepted")
-    if x.dtype not in _WIDE:
-        raise InputTypeError(f"{name}: dtype {x.dtype} given; float64, float32, bfloat16 and float16 are accepted")
+        raise InputTypeError(f"`{name}` must be a torch.Tensor of shape (N, ...), got {type(x).__name__}")
+    if x.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        raise InputTypeError(f"`{name}` must have dtype float64, float32, bfloat16 or float16, got {x.dtype}")
     if x.ndim < 2:
-        raise InputError(f"{name}: shape {tuple(x.shape)} given; (N, ...) with numbers of every point is accepted")
-    return x.flatten(1).to(_WIDE[x.dtype])
+        raise InputError(f"`{name}` must have shape (N, ...) with at least two dimensions, got {tuple(x.shape)}")
+    return x.flatten(1).to(torch.promote_types(x.dtype, torch.float32))

@@ -1,24 +1,24 @@
-"""D² on random one-dimensional slices: value, gradient, and autograd. The work is the engines'."""
+"""MMD² on random one-dimensional slices: value, gradient and autograd. The engines do the work."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rieszflow import directions, engines
+from rieszflow import engines
 from rieszflow._infra import validate
 from rieszflow._infra.autograd import once, recomputing
 from rieszflow._infra.isolation import isolated_numerics
-from rieszflow._types import Cloud, EngineName, Need, Pair, Points, PointsT, Seed, Statistic
-from rieszflow.directions import Directions, Kind
-from rieszflow.engines import Engine, Problem, Result
+from rieszflow._types import EngineName, Need, Pair, Points, PointsT, Seed, Statistic
+from rieszflow.directions import Kind, sample
+from rieszflow.engines import Problem, Result
 from rieszflow.errors import DerivativeError
+from rieszflow.exact import mmd2
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 
-__all__ = ["Work", "prepared", "sliced_mmd2", "sliced_mmd2_gradient"]
+__all__ = ["energy_distance", "evaluate", "sliced_mmd2", "sliced_mmd2_gradient"]
 
 
 @isolated_numerics
@@ -35,59 +35,65 @@ def sliced_mmd2(
     x_weights: Points | None = None,
     y_weights: Points | None = None,
 ) -> PointsT:
-    """`mmd2`, estimated on P random directions: D² = c_{d,1} · mean_p D²_1D(⟨ξ_p, x⟩, ⟨ξ_p, y⟩).
+    r"""Estimate `mmd2` on P random directions.
+
+    .. math::
+        \mathrm{MMD}_K^2(\mu, \nu) = \mathbb{E}_\xi\, \mathrm{MMD}_f^2(\langle \xi, \mu \rangle, \langle \xi, \nu \rangle)
+        \approx \frac{1}{P} \sum_{p=1}^{P} \mathrm{MMD}_f^2(\langle \xi_p, \mu \rangle, \langle \xi_p, \nu \rangle)
+
+    with the one-dimensional basis function f of the kernel, which for `Riesz(1.0)` is :math:`f(t) = -c_{d,1} |t|`.
 
     The estimate is unbiased over the directions, and its relative error falls like 1/√P. With fast directions and bins it takes
-    O((N + M) P log d) time, where brute force takes O(N M d). The convention is the paper's: half of the statisticians' energy
-    distance.
+    O((N + M) P log d) time, compared to O(N M d) for all pairs.
 
     Args:
-        x: points (N, d), or (..., N, d) with batch dimensions in front; float32 or float64; tensor or NumPy array.
-        y: points (M, d) or (..., M, d), with the batch dimensions, dtype and device of x.
+        x: Points of shape (N, d), or (..., N, d) with batch dimensions; float32 or float64; tensor or NumPy array.
+        y: Points of shape (M, d) or (..., M, d), with the batch dimensions, dtype and device of x.
         kernel: `Riesz(1.0)`; with engine "bins" any other, too. A kernel much narrower than the data is refused, because bins
-            do not resolve it. Gradients of `Riesz(r)` with r < 1 come with a warning. Their accuracy is in docs/measured.md.
-        slices: number P of directions. Whole blocks are best: a multiple of d for "orthogonal", of the next power of two for
+            do not resolve it. Gradients of `Riesz(r)` with r < 1 are inaccurate, and a warning says so.
+        slices: Number P of directions. Prefer whole blocks: a multiple of d for "orthogonal", of the next power of two for
             "hadamard".
         directions: "orthogonal" (Haar blocks), "hadamard" (orthogonal blocks by a fast transform), "sobol" (quasi-Monte-Carlo),
             "independent", or "auto": "orthogonal" up to d = 64, "hadamard" above. Or `PatchSlices`, for patches of images. Or a
-            tensor (P, d) of unit rows, which then sets P.
-        engine: "sort" is exact on every slice, for `Riesz(1.0)`. "bins" takes linear time and memory that does not grow with N;
-            on a slice it is off by at most the mass of a point's bin, some 1e-3 in all. "auto" is "bins" for float32 with 4096
+            tensor (P, d) of unit rows, which sets P.
+        engine: "sort" is exact on every slice, for `Riesz(1.0)`. "bins" takes linear time, and memory independent of N; its
+            error on a slice is at most the share of points in a bin, about 1e-3 in total. "auto" is "bins" for float32 with 4096
             points or more, and for other kernels.
-        seed: of the directions. A whole number; or a torch.Generator, which goes on; or None for torch's default generator.
-        statistic: "V" for the mean over all pairs, never negative; "U" for pairs i ≠ k only, unbiased in the samples.
-        x_weights: non-negative weights of x, (N,) or (..., N), of sum one and of the dtype of x. None for 1/N each.
-        y_weights: likewise for y.
+        seed: Seed of the directions: an integer, a torch.Generator, or None for torch's default generator.
+        statistic: "V" for means over all pairs, which is non-negative; "U" for means over the pairs i ≠ k, which is unbiased in
+            the samples.
+        x_weights: Non-negative weights of x, shape (N,) or (..., N), with sum one and the dtype of x; None for 1/N each.
+        y_weights: Weights of y, in the same way.
 
     Returns:
-        The value, in the kernel's unit (length^r for Riesz): without dimensions, or of the shape of the batch. A tensor can be
-        differentiated once, by x, y and the weights. If x and y are arrays it is a NumPy number or array.
+        The value, in the kernel's unit (length^r for Riesz): a scalar, or of the shape of the batch. A tensor can be
+        differentiated once, by x, y and the weights. If x and y are arrays, it is a NumPy number or array.
 
     Raises:
-        InputTypeError (a TypeError): a wrong type or dtype.
-        InputError (a ValueError): a wrong shape, no points, NaN or infinity, an unknown name, bad weights, a kernel or a
-            derivative that the engine does not have, or points further apart than the dtype can hold.
-        DerivativeError (a RuntimeError): a second derivative, on the way back.
+        InputTypeError (a TypeError): A wrong type or dtype.
+        InputError (a ValueError): A wrong shape, no points, NaN or infinity, an unknown name, bad weights, a kernel or a
+            derivative that the engine does not support, or points further apart than the dtype can hold.
+        DerivativeError (a RuntimeError): A second derivative, in the backward pass.
 
     Example:
-        >>> g = torch.Generator().manual_seed(0)
         >>> x, y = torch.zeros(5, 2), torch.tensor([[3.0, 4.0]])
-        >>> round(sliced_mmd2(x, y, slices=4096, seed=g).item(), 1)
-        5.0
+        >>> round(sliced_mmd2(x, y, slices=4096, seed=0).item(), 1)
+        10.0
 
-    Source: paper, Theorems 1 and 4.
+    References:
+        Hertrich et al., Generative Sliced MMD Flows with Riesz Kernels (ICLR 2024), Theorems 1 and 4.
     """
-    pair, answer = validate.clouds(x, y, x_weights, y_weights, statistic)
+    pair, in_kind = validate.clouds(x, y, x_weights, y_weights, statistic)
     tensors = (pair.x.points, pair.y.points, pair.x.weights, pair.y.weights)
-    need = Need(True, *(t is not None and t.requires_grad for t in tensors))
-    if isinstance(seed, torch.Generator) and recomputing() and need != Need(True):
+    leaves = [t for t in tensors if t is not None and t.requires_grad]
+    if isinstance(seed, torch.Generator) and recomputing() and leaves:
         raise DerivativeError("`seed` must be an integer or None in an activation checkpoint, got a torch.Generator")
-    work = prepared(pair, Problem(kernel, need), slices, directions, engine, seed)
-    # Nothing, but hanging on all that derivatives are taken by, which itself need not be kept for the way back.
-    leaves = [t[..., :0].flatten() for t in tensors if t is not None and t.requires_grad]
-    root = torch.cat(leaves) if leaves else None
-    value: Tensor = _SlicedMMD2.apply(*tensors, root, work)  # type: ignore[no-untyped-call]  # PyTorch's
-    return answer(value)
+    need = Need(True, *(t is not None and t.requires_grad for t in tensors))
+    result = evaluate(pair, Problem(kernel, need), slices, directions, engine, seed)
+    # An empty tensor that depends on every leaf, so that a second backward pass is detected without saving the inputs.
+    root = torch.cat([t[..., :0].flatten() for t in leaves]) if leaves else None
+    value: Tensor = _SlicedMMD2.apply(*tensors, root, result)  # type: ignore[no-untyped-call]  # PyTorch's
+    return in_kind(value)
 
 
 @isolated_numerics
@@ -104,80 +110,117 @@ def sliced_mmd2_gradient(
     x_weights: Points | None = None,
     y_weights: Points | None = None,
 ) -> PointsT:
-    """Gradient of `sliced_mmd2` by x, without autograd.
+    r"""Compute the gradient of `sliced_mmd2` by x, without autograd.
 
-    For r = 1 it is ∂/∂x_i = a_i c_{d,1} · mean_p 2[G_p(⟨ξ_p, x_i⟩) − F_p(⟨ξ_p, x_i⟩)] ξ_p. F_p and G_p are the distribution
-    functions of the projected x and y, with mid-ranks at ties. Copies of one point have the same gradient only on average: the
-    projections of two copies can differ by rounding.
+    For `Riesz(1.0)` it is
+
+    .. math::
+        \nabla_{x_i} = a_i \frac{c_{d,1}}{P} \sum_{p=1}^{P}
+        4 \big[ G_p(\langle \xi_p, x_i \rangle) - F_p(\langle \xi_p, x_i \rangle) \big] \xi_p
+
+    with the distribution functions F_p and G_p of the projected x and y, which take mid-ranks at ties. Copies of a point have
+    the same gradient only on average, because their projections can differ by rounding.
 
     Args:
-        x: as in `sliced_mmd2`, like all that follow.
-        y: as there.
-        kernel: as there.
-        slices: as there.
-        directions: as there.
-        engine: as there.
-        seed: as there.
-        statistic: as there.
-        x_weights: as there.
-        y_weights: as there.
+        x: As in `sliced_mmd2`.
+        y: As in `sliced_mmd2`.
+        kernel: As in `sliced_mmd2`.
+        slices: As in `sliced_mmd2`.
+        directions: As in `sliced_mmd2`.
+        engine: As in `sliced_mmd2`.
+        seed: As in `sliced_mmd2`.
+        statistic: As in `sliced_mmd2`.
+        x_weights: As in `sliced_mmd2`.
+        y_weights: As in `sliced_mmd2`.
 
     Returns:
-        The gradient, shape and dtype of x, detached. If x and y are arrays it is one, too.
+        The gradient in the shape and dtype of x, detached; an array if x and y are arrays.
 
     Raises:
-        InputError, InputTypeError: as `sliced_mmd2`.
+        InputError, InputTypeError: As `sliced_mmd2`.
 
     Example:
-        >>> g = torch.Generator().manual_seed(0)
-        >>> sliced_mmd2_gradient(torch.tensor([[2.0]]), torch.tensor([[0.0]]), slices=8, seed=g).tolist()
-        [[1.0]]
+        >>> sliced_mmd2_gradient(torch.tensor([[2.0]]), torch.tensor([[0.0]]), slices=8, seed=0).tolist()
+        [[2.0]]
 
-    Source: paper, section 3.
+    References:
+        Hertrich et al., Generative Sliced MMD Flows with Riesz Kernels (ICLR 2024), section 3.
     """
-    pair, answer = validate.clouds(x, y, x_weights, y_weights, statistic)
-    work = prepared(pair, Problem(kernel, Need(x=True)), slices, directions, engine, seed)
-    gradient = work.evaluate(pair.x, pair.y).x
+    pair, in_kind = validate.clouds(x, y, x_weights, y_weights, statistic)
+    gradient = evaluate(pair, Problem(kernel, Need(x=True)), slices, directions, engine, seed).x
     assert gradient is not None
-    return answer(gradient)
+    return in_kind(gradient)
 
 
-@dataclass(frozen=True)
-class Work:
-    """An engine, and what it is to do with two clouds."""
+def energy_distance(
+    x: PointsT,
+    y: PointsT,
+    *,
+    r: float = 1.0,
+    slices: int | None = None,
+    seed: Seed = None,
+    statistic: Statistic = "V",
+    x_weights: Points | None = None,
+    y_weights: Points | None = None,
+) -> PointsT:
+    r"""Compute the energy distance over all pairs of points, or estimate it on random slices.
 
-    engine: Engine
-    directions: Directions
-    problem: Problem
-    unbiased: bool
+    .. math::
+        2\, \mathbb{E} \|X - Y\|^r - \mathbb{E} \|X - X'\|^r - \mathbb{E} \|Y - Y'\|^r
 
-    def evaluate(self, x: Cloud, y: Cloud) -> Result:
-        return self.engine.evaluate(Pair(x, y, self.unbiased).detached(), self.directions, self.problem)
+    This is `mmd2` with the kernel `Riesz(r)`. SciPy's `energy_distance`, in one dimension, is its square root for r = 1.
+
+    Args:
+        x: As in `mmd2`.
+        y: As in `mmd2`.
+        r: Exponent, in the open interval (0, 2).
+        slices: Number of random slices to estimate it on, as `sliced_mmd2` does; None for all pairs.
+        seed: Seed of the slices, as in `sliced_mmd2`.
+        statistic: As in `mmd2`.
+        x_weights: As in `mmd2`.
+        y_weights: As in `mmd2`.
+
+    Returns:
+        As `mmd2`.
+
+    Raises:
+        InputError, InputTypeError, DerivativeError: As `mmd2` and `sliced_mmd2`.
+
+    Example:
+        >>> x, y = torch.zeros(1, 2), torch.tensor([[3.0, 4.0]])
+        >>> energy_distance(x, y).item()
+        10.0
+
+    References:
+        Székely and Rizzo, Energy Statistics, J. Statist. Plann. Inference 143 (2013).
+    """
+    kernel = Riesz(r)
+    if slices is None:
+        return mmd2(x, y, kernel=kernel, statistic=statistic, x_weights=x_weights, y_weights=y_weights)
+    return sliced_mmd2(
+        x, y, kernel=kernel, slices=slices, seed=seed, statistic=statistic, x_weights=x_weights, y_weights=y_weights
+    )
 
 
-def prepared(pair: Pair, problem: Problem, slices: int, kind: Kind, engine: EngineName, seed: Seed) -> Work:
-    """An engine and slices for two clouds."""
+def evaluate(pair: Pair, problem: Problem, slices: int, kind: Kind, engine: EngineName, seed: Seed) -> Result:
+    """Choose an engine, draw slices and evaluate a problem on them."""
     check_kernel(problem.kernel)
-    x, y = pair.x.points, pair.y.points
-    chosen = engines.choose(engine, problem, x, y)
+    x = pair.x.points.detach()
+    chosen = engines.choose(engine, problem, x, pair.y.points)
     P = validate.positive_int("slices", slices)
-    drawn = directions.sample(kind, P, x.shape[-1], x.detach(), validate.generator(seed))
-    return Work(chosen, drawn, problem, pair.unbiased)
+    return chosen.evaluate(pair.detached(), sample(kind, P, x.shape[-1], x, validate.generator(seed)), problem)
 
 
 class _SlicedMMD2(torch.autograd.Function):
-    """The forward pass makes the derivatives by all arguments, too: keeping them is N·d + M·d numbers."""
-
-    # `ctx` is PyTorch's, which takes any attribute.
+    """Attach a value and its derivatives, which are computed together, to the graph of the inputs."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, a: Tensor | None, b: Tensor | None, root: Tensor | None, work: Work) -> Tensor:
-        result = work.evaluate(Cloud(x, a), Cloud(y, b))
-        assert result.value is not None
-        ctx.save_for_backward(result.x, result.y, result.a, result.b, root)
+    def forward(ctx: Any, x: Tensor, y: Tensor, a: Tensor | None, b: Tensor | None, root: Tensor | None, res: Result) -> Tensor:
+        assert res.value is not None
+        ctx.save_for_backward(res.x, res.y, res.a, res.b, root)
         # A weight vector (N,) shared by a batch collects the derivative of every member.
         ctx.weight_shapes = [None if w is None else w.shape for w in (a, b)]
-        return result.value.to(x.dtype)
+        return res.value.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:

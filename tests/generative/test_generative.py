@@ -135,7 +135,7 @@ def test_the_sampler_is_the_trained_map(trained):
         phi.load_state_dict(weights)
         with torch.no_grad():
             x = x - weights["scale"] * phi.net(4 * x - 2)
-    torch.testing.assert_close(trained.sample(7, seed=5), trained.run.columns.unscaled(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(trained.sample(7, seed=5), trained.run.columns.inverse_transform(x), rtol=1e-5, atol=1e-5)
 
 
 def test_seeds_and_global_state(trained, tmp_path):

@@ -1,116 +1,172 @@
-"""Batches as tensors, whatever holds them: loaders, lists, iterators, arrays."""
+"""Sources of points in batches: loaders, lists, iterators and .npy files, and the conversion of a batch to a tensor."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
+from torch import Tensor, from_numpy
 
 from rieszflow._infra.notices import notice
-from rieszflow.data.columns import named
+from rieszflow._types import PointSource
+from rieszflow.data.paths import quoted
 from rieszflow.data.points import as_points
-from rieszflow.data.tables import Table
-from rieszflow.errors import InputError, InputTypeError
+from rieszflow.errors import DatasetError, InputError, InputTypeError
 
-__all__ = ["Source", "batch_points", "passes"]
-
+BATCH_ROWS = 1 << 16
+BATCH_NUMBERS = 1 << 24  # at most
 _ENTRIES = ("x", "image", "images", "pixel_values", "data")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where points come from.
+    """Where a `Stream` gets its points from.
 
     Attributes:
-        name: for messages.
-        batches: a pass over all of them.
-        n: how many; None where only a pass would tell.
-        names: of the d columns, or None.
-        rows: points by their numbers, from anywhere, where that is cheap; else None.
-        left_out: columns of a table that are not read, with the reason.
-        is_table: whether columns can be chosen by name.
+        name: Name for messages.
+        batches: Starts a pass over all points.
+        n: Number of points, or None if only a pass can tell.
+        names: Names of the d columns, or None.
+        rows: Reads points by their indices, or None if that is expensive.
+        skipped: Columns of a table that are not read, with the reason.
+        is_table: True if columns can be chosen by name.
         once: True for an iterator, which can be read only once.
-        table: the table, whose columns can be read as labels; None otherwise.
+        split_labels: Given the name of a column, returns the table without it, and a function that reads it as labels.
     """
 
     name: str
-    batches: Callable[[], Iterable[Any]]
+    batches: Callable[[], Iterable[object]]
     n: int | None = None
     names: list[str] | None = None
-    rows: Callable[[np.ndarray], np.ndarray] | None = None
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    rows: Callable[[np.ndarray], object] | None = None
+    skipped: Mapping[str, str] = field(default_factory=dict)
     is_table: bool = False
     once: bool = False
-    table: Table | None = None
+    split_labels: Callable[[str], tuple[Source, Callable[[], list[object]]]] | None = None
 
 
-def passes(source: Iterable[Any]) -> Callable[[], Iterable[Any]]:
-    """Passes over batches. The first one is for a look at the first batch, and the second goes on from there."""
-    begun: list[Iterator[Any]] = []
-    seen: list[Any] = []
+def rows_per_batch(d: int) -> int:
+    return max(1, min(BATCH_ROWS, BATCH_NUMBERS // max(1, d)))
 
-    def look(passing: Iterator[Any]) -> Iterator[Any]:
-        for batch in passing:
+
+def is_frame(source: PointSource) -> bool:
+    """Return True for a table in memory: of pandas, polars, Arrow, …
+
+    An xarray array is not one: it exports itself to Arrow, but with one row per number, which loses its shape.
+    """
+    exports = hasattr(source, "__arrow_c_stream__") or hasattr(source, "__dataframe__")
+    return exports and not hasattr(type(source), "dims")
+
+
+def repeated_passes(source: Iterable[object]) -> Callable[[], Iterable[object]]:
+    """Return a function that starts passes over batches. The first pass stops after a batch, and the second continues it."""
+    started: list[Iterator[object]] = []
+    seen: list[object] = []
+
+    def first_pass(iterator: Iterator[object]) -> Iterator[object]:
+        for batch in iterator:
             seen.append(batch)
             yield batch
 
-    def batches() -> Iterable[Any]:
-        if not begun:
-            begun.append(iter(source))
-            return look(begun[0])
+    def batches() -> Iterable[object]:
+        if not started:
+            started.append(iter(source))
+            return first_pass(started[0])
         if seen:
             first = list(seen)
             seen.clear()
-            return itertools.chain(first, begun[0])
+            return itertools.chain(first, started[0])
         if isinstance(source, Iterator):
-            raise InputError("iterator: can be passed over once; give a list, a DataLoader or a file for more")
+            raise InputError("`source` must be a list, a DataLoader or a file to be read more than once, got an iterator")
         return source
 
     return batches
 
 
-def batch_points(batch: Any, name: str) -> Tensor:
-    """A batch as a tensor (m, …) of float32 or float64, pictures with their channels first."""
-    batch = as_points(_entry(batch, name), name)
-    if batch.ndim < 2:
-        raise InputError(
-            f"{name}: shape {tuple(batch.shape)} given, which can be one point or many; batches (m, d) are accepted"
-        )
-    if isinstance(batch, Tensor):
-        return batch
+def batch_points(batch: object, name: str) -> Tensor:
+    """Convert a batch to a float32 or float64 tensor (m, …), images with the channels first."""
+    points = as_points(_points_entry(batch, name), name)
+    if points.ndim < 2:
+        raise InputError(f"{name}: must have shape (m, d), got {tuple(points.shape)}, which can be one point or many")
+    if isinstance(points, Tensor):
+        return points
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of memory that cannot be written: nobody here writes to points
-        batch = batch.copy() if any(step < 0 for step in batch.strides) else np.ascontiguousarray(batch)
-        return torch.from_numpy(batch)
+        warnings.simplefilter("ignore")  # about read-only memory, which is never written to
+        return from_numpy(points.copy() if any(step < 0 for step in points.strides) else np.ascontiguousarray(points))
 
 
-def _entry(batch: Any, name: str) -> Any:
-    """The points of a batch that holds more than points."""
+def _points_entry(batch: object, name: str) -> object:
+    """Return the points of a batch, without labels and other entries."""
+    source = name.partition(", batch")[0]
     if isinstance(batch, Mapping):
         known = [key for key in _ENTRIES if key in batch]
         if len(batch) != 1 and len(known) != 1:
             raise InputTypeError(
-                f"{name}: a mapping with the keys {named([str(key) for key in batch])} given; one key, or one of "
-                f"{named(_ENTRIES)} beside others, is accepted"
+                f"{name}: a mapping must have one key, or one of {quoted(_ENTRIES)}, got {quoted([str(key) for key in batch])}"
             )
         key = known[0] if known else next(iter(batch))
         if len(batch) > 1:
-            notice(f"{name.partition(', batch')[0]}: of every batch the entry {key!r} counts, the others are left out")
+            notice(f"{source}: the entry {key!r} of every batch is read, the others are skipped")
         return batch[key]
-    if isinstance(batch, (tuple, list)):
-        if not batch:
-            raise InputTypeError(f"{name}: an empty {type(batch).__name__} given; a tensor or array (m, ...) is accepted")
-        if any(getattr(entry, "ndim", 0) == 0 for entry in batch):
-            raise InputTypeError(
-                f"{name}: a single point, or plain numbers, given; batches that are tensors or arrays (m, d) are accepted"
-            )
-        if len(batch) > 1:
-            notice(f"{name.partition(', batch')[0]}: of every batch, {len(batch)} entries, the first one counts")
-        return batch[0]
-    return batch
+    if not isinstance(batch, (tuple, list)):
+        return batch
+    if not batch or any(getattr(entry, "ndim", 0) == 0 for entry in batch):
+        what = "single points or numbers" if batch else f"an empty {type(batch).__name__}"
+        raise InputTypeError(f"{name}: must be a tensor or array of shape (m, d), or a tuple of these, got {what}")
+    if len(batch) > 1:
+        notice(f"{source}: the first of {len(batch)} entries of every batch is read, the others are skipped")
+    return batch[0]
+
+
+def open_npy(path: Path) -> Source | np.ndarray:
+    """Return the points of a .npy file in batches, or the mapped array if its rows are not contiguous.
+
+    The file is read instead of mapped, because mapping needs as much address space as the file is long.
+
+    Raises:
+        DatasetError: The file is damaged or truncated, or does not hold numbers.
+    """
+    try:
+        with open(path, "rb") as file:
+            version = np.lib.format.read_magic(file)
+            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, by_columns, dtype = read_header(file)
+            start = file.tell()
+    except ValueError as error:
+        raise DatasetError(f"{path}: not a NumPy file, or damaged ({error})") from None
+    if dtype.hasobject or dtype.kind not in "fiub":
+        raise DatasetError(f"{path}: must hold real numbers, got dtype {dtype}")
+    if not shape or 0 in shape:
+        raise DatasetError(f"{path}: must hold points of shape (n, d), got shape {shape}")
+    point_shape = shape[1:] or (1,)
+    d = math.prod(point_shape)
+    expected, found = shape[0] * d * dtype.itemsize, path.stat().st_size - start
+    if found != expected:
+        problem = "truncated" if found < expected else "more than one array"
+        raise DatasetError(f"{path}: {problem}: {found} bytes of data, the header states {expected}")
+    if by_columns and len(shape) > 1:
+        mapped: np.ndarray = np.load(path, mmap_mode="r")
+        return mapped
+
+    def read(blocks: Sequence[tuple[int, int]]) -> Iterator[np.ndarray]:
+        """Yield blocks of rows, each given by its first row and its length."""
+        with open(path, "rb") as file:
+            for first, length in blocks:
+                file.seek(start + first * d * dtype.itemsize)
+                content = np.fromfile(file, dtype, length * d)
+                if content.size < length * d:
+                    raise DatasetError(f"{path}: has become shorter while being read")
+                yield content.reshape(length, *point_shape)
+
+    step = rows_per_batch(d)
+    blocks = [(k, min(step, shape[0] - k)) for k in range(0, shape[0], step)]
+
+    def rows(indices: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.empty((0, *point_shape), dtype), *read([(int(k), 1) for k in indices])])
+
+    return Source(str(path), lambda: read(blocks), shape[0], rows=rows)

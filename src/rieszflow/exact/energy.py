@@ -1,4 +1,4 @@
-"""Brute force for Riesz(1.0) and float32 clouds on the CPU: a matrix product and one compiled pass over its entries."""
+"""MMD² over all pairs for Riesz(1.0) and float32 clouds on the CPU: a matrix product and one compiled pass over its entries."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from rieszflow.exact import loops
 from rieszflow.exact.pairs import distinct, weights_of
 from rieszflow.kernels import Kernel, Riesz
 
-__all__ = ["evaluate", "suits"]
+__all__ = ["evaluate", "supports"]
 
-_ENOUGH = 1 << 12  # pairs of points; for fewer the call overhead dominates
-_FEW = 8  # dimensions up to which differences are faster than a matrix product, and exact
+_MIN_PAIRS = 1 << 12  # for fewer pairs of points the call overhead dominates
+_FEW_DIMS = 8  # up to this dimension differences are faster than a matrix product, and exact
 _PRODUCTS = 1 << 20  # entries of a matrix product at a time: 4 MB
 _SHARE = 1 << 15  # numbers that justify another thread
-_RANGE = 2.0**40  # coordinates up to this, or above its inverse, have squares and squared differences in float32's range
+_RANGE = 2.0**40  # coordinates between its inverse and this have squares and squared differences within float32's range
 
 
-def suits(clouds: Pair, kernel: Kernel) -> bool:
-    """Return True if `evaluate` takes these clouds: they are large enough to benefit, and float32 can hold their squares."""
+def supports(clouds: Pair, kernel: Kernel) -> bool:
+    """Return True if `evaluate` accepts these clouds: large enough to benefit, with squares within the range of float32."""
     x, y = clouds.x.points, clouds.y.points
     if kernel != Riesz(1.0) or x.dtype != torch.float32 or x.ndim != 2 or x.device.type != "cpu":
         return False
-    if max(len(x), len(y)) ** 2 < _ENOUGH:
+    if max(len(x), len(y)) ** 2 < _MIN_PAIRS:
         return False
-    if x.shape[1] <= _FEW:
+    if x.shape[1] <= _FEW_DIMS:
         return True
     largest = max(float(np.abs(t.detach().numpy()).max()) for t in (x, y))
     return 1 / _RANGE < largest < _RANGE
@@ -51,12 +51,11 @@ def evaluate(clouds: Pair, need: Need) -> tuple[Tensor | None, list[Tensor | Non
         return None, [*slopes, None, None]
     yy = _sums(y, y, b, need.y, own=True)
     value = 2 * (a @ xy.potential) - (a @ xx.potential) / n_x - (b @ yy.potential) / n_y
-    if need.y or need.b:
-        yx = _sums(y, x, a, need.y)
-        slopes += [_by_points(yy, yx, b, n_y), _by_weights(yy, yx, b, n_y, clouds.unbiased) if need.b else None]
-    else:
-        slopes += [None, None]
-    return value, slopes
+    if not (need.y or need.b):
+        return value, [*slopes, None, None]
+    yx = _sums(y, x, a, need.y)
+    by_b = _by_weights(yy, yx, b, n_y, clouds.unbiased) if need.b else None
+    return value, [*slopes, _by_points(yy, yx, b, n_y), by_b]
 
 
 def _by_points(own: _Sums, cross: _Sums, w: Tensor, n: Tensor) -> Tensor | None:
@@ -71,27 +70,22 @@ def _by_weights(own: _Sums, cross: _Sums, w: Tensor, n: Tensor, unbiased: bool) 
 
 
 class _Sums(NamedTuple):
-    """Sums over the points of one cloud, for every point x_i of another, in float64.
-
-    Attributes:
-        potential: Σ_j w_j ‖x_i − y_j‖, (N,).
-        pull: Σ_j w_j (x_i − y_j)/‖x_i − y_j‖, (N, d), or None if not requested.
-    """
+    """Sums over y for every point of x: Σ_j w_j ‖x_i − y_j‖ (N,), and Σ_j w_j (x_i − y_j)/‖x_i − y_j‖ (N, d) if requested."""
 
     potential: Tensor
     pull: Tensor | None
 
 
 def _sums(x: Cloud, y: Cloud, w: Tensor, slope: bool, own: bool = False) -> _Sums:
-    """Compute the sums over y with weights w. With `own`, x and y are the same cloud."""
+    """Compute the sums with weights w, in float64. With `own`, x and y are the same cloud."""
     P, Q, b = x.points.numpy(), y.points.numpy(), w.contiguous().numpy()
     (N, d), M = P.shape, len(Q)
     potential, pull = np.empty(N), np.empty((N * slope, d))
-    if d <= _FEW:
+    if d <= _FEW_DIMS:
         rows = np.ascontiguousarray(Q.T, np.float64)
         parallel_for(loops.from_differences, N, 1 + _SHARE // (M * d), P, rows, b, potential, pull)
     else:
-        # Distances do not change if both clouds are shifted; near the origin ‖x‖² + ‖y‖² − 2⟨x, y⟩ cancels least.
+        # Distances are invariant to shifts; near the origin ‖x‖² + ‖y‖² − 2⟨x, y⟩ cancels least.
         centre = Q.mean(0, np.float64).astype(np.float32)
         near_Q = Q - centre
         near_P = near_Q if own else P - centre

@@ -1,163 +1,179 @@
-"""Two sums over all pairs of points, in chunks and in float64: the potential of a cloud, and its gradient.
+"""MMD² over all pairs of points for any kernel, in chunks and in float64, in O((N + M) d) memory and a chunk.
 
-    potential  Σ_j b_j K(x_i, y_j)          pull  length · Σ_j b_j ∇₁K(x_i, y_j)
-
-Time is O(N M d), memory O((N + M) d) and a chunk. Points may be as large or as small as numbers get: they are scaled first, by
-a power of two (`prepared`), and results are scaled back (`Unit`).
+Derivatives follow their formulas instead of the graph of the sums, so no graph over N × M pairs is kept and derivatives at
+coincident points are finite. Points may have any magnitude: they are scaled by a power of two first, and results are scaled back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rieszflow._infra.scaling import times_power_of_two, two_to
-from rieszflow._types import Cloud, Pair
+from rieszflow._types import Cloud, Need, Pair
 from rieszflow.kernels import Kernel
 
-__all__ = ["Measure", "Unit", "distinct", "potential", "prepared", "pull", "self_energy", "weights_of"]
+__all__ = ["distinct", "evaluate", "weights_of"]
 
 _PAIRS = 1 << 22  # pairs of points in one chunk: 32 MB of float64 an array
-_CLOSE = 1e-4  # squared distances below this share of ‖x‖² + ‖y‖² are taken from differences
+_CLOSE = 1e-4  # squared distances below this share of ‖x‖² + ‖y‖² are computed from differences
 _ORDINARY = 100  # numbers from 2^−100 to 2^100 are squared as they are
-_LARGE = 400  # extreme ones are brought near 2^400, where squares and sums are far from the end of float64's range
+_LARGE = 400  # others are scaled near 2^400, so that squares are within float64's range and small ones keep their digits
 _TINY = 2.0**-900  # squares below have lost digits
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A cloud in float64, with weights and in the common unit.
-
-    Attributes:
-        points: (..., N, d), times 2^shift (see `Unit`).
-        weights: (..., N), of sum one.
-    """
+class _Measure(NamedTuple):
+    """A cloud in float64: scaled points (..., N, d), and weights (..., N) with sum one."""
 
     points: Tensor
     weights: Tensor
 
 
-@dataclass(frozen=True)
-class Unit:
-    """The kernel, and the unit of the points of both measures.
-
-    Attributes:
-        kernel: as given.
-        shift: (...), whole numbers. The points are those given times 2^shift.
-    """
+class _ScaledKernel(NamedTuple):
+    """A kernel for points that were multiplied by 2^shift, with integers `shift` of the batch shape."""
 
     kernel: Kernel
     shift: Tensor
 
     def distances(self, rho: Tensor) -> Tensor:
-        """What the kernel is evaluated at: true distances for a kernel with a length, scaled ones for one with a degree."""
+        """Return the distances to evaluate the kernel at: unscaled for a kernel with a length, scaled for one with a degree."""
         return rho if self.kernel.degree is not None else rho * two_to(-self.shift)[..., None, None]
 
-    def value(self, v: Tensor) -> Tensor:
-        """Values of the kernel, summed over scaled points, as they are for the points given."""
-        return v if self.kernel.degree is None else self._scaled_back(v, self.kernel.degree)
-
-    def slope(self, v: Tensor) -> Tensor:
-        """Sums of `Kernel.derivative`, as derivatives by the points given."""
-        degree = self.kernel.degree
-        return v / self.kernel.length if degree is None else self._scaled_back(v, degree - 1)
-
     def at_zero(self, like: Tensor) -> Tensor:
-        """K(x, x)."""
         return self.kernel.value(torch.zeros((), dtype=like.dtype, device=like.device))
 
-    def _scaled_back(self, v: Tensor, degree: float) -> Tensor:
-        """v · 2^(−degree·shift)."""
+    def unscaled(self, v: Tensor) -> Tensor:
+        """Return sums of kernel values for the points before scaling."""
+        return v if self.kernel.degree is None else self._times_shift(v, -self.kernel.degree)
+
+    def unscaled_slope(self, v: Tensor) -> Tensor:
+        """Return sums of `Kernel.derivative` as derivatives by the points before scaling."""
+        degree = self.kernel.degree
+        return v / self.kernel.length if degree is None else self._times_shift(v, 1 - degree)
+
+    def _times_shift(self, v: Tensor, degree: float) -> Tensor:
+        """Return v · 2^(degree·shift)."""
         if not self.shift.any():
             return v
-        power = -self.shift.double() * degree
+        power = self.shift.double() * degree
         return times_power_of_two(v, power.reshape(power.shape + (1,) * (v.ndim - power.ndim)))
 
 
-def prepared(clouds: Pair, kernel: Kernel) -> tuple[Measure, Measure, Unit]:
-    """Both clouds as measures in one unit, in which squares of coordinates are within range."""
+def evaluate(clouds: Pair, kernel: Kernel, need: Need) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Return MMD² and its derivatives by x, its weights, y and its weights, in float64; None for those not needed."""
+    x, y, scaled = _scaled(clouds, kernel)
+    value, slopes = None, list[Tensor | None]()
+    if need.value:
+        own = [_self_energy(m, scaled, clouds.unbiased) for m in (x, y)]
+        cross = (x.weights * _potential(x.points, y, scaled)).sum(-1)
+        value = scaled.unscaled(own[0] + own[1] - 2 * cross)
+    for by_points, by_weights, one, two in ((need.x, need.a, x, y), (need.y, need.b, y, x)):
+        slopes.append(scaled.unscaled_slope(_by_points(one, two, scaled, clouds.unbiased)) if by_points else None)
+        slopes.append(scaled.unscaled(_by_weights(one, two, scaled, clouds.unbiased)) if by_weights else None)
+    return value, slopes
+
+
+def _by_points(x: _Measure, y: _Measure, scaled: _ScaledKernel, unbiased: bool) -> Tensor:
+    slope = _pull(x.points, x, scaled, own=True)
+    if unbiased:
+        slope /= distinct(x.weights)[..., None, None]
+    slope -= _pull(x.points, y, scaled)
+    return 2 * x.weights.unsqueeze(-1) * slope
+
+
+def _by_weights(x: _Measure, y: _Measure, scaled: _ScaledKernel, unbiased: bool) -> Tensor:
+    w, own = x.weights, _potential(x.points, x, scaled, own=True)
+    if unbiased:
+        # S/n, S = Σ_{i≠k} w_i w_k K_ik, n = 1 − Σw²: quotient rule.
+        n = distinct(w).unsqueeze(-1)
+        S = (w * own).sum(-1, keepdim=True) / n
+        own = (own + S * w) / n
+    else:
+        own = own + w * scaled.at_zero(w)
+    return 2 * (own - _potential(x.points, y, scaled))
+
+
+def _scaled(clouds: Pair, kernel: Kernel) -> tuple[_Measure, _Measure, _ScaledKernel]:
+    """Scale both clouds by one power of two, so that squares of coordinates are within range."""
     x, y = clouds.x.points.double(), clouds.y.points.double()
     a, b = weights_of(clouds.x), weights_of(clouds.y)
     largest = torch.maximum(x.abs().amax((-2, -1)), y.abs().amax((-2, -1)))
     exponent = torch.frexp(largest).exponent.long()
-    # Ordinary numbers stay as they are. Extreme ones become large, but not too large to be squared: so small ones among them
-    # keep their digits, too.
     extreme = (exponent.abs() > _ORDINARY) & (largest > 0)
     shift = torch.where(extreme, (_LARGE - exponent).clamp(max=1000), 0)
     if extreme.any():
         x, y = (t * two_to(shift)[..., None, None] for t in (x, y))
-    return Measure(x, a), Measure(y, b), Unit(kernel, shift)
+    return _Measure(x, a), _Measure(y, b), _ScaledKernel(kernel, shift)
 
 
 def weights_of(cloud: Cloud) -> Tensor:
-    """(..., N) in float64. Equal ones are made here: 1/N rounded to float32 would not sum to one."""
+    """Return the weights (..., N) in float64; equal ones are made here, because 1/N in float32 would not sum to one."""
     x = cloud.points
     if cloud.weights is None:
         return torch.full(x.shape[:-1], 1 / x.shape[-2], dtype=torch.float64, device=x.device)
     return cloud.weights.expand(x.shape[:-1]).double()
 
 
-def potential(x: Tensor, y: Measure, unit: Unit, own: bool = False) -> Tensor:
-    """Σ_j b_j K(x_i, y_j): (..., N). With `own`, x are y's own points, and j = i is left out."""
-    parts = []
-    for chunk in _chunks(x, y.points):
-        values = unit.kernel.value(unit.distances(chunk.rho)) * y.weights.unsqueeze(-2)
-        if own:
-            values.diagonal(chunk.start, -2, -1).zero_()
-        parts.append(values.sum(-1))
-    return torch.cat(parts, -1)
-
-
-def pull(x: Tensor, y: Measure, unit: Unit, own: bool = False) -> Tensor:
-    """`kernel.length` · Σ_j b_j ∇₁K(x_i, y_j): (..., N, d). With `own`, x are y's own points, and j = i is left out."""
-    parts = []
-    for chunk in _chunks(x, y.points):
-        w = unit.kernel.derivative(unit.distances(chunk.rho)) * y.weights.unsqueeze(-2)
-        w = torch.where(chunk.rho > 0, w / chunk.rho, 0)
-        if own:
-            w.diagonal(chunk.start, -2, -1).zero_()
-        # Between close points w is great and the difference small: taken from the points, for a sum would cancel.
-        near = []
-        for pairs in chunk.close:
-            near.append(w[pairs].unsqueeze(-1) * chunk.differences(pairs))
-            w[pairs] = 0
-        part = chunk.x * w.sum(-1, keepdim=True) - w @ chunk.y
-        for pairs, v in zip(chunk.close, near, strict=True):
-            part.index_put_(pairs[:-1], v, accumulate=True)
-        parts.append(part)
-    return torch.cat(parts, -2)
-
-
-def self_energy(x: Measure, unit: Unit, unbiased: bool) -> Tensor:
-    """Σ_ik a_i a_k K(x_i, x_k): (...). Unbiased: the mean over the pairs i ≠ k."""
-    # The pairs of a point with itself are left out and not subtracted: of a narrow kernel they are nearly everything.
-    w = x.weights
-    total = (w * potential(x.points, x, unit, own=True)).sum(-1)
-    return total / distinct(w) if unbiased else total + unit.at_zero(w) * (w**2).sum(-1)
-
-
 def distinct(w: Tensor) -> Tensor:
-    """Σ_{i≠k} w_i w_k, without cancellation where one point has nearly all the weight: (...)."""
+    """Return Σ_{i≠k} w_i w_k (...), without cancellation if one point has nearly all the weight."""
     most, index = w.max(-1, keepdim=True)
     others = w.scatter(-1, index, 0)
     rest = others.sum(-1)
     return 2 * most.squeeze(-1) * rest + (rest**2 - (others**2).sum(-1))
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """Some points of x against all of y.
+def _self_energy(x: _Measure, scaled: _ScaledKernel, unbiased: bool) -> Tensor:
+    """Return Σ_ik a_i a_k K(x_i, x_k) (...), or the mean over the pairs i ≠ k if unbiased."""
+    # The diagonal is left out instead of subtracted: for a narrow kernel it is nearly everything.
+    w = x.weights
+    total = (w * _potential(x.points, x, scaled, own=True)).sum(-1)
+    return total / distinct(w) if unbiased else total + scaled.at_zero(w) * (w**2).sum(-1)
+
+
+def _potential(x: Tensor, y: _Measure, scaled: _ScaledKernel, own: bool = False) -> Tensor:
+    """Return Σ_j b_j K(x_i, y_j) (..., N). With `own`, x are the points of y, and j = i is left out."""
+    parts = []
+    for chunk in _chunks(x, y.points):
+        values = scaled.kernel.value(scaled.distances(chunk.rho)) * y.weights.unsqueeze(-2)
+        if own:
+            values.diagonal(chunk.start, -2, -1).zero_()
+        parts.append(values.sum(-1))
+    return torch.cat(parts, -1)
+
+
+def _pull(x: Tensor, y: _Measure, scaled: _ScaledKernel, own: bool = False) -> Tensor:
+    """Return `kernel.length` · Σ_j b_j ∇₁K(x_i, y_j) (..., N, d). With `own`, x are the points of y, and j = i is left out."""
+    parts = []
+    for chunk in _chunks(x, y.points):
+        w = scaled.kernel.derivative(scaled.distances(chunk.rho)) * y.weights.unsqueeze(-2)
+        w = torch.where(chunk.rho > 0, w / chunk.rho, 0)
+        if own:
+            w.diagonal(chunk.start, -2, -1).zero_()
+        # Close points have large w and small differences, which a sum over w would cancel.
+        near = []
+        for indices in chunk.close:
+            near.append(w[indices].unsqueeze(-1) * chunk.differences(indices))
+            w[indices] = 0
+        part = chunk.x * w.sum(-1, keepdim=True) - w @ chunk.y
+        for indices, v in zip(chunk.close, near, strict=True):
+            part.index_put_(indices[:-1], v, accumulate=True)
+        parts.append(part)
+    return torch.cat(parts, -2)
+
+
+class _Chunk(NamedTuple):
+    """A run of points of x against all of y.
 
     Attributes:
-        start: number of the first of these points.
-        x: these points, minus the mean of y.
-        y: all points of y, minus their mean.
-        rho: (..., n, M), the distances.
-        close: indices (..., i, j) of the pairs that are close to each other, in parts.
-        as_given: these points and y, before the mean was subtracted.
+        start: Index of the first of these points.
+        x: These points, minus the mean of y.
+        y: All points of y, minus their mean.
+        rho: Distances of shape (..., n, M).
+        close: Indices (..., i, j) of the close pairs, in bounded parts.
+        uncentred: These points and y, before the mean was subtracted.
     """
 
     start: int
@@ -165,37 +181,32 @@ class _Chunk:
     y: Tensor
     rho: Tensor
     close: list[tuple[Tensor, ...]]
-    as_given: tuple[Tensor, Tensor]
+    uncentred: tuple[Tensor, Tensor]
 
-    def differences(self, pairs: tuple[Tensor, ...]) -> Tensor:
-        *batch, i, j = pairs
-        return self.as_given[0][(*batch, i)] - self.as_given[1][(*batch, j)]
+    def differences(self, indices: tuple[Tensor, ...]) -> Tensor:
+        *batch, i, j = indices
+        return self.uncentred[0][(*batch, i)] - self.uncentred[1][(*batch, j)]
 
 
 def _chunks(x: Tensor, y: Tensor) -> Iterator[_Chunk]:
-    # Distances do not change when both clouds move; near the origin ‖x‖² + ‖y‖² − 2⟨x, y⟩ cancels least.
+    # Distances are invariant to shifts; near the origin ‖x‖² + ‖y‖² − 2⟨x, y⟩ cancels least.
     centre = y.mean(-2, keepdim=True)
     centred = y - centre
     y_norms = (centred**2).sum(-1).unsqueeze(-2)
     batch = max(1, x[..., 0, 0].numel())
     start = 0
-    for some in x.split(max(1, _PAIRS // (y.shape[-2] * batch)), dim=-2):
-        part = some - centre
+    for rows in x.split(max(1, _PAIRS // (y.shape[-2] * batch)), dim=-2):
+        part = rows - centre
         norms = (part**2).sum(-1).unsqueeze(-1) + y_norms
         rho = (norms - 2 * part @ centred.transpose(-1, -2)).clamp_(min=0)
         close = ((rho <= _CLOSE * norms) | (norms < _TINY)).nonzero()
         rho.sqrt_()
-        pairs = [p.unbind(-1) for p in close.split(max(1, _PAIRS // x.shape[-1]))] if len(close) else []
-        chunk = _Chunk(start, part, centred, rho, pairs, (some, y))
-        _measure_close_pairs(chunk)
+        indices = [p.unbind(-1) for p in close.split(max(1, _PAIRS // x.shape[-1]))] if len(close) else []
+        chunk = _Chunk(start, part, centred, rho, indices, (rows, y))
+        for these in chunk.close:
+            difference = chunk.differences(these)
+            largest = difference.abs().amax(-1, keepdim=True)
+            unit = torch.where(largest > 0, largest, 1)  # the squares of very small numbers are zero
+            rho[these] = ((difference / unit) ** 2).sum(-1).sqrt() * largest.squeeze(-1)
         yield chunk
-        start += some.shape[-2]
-
-
-def _measure_close_pairs(chunk: _Chunk) -> None:
-    """Writes into `rho` the distances of close pairs, taken from the differences of their points."""
-    for pairs in chunk.close:
-        difference = chunk.differences(pairs)
-        largest = difference.abs().amax(-1, keepdim=True)
-        unit = torch.where(largest > 0, largest, 1)  # squares of the smallest numbers are zero
-        chunk.rho[pairs] = ((difference / unit) ** 2).sum(-1).sqrt() * largest.squeeze(-1)
+        start += rows.shape[-2]

@@ -18,7 +18,7 @@ from rieszflow._infra.files import Json
 from rieszflow._infra.notices import notice
 from rieszflow._infra.text import one_line, shorten
 from rieszflow.constraints import Constraint, FixedPrefix, Mask, Pool
-from rieszflow.data import Columns, Dataset, as_points, scaled
+from rieszflow.data import ColumnScaler, Dataset, as_points, scale_points
 from rieszflow.data.points import plain_numbers
 from rieszflow.errors import ConfigError, InputError
 from rieszflow.generative.config import HALVES, Config, is_condition
@@ -42,7 +42,7 @@ class Condition:
         classes: labels, in the order of their places.
         counts: how many of each there were in training.
         names: of given numbers, for messages.
-        centre, spread, tail: (k,) of given numbers, as in `data.Columns`: the heavy tail of one does not hide the others.
+        centre, spread, tail: (k,) of given numbers, as in `data.ColumnScaler`: the heavy tail of one does not hide the others.
         low, high: (k,) range of given numbers in training.
     """
 
@@ -80,7 +80,7 @@ class Condition:
             places = torch.searchsorted(torch.tensor(self.classes), c)
             return self.weight * torch.nn.functional.one_hot(places, self.leading).float()
         if self.kind == "values":
-            return (self.weight * Columns(self.centre, self.spread, self.tail).compressed(c)).float()
+            return (self.weight * ColumnScaler(self.centre, self.spread, self.tail).compress(c)).float()
         return torch.empty(len(c), 0)
 
     def join(self, c: Tensor | None, x: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ class Condition:
         x = torch.as_tensor(as_points(x, "condition"))
         if not torch.isfinite(x).all():
             raise InputError("condition: contains NaN or infinity where it is known")
-        x = scaled(x, data["low"], data["high"])
+        x = scale_points(x, data["low"], data["high"])
         if (far := max(-x.min().item(), x.max().item() - 1)) > 1e-6:
             notice(f"condition: values lie {far:.3g} of the data's range outside of it; samples there are a guess")
         flat = known.unpool(x.flatten(1)) if isinstance(known, Pool) and tuple(x.shape[1:]) == small != shape else x.flatten(1)
@@ -278,7 +278,7 @@ def describe_condition(config: Config, data: Dataset) -> Json | None:
         names = names if len(names) == c.shape[1] else [f"number {j}" for j in range(c.shape[1])]
         if not varies.all():
             raise ConfigError(f"condition: {names[int(varies.argmin())]} is the same in all training data")
-        fitted = {key: list(value) for key, value in vars(Columns.fit(columns)).items()}
+        fitted = {key: list(value) for key, value in vars(ColumnScaler.fit(columns)).items()}
         said = {"names": names, "low": columns.min(0).tolist(), "high": columns.max(0).tolist(), **fitted}
     rows = torch.linspace(0, len(c) - 1, min(len(c), _LOOKED_AT)).round().long()
     known = Condition.of(config, data.shape, said).encoded(c[rows])

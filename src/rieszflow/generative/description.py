@@ -105,7 +105,7 @@ def _checked_data(file: Path, data: object) -> Json:
 
 
 def _sound_columns(said: object, d: int) -> bool:
-    """Return True if `said` can be the fields of `data.Columns` for d columns."""
+    """Return True if `said` can be the fields of `data.ColumnScaler` for d columns."""
     if not isinstance(said, dict) or said.keys() != {"centre", "spread", "tail"}:
         return False
     if not all(isinstance(v, list) and len(v) == d and all(map(_number, v)) for v in said.values()):

@@ -11,7 +11,7 @@ from torch import Tensor
 from rieszflow._infra import ranks
 from rieszflow._types import Progress
 from rieszflow.errors import RunError
-from rieszflow.exact import energy_distance
+from rieszflow.sliced import energy_distance
 from rieszflow.generative.context import WATCHED, Context, Pictures, level_data
 from rieszflow.generative.fit import new_fit, new_scaler
 from rieszflow.generative.flows import new_flow

@@ -58,7 +58,7 @@ def dataset(
             beside[name] = _beside(name, value, len(points))
     if "condition" in beside and test is not None and "held_out_condition" not in beside:
         raise InputError("held_out_condition: None given with a condition and held_out; that of held_out is needed")
-    return data.from_arrays("tensor", train, test, config.held_out, config.seed, **beside)
+    return Dataset.from_arrays("tensor", train, test, config.held_out, config.seed, **beside)
 
 
 def _beside(name: str, value: object, n: int) -> np.ndarray:

@@ -14,17 +14,19 @@ from rieszflow import histograms
 from rieszflow._infra import validate
 from rieszflow._infra.extras import extra
 from rieszflow._infra.isolation import isolated_numerics
+from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud, DirectionsName, ScaleName, Statistic
 from rieszflow.data.scale import spreads_of_rows
 from rieszflow.errors import InputError, InputTypeError
-from rieszflow.histograms import backends
-from rieszflow.loss import flat
+from rieszflow.loss import flat_points
 from rieszflow.sketch.plan import Plan, SliceSettings, notice_if_coarse
 
 with extra("generative", "SlicedEnergyDistance"):
     from torchmetrics import Metric
 
 __all__ = ["SlicedEnergyDistance"]
+
+_COUNTS = Workspace()
 
 
 class SlicedEnergyDistance(Metric):
@@ -89,14 +91,14 @@ class SlicedEnergyDistance(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        points = validate.points("rows", flat("rows", rows).detach().cpu())
+        points = validate.points("rows", flat_points("rows", rows).detach().cpu())
         if statistic not in ("V", "U"):
             raise InputError(f'statistic: {statistic!r} given; "V" (non-negative) and "U" (unbiased) are accepted')
         self.statistic, self.reset_real = statistic, reset_real
         spreads = spreads_of_rows(scale, points, False, getattr(rows, "ndim", 2) > 2)
         self._drawn = SliceSettings(points.shape[1], slices, directions, seed, None, spreads)
         grids = Plan.fit(self._drawn.divide(points), self._drawn).random
-        self._spans = [grid.span() for grid in grids]
+        self._spans = [grid.to_tensors() for grid in grids]
         P, width = sum(grid.directions.P for grid in grids), grids[0].B + 2 * histograms.TAIL
         # The first state, so that a merge is refused before anything is added.
         device = self.device
@@ -110,8 +112,8 @@ class SlicedEnergyDistance(Metric):
         """The bins on a device, a part of the slices after another, and the part's rows among all."""
         first = 0
         spans = [{**span, "shift": span["shift"].to(device)} for span in self._spans]
-        for part, span in zip(histograms.parts(self._drawn.kinds(spans[0]["shift"])[0]), spans, strict=True):
-            yield histograms.grid_of(part, span), slice(first, first + part.P)
+        for part, span in zip(histograms.split_directions(self._drawn.kinds(spans[0]["shift"])[0]), spans, strict=True):
+            yield histograms.BinGrid.from_tensors(part, span), slice(first, first + part.P)
             first += part.P
 
     @isolated_numerics
@@ -126,7 +128,7 @@ class SlicedEnergyDistance(Metric):
         Raises:
             InputError, InputTypeError: what is not accepted. Nothing is counted then.
         """
-        points = validate.points("x", flat("x", x).detach())
+        points = validate.points("x", flat_points("x", x).detach())
         if points.shape[1] != self._drawn.d:
             raise InputError(f"x: points of {points.shape[1]} numbers given, rows had {self._drawn.d}; they must be equal")
         if not isinstance(real, bool):
@@ -140,8 +142,8 @@ class SlicedEnergyDistance(Metric):
         for grid, rows in self._grids(points.device):
             if rows.start == 0:
                 notice_if_coarse(grid, scaled)
-            grid, wide = grid.met(scaled)
-            counted = backends.of(grid).count(grid, Cloud(wide), moments=True, scale=1.0, memory="metric")
+            grid, wide = grid.promote(scaled)
+            counted = histograms.select_backend(grid).count(grid, Cloud(wide), tail_sums=True, workspace=_COUNTS)
             assert counted[1] is not None
             with torch.inference_mode():  # the states may have been made in it
                 mass[rows] += counted[0]

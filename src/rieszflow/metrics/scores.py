@@ -16,10 +16,10 @@ from rieszflow._infra.notices import notice
 from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Dataset
 from rieszflow.errors import InputError
-from rieszflow.exact import energy_distance
 from rieszflow.metrics.classifier import train_classifier
 from rieszflow.metrics.distances import energy_pvalue, frechet_distance, kernel_distance, nearest, precision_recall
 from rieszflow.metrics.inception import check_inception, inception_distances
+from rieszflow.sliced import energy_distance
 
 __all__ = ["AROUND_ZERO", "BETTER", "evaluate"]
 

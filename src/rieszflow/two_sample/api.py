@@ -17,8 +17,8 @@ from rieszflow._infra import validate
 from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._types import DirectionsName, Progress, ProgressCallback, ScaleName
 from rieszflow.data import Stream, stream
-from rieszflow.data import common as common_columns
 from rieszflow.data.scale import check_scale, choose_spreads
+from rieszflow.data.streams import common_columns
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sketch import Plan, SliceSketch
 from rieszflow.sketch.counts import Counts
@@ -154,7 +154,7 @@ def two_sample_test(
         (True, 0.001)
     """
     one, two = stream(x), stream(y)
-    one, two = common_columns(one, two) if common else (one, two.matched(one.names, one.name, one.left_out))
+    one, two = common_columns(one, two) if common else (one, two.align_columns(one.names, one.name, one.skipped))
     if one.d != two.d:
         raise InputError(f"y: points of dimension d = {two.d} given, x has d = {one.d}; they must be equal")
     permutations = validate.positive_int("permutations", permutations)
@@ -233,7 +233,7 @@ def drift_test(
         raise InputTypeError(f"reference: {type(reference).__name__} given; a SliceSketch is accepted")
     if reference.n < 2 or reference.weighted:
         raise InputError("reference: a sketch of two or more points without weights is needed")
-    cloud = stream(x).matched(reference.names, "the reference")
+    cloud = stream(x).align_columns(reference.names, "the reference")
     if cloud.d != reference.d:
         raise InputError(f"x: points of dimension d = {cloud.d} given, the reference has d = {reference.d}; they must be equal")
     permutations = validate.positive_int("permutations", permutations)

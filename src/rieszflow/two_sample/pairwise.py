@@ -19,7 +19,7 @@ import numpy as np
 from rieszflow._infra.extras import extra
 from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._types import DirectionsName, Progress, ProgressCallback, ScaleName, Statistic
-from rieszflow.data import Stream, labelled
+from rieszflow.data import Stream, load_labelled
 from rieszflow.data.scale import choose_spreads
 from rieszflow.errors import InputError
 from rieszflow.sketch.plan import SliceSettings
@@ -153,7 +153,7 @@ def pairwise_energy_distance(
         raise InputError(f'statistic: {statistic!r} given; "V" (non-negative) and "U" (unbiased) are accepted')
     if isinstance(permutations, bool) or not isinstance(permutations, (int, np.integer)) or permutations < 0:
         raise InputError(f"permutations: {permutations!r} given; whole numbers from 0 are accepted")
-    points, labels = labelled(x, groups, obsm, layer)
+    points, labels = load_labelled(x, groups, obsm, layer)
     spreads = choose_spreads(scale, [points])
     points = points.scaled(spreads)
     found_names, group, sizes = np.unique(labels, return_inverse=True, return_counts=True)

@@ -1,8 +1,8 @@
 """The command line. Real processes train, are killed, resume; calls in this process see one line for every mistake."""
 
 import contextlib
-import io
 import dataclasses
+import io
 import json
 import logging
 import os

@@ -122,7 +122,7 @@ def test_run_folder_and_metrics(trained):
         assert all(math.isfinite(e) for e in row.energy_distance.values())
     # nearer than noise all over the ring's box (0.017); 45 held-out points leave that uncertain by E|X − X′|/45 = 0.01
     box = torch.tensor([-2.0, -5.0]) + 10 * torch.rand(2000, 2, generator=generator(0))
-    noise = rf.energy_distance(*map(trained.run.columns.scaled, (box, ring(2000, 1))), statistic="U").item()
+    noise = rf.energy_distance(*map(trained.run.columns.transform, (box, ring(2000, 1))), statistic="U").item()
     assert rows[-1].energy_distance["fresh_samples"] < noise + 0.01
 
 
@@ -384,7 +384,7 @@ def test_bad_calls(trained, tmp_path):
         rf.GenerativeFlow().sample(3)
     with pytest.raises(ValueError, match="^`n` must .* got 0"):
         trained.sample(0)
-    with pytest.raises(TypeError, match="^data: list"):
+    with pytest.raises(TypeError, match="^data: must be a torch.Tensor.* got list"):
         rf.GenerativeFlow(**TINY).fit([1, 2])
     with pytest.raises(ValueError, match="^`data` must be finite, got NaN"):
         rf.GenerativeFlow(**TINY).fit(ring(20, 0) * float("nan"))

@@ -11,7 +11,6 @@ from torch import Tensor
 from rieszflow._infra import ranks
 from rieszflow._types import Progress
 from rieszflow.errors import RunError
-from rieszflow.sliced import energy_distance
 from rieszflow.generative.context import WATCHED, Context, Pictures, level_data
 from rieszflow.generative.fit import new_fit, new_scaler
 from rieszflow.generative.flows import new_flow
@@ -20,6 +19,7 @@ from rieszflow.generative.networks import as_data, displace
 from rieszflow.generative.pyramid import grow
 from rieszflow.generative.run import StageMetrics
 from rieszflow.generative.state import FitPhase, FlowPhase, PhaseName, State
+from rieszflow.sliced import energy_distance
 
 __all__ = ["blank_state", "first_state", "next_stage", "write_network", "write_recording"]
 

@@ -263,7 +263,7 @@ def test_bad_input():
         rf.ParticleFlow(y, record=True, kernel=rf.Gaussian(1.0))
     with pytest.raises(InputError, match="without slices"):
         rf.ParticleFlow(y, record=True, slices=None)
-    with pytest.raises(InputError, match="tensor of directions"):
+    with pytest.raises(InputError, match="must be a name or PatchSlices with `record`, got a tensor"):
         rf.ParticleFlow(y, record=True, directions=torch.eye(5))
     with pytest.raises(InputError, match="made without it"):
         rf.ParticleFlow(y).recorded()

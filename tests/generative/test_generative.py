@@ -300,7 +300,7 @@ def test_foreign_files_are_refused(trained, tmp_path):
     with pytest.raises(RunError, match="must be of stage 1, got stage 2"):
         rf.GenerativeFlow.load(tmp_path / "run").sample(1)
     save_tensors(file, STATE, {}, {})
-    with pytest.raises(RunError, match="holds a state, a network is needed"):
+    with pytest.raises(RunError, match="must hold a network, got a state"):
         rf.GenerativeFlow.load(tmp_path / "run").sample(1)
     save_tensors(file, NETWORK, {"x": torch.zeros(1)}, {"stage": 1})
     with pytest.raises(RunError, match="belongs to another run"):

@@ -139,7 +139,7 @@ def _curves(rows: Sequence[StageMetrics], curves: dict[str, list[float]], ylabel
 def comparison(x: SliceSketch, y: SliceSketch, labels: tuple[str, str]) -> Image.Image:
     """Draw histograms of two sketches in the three columns and the random direction that differ most."""
     panels: list[tuple[str, int, bool]] = []  # title, index, and whether it is that of a column
-    if x.columns:
+    if x.plan.settings.has_columns:
         names = y.names or [f"column {k}" for k in range(y.d)]
         panels += [(names[k], k, True) for k in y.feature_distances(x).argsort(descending=True)[:3].tolist()]
     k = int(y.slice_distances(x).argmax())

@@ -57,8 +57,8 @@ def sliced_mmd2(
             "independent", or "auto": "orthogonal" up to d = 64, "hadamard" above. Or `PatchSlices`, for patches of images. Or a
             tensor (P, d) of unit rows, which sets P.
         engine: "sort" is exact on every slice, for `Riesz(1.0)`. "bins" takes linear time, and memory independent of N; its
-            error on a slice is at most the share of points in a bin, about 1e-3 in total. "auto" is "bins" for float32 with 4096
-            points or more, and for other kernels.
+            error on a slice is at most the share of points in a bin, about 1e-3 in total. "auto" is "bins" for float32 with
+            4096 points or more, and for other kernels.
         seed: Seed of the directions: an integer, a torch.Generator, or None for torch's default generator.
         statistic: "V" for means over all pairs, which is non-negative; "U" for means over the pairs i ≠ k, which is unbiased in
             the samples.

@@ -133,7 +133,7 @@ def test_other_columns_are_refused(tmp_path):
     swapped = SliceSketch.from_points(pa.table(frames(["income", "age"])), slices=4)
     with pytest.raises(ValueError, match="the same columns in another order"):
         sketch.merge(swapped)
-    with pytest.raises(ValueError, match="other columns: it has different columns"):
+    with pytest.raises(ValueError, match="with the same columns; it "):
         sketch.distance(SliceSketch.from_points(b, slices=4))
 
 
@@ -158,7 +158,7 @@ def test_names_are_kept_in_a_sketch(tmp_path):
     assert again.names == ["age", "income"] and again.distance(swapped) == 0
     with pytest.warns(Notice, match="points: has no column names, the sketch has; columns are matched by position"):
         assert again.distance(np.stack(list(frames(["age", "income"]).values()), 1)) == 0
-    with pytest.raises(ValueError, match="names: some are equal"):
+    with pytest.raises(ValueError, match="`names` must be 2 different names"):
         SliceSketch(np.zeros((2, 2)), names=["a", "a"])
 
 

@@ -251,7 +251,7 @@ def test_files_that_do_not_fit_themselves_are_refused(small, tmp_path, change):
 def test_foreign_files_are_refused(tmp_path):
     x = torch.rand(50, 3)
     rf.SliceSketch(x, slices=8, seed=0).update(x).save(tmp_path / "sketch.safetensors")
-    with pytest.raises(FileError, match="holds a .*a recorded flow is needed"):
+    with pytest.raises(FileError, match="must hold a recorded flow, got a"):
         rf.RecordedFlow.load(tmp_path / "sketch.safetensors")
 
 

@@ -13,7 +13,7 @@ from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Batches, Cloud, Need, Pair
 from rieszflow.directions import Directions
 from rieszflow.engines.base import Engine, Problem, Result
-from rieszflow.histograms import GRID_TENSORS, BinGrid, CdfEvaluator, Evaluator, FftEvaluator, Histogram
+from rieszflow.histograms import BINS, GRID_TENSORS, BinGrid, CdfEvaluator, Evaluator, FftEvaluator, Histogram
 from rieszflow.kernels import Riesz
 
 __all__ = ["Bins", "CachedTarget"]
@@ -41,8 +41,8 @@ class Bins(Engine):
                 f"kernel: gradients of {kernel!r} on slices can be wrong by their own size, because forces grow without bound "
                 "as points meet and bins do not resolve that (values are right); mmd2_gradient is exact"
             )
-        total = Result()
-        for grid in histograms.choose_grids(pair.x.points, pair.y.points, directions, kernel, value=need.value, group=group):
+        total, bins = Result(), BINS if need.value else None
+        for grid in histograms.choose_grids(pair.x.points, pair.y.points, directions, kernel, bins=bins, group=group):
             y = Histogram.from_points(grid, pair.y, tail_sums=need.value, workspace=_Y, group=group)
             x = Histogram.from_points(grid, pair.x, tail_sums=need.value, workspace=_X, group=group)
             both: Evaluator
@@ -64,7 +64,7 @@ class Bins(Engine):
     def cache(self, y: Cloud | Batches, x: Tensor, directions: Directions, problem: Problem) -> CachedTarget:
         """Cache a target y on these slices, for points distributed like x (N, d)."""
         points = y.points if isinstance(y, Cloud) else y
-        grids = histograms.choose_grids(x, points, directions, problem.kernel, value=False, group=problem.group)
+        grids = histograms.choose_grids(x, points, directions, problem.kernel, bins=None, group=problem.group)
         return CachedTarget(grids, y, problem)
 
     def restore_cache(

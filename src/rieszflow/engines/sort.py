@@ -6,7 +6,7 @@ need, has compiled loops with a radix sort, O(N + M).
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -88,10 +88,10 @@ def _on_part(part: Directions, pair: Pair, centre: Tensor, scale: float, need: N
         return Result(x=part.adjoint(forces))
     z, order = torch.cat([part.project(cloud.points, centre, scale) for cloud in (x, y)], -1).sort(dim=-1)
     N = x.points.shape[-2]
-    F, G = _distribution_functions(z, order, N, x.weights, y.weights)
-    F_mid, G_mid = _unsort(F.mid, order), _unsort(G.mid, order)
-    gaps, difference = z.diff(dim=-1), (G.upto - F.upto)[..., :-1]
-    spreads = [((H.upto * (1 - H.upto).clamp(min=0))[..., :-1] * gaps).sum(-1) for H in (F, G)]  # ∫H(1 − H) = ½E|Z − Z′|
+    (F, F_mid), (G, G_mid) = _distribution_functions(z, order, N, x.weights, y.weights)
+    F_mid, G_mid = _unsort(F_mid, order), _unsort(G_mid, order)
+    gaps, difference = z.diff(dim=-1), (G - F)[..., :-1]
+    spreads = [((H * (1 - H).clamp(min=0))[..., :-1] * gaps).sum(-1) for H in (F, G)]  # ∫H(1 − H) = ½E|Z − Z′|
     result = Result()
     if need.value:
         correction = (alpha[..., 0] - 1) * spreads[0] + (beta[..., 0] - 1) * spreads[1]
@@ -104,9 +104,7 @@ def _on_part(part: Directions, pair: Pair, centre: Tensor, scale: float, need: N
         # E|t − Y| − E|t − X| has the slope 2(G − F) and left of all points the value E Y − E X = ∫(F − G) dt; E|t − X| has
         # the slope 2F − 1 and the value ∫(1 − F) dt there. Written so, a common shift cancels before it can round.
         potential = _unsort(_integrate(-difference * gaps, 2 * difference * gaps), order)
-        own_x, own_y = (
-            _unsort(_integrate((1 - H) * gaps, (2 * H - 1) * gaps), order) for H in (F.upto[..., :-1], G.upto[..., :-1])
-        )
+        own_x, own_y = (_unsort(_integrate((1 - H) * gaps, (2 * H - 1) * gaps), order) for H in (F[..., :-1], G[..., :-1]))
         if need.a:
             result.a = _by_weights(potential[..., :N], own_x[..., :N], spreads[0], x, alpha, pair.unbiased)
         if need.b:
@@ -143,8 +141,8 @@ def _gradient(px: Tensor, py: Tensor, a: Tensor | None, b: Tensor | None, self_f
         parallel_for(sort_loops.gradient, len(px), 1, *args)
         return torch.from_numpy(out)
     z, order = torch.cat([px, py], -1).sort(dim=-1)
-    F, G = _distribution_functions(z, order, px.shape[-1], a, b)
-    return _unsort(2 * G.mid - 1 - self_factor * (2 * F.mid - 1), order)[..., : px.shape[-1]]
+    (_, F), (_, G) = _distribution_functions(z, order, px.shape[-1], a, b)
+    return _unsort(2 * G - 1 - self_factor * (2 * F - 1), order)[..., : px.shape[-1]]
 
 
 def _integrate(start: Tensor, steps: Tensor) -> Tensor:
@@ -153,14 +151,10 @@ def _integrate(start: Tensor, steps: Tensor) -> Tensor:
     return torch.cat([start, start + steps.cumsum(-1)], -1)
 
 
-class _DistributionFunction(NamedTuple):
-    upto: Tensor  # weight of the first k + 1 sorted points: the function's value right of the k-th, once a tie is complete
-    mid: Tensor  # mid-rank value at the points themselves
-
-
 def _distribution_functions(
     z: Tensor, order: Tensor, N: int, a: Tensor | None, b: Tensor | None
-) -> tuple[_DistributionFunction, _DistributionFunction]:
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return F and G at sorted points z, each right of the points, once a tie is complete, and at them, with mid-ranks."""
     K = z.shape[-1]
     is_x = order < N
     own = torch.full_like(z, 1 / N) if a is None else _gather(a, order.clamp(max=N - 1))
@@ -172,11 +166,11 @@ def _distribution_functions(
     first = torch.where(torch.cat([inside, edge], -1), index, 0).cummax(-1).values
     last = torch.where(torch.cat([edge, inside], -1), index, K - 1).flip(-1).cummin(-1).values.flip(-1)
 
-    def function(weights: Tensor) -> _DistributionFunction:
+    def function(weights: Tensor) -> tuple[Tensor, Tensor]:
         upto = weights.double().cumsum(-1)
         before = torch.cat([torch.zeros_like(upto[..., :1]), upto], -1)
         mid = 0.5 * (before.gather(-1, first) + upto.gather(-1, last))
-        return _DistributionFunction(upto.to(z.dtype), mid.to(z.dtype))
+        return upto.to(z.dtype), mid.to(z.dtype)
 
     return function(torch.where(is_x, own, 0)), function(torch.where(is_x, 0, other))
 

@@ -36,13 +36,13 @@ def uses_cdf(kernel: Kernel) -> bool:
 
 
 def choose_grids(
-    x: Tensor, y: Tensor | Batches, directions: Directions, kernel: Kernel, *, value: bool, group: Group
+    x: Tensor, y: Tensor | Batches, directions: Directions, kernel: Kernel, *, bins: int | None, group: Group
 ) -> list[BinGrid]:
-    """Return bins for two clouds on all parts of the directions; gradients of few points (not `value`) need fewer bins."""
+    """Return bins for two clouds on all parts of the directions; None for as many as a gradient needs."""
     points, many = sample_points(x, y, group)
     projectors = make_projectors(directions, points, x)
     if uses_cdf(kernel):
-        return [choose_bins(p, points, BINS if value else n_bins_for(p.directions, many)) for p in projectors]
+        return [choose_bins(p, points, bins or n_bins_for(p.directions, many)) for p in projectors]
     assert isinstance(y, Tensor)
     return [uniform_bins(p, x, y, kernel, group) for p in projectors]
 

@@ -152,9 +152,9 @@ def extend_rows(tile, rows, m, T, first, extent):
         extent[0, first + r], extent[1, first + r] = low, high
 
 
-# One pass over points does one of three things, and Numba compiles it without the branches of arguments that are None: with
-# `extent` (workers, 2, P) it finds the range of the projections, with `tables` and `sums` it counts, with `lines` it looks up and
-# transforms back to `out`.
+# A pass over points does one of three things, and Numba compiles it without the branches of arguments that are None: with
+# `extent` (workers, 2, P) it finds the range of the projections, with `tables` and `sums` it counts, with `lines` it looks up
+# and transforms back to `out`.
 
 
 @numba.njit(**OPTIONS)

@@ -125,8 +125,9 @@ def test_gaussian_pairs():
     def start(m):
         return torch.cat([torch.randn(m, 1, generator=g), torch.rand(m, 2, generator=g)], 1)
 
-    flow = rf.ParticleFlow(pairs(n)[1], slices=64, step_size=None, momentum=0.7, step_schedule=rf.geometric_schedule(12, 0.3, 200), seed=g,
-                           frozen=1, record=True)  # fmt: skip
+    schedule = rf.geometric_schedule(12, 0.3, 200)
+    flow = rf.ParticleFlow(pairs(n)[1], slices=64, step_size=None, momentum=0.7, step_schedule=schedule, seed=g, frozen=1,
+                           record=True)  # fmt: skip
     flow.run(start(n), steps=200)
     end = flow.recorded().push(start(n))
     c = torch.cat([end[:, :1], torch.ones(n, 1)], 1)

@@ -151,7 +151,7 @@ def test_damaged_and_foreign_files(tmp_path):
         with pytest.raises(ValueError, match=f"{name}.sketch: damaged"):
             SliceSketch.load(tmp_path / f"{name}.sketch")
     save_tensors(tmp_path / "n.sketch", NETWORK, {}, {})
-    with pytest.raises(ValueError, match="holds a network, a sketch is needed"):
+    with pytest.raises(ValueError, match="must hold a sketch, got a network"):
         SliceSketch.load(tmp_path / "n.sketch")
     with pytest.raises(ValueError, match="no such file"):
         SliceSketch.load(tmp_path / "none.sketch")

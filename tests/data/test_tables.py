@@ -502,7 +502,7 @@ def test_a_packed_file_unpacks_no_endless_row(tmp_path):
 
 def test_long_lists_come_in_small_batches(tmp_path, monkeypatch):
     """Equal numbers take no room in a file: its rows and the numbers in them say how large a batch would be."""
-    monkeypatch.setattr("rieszflow.data.batches.BATCH_NUMBERS", 1 << 12)
+    monkeypatch.setattr("rieszflow.data.streams.BATCH_NUMBERS", 1 << 12)
     rows, width = 300, 128
     lists = pa.ListArray.from_arrays(np.arange(rows + 1) * width, pa.array(np.zeros(rows * width, np.float32)))
     table(tmp_path / "a.parquet", {"e": lists})

@@ -35,7 +35,7 @@ def _can_cache(folder: Path) -> bool:
     local = folder / "__pycache__"
     if not os.path.isabs(home) and not os.access(local if local.exists() else folder, os.W_OK):
         return False  # without a home, Numba would create a folder "~" in the working directory, and trust it later
-    defined: dict[str, Any] = {}
+    defined: dict[str, object] = {}
     exec(compile("def probe(): pass", str(folder / "__init__.py"), "exec"), defined)
     try:
         probe = numba.njit(cache=True)(defined["probe"])
@@ -66,7 +66,7 @@ def _remove_damaged(cache: Path) -> None:
 
 CACHED = all(_can_cache(_PACKAGE / folder) for folder in _WITH_LOOPS)
 OPTIONS: dict[str, Any] = {"nogil": True, "cache": CACHED, "fastmath": {"nsz", "contract"}, "error_model": "numpy"}
-SUMS = {**OPTIONS, "fastmath": OPTIONS["fastmath"] | {"reassoc"}}  # for loops whose sums may be reordered and vectorised
+SUMS = {**OPTIONS, "fastmath": {"nsz", "contract", "reassoc"}}  # for loops whose sums may be reordered and vectorised
 
 
 class _Announcer(event.Listener):

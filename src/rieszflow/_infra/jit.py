@@ -35,7 +35,7 @@ def _can_cache(folder: Path) -> bool:
     local = folder / "__pycache__"
     if not os.path.isabs(home) and not os.access(local if local.exists() else folder, os.W_OK):
         return False  # without a home, Numba would create a folder "~" in the working directory, and trust it later
-    defined: dict[str, object] = {}
+    defined: dict[str, Any] = {}
     exec(compile("def probe(): pass", str(folder / "__init__.py"), "exec"), defined)
     try:
         probe = numba.njit(cache=True)(defined["probe"])

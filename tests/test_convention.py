@@ -1,8 +1,9 @@
 """All public routes report MMD², which is the energy distance for Riesz(1), on one pair of samples.
 
-In one dimension every slice is the line itself, so only rounding and bins are left of the errors: sums of some thousand float32
-terms, 1e-5 of the largest, and a share of 1/950 of the points in a bin, 1 % with a margin. In five dimensions the estimate over
-P slices is within five standard errors, which come from the slices themselves.
+In one dimension every slice is the line itself, so only rounding and bins are left of the errors. A sum over P = 4,096 slices in
+float32 is off by at most P · 2⁻²⁴ = 2.4e-4 of itself. A bin holds some of 950 points, so that distribution functions are off by
+a few thousandths where their difference is some tenths: values, whose errors cancel, by 1 %, gradients by 3 %. In five dimensions
+estimates over P slices are within five standard errors, which for values come from the slices themselves.
 """
 
 import json
@@ -18,7 +19,7 @@ import rieszflow as rf
 from rieszflow.cli import app
 
 P = 4096
-EXACT, BINS = 1e-5, 1e-2
+EXACT, SUMS, BINS, BINS_GRADIENT = 1e-5, 2.4e-4, 1e-2, 3e-2
 
 
 def samples(d):
@@ -71,7 +72,7 @@ VALUES = {  # statistic, on slices, tolerance, function
     "energy_distance": ("V", False, EXACT, rf.energy_distance),
     "mmd2, U": ("U", False, EXACT, lambda x, y: rf.mmd2(x, y, statistic="U")),
     "energy_distance on slices": ("V", True, BINS, lambda x, y: rf.energy_distance(x, y, slices=P, seed=0)),
-    "sliced_mmd2, sort": ("V", True, EXACT, lambda x, y: rf.sliced_mmd2(x, y, slices=P, engine="sort", seed=0)),
+    "sliced_mmd2, sort": ("V", True, SUMS, lambda x, y: rf.sliced_mmd2(x, y, slices=P, engine="sort", seed=0)),
     "sliced_mmd2, bins": ("V", True, BINS, lambda x, y: rf.sliced_mmd2(x, y, slices=P, engine="bins", seed=0)),
     "SlicedMMDLoss": ("V", False, EXACT, lambda x, y: rf.SlicedMMDLoss()(x, y)),
     "SlicedMMDLoss on slices": ("V", True, BINS, lambda x, y: rf.SlicedMMDLoss(slices=P, engine="bins", seed=0)(x, y)),
@@ -141,13 +142,17 @@ def gradient_of(function):
 GRADIENTS = {  # on slices, tolerance, function
     "mmd2_gradient": (False, EXACT, rf.mmd2_gradient),
     "mmd2": (False, EXACT, gradient_of(rf.mmd2)),
-    "sliced_mmd2_gradient, sort": (True, EXACT, lambda x, y: rf.sliced_mmd2_gradient(x, y, slices=P, engine="sort", seed=0)),
-    "sliced_mmd2_gradient, bins": (True, BINS, lambda x, y: rf.sliced_mmd2_gradient(x, y, slices=P, engine="bins", seed=0)),
-    "sliced_mmd2": (True, BINS, gradient_of(lambda x, y: rf.sliced_mmd2(x, y, slices=P, engine="bins", seed=0))),
-    "Target.gradient": (True, BINS, lambda x, y: rf.Target(y, slices=P, engine="bins", seed=0).gradient(x)),
-    "SliceSketch.gradient": (True, BINS, lambda x, y: sketch(y).gradient(x)),
+    "sliced_mmd2_gradient, sort": (True, SUMS, lambda x, y: rf.sliced_mmd2_gradient(x, y, slices=P, engine="sort", seed=0)),
+    "sliced_mmd2_gradient, bins": (
+        True,
+        BINS_GRADIENT,
+        lambda x, y: rf.sliced_mmd2_gradient(x, y, slices=P, engine="bins", seed=0),
+    ),
+    "sliced_mmd2": (True, BINS_GRADIENT, gradient_of(lambda x, y: rf.sliced_mmd2(x, y, slices=P, engine="bins", seed=0))),
+    "Target.gradient": (True, BINS_GRADIENT, lambda x, y: rf.Target(y, slices=P, engine="bins", seed=0).gradient(x)),
+    "SliceSketch.gradient": (True, BINS_GRADIENT, lambda x, y: sketch(y).gradient(x)),
     "SlicedMMDLoss": (False, EXACT, gradient_of(rf.SlicedMMDLoss())),
-    "SlicedMMDLoss on slices": (True, BINS, gradient_of(rf.SlicedMMDLoss(slices=P, engine="bins", seed=0))),
+    "SlicedMMDLoss on slices": (True, BINS_GRADIENT, gradient_of(rf.SlicedMMDLoss(slices=P, engine="bins", seed=0))),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import numba
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra import validate
-from rieszflow._infra.autograd import once
+from rieszflow._infra.autograd import with_derivatives
 from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._infra.jit import OPTIONS, SUMS, parallel_for
 from rieszflow._infra.scaling import two_to
@@ -100,23 +100,10 @@ def energy_score(
     grad = torch.is_grad_enabled() and (X.requires_grad or Y.requires_grad)
     value, gradient = _checked(X, Y, W, bool(fair), nan_policy, grad)
     if gradient is not None:
-        value = _Score.apply(X, Y, [value, gradient])  # type: ignore[no-untyped-call]  # PyTorch's
-    return value if isinstance(samples, Tensor) else value.numpy()[()]
-
-
-class _Score(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, X: Tensor, Y: Tensor, found: list[Tensor]) -> Tensor:
-        score, gradient = found
-        ctx.save_for_backward(X, Y, gradient.reshape(X.shape).to(X.dtype))
-        return score
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        X, Y, gradient = ctx.saved_tensors
+        by_x = gradient.reshape(X.shape).to(X.dtype)
         # The score is invariant to shifts, so the derivative by y is minus that by all samples.
-        by_x = upstream[..., None, None] * gradient
-        return *once("energy_score", [by_x, -by_x.sum(-2)], [X, Y, upstream]), None
+        value = with_derivatives("energy_score", value, (X, Y), (by_x, -by_x.sum(-2)))
+    return value if isinstance(samples, Tensor) else value.numpy()[()]
 
 
 def _checked(

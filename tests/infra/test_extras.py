@@ -52,7 +52,7 @@ rf.metrics.precision_recall(x, y), rf.metrics.energy_pvalue(x, y, permutations=9
 
 
 def test_the_command_installs_what_is_missing(monkeypatch):
-    """It names packages that a registry has, not ours; a clone that was never installed is told of its own extra."""
+    """The command names packages of a registry; in a clone that was never installed it names the extra."""
     wanted = ["torch>=2", 'pillow>=10; extra == "cli"', 'typer>=0.12; extra == "cli"', 'nowhere>=3; extra == "fid"']
     monkeypatch.setattr(extras.metadata, "requires", lambda _: wanted)
     monkeypatch.setattr(extras, "_installed", lambda requirement: requirement.startswith("pillow"))

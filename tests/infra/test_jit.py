@@ -1,4 +1,4 @@
-"""What is imported when, and where compiled loops are kept: in places that cannot be written, too."""
+"""Lazy imports, and the cache of compiled loops, also on file systems that are not writable."""
 
 import importlib.util
 import os
@@ -20,7 +20,7 @@ PACKAGE = Path(rf.__file__).parent
 
 
 def python(code, cwd, **environment):
-    """A new interpreter, which must end well; without HOME and the like unless given."""
+    """Run code in a new interpreter, without HOME and cache folders unless given."""
     kept = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME", "NUMBA_CACHE_DIR", "MPLCONFIGDIR")}
     command = [*environment.pop("command", []), sys.executable, "-c", code]
     done = subprocess.run(command, env={**kept, **environment}, cwd=cwd, capture_output=True, text=True, timeout=300)
@@ -87,7 +87,7 @@ def test_imports_where_nothing_can_be_kept(tmp_path):
 
 
 def test_damaged_files_of_the_cache_are_removed(tmp_path, caplog):
-    """What a full disk leaves makes Numba raise; whole files stay, and those that it does not read."""
+    """Truncated files make Numba raise. Complete files stay, and files that it does not read."""
     version, python = pickle.dumps(numba.__version__), f"py{sys.version_info[0]}{sys.version_info[1]}"
     whole = version + pickle.dumps(((0.0, 1), {"key": "f-1.1.nbc"}))
     for name, content in (("f-1", whole), ("other-1", pickle.dumps("0.1") + b"anything."), ("empty-1", b"")):

@@ -74,7 +74,7 @@ def test_the_same_as_one_process(tmp_path, processes):
 
 
 @pytest.mark.slow
-def test_what_is_sent_does_not_depend_on_the_number_of_points(tmp_path):
+def test_bytes_sent_do_not_depend_on_the_number_of_points(tmp_path):
     sent = []
     for N in (5_000, 20_000):  # both large enough for all bins
         clouds(tmp_path, N, 4_000)
@@ -184,7 +184,7 @@ def test_one_process_killed_and_resumed_by_another_number(tmp_path, resumed_by):
 
 
 def test_sigterm_as_error():
-    """What torchrun sends to the processes that are left is a sentence, and only as long as a training runs."""
+    """SIGTERM, which torchrun sends to the remaining processes, becomes an error while a training runs."""
     before = signal.getsignal(signal.SIGTERM)
 
     def training():

@@ -142,7 +142,9 @@ def test_numbers_of_all_kinds(make):
         assert kernel == make(1.0) and repr(kernel) == repr(make(1.0)) and hash(kernel) == hash(make(1.0))
     bad = (True, np.True_, "1", None, 1j, [1.0], np.ones(1), torch.ones(()), float("nan"), float("inf"), 10**400, -(10**400), 0)
     for value in bad:
-        with pytest.raises(ValueError, match="^(`r` must be in the open interval .*|`(sigma|c)` must be a positive finite number)"):
+        with pytest.raises(
+            ValueError, match="^(`r` must be in the open interval .*|`(sigma|c)` must be a positive finite number)"
+        ):
             make(value)
 
 

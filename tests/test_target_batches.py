@@ -112,7 +112,7 @@ def test_bad_streamed_targets():
             rf.Target([y], **settings)
     with pytest.raises(ValueError, match="`y` must be a tensor or array if slices is None"):
         rf.ParticleFlow([y], slices=None)
-    with pytest.raises(ValueError, match="no points in it"):
+    with pytest.raises(ValueError, match="must have at least one point, got none"):
         rf.Target([])
 
 

@@ -74,7 +74,7 @@ def test_sketches_are_merged(folder):
     [
         (["compare", "old.npy", "none.npy"], "none.npy: no such file or folder"),
         (["compare", "old.npy", "none.sketch"], "none.sketch: no such file"),
-        (["compare", "old.npy", "flat.npy"], "points of dimension d = 1 given, x has d = 3"),
+        (["compare", "old.npy", "flat.npy"], "`y` must have points of dimension d = 3, as x has, got d = 1"),
         (["compare", "old.npy", "new.npy", "--out", "a.jpg"], "--out must end in .png, got a.jpg"),
         (["compare", "old.npy", "foreign.sketch"], "foreign.sketch: damaged, or no safetensors file"),
         (["compare", "old.npy", "bad.npy"], "bad.npy, batch 0 must be finite, got NaN or infinity"),
@@ -119,7 +119,7 @@ def test_options_of_tables(tmp_path):
     (tmp_path / "b.csv").write_bytes(("größe;income;age\n" + german).encode("latin-1"))
     common = ["--permutations", 19]
     done = called("compare", "a.csv", "b.csv", *common, cwd=tmp_path)
-    assert done.returncode == 1 and "b.csv: not text in the encoding utf-8" in done.stderr
+    assert done.returncode == 1 and "b.csv: must be text in the encoding utf-8" in done.stderr
     sketch = ["sketch", "b.csv", "-o", "b.sketch", "--delimiter", ";", "--decimal", ",", "--encoding", "latin-1", "--slices", 4]
     done = called(*sketch, "--exclude", "größe", "--columns", "age,income", "--reservoir-size", 0, cwd=tmp_path)
     assert done.returncode == 0 and "b.sketch: 3 points, d = 2" in done.stdout and "including 0 random points" in done.stdout

@@ -134,7 +134,7 @@ def _check_evaluation(run: Run, inception_weights: Path | None) -> None:
     """Check what the report needs, and that all files can be written, before the scoring, which takes a while."""
     import torch
 
-    from rieszflow.metrics.inception import check_inception
+    from rieszflow.metrics.distances import check_inception
 
     run.metrics()
     if inception_weights is not None:
@@ -172,7 +172,7 @@ def info(
         show(f"missing stages: {', '.join(map(str, missing))}; `rieszflow resume` trains them")
     if (state := opened.load_state()) is not None and finished < total:
         meta = state[1]
-        show(f"checkpoint: stage {meta['network']}, {meta['phase']}, step {meta['step']}")
+        show(f"checkpoint: stage {meta['stage']}, {meta['phase']}, step {meta['step']}")
     if rows := opened.metrics():
         print_table(*report.stage_table(rows))
         show(report.stage_caption(rows))

@@ -17,7 +17,7 @@ import pyarrow.csv
 
 from rieszflow._infra.notices import notice
 from rieszflow._infra.text import one_line
-from rieszflow.data.arrow import Column, Part
+from rieszflow.data.arrow import Part
 from rieszflow.data.options import TableOptions, cell_error, check_distinct, delimiter_hint
 from rieszflow.data.paths import suffix
 from rieszflow.errors import DatasetError
@@ -28,76 +28,58 @@ _ARROW_ERRORS = (pa.ArrowException, OSError, UnicodeError)
 _READ_ERRORS = (OSError, EOFError, csv.Error, zlib.error)  # also for a compressed file that is truncated or damaged
 
 
-class CsvFile:
-    """A file of separated values as a part of a table.
+class CsvFile(Part):
+    """A file of separated values. Numbers are read as float64; integers beyond 2^53 as they are, to detect rounding."""
 
-    Numbers are read as float64; integers beyond 2^53 as they are, to see what rounding would do to them.
-    """
+    typed = False
 
     def __init__(self, file: Path, options: TableOptions) -> None:
+        super().__init__(str(file), {})
         self.file, self.options = file, options
         self.delimiter = options.delimiter or ("\t" if suffix(file).startswith(".tsv") else ",")
         self.missing = [*(pa.csv.ConvertOptions().null_values or ()), *(options.missing or ())]
         self.header_lines = self.row_bytes = 0
-        self.names = check_distinct(str(file), self._read_header())
-        self.types: dict[str, pa.DataType] = {}
+        self.columns = check_distinct(self.name, self._read_header())
+        self.named = self.header_lines > 0
+        self._infer_types()
 
-    def part(self) -> Part:
+    def _infer_types(self) -> None:
         first = None
         try:
-            with self._open() as reader:
+            with self.batches(None) as reader:
                 schema = reader.schema
                 first = reader.read_next_batch()
         except StopIteration:
             pass
         except _ARROW_ERRORS as error:
-            raise self.explain(self.names, error) from None
-        for k, name in enumerate(self.names):
+            raise self.explain(self.columns, error) from None
+        for k, name in enumerate(self.columns):
             kind = schema.field(k).type
             if pa.types.is_integer(kind):
                 # A column of integers in the first megabyte may have fractions later.
-                kind = kind if first is not None and _exceeds_float64(first.column(k)) else pa.float64()
+                ends = () if first is None else pc.min_max(first.column(k)).values()
+                kind = kind if any(abs(end.as_py() or 0) > 2**53 for end in ends) else pa.float64()
             elif pa.types.is_null(kind) and first is not None and not self._is_empty(name):
                 kind = pa.float64()
             self.types[name] = kind
-        named = self.header_lines > 0
-        return Part(
-            str(self.file),
-            self.types,
-            self._open,
-            self.place,
-            None,
-            named,
-            typed=False,
-            explain=self.explain,
-            missing=self.missing,
-        )
 
-    def _open(
-        self, columns: list[str] | None = None, as_text: Collection[str] = (), text_can_be_null: bool = False
+    def batches(
+        self, columns: list[str] | None, as_text: Collection[str] = (), null_texts: bool = False
     ) -> pa.csv.CSVStreamingReader:
-        """Open a reader of some columns with the types found, or as unparsed text, or of all columns to infer their types."""
-        read = pa.csv.ReadOptions(
-            encoding=self.options.encoding,
-            block_size=max(_INFERRED, 16 * self.row_bytes),
-            column_names=self.names,
-            skip_rows=self.header_lines,
-        )
+        """Read some columns with the types found, or as unparsed text; or all columns, to infer their types, if None."""
+        read = pa.csv.ReadOptions(encoding=self.options.encoding, block_size=max(_INFERRED, 16 * self.row_bytes))
+        read.column_names, read.skip_rows = self.columns, self.header_lines
         # Cells may contain line breaks: pyarrow then never splits one.
         parse = pa.csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True)
-        convert = pa.csv.ConvertOptions(
-            include_columns=columns,
-            decimal_point=self.options.decimal,
-            strings_can_be_null=text_can_be_null,
-            null_values=self.missing,
-            column_types={c: pa.string() if c in as_text else self.types[c] for c in columns or ()},
-        )
+        convert = pa.csv.ConvertOptions(include_columns=columns, decimal_point=self.options.decimal)
+        convert.null_values, convert.strings_can_be_null = list(self.missing), null_texts
+        convert.column_types = {c: pa.string() if c in as_text else self.types[c] for c in columns or ()}
         return pa.csv.open_csv(self.file, read, parse, convert)
 
     def _is_empty(self, name: str) -> bool:
         """Return True if a column without a value in the first megabyte has none at all."""
         try:
-            with self._open([name], [name], text_can_be_null=True) as reader:
+            with self.batches([name], [name], null_texts=True) as reader:
                 return all(batch.column(0).null_count == batch.num_rows for batch in reader)
         except _ARROW_ERRORS:
             return False  # the pass over the numbers reports the error
@@ -111,11 +93,7 @@ class CsvFile:
         return io.TextIOWrapper(cast("IO[bytes]", raw), encoding, newline="")
 
     def _rows(self, text: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
-        """Yield the number of the last line of each row, and its cells.
-
-        Raises:
-            csv.Error: A row has more than `_LONGEST` characters.
-        """
+        """Yield the number of the last line of each row, and its cells."""
         length = 0
 
         def lines() -> Iterator[str]:
@@ -149,7 +127,7 @@ class CsvFile:
         if header == "auto":
             header = not all(map(self.options.is_number, first))
             if not header:
-                self._refuse_ambiguous(first)
+                self._refuse_counting(first)
                 notice(f"{self.file}: has no header, so its first row, which consists of numbers, is read as a point")
         if not header:
             return [f"column {k}" for k in range(len(first))]
@@ -158,7 +136,7 @@ class CsvFile:
             first[0] = first[0].lstrip("#")  # numpy.savetxt writes its header as a comment
         return [name.strip() for name in first]
 
-    def _refuse_ambiguous(self, first: list[str]) -> None:
+    def _refuse_counting(self, first: list[str]) -> None:
         """Refuse a first row 0, 1, 2, …: pandas gives these names to unnamed columns, but it may be a point as well."""
         numbers = [float(self.options.normalized(cell)) for cell in first]
         if any(numbers == [k + start for k in range(len(numbers))] for start in (0, 1)):
@@ -195,13 +173,13 @@ class CsvFile:
         """Return an error that names the line which pyarrow could not read."""
         if isinstance(error, UnicodeError) or "UTF8" in str(error):
             return self._encoding_error()
-        wanted = [(self.names.index(c), c) for c in columns] if "conversion" in str(error) else []
+        wanted = [(self.columns.index(c), c) for c in columns] if "conversion" in str(error) else []
         try:
             for line, row in self._cells():
-                if len(row) != len(self.names):
-                    hint = delimiter_hint(self.names, self.options)
+                if len(row) != len(self.columns):
+                    hint = delimiter_hint(self.columns, self.options)
                     return DatasetError(
-                        f"{self.file}: line {line} must have {len(self.names)} cells as the first line, got {len(row)}{hint}"
+                        f"{self.file}: line {line} must have {len(self.columns)} cells as the first line, got {len(row)}{hint}"
                     )
                 for k, name in wanted:
                     known = row[k].strip() in self.missing or self.options.is_number(row[k]) or "inf" in row[k].lower()
@@ -214,10 +192,3 @@ class CsvFile:
         return DatasetError(
             f"{self.file}: not a table of values separated by {self.delimiter!r}, or damaged ({one_line(error)})"
         )
-
-
-def _exceeds_float64(column: Column) -> bool:
-    """Return True if a column holds integers that float64 may round."""
-    ends = pc.min_max(column)
-    low, high = ends["min"].as_py(), ends["max"].as_py()
-    return low is not None and max(-low, high) > 2**53

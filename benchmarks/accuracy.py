@@ -1,7 +1,8 @@
-"""Measure the time to equal gradient error against brute force on Fashion-MNIST: bins on Hadamard blocks, usual implementation.
+"""Compare the time to equal gradient error on Fashion-MNIST: bins on Hadamard blocks against the usual implementation.
 
-Both errors decrease like 1/√P (paper, Theorem 4), so the time to one error is seconds · error². Measured at equal P, from a
-uniform start, halfway, and near the data; each brute-force gradient is computed once.
+Errors are relative to brute force. Both decrease like 1/√P (paper, Theorem 4), so the time to a given error is proportional to
+seconds · error². They are measured at equal P, at a uniform start, halfway, and near the data; each brute-force gradient is
+computed once.
 
 Run: python benchmarks/accuracy.py [--n 20000] [--slices 1024] [--repeats 3]
 """

@@ -1,4 +1,4 @@
-"""Shared code of benchmarks and experiments: options, timing in turn, the usual implementation, results as JSON and PNG."""
+"""Shared code of benchmarks and experiments: options, interleaved timing, the usual implementation, JSON and PNG output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BENCHMARKS, EXPERIMENTS = Path("docs/benchmarks"), Path("docs/experiments")
 
 
 def usual(x: torch.Tensor, y: torch.Tensor, xi: torch.Tensor) -> torch.Tensor:
-    """Compute the gradient of MMD² as usual: dense directions, sorts of the joined projections, of that order, and of x."""
+    """Compute the gradient of MMD² as usual: dense directions, and three sorts (joint projections, their order, and x)."""
     N, M = len(x), len(y)
     px, py = xi @ x.T, xi @ y.T
     order = torch.cat([px, py], 1).sort(dim=1).indices
@@ -41,17 +41,17 @@ def independent(P: int, d: int, g: torch.Generator) -> torch.Tensor:
 
 
 def seconds(way: Callable[[], Any]) -> tuple[float, Any]:
-    """Return the seconds of a call and its result."""
+    """Return the duration of a call in seconds and its result."""
     start = time.perf_counter()
     result = way()
     return time.perf_counter() - start, result
 
 
 def in_turn(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Time alternatives in turn, A B C A B C …, after one warm-up round.
+    """Time alternatives in turn (A B C A B C …) after one warm-up round.
 
-    Each timed call follows an untimed one of the same alternative, which would otherwise pay for the memory fragmented by the
-    previous one: the usual implementation frees some gigabytes.
+    Each timed call follows an untimed call of the same alternative. Otherwise it would pay for the memory that the previous
+    alternative has fragmented: the usual implementation frees several gigabytes.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for k in range(repeats + 1):
@@ -75,7 +75,7 @@ def ratios(seconds: dict[str, list[float]], base: str) -> dict[str, dict[str, fl
 
 
 def parser(doc: str | None, out: Path = BENCHMARKS, **defaults: int) -> argparse.ArgumentParser:
-    """Create a parser for integer options with these defaults and for the folder of the results."""
+    """Create a parser for integer options with these defaults and for the output folder."""
     found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in defaults.items():
         found.add_argument(f"--{name}", type=int, default=default)

@@ -1,10 +1,10 @@
 """Compare the stages of one gradient on bins with lower bounds for this machine.
 
-Each of three lower bounds is a count over a rate that is measured here with all threads: bytes that must move between memory
-and the caches (points read, gradient written), additions of the fast transform (over the rate of multiply-adds in a matrix
-product: one slot each), and accesses to tables (increments or look-ups at random places of a table in the first-level cache).
-The three could overlap at best, so the largest is the bound; their sum is the time of a processor without overlap. Seconds are
-the minimum of several calls.
+Each of three lower bounds is a count divided by a rate that is measured here with all threads: bytes that must move between
+memory and the caches (points read, gradient written), additions of the fast transform (divided by the rate of multiply-adds in
+a matrix product, one slot each), and accesses to tables (increments or look-ups at random positions of a table in the L1
+cache). At best the three overlap completely, so the largest is the lower bound; their sum is the time without any overlap.
+Seconds are the minimum over several calls.
 
 Run: python benchmarks/floor.py [--n 20000] [--d 784] [--repeats 7]
 """

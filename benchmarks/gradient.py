@@ -1,7 +1,7 @@
-"""Time one gradient (r = 1) by the engines and by the usual implementation, in turn in one process.
+"""Time one gradient (r = 1) with each engine and with the usual implementation, in turn in one process.
 
-The usual implementation in torch (common.py): dense independent directions, a sort of the joined projections,
-a second sort to invert it, a third for x.
+The usual implementation in PyTorch (common.py) uses dense independent directions and three sorts: one of the joint projections,
+a second to invert it, and a third for x.
 
 Run: python benchmarks/gradient.py [--n 20000] [--d 784] [--slices 1024] [--repeats 5]
 """

@@ -1,4 +1,4 @@
-"""Compare particles from white and from smooth latents after equal steps: energy distance and pixel noise.
+"""Compare the energy distance and the pixel noise of particles from white and from smooth latents after equally many steps.
 
 Pixel noise is measured by the total variation: the mean absolute difference of neighbouring pixels.
 

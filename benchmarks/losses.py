@@ -1,8 +1,8 @@
-"""Time a training loss and its gradient: rieszflow and the energy distance by autograd, in turn in one process.
+"""Time a training loss and its gradient with rieszflow and with autograd, in turn in one process.
 
-The others are `torch.cdist` and, if it is installed, GeomLoss (`SamplesLoss("energy")`). `SlicedMMDLoss` is timed as it is
-("auto", which compares all pairs of small batches), and on slices for all batches. "auto" should switch where slices become
-faster than all pairs.
+The alternatives are `torch.cdist` and, if it is installed, GeomLoss (`SamplesLoss("energy")`). `SlicedMMDLoss` is timed with
+its default ("auto", which compares all pairs of small batches), and with slices for all batches. "auto" should switch at the
+batch size from which slices are faster than all pairs.
 
 Run: python benchmarks/losses.py [--repeats 5] [--largest 8192] [--threads 0]
 """

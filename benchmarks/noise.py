@@ -1,9 +1,9 @@
-"""Measure which share of the displacements of a flow is noise of its slices, which no network can learn.
+"""Measure how much of the displacement in a flow is projection noise, which no network can learn.
 
-Particles from smooth latents in the box, Fashion-MNIST, momentum 0.8: some common steps, then more steps twice with different
-slices. The share of noise is half the mean square difference of the two displacements over the mean square of a displacement.
-Also the final energy distance (U-statistic, 2,000 held-out images) and the time of a step. Step sizes are in units of the
-mean distance between targets times 1 − m.
+Particles start from smooth latents in the box (Fashion-MNIST, momentum 0.8). After some common steps, the flow is continued
+twice with different slices. The share of noise is half the mean squared difference of the two displacements, divided by the
+mean square of a displacement. The final energy distance (U-statistic, 2,000 held-out images) and the time per step are reported
+as well. Step sizes are in units of the mean distance between targets times 1 − m.
 
 Run: python benchmarks/noise.py [--particles 10000] [--before 32]
 """

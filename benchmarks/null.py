@@ -1,14 +1,14 @@
 """Measure the level of both tests under the null hypothesis at 0.05, the coverage of their intervals, and their power.
 
-Null: n points x and m points y, independent and identically distributed; the drift test uses a sketch of y. Distributions with
-ties, without spread, with heavy tails; tiny and unequal samples. A share may exceed the level by chance: for a correct test,
-one cell in a thousand is above 0.085 (400 repeats) or 0.13 (100 repeats, for large samples). Few slices are used, because the
-level does not depend on their number.
+Null: n points x and m points y are independent and identically distributed; the drift test uses a sketch of y. Distributions
+include ties, constants and heavy tails; some samples are tiny or of unequal size. A share may exceed the level by chance: for a
+correct test, one cell in a thousand is above 0.085 (400 repeats) or 0.13 (100 repeats, for large samples). Few slices are used,
+because the level does not depend on their number.
 
-Intervals: the share that contains the energy distance, which is known from large samples.
+Intervals: the share of intervals that contain the energy distance, which is known from large samples.
 
-Power: normal points shifted along one axis against a reference of 20,000, by the two-sample test that has the reference's
-points and by the drift test that has a sketch of them.
+Power: normal points, shifted along one axis, are tested against a reference of 20,000 points, by the two-sample test, which has
+all points of the reference, and by the drift test, which has a sketch of them.
 
 Cells are distributed over one single-threaded process per core.
 

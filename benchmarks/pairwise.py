@@ -1,4 +1,4 @@
-"""Compare energy distances between all groups of cells with scperturb on scanpy's bundled cells, and time both.
+"""Compare energy distances between groups of cells with those of scperturb on scanpy's bundled cells, and time both.
 
 Run: pip install -r benchmarks/peers.txt; python benchmarks/pairwise.py [--cells 200000] [--groups 300] [--peer-cells 5000]
 """

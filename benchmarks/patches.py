@@ -1,4 +1,4 @@
-"""Time one gradient on slices of patches and on slices of whole images, in turn in one run.
+"""Time one gradient on slices of patches and one on slices of whole images, in turn in one process.
 
 Run: python benchmarks/patches.py [--repeats 9]
 """

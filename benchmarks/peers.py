@@ -1,10 +1,11 @@
-"""Compare with other libraries: one gradient of a distance between two clouds, and its value; timed in turn in one process.
+"""Compare the gradient and the value of a distance between two clouds with other libraries, timed in turn in one process.
 
 Gradients, on Fashion-MNIST halfway between noise and data: the energy distance by GeomLoss (`SamplesLoss("energy")`) and by
 autograd through `torch.cdist`, both exact and quadratic, and POT's sliced Wasserstein distance, which is another functional
-for the same task. Sliced gradients are random: their error is relative to the exact gradient of their own functional (for POT,
-to 8 times the slices) and decreases like 1/√P, so the time to equal error is seconds · error². Values: dcor in d dimensions,
-SciPy in one.
+for the same task. Sliced gradients are random. Their error is relative to the exact gradient of their own functional (for POT,
+to 8 times the slices) and decreases like 1/√P, so the time to equal error is proportional to seconds · error².
+
+Values: dcor in d dimensions, and SciPy in one dimension.
 
 Run: pip install -r benchmarks/peers.txt; python benchmarks/peers.py [--n 20000] [--slices 1024] [--repeats 3]
 """

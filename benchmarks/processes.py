@@ -1,13 +1,13 @@
 """Time a flow step on several processes with equal threads in total, count the bytes sent, and fit a model (docs/scaling.md).
 
-Every job is started by torchrun (gloo): k processes of 2 / k threads. Particles and targets, N = M, are distributed over the
-ranks; the targets' histograms are cached. Seconds are the median of some steps on the slowest rank. Bytes are counted at
-torch.distributed.all_reduce.
+torchrun (gloo) starts every job with k processes of 2 / k threads. Particles and targets, N = M, are distributed over the
+ranks; the histograms of the targets are cached. Seconds are the median over several steps on the slowest rank. Bytes are
+counted in calls of torch.distributed.all_reduce.
 
-The model: step = N · a + b + c, with a seconds per particle on two threads, b seconds per step, both fitted to one process, and
-c seconds for one all-reduce of the histograms, measured separately. It predicts two processes.
+The model is step = N · a + b + c, with a seconds per particle on two threads and b seconds per step, both fitted to one
+process, and c seconds for one all-reduce of the histograms, measured separately. It predicts the time on two processes.
 
-From the model: a step of 10⁹ particles on 1,000 processes of two such threads, with a ring all-reduce over links of 25 Gbit/s.
+The model also estimates a step of 10⁹ particles on 1,000 processes of two such threads, with a ring all-reduce over 25 Gbit/s.
 
 Run: python benchmarks/processes.py [--d 784] [--slices 1024] [--repeats 7] [--sizes 4000 20000 100000 300000]
      python benchmarks/processes.py --d 12288 --slices 16384 --sizes 500 1000 2000 4000

@@ -1,7 +1,8 @@
-"""Compare two and three rounds of random signs and Hadamard transforms with Haar blocks: error of the gradient.
+"""Compare the gradient error of two and three rounds of random signs and Hadamard transforms with that of Haar blocks.
 
-Clouds are padded with zeros to n = 2^k, so that all three kinds are blocks of n dense directions in R^n. Also the worst case of
-few sign patterns: the deviation of mean |ξ_j| over many blocks from that of the sphere on a coordinate axis.
+Clouds are padded with zeros to n = 2^k, so that all three kinds are blocks of n dense directions in R^n. The worst case
+of few sign patterns is measured as well: the deviation of the mean |ξ_j| over many blocks from that of the sphere, on a
+coordinate axis.
 
 Run: python benchmarks/rounds.py [--repeats 20]
 """

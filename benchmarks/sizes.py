@@ -1,4 +1,4 @@
-"""Measure time and error over d and P at N = M = 2,000: error against brute force, time of the second call.
+"""Measure the error against brute force and the time of the second call as functions of d and P, for N = M = 2,000.
 
 Run: python benchmarks/sizes.py [--n 2000]
 """

@@ -1,7 +1,7 @@
 """Measure how fast sketches are built: rows per second, and bytes per second relative to the memory bandwidth.
 
-From an array in memory, and from a cached .npy file. Single columns are counted as well. The bandwidth is that of a sum over a
-large array with all threads. Seconds are the minimum of several passes.
+Sketches are built from an array in memory and from a cached .npy file, including histograms of single columns. The bandwidth is
+that of a sum over a large array with all threads. Seconds are the minimum over several passes.
 
 Run: python benchmarks/sketch.py [--repeats 5]
 """

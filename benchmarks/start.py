@@ -1,4 +1,4 @@
-"""Time the start of a process up to its first gradient: imports, and loading compiled loops from disk.
+"""Time the start of a process up to its first gradient, including imports and loading compiled loops from disk.
 
 Run: python benchmarks/start.py [--repeats 9]
 """

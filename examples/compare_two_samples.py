@@ -27,7 +27,7 @@ print(one.shape, two.shape)
 #
 # * The *statistic* is the unbiased energy distance, which is around 0 for equal
 #   distributions and can be negative.
-# * The *p-value* is exact. 0.001 is the smallest that 999 permutations can give.
+# * The *p-value* is exact; 0.001 is the smallest possible with 999 permutations.
 
 found = rf.compare(one, two, seed=0)
 low, high = found.confidence_interval
@@ -66,8 +66,8 @@ print(f"p-value {same.pvalue}")
 # two.parquet``.
 #
 # `~rieszflow.energy_distance` and `~rieszflow.mmd2` compute the same number from all
-# pairs and are differentiable. They do not scale columns, so the columns are divided
-# here.
+# pairs and are differentiable. They do not scale columns, so we divide the columns by
+# the same spreads first.
 
 x, y = (sample.to_numpy() / found.x.plan.settings.spreads for sample in (one, two))
 print(rf.energy_distance(x, y, statistic="U").item())

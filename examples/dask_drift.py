@@ -3,7 +3,7 @@
 The only rows that leave their worker are the 256 that determine the bins and the random ones that a sketch keeps for tests.
 
 Run: python examples/dask_drift.py
-Needs: pip install 'dask[dataframe,distributed]' and rieszflow with its extra `tables`.
+Needs: pip install 'dask[dataframe,distributed]' and rieszflow with the `tables` extra.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def sketch(frame: dd.DataFrame, slices: int = 256) -> rf.SliceSketch:
 
 
 def add_up(frame: dd.DataFrame, empty: rf.SliceSketch) -> rf.SliceSketch:
-    """Count the rows of a frame in the slices and bins of an empty sketch, so that sketches of several frames are comparable."""
+    """Sketch a frame on the slices and bins of an empty sketch, so that the sketches of several frames are comparable."""
     parts = [dask.delayed(count)(part, empty) for part in frame.to_delayed()]
-    # Four at a time, so that no machine has to hold all of them.
+    # Add four sketches at a time, so that no machine has to hold all of them.
     while len(parts) > 1:
         fours = [parts[k : k + 4] for k in range(0, len(parts), 4)]
         parts = [dask.delayed(total)(four) for four in fours]
@@ -71,7 +71,7 @@ def main() -> None:
             )
         alone = reference.empty().update(table)
         print(
-            f"equal to the sketch of a single machine: {abs(alone.distance(reference)) < 1e-12}"
+            f"equal to the sketch made on a single machine: {abs(alone.distance(reference)) < 1e-12}"
         )
 
 

@@ -18,8 +18,8 @@ cells = scanpy.datasets.pbmc68k_reduced()
 print(cells.obs["bulk_labels"].value_counts())
 
 # %%
-# For AnnData objects, `obsm` names the points, and the second argument the column of
-# `obs` with the groups.
+# For AnnData objects, `obsm` selects the points, and the second argument names the
+# column of `obs` that contains the groups.
 
 found = rf.pairwise_energy_distance(
     cells, "bulk_labels", obsm="X_pca", permutations=999, seed=0
@@ -33,9 +33,9 @@ for pair in found.pairs()[:3] + found.pairs()[-3:]:
 
 # %%
 # The distance is the unbiased 2E‖X−Y‖ − E‖X−X′‖ − E‖Y−Y′‖ with Euclidean distances,
-# scperturb's ``edist(dist="euclidean", sample_correct=True)``.
+# the same number as scperturb's ``edist(dist="euclidean", sample_correct=True)``.
 #
-# `order` places similar groups next to each other, and `frame` returns a pandas table.
+# `order` places similar groups next to each other; `frame` returns a pandas DataFrame.
 
 table = found.frame().iloc[found.order(), found.order()]
 figure, axes = plt.subplots(figsize=(6.5, 5.2), layout="constrained")
@@ -48,6 +48,6 @@ figure.colorbar(drawn, label="energy distance")
 plt.show()
 
 # %%
-# On the command line, with a table and a heat map as results: ``rieszflow pairwise
-# cells.h5ad --by bulk_labels --obsm X_pca --out pairs.csv``. :doc:`/groups` has timings
-# for 200,000 cells in 300 groups.
+# The command ``rieszflow pairwise cells.h5ad --by bulk_labels --obsm X_pca --out
+# pairs.csv`` writes a table and a heat map. :doc:`/groups` has timings for 200,000
+# cells in 300 groups.

@@ -2,7 +2,7 @@
 Move points
 ===========
 
-Move particles from a corner to two moons, along the gradient of the energy distance with momentum.
+Move particles from a corner to two moons by gradient descent with momentum on the energy distance.
 """
 
 import matplotlib.pyplot as plt

@@ -24,9 +24,9 @@ for k, image in enumerate(load_digits().images):
     Image.fromarray((image * 15.9).astype("uint8")).save(folder / f"{k:04}.png")
 
 # %%
-# `rieszflow.data.load` reads them as numbers between 0 and 1 and holds some of them
-# out. A recorded flow needs no network: particles move from noise to the images, and
-# the flow is recorded. New noise then follows the recording.
+# `rieszflow.data.load` reads them as numbers between 0 and 1 and holds out some of
+# them. A recorded flow needs no network: particles move from noise to the images, and
+# every step is recorded. To generate samples, new noise follows the recording.
 
 dataset = rf.data.load(folder, held_out=0.2, seed=0)
 print(dataset.train.shape, dataset.held_out.shape)
@@ -43,7 +43,8 @@ flow = rf.GenerativeFlow(
 ).fit(dataset)
 
 # %%
-# New samples, and below each the nearest training image. Samples are not copies.
+# The top row shows new samples, the bottom row the nearest training image of each. The
+# samples are not copies.
 
 samples = flow.sample(12, seed=1)
 nearest = dataset.train[
@@ -57,8 +58,8 @@ for row, shown in zip(axes, (samples, nearest), strict=True):
 plt.show()
 
 # %%
-# Quality: the unbiased energy distance to held-out images, compared with that of
-# training images. Around 0 is as good as the data.
+# Measure the quality by the unbiased energy distance to held-out images, and compare it
+# with that of the training images. Values around 0 are as good as the data.
 
 held = dataset.held_out.flatten(1)
 fresh = flow.sample(1000, seed=2)
@@ -67,8 +68,8 @@ for name, x in (("samples", fresh), ("training images", dataset.train)):
     print(f"{name}: {distance.item():.4f}")
 
 # %%
-# Longer runs are best made on the command line, which shows progress and can resume
-# them after an interruption:
+# Longer runs are best started from the command line, which shows progress and can
+# resume an interrupted run:
 #
 # .. code-block:: sh
 #
@@ -76,5 +77,5 @@ for name, x in (("samples", fresh), ("training images", dataset.train)):
 #    rieszflow evaluate runs/photos
 #    rieszflow sample runs/photos -n 1000 --out samples.npz
 #
-# The presets have settings for larger images: see :doc:`/fashion-mnist` and
+# There are presets for larger images: see :doc:`/fashion-mnist` and
 # :doc:`/photographs`.

@@ -3,7 +3,7 @@
 The only rows that leave their executor are the 256 that determine the bins and the random ones that a sketch keeps for tests.
 
 Run: python examples/spark_drift.py
-Needs: pip install pyspark pandas, Java, and rieszflow with its extra `tables` on every executor.
+Needs: pip install pyspark pandas, Java, and rieszflow with the `tables` extra on every executor.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def sketch(frame: DataFrame, slices: int = 256) -> rf.SliceSketch:
 
 
 def add_up(frame: DataFrame, empty: rf.SliceSketch) -> rf.SliceSketch:
-    """Count the rows of a frame in the slices and bins of an empty sketch, so that sketches of several frames are comparable."""
+    """Sketch a frame on the slices and bins of an empty sketch, so that the sketches of several frames are comparable."""
 
     def counted(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         part = empty.empty()
@@ -59,7 +59,7 @@ def main() -> None:
         assert (one == other).all()
     distance = reference.distance(fresh, statistic="U")
     test = rf.drift_test(later, reference)
-    print(f"{reference}, with the counts of a single machine")
+    print(f"{reference}, with the same counts as on a single machine")
     print(f"energy distance {distance:.6f}, p-value {test.pvalue}")
     print(
         f"largest difference in column {rf.compare(reference, fresh).columns(1)[0][0]}"

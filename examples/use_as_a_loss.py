@@ -1,13 +1,13 @@
 """
-Use it as a loss
-================
+Use the distance as a loss
+==========================
 
 Train a network that turns noise into data, with the distance between its outputs and a batch as the only loss.
 """
 
 # %%
 # `~rieszflow.SlicedMMDLoss` is a module that draws new slices at every call. With
-# ``statistic="U"`` its value and gradient are unbiased, also for small batches.
+# ``statistic="U"`` its value and gradient are unbiased, even for small batches.
 
 import matplotlib.pyplot as plt
 import torch
@@ -42,11 +42,13 @@ for _ in range(1200):
     optimizer.step()
     schedule.step()
     values.append(value.item())
-print(f"MMD² at first {values[0]:.4f}, at last {sum(values[-50:]) / 50:.5f}")
+print(
+    f"MMD²: first step {values[0]:.4f}, mean of last 50 {sum(values[-50:]) / 50:.5f}"
+)
 
 # %%
-# The network's output for new noise. A network is continuous, so some points lie
-# between the two moons.
+# Plot the output of the network for new noise. A network is a continuous map, so some
+# points lie between the two moons.
 
 with torch.no_grad():
     made = network(torch.randn(1000, 2, generator=generator))

@@ -1,13 +1,13 @@
 """
-Watch drift
-===========
+Monitor drift
+=============
 
 Summarise reference data in a sketch of fixed size, and test every new batch against it.
 """
 
 # %%
 # The reference consists of handwritten digits with 64 pixels each. A scanner loses
-# contrast from day 10 on, a little more every day. A daily batch has 100 digits.
+# contrast from day 10 on, a little more every day. Each day's batch has 100 digits.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,11 +27,11 @@ def batch(day):
 
 
 # %%
-# A `~rieszflow.SliceSketch` holds histograms on random lines and a random sample of the
-# points for tests. Its size does not depend on the number of points: `update` adds
-# points, `merge` adds the sketch of another machine, and `save` writes a file. Pixels
-# share one unit and need no scaling; without ``scale="none"`` a notice would report
-# that some pixels vary much more than others.
+# A `~rieszflow.SliceSketch` holds histograms of projections onto random lines, and a
+# random sample of the points for tests. Its size does not depend on the number of
+# points: `update` adds points, `merge` adds the sketch of another machine, and `save`
+# writes a file. Pixels share one unit and need no scaling; without ``scale="none"`` a
+# notice would report that some pixels vary much more than others.
 
 sketch = rf.SliceSketch.from_points(reference, slices=256, seed=0, scale="none")
 print(sketch)
@@ -72,8 +72,8 @@ axes.legend()
 plt.show()
 
 # %%
-# The scikit-learn estimator `~rieszflow.sklearn.EnergyDrift` gives the same verdict for
-# all rows of a batch.
+# The scikit-learn estimator `~rieszflow.sklearn.EnergyDrift` predicts the same label
+# for all rows of a batch.
 
 drift = EnergyDrift(alpha=0.01, permutations=199, scale="none").fit(reference)
 print(set(drift.predict(batch(0)).tolist()), set(drift.predict(batch(19)).tolist()))
@@ -81,4 +81,4 @@ print(set(drift.predict(batch(0)).tolist()), set(drift.predict(batch(19)).tolist
 # %%
 # On the command line: ``rieszflow sketch reference.parquet -o reference.sketch``, and
 # every day ``rieszflow compare reference.sketch today.parquet``. :doc:`/scaling` shows
-# how the workers of Dask and Spark make sketches.
+# how to build sketches on Dask and Spark workers.

@@ -1,13 +1,13 @@
 """Compare the paper's flow as usually implemented, the same flow on this library's engine, and this library's recipe.
 
 All move the same number of particles to the same images. Their Fréchet distance to held-out images, in the features of one
-classifier, and their energy distance are recorded over seconds and over steps, without the time of scoring.
+classifier, and their energy distance are recorded as functions of seconds and steps, excluding the time for scoring.
 
   usual    uniform latents, independent directions, sorting (`usual` in benchmarks/common.py), τ = 1, the paper's momentum and P
   engine   the same latents, τ, momentum and P; this library's directions and engine
-  recipe   the data's `cpu` preset: its latents, kinds of slices, step lengths and momentum, for --rounds steps
+  recipe   the `cpu` preset of the data: its latents, kinds of slices, step lengths and momentum, for --rounds steps
 
-Run: python experiments/against_paper.py [--data digits] [--minutes 60] [--particles 20000]      (digits: some minutes)
+Run: python experiments/against_paper.py [--data digits] [--minutes 60] [--particles 20000]      (digits: a few minutes)
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def recipe_steps(x: Tensor, y: Tensor, config: Config, shape: tuple[int, ...], r
 
 
 def scored(steps: Iterator[Tensor], score: Score, limit: float, keep: Callable[[Rows], object]) -> Rows:
-    """Score particles after 1, 2, 3, 4, 6, 8, … steps and at the end."""
+    """Score the particles after 1, 2, 3, 4, 6, 8, … steps and at the end."""
     rows: Rows = []
     seconds, number, due = 0.0, 0, 1
     while True:
@@ -85,7 +85,7 @@ def scored(steps: Iterator[Tensor], score: Score, limit: float, keep: Callable[[
 
 
 def reached(rows: Rows, level: float) -> float | None:
-    """Interpolate the seconds until the Fréchet distance is at most `level`, on logarithmic axes; None if it never is."""
+    """Return the seconds until the Fréchet distance is at most `level`, interpolated on logarithmic axes, or None."""
     if rows[0]["Fréchet"] <= level:
         return rows[0]["seconds"]
     for a, b in itertools.pairwise(rows):
@@ -96,7 +96,7 @@ def reached(rows: Rows, level: float) -> float | None:
 
 
 def compared(found: dict[str, Rows]) -> list[dict[str, Any]]:
-    """Compare the seconds of all ways to the levels that the usual one reaches halfway and at the end."""
+    """Compare the seconds that each flow needs to reach the levels of the usual implementation halfway and at the end."""
     best = list(itertools.accumulate((row["Fréchet"] for row in found["usual"]), min))
     table = []
     for level in (best[len(best) // 2], best[-1]):

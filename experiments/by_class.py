@@ -1,8 +1,8 @@
-"""Evaluate samples by label: whether a classifier recognises the label, and how well another learns from samples alone.
+"""Evaluate samples by label: how often a classifier recognises the label, and how well another one learns from samples alone.
 
-  accuracy of a classifier trained on real data: on real held-out data, and on samples with the wanted label
-  accuracy on real held-out data of a classifier trained on samples, on as many real data, and on all real data
-  Fréchet distances, per label and over all; also of a run without labels, if one is given
+  accuracy of a classifier trained on real data, on real held-out data and on samples with the requested label
+  accuracy on real held-out data of classifiers trained on samples, on equally many real images, and on all real images
+  Fréchet distances, by label and of all samples; also for a run without labels, if one is given
 
 Run: rieszflow train fashion-mnist --by-class --out runs/by-class
      python experiments/by_class.py runs/by-class [--without runs/fashion-mnist-cpu]

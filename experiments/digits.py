@@ -1,6 +1,6 @@
 """Compare models for the digits: recorded flows and sequences of networks of several lengths.
 
-Every model is trained with several seeds. Several sets of new samples of each are compared with the 270 held-out digits,
+Every model is trained with several seeds. Several sets of new samples from each are compared with the 270 held-out digits,
 because scores of a single set of 270 are noisy. Sets of training digits are scored for reference.
 
 Run: python experiments/digits.py [--only NAME ...] [--seeds 2] [--out FILE.json]     (15 minutes)

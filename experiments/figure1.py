@@ -1,7 +1,8 @@
-"""Reproduce Figure 1 of the paper: run time of 1,000 gradients over N, and relative error of the sliced gradient over P and d.
+"""Reproduce Figure 1 of the paper: run time of 1,000 gradients against N, and error of the sliced gradient against P and d.
 
-Run time: d = 100, brute force against slices, seconds per gradient measured on a few and multiplied by 1,000. Error: against
-brute force, N = M = 1,000, mean of several draws of every kind of direction, with the line √(d/P) of Theorem 4.
+Run time: brute force and slices for d = 100; the seconds per gradient are measured on a few gradients and multiplied by 1,000.
+Error: relative to brute force for N = M = 1,000, averaged over several draws of every kind of direction, with the line √(d/P)
+of Theorem 4.
 
 Run: python experiments/figure1.py [--full]
 """

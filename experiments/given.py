@@ -1,10 +1,10 @@
 """Sample columns of a table given others: scikit-learn's diabetes data, compared with a linear model with Gaussian noise.
 
-Given age, sex, body mass index and blood pressure, samples are of six blood values and of the progression a year later, all
-with mean 0 and variance 1 in training. The energy score of samples is lower for better models. Several splits into training and
-held-out data.
+Given age, sex, body mass index and blood pressure, the models sample six blood values and the progression after one year, all
+scaled to mean 0 and variance 1 on the training data. Better models have a lower energy score. Scores are computed for several
+splits into training and held-out data.
 
-Run: python experiments/given.py [--splits 5]      (some minutes)
+Run: python experiments/given.py [--splits 5]      (a few minutes)
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Compare kernels as in the paper: MMD flows with Gaussian, inverse multiquadric, Laplace and Riesz kernels.
 
-Exact gradients; every flow uses the best of several step sizes, judged by its final W₁, so that no kernel suffers from a bad
-one. Points in the plane start far from their target; digits start as uniform noise. W₁ is exact (an assignment problem).
+Gradients are exact. Every flow uses the best of several step sizes, judged by its final W₁, so that no kernel suffers from a
+bad choice. Points in the plane start far from their target; digits start as uniform noise. W₁ is exact (an assignment problem).
 
 Run: python experiments/kernels.py [--full]
 """
@@ -31,7 +31,7 @@ def wasserstein(x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def run(kernel: rf.Kernel, start: torch.Tensor, y: torch.Tensor, marks: list[int], scale: float) -> dict:
-    """Run the flow with several step sizes and return the best."""
+    """Run the flow with several step sizes and return the best result."""
     best = None
     # Step sizes in units of the target's size, for the gradient of ½ MMD² at that distance.
     size = rf.mmd2_gradient(torch.zeros(1, y.shape[1]), scale * torch.eye(1, y.shape[1]), kernel=kernel).norm().item() / 2

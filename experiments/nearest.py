@@ -1,4 +1,4 @@
-"""Show samples of a run with their L2-nearest training images, and the distances, to detect memorisation.
+"""Show samples of a run with their L2-nearest training images and the distances, to detect memorisation.
 
 Held-out images are the reference: samples of a model that memorises would be much closer to the training data.
 

@@ -1,7 +1,7 @@
-"""Complete partially observed held-out images several times: pictures, and whether the spread of completions is right.
+"""Complete partially observed held-out images several times, and check whether the spread of the completions is right.
 
-The true image should be distributed like one more completion. Its ranks among the completions, along some directions of the
-unknown part, should be uniform, and intervals between completions should contain the truth with their nominal probability.
+The true image should be distributed like one more completion. Its ranks among the completions, along several directions of
+the unknown part, should be uniform, and intervals between completions should contain the truth with their nominal probability.
 
 Run: rieszflow train fashion-mnist --observe left-half --out runs/left-half
      python experiments/observed.py runs/left-half [--images 200 --answers 100]
@@ -30,7 +30,7 @@ SHARES = (0.5, 0.8, 0.9)
 
 
 def covered(ranks: Tensor, answers: int) -> dict[str, float]:
-    """Return how often the truth lies in the middle share of the completions."""
+    """Return how often the truth lies within the given central share of the completions."""
     place = (ranks.double() + 0.5) / (answers + 1)
     return {f"{share:.0%}": ((place - 0.5).abs() <= share / 2).double().mean().item() for share in SHARES}
 

@@ -1,4 +1,4 @@
-"""Write small real colour images: patches of the two photographs that scikit-learn ships.
+"""Write small colour images: patches of the two photographs that are shipped with scikit-learn.
 
 Run: python experiments/photographs.py [FILE.npz] [--side 32] [--n 6000]
 """

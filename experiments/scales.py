@@ -1,4 +1,4 @@
-"""Compare kinds of slices on Fashion-MNIST: Fréchet and energy distance over seconds.
+"""Compare kinds of slices on Fashion-MNIST by the Fréchet and energy distance as functions of time.
 
 Particles, and new points that follow the recording, are compared with 4,000 held-out images.
 
@@ -73,7 +73,7 @@ def run(
     latents_name: str = "smooth",
     summed: bool = False,
 ) -> list[dict[str, float]]:
-    """Score particles over seconds of flow, without the time for moving the new points."""
+    """Score particles over the seconds of the flow, excluding the time for moving the new points."""
     rounds = steps or 1800 // len(kinds)
     flow = rf.ParticleFlow(
         y, slices=P, step_size=None, momentum=momentum, directions=kinds, target_batch_size=particles, bounds=bounds, seed=1,

@@ -1,8 +1,8 @@
 """Check the theorems of the paper numerically: slicing (1), the bounds between D and W₁ (2), and the error of P slices (4).
 
-D² = ½ MMD² is the functional of the paper. Theorem 1 for several r and d: D² in R^d against c_{d,r} times its mean over random
-slices, with 95 % confidence intervals and their coverage. Theorem 2 on random pairs of weighted point measures in the unit
-ball, W₁ exact. Theorem 4: the slope of the error over P and over d in logarithms, −½ and ½.
+D² = ½ MMD² is the functional of the paper. Theorem 1 is checked for several r and d: D² in R^d is compared with c_{d,r} times
+its mean over random slices, with 95 % confidence intervals and their coverage. Theorem 2 is checked on random pairs of weighted
+point measures in the unit ball, with exact W₁. For Theorem 4, the log-log slopes of the error in P and in d should be −½ and ½.
 
 Run: pip install '.[experiments]'; python experiments/theorems.py [--full]
 """

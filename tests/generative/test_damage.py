@@ -27,7 +27,7 @@ from rieszflow.errors import FileError, WriteError
 from rieszflow.generative import Config, ConfigError, Run, RunError
 from rieszflow.generative.networks import check_memory
 from rieszflow.generative.run import NETWORK, STATE
-from rieszflow.generative.yaml_text import dump_yaml, parse_yaml
+from rieszflow.generative.schema import dump_yaml, parse_yaml
 from rieszflow.sketch.files import SKETCH
 
 TINY = {

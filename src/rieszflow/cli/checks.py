@@ -68,7 +68,7 @@ def condition_setting(by_class: bool, observe: str | None, columns: str | None) 
 
 def settings(items: list[str]) -> dict[str, Any]:
     """What `--set KEY=VALUE` gives, from every time that it was given."""
-    from rieszflow.generative.yaml_text import parse_yaml
+    from rieszflow.generative.schema import parse_yaml
 
     values = {}
     for item in items:

@@ -9,7 +9,7 @@ from rieszflow.errors import ConfigError, RunError
 from rieszflow.generative.config import Config
 from rieszflow.generative.context import Pictures
 from rieszflow.generative.model import GenerativeFlow
-from rieszflow.generative.preset_files import presets
+from rieszflow.generative.schema import presets
 from rieszflow.generative.run import Run
 from rieszflow.generative.training_data import columns_of, held_out_conditions, load_data, residual
 

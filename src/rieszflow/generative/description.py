@@ -15,7 +15,7 @@ from rieszflow._infra.files import MARK, Json, read_text
 from rieszflow.errors import ConfigError, FileError, RunError
 from rieszflow.generative.checks import is_whole, shown
 from rieszflow.generative.config import Config
-from rieszflow.generative.yaml_text import YAML_BYTES, dump_yaml, parse_yaml
+from rieszflow.generative.schema import YAML_BYTES, dump_yaml, parse_yaml
 
 __all__ = ["VERSION", "Description", "check_belongs"]
 

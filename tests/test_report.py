@@ -93,8 +93,8 @@ def test_words_and_boxes(run):
     page = Page((run.path / "report.html").read_text(encoding="utf-8"))
     assert page.around_tables == [("div", "wide")] * 3 and not page.open[1:]
     first, last = run.metrics()
-    curves = f"fresh samples go from {first['energy_distance']['fresh_samples']:.3g} to"
-    assert any(curves in alt for alt in page.alts) and f"to {last['fit_error']:.3g}." in "".join(page.alts)
+    curves = f"fresh samples go from {first.energy_distance['fresh_samples']:.3g} to"
+    assert any(curves in alt for alt in page.alts) and f"to {last.fit_error:.3g}." in "".join(page.alts)
     assert all(len(alt) > 40 for alt in page.alts) and len(set(page.alts)) == len(page.alts) == 5
     for words in ("docs/design.md of the project", "lower is better", metrics.AROUND_ZERO[1:], "9 are few <9>"):
         assert words in " ".join(page.text.split())

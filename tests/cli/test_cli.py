@@ -1,6 +1,7 @@
 """The command line. Real processes train, are killed, resume; calls in this process see one line for every mistake."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import logging
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 from accelerate import PartialState
 from PIL import Image
+from problems import content
 from rich.console import Console
 
 from rieszflow import Progress, cli, report
@@ -128,9 +130,9 @@ def test_killed_anywhere_and_resumed_is_bit_identical(run, tmp_path, targets):
         command = ["resume", path]
     program("resume", path)
     for file in sorted((run / "networks").iterdir()):
-        assert file.read_bytes() == (path / "networks" / file.name).read_bytes()
-    assert [{**row, "seconds": 0} for row in Run.open(run).metrics()] == [
-        {**row, "seconds": 0} for row in Run.open(path).metrics()
+        assert content(file) == content(path / "networks" / file.name)
+    assert [dataclasses.replace(row, seconds={}) for row in Run.open(run).metrics()] == [
+        dataclasses.replace(row, seconds={}) for row in Run.open(path).metrics()
     ]
     assert not list(path.rglob("*.tmp*"))
 
@@ -231,9 +233,9 @@ def open_in_chromium(page, folder):
         (["train", "digits", "--preset", "networks", "--set", "channels=[8,8,8,8,8]"], "shrink images by 16"),
         (["train", "digits", "--device", "warp"], "device"),
         (["train", "digits", "--out", "{run}"], "not an empty folder"),
-        (["resume", "{tmp}"], "no run of rieszflow"),
-        (["info", "{tmp}/nothing"], "no run of rieszflow"),
-        (["sample", "{tmp}"], "no run of rieszflow"),
+        (["resume", "{tmp}"], "not a run of rieszflow"),
+        (["info", "{tmp}/nothing"], "not a run of rieszflow"),
+        (["sample", "{tmp}"], "not a run of rieszflow"),
         (["sample", "{run}", "-n", "0"], "n: 0"),
         (["sample", "{run}", "--out", "x.txt"], ".npz or .npy"),
         (["sample", "{run}", "--seed", "-1"], "seed"),

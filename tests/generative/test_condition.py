@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from problems import generator
+from problems import content, generator
 from torch import nn
 from torch.nn import functional
 
@@ -14,12 +14,13 @@ import rieszflow as rf
 from rieszflow.data import load
 from rieszflow.data.dataset import from_arrays
 from rieszflow.errors import ConfigError, DatasetError, InputError, RunError
-from rieszflow.generative import Config, columns_of, held_out_conditions, residual
+from rieszflow.generative import Config
 from rieszflow.generative import loop as training
-from rieszflow.generative.condition import Condition, describe_condition
-from rieszflow.generative.context import WATCHED, Callbacks, prepare
+from rieszflow.generative.condition import Condition, condition_columns, describe_condition
+from rieszflow.generative.context import WATCHED, checked_levels, prepare
 from rieszflow.generative.processes import processes
 from rieszflow.generative.run import Run
+from rieszflow.generative.training_data import held_out_conditions, residual
 
 RECORDED = {
     "model": "recorded", "particles": 1500, "stages": 4, "initial_steps": 30, "max_steps": 30, "slices": 64, "momentum": 0.7,
@@ -158,7 +159,7 @@ def test_columns_of_a_table(tmp_path):
     small = {**RECORDED, "particles": 300, "stages": 1, "initial_steps": 5}
     flow = rf.GenerativeFlow(**small).fit(str(tmp_path / "people.csv"), condition="income,age")
     assert flow.sample(6, condition=[3000, 40], seed=1).shape == (6, 2)
-    assert columns_of(flow.config) == ["income", "age"]
+    assert condition_columns(flow.config) == ["income", "age"]
     with pytest.warns(rf.Notice, match="age lies"):
         flow.sample(2, condition=[3000, 99], seed=1)
     for given, words in (
@@ -230,19 +231,19 @@ def test_killed_and_resumed_is_bit_identical(settings, condition, tmp_path, monk
     whole = rf.GenerativeFlow(**settings).fit(load("digits"), condition=condition)
     saves = [0]
 
-    def stopping(context, state, save=training.save):
+    def stopping(context, state, save=training._save):
         save(context, state)
         saves[0] += 1
         if saves[0] == 10:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "save", stopping)
+        patch.setattr(training, "_save", stopping)
         with pytest.raises(KeyboardInterrupt):
             rf.GenerativeFlow(**settings).fit(load("digits"), condition=condition, run=tmp_path / "run")
     rf.GenerativeFlow.resume(tmp_path / "run")
     for file in (whole.run.path / "networks").iterdir():
-        assert (tmp_path / "run" / "networks" / file.name).read_bytes() == file.read_bytes()
+        assert content(tmp_path / "run" / "networks" / file.name) == content(file)
 
 
 def test_levels_keep_the_label_before_the_image():
@@ -280,7 +281,9 @@ def test_conditions_are_of_other_data_than_the_targets():
     data = load("digits")
     config = {**IMAGES, "targets": 400, "particles": 600}
     flow = rf.GenerativeFlow(**config).fit(data, condition="left-half")
-    context = prepare(flow.run, data, None, processes(torch.device("cpu")), Callbacks())
+    condition = Condition.from_config(flow.config, data.shape, flow.run.data.get("condition"))
+    levels = checked_levels(flow.config, data.shape, condition, None)
+    context = prepare(flow.run, data, levels, None, processes(torch.device("cpu")))
     half = [t.view(-1, 8, 8)[..., :4].flatten(1) for t in (context.targets, context.conditions)]
     assert context.conditions.shape == (600 + WATCHED, 64)
     same = (torch.cdist(half[1][:600], half[0]) == 0).any(1)
@@ -399,8 +402,8 @@ def test_a_heavy_tail_of_a_given_number_does_not_drown_another():
     data = from_arrays("tensor", r.normal(size=(1000, 2)), condition=given)
     config = Config(model="recorded", condition="values")
     said = describe_condition(config, data)
-    condition = Condition.of(config, data.shape, said)
-    seen = condition.encoded(data.train_condition) / condition.weight
+    condition = Condition.from_config(config, data.shape, said)
+    seen = condition.encode(data.train_condition) / condition.weight
     assert seen.abs().amax(0)[1].item() == pytest.approx(4, rel=1e-6)
     both, age = (torch.pdist(part).mean() for part in (seen, seen[:, :1]))
     assert age > both / 3  # else distances between conditions hardly depend on it; 1/30 without compression

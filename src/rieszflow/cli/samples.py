@@ -111,7 +111,8 @@ def evaluate(
     at_least("-n", n, 4)
     at_least("--seed", seed, 0)
     from rieszflow import metrics, report
-    from rieszflow.generative import GenerativeFlow, held_out_conditions, load_data, residual
+    from rieszflow.generative import GenerativeFlow, load_data
+    from rieszflow.generative.training_data import held_out_conditions, residual
 
     flow = GenerativeFlow.load(run)
     assert flow.run is not None
@@ -197,7 +198,7 @@ def info(
         show(f"missing stages: {', '.join(map(str, missing))}; `rieszflow resume` trains them")
     if (state := opened.load_state()) is not None and opened.finished() < opened.config.total_stages():
         meta = state[1]
-        show(f"checkpoint: stage {meta['network']}, {meta['phase']}, step {meta['step']}")
+        show(f"checkpoint: stage {meta['stage']}, {meta['phase']}, step {meta['step']}")
     if not (rows := opened.metrics()):
         return
     of_networks = opened.config.model == "networks"

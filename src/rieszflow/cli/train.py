@@ -68,12 +68,13 @@ def train(
 
     from rieszflow import report
     from rieszflow.data import NAMED, load
-    from rieszflow.generative import Config, GenerativeFlow, columns_of
+    from rieszflow.generative import Config, GenerativeFlow
+    from rieszflow.generative.condition import condition_columns
 
     # What is in a file or folder decides between the presets for images and for vectors, but not the split's seed.
     config = Config.preset(name if name in NAMED else "images", preset, **overrides)
     config.torch_device()
-    content = load(dataset, data, config.held_out, config.seed, columns_of(config))
+    content = load(dataset, data, config.held_out, config.seed, condition_columns(config))
     if name not in NAMED and len(content.shape) != 3:
         config = Config.preset("vectors", preset, **overrides)
     targets = min(config.targets or len(content.train), len(content.train))
@@ -131,13 +132,13 @@ def _finished(run: Any) -> None:
         show(best)
 
 
-def _better_before(rows: list[dict[str, Any]]) -> str:
+def _better_before(rows: list[Any]) -> str:
     """Return a sentence that names the stage with the best fresh samples if later ones made them worse; otherwise ""."""
-    of_level = [row for row in rows if row["level"] == rows[-1]["level"]]  # other levels have smaller images
-    best = min(of_level, key=lambda row: row["energy_distance"]["fresh_samples"])
-    least, last = (row["energy_distance"]["fresh_samples"] for row in (best, rows[-1]))
+    of_level = [row for row in rows if row.level == rows[-1].level]  # other levels have smaller images
+    best = min(of_level, key=lambda row: row.energy_distance["fresh_samples"])
+    least, last = (row.energy_distance["fresh_samples"] for row in (best, rows[-1]))
     # The distance of training data is 0 up to noise.
-    if last - least <= 2 * abs(rows[-1]["energy_distance"]["training_data"]):
+    if last - least <= 2 * abs(rows[-1].energy_distance["training_data"]):
         return ""
     then = f"later stages made them worse, {last:.4f} at the end"
-    return f"fresh samples were best after stage {best['network']}, at {least:.4f}; {then}"
+    return f"fresh samples were best after stage {best.stage}, at {least:.4f}; {then}"

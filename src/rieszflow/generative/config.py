@@ -42,7 +42,8 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 # Lists of a YAML file become tuples.
 _LIST = Field(strict=False, max_length=100)
 Counts = Annotated[tuple[Count, ...], _LIST]
-Pairs = Annotated[tuple[Annotated[tuple[Count, Count], _LIST], ...], _LIST]
+Channels = Annotated[tuple[Annotated[int, Field(ge=1, le=10**5)], ...], Field(strict=False)]
+Pairs = Annotated[tuple[Annotated[tuple[Count, Count], Field(strict=False)], ...], _LIST]
 
 
 class PaperSettings(StrictModel):
@@ -76,8 +77,8 @@ class Config(StrictModel):
     Stage l of a level has T_l flow steps. The schedule is the paper's: T_1 = `initial_steps`,
     T_{l+1} = min(T_l + min(2^{l−1} T_1, `max_step_increment`), `max_steps`).
 
-    In the config.yaml of a run that has begun, `device`, `mixed_precision` and `checkpoint_seconds` may be changed, and `stages`
-    (of the last level) raised unless there is a `step_schedule`.
+    In the config.yaml of a run that has begun, `device`, `mixed_precision` and `checkpoint_seconds` may be changed, and, unless
+    there is a `step_schedule`, `stages` (of the last level) raised.
 
     Raises:
         ConfigError: A setting is unknown or not valid. The message names it.
@@ -106,8 +107,8 @@ class Config(StrictModel):
     """Number of steps for which a set of slices is used (see `rieszflow.Target`)."""
     step_size: Positive | None = None
     """τ. None: 0.4 (1 − `momentum`) times the mean distance between targets."""
-    step_schedule: Annotated[tuple[Positive, ...], _LIST] = ()
-    """Factors of τ at the first and the last flow step of a level; it decreases geometrically between them. Empty: 1."""
+    step_schedule: Annotated[tuple[Positive, Positive], Field(strict=False)] | None = None
+    """Factors of τ at the first and the last flow step of a level, which decrease geometrically between them. None: 1."""
     momentum: Fraction = 0.7
     """m, the fraction of the last velocity that is kept."""
     initial_steps: Count = 16
@@ -121,8 +122,8 @@ class Config(StrictModel):
     latents: Literal["uniform", "smooth"] = "uniform"
     """The noise: "uniform" on [0, 1]^d as in the paper or, for images, "smooth"."""
     condition: Annotated[str, AfterValidator(_check_condition)] = ""
-    """What samples can be conditioned on. "class": labels. "values": numbers next to the data; "columns:age,income": these columns
-    of a table. A known part of images: "left-half" etc.; "pool:4": means of 4 × 4 pixels; "mask:…": a `rieszflow.Mask` as text."""
+    """What samples can be conditioned on. "class": labels. "values": numbers next to the data; "columns:age,income": columns of
+    a table. Known parts of images: "left-half" etc.; "pool:4": means of 4 × 4 pixels; "mask:…": a `rieszflow.Mask` as text."""
     condition_weight: Positive = 1.0
     """Mean distance between conditions (labels or values) relative to the mean distance between data."""
     stages: Annotated[int, Field(ge=1, le=10**5)] = 10
@@ -132,15 +133,15 @@ class Config(StrictModel):
 
     # Images.
     levels: Annotated[tuple[dict[str, object], ...], _LIST] = ()
-    """Resolutions of images, the coarsest first: mappings with the key `factor`, by which images are pooled, and the settings that
-    differ in this level. Factors decrease to 1, and each divides the one before. Schedule and momentum restart in every level."""
+    """Resolutions of images, the coarsest first: mappings with the key `factor`, by which images are pooled, and settings of
+    this level. Factors decrease to 1, and each divides the one before. Schedule and momentum restart in every level."""
     noise_std: NotNegative = 0.0
     """Standard deviation of the noise that is added when images are upsampled to this level."""
     upsampling: UpsamplingName = "repeat"
     """How images are upsampled to this level: "repeat" pixels, as in the paper, or "smooth", by bilinear interpolation."""
     patch_slices: Pairs = ()
-    """Pairs [size, stretch] of slices on patches, which alternate with slices of the whole image: pixels along a side, and stretch
-    (see `rieszflow.PatchSlices`). `slices` of each."""
+    """Pairs [size, stretch] of slices on patches, used in addition to slices of the whole image (see `rieszflow.PatchSlices`);
+    `slices` of each."""
     patches_only: bool = False
     """Use `patch_slices` only, and no slices of the whole image."""
     by_colour: Counts = ()
@@ -150,10 +151,10 @@ class Config(StrictModel):
 
     # The network and its fit.
     network: Literal["auto", "unet", "ddpm", "mlp", "custom"] = "auto"
-    """"unet" (UNet2DModel of diffusers), "ddpm" (the same as the paper configures it: normalisation over groups of 32 channels,
-    attention in the middle only, no time input, zero at first), "mlp", "auto" (unet for images, mlp for vectors), or "custom" (your
-    own module)."""
-    channels: Annotated[tuple[Annotated[int, Field(ge=1, le=10**5)], ...], Field(strict=False, min_length=1, max_length=16)] = (32, 64)
+    """"unet" (UNet2DModel of diffusers), "ddpm" (the same as configured in the paper: normalisation over groups of 32 channels,
+    attention in the middle only, no time input, zero at first), "mlp", "auto" (unet for images, mlp for vectors), or "custom"
+    (your own module)."""
+    channels: Annotated[Channels, Field(min_length=1, max_length=16)] = (32, 64)
     """Channels of the unet, one number for each halving of the image."""
     unet_patch_size: Annotated[int, Field(ge=1, le=1024)] = 1
     """p: the unet sees p × p pixels as one pixel with p² times the channels."""
@@ -191,19 +192,17 @@ class Config(StrictModel):
     @model_validator(mode="after")
     def _check(self) -> Config:
         paper, kinds = self.paper, len(self.patch_slices)
-        if len(self.step_schedule) not in (0, 2):
-            raise ValueError(f"`step_schedule` must be empty or [first, last], got {short_repr(self.step_schedule)}")
         if unknown := sorted(set(self.by_colour) - {stretch for _, stretch in self.patch_slices}):
             raise ValueError(f"`by_colour` must list stretches of `patch_slices`, got {unknown[0]}")
         if self.patches_only and not self.patch_slices:
             raise ValueError("`patch_slices` must not be empty with `patches_only`, got ()")
         if paper.patch_step_sizes and not (self.patches_only and len(paper.patch_step_sizes) == kinds):
             raise ValueError(
-                f"`paper.patch_step_sizes` must have one entry for each of the {kinds} `patch_slices` and needs `patches_only`, "
-                f"got {short_repr(paper.patch_step_sizes)}"
+                f"`paper.patch_step_sizes` must have an entry for each of {kinds} `patch_slices` and needs `patches_only`, got "
+                f"{short_repr(paper.patch_step_sizes)}"
             )
         if self.target_batch_size is not None and self.refresh_every != 1:
-            raise ValueError(f"`target_batch_size` must be None with `refresh_every` other than 1, got {self.target_batch_size}")
+            raise ValueError(f"`refresh_every` must be 1 with a `target_batch_size`, got {self.refresh_every}")
         if self.model == "recorded":
             for name, ok in (
                 ("refresh_every", self.refresh_every == 1),
@@ -254,8 +253,8 @@ class Config(StrictModel):
         if self.levels:
             return [steps for _, config in self.level_configs() for steps in config.flow_steps()]
         steps = [min(self.initial_steps, self.max_steps)]
-        for l in range(self.stages - 1):
-            steps.append(min(steps[-1] + min(self.initial_steps << min(l, 40), self.max_step_increment), self.max_steps))
+        for k in range(self.stages - 1):
+            steps.append(min(steps[-1] + min(self.initial_steps << min(k, 40), self.max_step_increment), self.max_steps))
         return steps
 
     def torch_device(self) -> torch.device:
@@ -336,8 +335,8 @@ class Config(StrictModel):
 # Settings of a whole run, which levels cannot override; the free ones may change after training has begun.
 _FREE_SETTINGS = frozenset({"device", "mixed_precision", "checkpoint_seconds"})
 _RUN_SETTINGS = _FREE_SETTINGS | {
-    "model", "particles", "targets", "target_batch_size", "clip", "latents", "condition", "condition_weight", "levels", "network",
-    "seed", "held_out",
+    "model", "particles", "targets", "target_batch_size", "clip", "latents", "condition", "condition_weight", "levels",
+    "network", "seed", "held_out",
 }  # fmt: skip
 
 

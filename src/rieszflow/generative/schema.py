@@ -15,7 +15,7 @@ from rieszflow.errors import ConfigError, FileError, InputError
 
 with extra("generative", "generative models"):
     import yaml
-    from pydantic import BaseModel, ValidationError
+    from pydantic import BaseModel, ConfigDict, ValidationError
 
 __all__ = [
     "YAML_BYTES", "StrictModel", "describe_error", "dump_yaml", "parse_yaml", "presets", "read_preset", "unknown_name",
@@ -24,8 +24,10 @@ __all__ = [
 YAML_BYTES = 4_000_000  # settings take some 1,000; the data section may have numbers for every column
 
 
-class StrictModel(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True):
+class StrictModel(BaseModel):
     """A pydantic model that converts nothing but integers to floats, and raises ConfigError."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     if not TYPE_CHECKING:  # type checkers see the fields as arguments
 
@@ -49,13 +51,15 @@ def describe_error(error: ValidationError, model: type[BaseModel]) -> str:
     message, got = first["msg"], short_repr(first["input"])
     if first["type"] == "value_error":  # raised by a validator of ours
         message = message.removeprefix("Value error, ")
-        return f"`{name}` {message}, got {got}" if name else message
+        if not name:
+            return message
+        return f"`{name}.{message[1:]}" if message.startswith("`") else f"`{name}` {message}, got {got}"
     if first["type"] == "extra_forbidden":
         return unknown_name(first["loc"][-1], model)
     if first["type"] == "missing":
         return f"`{name}` is missing"
-    message = message.removeprefix("Input should ").removeprefix("Tuple should ").replace("valid tuple", "list")
-    return f"`{name}` must {message}, got {got}"
+    message = message.replace("valid tuple", "list").split(" after validation")[0]
+    return f"`{name}` must {message.removeprefix('Input should ').removeprefix('Tuple should ')}, got {got}"
 
 
 class _Loader(yaml.SafeLoader):
@@ -119,8 +123,8 @@ def read_preset(dataset: str, name: str) -> object:
         else:
             file = resources.files("rieszflow.generative") / "presets" / f"{dataset}.{name}.yaml"
             if not file.is_file():
-                known = ", ".join(repr(n) for d, n in presets() if d == dataset)
-                raise ConfigError(f"`preset` must be {known or 'absent'} for {dataset}, or the path of a YAML file, got {name!r}")
+                known = "".join(f"{n!r}, " for d, n in presets() if d == dataset)
+                raise ConfigError(f"`preset` must be {known}or the path of a YAML file for {dataset}, got {name!r}")
             text = file.read_text(encoding="utf-8")
         values = parse_yaml(text)
     except ConfigError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ with extra("cli", "pictures"):
 
 if TYPE_CHECKING:
     from rieszflow.generative.context import Pictures
-    from rieszflow.generative.run import Run
+    from rieszflow.generative.run import Run, StageMetrics
 
 __all__ = ["draw", "write_report"]
 
@@ -73,7 +74,7 @@ _WORK = {"networks": "flow and fit", "recorded": "flow"}
 
 def draw(run: Run, pictures: Pictures) -> None:
     """Draw the pictures of a stage that was just finished, and write the report: the `draw` callback of a training."""
-    number, shape = len(run.metrics()), run.shape
+    number, shape = len(pictures.rows), run.shape
     folder = run.path / "images"
     for name, flat in (("particles", pictures.particles), ("samples", pictures.samples)):
         shown, columns = flat[: GRID if len(shape) == 3 else CLOUD], None
@@ -84,7 +85,7 @@ def draw(run: Run, pictures: Pictures) -> None:
     if len(path) > 16:
         path = path[torch.linspace(0, len(path) - 1, 16).round().long()]
     save_picture(folder / "way.png", way(path, shape))
-    write_report(run)
+    write_report(run, pictures.rows)
 
 
 def _in_rows(pictures: Pictures) -> tuple[Tensor, int | None]:
@@ -100,9 +101,9 @@ def _in_rows(pictures: Pictures) -> tuple[Tensor, int | None]:
     return x[:GRID], None
 
 
-def write_report(run: Run) -> Path:
+def write_report(run: Run, rows: Sequence[StageMetrics] | None = None) -> Path:
     """Builds report.html from what the run's folder holds; returns its path."""
-    rows = run.metrics()
+    rows = run.metrics() if rows is None else rows
     sections = []
     if rows:
         sections += [_samples(run, len(rows)), _way_section(run, len(rows)), _curves(rows)]
@@ -120,7 +121,7 @@ def write_report(run: Run) -> Path:
     summary = (
         f"Trained on {run.data['points']:,} {noun(run.shape)} of shape {tuple(run.shape)}: "
         f"{len(rows)} of {run.config.total_stages()} stages"
-        + (f", {sum(rows[-1]['seconds'].values()):.0f} s of {_WORK[run.config.model]}." if rows else ".")
+        + (f", {sum(rows[-1].seconds.values()):.0f} s of {_WORK[run.config.model]}." if rows else ".")
         + (" Distances are those of columns scaled by their interquartile ranges." if run.columns is not None else "")
     )
     title = Path(run.data["name"]).name
@@ -166,21 +167,21 @@ def _way_section(run: Run, number: int) -> str:
     return "<h2>From noise to data</h2>" + _figure(run.path / "images" / "way.png", alt, caption, run.shape)
 
 
-def _curves(rows: list[dict[str, Any]]) -> str:
+def _curves(rows: Sequence[StageMetrics]) -> str:
     first, last = rows[0], rows[-1]
-    over = f"over stages {first['network']} to {last['network']}"
-    fresh, yardstick = ([row["energy_distance"][key] for row in (first, last)] for key in ("fresh_samples", "training_data"))
+    over = f"over stages {first.stage} to {last.stage}"
+    fresh, yardstick = ([row.energy_distance[key] for row in (first, last)] for key in ("fresh_samples", "training_data"))
     distances = _inline(
         distance_curves(rows),
         f"Curves of energy distances to held-out data {over}: fresh samples go from {fresh[0]:.3g} to {fresh[1]:.3g}; "
         f"a dashed line marks training data at {yardstick[1]:.3g}.",
         "Energy distance to held-out data after every stage; lower is better.",
     )
-    if "fit_error" not in last:
+    if last.fit_error is None:
         return f"<h2>Curves</h2>{distances}" + _rows_table(rows)
     errors = _inline(
         error_curve(rows),
-        f"Curve of the fit error {over}: from {first['fit_error']:.3g} to {last['fit_error']:.3g}.",
+        f"Curve of the fit error {over}: from {first.fit_error:.3g} to {last.fit_error:.3g}.",
         "Fit error: the share of the displacement that a network misses. Late displacements are small and mostly noise of the "
         "random slices, which no network can foresee.",
     )
@@ -216,8 +217,8 @@ def _table(head: list[str], rows: list[list[Any]]) -> str:
     return "<div class=wide><table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table></div>"
 
 
-def _rows_table(rows: list[dict[str, Any]]) -> str:
-    fitted = "of the particles as fitted by the network, " if "network_particles" in rows[-1]["energy_distance"] else ""
+def _rows_table(rows: Sequence[StageMetrics]) -> str:
+    fitted = "of the particles as fitted by the network, " if "network_particles" in rows[-1].energy_distance else ""
     clouds = f"of the flow's particles, {fitted}and of fresh samples"
     words = f"Unbiased energy distances to held-out data, lower is better: {clouds}."
     return f"<p>{words}</p>" + _table(*stage_table(rows))

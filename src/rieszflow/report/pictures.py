@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ with extra("cli", "pictures"):
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
     from PIL import Image
+
+if TYPE_CHECKING:
+    from rieszflow.generative.run import StageMetrics
 
 __all__ = [
     "ACROSS",
@@ -107,13 +111,13 @@ def _image(figure: Figure) -> Image.Image:
     return Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")
 
 
-def distance_curves(rows: list[dict[str, Any]]) -> Image.Image:
+def distance_curves(rows: Sequence[StageMetrics]) -> Image.Image:
     figure, axes, steps = _axes(rows)
     for key, label in (("particles", "particles of the flow"), ("network_particles", "particles after the network"),
                        ("fresh_samples", "fresh samples")):  # fmt: skip
-        if key in rows[-1]["energy_distance"]:
-            axes.plot(steps, [row["energy_distance"][key] for row in rows], marker="o", ms=3, label=label)
-    yardstick = rows[-1]["energy_distance"]["training_data"]
+        if key in rows[-1].energy_distance:
+            axes.plot(steps, [row.energy_distance[key] for row in rows], marker="o", ms=3, label=label)
+    yardstick = rows[-1].energy_distance["training_data"]
     axes.axhline(yardstick, color="grey", ls="--", lw=1, label="training data (yardstick)")
     axes.set(ylabel="energy distance to held-out data")
     axes.set_yscale("symlog", linthresh=1e-3)
@@ -121,20 +125,20 @@ def distance_curves(rows: list[dict[str, Any]]) -> Image.Image:
     return _image(figure)
 
 
-def error_curve(rows: list[dict[str, Any]]) -> Image.Image:
+def error_curve(rows: Sequence[StageMetrics]) -> Image.Image:
     figure, axes, steps = _axes(rows)
-    errors = [row["fit_error"] for row in rows]
+    errors = [row.fit_error or 0.0 for row in rows]
     axes.plot(steps, errors, marker="o", ms=3, color="tab:red")
     axes.set(ylabel="fit error, relative squared", ylim=(0, 1.1 * max(errors) or 1))
     return _image(figure)
 
 
-def _axes(rows: list[dict[str, Any]]) -> tuple[Figure, Any, list[int]]:
+def _axes(rows: Sequence[StageMetrics]) -> tuple[Figure, Any, list[int]]:
     figure = Figure(figsize=(5, 3.6), dpi=110, layout="tight")
     axes = figure.add_subplot()
     axes.set(xlabel="stage")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure, axes, [row["network"] for row in rows]
+    return figure, axes, [row.stage for row in rows]
 
 
 def comparison(x: SliceSketch, y: SliceSketch, labels: tuple[str, str]) -> Image.Image:

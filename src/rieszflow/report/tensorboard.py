@@ -28,14 +28,14 @@ def to_tensorboard(run: Run, pictures: Pictures) -> None:
     with extra("tensorboard", "TensorBoard"):
         from torch.utils.tensorboard import SummaryWriter
 
-    rows = run.metrics()
-    row, step = rows[-1], rows[-1]["flow_steps_total"]
+    row = pictures.rows[-1]
+    step = row.flow_steps_total
     with SummaryWriter(str(run.path / "tensorboard"), purge_step=step) as writer:
         add: Any = writer
-        for name, value in _flat(row):
+        for name, value in _flat(row.to_dict()):
             add.add_scalar(name, value, step)
         for name in ("particles", "samples"):
-            file = run.path / "images" / f"{name}-{len(rows):04d}.png"
+            file = run.path / "images" / f"{name}-{row.stage:04d}.png"
             if file.is_file():
                 with Image.open(file) as image:
                     add.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")

@@ -27,8 +27,8 @@ RECORDED = {
     "step_schedule": [10.0, 0.5], "device": "cpu",
 }  # fmt: skip
 NETWORKS = {
-    "particles": 1500, "stages": 6, "initial_steps": 20, "max_step_increment": 20, "max_steps": 60, "slices": 64, "fit_steps": 400,
-    "width": 64, "device": "cpu",
+    "particles": 1500, "stages": 6, "initial_steps": 20, "max_step_increment": 20, "max_steps": 60, "slices": 64,
+    "fit_steps": 400, "width": 64, "device": "cpu",
 }  # fmt: skip
 IMAGES = {
     "model": "recorded", "particles": 500, "stages": 3, "initial_steps": 6, "max_steps": 6, "slices": 64,
@@ -163,7 +163,8 @@ def test_columns_of_a_table(tmp_path):
     with pytest.warns(rf.Notice, match="age lies"):
         flow.sample(2, condition=[3000, 99], seed=1)
     for given, words in (
-        ("age,shoes", "no column 'shoes'"), ("age,age", "'age' given twice"), ("age,income,height,rent", "at least one must be left"),
+        ("age,shoes", "no column 'shoes'"), ("age,age", "'age' given twice"),
+        ("age,income,height,rent", "at least one must be left"),
     ):  # fmt: skip
         with pytest.raises(DatasetError, match=words):
             rf.GenerativeFlow(**small).fit(str(tmp_path / "people.csv"), condition=given)

@@ -321,7 +321,7 @@ def test_foreign_files_are_refused(trained, tmp_path):
         (lambda c: c.update(version=99), "version 99"),
         (lambda c: c.update(format="other"), "not written by rieszflow"),
         (lambda c: c["data"].pop("shape"), "`data.shape` is missing"),
-        (lambda c: c["config"].update(sices=3), "`sices` is not a setting"),
+        (lambda c: c["config"].update(sices=3), "`sices` is not known"),
         (lambda c: c["config"].update(momentum=2), "`momentum` must be less than 1, got 2"),
         (lambda c: c.pop("config"), "mapping"),
     ],
@@ -364,7 +364,7 @@ def test_atomic_writes_leave_the_old_file(tmp_path):
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"attention": 1}, "attention"),
         ({"seed": -1}, "seed"),
-        ({"nonsense": 3}, "`nonsense` is not a setting"),
+        ({"nonsense": 3}, "`nonsense` is not known"),
     ],
 )
 def test_bad_settings(settings, says):

@@ -102,7 +102,13 @@ def test_schedule_without_an_end(name, momentum, cap):
     assert (config.particles, config.targets, config.slices, config.step_size) == (20_000, 20_000, 1000, 1.0)
     assert (config.momentum, config.paper) == (momentum, PaperSettings(first_targets=True, fit="plain"))
     assert (config.fit_steps, config.fit_batch_size, config.learning_rate, config.loss) == (2000, 100, 1e-3, "squared")
-    assert (config.network, config.channels, config.layers, config.fit, config.ema) == ("ddpm", (32, 64, 128), 2, "plain", 0)
+    assert (config.network, config.channels, config.layers, config.paper.fit, config.ema) == (
+        "ddpm",
+        (32, 64, 128),
+        2,
+        "plain",
+        0,
+    )
     assert config.latents == "uniform" and config.directions == "independent" and not config.levels and not config.clip
 
 
@@ -119,8 +125,8 @@ def test_one_patch_a_step_is_the_papers_formula():
     shape, N, M, P = (2, 8, 8), 7, 9, 12
     d, g = math.prod(shape), generator(0)
     x, y = torch.rand(N, d, generator=g), torch.rand(M, d, generator=g)
-    config = Config(patch_slices=((2, 1), (2, 3)), patches_only=True, paper={"single_patch": True}, combine="sum", step_size=0.7, slices=P,
-                    momentum=0.4)  # fmt: skip
+    config = Config(patch_slices=((2, 1), (2, 3)), patches_only=True, paper={"single_patch": True}, combine="sum",
+                    step_size=0.7, slices=P, momentum=0.4)  # fmt: skip
     level = levels(config, shape)[0]
     assert [kind.single_patch for kind in level.kinds()] == [True, True]
     flow = rf.ParticleFlow(y, slices=P, step_size=list(step_sizes(level, y)), momentum=0.4, directions=level.kinds(),
@@ -214,8 +220,8 @@ def test_channels_of_the_papers_network():
         build(Config(network="ddpm", channels=(32, 48)), (1, 8, 8))
 
 
-VECTORS = {"particles": 40, "stages": 3, "initial_steps": 1, "max_step_increment": 1, "max_steps": 1, "slices": 8, "fit_steps": 2,
-           "fit_batch_size": 8, "step_size": 0.3, "device": "cpu", "seed": 4}  # fmt: skip
+VECTORS = {"particles": 40, "stages": 3, "initial_steps": 1, "max_step_increment": 1, "max_steps": 1, "slices": 8,
+           "fit_steps": 2, "fit_batch_size": 8, "step_size": 0.3, "device": "cpu", "seed": 4}  # fmt: skip
 
 
 def trained(data, held_out=None, **settings):
@@ -279,8 +285,8 @@ def test_plain_fit_is_the_scripts_loop():
     with torch.no_grad():
         for p in start.parameters():
             p.copy_(torch.randn(p.shape, generator=generator(1)))
-    flow = trained(data, network=copy.deepcopy(start), paper={"fit": "plain", "first_targets": True}, fit_steps=3, stages=1, targets=30,
-                   learning_rate=0.01, momentum=0.0)  # fmt: skip
+    flow = trained(data, network=copy.deepcopy(start), paper={"fit": "plain", "first_targets": True}, fit_steps=3, stages=1,
+                   targets=30, learning_rate=0.01, momentum=0.0)  # fmt: skip
     found = flow.run.load_network(1)
     # The same by hand: where particles were and went, and the batches, drawn as the run draws them.
     y = rf.generative.training_data.dataset(data, None, flow.config).train.flatten(1)[:30]

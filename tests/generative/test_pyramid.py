@@ -31,6 +31,7 @@ TINY = {
     "device": "cpu",
     "noise_std": 0.05,
 }
+PATCHES = {"patch_slices": [[7, 1], [7, 2]], "patches_only": True}
 TWO = [
     {"factor": 4, "stages": 2, "slices": 48},
     {
@@ -126,7 +127,7 @@ def test_the_flow_on_levels_learns():
     flow = rf.GenerativeFlow(
         particles=500, initial_steps=24, slices=128, fit_steps=60, fit_batch_size=50, channels=[16, 32], layers=1, device="cpu",
         clip=True, latents="smooth", noise_std=0.03,
-        levels=[{"factor": 4, "stages": 3}, {"factor": 1, "stages": 2, "patch_slices": [[7, 1], [7, 2]], "patches_only": True, "momentum": 0.5}],
+        levels=[{"factor": 4, "stages": 3}, {"factor": 1, "stages": 2, "momentum": 0.5, **PATCHES}],
     )  # fmt: skip
     train, held_out = photographs[:500], photographs[500:]
     samples = flow.fit(train, held_out=held_out).sample(200, seed=3)
@@ -189,7 +190,7 @@ class Stop(Exception):
 )  # fmt: skip
 def test_stopped_and_resumed_across_levels(tmp_path, stop_at, paper):
     data = torch.from_numpy(patches(100, 16, 16).transpose(0, 3, 1, 2).copy()).float() / 255
-    settings = {**TINY, "levels": [{"factor": 2, "stages": 2}, {"factor": 1, "stages": 2, "patch_slices": [[7, 1], [7, 2]], "patches_only": True}],
+    settings = {**TINY, "levels": [{"factor": 2, "stages": 2}, {"factor": 1, "stages": 2, **PATCHES}],
                 "checkpoint_seconds": 1e-9}  # fmt: skip
     if paper:
         settings["paper"] = {"reset_velocity": True, "first_targets": True, "sample_noise_std": 0.02, "fit": "plain"}
@@ -261,7 +262,7 @@ def test_own_preset_in_ten_lines(tmp_path):
         ({"levels": [{"stages": 2}]}, "`levels[0].factor` must be a positive integer, got None"),
         (
             {"levels": [{"factor": 2, "sclices": 3}, {"factor": 1}]},
-            "`levels[0].sclices` is not a setting; did you mean 'slices'?",
+            "`levels[0].sclices` is not known; did you mean 'slices'?",
         ),
         (
             {"levels": [{"factor": 1, "particles": 3}]},
@@ -299,7 +300,7 @@ def test_bad_settings(settings, says):
             "`levels` must have factors that divide images of 28 × 28 pixels, got 8",
         ),
         ({"levels": [{"factor": 2}, {"factor": 1}]}, (6,), "`levels` need images"),
-        ({"patch_slices": [[7, 1], [7, 5]], "patches_only": True}, (1, 28, 28), "stretch 5"),
+        ({"patch_slices": [[7, 1], [7, 5]], "patches_only": True}, (1, 28, 28), "for images of 28 × 28 pixels, got 7 · 5"),
         ({"patch_slices": [[7, 1]]}, (6,), "`patch_slices` need images"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rieszflow._infra.extras import extra
 from rieszflow._infra.files import read_text
-from rieszflow._infra.text import one_line, short_repr, suggestion
+from rieszflow._infra.text import one_line, short_repr, shorten, suggestion
 from rieszflow.errors import ConfigError, FileError, InputError
 
 with extra("generative", "generative models"):
@@ -40,8 +40,8 @@ class StrictModel(BaseModel):
 
 def unknown_name(name: object, model: type[BaseModel]) -> str:
     """Return the message about a name that is no field of a model."""
-    known = suggestion(name, model.model_fields) or f"see rieszflow.generative.{model.__name__}"
-    return f"`{short_repr(name).strip(chr(39))}` is not a setting; {known}"
+    known = suggestion(name, model.model_fields)
+    return f"`{shorten(str(name), 60)}` is not known" + (f"; {known}" if known else "")
 
 
 def describe_error(error: ValidationError, model: type[BaseModel]) -> str:

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 from rieszflow import metrics, report
 from rieszflow.generative import GenerativeFlow, Run
+from rieszflow.generative.run import StageMetrics
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def test_the_table_of_stages():
 
     def row(number, level, seconds, **more):
         distances = {"particles": 0.5, "fresh_samples": 0.25, "training_data": 0.0}
-        return {"network": number, "level": level, "flow_steps": 7, "energy_distance": distances, "seconds": seconds, **more}
+        return StageMetrics(number, level, 7, 7 * number, distances, seconds, **more)
 
     rows = [row(1, 1, {"flow": 1.5, "finish": 0.5}), row(2, 1, {"flow": 4.0, "finish": 1.0})]
     headings, cells = report.stage_table(rows)
@@ -47,13 +49,13 @@ def test_the_table_of_stages():
 @pytest.mark.parametrize("shape", [(1, 4, 4), (1, 28, 28), (3, 32, 32), (2, 16, 16)])
 def test_small_images_are_shown_large(tmp_path, shape):
     """A pixel is three times as large at least, and sharp; a scatter plot is shown as it is."""
-    report.save_picture(tmp_path / "x.png", report.picture(torch.zeros(64, *shape)))
-    found = report.page._figure(tmp_path / "x.png", "x", "x", shape)
-    width = int(re.search(r'class=pixels style="width: (\d+)px"', found)[1])
+    report.save_picture(tmp_path / "images" / "x.png", report.picture(torch.zeros(64, *shape)))
+    found = report.page._figure(SimpleNamespace(path=tmp_path, shape=shape), "x", "x", "x")
+    width = int(re.search(r'style="width: (\d+)px"><img class=pixels', found)[1])
     gap = max(1, shape[2] * (shape[0] if shape[0] == 2 else 1) // 14)
     pixels = 8 * (shape[2] * (shape[0] if shape[0] == 2 else 1) + gap) + gap
-    assert width - 12 >= 3 * pixels - 1
-    assert "class=pixels" not in report.page._figure(tmp_path / "x.png", "x", "x", (2,))
+    assert width >= 3 * pixels - 1
+    assert "class=pixels" not in report.page._figure(SimpleNamespace(path=tmp_path, shape=(2,)), "x", "x", "x")
 
 
 def test_a_recorded_run_has_stages_and_no_networks(tmp_path):
@@ -62,7 +64,7 @@ def test_a_recorded_run_has_stages_and_no_networks(tmp_path):
     flow.fit(x, run=tmp_path / "run", draw=report.draw)
     text = " ".join(Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8")).text.split())
     assert "points of shape (2,): 2 of 2 stages" in text
-    assert "network" not in text.split("Settings")[0].replace("There is no network in it", "")
+    assert "network" not in text.split("Settings")[0]
 
 
 class Page(HTMLParser):
@@ -126,8 +128,8 @@ def test_names_that_are_no_text(run, tmp_path):
 
 
 def test_long_names_are_shortened():
-    assert report.pictures._name("short\nname", 20) == "short name"
-    long = report.pictures._name("x" * 50 + ".parquet", 20)
+    assert report.figures._short_name("short\nname", 20) == "short name"
+    long = report.figures._short_name("x" * 50 + ".parquet", 20)
     assert len(long) == 20 and long.endswith("x.parquet"[-9:]) and "…" in long
 
 

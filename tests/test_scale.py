@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import rieszflow as rf
-from rieszflow.data.spreads import column_spreads
+from rieszflow.data.dataset import column_spreads
 
 pandas = pytest.importorskip("pandas")
 
@@ -233,22 +233,22 @@ def test_samples_do_not_depend_on_the_unit():
 
 def test_columns_are_scaled_and_back():
     """Median and quartiles by hand; a column that reaches 40 spreads comes to 4, and back to its own values."""
-    from rieszflow.data import Columns
+    from rieszflow.data import ColumnScaler
 
     r = np.random.default_rng(0)
     tail = np.concatenate([np.linspace(-1, 1, 400), [20.0, 40.0]])
     x = np.stack([1e6 + np.linspace(0, 8, 402), tail, np.full(402, 5.0)], 1)
-    columns = Columns.fit(x)
+    columns = ColumnScaler.fit(x)
     assert columns.centre == pytest.approx((1e6 + 4, 0, 5), abs=0.01) and columns.spread == pytest.approx((4, 1, 0), abs=0.01)
     assert columns.tail[0] == columns.tail[2] == 0 < columns.tail[1]
-    found = columns.scaled(torch.from_numpy(x))
+    found = columns.transform(torch.from_numpy(x))
     np.testing.assert_allclose(found[:, 0], np.linspace(0, 1, 402), atol=1e-6)
     assert found[-1, 1].item() == pytest.approx(0.5 + 4 / 2) and (found[:, 2] == 0.5).all()
     slope = (found[200, 1] - found[199, 1]).item() / (x[200, 1] - x[199, 1])
     assert slope == pytest.approx(0.5 / columns.spread[1], rel=1e-3)  # linear around the median, where asinh is
-    np.testing.assert_allclose(columns.unscaled(found), x, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(columns.inverse_transform(found), x, rtol=1e-6, atol=1e-6)
     beyond = torch.from_numpy(r.normal(size=(9, 3)).astype(np.float32) * 100)
-    assert np.abs(columns.unscaled(beyond)[:, 1]).max() <= 40 * (1 + 1e-6)  # no sample goes further than the data
+    assert np.abs(columns.inverse_transform(beyond)[:, 1]).max() <= 40 * (1 + 1e-6)  # no sample goes further than the data
 
 
 def test_samples_of_heavy_tails_and_rare_values():

@@ -11,7 +11,7 @@ from rieszflow._infra import validate
 from rieszflow._infra.extras import extra
 from rieszflow._types import DirectionsName, ScaleName
 from rieszflow.data import as_points
-from rieszflow.data.points import conversion
+from rieszflow.data.points import conversion_hint
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sketch import SliceSketch
 from rieszflow.two_sample import TwoSampleTest, drift_test
@@ -100,7 +100,7 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         if isinstance(X, torch.Tensor):
             X = as_points(X, "X").cpu().numpy()
         elif hasattr(type(X), "collect"):
-            raise InputTypeError(f"`X` must be an array or a data frame in memory, got {type(X).__name__}{conversion(X)}")
+            raise InputTypeError(f"`X` must be an array or a data frame in memory, got {type(X).__name__}{conversion_hint(X)}")
         for part in _columns(X):
             array = part if isinstance(part, np.ndarray) else np.asarray(part)
             if array.dtype.kind == "O":
@@ -119,7 +119,7 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
     def _level(self) -> float:
         level = validate.positive_float("alpha", self.alpha)
         if level >= 1:
-            raise InputError(f"alpha: {self.alpha!r} given; a number between 0 and 1 is accepted")
+            raise InputError(f"`alpha` must be between 0 and 1, got {self.alpha!r}")
         return level
 
     def _seed(self) -> int:

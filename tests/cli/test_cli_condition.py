@@ -23,11 +23,11 @@ def test_samples_of_a_label(folder):
     done = called("sample", "by-class", "--label", 7, "-n", 5, "--out", "seven.npz", cwd=folder)
     assert done.returncode == 0 and np.load(folder / "seven.npz")["x"].shape == (5, 1, 8, 8)
     assert called("sample", "by-class", "-n", 5, "--out", "any.npz", cwd=folder).returncode == 0
-    assert "samples take the condition: class" in called("info", "by-class", cwd=folder).stdout
+    assert "condition: class" in called("info", "by-class", cwd=folder).stdout
     # a row of 8 for each of ten labels, of 8 pixels and a gap of 1
     grid = Image.open(folder / "by-class/images/samples-0002.png")
     assert grid.size[1] * 73 == grid.size[0] * 91
-    assert "A row for every label: 0, 1, 2" in (folder / "by-class/report.html").read_text()
+    assert "A row for each label: 0, 1, 2" in (folder / "by-class/report.html").read_text()
 
 
 def test_evaluation_by_label(folder):
@@ -47,9 +47,9 @@ def test_the_other_half(folder):
     again = called("sample", "left", "--observed", "known.npy", "-n", 4, "--out", "again.npy", cwd=folder)
     assert again.returncode == 0 and np.array_equal(first, np.load(folder / "again.npy"))  # of the same halves and seed
     done = called("evaluate", "left", "-n", 100, cwd=folder)
-    assert done.returncode == 0 and "samples miss what is known of them: 0" in done.stdout
+    assert done.returncode == 0 and "deviation of samples from their condition: 0" in done.stdout
     assert json.loads((folder / "left/evaluation.json").read_text())["observation_residual"] == 0
-    assert "Above each row of samples what was known" in (folder / "left/report.html").read_text()
+    assert "Above each row, the known part of these samples" in (folder / "left/report.html").read_text()
 
 
 def test_columns_that_are_given(folder):
@@ -69,20 +69,23 @@ def test_columns_that_are_given(folder):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train", "digits", "--by-class", "--observe", "left-half"], "--by-class and --observe: given together"),
-        (["train", "digits", "--observe", "left"], "--observe: 'left' given"),
+        (["train", "digits", "--by-class", "--observe", "left-half"], "only one of --by-class and --observe can be used"),
+        (
+            ["train", "digits", "--observe", "left"],
+            "--observe must be one of left-half, right-half, top-half, bottom-half or pool:4, got 'left'",
+        ),
         (["train", "digits", "--observe", "pool:3"], "does not fit images of shape"),
         (["train", "digits", "--condition", "age"], "has no columns"),
         (["sample", "by-class", "--label", 10], "label 10 given; the data have 0 to 9"),
-        (
-            ["sample", "left", "--label", 1],
-            "--label: left was trained with the condition 'left-half'; it needs a run of `rieszflow train … --by-class`",
-        ),
-        (["sample", "by-class", "--observed", "held-out"], "rieszflow train … --observe`"),
-        (["sample", "by-class", "--condition", "1"], "rieszflow train … --condition`"),
+        (["sample", "left", "--label", 1], "--label does not fit left, which takes --observed (its condition is 'left-half')"),
+        (["sample", "by-class", "--observed", "held-out"], "which takes --label (its condition is 'class')"),
+        (["sample", "by-class", "--condition", "1"], "--condition does not fit by-class, which takes --label"),
         (["sample", "left"], "the model needs the known part of images"),
-        (["sample", "left", "--observed", "nowhere.npy"], "nowhere.npy given"),
-        (["sample", "left", "--observed", "by-class/config.yaml"], "a .npy or .npz file"),
+        (
+            ["sample", "left", "--observed", "nowhere.npy"],
+            "--observed must be an existing .npy or .npz file, or held-out, got nowhere.npy",
+        ),
+        (["sample", "left", "--observed", "by-class/config.yaml"], "existing .npy or .npz file"),
     ],
 )
 def test_what_is_refused_in_one_line(folder, arguments, words):

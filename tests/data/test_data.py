@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from rieszflow.data import DatasetError, load, named, read_idx
+from rieszflow.data import DatasetError, load, read_idx
+from rieszflow.data.datasets import _DEBIAN_FASHION_MNIST, HUGGING_FACE
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -48,7 +49,7 @@ def test_idx(tmp_path, zipped, name):
         assert np.array_equal(found.held_out_labels.numpy(), parts["t10k"][1])
 
 
-@pytest.mark.skipif(not named._DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
+@pytest.mark.skipif(not _DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_the_real_fashion_mnist():
     found = load("fashion-mnist")
     assert found.train.shape == (60000, 1, 28, 28) and found.held_out.shape == (10000, 1, 28, 28)
@@ -86,7 +87,7 @@ def test_a_packed_idx_file_unpacks_no_more_than_its_header_promises(tmp_path, mo
             reads.append(size)
             return super().read(size)
 
-    monkeypatch.setattr("rieszflow.data.idx.gzip.GzipFile", Counted)
+    monkeypatch.setattr("rieszflow.data.files.gzip.GzipFile", Counted)
     with pytest.raises(DatasetError, match="more than 6 bytes of data, the header states 6"):
         read_idx(file)
     assert min(reads) >= 0 and sum(reads) <= len(header) + 2
@@ -194,7 +195,7 @@ def test_image_folder(tmp_path):
     found = load(str(tmp_path))
     assert found.shape == (3, 8, 10) and set(found.train_labels.tolist()) <= {0, 1}
     Image.fromarray(rng.integers(0, 256, (9, 10, 3), np.uint8)).save(tmp_path / "class0" / "odd.png")
-    with pytest.raises(DatasetError, match="odd.png: shape"):
+    with pytest.raises(DatasetError, match="odd.png: all images must have one size"):
         load(str(tmp_path))
     (tmp_path / "class0" / "odd.png").write_bytes((tmp_path / "class0" / "0.png").read_bytes()[:60])
     with pytest.raises(DatasetError, match="odd.png: not a readable image"):
@@ -204,13 +205,13 @@ def test_image_folder(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("nothing-here",), "no known data set"),
-        (("mnist",), "say with --data"),
-        (("cifar10",), "say with --data"),
+        (("nothing-here",), "`name` must be one of digits, .*got 'nothing-here', which does not exist"),
+        (("mnist",), "give the folder of the four IDX files .* with --data"),
+        (("cifar10",), "give the folder of .* with --data"),
         (("fashion-mnist", "/nowhere"), "dataset-fashion-mnist"),
-        (("hf:nope",), "accepted: hf:mnist"),
-        (("nope", "/tmp"), "unknown data set"),
-        (("digits", None, 1.5), "held_out"),
+        (("hf:nope",), "must be one of hf:mnist, .*got 'hf:nope'"),
+        (("nope", "/tmp"), "`name` must be one of digits, .* with --data, got 'nope'"),
+        (("digits", None, 1.5), "`held_out` must be in"),
     ],
 )
 def test_not_there(arguments, says):
@@ -237,7 +238,7 @@ def test_hugging_face(name, column, size, shape, tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    folder = tmp_path / named.HUGGING_FACE[name]
+    folder = tmp_path / HUGGING_FACE[name]
     folder.mkdir(parents=True)
     pictures, features = {}, datasets.Features({column: datasets.Image(), "label": datasets.Value("int64")})
     for part, n in (("train", 7), ("test", 5)):

@@ -29,7 +29,7 @@ from rieszflow.generative import Config, ConfigError, Run, RunError
 from rieszflow.generative.networks import check_memory
 from rieszflow.generative.run import NETWORK, STATE
 from rieszflow.generative.schema import dump_yaml, parse_yaml
-from rieszflow.sketch.files import SKETCH
+from rieszflow.sketch.counts import SKETCH
 
 TINY = {
     "particles": 60, "stages": 3, "initial_steps": 2, "max_step_increment": 2, "slices": 4, "fit_steps": 6, "width": 8,
@@ -364,7 +364,7 @@ def test_too_little_memory_is_no_damaged_file(tmp_path, monkeypatch, error):
     for name, action in (
         ("rieszflow.generative.loop.blank_state", lambda: resume(tmp_path / "run")),
         ("rieszflow._infra.files._read", lambda: resume(tmp_path / "run")),
-        ("rieszflow.sketch.files._plan", lambda: rf.SliceSketch.load(tmp_path / "a.sketch")),
+        ("rieszflow.sketch.counts._read_plan", lambda: rf.SliceSketch.load(tmp_path / "a.sketch")),
         ("rieszflow.generative.networks.Displacement.load_state_dict", lambda: sample(tmp_path / "run")),
     ):
         with monkeypatch.context() as patch, warnings.catch_warnings():

@@ -122,7 +122,7 @@ def test_run_folder_and_metrics(trained):
         assert all(math.isfinite(e) for e in row.energy_distance.values())
     # nearer than noise all over the ring's box (0.017); 45 held-out points leave that uncertain by E|X − X′|/45 = 0.01
     box = torch.tensor([-2.0, -5.0]) + 10 * torch.rand(2000, 2, generator=generator(0))
-    noise = rf.energy_distance(*map(trained.run.columns.scaled, (box, ring(2000, 1))), statistic="U").item()
+    noise = rf.energy_distance(*map(trained.run.columns.transform, (box, ring(2000, 1))), statistic="U").item()
     assert rows[-1].energy_distance["fresh_samples"] < noise + 0.01
 
 
@@ -135,7 +135,7 @@ def test_the_sampler_is_the_trained_map(trained):
         phi.load_state_dict(weights)
         with torch.no_grad():
             x = x - weights["scale"] * phi.net(4 * x - 2)
-    torch.testing.assert_close(trained.sample(7, seed=5), trained.run.columns.unscaled(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(trained.sample(7, seed=5), trained.run.columns.inverse_transform(x), rtol=1e-5, atol=1e-5)
 
 
 def test_seeds_and_global_state(trained, tmp_path):
@@ -262,7 +262,7 @@ def test_custom_network_with_dropout(tmp_path):
 
 
 def test_resume_refuses_other_data(trained):
-    with pytest.raises(RunError, match="are not the same"):
+    with pytest.raises(RunError, match="was trained on other data"):
         rf.GenerativeFlow.resume(trained.run.path, ring(300, 9))
     with pytest.raises(RunError, match="pass it again"):
         rf.GenerativeFlow.resume(trained.run.path)
@@ -300,7 +300,7 @@ def test_foreign_files_are_refused(trained, tmp_path):
     with pytest.raises(RunError, match="must be of stage 1, got stage 2"):
         rf.GenerativeFlow.load(tmp_path / "run").sample(1)
     save_tensors(file, STATE, {}, {})
-    with pytest.raises(RunError, match="holds a state, a network is needed"):
+    with pytest.raises(RunError, match="must hold a network, got a state"):
         rf.GenerativeFlow.load(tmp_path / "run").sample(1)
     save_tensors(file, NETWORK, {"x": torch.zeros(1)}, {"stage": 1})
     with pytest.raises(RunError, match="belongs to another run"):
@@ -384,11 +384,11 @@ def test_bad_calls(trained, tmp_path):
         rf.GenerativeFlow().sample(3)
     with pytest.raises(ValueError, match="^`n` must .* got 0"):
         trained.sample(0)
-    with pytest.raises(TypeError, match="^data: list"):
+    with pytest.raises(TypeError, match="^data: must be a torch.Tensor.* got list"):
         rf.GenerativeFlow(**TINY).fit([1, 2])
-    with pytest.raises(ValueError, match="^data: .*NaN"):
+    with pytest.raises(ValueError, match="^`data` must be finite, got NaN"):
         rf.GenerativeFlow(**TINY).fit(ring(20, 0) * float("nan"))
-    with pytest.raises(ValueError, match="^held_out: "):
+    with pytest.raises(ValueError, match="^`held_out` must"):
         rf.GenerativeFlow(**TINY).fit(ring(20, 0), held_out=torch.rand(5, 3))
     with pytest.raises(ConfigError, match="which needs images"):
         rf.GenerativeFlow(**TINY, network="unet").fit(ring(20, 0))

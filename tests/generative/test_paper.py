@@ -317,7 +317,7 @@ def test_what_recordings_do_not_have():
 def test_celeba_is_made_small_as_in_the_paper():
     """Bicubic interpolation without antialiasing (a = −0.75) of the middle 140 × 140, against its formula on a row of tones."""
     Image = pytest.importorskip("PIL.Image")
-    from rieszflow.data.named import _celeba
+    from rieszflow.data.datasets import _resized_celeba
 
     tones = np.random.default_rng(0).integers(60, 200, 178)
     picture = np.broadcast_to(tones[None, :, None], (218, 178, 3)).astype(np.uint8)
@@ -334,7 +334,7 @@ def test_celeba_is_made_small_as_in_the_paper():
         at = (k + 0.5) * 140 / 64 - 0.5
         near = math.floor(at)
         wanted.append(sum(row[min(139, max(0, j))] * weight(at - j) for j in range(near - 1, near + 3)))
-    found = np.asarray(_celeba(Image.fromarray(picture)))
+    found = np.asarray(_resized_celeba(Image.fromarray(picture)))
     assert found.shape == (64, 64, 3)
     # Rounded to bytes, of numbers that float32 knows to 1e-4.
     assert np.abs(found[10, :, 1] - np.clip(wanted, 0, 255)).max() <= 0.51

@@ -1,109 +1,288 @@
-"""pyarrow, which is an extra, and what its types mean for us."""
+"""Arrow tables as matrices: which types hold numbers, and a pass over the batches of a table. Needs pyarrow."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeAlias, TypeGuard
 
-from rieszflow._infra.extras import extra
-from rieszflow.data.options import Reading
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-__all__ = ["arrow", "extensions", "index_columns", "is_list", "is_single", "label_values", "seconds", "storage", "why_not"]
+from rieszflow._infra.notices import notice
+from rieszflow._infra.text import one_line
+from rieszflow.data.options import TableOptions, cell_error, is_missing
+from rieszflow.data.points import as_points
+from rieszflow.errors import DatasetError
 
-
-def arrow(name: str) -> Any:
-    """pyarrow, which is an extra."""
-    with extra("tables", name):
-        import pyarrow
-        import pyarrow.compute
-        import pyarrow.csv
-        import pyarrow.parquet
-    return pyarrow
+t = pa.types
+Column: TypeAlias = "pa.Array[Any]"
 
 
-def why_not(kind: Any, reading: Reading, pa: Any) -> str | None:
-    """Why a column of this type is not read; None if it is."""
-    t = pa.types
-    kind = storage(kind, pa)
+class Part:
+    """A file or a data frame: typed columns, and passes over some of them.
+
+    Attributes:
+        n: Number of rows, or None if unknown.
+        named: False for a CSV file without header.
+        typed: False if types were inferred from cells.
+        extensions: Names of the extension types of columns whose numbers mean something else.
+        index: Columns that hold a pandas index.
+        missing: Texts that mark a missing value.
+    """
+
+    n: int | None = None
+    named = typed = True
+    extensions: Mapping[str, str] = MappingProxyType({})
+    index: Collection[str] = ()
+    missing: Collection[str] = ()
+
+    def __init__(self, name: str, types: dict[str, pa.DataType]) -> None:
+        self.name, self.types = name, types
+
+    def batches(self, columns: list[str], as_text: Collection[str]) -> Iterable[pa.RecordBatch]:
+        """Start a pass over some columns; a CSV file reads those in `as_text` as unparsed text."""
+        raise NotImplementedError
+
+    def place(self, row: int) -> str:
+        """Describe for messages where a row is."""
+        return f"row {row}, counted from 0"
+
+    def explain(self, columns: list[str], error: Exception) -> Exception:
+        """Convert an error of Arrow into one that names the line or the file."""
+        return error
+
+
+def skip_reason(kind: pa.DataType, options: TableOptions) -> str | None:
+    """Return why a column of this type is skipped; "text" if that depends on its cells, None if it is read."""
+    kind = storage(kind)
     if t.is_dictionary(kind) or t.is_run_end_encoded(kind):
-        return why_not(kind.value_type, reading, pa)
+        return skip_reason(kind.value_type, options)
     if t.is_integer(kind) or t.is_floating(kind) or t.is_boolean(kind) or t.is_decimal(kind):
         return None
     if t.is_temporal(kind) and not t.is_interval(kind):
-        return None if reading.dates else "dates or times; dates=True reads them as seconds"
-    if is_list(kind, pa):
-        inner = why_not(kind.value_type, reading, pa)
+        return None if options.dates else "dates or times; dates=True reads them as seconds"
+    if is_list(kind):
+        inner = skip_reason(kind.value_type, options)
         return None if inner is None else f"lists of {inner}"
-    if t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind):
+    if _is_text(kind):
         return "text"
     if t.is_null(kind):
         return "empty: no value in it"
-    if t.is_struct(kind) or t.is_map(kind) or t.is_union(kind):
-        return "nested: " + str(kind)[:60]
-    return str(kind)[:60]
+    nested = t.is_struct(kind) or t.is_map(kind) or t.is_union(kind)
+    return ("nested: " if nested else "") + str(kind)[:60]
 
 
-def extensions(schema: Any, pa: Any) -> dict[str, str]:
-    """Return the columns of extension types whose numbers mean something else, such as pandas periods, with their types.
-
-    Embeddings and pictures are lists and read as lists. An unregistered type is found in the metadata of its field.
-    """
-    found = {}
-    for field in schema:
-        name = (field.metadata or {}).get(b"ARROW:extension:name", b"").decode(errors="replace")
-        if isinstance(field.type, pa.BaseExtensionType):
-            name = getattr(field.type, "extension_name", str(field.type))
-        if name and name != "arrow.bool8" and not is_list(storage(field.type, pa), pa):
-            found[field.name] = name
-    return found
-
-
-def index_columns(schema: Any) -> set[str]:
-    """Return the columns that hold the index of the pandas frame that a table was made from."""
-    try:
-        return {name for name in (schema.pandas_metadata or {}).get("index_columns", ()) if isinstance(name, str)}
-    except (ValueError, AttributeError, TypeError):  # foreign metadata under this name
-        return set()
-
-
-def storage(kind: Any, pa: Any) -> Any:
+def storage(kind: pa.DataType) -> pa.DataType:
     return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
 
 
-def is_list(kind: Any, pa: Any) -> bool:
-    t = pa.types
+def is_list(kind: pa.DataType) -> TypeGuard[pa.ListType[Any]]:
     return any(test(kind) for test in (t.is_list, t.is_large_list, t.is_fixed_size_list, t.is_list_view, t.is_large_list_view))
 
 
-def is_single(kind: Any, pa: Any) -> bool:
-    """Whether float32 holds every value of the type."""
-    t = pa.types
-    kind = storage(kind, pa)
-    if t.is_dictionary(kind) or t.is_run_end_encoded(kind) or is_list(kind, pa):
-        return is_single(kind.value_type, pa)
+def _is_text(kind: pa.DataType) -> bool:
+    return t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind)
+
+
+def fits_float32(kind: pa.DataType) -> bool:
+    """Return True if float32 holds every value of the type."""
+    kind = storage(kind)
+    if t.is_dictionary(kind) or t.is_run_end_encoded(kind):
+        return fits_float32(kind.value_type)
+    if is_list(kind):
+        return fits_float32(kind.value_type)
     small = t.is_integer(kind) and kind.bit_width <= 16
-    return bool(small or t.is_boolean(kind) or t.is_float16(kind) or t.is_float32(kind))
+    return small or t.is_boolean(kind) or t.is_float16(kind) or t.is_float32(kind)
 
 
-def seconds(column: Any, pa: Any) -> Any:
-    """Dates, times and durations as seconds, dates since 1970."""
+def to_seconds(column: Column) -> Column:
+    """Convert times and durations to seconds, and dates to seconds since 1970."""
     kind = column.type
-    units = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-    if pa.types.is_date32(kind):
-        values, per = column.cast(pa.int32()).cast(pa.float64()), 1 / 86400
-    elif pa.types.is_date64(kind):
-        values, per = column.cast(pa.int64()).cast(pa.float64()), 1e3
-    else:
-        wide = pa.int32() if pa.types.is_time32(kind) else pa.int64()
-        # Whole seconds and the rest apart: nanoseconds since 1970 are beyond what float64 counts one by one.
-        whole = column.cast(wide).cast(pa.int64())
-        per = units[kind.unit]
-        seconds = pa.compute.divide(whole, per)
-        rest = pa.compute.subtract(whole, pa.compute.multiply(seconds, per))
-        return pa.compute.add(seconds.cast(pa.float64()), pa.compute.divide(rest.cast(pa.float64()), float(per)))
-    return pa.compute.divide(values, float(per))
+    if t.is_date32(kind):
+        return pc.multiply(column.cast(pa.int32()).cast(pa.float64()), 86400.0)
+    if t.is_date64(kind):
+        return pc.divide(column.cast(pa.int64()).cast(pa.float64()), 1e3)
+    # Divide whole numbers first: nanoseconds since 1970 exceed the integers that float64 holds exactly.
+    ticks = column.cast(pa.int32() if t.is_time32(kind) else pa.int64()).cast(pa.int64())
+    per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[kind.unit]
+    seconds = pc.divide(ticks, per_second)
+    rest = pc.subtract(ticks, pc.multiply(seconds, per_second))
+    return pc.add(seconds.cast(pa.float64()), pc.divide(rest.cast(pa.float64()), float(per_second)))
 
 
-def label_values(column: Any, pa: Any) -> list[Any]:
-    """Return the values of a column as Python's own objects; times with nanoseconds as texts, which lose nothing."""
-    values: list[Any] = (column.cast(pa.string()) if column.type == pa.time64("ns") else column).to_pylist()
-    return values
+def label_values(column: Column | pa.ChunkedArray[Any]) -> list[object]:
+    """Return the values of a column as Python objects; times with nanoseconds as strings, to keep all digits."""
+    return (column.cast(pa.string()) if column.type == pa.time64("ns") else column).to_pylist()
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A column of a part, for messages; `row` maps the index of a value in an array to its row in the part."""
+
+    part: Part
+    column: str
+    row: Callable[[int], int]
+
+    def __str__(self) -> str:
+        return f"{self.part.name}: column {self.column!r}"
+
+    def of_value(self, k: int) -> str:
+        return self.part.place(self.row(k))
+
+
+class Reader:
+    """A pass over the chosen columns of all parts of a table, and over a column of labels.
+
+    If `options.missing` is given, rows that lack a number or a label are skipped.
+    """
+
+    def __init__(
+        self, name: str, parts: list[Part], columns: list[str], float32: bool, options: TableOptions, label: str | None
+    ) -> None:
+        self.name, self.parts, self.columns, self.options, self.label = name, parts, columns, options, label
+        self.dtype = np.float32 if float32 else np.float64
+        self.skips = options.missing is not None
+        self.found: dict[str, int] = {}  # width of each column, once known
+        self.lists = {c for c in columns if any(is_list(storage(part.types[c])) for part in parts)}
+
+    def widths(self) -> dict[str, int]:
+        """Return how many numbers each column has in a row, according to the first rows."""
+        if self.lists:
+            next(self.matrices(), None)
+        return {c: self.found.get(c, 1) for c in self.columns}
+
+    def matrices(self) -> Iterator[np.ndarray]:
+        """Yield all rows as matrices (m, d)."""
+        skipped = 0
+        for part, batch, row in self._batches(self.columns, self.skips):
+            matrix, bad = self._matrix(part, batch, row)
+            if self.skips:
+                bad |= self._labels(part, batch)[1]
+                matrix = matrix[~bad]
+            skipped += batch.num_rows - len(matrix)
+            if len(matrix):
+                yield matrix
+        if skipped:
+            notice(f"{self.name}: skipped {'1 row' if skipped == 1 else f'{skipped} rows'} with missing values")
+
+    def labels(self) -> list[object]:
+        """Return the label of every row of `matrices`, or None if it is missing."""
+        found: list[object] = []
+        for part, batch, row in self._batches(self.columns if self.skips else [], True):
+            values, missing = self._labels(part, batch)
+            if self.skips:
+                bad = self._matrix(part, batch, row)[1] | missing
+                found += [value for value, out in zip(values, bad, strict=True) if not out]
+            else:
+                found += [None if out else value for value, out in zip(values, missing, strict=True)]
+        return found
+
+    def _labels(self, part: Part, batch: pa.RecordBatch) -> tuple[list[object], np.ndarray]:
+        """Return the labels of a batch and a mask of the missing ones."""
+        if self.label is None:
+            return [], np.zeros(batch.num_rows, bool)
+        try:
+            values = label_values(batch.column(self.label))
+        except (ValueError, OverflowError) as error:  # times out of the range of Python's types
+            raise DatasetError(f"{part.name}: column {self.label!r} of labels cannot be read ({one_line(error)})") from None
+        markers = {*part.missing, *(self.options.missing or ())}
+        return values, np.array([is_missing(value, markers) for value in values], bool)
+
+    def _batches(self, columns: list[str], with_label: bool) -> Iterator[tuple[Part, pa.RecordBatch, int]]:
+        """Yield parts, batches of some columns, and the index of each batch's first row."""
+        label = [self.label] if with_label and self.label is not None else []
+        for part in self.parts:
+            row = 0
+            try:
+                for batch in part.batches([*columns, *label], label):
+                    if batch.num_rows:
+                        yield part, batch, row
+                    row += batch.num_rows
+            except (pa.ArrowException, OSError, UnicodeError) as error:
+                raise part.explain(self.columns, error) from None
+
+    def _matrix(self, part: Part, batch: pa.RecordBatch, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers of a batch (m, d), and a mask of the rows that lack one."""
+        columns, bad = [], np.zeros(batch.num_rows, bool)
+        for name in self.columns:
+            column = batch.column(name)
+            if column.type in (pa.float64(), pa.float32()) and not column.null_count and not self.skips:
+                columns.append(column.to_numpy()[:, None])  # the common case, and tables can have many columns
+                continue
+            place = _Place(part, name, lambda k: row + k)
+            values, missing = self._values(column, place)
+            if self.found.setdefault(name, values.shape[1]) != values.shape[1]:
+                raise DatasetError(
+                    f"{place}: lists must have {self.found[name]} numbers as earlier ones, got {values.shape[1]}"
+                )
+            if not self.skips and missing.any():
+                where = place.of_value(int(missing.argmax()))
+                raise DatasetError(f"{place} has missing values ({where}); fill them, or give missing=[] to skip such rows")
+            bad |= missing
+            columns.append(values)
+        return np.concatenate(columns, 1, dtype=self.dtype), bad
+
+    def _values(self, column: Column, place: _Place) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers of a column (m, width), and a mask of the rows that lack one."""
+        if isinstance(column, pa.ExtensionArray):
+            column = column.storage
+        if isinstance(column, pa.DictionaryArray):
+            column = column.dictionary_decode()
+        elif t.is_run_end_encoded(column.type):
+            column = pc.run_end_decode(column)  # type: ignore[attr-defined]  # the stubs lack it
+        if is_list(column.type):
+            return self._lists(column, place)
+        if _is_text(column.type):
+            column = self._parsed(column, place)
+        elif t.is_decimal(column.type) or t.is_null(column.type):
+            column = column.cast(pa.float64())
+        elif t.is_temporal(column.type):
+            column = to_seconds(column)
+        missing = column.is_null().to_numpy(zero_copy_only=False)
+        if column.null_count:
+            column = column.fill_null(False if t.is_boolean(column.type) else 0)
+        values = column.to_numpy(zero_copy_only=False)
+        if values.dtype.kind in "iu":
+            values = as_points(values[:, None], str(place))[:, 0]
+        values = values.astype(self.dtype, copy=False)
+        return values[:, None], missing | np.isnan(values) if self.skips else missing
+
+    def _lists(self, column: Any, place: _Place) -> tuple[np.ndarray, np.ndarray]:
+        missing = column.is_null().to_numpy(zero_copy_only=False).copy()
+        present = np.flatnonzero(~missing)
+        lengths = pc.list_value_length(column).fill_null(-1).to_numpy(zero_copy_only=False)[present]
+        width = int(lengths[0]) if len(present) else 1
+        if (lengths != width).any():
+            k = int((lengths != width).argmax())
+            where = place.of_value(int(present[k]))
+            raise DatasetError(f"{place}: lists must have {width} numbers as earlier ones, got {lengths[k]} ({where})")
+        if width == 0:
+            raise DatasetError(f"{place}: lists must have at least one number, got empty ones")
+        inner_place = _Place(place.part, place.column, lambda k: place.row(int(present[int(k) // width])))
+        inner, lacking = self._values(column.drop_null().flatten(), inner_place)
+        values = np.zeros((len(column), width * inner.shape[1]), self.dtype)
+        values[present] = inner.reshape(len(present), -1)
+        missing[present] = lacking.reshape(len(present), -1).any(1)
+        return values, missing
+
+    def _parsed(self, column: Column, place: _Place) -> Column:
+        """Convert text to numbers in the format of the options."""
+        options = self.options
+        text: Any = pc.utf8_trim_whitespace(column.cast(pa.large_string()))
+        for marker in ("", *(options.missing or ())):
+            text = pc.if_else(pc.equal(text, pa.scalar(marker)), None, text)
+        if options.thousands:
+            text = pc.replace_substring(text, options.thousands, "")
+        if options.decimal != ".":
+            text = pc.replace_substring(pc.replace_substring(text, ".", "\0"), options.decimal, ".")
+        try:
+            numbers: Column = text.cast(pa.float64())
+            return numbers
+        except pa.ArrowInvalid:
+            for k, cell in enumerate(column.to_pylist()):
+                if cell is not None and cell not in (options.missing or ()) and not options.is_number(cell):
+                    raise cell_error(place.part.name, place.column, place.of_value(k), cell) from None
+            raise

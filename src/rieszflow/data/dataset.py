@@ -1,18 +1,117 @@
-"""A data set in memory: training and held-out data, and the unit that networks see them in."""
+"""A data set in memory: training and held-out data, scaled to the units of the training."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
-from rieszflow.data.points import as_points, in_unit
-from rieszflow.data.spreads import Columns, float32_holds
+from rieszflow.data.points import MAX_ROUNDING, as_points, to_unit
 from rieszflow.errors import DatasetError
 
-__all__ = ["Dataset", "Parts", "from_arrays", "scaled", "split", "unscaled"]
+__all__ = ["ColumnScaler", "Dataset", "scale_points", "unscale_points"]
+
+_REACH = 4.0  # a column within this many spreads of its median is scaled linearly; a million normal values are
+
+
+def column_spreads(rows: np.ndarray, deviation: np.ndarray | None = None) -> np.ndarray:
+    """Return the interquartile range (d,) of every column of points (m, d), or its standard deviation if that is 0.
+
+    The spread is 1 for constant columns, and if float64 cannot divide by it. `deviation` are the standard deviations of all
+    points if `rows` is a sample.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        if deviation is None:
+            deviation = np.where(np.ptp(rows, axis=0) > 0, rows.std(0), 0)  # rounding may give constants a deviation
+        quartiles = np.percentile(rows, [25, 75], axis=0)
+        spreads = quartiles[1] - quartiles[0]
+    spreads = np.where(spreads > 0, spreads, deviation)
+    return np.where((spreads > 2.0**-900) & (spreads < 2.0**1023), spreads, 1.0)
+
+
+@dataclass(frozen=True)
+class ColumnScaler:
+    """The scaling of columns for training, which makes them comparable despite different units and tails.
+
+    A value v becomes ½ + w/2 with w = asinh(k z)/k and z = (v − centre)/spread: the median is at 0.5 and the quartiles of a
+    symmetric column at 0.25 and 0.75. The tail strength k is 0, so that w = z, unless a value lies more than four spreads
+    from the median; then k maps the farthest value to w = ±4, and samples are clipped to that range.
+
+    Attributes:
+        centre: Median of every column, (d,).
+        spread: Interquartile ranges, or standard deviations if those are 0, (d,); 0 for constant columns.
+        tail: Tail strengths k ≥ 0, (d,).
+    """
+
+    centre: tuple[float, ...]
+    spread: tuple[float, ...]
+    tail: tuple[float, ...]
+
+    @classmethod
+    def fit(cls, x: np.ndarray) -> ColumnScaler:
+        """Return the scaling for training data (n, d)."""
+        x = x.astype(np.float64)
+        centre, spread = np.median(x, axis=0), column_spreads(x)
+        farthest = np.maximum(x.max(0) - centre, centre - x.min(0)) / spread
+        tail = [_tail(min(z, 1e300)) for z in farthest.tolist()]
+        spread = np.where(farthest > 0, spread, 0)
+        return cls(*(tuple(map(float, v)) for v in (centre, spread, tail)))
+
+    def compress(self, x: Tensor) -> Tensor:
+        """Return w of values (n, d), in float64."""
+        centre, spread, tail = self._tensors(x)
+        z = (x.double() - centre) / torch.where(spread > 0, spread, 1)
+        return torch.where(tail > 0, torch.asinh(tail * z) / torch.where(tail > 0, tail, 1), z)
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Return scaled values (n, d), in float32."""
+        return (0.5 + self.compress(x) / 2).float()
+
+    def inverse_transform(self, x: Tensor) -> Tensor:
+        """Return values (n, d) in their own units, in the dtype of x, or in float64 if float32 would lose digits."""
+        centre, spread, tail = self._tensors(x)
+        w = 2 * x.double() - 1
+        z = torch.where(tail > 0, torch.sinh(tail * w.clamp(-_REACH, _REACH)) / torch.where(tail > 0, tail, 1), w)
+        holds = all(_float32_resolves(a, a + b) for a, b in zip(self.centre, self.spread, strict=True) if b)
+        found = centre + spread * z
+        return found.to(x.dtype) if holds else found
+
+    def _tensors(self, x: Tensor) -> list[Tensor]:
+        return [torch.tensor(v, dtype=torch.float64, device=x.device) for v in (self.centre, self.spread, self.tail)]
+
+
+def _tail(farthest: float) -> float:
+    """Return k with asinh(k z)/k = `_REACH` for the farthest z, or 0 if that is within reach."""
+    if farthest <= _REACH + 1e-6:
+        return 0.0
+    return float(brentq(lambda k: math.asinh(k * farthest) - _REACH * k, 1e-9, 1e3))
+
+
+def _float32_resolves(low: float, high: float) -> bool:
+    """Return True if float32 resolves values from low to high."""
+    size, spread = max(abs(low), abs(high)), high - low
+    return size < 1e38 and spread > 1e-30 and size * 2**-24 <= MAX_ROUNDING * spread
+
+
+def unscale_points(x: Tensor, low: float, high: float, columns: ColumnScaler | None = None) -> Tensor:
+    """Return scaled points in the data's own units: x·(high − low) + low for images, by `columns` for vectors.
+
+    The result has the dtype of x, or float64 if float32 would lose more than 1e-4 of the spread of a column.
+    """
+    if columns is not None:
+        return columns.inverse_transform(x)
+    return (x if _float32_resolves(low, high) else x.double()) * (high - low) + low
+
+
+def scale_points(x: Tensor, low: float, high: float, columns: ColumnScaler | None = None) -> Tensor:
+    """Return points in the units of the training, always in float32; the inverse of `unscale_points`."""
+    if columns is not None:
+        return columns.transform(x)
+    return (((x if _float32_resolves(low, high) else x.double()) - low) / (high - low)).float()
 
 
 @dataclass
@@ -20,15 +119,14 @@ class Dataset:
     """Training and held-out data.
 
     Attributes:
-        name: what `load` was asked for; "tensor" for data given in Python.
+        name: The name or path given to `load`; "tensor" for data given in Python.
         train: (n, C, H, W) or (n, d), float32.
-        held_out: like `train`, never trained on.
-        train_labels, held_out_labels: (n,) int64, or None where the data have none.
-        low, high: the values of images that were mapped to 0 and 1; `unscale` maps back. 0 and 1 for vectors.
-        path: the `path` that `load` was given.
-        columns: the scaling of the columns of vectors; None for images, which have one unit.
-        train_condition, held_out_condition: (n, k) float64, numbers to condition a model on, in their own units;
-            None where there are none.
+        held_out: Like `train`, never trained on.
+        train_labels, held_out_labels: (n,) int64, or None for data without labels.
+        low, high: The values of images that were mapped to 0 and 1; `unscale` maps back. 0 and 1 for vectors.
+        path: The `path` given to `load`.
+        columns: The scaling of the columns of vectors; None for images, which have one unit.
+        train_condition, held_out_condition: (n, k) float64, numbers to condition a model on, in their own units, or None.
     """
 
     name: str
@@ -39,9 +137,31 @@ class Dataset:
     low: float = 0.0
     high: float = 1.0
     path: str | None = None
-    columns: Columns | None = None
+    columns: ColumnScaler | None = None
     train_condition: Tensor | None = None
     held_out_condition: Tensor | None = None
+
+    @classmethod
+    def from_arrays(
+        cls,
+        name: str,
+        train: np.ndarray,
+        test: np.ndarray | None = None,
+        held_out: float = 0.15,
+        seed: int = 0,
+        condition: np.ndarray | None = None,
+        held_out_condition: np.ndarray | None = None,
+    ) -> Dataset:
+        """Return a data set of arrays that `as_points` accepts; without `test`, a share `held_out` of `train` is held out.
+
+        Conditions are labels (n,) or numbers (n, k) to condition a model on.
+        """
+        parts = RawData(as_points(train, name), test=None if test is None else as_points(test, name))
+        if condition is not None and condition.ndim == 1:
+            parts.labels, parts.test_labels = condition, held_out_condition
+        else:
+            parts.condition, parts.test_condition = condition, held_out_condition
+        return parts.split(name, held_out, seed)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -49,58 +169,17 @@ class Dataset:
         return tuple(self.train.shape[1:])
 
     def unscale(self, x: Tensor) -> Tensor:
-        """Return points in the data's own units; see `unscaled`."""
-        return unscaled(x, self.low, self.high, self.columns)
+        """Return points in the data's own units; see `unscale_points`."""
+        return unscale_points(x, self.low, self.high, self.columns)
 
     def scale(self, x: Tensor) -> Tensor:
-        """Return points in the units of the training; see `scaled`."""
-        return scaled(x, self.low, self.high, self.columns)
-
-
-def unscaled(x: Tensor, low: float, high: float, columns: Columns | None = None) -> Tensor:
-    """Return scaled points in the data's own units: x·(high − low) + low for images, by `columns` for vectors.
-
-    Returns:
-        Like x; float64 where float32 would lose more than 1e-4 of the spread of a column, or could not hold it at all.
-    """
-    if columns is not None:
-        return columns.unscaled(x)
-    return (x if float32_holds(low, high) else x.double()) * (high - low) + low
-
-
-def scaled(x: Tensor, low: float, high: float, columns: Columns | None = None) -> Tensor:
-    """Return points scaled to the units of the training, always in float32; the inverse of `unscaled`."""
-    if columns is not None:
-        return columns.scaled(x)
-    return (((x if float32_holds(low, high) else x.double()) - low) / (high - low)).float()
-
-
-def from_arrays(
-    name: str,
-    train: np.ndarray,
-    test: np.ndarray | None = None,
-    held_out: float = 0.15,
-    seed: int = 0,
-    condition: np.ndarray | None = None,
-    held_out_condition: np.ndarray | None = None,
-) -> Dataset:
-    """A `Dataset` of arrays that `as_points` takes; without a test part, a share `held_out` is kept back.
-
-    Conditions are labels (n,) or numbers (n, k) beside the data.
-    """
-    arrays = [None if x is None else as_points(x, name) for x in (train, test)]
-    assert arrays[0] is not None
-    parts = Parts(arrays[0], test=arrays[1])
-    if condition is not None and condition.ndim == 1:
-        parts.labels, parts.test_labels = condition, held_out_condition
-    else:
-        parts.condition, parts.test_condition = condition, held_out_condition
-    return split(name, parts, held_out, seed)
+        """Return points in the units of the training; see `scale_points`."""
+        return scale_points(x, self.low, self.high, self.columns)
 
 
 @dataclass
-class Parts:
-    """What a reader returns: arrays (n, …) of any real dtype, channels first; the test part only where the data set has one."""
+class RawData:
+    """Arrays (n, …) of any real dtype as read, channels first; the test part only if the data set has one."""
 
     train: np.ndarray
     labels: np.ndarray | None = None
@@ -109,52 +188,43 @@ class Parts:
     condition: np.ndarray | None = None
     test_condition: np.ndarray | None = None
 
-
-def split(name: str, parts: Parts, held_out: float, seed: int) -> Dataset:
-    _check_values(name, parts.train)
-    if parts.test is None:
-        n = len(parts.train)
-        if n < 4:
-            raise DatasetError(f"{name}: {n} data given; at least 4 are needed")
-        order = np.random.default_rng(seed).permutation(n)
-        cut = min(n - 2, max(2, round(n * held_out)))
-        take = (order[cut:], order[:cut])
-        arrays = [parts.train[i] for i in take]
-        labels = [None if parts.labels is None else parts.labels[i] for i in take]
-        conditions = [None if parts.condition is None else parts.condition[i] for i in take]
-    else:
-        _check_values(name, parts.test)
-        arrays, labels = [parts.train, parts.test], [parts.labels, parts.test_labels]
-        conditions = [parts.condition, parts.test_condition]
-    # Converted after the split: as floats, pictures of bytes need four times the room.
-    arrays = [in_unit(a, name) for a in arrays]
-    if arrays[0].min() == arrays[0].max():
-        raise DatasetError(f"{name}: all values are {arrays[0].min():g}; there is nothing to learn")
-    low, high = _image_unit(arrays[0]) if arrays[0].ndim == 4 else (0.0, 1.0)
-    columns = Columns.fit(arrays[0]) if arrays[0].ndim == 2 else None
-    tensors = [scaled(torch.from_numpy(np.ascontiguousarray(a)), low, high, columns) for a in arrays]
-    if not torch.isfinite(tensors[1]).all():
-        raise DatasetError(f"{name}: held-out values lie too far beyond those for training to be held in float32")
-    targets = [None if v is None else torch.from_numpy(np.asarray(v, dtype=np.int64)) for v in labels]
-    numbers = [None if v is None else torch.from_numpy(np.asarray(v, dtype=np.float64)) for v in conditions]
-    found = Dataset(name, tensors[0], tensors[1], targets[0], targets[1], low, high, columns=columns)
-    found.train_condition, found.held_out_condition = numbers
-    return found
-
-
-def _image_unit(x: np.ndarray) -> tuple[float, float]:
-    low, high = float(x.min()), float(x.max())
-    if low >= 0 and high <= 1 and high - low > 1e-3:  # in [0, 1] already; less than this would be lost in it
-        return 0.0, 1.0
-    return low, high
+    def split(self, name: str, held_out: float, seed: int) -> Dataset:
+        """Return a data set whose held-out part is the test part, or otherwise a random share of the data."""
+        _check_values(name, self.train)
+        data = [(self.train, self.test), (self.labels, self.test_labels), (self.condition, self.test_condition)]
+        if self.test is None:
+            n = len(self.train)
+            if n < 4:
+                raise DatasetError(f"{name}: must have at least 4 points, got {n}")
+            order = np.random.default_rng(seed).permutation(n)
+            cut = min(n - 2, max(2, round(n * held_out)))
+            data = [(None, None) if x is None else (x[order[cut:]], x[order[:cut]]) for x, _ in data]
+        else:
+            _check_values(name, self.test)
+        # Converted after the split: as floats, images of bytes need four times the memory.
+        arrays = [np.asarray(to_unit(x, name)) for x in data[0] if x is not None]
+        low, high = float(arrays[0].min()), float(arrays[0].max())
+        if low == high:
+            raise DatasetError(f"{name}: must have different values, got only {low:g}: there is nothing to learn")
+        if arrays[0].ndim != 4 or (low >= 0 and high <= 1 and high - low > 1e-3):
+            low, high = 0.0, 1.0  # vectors are scaled by columns, and images that fill [0, 1] not at all
+        columns = ColumnScaler.fit(arrays[0]) if arrays[0].ndim == 2 else None
+        train, test = (scale_points(torch.from_numpy(np.ascontiguousarray(a)), low, high, columns) for a in arrays)
+        if not torch.isfinite(test).all():
+            raise DatasetError(f"{name}: held-out values exceed those for training so far that float32 cannot hold them")
+        labels = [None if x is None else torch.from_numpy(np.asarray(x, dtype=np.int64)) for x in data[1]]
+        conditions = [None if x is None else torch.from_numpy(np.asarray(x, dtype=np.float64)) for x in data[2]]
+        return Dataset(name, train, test, labels[0], labels[1], low, high, None, columns, conditions[0], conditions[1])
 
 
 def _check_values(name: str, values: np.ndarray) -> None:
     if values.ndim not in (2, 4) or 0 in values.shape:
-        raise DatasetError(f"{name}: shape {values.shape} given; (n, d), (n, H, W), (n, C, H, W) or (n, H, W, C) is accepted")
+        raise DatasetError(
+            f"{name}: must have shape (n, d), (n, H, W), (n, C, H, W) or (n, H, W, C), without empty axes, got {values.shape}"
+        )
     if values.dtype.kind != "f":
         return
     if not np.isfinite(values).all():
-        raise DatasetError(f"{name}: contains NaN or infinity; drop or fill such rows first")
+        raise DatasetError(f"{name}: must be finite, got NaN or infinity; drop or fill such rows first")
     if max(-float(values.min()), float(values.max())) > 2.0**1022:
-        raise DatasetError(f"{name}: numbers beyond 4e307 given, whose differences float64 cannot hold; divide them first")
+        raise DatasetError(f"{name}: must hold numbers below 4e307, so that float64 holds differences; divide them first")

@@ -1,18 +1,30 @@
-"""How tables are read, in one bundle."""
+"""Options of tables, names of columns, and cells of text that hold numbers or mark missing values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from rieszflow.errors import InputError
+from rieszflow._infra.text import suggestion
+from rieszflow.data.paths import quoted
+from rieszflow.errors import DatasetError, InputError
 
-__all__ = ["Reading"]
+NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
+# Numbers as people write them: with separators of thousands, a decimal comma, a currency or a percent sign.
+FORMATTED_NUMBER = re.compile(
+    r"\s*[$€£¥]?\s*[+-]?(\d+[.,]?\d*|[.,]\d+|\d{1,3}([,.' _\u00a0\u202f]\d{3})+([.,]\d+)?)([eE][+-]?\d+)?\s*[%$€£¥]?\s*"
+)
+# Cells that mark a missing value if other cells of the column are numbers.
+MISSING_MARKERS = {"", "?", "-", "--", ".", "*", "na", "n/a", "nan", "none", "null", "nil", "missing", "unknown", "#n/a"}
+
+_INDEX = re.compile(r"__index_level_\d+__")
+_UNNAMED = re.compile(r"|Unnamed: 0(\.\d+)?")
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How tables are read; the keyword arguments of `rieszflow.stream`, which says what each means."""
+class TableOptions:
+    """The keyword arguments of `rieszflow.stream` that define how tables are read."""
 
     columns: Sequence[str] | None = None
     exclude: Sequence[str] = ()
@@ -30,29 +42,102 @@ class Reading:
             if value is None and name != "exclude":
                 continue
             if isinstance(value, str) or not isinstance(value, Iterable) or not all(isinstance(v, str) for v in value):
-                what = "texts" if name == "missing" else "names of columns"
-                raise InputError(f"{name}: {value!r} given; a list of {what} is accepted")
-            object.__setattr__(self, name, tuple(value))  # equal to another only as a tuple
-        if self.columns is not None and (not self.columns or len(set(self.columns)) < len(self.columns)):
-            raise InputError(f"columns: {list(self.columns)!r} given; one or more different names are accepted")
-        if self.header not in ("auto", True, False):
-            raise InputError(f"header: {self.header!r} given; True, False and 'auto' are accepted")
-        for name, none in (("delimiter", True), ("decimal", False), ("thousands", True)):
-            value = getattr(self, name)
-            if not (none and value is None) and not (isinstance(value, str) and len(value) == 1):
-                raise InputError(f"{name}: {value!r} given; a single character is accepted")
-        if self.thousands == self.decimal:
-            raise InputError(f"thousands: {self.thousands!r} given, and decimal is the same; they must differ")
-        if not isinstance(self.dates, bool):
-            raise InputError(f"dates: {self.dates!r} given; True and False are accepted")
+                raise InputError(f"`{name}` must be a list of strings, got {value!r}")
+            object.__setattr__(self, name, tuple(value))  # lists and tuples of equal names are equal options
+        distinct = self.columns is None or len(set(self.columns)) == len(self.columns) > 0
+        for name, valid, accepted in (
+            ("columns", distinct, "one or more different names"),
+            ("header", self.header in ("auto", True, False), "True, False or 'auto'"),
+            ("delimiter", self.delimiter is None or _is_character(self.delimiter), "a single character"),
+            ("decimal", _is_character(self.decimal), "a single character"),
+            ("thousands", self.thousands is None or _is_character(self.thousands), "a single character"),
+            ("thousands", self.thousands != self.decimal, "different from `decimal`"),
+            ("dates", isinstance(self.dates, bool), "True or False"),
+        ):
+            if not valid:
+                raise InputError(f"`{name}` must be {accepted}, got {getattr(self, name)!r}")
         try:
             "".encode(self.encoding)
         except (LookupError, TypeError):
-            raise InputError(f"encoding: {self.encoding!r} given; a name like 'utf-8' or 'latin-1' is accepted") from None
+            raise InputError(f"`encoding` must be a name like 'utf-8' or 'latin-1', got {self.encoding!r}") from None
 
-    def plain(self, cell: str) -> str:
-        """A cell as Python writes numbers, if it is one."""
+    def is_number(self, cell: str) -> bool:
+        """Return True if a cell is a number in the format of these options."""
+        return NUMBER.fullmatch(self.normalized(cell)) is not None
+
+    def normalized(self, cell: str) -> str:
+        """Return a cell without separators of thousands and with a decimal point."""
         cell = cell.strip()
         if self.thousands:
             cell = cell.replace(self.thousands, "")
         return cell.replace(".", "\0").replace(self.decimal, ".") if self.decimal != "." else cell
+
+
+def _is_character(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 1
+
+
+def is_missing(value: object, markers: Collection[str] = ()) -> bool:
+    """Return True for a missing value: None, NaN, NaT, pandas' NA, blank text, or one of the texts in `markers`."""
+    if isinstance(value, str):
+        return not value.strip() or value in markers
+    try:
+        return value is None or not bool(value == value)
+    except (TypeError, ValueError):  # neither NA nor an array has a truth value; an array is not missing
+        return type(value).__name__ == "NAType"
+
+
+def cell_error(name: str, column: str, place: str, cell: str) -> DatasetError:
+    """Return the error for a cell that is not a number in a column of numbers."""
+    if cell.strip().lower() in MISSING_MARKERS:
+        advice = f"give missing=[{cell!r}] to skip such rows"
+    elif FORMATTED_NUMBER.fullmatch(cell):
+        advice = "if it is a formatted number, give thousands=… or decimal=…"
+    else:
+        advice = "correct it"
+    return DatasetError(f"{name}: column {column!r}, {place}: must be a number, got {cell!r}; {advice}, or exclude the column")
+
+
+def column_difference(mine: Sequence[str], theirs: Sequence[str], whose: str) -> str:
+    """Describe how two sets of column names differ; `whose` is the beginning of a clause such as "b.csv has"."""
+    extra, lacking = [n for n in mine if n not in set(theirs)], [n for n in theirs if n not in set(mine)]
+    if extra and lacking:
+        return f"has different columns: it has {quoted(extra)}, {whose} {quoted(lacking)}"
+    return f"has the additional column {quoted(extra)}" if extra else f"lacks {quoted(lacking)}"
+
+
+def check_distinct(name: str, columns: list[str]) -> list[str]:
+    """Return the columns' names, or raise DatasetError if two are equal."""
+    if len(set(columns)) < len(columns):
+        duplicate = next(c for c in columns if columns.count(c) > 1)
+        raise DatasetError(f"{name}: column names must be different, got {duplicate!r} twice")
+    return columns
+
+
+def check_known(name: str, columns: list[str], wanted: Iterable[str]) -> None:
+    """Raise DatasetError unless all wanted columns exist."""
+    for column in wanted:
+        if column not in columns:
+            raise DatasetError(
+                f"{name}: no column {column!r}; {suggestion(column, columns) or 'it has ' + quoted(columns, 20)}"
+            )
+
+
+def without_index(names: list[str], columns: list[str], skipped: dict[str, str], index: Collection[str]) -> list[str]:
+    """Return the columns without those of a pandas index, in `index` or with typical names, and add these to `skipped`."""
+    kept = []
+    for column in columns:
+        unnamed = column == names[0] and len(names) > 1 and _UNNAMED.fullmatch(column)
+        if column in index or unnamed or _INDEX.fullmatch(column):
+            skipped[column] = "an index written by pandas"
+        else:
+            kept.append(column)
+    return kept
+
+
+def delimiter_hint(names: list[str], options: TableOptions) -> str:
+    """Return the end of a message that suggests another delimiter for a CSV file with one column, or an empty string."""
+    other = next((c for c in (";", "\t", "|") if c in names[0]), None) if len(names) == 1 else None
+    if other is None or options.delimiter is not None:
+        return ""
+    return f"; if its cells are separated by {other!r}, give delimiter={other!r}"

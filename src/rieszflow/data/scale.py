@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rieszflow._infra.notices import notice
 from rieszflow._types import ScaleName
-from rieszflow.data.spreads import column_spreads
+from rieszflow.data.dataset import column_spreads
 from rieszflow.data.streams import Stream
 from rieszflow.errors import InputError
 

@@ -19,7 +19,7 @@ from rieszflow._infra.files import Json
 from rieszflow._infra.notices import notice
 from rieszflow._infra.text import one_line, shorten
 from rieszflow.constraints import Constraint, FixedPrefix, Mask, Pool
-from rieszflow.data import Columns, Dataset, as_points, scaled
+from rieszflow.data import ColumnScaler, Dataset, as_points, scale_points
 from rieszflow.data.points import plain_numbers
 from rieszflow.errors import ConfigError, InputError
 from rieszflow.generative.config import HALVES, Config, is_condition
@@ -68,7 +68,7 @@ class Condition:
         if "classes" in values:
             k = len(values["classes"])
             return _ClassCondition(FixedPrefix(k), k, **values)
-        k, columns = len(values["centre"]), Columns(*(values.pop(key) for key in ("centre", "spread", "tail")))
+        k, columns = len(values["centre"]), ColumnScaler(*(values.pop(key) for key in ("centre", "spread", "tail")))
         return _ValueCondition(FixedPrefix(k), k, columns=columns, **values)
 
     def encode(self, c: Tensor) -> Tensor:
@@ -138,12 +138,12 @@ class _ValueCondition(Condition):
 
     kind: ClassVar[str] = "values"
     names: tuple[str, ...] = ()
-    columns: Columns = Columns((), (), ())
+    columns: ColumnScaler = ColumnScaler((), (), ())
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
 
     def encode(self, c: Tensor) -> Tensor:
-        return (self.weight * self.columns.compressed(c)).float()
+        return (self.weight * self.columns.compress(c)).float()
 
     def parse(self, condition: object, n: int, data: Json, generator: torch.Generator | None) -> Tensor:
         k, names = self.leading, ", ".join(self.names)
@@ -190,7 +190,7 @@ class _ImageCondition(Condition):
         x = torch.as_tensor(as_points(x, "condition"))
         if not torch.isfinite(x).all():
             raise InputError("`condition` must be finite where pixels are known, got NaN or infinity")
-        x = scaled(x, data["low"], data["high"])
+        x = scale_points(x, data["low"], data["high"])
         if (far := max(-x.min().item(), x.max().item() - 1)) > 1e-6:
             notice(f"condition: values lie {far:.3g} of the data's range outside of it; samples there are extrapolated")
         flat = x.flatten(1)
@@ -321,7 +321,7 @@ def describe_condition(config: Config, data: Dataset) -> Json | None:
         varies = np.ptp(values, axis=0) > 0
         if not varies.all():
             raise ConfigError(f"`condition` must vary, got {names[int(varies.argmin())]} that is the same in all training data")
-        columns = {key: list(value) for key, value in vars(Columns.fit(values)).items()}
+        columns = {key: list(value) for key, value in vars(ColumnScaler.fit(values)).items()}
         described = {"names": names, "low": values.min(0).tolist(), "high": values.max(0).tolist(), **columns}
     rows = torch.linspace(0, len(c) - 1, min(len(c), _MAX_PAIRWISE)).round().long()
     encoded = Condition.from_config(config, data.shape, described).encode(c[rows])

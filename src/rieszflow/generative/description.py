@@ -88,7 +88,7 @@ _Tail = Annotated[float, Field(ge=0, le=1e3)]
 
 
 class _Columns(StrictModel):
-    """The fields of `data.Columns`."""
+    """The fields of `data.ColumnScaler`."""
 
     centre: list[_Number]
     spread: list[_NotNegative]

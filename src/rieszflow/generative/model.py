@@ -20,7 +20,7 @@ from rieszflow._infra.text import one_line
 from rieszflow._types import Points, Progress, ProgressCallback, Seed
 from rieszflow.constraints import Constraint, Pool
 from rieszflow.data import Dataset
-from rieszflow.data.loading import holds_table
+from rieszflow.data.datasets import holds_table
 from rieszflow.errors import ConfigError, InputError, RunError
 from rieszflow.flow.segments import Segment, replay
 from rieszflow.generative.condition import Condition, condition_setting
@@ -271,7 +271,7 @@ class GenerativeFlow(OnHub):
         x = known.data(upsample(x, shape, self.run.shape, 0.0, None, leading=known.leading)).cpu()
         if len(self.run.shape) == 3:
             x = x.clamp(0, 1)
-        return data.unscaled(x, described["low"], described["high"], self.run.columns).view(n, *self.run.shape)
+        return data.unscale_points(x, described["low"], described["high"], self.run.columns).view(n, *self.run.shape)
 
     def _segments(self, level: Level, stages: Iterator[int]) -> Iterator[Segment]:
         """Yield the parts of a level's recording."""

@@ -32,7 +32,7 @@ from rieszflow._infra.extras import extra
 from rieszflow._infra.files import Format, Json, atomically, load_header, load_tensors, read_text, save_tensors
 from rieszflow._infra.notices import notice
 from rieszflow._infra.text import one_line, short_repr
-from rieszflow.data import Columns
+from rieszflow.data import ColumnScaler
 from rieszflow.errors import FileError, RunError, WriteError
 from rieszflow.generative.config import Config
 from rieszflow.generative.description import VERSION, Description
@@ -156,10 +156,10 @@ class Run:
         return tuple(self.data["shape"])
 
     @property
-    def columns(self) -> Columns | None:
+    def columns(self) -> ColumnScaler | None:
         """Return the scaling of the columns of vectors; None for images."""
         columns = self.data["columns"]
-        return None if columns is None else Columns(**{key: tuple(value) for key, value in columns.items()})
+        return None if columns is None else ColumnScaler(**{key: tuple(value) for key, value in columns.items()})
 
     # Networks, or parts of a recording: one file for each stage.
 

@@ -65,7 +65,7 @@ def dataset(
             conditions[name] = _labels_or_values(name, value, len(points))
     if "condition" in conditions and test is not None and "held_out_condition" not in conditions:
         raise InputError("`held_out_condition` must go with `condition` and `held_out`, got None")
-    return data.from_arrays("tensor", train, test, config.held_out, config.seed, **conditions)
+    return Dataset.from_arrays("tensor", train, test, config.held_out, config.seed, **conditions)
 
 
 def _labels_or_values(name: str, value: object, n: int) -> np.ndarray:

@@ -1,8 +1,9 @@
-"""What a person looks at: pictures (`pictures.py`), and report.html (`page.py`)."""
+"""Figures, and report.html of a run."""
 
-from rieszflow.report.page import draw, write_report
-from rieszflow.report.pictures import comparison, heat_map, picture, save_picture
-from rieszflow.report.stages import noun, stage_table
-from rieszflow.report.tensorboard import to_tensorboard
+from rieszflow.report.figures import comparison, heat_map, picture, save_picture, to_tensorboard
+from rieszflow.report.page import draw, noun, score_notes, score_table, stage_caption, stage_table, write_report
 
-__all__ = ["comparison", "draw", "heat_map", "noun", "picture", "save_picture", "stage_table", "to_tensorboard", "write_report"]
+__all__ = [
+    "comparison", "draw", "heat_map", "noun", "picture", "save_picture", "score_notes", "score_table", "stage_caption",
+    "stage_table", "to_tensorboard", "write_report",
+]  # fmt: skip

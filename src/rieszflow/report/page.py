@@ -1,4 +1,4 @@
-"""report.html: one file that needs nothing else and asks no network."""
+"""report.html of a run: one file, without references to other files or to the network."""
 
 from __future__ import annotations
 
@@ -6,27 +6,32 @@ import base64
 import html
 import io
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rieszflow._infra.extras import extra
-from rieszflow._infra.files import atomically
+from rieszflow._infra.files import Json, atomically
 from rieszflow._infra.text import printable
 from rieszflow.metrics import AROUND_ZERO, BETTER
-from rieszflow.report.pictures import ACROSS, CLOUD, GRID, distance_curves, error_curve, picture, save_picture, way, zoom_of
-from rieszflow.report.stages import noun, stage_table
+from rieszflow.report.figures import distance_curves, error_curve, image_zoom, picture, save_picture, trajectories
 
-with extra("cli", "pictures"):
+with extra("cli", "figures"):
     from PIL import Image
 
 if TYPE_CHECKING:
     from rieszflow.generative.context import Pictures
     from rieszflow.generative.run import Run, StageMetrics
 
-__all__ = ["draw", "write_report"]
+__all__ = ["draw", "noun", "score_notes", "score_table", "stage_caption", "stage_table", "write_report"]
+
+_GRID = 64  # images in a grid
+_ACROSS = 8  # images in a row of it
+_CLOUD = 2000  # points in a scatter plot
+_PLOT_WIDTH = 450  # of a plot on the page, in pixels: two of them fit side by side
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>rieszflow: {title}</title>
@@ -38,207 +43,226 @@ _PAGE = """<!doctype html>
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2em auto; padding: 0 1em; }}
 body {{ color: var(--ink); background: var(--paper); overflow-wrap: anywhere; }}
 h2 {{ margin-top: 2em; border-bottom: 1px solid var(--line); }}
-img {{ box-sizing: border-box; max-width: 100%; height: auto; border: {border}px solid #888; border-radius: 3px; }}
-img.pixels {{ image-rendering: pixelated; }}
+figure {{ margin: 0; max-width: 100%; }} figcaption {{ color: var(--soft); font-size: 13px; }}
+img {{ width: 100%; height: auto; }} img.pixels {{ image-rendering: pixelated; }}
 table {{ border-collapse: collapse; font-size: 13px; overflow-wrap: normal; }}
 td, th {{ padding: 2px 10px; text-align: right; border-bottom: 1px solid var(--line); }}
 td:first-child, th:first-child, .settings td {{ text-align: left; }}
-.wide {{ overflow-x: auto; }}
-.pair {{ display: flex; gap: 16px; flex-wrap: wrap; }} figure {{ margin: 0; }}
-figcaption {{ color: var(--soft); font-size: 13px; }}
-.pair figure {{ flex: 1 1 min(380px, 100%); min-width: 0; }}
+.wide {{ overflow-x: auto; }} .pair {{ display: flex; gap: 16px; flex-wrap: wrap; }}
 </style></head><body>
 <h1>{title}</h1>
-<p>This is what a generative flow has learned: noise was moved towards the data along the sliced MMD flow. {how}
-Energy distances say how far something is from data held out of the training: lower is better, they lie around 0 (at times
-below it) where nothing differs, and real training data set the yardstick; more in docs/design.md of the project.</p>
+<p>A generative flow moved noise towards the data along the sliced MMD flow. {method} Energy distances are measured to data held
+out of the training: lower is better; they are around 0, possibly negative, for equal distributions, and those of real training
+data show what can be reached. The method is described in docs/design.md of the project.</p>
 <p>{summary}</p>
 {sections}
 </body></html>
 """
-
-
-_HOW = {
-    "networks": (
-        "Networks were trained, one after the other, to make the same moves, and fresh noise sent through all of them gives "
-        "the samples below."
-    ),
-    "recorded": (
-        "What every step did was written down, and the same done to fresh noise, which took no part in the flow, gives the "
-        "samples below. There is no network in it."
-    ),
+_METHOD = {
+    "networks": "Networks were trained, one after another, to do the same. They turn fresh noise into the samples below.",
+    "recorded": "Its steps were recorded. Applied to fresh noise, which took no part in the flow, they give the samples below.",
 }
-_BORDER = 6  # around a picture
-_WORK = {"networks": "flow and fit", "recorded": "flow"}
 
 
 def draw(run: Run, pictures: Pictures) -> None:
-    """Draw the pictures of a stage that was just finished, and write the report: the `draw` callback of a training."""
+    """Draw the figures of the stage that was just finished, and write the report: the `draw` callback of a training."""
     number, shape = len(pictures.rows), run.shape
-    folder = run.path / "images"
-    for name, flat in (("particles", pictures.particles), ("samples", pictures.samples)):
-        shown, columns = flat[: GRID if len(shape) == 3 else CLOUD], None
-        if name == "samples" and len(shape) == 3:
-            shown, columns = _in_rows(pictures)
-        save_picture(folder / f"{name}-{number:04d}.png", picture(shown.view(-1, *shape), columns))
+    images = len(shape) == 3
+    samples, columns = _in_rows(pictures) if images else (pictures.samples[:_CLOUD], None)
+    particles = pictures.particles[: _GRID if images else _CLOUD]
+    for name, x, across in (("particles", particles, None), ("samples", samples, columns)):
+        save_picture(_image_file(run, f"{name}-{number:04d}"), picture(x.view(-1, *shape), across))
     path = pictures.path
     if len(path) > 16:
         path = path[torch.linspace(0, len(path) - 1, 16).round().long()]
-    save_picture(folder / "way.png", way(path, shape))
+    save_picture(_image_file(run, "way"), trajectories(path, shape))
     write_report(run, pictures.rows)
 
 
 def _in_rows(pictures: Pictures) -> tuple[Tensor, int | None]:
-    """Samples to be shown, and how many in a row: a row for every label, or what is known of samples above them."""
+    """Return the samples to draw and their number per row: a row for each label, or the known parts above the samples."""
     x, labels, known = pictures.samples, pictures.labels, pictures.known
     if labels is not None:
-        rows = [x[labels == label][:ACROSS] for label in labels.unique().tolist()[: 2 * ACROSS]]
+        rows = [x[labels == label][:_ACROSS] for label in labels.unique().tolist()[: 2 * _ACROSS]]
         across = min(map(len, rows))
         return torch.cat([row[:across] for row in rows]), across
     if known is not None:
-        starts = range(0, min(GRID // 2, len(x)), ACROSS)
-        return torch.cat([part[start : start + ACROSS] for start in starts for part in (known, x)]), ACROSS
-    return x[:GRID], None
+        starts = range(0, min(_GRID // 2, len(x)), _ACROSS)
+        return torch.cat([part[start : start + _ACROSS] for start in starts for part in (known, x)]), _ACROSS
+    return x[:_GRID], None
 
 
 def write_report(run: Run, rows: Sequence[StageMetrics] | None = None) -> Path:
-    """Builds report.html from what the run's folder holds; returns its path."""
-    rows = run.metrics() if rows is None else rows
-    sections = []
-    if rows:
-        sections += [_samples(run, len(rows)), _way_section(run, len(rows)), _curves(rows)]
-    evaluation = run.evaluation()
-    if evaluation is not None:
-        caption = "Samples, and below each its L2-nearest training image."
-        alt = "Two rows of generated images, each above a row of the training images nearest to them."
-        nearest = _figure(run.path / "images" / "nearest.png", alt, caption, run.shape)
-        sections.append("<h2>Evaluation</h2>" + _evaluation_table(evaluation) + nearest)
+    """Write report.html from the files in the run's folder, and return its path. `rows` are its metrics, if known."""
+    rows, evaluation = run.metrics() if rows is None else rows, run.evaluation()
+    sections = [*(_stage_sections(run, rows) if rows else []), *(_evaluation_section(run, evaluation) if evaluation else [])]
     settings = "".join(f"<tr><td>{_text(k)}</td><td>{_text(v)}</td></tr>" for k, v in run.config.to_dict().items())
     sections.append(
         "<h2>Settings</h2><details><summary>config.yaml</summary><div class=wide>"
         f"<table class=settings>{settings}</table></div></details>"
     )
-    summary = (
-        f"Trained on {run.data['points']:,} {noun(run.shape)} of shape {tuple(run.shape)}: "
-        f"{len(rows)} of {run.config.total_stages()} stages"
-        + (f", {sum(rows[-1].seconds.values()):.0f} s of {_WORK[run.config.model]}." if rows else ".")
-        + (" Distances are those of columns scaled by their interquartile ranges." if run.columns is not None else "")
-    )
-    title = Path(run.data["name"]).name
+    summary = f"Trained on {run.data['points']:,} {noun(run.shape)} of shape {tuple(run.shape)}: "
+    summary += f"{len(rows)} of {run.config.total_stages()} stages"
+    if rows:
+        summary += f", {sum(rows[-1].seconds.values()):.0f} s"
+    summary += "." if run.columns is None else ". Distances are those of columns scaled by their interquartile ranges."
     page = _PAGE.format(
-        title=_text(title), how=_HOW[run.config.model], summary=_text(summary), sections="\n".join(sections), border=_BORDER
+        title=_text(Path(run.data["name"]).name),
+        method=_METHOD[run.config.model],
+        summary=_text(summary),
+        sections="\n".join(sections),
     )
     file = run.path / "report.html"
-    # A file's name may hold bytes that are no text.
-    content = page.encode("utf-8", "replace")
+    content = page.encode("utf-8", "replace")  # names of files may contain bytes that are not text
     atomically(file, lambda temporary: temporary.write_bytes(content))
     return file
 
 
-def _samples(run: Run, number: int) -> str:
-    kind = "Grid of small images" if len(run.shape) == 3 else "Scatter plot of the first two coordinates"
-    shown = (
-        ("samples", "samples made from new noise", f"Fresh samples: new noise, moved by what was learned.{_told(run)}"),
-        ("particles", "particles of the flow", "Particles of the flow, which samples should look like."),
-    )
+def _stage_sections(run: Run, rows: Sequence[StageMetrics]) -> list[str]:
+    images, number = len(run.shape) == 3, len(rows)
+    kind = "Grid of small images" if images else "Scatter plot of the first two coordinates"
+    rows_of = ""
+    if images and run.config.condition == "class":
+        rows_of = f" A row for each label: {', '.join(map(str, run.data['condition']['classes'][: 2 * _ACROSS]))}."
+    elif images and run.config.condition not in ("", "values"):
+        rows_of = " Above each row, the known part of these samples."
     figures = [
-        _figure(run.path / "images" / f"{name}-{number:04d}.png", f"{kind}: {what}, after stage {number}.", caption, run.shape)
-        for name, what, caption in shown
+        _figure(run, f"{name}-{number:04d}", f"{kind}: {what}, after stage {number}.", caption)
+        for name, what, caption in (
+            ("samples", "samples made from fresh noise", f"Samples made from fresh noise.{rows_of}"),
+            ("particles", "particles of the flow", "Particles of the flow, which samples should resemble."),
+        )
     ]
-    return f"<h2>Samples</h2><div class=pair>{''.join(figures)}</div>"
-
-
-def _told(run: Run) -> str:
-    """What the rows of samples are, where they were asked for something."""
-    kind = run.config.condition
-    if not kind or kind == "values" or len(run.shape) != 3:
-        return ""
-    if kind == "class":
-        return f" A row for every label: {', '.join(map(str, run.data['condition']['classes'][: 2 * ACROSS]))}."
-    return " Above each row of samples what was known of them."
-
-
-def _way_section(run: Run, number: int) -> str:
-    if len(run.shape) == 3:
-        alt = f"Grid of images: a column for every sample, noise in the top row, after stage {number} in the last row."
+    if images:
+        alt = f"Grid of images: a column for each sample, noise in the top row, after stage {number} in the last row."
     else:
         alt = f"Scatter plot: samples as noise, pale, and after stages up to number {number}, ever darker."
-    caption = "Fresh samples: noise first, then after each stage" + (" (some of them)." if number > 15 else ".")
-    return "<h2>From noise to data</h2>" + _figure(run.path / "images" / "way.png", alt, caption, run.shape)
+    caption = "Samples: noise first, then after each stage" + (" (16 rows of them)." if number > 15 else ".")
+    return [
+        f"<h2>Samples</h2><div class=pair>{''.join(figures)}</div>",
+        "<h2>From noise to data</h2>" + _figure(run, "way", alt, caption),
+        f"<h2>Curves</h2><div class=pair>{_curves(rows)}</div><p>{stage_caption(rows)}</p>" + _table(*stage_table(rows)),
+    ]
 
 
 def _curves(rows: Sequence[StageMetrics]) -> str:
     first, last = rows[0], rows[-1]
     over = f"over stages {first.stage} to {last.stage}"
-    fresh, yardstick = ([row.energy_distance[key] for row in (first, last)] for key in ("fresh_samples", "training_data"))
+    fresh, training = ([row.energy_distance[key] for row in (first, last)] for key in ("fresh_samples", "training_data"))
     distances = _inline(
         distance_curves(rows),
         f"Curves of energy distances to held-out data {over}: fresh samples go from {fresh[0]:.3g} to {fresh[1]:.3g}; "
-        f"a dashed line marks training data at {yardstick[1]:.3g}.",
-        "Energy distance to held-out data after every stage; lower is better.",
+        f"a dashed line marks training data at {training[1]:.3g}.",
+        "Energy distance to held-out data after each stage; lower is better.",
     )
     if last.fit_error is None:
-        return f"<h2>Curves</h2>{distances}" + _rows_table(rows)
-    errors = _inline(
+        return distances
+    return distances + _inline(
         error_curve(rows),
         f"Curve of the fit error {over}: from {first.fit_error:.3g} to {last.fit_error:.3g}.",
         "Fit error: the share of the displacement that a network misses. Late displacements are small and mostly noise of the "
-        "random slices, which no network can foresee.",
+        "random directions, which no network can predict.",
     )
-    return f"<h2>Curves</h2><div class=pair>{distances}{errors}</div>" + _rows_table(rows)
 
 
-def _text(value: Any) -> str:
-    return html.escape(printable(value))
+def _evaluation_section(run: Run, evaluation: Json) -> list[str]:
+    notes = [f"{note[0].upper()}{note[1:]}." for note in (*score_notes(evaluation, run.shape), *evaluation.get("cautions", []))]
+    alt = "Two rows of generated images, each above a row of the training images nearest to them."
+    return [
+        "<h2>Evaluation</h2>" + _table(*score_table(evaluation)),
+        *(f"<p>{_text(note)}</p>" for note in notes),
+        _figure(run, "nearest", alt, "Samples, and below each its L2-nearest training image."),
+    ]
 
 
-def _figure(file: Path, alt: str, caption: str, shape: tuple[int, ...]) -> str:
-    """Return a figure of data. Small images are enlarged at least threefold, as far as the page is wide enough."""
-    if not file.is_file():
-        return ""
-    with Image.open(file) as image:
-        return _inline(image, alt, caption, round(image.width * max(1, 3 / zoom_of(shape))) if len(shape) == 3 else 0)
-
-
-def _inline(image: Image.Image, alt: str, caption: str, width: int = 0) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    attributes = f' class=pixels style="width: {width + 2 * _BORDER}px"' if width else ""
-    basis = f' style="flex-basis: min({width + 2 * _BORDER}px, 100%)"' if width else ""
-    words = _text(caption)
-    return f'<figure{basis}><img{attributes} alt="{_text(alt)}" src="{source}"><figcaption>{words}</figcaption></figure>'
-
-
-def _table(head: list[str], rows: list[list[Any]]) -> str:
-    """In a box of its own, which scrolls where the page is narrow."""
-    lines = ["".join(f"<th>{_text(name)}</th>" for name in head)]
-    lines += ["".join(f"<td>{_text(cell)}</td>" for cell in row) for row in rows]
-    return "<div class=wide><table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table></div>"
-
-
-def _rows_table(rows: Sequence[StageMetrics]) -> str:
-    fitted = "of the particles as fitted by the network, " if "network_particles" in rows[-1].energy_distance else ""
-    clouds = f"of the flow's particles, {fitted}and of fresh samples"
-    words = f"Unbiased energy distances to held-out data, lower is better: {clouds}."
-    return f"<p>{words}</p>" + _table(*stage_table(rows))
-
-
-def _evaluation_table(evaluation: dict[str, Any]) -> str:
-    rows = [
+def score_table(evaluation: Json) -> tuple[list[str], list[list[str]]]:
+    """Return headings and cells of the scores of an evaluation."""
+    cells = [
         [score, f"{values['generated']:.4f}", f"{values['training_data']:.4f}", BETTER.get(score, "")]
         for score, values in evaluation["scores"].items()
     ]
-    memory = evaluation["nearest_training_distance"]
-    before = (
-        f"{evaluation['samples']} generated and as many training data, each against {evaluation['held_out']} held-out data; "
-        f"features: {evaluation['feature_space']}. This is not the Inception FID of the literature."
-    )
-    after = [
-        f"{AROUND_ZERO[0].upper()}{AROUND_ZERO[1:]}.",
-        *(f"{caution[0].upper()}{caution[1:]}." for caution in evaluation.get("cautions", [])),
-        f"Median L2 distance to the nearest training datum: generated {memory['generated']:.3f}, "
-        f"held-out {memory['held_out']:.3f} (much smaller would mean memorising).",
+    return ["score", "generated", "training data", "better"], cells
+
+
+def score_notes(evaluation: Json, shape: tuple[int, ...]) -> list[str]:
+    """Return what a reader of the scores of an evaluation needs to know."""
+    what, nearest = noun(shape), evaluation["nearest_training_distance"]
+    notes = [
+        f"{evaluation['samples']} generated {what}, and as many from the training data for comparison, were compared with "
+        f"{evaluation['held_out']} held-out {what}",
+        f"features: {evaluation['feature_space']} (not the Inception FID of the literature)",
+        AROUND_ZERO,
+        f"median L2 distance to the nearest training point: generated {nearest['generated']:.3f}, held-out "
+        f"{nearest['held_out']:.3f} (a much smaller value for generated ones would indicate memorisation)",
     ]
-    table = _table(["score", "generated", "training data (yardstick)", "better"], rows)
-    return f"<p>{_text(before)}</p>{table}" + "".join(f"<p>{_text(line)}</p>" for line in after)
+    if "observation_residual" in evaluation:
+        notes.append(f"root mean square deviation of samples from their condition: {evaluation['observation_residual']:.2g}")
+    for label, found in evaluation.get("frechet_by_label", {}).items():
+        notes.append(f"label {label}: Fréchet distance {found['generated']:.2f}, training data {found['training_data']:.2f}")
+    return notes
+
+
+def noun(shape: tuple[int, ...]) -> str:
+    """Return the noun for data of this shape."""
+    return "images" if len(shape) == 3 else "points"
+
+
+def stage_table(rows: Sequence[StageMetrics]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and cells of metrics.jsonl, without empty columns. Seconds are those of each stage."""
+    headings = ("stage", "pooled", "steps", "fit error", "particles", "fitted", "fresh", "seconds")
+    seconds = [0.0, *(sum(row.seconds.values()) for row in rows)]  # counted from the start of the training
+    cells = []
+    for row, (before, after) in zip(rows, pairwise(seconds), strict=True):
+        e = row.energy_distance
+        distances = [f"{e[key]:.4f}" if key in e else "" for key in ("particles", "network_particles", "fresh_samples")]
+        pooled = str(row.level) if row.level != 1 else ""
+        error = f"{row.fit_error:.3f}" if row.fit_error is not None else ""
+        cells.append([str(row.stage), pooled, str(row.flow_steps), error, *distances, f"{after - before:.1f}"])
+    filled = [k for k in range(len(headings)) if any(line[k] for line in cells)]
+    return [headings[k] for k in filled], [[line[k] for k in filled] for line in cells]
+
+
+def stage_caption(rows: Sequence[StageMetrics]) -> str:
+    """Return the caption of `stage_table`."""
+    fitted, error = "", ""
+    if "network_particles" in rows[-1].energy_distance:
+        fitted, error = ", of the particles after the network", " Fit error: the share of the displacement that it misses."
+    return (
+        f"Unbiased energy distances to held-out data, lower is better: of the flow's particles{fitted} and of fresh samples. "
+        f"They are around 0, possibly negative, for equal distributions.{error}"
+    )
+
+
+def _text(value: object) -> str:
+    return html.escape(printable(value))
+
+
+def _image_file(run: Run, name: str) -> Path:
+    return run.path / "images" / f"{name}.png"
+
+
+def _figure(run: Run, name: str, alt: str, caption: str) -> str:
+    """Return a figure of data, or "" if there is none. Pixels of images are enlarged at least three times."""
+    file = _image_file(run, name)
+    if not file.is_file():
+        return ""
+    with Image.open(file) as image:
+        return _inline(
+            image, alt, caption, round(image.width * max(1, 3 / image_zoom(run.shape))) if len(run.shape) == 3 else 0
+        )
+
+
+def _inline(image: Image.Image, alt: str, caption: str, pixelated_width: int = 0) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    attributes = f'{" class=pixels" if pixelated_width else ""} alt="{_text(alt)}" src="{source}"'
+    style = f"width: {pixelated_width or _PLOT_WIDTH}px"
+    return f'<figure style="{style}"><img{attributes}><figcaption>{_text(caption)}</figcaption></figure>'
+
+
+def _table(headings: list[str], rows: list[list[str]]) -> str:
+    """Return a table in a box that scrolls if the page is narrow."""
+    lines = ["".join(f"<th>{_text(name)}</th>" for name in headings)]
+    lines += ["".join(f"<td>{_text(cell)}</td>" for cell in row) for row in rows]
+    return "<div class=wide><table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table></div>"

@@ -1,0 +1,121 @@
+"""Options that several commands share, and checks of options that run before anything is loaded or computed."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import inspect
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from typer import Argument, Option
+
+from rieszflow._types import ScaleName
+from rieszflow.cli.error_handling import invocation
+from rieszflow.errors import InputError
+
+__all__ = [
+    "DataPath", "Force", "Json", "Keywords", "RunPath", "Scale", "check_new_file", "check_new_run", "check_writable",
+    "scale_line", "with_reading_options",
+]  # fmt: skip
+
+Keywords: TypeAlias = dict[str, Any]  # arguments of a function with options of many types
+
+RunPath = Annotated[Path, Argument(metavar="RUN", help="Folder of a run.")]
+DataPath = Annotated[Path | None, Option("--data", help="Folder or file of the data, if they were moved.")]
+Force = Annotated[bool, Option("--force", help="Overwrite existing files.")]
+Json = Annotated[bool, Option("--json", help="Print one line of JSON instead of tables.")]
+Scale = Annotated[
+    ScaleName,
+    Option(help="columns: divide every column by its interquartile range; none: do not; auto: only if columns have names."),
+]
+
+
+def scale_line(scale: str) -> str:
+    """Return a line that says how columns were scaled."""
+    if scale == "columns":
+        return "scale: every column is divided by its interquartile range (--scale none for raw units)"
+    return "scale: raw units (--scale columns divides every column by its interquartile range)"
+
+
+def _reading(
+    columns: Annotated[str | None, Option(help="Columns to read, separated by commas; by default all numeric ones.")] = None,
+    exclude: Annotated[str | None, Option(help="Columns to leave out, separated by commas.")] = None,
+    header: Annotated[
+        Literal["auto", "yes", "no"], Option(help="Whether the first row of CSV files holds column names.")
+    ] = "auto",
+    delimiter: Annotated[str | None, Option(help="Cell separator of CSV files.", show_default="comma, or tab for .tsv")] = None,
+    decimal: Annotated[str, Option(help="Decimal sign in text.")] = ".",
+    thousands: Annotated[str | None, Option(help="Thousands separator in text.")] = None,
+    missing: Annotated[
+        list[str] | None,
+        Option(help="Text of a missing value ('' for empty cells); rows that contain it are skipped. Repeatable."),
+    ] = None,
+    dates: Annotated[bool, Option("--dates", help="Read dates and times as seconds.")] = False,
+    encoding: Annotated[str, Option(help="Encoding of CSV files.")] = "utf-8",
+) -> Keywords:
+    """Return the options as keyword arguments of `rieszflow.stream`."""
+    names = {"columns": columns, "exclude": exclude}
+    return {
+        **{name: next(csv.reader([text])) for name, text in names.items() if text is not None},
+        "header": {"yes": True, "no": False}.get(header, "auto"),
+        "delimiter": delimiter,
+        "decimal": decimal,
+        "thousands": thousands,
+        "missing": missing or None,
+        "dates": dates,
+        "encoding": encoding,
+    }
+
+
+def with_reading_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace the parameter `reading` of a command by the options that tables are read with."""
+    own, shared = (inspect.signature(f, eval_str=True).parameters for f in (command, _reading))
+
+    @functools.wraps(command)
+    def with_options(**values: object) -> None:
+        reading = _reading(**{name: values.pop(name) for name in shared})  # type: ignore[arg-type]
+        command(**values, reading=reading)
+
+    parameters = [*(parameter for name, parameter in own.items() if name != "reading"), *shared.values()]
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_options
+
+
+def check_new_file(out: Path, *suffixes: str, force: bool, figure: bool = False) -> None:
+    """Check that a file, and with `figure` a .png of the same name, can be written; existing files need --force."""
+    if out.suffix not in suffixes:
+        raise InputError(f"--out must end in {' or '.join(suffixes)}, got {out}")
+    for file in [out, out.with_suffix(".png")] if figure else [out]:
+        if file.is_dir():
+            raise InputError(f"--out must be a file, got the folder {file}")
+        if os.path.lexists(file) and not force:
+            raise InputError(f"--out: {file} exists; choose another name, or overwrite it with --force")
+    if not out.parent.is_dir():
+        raise InputError(f"--out must be in an existing folder, got {out}; create {out.parent} first")
+    check_writable("--out", out.parent)
+
+
+def check_new_run(out: Path) -> None:
+    """Check that the folder of a new run can be created. Under torchrun, rank 0 creates it."""
+    if invocation().rank:
+        return
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"--out must be a new or an empty folder, got {out}; choose another, or resume the run in it")
+    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise InputError(f"--out must be a folder, got {out}, but {existing} is a file; choose another")
+    check_writable("--out", existing)
+
+
+def check_writable(option: str, folder: Path) -> None:
+    """Check that files can be written in an existing folder."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))  # a full disk accepts an empty file
+    except OSError as error:
+        raise InputError(f"{option}: cannot write in {folder} ({error.strerror})") from None

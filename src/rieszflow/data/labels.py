@@ -1,0 +1,225 @@
+"""Labelled points: arrays with a list of labels, a table with a column of them, or annotated data (AnnData)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rieszflow._infra.extras import extra
+from rieszflow._infra.text import one_line
+from rieszflow._types import PointSource
+from rieszflow.data.options import TableOptions, is_missing
+from rieszflow.data.paths import is_table, quoted
+from rieszflow.data.points import imported, is_array, is_frame
+from rieszflow.data.sources import stream
+from rieszflow.data.streams import Stream
+from rieszflow.errors import DatasetError, InputError, InputTypeError
+
+_DEFLATED = 1100  # DEFLATE packs at most 1032 bytes into one
+_FREE = 1 << 20  # bytes that a data set may claim without storing them: HDF5 omits chunks of fill values
+
+
+def load_labelled(
+    x: PointSource, groups: object, obsm: str | None = None, layer: str | None = None
+) -> tuple[Stream, np.ndarray]:
+    """Return points and the label of each.
+
+    In a CSV file a label is the unparsed text of its cell; elsewhere it is the given object, so that integers stay integers and
+    strings stay strings. All labels must have one type.
+
+    Args:
+        x: Anything that `stream` accepts except iterators; a `Stream`; an AnnData object; the path of an .h5ad file.
+        groups: The labels, one for every point; or the name of the column of a table, or of `obs`, that holds them.
+        obsm: Key of the points in the `obsm` of an AnnData object; None for its matrix X.
+        layer: Key of the points in the `layers` of an AnnData object; None for its matrix X.
+
+    Returns:
+        The points, and the labels as strings, an object array (n,). Different labels give different strings.
+
+    Raises:
+        InputError, InputTypeError, DatasetError: `stream` refuses x; the column or key does not exist; the numbers of labels
+            and points differ; or labels are missing or have several types.
+        MissingPackageError: An .h5ad file without anndata, or a table without pyarrow.
+    """
+    if isinstance(x, (str, os.PathLike)) and os.fspath(x).endswith(".h5ad"):
+        x = _read_h5ad(Path(x))
+    if hasattr(x, "obs") and hasattr(x, "obsm"):
+        points, column = _annotated_points(x, groups, obsm, layer)
+        labels = _to_list(column)
+    else:
+        for name, key in (("obsm", obsm), ("layer", layer)):
+            if key is not None:
+                raise InputError(f"`{name}` must be None unless x is annotated data, got {key!r} with {type(x).__name__}")
+        if isinstance(groups, str):
+            points, labels = (stream(x, exclude=[groups]) if _is_table(x) else stream(x)).split_labels(groups)
+        else:
+            points, labels = stream(x), _to_list(groups)
+    if len(labels) != points.count():
+        raise InputError(f"`groups` must have one label for each of {points.count()} points, got {len(labels)} labels")
+    _check_order(getattr(x, "obs_names", getattr(x, "index", None)), getattr(groups, "index", None))
+    return points, _to_strings(labels)
+
+
+def _check_order(index: Any, own: Any) -> None:
+    """Refuse labels whose pandas index is that of the points in another order: pandas would match them by it."""
+    both = hasattr(index, "equals") and hasattr(own, "equals")
+    if both and not index.equals(own) and index.is_unique and set(index) == set(own):
+        raise InputError(
+            "`groups` must be in the order of the points, got their index in another order; groups.reindex(...) puts them into "
+            "order, groups.to_numpy() takes them as they stand"
+        )
+
+
+def _to_strings(labels: list[object]) -> np.ndarray:
+    nested = next((type(label).__name__ for label in labels if isinstance(label, (list, tuple, dict, set, np.ndarray))), None)
+    if nested is not None:
+        raise InputTypeError(f"`groups` must have one label for every point, of shape (n,), got a {nested} as a label")
+    missing = [k for k, label in enumerate(labels) if is_missing(label)]
+    if missing:
+        raise InputError(
+            f"`groups` must have a label for every point, got {len(missing)} of {len(labels)} missing (the first is that of "
+            f"point {missing[0]}); drop these points, for a table with missing=[] of `rieszflow.stream` (--missing '')"
+        )
+    types = sorted({type(label).__name__ for label in labels})
+    if len(types) > 1:
+        raise InputTypeError(f"`groups` must have labels of one type, got {' and '.join(types)}; convert them to strings first")
+    return np.array([str(label + 0.0 if isinstance(label, float) else label) for label in labels], object)  # −0 is 0
+
+
+def _to_list(groups: Any) -> list[object]:
+    """Return labels as Python objects."""
+    if is_frame(groups) and (hasattr(groups, "columns") or hasattr(groups, "schema")):
+        return _only_column(groups)
+    if is_array(groups) and not hasattr(groups, "tolist"):
+        groups = imported(groups, "groups")
+    if isinstance(groups, np.ndarray) and groups.dtype.kind in "mM":
+        groups = [None if np.isnat(label) else str(label) for label in groups.ravel()]  # `tolist` would return plain integers
+    polars_times = hasattr(getattr(groups, "dtype", None), "is_temporal") and groups.dtype.is_temporal()
+    if polars_times or (hasattr(groups, "to_pylist") and hasattr(groups, "type")):
+        with extra("tables", "groups"):
+            import pyarrow
+
+            from rieszflow.data.arrow import label_values
+        return label_values(pyarrow.chunked_array(groups) if polars_times else groups)
+    for convert in ("tolist", "to_list", "to_pylist"):
+        if hasattr(groups, convert):
+            groups = getattr(groups, convert)()
+            break
+    if hasattr(groups, "to_numpy"):
+        return _to_list(groups.to_numpy())
+    if not isinstance(groups, Sequence) or isinstance(groups, (str, bytes)):
+        raise InputTypeError(f"`groups` must be a label for every point, or a column's name, got {type(groups).__name__}")
+    return [_to_python(label) for label in groups]
+
+
+def _to_python(label: Any) -> object:
+    """Convert a scalar of NumPy, PyTorch or Arrow to a Python object."""
+    if isinstance(label, (np.datetime64, np.timedelta64)):
+        return None if np.isnat(label) else str(label)
+    for convert in ("item", "as_py"):
+        if hasattr(label, convert) and getattr(label, "ndim", 0) == 0:
+            return getattr(label, convert)()
+    return label
+
+
+def _only_column(frame: PointSource) -> list[object]:
+    with extra("tables", type(frame).__name__):
+        from rieszflow.data.arrow import label_values
+        from rieszflow.data.tables import parts_of
+    (part,) = parts_of(frame, TableOptions())
+    if len(part.types) != 1 or part.extensions:
+        raise InputTypeError(f"`groups` must be one column of labels, got {part.name} with {quoted(list(part.types))}")
+    return [value for batch in part.batches(list(part.types), ()) for value in label_values(batch.column(0))]
+
+
+def _is_table(x: PointSource) -> bool:
+    return is_frame(x) or (isinstance(x, (str, os.PathLike)) and (Path(x).is_dir() or is_table(Path(x))))
+
+
+def _annotated_points(cells: Any, groups: object, obsm: str | None, layer: str | None) -> tuple[Stream, object]:
+    """Return the points of an AnnData object and their labels: `groups`, or the column of `obs` with that name."""
+    if isinstance(groups, str):
+        if groups not in cells.obs:
+            raise InputError(f"`groups` must be a column of obs ({quoted(list(cells.obs), 20)}), got {groups!r}")
+        groups = cells.obs[groups]
+    if obsm is not None and layer is not None:
+        raise InputError(f"`layer` must be None with obsm={obsm!r}, got {layer!r}")
+    what, matrix = "X", getattr(cells, "X", None)
+    for name, attribute, key in (("obsm", "obsm", obsm), ("layer", "layers", layer)):
+        if key is None:
+            continue
+        matrices = getattr(cells, attribute)
+        if key not in list(matrices):
+            raise InputError(f"`{name}` must be a key of the data ({quoted(list(matrices), 20) or 'none'}), got {key!r}")
+        what, matrix = f"{attribute}[{key!r}]", matrices[key]
+    points = _dense_points(what, matrix)
+    points.common_unit = True
+    return points, groups
+
+
+def _dense_points(what: str, matrix: Any) -> Stream:
+    if matrix is None:
+        raise InputError("`x` must hold points, got annotated data without X; choose points with obsm or layer")
+    if is_frame(matrix):
+        # The index of this frame names the cells.
+        return stream(matrix.reset_index(drop=True) if hasattr(matrix, "reset_index") else matrix)
+    if not isinstance(matrix, np.ndarray):
+        if hasattr(matrix, "toarray") or hasattr(matrix, "to_memory"):
+            raise InputTypeError(
+                f"`x` must have dense points, got a sparse {what}; choose dense ones, such as obsm='X_pca', or convert it with "
+                ".toarray() (after .to_memory(), if the file is still open)"
+            )
+        matrix = matrix[()] if hasattr(matrix, "id") else matrix  # a data set of an open .h5ad file
+    elif type(matrix).__module__.startswith("anndata"):
+        matrix = np.asarray(matrix)  # a view
+    return stream(matrix)
+
+
+def _read_h5ad(file: Path) -> object:
+    """Read annotated data; refuse a file with parts in other files, or that claims too much memory."""
+    with extra("cells", str(file)):
+        import anndata
+        import h5py
+    if not file.is_file():
+        raise DatasetError(f"{file}: no such file")
+    try:
+        with h5py.File(file, "r") as content:
+            for name, why in _foreign(content):
+                raise DatasetError(f"{file}: {name!r} must be stored in the file itself, got {why}")
+        cells: object = anndata.read_h5ad(file)
+    except DatasetError:
+        raise
+    except Exception as error:  # h5py and anndata raise many kinds
+        raise DatasetError(f"{file}: not an .h5ad file, or damaged ({type(error).__name__}: {one_line(error)})") from None
+    return cells
+
+
+def _foreign(content: Any) -> Iterator[tuple[str, str]]:
+    """Yield the path of every part of an HDF5 file that lies elsewhere or claims far more bytes than are stored, and why."""
+    import h5py
+
+    places, seen = [content], set()
+    while places:
+        group = places.pop()
+        for name in group:
+            path, link = f"{group.name.rstrip('/')}/{name}", group.get(name, getlink=True)
+            if isinstance(link, h5py.SoftLink):
+                continue  # its target in this file is visited itself
+            if not isinstance(link, h5py.HardLink):
+                yield path, "a link to another file"
+                continue
+            found = group[name]
+            if (address := h5py.h5o.get_info(found.id).addr) in seen:
+                continue
+            seen.add(address)
+            if isinstance(found, h5py.Group):
+                places.append(found)
+            elif isinstance(found, h5py.Dataset):
+                if found.external or found.is_virtual:
+                    yield path, "a data set whose values lie in another file"
+                elif found.shape is not None and found.nbytes > _FREE + _DEFLATED * found.id.get_storage_size():
+                    yield path, f"{found.nbytes} bytes of values, stored in {found.id.get_storage_size()}"

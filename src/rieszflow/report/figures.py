@@ -1,0 +1,207 @@
+"""Figures: grids of images, scatter plots, curves, histograms of two sketches, heat maps; also for TensorBoard."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rieszflow._infra.extras import extra
+from rieszflow._infra.files import atomically
+from rieszflow._infra.notices import notice
+from rieszflow._infra.text import on_one_line
+from rieszflow.sketch import SliceSketch
+from rieszflow.two_sample.pairwise import PairwiseDistances
+
+with extra("cli", "figures"):
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+    from PIL import Image
+
+if TYPE_CHECKING:
+    from rieszflow.generative.context import Pictures
+    from rieszflow.generative.run import Run, StageMetrics
+
+__all__ = [
+    "comparison", "distance_curves", "error_curve", "heat_map", "image_zoom", "picture", "save_picture", "to_tensorboard",
+    "trajectories",
+]  # fmt: skip
+
+
+def picture(x: Tensor, columns: int | None = None) -> Image.Image:
+    """Draw data in [0, 1]: images (n, C, H, W) as a grid, vectors (n, d) as a scatter plot of the first two coordinates."""
+    if x.ndim == 2:
+        return _scatter([x], [""])
+    n, C, H, W = x.shape
+    if C not in (1, 3):  # not a colour image: the channels side by side
+        x, W, C = x.permute(0, 2, 1, 3).reshape(n, 1, H, C * W), C * W, 1
+    columns = columns or math.ceil(math.sqrt(n))
+    rows, gap = math.ceil(n / columns), max(1, W // 14)
+    canvas = np.full((rows * (H + gap) + gap, columns * (W + gap) + gap, C), 96, np.uint8)
+    values = (x.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    for k, image in enumerate(values):
+        top, left = gap + (k // columns) * (H + gap), gap + (k % columns) * (W + gap)
+        canvas[top : top + H, left : left + W] = image
+    zoom = image_zoom((C, H, W))
+    image = Image.fromarray(canvas[:, :, 0] if C == 1 else canvas)
+    return image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
+
+
+def image_zoom(shape: tuple[int, ...]) -> int:
+    """Return the factor by which images (C, H, W) are enlarged in a grid, to a width of about 40 pixels."""
+    C, _, W = shape
+    return max(1, round(40 / (W if C in (1, 3) else C * W)))
+
+
+def save_picture(path: Path, image: Image.Image) -> None:
+    """Write an image to a PNG file atomically."""
+    atomically(path, lambda temporary: image.save(temporary, "PNG"))
+
+
+def trajectories(path: Tensor, shape: tuple[int, ...]) -> Image.Image:
+    """Draw the states (L + 1, k, d) of k samples, from noise to the last stage: a column for each image, or a scatter plot."""
+    if len(shape) == 3:
+        return picture(path.flatten(0, 1).view(-1, *shape), columns=path.shape[1])
+    return _scatter(list(path), [f"{k}" if k in (0, len(path) - 1) else "" for k in range(len(path))])
+
+
+def _scatter(clouds: list[Tensor], labels: list[str]) -> Image.Image:
+    figure, axes = _figure(5, 5, xlabel="first coordinate", ylabel="second coordinate")
+    for k, (x, label) in enumerate(zip(clouds, labels, strict=True)):
+        second = x[:, 1] if x.shape[1] > 1 else torch.zeros(len(x))
+        shade = (k + 1) / len(clouds)
+        axes.scatter(x[:, 0], second, s=6, alpha=0.3 + 0.5 * shade, color=(0.75 * (1 - shade), 0.2, shade), label=label or None)
+    if any(labels):
+        axes.legend(title="after stage", markerscale=2)
+    return _rendered(figure)
+
+
+def _figure(width: float, height: float, **settings: str) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), dpi=110, layout="tight")
+    axes = figure.add_subplot()
+    axes.set(**settings)
+    return figure, axes
+
+
+def _rendered(figure: Figure) -> Image.Image:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(buffer, format="png")
+    texts = {str(warning.message) for warning in caught}
+    for text in texts:
+        if not text.startswith("Glyph"):  # one for every letter
+            warnings.warn(text, stacklevel=2)
+    if any(text.startswith("Glyph") for text in texts):
+        notice("Matplotlib's font lacks letters of some names; the figure shows boxes instead")
+    return Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")
+
+
+def distance_curves(rows: Sequence[StageMetrics]) -> Image.Image:
+    """Plot the energy distances of metrics.jsonl against the stage."""
+    labels = {
+        "particles": "particles of the flow",
+        "network_particles": "particles after the network",
+        "fresh_samples": "fresh samples",
+    }
+    distances = [row.energy_distance for row in rows]
+    curves = {label: [e[key] for e in distances] for key, label in labels.items() if key in distances[-1]}
+    figure, axes = _curves(rows, curves, "energy distance to held-out data")
+    axes.axhline(distances[-1]["training_data"], color="grey", ls="--", lw=1, label="training data")
+    axes.set_yscale("symlog", linthresh=1e-3)
+    axes.legend(fontsize=8)
+    return _rendered(figure)
+
+
+def error_curve(rows: Sequence[StageMetrics]) -> Image.Image:
+    """Plot the fit errors of metrics.jsonl against the stage."""
+    errors = [row.fit_error or 0.0 for row in rows]
+    figure, axes = _curves(rows, {"fit error": errors}, "relative squared fit error")
+    axes.set_ylim(0, 1.1 * max(errors) or 1)
+    return _rendered(figure)
+
+
+def _curves(rows: Sequence[StageMetrics], curves: dict[str, list[float]], ylabel: str) -> tuple[Figure, Any]:
+    figure, axes = _figure(5, 3.6, xlabel="stage", ylabel=ylabel)
+    for label, values in curves.items():
+        axes.plot([row.stage for row in rows], values, marker="o", ms=3, label=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure, axes
+
+
+def comparison(x: SliceSketch, y: SliceSketch, labels: tuple[str, str]) -> Image.Image:
+    """Draw histograms of two sketches in the three columns and the random direction that differ most."""
+    panels: list[tuple[str, int, bool]] = []  # title, index, and whether it is that of a column
+    if x.plan.settings.has_columns:
+        names = y.names or [f"column {k}" for k in range(y.d)]
+        panels += [(names[k], k, True) for k in y.feature_distances(x).argsort(descending=True)[:3].tolist()]
+    k = int(y.slice_distances(x).argmax())
+    panels.append((f"slice {k}", k, False))
+    figure = Figure(figsize=(3.4 * len(panels), 2.8), dpi=110, layout="tight")
+    for axes, (title, index, column) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+        for sketch, label in zip((x, y), labels, strict=True):
+            edges, density = sketch.histogram(index, column)
+            axes.stairs(density, edges, fill=True, alpha=0.45, label=label)
+        axes.set(yticks=[])
+        axes.set_title(_short_name(title, 32), parse_math=False)
+    # The texts are set afterwards, because Matplotlib hides labels that begin with "_" and takes "$" for mathematics.
+    for text, label in zip(figure.axes[0].legend(["x", "y"], fontsize=7).get_texts(), labels, strict=True):
+        text.set(text=_short_name(label, 24), parse_math=False)
+    return _rendered(figure)
+
+
+def heat_map(found: PairwiseDistances) -> Image.Image:
+    """Draw the distances of all pairs of groups as a heat map, with similar groups side by side."""
+    order, K = found.order(), len(found)
+    side = min(14.0, 2.6 + 0.16 * K)
+    figure, axes = _figure(side + 0.8, side)
+    mesh = axes.imshow(np.maximum(found.distances, 0)[np.ix_(order, order)], cmap="viridis")
+    figure.colorbar(mesh, ax=axes, shrink=0.8, label="energy distance")
+    if K <= 80:
+        names = [_short_name(found.names[k], 24) for k in order]
+        for set_ticks, rotation in ((axes.set_xticks, 90), (axes.set_yticks, 0)):
+            for tick in set_ticks(range(K), names, rotation=rotation, fontsize=7):
+                tick.label1.set_parse_math(False)
+    else:
+        axes.set(xticks=[], yticks=[])
+    return _rendered(figure)
+
+
+def _short_name(text: str, limit: int) -> str:
+    """Return the name of a file or column, shortened in the middle, which is less telling than its ends."""
+    text = on_one_line(text)
+    return text if len(text) <= limit else f"{text[: limit // 2]}…{text[1 - limit // 2 :]}"
+
+
+def to_tensorboard(run: Run, pictures: Pictures) -> None:
+    """Write the metrics and images of the last stage for TensorBoard, as a `draw` callback that runs after `draw`.
+
+    They go to the folder `tensorboard` of the run and are indexed by the number of flow steps so far. A training that is
+    resumed from a checkpoint replaces what it wrote after it.
+
+    Raises:
+        MissingPackageError: If tensorboard is not installed.
+    """
+    with extra("tensorboard", "TensorBoard"):
+        from torch.utils.tensorboard import SummaryWriter
+
+    row = pictures.rows[-1]
+    step = row.flow_steps_total
+    with SummaryWriter(str(run.path / "tensorboard"), purge_step=step) as writer:
+        add: Any = writer
+        for name, value in row.to_dict().items():
+            for key, number in value.items() if isinstance(value, dict) else [("", value)]:
+                if isinstance(number, (int, float)):
+                    add.add_scalar(f"{name}/{key}" if key else name, number, step)
+        for name in ("particles", "samples"):
+            file = run.path / "images" / f"{name}-{row.stage:04d}.png"
+            if file.is_file():
+                with Image.open(file) as image:
+                    add.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")

@@ -76,11 +76,11 @@ def test_columns_that_are_given(folder):
         ),
         (["train", "digits", "--observe", "pool:3"], "does not fit images of shape"),
         (["train", "digits", "--condition", "age"], "has no columns"),
-        (["sample", "by-class", "--label", 10], "label 10 given; the data have 0 to 9"),
+        (["sample", "by-class", "--label", 10], "must be a label of the training data, 0 to 9, got 10"),
         (["sample", "left", "--label", 1], "--label does not fit left, which takes --observed (its condition is 'left-half')"),
         (["sample", "by-class", "--observed", "held-out"], "which takes --label (its condition is 'class')"),
         (["sample", "by-class", "--condition", "1"], "--condition does not fit by-class, which takes --label"),
-        (["sample", "left"], "the model needs the known part of images"),
+        (["sample", "left"], "must be the known part of images"),
         (
             ["sample", "left", "--observed", "nowhere.npy"],
             "--observed must be an existing .npy or .npz file, or held-out, got nowhere.npy",

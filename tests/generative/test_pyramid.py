@@ -313,7 +313,7 @@ def test_settings_that_do_not_fit_the_data(tmp_path, settings, shape, says):
 def test_bad_celeba(tmp_path):
     with pytest.raises(DatasetError, match="no folder given"):
         load("celeba")
-    with pytest.raises(DatasetError, match="or no pictures"):
+    with pytest.raises(DatasetError, match="or no images"):
         load("celeba", tmp_path)
     write_celeba(tmp_path / "data", patches(3, 218, 178), patches(2, 218, 178))
     listing = tmp_path / "data" / "list_eval_partition.txt"

@@ -379,7 +379,7 @@ def test_range_edited_before_anything_was_trained(tmp_path):
     stopped(tmp_path / "run", (1, "flow", 1), points())
     (tmp_path / "run" / "state.safetensors").unlink()
     edit(tmp_path / "run", lambda c: c["data"].update(low=-50.0))
-    refused(lambda: resume(tmp_path / "run"), "config.yaml: low of the data is -50.0, the data given now have")
+    refused(lambda: resume(tmp_path / "run"), "config.yaml: `low` of the data must be 0.0, got -50.0")
 
 
 # metrics.jsonl and evaluation.json

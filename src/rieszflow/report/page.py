@@ -7,6 +7,7 @@ import html
 import io
 from itertools import pairwise
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,31 +33,6 @@ _ACROSS = 8  # images in a row of it
 _CLOUD = 2000  # points in a scatter plot
 _PLOT_WIDTH = 450  # of a plot on the page, in pixels: two of them fit side by side
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>rieszflow: {title}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<style>
-:root {{ color-scheme: light dark; --ink: #222; --paper: #fff; --soft: #5c5c5c; --line: #ccc; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --ink: #ddd; --paper: #17191c; --soft: #a3a3a3; --line: #45484d; }} }}
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2em auto; padding: 0 1em; }}
-body {{ color: var(--ink); background: var(--paper); overflow-wrap: anywhere; }}
-h2 {{ margin-top: 2em; border-bottom: 1px solid var(--line); }}
-figure {{ margin: 0; max-width: 100%; }} figcaption {{ color: var(--soft); font-size: 13px; }}
-img {{ width: 100%; height: auto; }} img.pixels {{ image-rendering: pixelated; }}
-table {{ border-collapse: collapse; font-size: 13px; overflow-wrap: normal; }}
-td, th {{ padding: 2px 10px; text-align: right; border-bottom: 1px solid var(--line); }}
-td:first-child, th:first-child, .settings td {{ text-align: left; }}
-.wide {{ overflow-x: auto; }} .pair {{ display: flex; gap: 16px; flex-wrap: wrap; }}
-</style></head><body>
-<h1>{title}</h1>
-<p>A generative flow moved noise towards the data along the sliced MMD flow. {method} Energy distances are measured to data held
-out of the training: lower is better; they are around 0, possibly negative, for equal distributions, and those of real training
-data show what can be reached. The method is described in docs/design.md of the project.</p>
-<p>{summary}</p>
-{sections}
-</body></html>
-"""
 _METHOD = {
     "networks": "Networks were trained, one after another, to do the same. They turn fresh noise into the samples below.",
     "recorded": "Its steps were recorded. Applied to fresh noise, which took no part in the flow, they give the samples below.",
@@ -105,7 +81,8 @@ def write_report(run: Run) -> Path:
     if rows:
         summary += f", {sum(rows[-1]['seconds'].values()):.0f} s"
     summary += "." if run.columns is None else ". Distances are those of columns scaled by their interquartile ranges."
-    page = _PAGE.format(
+    template = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+    page = template.substitute(
         title=_text(Path(run.data["name"]).name),
         method=_METHOD[run.config.model],
         summary=_text(summary),

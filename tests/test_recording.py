@@ -8,7 +8,7 @@ import rieszflow as rf
 from rieszflow._infra.files import load_tensors, save_tensors
 from rieszflow.errors import FileError, InputError, RunError
 from rieszflow.flow.recording import _FORMAT
-from rieszflow.histograms.replay import replay_step
+from rieszflow.histograms import replay_step
 
 SHAPE = (1, 12, 12)
 KINDS = ["hadamard", rf.PatchSlices(SHAPE, 5, 2), rf.PatchSlices(SHAPE, 4)]

@@ -163,7 +163,7 @@ def test_batches_and_chunks(monkeypatch):
     for k in range(4):
         torch.testing.assert_close(rf.sliced_mmd2(x[k], y[k], directions=xi), value[k], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(rf.sliced_mmd2_gradient(x[k], y[k], directions=xi), gradient[k], rtol=1e-5, atol=1e-6)
-    monkeypatch.setattr("rieszflow.engines.sort.engine._PROJECTIONS", 50)
+    monkeypatch.setattr("rieszflow.engines.sort._PROJECTIONS", 50)
     torch.testing.assert_close(rf.sliced_mmd2(x, y, directions=xi), value, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(rf.sliced_mmd2_gradient(x, y, directions=xi), gradient, rtol=1e-5, atol=1e-6)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rieszflow import directions, engines
 from rieszflow._infra import ranks, validate
+from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import BufferPool
 from rieszflow._types import Batches, Cloud, EngineName, Need, Pair, Points, PointsT, Seed, Statistic
@@ -20,7 +21,7 @@ from rieszflow.data import stream
 from rieszflow.directions import Directions, Kind
 from rieszflow.engines import CachedTarget, Engine, Problem, Result
 from rieszflow.errors import InputError
-from rieszflow.histograms.replay import StepTables, record_step
+from rieszflow.histograms import StepTables, record_step
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 
 __all__ = ["CachedSlices", "Target"]
@@ -150,6 +151,7 @@ class Target:
         """The sets of slices that are kept at present."""
         return self._pool.sets
 
+    @isolated_numerics
     def gradient(self, x: PointsT, *, statistic: Statistic = "V", x_weights: Points | None = None) -> PointsT:
         """Gradient of D² by x.
 
@@ -215,6 +217,7 @@ class Target:
         if isinstance(self.directions, Tensor):
             raise InputError("recording: given with a tensor of directions; names and PatchSlices are accepted with it")
 
+    @isolated_numerics
     def record_step(self, x: Tensor, draw: Callable[[int], Directions], bins: int) -> tuple[int, Directions, StepTables]:
         """The next slices' seed, the slices, and what the gradient by particles x (N, d) is on them, as a function.
 
@@ -233,7 +236,7 @@ class Target:
             used = dataclasses.replace(sets[turn], uses=sets[turn].uses + 1)
         else:
             seed = self._seed()
-            used = CachedSlices(seed, 1, caching_engine.keep(self._source, x.points, self._sample(seed), self._problem))
+            used = CachedSlices(seed, 1, caching_engine.cache(self._source, x.points, self._sample(seed), self._problem))
         result = used.target.evaluate(x, unbiased)
         sets[turn : turn + 1] = [] if result.stale else [used]
         self._pool = _Pool(calls + 1, tuple(sets))
@@ -261,6 +264,7 @@ class Target:
             state |= {f"{k}.{name}": v for name, v in kept.target.state().items()}
         return state
 
+    @isolated_numerics
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Takes over what `state` returned, and counts the target anew. Raises KeyError for a state of other slices."""
         sets = []
@@ -269,7 +273,7 @@ class Target:
                 raise KeyError("entries")
             prefix, seed = f"{k}.", int(state[f"{k}.seed"])
             own = {key.removeprefix(prefix): v.to(self.y.device) for key, v in state.items() if key.startswith(prefix)}
-            target = self._keeper.restore(self._source, own, self._sample(seed), self._problem)
+            target = self._keeper.restore_cache(self._source, own, self._sample(seed), self._problem)
             sets.append(CachedSlices(seed, int(own["uses"]), target))
         self._pool = _Pool(int(state["calls"]), tuple(sets))
 

@@ -3,10 +3,10 @@
 import pytest
 
 from rieszflow.histograms import backends
-from rieszflow.histograms.count_torch import Device
 
 
 @pytest.fixture
-def on_device_passes(monkeypatch):
-    """The passes that CUDA uses, here on the CPU."""
-    monkeypatch.setattr(backends, "of", lambda frame: Device())
+def torch_backend(monkeypatch):
+    """Count and look up with the backend of CUDA, here on the CPU."""
+    for name in ("_HADAMARD", "_PATCHES", "_TILED"):
+        monkeypatch.setattr(backends, name, backends.TorchBackend())

@@ -9,7 +9,7 @@ import rieszflow as rf
 from rieszflow import directions, engines
 from rieszflow._types import Cloud, Need
 from rieszflow.engines import Problem
-from rieszflow.histograms import counted, layout
+from rieszflow.histograms import Histogram, loops
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -35,18 +35,18 @@ SHAPES = ["normal", "cauchy", "point masses", "half a point", "two scales", "out
 @pytest.mark.parametrize("y_shape", SHAPES)
 @pytest.mark.parametrize("n", [5, 900])
 def test_bins_keep_their_bound(x_shape, y_shape, n):
-    """|F̂ − F| and |Ĝ − G| are at most the masses of the point's own bin, whatever the data are (docstring of bins.py)."""
+    """|F̂ − F| and |Ĝ − G| are at most the counts of the point's own bin; the gradient is 4(G − F) over N."""
     g = generator(n)
     x, y = shapes(x_shape, n, g), shapes(y_shape, 2 * n, g)
     xi = torch.ones(1, 1)
     got, exact = (rf.sliced_mmd2_gradient(x, y, directions=xi, engine=e)[:, 0] * n for e in ("bins", "sort"))
     problem = Problem(rf.Riesz(1.0), Need(x=True))
-    (t,) = engines.ENGINES["bins"].keep(Cloud(y), x, directions.DenseDirections(xi), problem).tables
+    (t,) = engines.ENGINES["bins"].cache(Cloud(y), x, directions.DenseDirections(xi), problem).histograms
     grid = t.grid
-    f = counted(grid, Cloud(x)).mass
+    f = Histogram.from_points(grid, Cloud(x)).counts
     u = (grid.project(x)[0].numpy() - grid.low.numpy()[0]) * grid.inverse.numpy()[0]
-    own = np.array([layout.place(v, grid.B)[0] for v in u])
-    bound = 2 * (f[0] + t.mass[0]).numpy()[own]
+    own = np.array([loops.locate(v, grid.B)[0] for v in u])
+    bound = 4 * (f[0] + t.counts[0]).numpy()[own]
     assert (np.abs((got - exact).numpy()) <= bound + 4 * EPS).all()
 
 
@@ -107,7 +107,7 @@ def test_two_points(kind):
     gradient = rf.sliced_mmd2_gradient(x, y, slices=128, directions=kind, engine="bins", seed=generator(1)) * 3000
     xi = directions.sample(kind, 128, 70, x, generator(1))
     side = xi.project(x[:1] - y[:1]).sign()
-    wanted = rf.Riesz(1.0).basis_constant(xi.n) / 128 * xi.adjoint(side)
+    wanted = 2 * rf.Riesz(1.0).basis_constant(xi.n) / 128 * xi.adjoint(side)
     torch.testing.assert_close(gradient, wanted.expand_as(gradient), rtol=0, atol=1e-5)
 
 
@@ -133,15 +133,15 @@ def test_what_float32_cannot_hold_is_refused(kind, request):
     target = rf.Target(y, **options, engine="bins", refresh_every=2, seed=g)
     for _ in range(2):
         for function in (rf.sliced_mmd2, rf.sliced_mmd2_gradient):
-            with pytest.raises(ValueError, match="^x, y: points so far from the others"):
+            with pytest.raises(ValueError, match="^`x` and `y` must lie within"):
                 function(x, y, **options, engine="bins", seed=g)
-            with pytest.raises(ValueError, match="^x, y: points so far from the others"):
+            with pytest.raises(ValueError, match="^`x` and `y` must lie within"):
                 function(x, y, kernel=rf.Gaussian(1e10), **options, seed=g)
             assert torch.isfinite(function(x, y, **options, engine="sort", seed=g)).all()
-        with pytest.raises(ValueError, match="^x, y: points so far from the others"):
+        with pytest.raises(ValueError, match="^`x` and `y` must lie within"):
             target.gradient(x)
-        if "on_device_passes" not in request.fixturenames:
-            request.getfixturevalue("on_device_passes")
+        if "torch_backend" not in request.fixturenames:
+            request.getfixturevalue("torch_backend")
     wide = torch.cat([torch.full((20, 3), 3e38), torch.full((20, 3), -3e38)])
     for engine in engines.ENGINES:
         with pytest.raises(ValueError, match="^`x` and `y` must have differences that torch.float32 can hold"):

@@ -31,8 +31,8 @@ def brute_slices(x, y, kernel, xi, statistic, a, b):
     for p, (u, v) in enumerate(zip(px, py, strict=True)):
         own = f(np.zeros(1))[0] if statistic == "U" else 0.0
         xx, yy = a @ f(u[:, None] - u) @ a - own * (a**2).sum(), b @ f(v[:, None] - v) @ b - own * (b**2).sum()
-        value += 0.5 * alpha * xx + 0.5 * beta * yy - a @ f(u[:, None] - v) @ b
-        derivative[p] = a * (alpha * (df(u[:, None] - u) @ a) - df(u[:, None] - v) @ b)
+        value += alpha * xx + beta * yy - 2 * a @ f(u[:, None] - v) @ b
+        derivative[p] = 2 * a * (alpha * (df(u[:, None] - u) @ a) - df(u[:, None] - v) @ b)
     return value / xi.P, xi.adjoint(torch.from_numpy(derivative / xi.P))
 
 

@@ -27,7 +27,7 @@ __all__ = ["KEPT", "OPTIONS", "SUMS", "parallel_for", "threads", "tile_width"]
 _LOG = logging.getLogger("rieszflow")
 _HERE = Path(__file__).parent.parent
 _FOLDERS = tuple(
-    _HERE / name for name in (".", "directions", "engines/sort", "exact", "flow", "histograms", "two_sample")
+    _HERE / name for name in (".", "directions", "engines", "exact", "flow", "histograms", "two_sample")
 )  # with loops
 
 

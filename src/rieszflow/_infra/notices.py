@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
-from pathlib import Path
 
 __all__ = ["Notice", "notice"]
 
-_PACKAGE = str(Path(__file__).parents[1]) + os.sep
+_SKIPPED = ("rieszflow", "torch")
 
 
 class Notice(UserWarning):
@@ -20,8 +18,8 @@ class Notice(UserWarning):
 
 
 def notice(message: str) -> None:
-    """Warn at the line outside of this package that led here."""
+    """Warn at the line outside of this package, and of PyTorch's calls in between, that led here."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] in _SKIPPED:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, Notice, stacklevel=level)

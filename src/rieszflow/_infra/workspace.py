@@ -1,8 +1,4 @@
-"""Memory that is kept between calls: what the compiled loops work in, in huge pages where the system has them, and results.
-
-Tables of some megabytes are swept once for every tile of points. In pages of 4 KB their addresses do not fit the processor's
-translation cache, which makes looking up slow by chance; fresh memory would cost a page fault for each of them, too.
-"""
+"""Memory that is reused between calls: scratch arrays of the compiled loops, and results."""
 
 from __future__ import annotations
 
@@ -12,39 +8,47 @@ import mmap
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["BufferPool", "empty_like", "workspace"]
+__all__ = ["BufferPool", "Workspace", "empty_like"]
 
 _HUGE = 1 << 21
 # Python's default is memory that a forked process shares with its parent.
 _PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-_kept, _current = threading.local(), threading.local()
+_current = threading.local()
 
 
-def workspace(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
-    """An array with anything in it, valid until this thread's next call with the same name."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    buffers: dict[str, np.ndarray] = _kept.__dict__
-    if name not in buffers or not size <= buffers[name].size <= 4 * size + _HUGE:
-        buffers.pop(name, None)
-        memory = mmap.mmap(-1, size + _HUGE, **_PRIVATE)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            memory.madvise(mmap.MADV_HUGEPAGE)
-        whole = np.frombuffer(memory, np.uint8)
-        start = -whole.ctypes.data % _HUGE
-        buffers[name] = whole[start : start + size]
-    array: np.ndarray = buffers[name][:size].view(dtype).reshape(shape)
-    return array
+class Workspace(threading.local):
+    """The memory of one scratch array, kept between calls. Every thread has its own.
+
+    Loops sweep tables of some megabytes once for every tile of points. In pages of 4 KB the tables' addresses overflow the
+    processor's translation cache, so the memory is in huge pages if the system has them; fresh memory would cost a page fault
+    for every page.
+    """
+
+    _buffer = np.empty(0, np.uint8)
+
+    def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
+        """Return an uninitialised array, valid until this thread's next call."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if not size <= self._buffer.size <= 4 * size + _HUGE:
+            self._buffer = np.empty(0, np.uint8)  # free the old memory first
+            memory = mmap.mmap(-1, size + _HUGE, **_PRIVATE)
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                memory.madvise(mmap.MADV_HUGEPAGE)
+            whole = np.frombuffer(memory, np.uint8)
+            start = -whole.ctypes.data % _HUGE
+            self._buffer = whole[start : start + size]
+        array: np.ndarray = self._buffer[:size].view(dtype).reshape(shape)
+        return array
 
 
 def empty_like(x: Tensor) -> Tensor:
-    """A tensor like x with anything in it. On the CPU from NumPy, which asks for huge pages: the first touch costs half."""
+    """Return an uninitialised tensor like x, on the CPU from the pool in use or from NumPy, which asks for huge pages."""
     if x.device.type != "cpu":
         return torch.empty_like(x)
     pool: BufferPool | None = getattr(_current, "pool", None)
@@ -53,7 +57,7 @@ def empty_like(x: Tensor) -> Tensor:
 
 
 class BufferPool:
-    """The last results' memory, used again for new ones as soon as no tensor is left that looks at it.
+    """The memory of recent results, reused as soon as no tensor refers to it any more.
 
     A step of a flow makes two arrays and frees two. Fresh ones of a gigabyte would cost nearly as much as the step itself.
     """
@@ -61,16 +65,16 @@ class BufferPool:
     _MOST = 3  # the particles, their velocity and their gradient
 
     def __init__(self) -> None:
-        # A tensor made of a view keeps that very view alive, so the view's end is the end of all that look at the memory.
+        # A tensor made of a view keeps that very view alive, so the view dies with the last tensor that uses the memory.
         self._arrays: list[tuple[np.ndarray, weakref.ref[np.ndarray]]] = []
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> Any:
-        return BufferPool, ()  # a copy starts with nothing
+    def __reduce__(self) -> tuple[type[BufferPool], tuple[()]]:
+        return BufferPool, ()  # a copy starts empty
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """`fresh` takes this thread's arrays from here."""
+        """Let `empty_like` take this thread's arrays from this pool."""
         before, _current.pool = getattr(_current, "pool", None), self
         try:
             yield
@@ -78,6 +82,7 @@ class BufferPool:
             _current.pool = before
 
     def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
+        """Return an uninitialised array whose memory is taken back when the last reference to it is gone."""
         with self._lock:
             fitting = [(a, seen) for a, seen in self._arrays if a.shape == shape and a.dtype == dtype]
             unused = next((k for k, (_, seen) in enumerate(fitting) if seen() is None), None)

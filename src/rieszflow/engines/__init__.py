@@ -1,6 +1,7 @@
-"""Engines: all slices of D² and its derivatives, one dimension many times. `base.py` has their contract.
+"""Engines: MMD² and its derivatives on all slices, a one-dimensional problem many times.
 
-`sort` is exact and the reference, for Riesz(1.0). `bins` takes linear time and no memory that grows with N, for all kernels.
+`sort` is exact and the reference, for Riesz(1.0). `bins` takes linear time and no memory that grows with N, for all kernels. A
+new engine is one file with a subclass of `Engine` and one entry in `ENGINES`; `tests/engines/test_contract.py` then covers it.
 """
 
 from __future__ import annotations
@@ -16,26 +17,26 @@ __all__ = ["ENGINES", "CachedTarget", "Engine", "Problem", "Result", "caching_en
 
 ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Sort(), Bins())}
 
-# Below, the tables of the bins cost more than the points, and the exact engine is about as fast.
+# Below this number the tables of the bins cost more than the points, and the exact engine is about as fast.
 _FEW = 4096
 
 
 def choose(name: str, problem: Problem, x: Tensor, y: Tensor) -> Engine:
-    """The engine of a name. "auto" asks the engines what they support.
+    """Return the engine of a name.
 
-    Of those that support the problem, "auto" prefers an exact one for few points, float64 and derivatives by weights.
+    Of the engines that support the problem, "auto" prefers an exact one for few points, float64 and derivatives by weights.
 
     Raises:
-        InputError: an unknown name, or a problem that the engine does not support.
+        InputError: An unknown name, or a problem that the engine does not support.
     """
     if isinstance(name, str) and name == "auto":
         precise = problem.need.weights or x.dtype.itemsize > 4 or x.shape[-2] + y.shape[-2] < _FEW
         by_preference = sorted(ENGINES.values(), key=lambda engine: engine.exact, reverse=precise)
-        found = next((engine for engine in by_preference if engine.supports(problem)), ENGINES["bins"])
+        found = next((engine for engine in by_preference if engine.refusal(problem) is None), ENGINES["bins"])
     elif isinstance(name, str) and name in ENGINES:
         found = ENGINES[name]
     else:
-        raise InputError(f"engine: {name!r} given; {', '.join(repr(n) for n in ('auto', *ENGINES))} are accepted")
+        raise InputError(f"`engine` must be one of {', '.join(map(repr, ('auto', *ENGINES)))}, got {name!r}")
     refusal = found.refusal(problem)
     if refusal is not None:
         raise InputError(refusal)
@@ -43,6 +44,6 @@ def choose(name: str, problem: Problem, x: Tensor, y: Tensor) -> Engine:
 
 
 def caching_engine(name: str, problem: Problem) -> Engine | None:
-    """The engine of a name, or of any for "auto", that can keep targets for a problem. None if there is none."""
+    """Return the engine of a name, or any for "auto", that can cache targets for a problem, or None."""
     named = (engine for engine in ENGINES.values() if name in ("auto", engine.name))
-    return next((engine for engine in named if engine.supports(problem) and engine.can_cache(problem)), None)
+    return next((engine for engine in named if engine.refusal(problem) is None and engine.can_cache(problem)), None)

@@ -1,28 +1,25 @@
-"""The linear-time engine, as its contract has it. The package's docstring tells how it works."""
+"""The linear-time engine, an adapter of `rieszflow.histograms` to the contract of engines."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor
 
-from rieszflow._infra.isolation import isolated_numerics
+from rieszflow import histograms
+from rieszflow._infra.notices import notice
+from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Batches, Cloud, Need, Pair
 from rieszflow.directions import Directions
-from rieszflow.engines.base import CachedTarget, Engine, Problem, Result, Sum
-from rieszflow.histograms.cdf import CdfEvaluator
-from rieszflow.histograms.choose import cumulates, grids
-from rieszflow.histograms.evaluator import Evaluator
-from rieszflow.histograms.fft import FftEvaluator
-from rieszflow.histograms.grid import SPAN, BinGrid, grid_of, parts
-from rieszflow.histograms.table import Histogram, count_batches, counted
-from rieszflow.kernels import Kernel, Riesz
+from rieszflow.engines.base import Engine, Problem, Result
+from rieszflow.histograms import GRID_TENSORS, BinGrid, CdfEvaluator, Evaluator, FftEvaluator, Histogram
+from rieszflow.kernels import Riesz
 
 __all__ = ["Bins", "CachedHistograms"]
 
-_DRIFT = 0.02  # share of projections that may leave the range of a kept table before it is made anew
+_DRIFT = 0.02  # additional share of projections outside the range that makes a cache stale
+_X, _Y = Workspace(), Workspace()
 
 
 class Bins(Engine):
@@ -34,79 +31,69 @@ class Bins(Engine):
 
     def refusal(self, problem: Problem) -> str | None:
         if problem.need.weights:
-            return "x_weights, y_weights: engine 'bins' has no derivatives by weights; use engine='sort' (Riesz(1.0)), or mmd2"
+            return "`x_weights` and `y_weights` must not require gradients with engine 'bins'; use engine 'sort' or mmd2"
         return None
 
     def _evaluate(self, pair: Pair, directions: Directions, problem: Problem) -> Result:
-        need, group, P = problem.need, problem.group, directions.P
-        _warn_of(problem)
-        total = Sum()
-        for grid in grids(pair.x.points, pair.y.points, directions, problem.kernel, value=need.value, group=group):
-            y = counted(grid, pair.y, moments=need.value, memory="mass of y", group=group)
-            x = counted(grid, pair.x, moments=need.value, memory="mass of x", group=group)
-            method = _method(x, y, pair.unbiased, problem.kernel)
-            total.add(
-                Result(
-                    method.value() / P if need.value else None,
-                    method.gradient_x(pair.x, P) if need.x else None,
-                    method.gradient_y(pair.y, P) if need.y else None,
-                )
+        kernel, need, group, P = problem.kernel, problem.need, problem.group, directions.P
+        if isinstance(kernel, Riesz) and kernel.r < 1 and (need.x or need.y):
+            notice(
+                f"kernel: gradients of {kernel!r} on slices can be wrong by their own size, because forces grow without bound "
+                "as points meet and bins do not resolve that (values are right); mmd2_gradient is exact"
             )
-        return total.result()
+        total = Result()
+        for grid in histograms.choose_grids(pair.x.points, pair.y.points, directions, kernel, value=need.value, group=group):
+            y = Histogram.from_points(grid, pair.y, tail_sums=need.value, workspace=_Y, group=group)
+            x = Histogram.from_points(grid, pair.x, tail_sums=need.value, workspace=_X, group=group)
+            both: Evaluator
+            if histograms.uses_cdf(kernel):
+                both = CdfEvaluator(x, y, pair.unbiased)
+            else:
+                both = FftEvaluator(x, y, pair.unbiased, kernel)
+            total += Result(
+                both.value() / P if need.value else None,
+                both.gradient_x(pair.x, P) if need.x else None,
+                both.gradient_y(pair.y, P) if need.y else None,
+            )
+        return total
 
     def can_cache(self, problem: Problem) -> bool:
-        return cumulates(problem.kernel) and problem.need == Need(x=True)
+        return histograms.uses_cdf(problem.kernel) and problem.need == Need(x=True)
 
-    @isolated_numerics
-    def keep(self, y: Cloud | Batches, x: Tensor, directions: Directions, problem: Problem) -> CachedHistograms:
+    def cache(self, y: Cloud | Batches, x: Tensor, directions: Directions, problem: Problem) -> CachedHistograms:
         points = y.points if isinstance(y, Cloud) else y
-        return _counted_on(grids(x, points, directions, problem.kernel, value=False, group=problem.group), y, problem)
+        grids = histograms.choose_grids(x, points, directions, problem.kernel, value=False, group=problem.group)
+        return CachedHistograms(grids, y, problem)
 
-    @isolated_numerics
-    def restore(
+    def restore_cache(
         self, y: Cloud | Batches, state: dict[str, Tensor], directions: Directions, problem: Problem
     ) -> CachedHistograms:
-        found = [grid_of(part, {name: state[f"{k}.{name}"] for name in SPAN}) for k, part in enumerate(parts(directions))]
-        return _counted_on(found, y, problem)
+        grids = [
+            BinGrid.from_tensors(part, {name: state[f"{k}.{name}"] for name in GRID_TENSORS})
+            for k, part in enumerate(histograms.split_directions(directions))
+        ]
+        return CachedHistograms(grids, y, problem)
 
 
-class CachedHistograms(CachedTarget):
-    """A target's tables on all parts of the slices."""
+class CachedHistograms:
+    """The histograms of a target on all parts of the slices."""
 
-    def __init__(self, tables: Sequence[Histogram], problem: Problem) -> None:
-        self.tables, self._problem = tuple(tables), problem
-        self.outside = tuple(table.outside() for table in tables)
-        """The share of the target's projections outside of the equal bins, of every part."""
-        self._slices = sum(table.grid.directions.P for table in tables)
+    def __init__(self, grids: Sequence[BinGrid], y: Cloud | Batches, problem: Problem) -> None:
+        self._group = problem.group
+        if isinstance(y, Cloud):
+            self.histograms = [Histogram.from_points(grid, y, group=self._group) for grid in grids]
+        else:
+            self.histograms = histograms.count_batches(grids, y, self._group)
+        self._outside = [y.outside() for y in self.histograms]
+        self._slices = sum(grid.directions.P for grid in grids)
 
-    @isolated_numerics
     def evaluate(self, x: Cloud, unbiased: bool) -> Result:
-        total, stale = Sum(), False
-        for y, outside in zip(self.tables, self.outside, strict=True):
-            mine = counted(y.grid, x, memory="mass of x", group=self._problem.group)
-            stale |= mine.outside() > outside + _DRIFT
-            total.add(Result(x=CdfEvaluator(mine, y, unbiased).gradient_x(x, self._slices)))
-        return total.result(stale)
+        total = Result()
+        for y, outside in zip(self.histograms, self._outside, strict=True):
+            mine = Histogram.from_points(y.grid, x, workspace=_X, group=self._group)
+            stale = mine.outside() > outside + _DRIFT
+            total += Result(x=CdfEvaluator(mine, y, unbiased).gradient_x(x, self._slices), stale=stale)
+        return total
 
     def state(self) -> dict[str, Tensor]:
-        return {f"{k}.{name}": v for k, table in enumerate(self.tables) for name, v in table.grid.span().items()}
-
-
-def _counted_on(found: Sequence[BinGrid], y: Cloud | Batches, problem: Problem) -> CachedHistograms:
-    if isinstance(y, Cloud):
-        return CachedHistograms([counted(grid, y, group=problem.group) for grid in found], problem)
-    return CachedHistograms(count_batches(found, y, problem.group), problem)
-
-
-def _method(x: Histogram, y: Histogram, unbiased: bool, kernel: Kernel) -> Evaluator:
-    return CdfEvaluator(x, y, unbiased) if cumulates(kernel) else FftEvaluator(x, y, unbiased, kernel)
-
-
-def _warn_of(problem: Problem) -> None:
-    kernel, need = problem.kernel, problem.need
-    if isinstance(kernel, Riesz) and kernel.r < 1 and (need.x or need.y):
-        warnings.warn(
-            f"kernel: gradients of {kernel!r} on slices can be off by their own size: forces grow without bound as points "
-            "meet, and bins do not resolve that (values are right); mmd2_gradient is exact",
-            stacklevel=2,
-        )
+        return {f"{k}.{name}": v for k, y in enumerate(self.histograms) for name, v in y.grid.to_tensors().items()}

@@ -25,7 +25,7 @@ from rieszflow.flow.moves import apply_moves, update_velocity
 from rieszflow.flow.recording import RecordedFlow, Recorder
 from rieszflow.flow.schedule import default_step_sizes
 from rieszflow.flow.segments import Plan, Step
-from rieszflow.histograms.replay import replay_step
+from rieszflow.histograms import replay_step
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 from rieszflow.target import Target
 

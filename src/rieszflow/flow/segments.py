@@ -19,7 +19,7 @@ from rieszflow._infra.workspace import BufferPool
 from rieszflow.constraints import Constraint, FixedPrefix, as_constraint
 from rieszflow.directions import Kind, PatchSlices
 from rieszflow.flow.moves import apply_moves, update_velocity
-from rieszflow.histograms.replay import StepTables, replay_step
+from rieszflow.histograms import StepTables, replay_step
 
 __all__ = ["Plan", "Segment", "Step", "replay"]
 

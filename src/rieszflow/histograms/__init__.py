@@ -1,40 +1,28 @@
-"""The linear-time engine: projections are counted into bins, the tables become lines, and projections look them up.
+"""Histograms on slices: the linear-time core below the engines, the sketches and the tests.
 
-Two passes over the particles, a tile at a time: project and count; project again, look up, transform back. An array of size
-P × N never exists; memory is O(P·B) for P slices of a block and B bins.
+There are two passes over the points, a tile at a time: project and count; project again, look up, transform back. An array of
+size P × N never exists; memory is O(P·B) for P slices of a part and B bins. Data goes through the files in this order:
 
-The rooms, in the order in which data goes through them:
-
-    layout      how a slice's table is laid out
-    grid        where the bins are: frame (how points are projected) and range
-    passes      the work over points: `cpu` with its compiled `loops`, and `device`
-    settle      from points to grids
-    table       from a grid and a cloud to what is counted
-    cumulated   from two tables to D² and its gradients for r = 1, with the bound on errors
-    convolved   the same for other kernels
-    engine      all of it as an `Engine`
+    grid        how points are projected, and where the bins are
+    choose      from points to grids
+    backends    the passes over points, with their compiled `loops` and `patch_loops`
+    histogram   from a grid and a cloud to counts
+    evaluators  from two histograms to MMD² and its gradients
+    replay      a step of a flow as small tables
 """
 
 from __future__ import annotations
 
-from rieszflow.histograms.cdf import CdfEvaluator
-from rieszflow.histograms.choose import BINS, choose_bins, frames
-from rieszflow.histograms.grid import SPAN, BinGrid, Projector, grid_of, parts
-from rieszflow.histograms.layout import TAIL, tail_edge
-from rieszflow.histograms.table import Histogram, counted
+from rieszflow.histograms.backends import select_backend
+from rieszflow.histograms.choose import BINS, choose_bins, choose_grids, make_projectors, uses_cdf
+from rieszflow.histograms.evaluators import CdfEvaluator, Evaluator, FftEvaluator
+from rieszflow.histograms.grid import GRID_TENSORS, BinGrid, Projector, split_directions
+from rieszflow.histograms.histogram import Histogram, count_batches
+from rieszflow.histograms.loops import TAIL, tail_edge
+from rieszflow.histograms.replay import StepTables, record_step, replay_step
 
 __all__ = [
-    "BINS",
-    "SPAN",
-    "TAIL",
-    "BinGrid",
-    "CdfEvaluator",
-    "Histogram",
-    "Projector",
-    "choose_bins",
-    "counted",
-    "frames",
-    "grid_of",
-    "parts",
-    "tail_edge",
-]
+    "BINS", "GRID_TENSORS", "TAIL", "BinGrid", "CdfEvaluator", "Evaluator", "FftEvaluator", "Histogram", "Projector",
+    "StepTables", "choose_bins", "choose_grids", "count_batches", "make_projectors", "record_step", "replay_step",
+    "select_backend", "split_directions", "tail_edge", "uses_cdf",
+]  # fmt: skip

@@ -1,58 +1,288 @@
-"""The passes over the points of a cloud, which are all the work that grows with their number. `of` chooses who makes them."""
+"""The passes over the points of a cloud: counting into bins, and looking up piecewise linear functions.
+
+All work that grows with the number of points is here. An array of all P × N projections never exists: every pass projects the
+points again, a tile at a time. On the CPU the projection is fused with the fast transform, or is a matrix product.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeAlias
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from rieszflow._infra.jit import parallel_for, threads, tile_width
+from rieszflow._infra.workspace import Workspace, empty_like
 from rieszflow._types import Cloud
 from rieszflow.directions import HadamardDirections, PatchDirections
-from rieszflow.histograms.count_cpu import FUSED, PATCHED, TILED
-from rieszflow.histograms.count_torch import Device
-from rieszflow.histograms.grid import BinGrid, Projector
-from rieszflow.histograms.lines import PiecewiseLinear
+from rieszflow.histograms import loops, patch_loops
+from rieszflow.histograms.grid import BinGrid, PiecewiseLinear, Projector, check_inside
+from rieszflow.histograms.loops import FIRST, PER_OCTAVE, STEEP, TAIL
 
-__all__ = ["Passes", "of"]
+__all__ = ["Backend", "TorchBackend", "empty_lines", "select_backend"]
+
+_Loop: TypeAlias = Callable[..., object]
+_COUNTS, _LINES = Workspace(), Workspace()
 
 
-class Passes(Protocol):
-    """An array of all projections, P × N, never exists: points are projected a tile at a time, in every pass anew."""
+class Backend(ABC):
+    """The passes over points on one kind of device and directions."""
 
-    def extent(self, frame: Projector, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Least and greatest projection on every slice, (P,) each."""
+    tile: int  # projections at a time
+    shortest: int = 1  # points of a tile, at least
 
+    def _size(self, projector: Projector) -> int:
+        return max(self.shortest, self.tile // projector.directions.P)
+
+    def extent(self, projector: Projector, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the least and the greatest projection on every slice, (P,) each."""
+        ends = [(tile.amin(1), tile.amax(1)) for _, tile in projector.tiles(x, self._size(projector))]
+        return torch.stack([e[0] for e in ends]).amin(0), torch.stack([e[1] for e in ends]).amax(0)
+
+    @abstractmethod
     def count(
-        self, grid: BinGrid, cloud: Cloud, *, moments: bool, scale: float, memory: str | None = None
+        self, grid: BinGrid, cloud: Cloud, *, tail_sums: bool = False, scale: float = 1.0, workspace: Workspace | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Counts a cloud (N, d) into the bins.
+        """Count a cloud (N, d) into bins.
 
         Args:
-            grid: where the bins are.
-            cloud: the points; one without weights counts 1 each.
-            moments: whether to add up positions outside of the equal bins.
-            scale: a factor for all results.
-            memory: name of the scratch memory that holds the mass until the next call with that name. None for its own.
+            grid: The bins.
+            cloud: The points; one without weights counts 1 for every point.
+            tail_sums: Whether to sum the positions in the geometric bins.
+            scale: A factor for all results.
+            workspace: Memory for the counts, which are valid until its next use; None for new memory.
 
         Returns:
-            mass (P, bins), float32; moments Σ mass·u in the geometric bins, (P, 2·TAIL) float64, or None.
+            The counts (P, bins), float32, and the sums of count·u over the positions u in the geometric bins,
+            (P, 2·TAIL) float64, or None.
         """
 
+    @abstractmethod
     def look_up(self, grid: BinGrid, cloud: Cloud, lines: PiecewiseLinear) -> Tensor:
-        """Σ_p w_i line_p(⟨ξ_p, x_i⟩) ξ_p for every point, (N, d) in the points' dtype; w_i = 1 without weights."""
+        """Return Σ_p w_i line_p(⟨ξ_p, x_i⟩) ξ_p for every point, (N, d) in the points' dtype; w_i = 1 without weights."""
+
+    @abstractmethod
+    def cumulate(self, f: Tensor, g: Tensor, alpha: float, factor: float) -> PiecewiseLinear:
+        """Return factor·[2G − 1 − α(2F − 1)] for the counts f and g of F and G, valid until this thread's next call."""
+
+
+def empty_lines(P: int, bins: int) -> np.ndarray:
+    """Return uninitialised values of a `PiecewiseLinear` on the CPU, valid until this thread's next call."""
+    return _LINES.array((P, bins, 2), np.float32)
+
+
+class _Cpu(Backend):
+    def cumulate(self, f: Tensor, g: Tensor, alpha: float, factor: float) -> PiecewiseLinear:
+        lines = empty_lines(*f.shape)
+        parallel_for(loops.cumulate, len(f), 1, f.numpy(), g.numpy(), alpha, factor, lines)
+        return PiecewiseLinear(torch.from_numpy(lines))
+
+
+class _Fused(_Cpu):
+    """The backend of structured directions: a tile of points is projected and processed while it is in the cache.
+
+    Args:
+        extent, count, look_up: The compiled loops.
+        arguments: The directions of a projector, as the loops take them.
+        width: Numbers of a point in a tile.
+    """
+
+    def __init__(
+        self,
+        extent: _Loop,
+        count: _Loop,
+        look_up: _Loop,
+        arguments: Callable[[Projector], tuple[object, ...]],
+        width: Callable[[Projector], int],
+    ) -> None:
+        self._extent, self._count, self._look_up = extent, count, look_up
+        self._arguments, self._width = arguments, width
+
+    def _run(self, loop: _Loop, projector: Projector, x: Tensor, *args: object) -> None:
+        points = x.detach().numpy()
+        source = points, projector.shift.numpy(), points.dtype.type(projector.scale)
+        parallel_for(loop, len(x), tile_width(self._width(projector)), source, self._arguments(projector), *args)
+
+    def extent(self, projector: Projector, x: Tensor) -> tuple[Tensor, Tensor]:
+        extent = np.empty((threads(), 2, projector.directions.P), np.float32)
+        extent[:, 0], extent[:, 1] = np.inf, -np.inf
+        self._run(self._extent, projector, x, extent)
+        return torch.from_numpy(extent[:, 0].min(0)), torch.from_numpy(extent[:, 1].max(0))
+
+    def count(
+        self, grid: BinGrid, cloud: Cloud, *, tail_sums: bool = False, scale: float = 1.0, workspace: Workspace | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        counts, sums = _empty_tables(threads(), grid, cloud, tail_sums)
+        self._run(self._count, grid, cloud.points, _bins(grid), _weights(cloud), counts, sums)
+        return _merge(counts, sums, tail_sums, scale, workspace)
+
+    def look_up(self, grid: BinGrid, cloud: Cloud, lines: PiecewiseLinear) -> Tensor:
+        out = empty_like(cloud.points)
+        self._run(self._look_up, grid, cloud.points, _bins(grid), _weights(cloud), *_pairs(lines), out.numpy())
+        return out
+
+
+class _Tiled(_Cpu):
+    """The backend of all other directions: a matrix product projects a tile of points, and threads share its slices."""
+
+    tile, shortest = 1 << 20, 512
+
+    def count(
+        self, grid: BinGrid, cloud: Cloud, *, tail_sums: bool = False, scale: float = 1.0, workspace: Workspace | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        counts, sums = _empty_tables(1, grid, cloud, tail_sums)
+        bins, w = _bins(grid), _weights(cloud)
+        for rows, tile in grid.tiles(cloud.points, self._size(grid)):
+            parallel_for(loops.tile_count, len(tile), 1, tile.numpy(), bins, w, rows.start, counts[0], sums[0])
+        return _merge(counts, sums, tail_sums, scale, workspace)
+
+    def look_up(self, grid: BinGrid, cloud: Cloud, lines: PiecewiseLinear) -> Tensor:
+        out, bins, w = empty_like(cloud.points), _bins(grid), _weights(cloud)
+        for rows, tile in grid.tiles(cloud.points, self._size(grid)):
+            parallel_for(loops.tile_look_up, len(tile), 1, tile.numpy(), bins, w, rows.start, *_pairs(lines))
+            out[rows] = grid.directions.adjoint(tile)
+        return out
+
+
+def _whole(projector: Projector) -> tuple[object, ...]:
+    assert isinstance(projector.directions, HadamardDirections)
+    return projector.directions.signs[0].numpy(), projector.directions.P
+
+
+def _patches(projector: Projector) -> tuple[object, ...]:
+    directions = projector.directions
+    assert isinstance(directions, PatchDirections)
+    places, rows = (np.array([getattr(block, name) for block in directions.blocks], np.int32) for name in ("patch", "rows"))
+    kind, basis = directions.kind, directions.kind.colour_basis
+    colours = np.empty((0, 0), np.float32) if basis is None else basis.float().numpy()
+    unit, condition_scale = np.float32(1 / (kind.stretch * directions.n)), np.float32(kind.condition_scale * kind.stretch)
+    return directions.signs.numpy(), places, rows, directions.pixels.numpy(), unit, colours, kind.condition, condition_scale
+
+
+def _bins(grid: BinGrid) -> tuple[object, ...]:
+    return grid.low.numpy(), grid.inverse.numpy(), grid.B
+
+
+def _weights(cloud: Cloud) -> np.ndarray:
+    w = cloud.weights
+    return np.empty(0, np.float32) if w is None else w.detach().float().contiguous().numpy()
+
+
+def _pairs(lines: PiecewiseLinear) -> tuple[object, ...]:
+    """Return value and rise of a bin as one number of 64 bits, (P, bins), and `PiecewiseLinear.own`."""
+    own = np.zeros(2, np.float32) if lines.own is None else lines.own.numpy()
+    return lines.values.numpy().view(np.uint64)[..., 0], own
+
+
+def _empty_tables(workers: int, grid: BinGrid, cloud: Cloud, tail_sums: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return zero counts (workers, P, bins) and tail sums (workers, P, 2·TAIL), of which one row is enough if unused."""
+    P, dtype = grid.directions.P, np.int32 if cloud.weights is None else np.float32
+    counts = _COUNTS.array((workers, P, grid.B + 2 * TAIL), dtype)
+    counts.fill(0)
+    return counts, np.zeros((workers, P if tail_sums else 1, 2 * TAIL))
+
+
+def _merge(
+    counts: np.ndarray, sums: np.ndarray, tail_sums: bool, scale: float, workspace: Workspace | None
+) -> tuple[Tensor, Tensor | None]:
+    """Add up the workers' tables."""
+    check_inside(sums, tail_sums)
+    shape = counts.shape[1:]
+    merged = np.empty(shape, np.float32) if workspace is None else workspace.array(shape, np.float32)
+    merged_sums = np.empty(sums.shape[1:])
+    parallel_for(loops.merge, len(merged), 1, counts, sums, scale, merged, merged_sums)
+    return torch.from_numpy(merged), torch.from_numpy(merged_sums) if tail_sums else None
+
+
+class TorchBackend(Backend):
+    """The backend of all devices but the CPU, in PyTorch operations on large tiles."""
+
+    tile = 1 << 25
+
+    def count(
+        self, grid: BinGrid, cloud: Cloud, *, tail_sums: bool = False, scale: float = 1.0, workspace: Workspace | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        x, w, P, B = cloud.points, cloud.weights, grid.directions.P, grid.B
+        counts = torch.zeros(P, B + 2 * TAIL, dtype=torch.float32, device=x.device)
+        sums = torch.zeros(P, 2 * TAIL, dtype=torch.float64, device=x.device)
+        for rows, tile in grid.tiles(x, self._size(grid)):
+            index, _, u = _locate(grid, tile)
+            weights = torch.ones_like(u) if w is None else w[rows].detach().float().expand_as(u)
+            counts.scatter_add_(1, index, weights)
+            slot = torch.where(index < TAIL, index, (index - B).clamp(min=0))
+            tail = (index < TAIL) | (index >= TAIL + B)
+            sums.scatter_add_(1, slot.clamp(max=2 * TAIL - 1), torch.where(tail, u * weights, 0).double())
+        check_inside(sums, tail_sums)
+        return counts * scale, sums * scale if tail_sums else None
+
+    def look_up(self, grid: BinGrid, cloud: Cloud, lines: PiecewiseLinear) -> Tensor:
+        x, w, own = cloud.points, cloud.weights, lines.own
+        out = torch.empty_like(x)
+        for rows, tile in grid.tiles(x, self._size(grid)):
+            index, fraction, _ = _locate(grid, tile)
+            value = lines.values[..., 0].gather(1, index) + fraction * lines.values[..., 1].gather(1, index)
+            if w is not None:
+                mine = w[rows].detach().float()
+                value = mine * value if own is None else mine * (value - mine * (own[0] + fraction * own[1]))
+            out[rows] = grid.directions.adjoint(value).to(x)
+        return out
 
     def cumulate(self, f: Tensor, g: Tensor, alpha: float, factor: float) -> PiecewiseLinear:
-        """factor·[2G − 1 − α(2F − 1)] from the masses f and g, in memory that holds until the next call."""
+        rise = 2 * (_spread_part(g) - alpha * _spread_part(f)).double()
+        left = _middle(g) - alpha * _middle(f) - 0.5 * rise
+        return PiecewiseLinear((factor * torch.stack([left, rise], -1)).float())
 
 
-_DEVICE = Device()
+def _locate(grid: BinGrid, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return bin, fraction inside it and position, (P, m) each; see `loops.locate`."""
+    B = grid.B
+    u = (projected - grid.low[:, None]) * grid.inverse[:, None]
+    inside, right = (u >= 0) & (u < B), u >= B
+    k = u.floor().nan_to_num(0).clamp(0, B - 1)
+    fraction = u - k
+    v = 1 + torch.where(right, u - B, -u).clamp(min=0).nan_to_num(1e30) * (FIRST / B)
+    mantissa, exponent = torch.frexp(v.clamp(max=1e30))
+    within = (2 * mantissa - 1) * PER_OCTAVE
+    step = within.floor().clamp(max=PER_OCTAVE - 1)
+    far = (exponent - 1) * PER_OCTAVE + step.long()
+    within = torch.where(far >= TAIL, 0.5, within - step)
+    far = far.clamp(max=TAIL - 1)
+    index = torch.where(inside, TAIL + k.long(), torch.where(right, TAIL + B + far, TAIL - 1 - far))
+    return index, torch.where(inside, fraction, torch.where(right, within, 1 - within)), u
 
 
-def of(frame: Projector) -> Passes:
-    """The passes for a part of the slices, on the device of the points."""
-    if frame.shift.device.type != "cpu":
-        return _DEVICE
-    directions = frame.directions
+def _middle(counts: Tensor) -> Tensor:
+    """Return 2F − 1 in the middle of every bin."""
+    counts = counts.double()
+    return 2 * counts.cumsum(1) - counts - 1
+
+
+def _spread_part(counts: Tensor) -> Tensor:
+    """See `loops.spread_part`."""
+    padded = torch.nn.functional.pad(counts, (1, 1))
+    return torch.minimum(counts, STEEP * torch.minimum(padded[:, :-2], padded[:, 2:]))
+
+
+_HADAMARD = _Fused(loops.fused_extent, loops.fused_count, loops.fused_look_up, _whole, lambda projector: projector.directions.n)
+# A tile of images may be twice as large: it is swept once per patch instead of once per level of the transform.
+_PATCHES = _Fused(
+    patch_loops.patch_extent,
+    patch_loops.patch_count,
+    patch_loops.patch_look_up,
+    _patches,
+    lambda projector: len(projector.shift) // 2,
+)
+_TILED, _TORCH = _Tiled(), TorchBackend()
+
+
+def select_backend(projector: Projector) -> Backend:
+    """Return the backend for the directions and the device of a projector."""
+    directions = projector.directions
+    if projector.shift.device.type != "cpu":
+        return _TORCH
     if isinstance(directions, PatchDirections):
-        return PATCHED
-    return FUSED if isinstance(directions, HadamardDirections) and directions.first == 0 else TILED
+        return _PATCHES
+    return _HADAMARD if isinstance(directions, HadamardDirections) and directions.first == 0 else _TILED

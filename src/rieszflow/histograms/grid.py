@@ -1,9 +1,9 @@
-"""Where the bins are. A frame says how points are projected; a grid is a frame and the range of the bins on every slice."""
+"""Bin grids: how points are projected, where the bins are on every slice, and functions that are linear in every bin."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,31 +11,33 @@ import torch
 from torch import Tensor
 
 from rieszflow.directions import Directions, HadamardDirections, PatchDirections
+from rieszflow.errors import InputError
 
-__all__ = ["SPAN", "BinGrid", "Projector", "grid_of", "parts"]
+__all__ = ["GRID_TENSORS", "BinGrid", "PiecewiseLinear", "Projector", "check_inside", "split_directions"]
 
 _PART = 1024  # dense directions at a time
-_LOCAL_PART = 2048  # on patches; the images of a tile are read once for them
-SPAN = ("low", "inverse", "shift", "scale", "B")
-"""The names of the numbers of `Grid.span`."""
+_PATCH_PART = 2048  # on patches, for which every tile of images is laid out once
+GRID_TENSORS = ("low", "inverse", "shift", "scale", "B")
+"""The keys of `BinGrid.to_tensors`."""
 
 
-def parts(directions: Directions) -> Sequence[Directions]:
-    """The slices that go through the passes together, in float32: the bins resolve no more."""
+def split_directions(directions: Directions) -> Sequence[Directions]:
+    """Split directions into parts that are processed together, in float32, because bins resolve no more."""
     directions = directions.to_float32()
     if isinstance(directions, HadamardDirections):
         return directions.blocks()
-    return directions.split(_LOCAL_PART if isinstance(directions, PatchDirections) else _PART)
+    return directions.split(_PATCH_PART if isinstance(directions, PatchDirections) else _PART)
 
 
 @dataclass(frozen=True)
 class Projector:
-    """How points are projected on a part of the slices: ⟨ξ, (x − shift)·scale⟩.
+    """The projections ⟨ξ, (x − shift)·scale⟩ on a part of the slices.
 
     Attributes:
-        directions: the slices, P of them, in float32.
-        shift: an origin near the points, (d,), where projections keep the most digits. Its dtype and device are the points'.
-        scale: a power of two that brings the points near one: very small numbers would lose digits, very large ones overflow.
+        directions: The P slices, in float32.
+        shift: An origin near the points, of shape (d,), because projections keep the most digits near it. It has the dtype and
+            device of the points.
+        scale: A power of two that brings the points near one: very small numbers would lose digits, very large ones overflow.
     """
 
     directions: Directions
@@ -43,29 +45,40 @@ class Projector:
     scale: float
 
     def project(self, x: Tensor) -> Tensor:
-        """Projections (P, N) of points (N, d), in float32."""
+        """Return the projections (P, N) of points (N, d), in float32."""
         x = x.detach()
         if x.dtype == torch.float32:
             return self.directions.project(x, self.shift, self.scale)
         return self.directions.project(((x - self.shift) * self.scale).float())
 
+    def tiles(self, x: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
+        """Yield consecutive rows of x and their projections (P, m)."""
+        for start in range(0, len(x), size):
+            rows = slice(start, min(len(x), start + size))
+            yield rows, self.project(x[rows]).contiguous()
+
+    def with_bins(self, low: np.ndarray, inverse: np.ndarray, B: int) -> BinGrid:
+        """Return the grid of B equal bins per slice, given their left ends and the inverse of their widths, (P,) each."""
+        left, per = (torch.from_numpy(np.ascontiguousarray(v, np.float32)).to(self.shift.device) for v in (low, inverse))
+        return BinGrid(self.directions, self.shift, self.scale, left, per, B)
+
 
 @dataclass(frozen=True)
 class BinGrid(Projector):
-    """A frame and its bins. Position u of a projection v, in equal bins, is (v − low)·inverse.
+    """A projector and its bins. A projection v is at position u = (v − low)·inverse, in units of equal bins.
 
     Attributes:
-        low: left end of the equal bins on every slice, (P,) float32, on the device of `shift`.
-        inverse: how many of them there are in a unit, (P,) float32.
-        B: number of equal bins; `layout.TAIL` geometric ones follow on either side.
+        low: The left end of the equal bins on every slice, (P,) float32, on the device of `shift`.
+        inverse: The inverse of the width of the equal bins, (P,) float32.
+        B: The number of equal bins; `TAIL` geometric ones follow on either side.
     """
 
     low: Tensor
     inverse: Tensor
     B: int
 
-    def span(self) -> dict[str, Tensor]:
-        """A copy of the few numbers that say where the bins are, on this part of the slices. See `grid_of`."""
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return a copy of all that defines the bins, except for the directions."""
         return {
             "low": self.low.clone(),
             "inverse": self.inverse.clone(),
@@ -74,23 +87,43 @@ class BinGrid(Projector):
             "B": torch.tensor(self.B, dtype=torch.int64, device="cpu"),
         }
 
-    def of_dtype(self, dtype: torch.dtype) -> BinGrid:
-        """The same bins, for points of another dtype."""
+    @staticmethod
+    def from_tensors(directions: Directions, tensors: Mapping[str, Tensor]) -> BinGrid:
+        """Restore the grid from `to_tensors`, on the device and for points of the dtype of `tensors["shift"]`."""
+        projector = Projector(directions, tensors["shift"], float(tensors["scale"]))
+        return projector.with_bins(tensors["low"].cpu().numpy(), tensors["inverse"].cpu().numpy(), int(tensors["B"]))
+
+    def to_dtype(self, dtype: torch.dtype) -> BinGrid:
+        """Return the same bins for points of another dtype."""
         return dataclasses.replace(self, shift=self.shift.to(dtype))
 
-    def met(self, x: Tensor) -> tuple[BinGrid, Tensor]:
-        """Grid and points in the wider of their two dtypes: an origin far away is subtracted before anything is rounded."""
+    def promote(self, x: Tensor) -> tuple[BinGrid, Tensor]:
+        """Return grid and points in the wider of their dtypes, so that a distant origin is subtracted before rounding."""
         dtype = torch.promote_types(self.shift.dtype, x.dtype)
-        return self.of_dtype(dtype), x.to(dtype)
+        return self.to_dtype(dtype), x.to(dtype)
 
 
-def with_bins(frame: Projector, low: np.ndarray, inverse: np.ndarray, B: int) -> BinGrid:
-    """The grid of a frame and a range."""
-    left, many = (torch.from_numpy(np.ascontiguousarray(v, np.float32)).to(frame.shift.device) for v in (low, inverse))
-    return BinGrid(frame.directions, frame.shift, frame.scale, left, many, B)
+@dataclass(frozen=True)
+class PiecewiseLinear:
+    """A function on every slice that is linear in every bin.
+
+    Attributes:
+        values: Its value at the left edge and its rise over the bin, (P, bins, 2) float32.
+        own: The value and rise that a point of weight one causes in its own bin, (2,) float32, to be subtracted; or None.
+    """
+
+    values: Tensor
+    own: Tensor | None = None
 
 
-def grid_of(directions: Directions, span: dict[str, Tensor]) -> BinGrid:
-    """The grid on a part of the slices whose `span` it was, on the device and for points of the dtype of `span["shift"]`."""
-    frame = Projector(directions, span["shift"], float(span["scale"]))
-    return with_bins(frame, span["low"].cpu().numpy(), span["inverse"].cpu().numpy(), int(span["B"]))
+def check_inside(positions: np.ndarray | Tensor, finite: bool = True) -> None:
+    """Refuse points so far away that their positions are not finite, or NaN if `finite` is False."""
+    if isinstance(positions, np.ndarray):
+        good = np.isfinite(positions).all() if finite else not np.isnan(positions).any()
+    else:
+        good = torch.isfinite(positions).all() if finite else not torch.isnan(positions).any()
+    if not good:
+        raise InputError(
+            "`x` and `y` must lie within about 10^30 times their spread on slices, which are float32, got points further away; "
+            "mmd2 and mmd2_gradient accept them"
+        )

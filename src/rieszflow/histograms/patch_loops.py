@@ -1,12 +1,12 @@
-"""The bins' compiled loops for slices on patches: what `loops.fused_count` and its neighbours do for whole images.
+"""The compiled loops for slices on patches: what `fused_count` and its neighbours in `loops` do for whole images.
 
-A tile of images is laid side by side once: image[j·T + i] is pixel j of the i-th of them. A patch is then gathered and pooled
-from whole rows of T numbers, transformed in the first-level cache, and counted or looked up at once.
+A tile of images is laid out once: image[j·T + i] is pixel j of its i-th image. A patch is then gathered and pooled from whole
+rows of T numbers, transformed in the first-level cache, and counted or looked up at once.
 
-The arguments that all share: `places` and `rows` say of every block of directions where it is and how many rows of it count;
-`pixels` (places, m, k²) are the pixels under the m numbers of a patch; `unit` is 1/(k n), of pooling and of both transforms.
-`colours` is an orthonormal basis (C, C) of the channels that patches see an image in, or empty. The first k numbers of a point
-may be a condition, which every patch sees after its m pixels, times `heed`, in sums as they are before `unit`.
+`patches` holds, in this order: the signs of the transform; `places` and `rows`, the position of every block of directions and
+the number of its rows in use; `pixels` (places, m, k²), the pixels under the m numbers of a patch; `unit` = 1/(k n), the factor
+of pooling and both transforms; `colours`, an orthonormal basis (C, C) of the channels, or empty; `k`, the number of leading
+coordinates that are a condition, which every patch sees after its pixels; and the condition's scale, before `unit`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ import numpy as np
 
 from rieszflow._infra.jit import OPTIONS
 from rieszflow.directions.loops import butterflies, scale_rows
-from rieszflow.histograms.loops import count_rows, look_up_rows
-
-__all__ = ["patch_count", "patch_extent", "patch_look_up"]
+from rieszflow.histograms.loops import count_rows, extend_rows, look_up_rows
 
 
 @numba.njit(**OPTIONS)
-def coloured(image, colours, T):
-    """Every pixel's channels, times the basis."""
+def mix_channels(image, colours, T):
+    """Multiply every pixel's channels by the basis."""
     C = colours.shape[0]
     if C == 0:
         return
@@ -42,8 +40,8 @@ def coloured(image, colours, T):
 
 
 @numba.njit(**OPTIONS)
-def lay_out(image, x, first, m, shift, scale, colours, k, T):
-    """image = (x − shift)·scale for the points first … first + m − 1, side by side; other columns are zero."""
+def load_tile(image, x, first, m, shift, scale, colours, k, T):
+    """image = (x − shift)·scale for the points first … first + m − 1, pixel by pixel; other columns are zero."""
     if m < T:
         image[:] = 0
     whole = m - m % 8
@@ -60,12 +58,12 @@ def lay_out(image, x, first, m, shift, scale, colours, k, T):
     for i in range(whole, m):
         for j in range(x.shape[1]):
             image[j * T + i] = np.float32((x[first + i, j] - shift[j]) * scale)
-    coloured(image[k * T :], colours, T)
+    mix_channels(image[k * T :], colours, T)
 
 
 @numba.njit(**OPTIONS)
-def take_out(out, image, first, m, T):
-    """Points first … first + m − 1 of out = the tile of images, as in `lay_out`."""
+def store_tile(out, image, first, m, T):
+    """Write the tile of images to the points first … first + m − 1 of `out`, the inverse of the layout of `load_tile`."""
     whole = m - m % 8
     for i in range(0, whole, 8):
         o0, o1, o2, o3 = out[first + i], out[first + i + 1], out[first + i + 2], out[first + i + 3]
@@ -80,8 +78,8 @@ def take_out(out, image, first, m, T):
 
 
 @numba.njit(**OPTIONS)
-def gather(patch, image, pixels, k, heed, T):
-    """A patch's numbers: sums over the pixels under them, and the condition."""
+def gather(patch, image, pixels, k, condition_scale, T):
+    """Fill a patch: the sums over the pixels under its numbers, and the condition."""
     m = pixels.shape[0]
     for j in range(m):
         row = patch[j * T : (j + 1) * T]
@@ -93,12 +91,12 @@ def gather(patch, image, pixels, k, heed, T):
             for i in range(T):
                 row[i] += source[i]
     for i in range(k * T):
-        patch[m * T + i] = image[i] * heed
+        patch[m * T + i] = image[i] * condition_scale
 
 
 @numba.njit(**OPTIONS)
-def scatter(image, patch, pixels, unit, k, heed, T):
-    """The adjoint of `gather`, times `unit`: added to the pixels and the condition."""
+def scatter(image, patch, pixels, unit, k, condition_scale, T):
+    """Add the adjoint of `gather`, times `unit`, to the pixels and the condition."""
     m = pixels.shape[0]
     for j in range(m):
         row = patch[j * T : (j + 1) * T]
@@ -107,12 +105,12 @@ def scatter(image, patch, pixels, unit, k, heed, T):
             for i in range(T):
                 target[i] += row[i] * unit
     for i in range(k * T):
-        image[i] += patch[m * T + i] * (unit * heed)
+        image[i] += patch[m * T + i] * (unit * condition_scale)
 
 
 @numba.njit(**OPTIONS)
 def first_rows(tile, n, rows, T):
-    """H·tile, of which only the first `rows` rows are wanted: where half of them do, the last level is one sum."""
+    """Compute the first `rows` rows of H·tile; if half of them suffice, the last level is one sum."""
     while n // 2 >= rows:
         n //= 2
         a, b = tile[: n * T], tile[n * T : 2 * n * T]
@@ -122,8 +120,8 @@ def first_rows(tile, n, rows, T):
 
 
 @numba.njit(**OPTIONS)
-def of_first_rows(tile, n, rows, T):
-    """H·tile, where only the first `rows` rows are not zero: the adjoint of `first_rows`."""
+def first_rows_adjoint(tile, n, rows, T):
+    """Compute H·tile for a tile that is zero beyond its first `rows` rows: the adjoint of `first_rows`."""
     many = n
     while many // 2 >= rows:
         many //= 2
@@ -136,7 +134,7 @@ def of_first_rows(tile, n, rows, T):
 
 @numba.njit(**OPTIONS)
 def forward(tile, patch, m, rows, signs, unit, T):
-    """The first rows of tile = H·D₂·H·D₁·patch."""
+    """Compute the first rows of tile = H·D₂·H·D₁·patch."""
     for j in range(m):
         f, row, source = signs[0, j] * unit, tile[j * T : (j + 1) * T], patch[j * T : (j + 1) * T]
         for i in range(T):
@@ -149,8 +147,8 @@ def forward(tile, patch, m, rows, signs, unit, T):
 
 @numba.njit(**OPTIONS)
 def backward(patch, tile, m, rows, signs, T):
-    """patch += D₁·H·D₂·H·tile for a tile of some rows, the adjoint of `forward` but for `unit`."""
-    of_first_rows(tile, signs.shape[1], rows, T)
+    """Add D₁·H·D₂·H·tile to a patch: the adjoint of `forward`, without `unit`."""
+    first_rows_adjoint(tile, signs.shape[1], rows, T)
     scale_rows(tile, signs[1], T)
     butterflies(tile, signs.shape[1], T)
     for j in range(m):
@@ -160,115 +158,68 @@ def backward(patch, tile, m, rows, signs, T):
 
 
 @numba.njit(**OPTIONS)
-def memory(x, pixels, signs, k, T):
-    """A tile of images, one of patches, and one of their projections."""
+def allocate(x, pixels, signs, k, T):
+    """Allocate a tile of images, one of patches, and one of their projections."""
     image, patch = np.empty(x.shape[1] * T, np.float32), np.empty((pixels.shape[1] + k) * T, np.float32)
     return image, patch, np.empty(signs.shape[2] * T, np.float32)
 
 
 @numba.njit(**OPTIONS)
-def patch_extent(first, last, worker, T, x, shift, scale, signs, places, rows, pixels, unit, colours, k, heed, extent):
-    """Least and greatest projection on every slice: extent (workers, 2, P)."""
-    image, patch, tile = memory(x, pixels, signs, k, T)
+def patch_extent(first, last, worker, T, source, patches, extent):
+    (x, shift, scale), (signs, places, rows, pixels, unit, colours, k, condition_scale) = source, patches
+    image, patch, tile = allocate(x, pixels, signs, k, T)
     for start in range(first, last, T):
         m = min(T, last - start)
-        lay_out(image, x, start, m, shift, scale, colours, k, T)
+        load_tile(image, x, start, m, shift, scale, colours, k, T)
         p, at = 0, -1
         for b in range(rows.shape[0]):
             if places[b] != at:
                 at = places[b]
-                gather(patch, image, pixels[at], k, heed, T)
+                gather(patch, image, pixels[at], k, condition_scale, T)
             forward(tile, patch, pixels.shape[1] + k, rows[b], signs[b], unit, T)
-            for row in range(rows[b]):
-                low, high = extent[worker, 0, p], extent[worker, 1, p]
-                for t in range(m):
-                    v = tile[row * T + t]
-                    low, high = min(low, v), max(high, v)
-                extent[worker, 0, p], extent[worker, 1, p] = low, high
-                p += 1
+            extend_rows(tile, rows[b], m, T, p, extent[worker])
+            p += rows[b]
 
 
 @numba.njit(**OPTIONS)
-def patch_count(
-    first,
-    last,
-    worker,
-    T,
-    x,
-    shift,
-    scale,
-    signs,
-    places,
-    rows,
-    pixels,
-    unit,
-    colours,
-    k,
-    heed,
-    low,
-    inverse,
-    B,
-    w,
-    tables,
-    sums,
-):
-    image, patch, tile = memory(x, pixels, signs, k, T)
-    index = np.empty(T, np.uint32)
+def patch_count(first, last, worker, T, source, patches, bins, w, tables, sums):
+    (x, shift, scale), (signs, places, rows, pixels, unit, colours, k, condition_scale) = source, patches
+    (low, inverse, B), index = bins, np.empty(T, np.uint32)
+    image, patch, tile = allocate(x, pixels, signs, k, T)
     for start in range(first, last, T):
         m = min(T, last - start)
-        lay_out(image, x, start, m, shift, scale, colours, k, T)
+        load_tile(image, x, start, m, shift, scale, colours, k, T)
         p, at = 0, -1
         for b in range(rows.shape[0]):
             if places[b] != at:
                 at = places[b]
-                gather(patch, image, pixels[at], k, heed, T)
+                gather(patch, image, pixels[at], k, condition_scale, T)
             forward(tile, patch, pixels.shape[1] + k, rows[b], signs[b], unit, T)
             count_rows(tile, rows[b], m, T, p, low, inverse, B, w, start, tables[worker], sums[worker], index)
             p += rows[b]
 
 
 @numba.njit(**OPTIONS)
-def patch_look_up(
-    first,
-    last,
-    worker,
-    T,
-    x,
-    shift,
-    scale,
-    signs,
-    places,
-    rows,
-    pixels,
-    unit,
-    colours,
-    k,
-    heed,
-    low,
-    inverse,
-    B,
-    w,
-    lines,
-    own,
-    out,
-):
-    image, patch, tile = memory(x, pixels, signs, k, T)
-    forces, pushed = np.empty_like(patch), np.empty_like(image)  # along a patch's numbers, and along the pixels
+def patch_look_up(first, last, worker, T, source, patches, bins, w, lines, own, out):
+    (x, shift, scale), (signs, places, rows, pixels, unit, colours, k, condition_scale) = source, patches
+    low, inverse, B = bins
+    image, patch, tile = allocate(x, pixels, signs, k, T)
+    forces, pushed = np.empty_like(patch), np.empty_like(image)  # on a patch's numbers, and on the pixels
     u, index, pair = np.empty(T, np.float32), np.empty(T, np.uint32), np.empty(T, np.uint64)
     for start in range(first, last, T):
         m = min(T, last - start)
-        lay_out(image, x, start, m, shift, scale, colours, k, T)
+        load_tile(image, x, start, m, shift, scale, colours, k, T)
         pushed[:] = 0
         p = 0
         for b in range(rows.shape[0]):
             if b == 0 or places[b] != places[b - 1]:
-                gather(patch, image, pixels[places[b]], k, heed, T)
+                gather(patch, image, pixels[places[b]], k, condition_scale, T)
                 forces[:] = 0
             forward(tile, patch, pixels.shape[1] + k, rows[b], signs[b], unit, T)
             look_up_rows(tile, rows[b], m, T, p, low, inverse, B, w, start, lines, own, u, index, pair)
             p += rows[b]
             backward(forces, tile, pixels.shape[1] + k, rows[b], signs[b], T)
             if b + 1 == rows.shape[0] or places[b + 1] != places[b]:
-                scatter(pushed, forces, pixels[places[b]], unit, k, heed, T)
-        coloured(pushed[k * T :], colours.T, T)
-        take_out(out, pushed, start, m, T)
+                scatter(pushed, forces, pixels[places[b]], unit, k, condition_scale, T)
+        mix_channels(pushed[k * T :], colours.T, T)
+        store_tile(out, pushed, start, m, T)

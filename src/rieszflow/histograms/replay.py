@@ -1,11 +1,9 @@
-"""What a step of a flow did, written down so small that it can be kept: its slices' differences of distribution functions.
+"""Recorded steps: a flow's differences of distribution functions, small enough to be kept.
 
-A gradient of D² looks up 2(G − F) in a table for every slice. With that table, and without x and y, any other point can be
-moved as x was: a point that takes no part in F and G follows the same flow.
-
-Few bins are enough for that, because the noise of one slice is larger than what is lost between two edges. The functions are
-kept at the edges of the equal bins, as whole numbers of 8 bits in a unit of every slice's own, and are linear in between.
-Beyond the last edge they stay as they are there.
+A gradient of MMD² looks up 2(G − F) in a table for every slice. With that table, and without x and y, any other point can be
+moved as x was: a point that takes no part in F and G follows the same flow. Few bins are enough, because the noise of a slice
+exceeds what is lost between two edges. The functions are kept at the edges of the equal bins, as 8-bit integers in a unit per
+slice; they are linear in between and constant beyond the last edge.
 """
 
 from __future__ import annotations
@@ -16,34 +14,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._infra.jit import parallel_for
 from rieszflow._infra.ranks import Group, total
-from rieszflow._infra.workspace import workspace
+from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud, Pair
 from rieszflow.directions import Directions
-from rieszflow.histograms import backends, loops
-from rieszflow.histograms.choose import choose_bins, frames, sample_points
-from rieszflow.histograms.grid import BinGrid, parts
-from rieszflow.histograms.layout import TAIL
-from rieszflow.histograms.lines import PiecewiseLinear
-from rieszflow.histograms.table import counted
+from rieszflow.histograms import loops
+from rieszflow.histograms.backends import empty_lines, select_backend
+from rieszflow.histograms.choose import choose_bins, make_projectors, sample_points
+from rieszflow.histograms.grid import BinGrid, PiecewiseLinear, split_directions
+from rieszflow.histograms.histogram import Histogram
+from rieszflow.histograms.loops import TAIL
 from rieszflow.kernels import Riesz
 
 __all__ = ["StepTables", "record_step", "replay_step"]
 
+_X, _Y = Workspace(), Workspace()
+
 
 @dataclass(frozen=True)
 class StepTables:
-    """∇D² on P slices, as a function of the point.
+    """The gradient of MMD² on P slices, as a function of the point.
 
     Attributes:
-        shift: origin of the projections, (d,) float32.
-        scale: factor of the points before they are projected, () float64, a power of two.
-        low: left end of the equal bins, (P,) float32.
-        inverse: equal bins in a unit, (P,) float32.
-        unit: what 1 in the table stands for, (P,) float32.
-        table: values at the B + 1 edges of the equal bins, (P, B + 1) int8.
+        shift: Origin of the projections, (d,) float32.
+        scale: Factor of the points before they are projected, () float64, a power of two.
+        low: Left end of the equal bins, (P,) float32.
+        inverse: Inverse of the bins' width, (P,) float32.
+        unit: Unit of the table, (P,) float32.
+        table: Values at the B + 1 edges of the equal bins, (P, B + 1) int8.
     """
 
     shift: Tensor
@@ -54,56 +53,52 @@ class StepTables:
     table: Tensor
 
 
-@isolated_numerics
 def record_step(pair: Pair, directions: Directions, bins: int, group: Group = None) -> StepTables:
-    """What the gradient by the points of x is on these slices, for the kernel Riesz(1.0).
+    """Return the gradient by the points of x on these slices, for the kernel Riesz(1.0), as a function of the point.
 
     Args:
-        pair: clouds (N, d) and (M, d), x without weights. With a group they are this rank's parts.
-        directions: the slices.
-        bins: B.
-        group: as in `base.Problem`.
+        pair: Clouds (N, d) and (M, d), x without weights. With a group they are this rank's parts.
+        directions: The slices.
+        bins: The number B of equal bins.
+        group: As in `Problem`.
     """
     x, y = pair.x.points, pair.y.points
     points, _ = sample_points(x, y, group)
     tables, units, grids = [], [], []
-    for frame in frames(directions, points, x):
-        grid = choose_bins(frame, points, bins)
-        f = counted(grid, pair.x, memory="mass of x", group=group).mass.cpu().numpy()
-        g = counted(grid, pair.y, memory="mass of y", group=group).mass.cpu().numpy()
+    for projector in make_projectors(directions, points, x):
+        grid = choose_bins(projector, points, bins)
+        f = Histogram.from_points(grid, pair.x, workspace=_X, group=group).counts.cpu().numpy()
+        g = Histogram.from_points(grid, pair.y, workspace=_Y, group=group).counts.cpu().numpy()
         unit, table = np.empty(len(f), np.float32), np.empty((len(f), bins + 1), np.int8)
         factor = 4 * Riesz(1.0).basis_constant(grid.directions.n) / directions.P / total(len(x), group)
-        parallel_for(loops.write_down, len(f), 1, f, g, factor, unit, table)
+        parallel_for(loops.encode_step, len(f), 1, f, g, factor, unit, table)
         tables.append(torch.from_numpy(table))
         units.append(torch.from_numpy(unit))
         grids.append(grid)
     low, inverse = (torch.cat([getattr(grid, name) for grid in grids]).cpu() for name in ("low", "inverse"))
-    scale = torch.tensor(grids[0].scale, dtype=torch.float64)
+    scale = torch.tensor(grids[0].scale, dtype=torch.float64, device="cpu")
     return StepTables(grids[0].shift.float().cpu(), scale, low, inverse, torch.cat(units), torch.cat(tables))
 
 
-@isolated_numerics
-def replay_step(trace: StepTables, directions: Directions, z: Tensor) -> Tensor:
-    """∇D² at the points z (n, d), on any device, from what was written down; `directions` are those of `traced`."""
-    gradient, first, shift = None, 0, trace.shift.to(z)
-    for part in parts(directions):
-        mine = slice(first, first + part.P)
-        bins = trace.table.shape[1] - 1
-        grid = BinGrid(part, shift, float(trace.scale), trace.low[mine].to(z.device), trace.inverse[mine].to(z.device), bins)
-        lines = _lines(trace.table[mine], trace.unit[mine], z.device)
-        update_positions = backends.of(grid).look_up(grid, Cloud(z), lines)
-        gradient, first = update_positions if gradient is None else gradient.add_(update_positions), first + part.P
+def replay_step(step: StepTables, directions: Directions, z: Tensor) -> Tensor:
+    """Return the recorded gradient at the points z (n, d), on any device; `directions` are those of `record_step`."""
+    gradient, first, shift = None, 0, step.shift.to(z)
+    for part in split_directions(directions):
+        rows = slice(first, first + part.P)
+        bins = step.table.shape[1] - 1
+        grid = BinGrid(part, shift, float(step.scale), step.low[rows].to(z.device), step.inverse[rows].to(z.device), bins)
+        new = select_backend(grid).look_up(grid, Cloud(z), _decode(step.table[rows], step.unit[rows], z.device))
+        gradient, first = new if gradient is None else gradient.add_(new), first + part.P
     assert gradient is not None
     return gradient
 
 
-def _lines(table: Tensor, unit: Tensor, device: torch.device) -> PiecewiseLinear:
-    """The table as passes look it up: value and rise of every bin, geometric ones too."""
-    P, bins = table.shape[0], table.shape[1] - 1 + 2 * TAIL
+def _decode(table: Tensor, unit: Tensor, device: torch.device) -> PiecewiseLinear:
+    P, edges = table.shape
     if device.type == "cpu":
-        lines = workspace("lines", (P, 2 * bins), np.float32)
-        parallel_for(loops.read_back, P, 1, table.numpy(), unit.numpy(), lines)
-        return PiecewiseLinear(torch.from_numpy(lines).view(P, bins, 2))
-    edges = table.to(device).float() * unit.to(device)[:, None]
-    left = torch.cat([edges[:, :1].expand(-1, TAIL), edges, edges[:, -1:].expand(-1, TAIL)], 1)
+        lines = empty_lines(P, edges - 1 + 2 * TAIL)
+        parallel_for(loops.decode_step, P, 1, table.numpy(), unit.numpy(), lines)
+        return PiecewiseLinear(torch.from_numpy(lines))
+    values = table.to(device).float() * unit.to(device)[:, None]
+    left = torch.cat([values[:, :1].expand(-1, TAIL), values, values[:, -1:].expand(-1, TAIL)], 1)
     return PiecewiseLinear(torch.stack([left[:, :-1], left.diff(dim=1)], -1))

@@ -14,10 +14,10 @@ from rieszflow import histograms
 from rieszflow._infra import validate
 from rieszflow._infra.extras import extra
 from rieszflow._infra.isolation import isolated_numerics
+from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud, DirectionsName, ScaleName, Statistic
 from rieszflow.data.scale import spreads_of_rows
 from rieszflow.errors import InputError, InputTypeError
-from rieszflow.histograms import backends
 from rieszflow.loss import flat_points
 from rieszflow.sketch.plan import Plan, SliceSettings, notice_if_coarse
 
@@ -25,6 +25,8 @@ with extra("generative", "SlicedEnergyDistance"):
     from torchmetrics import Metric
 
 __all__ = ["SlicedEnergyDistance"]
+
+_COUNTS = Workspace()
 
 
 class SlicedEnergyDistance(Metric):
@@ -96,7 +98,7 @@ class SlicedEnergyDistance(Metric):
         spreads = spreads_of_rows(scale, points, False, getattr(rows, "ndim", 2) > 2)
         self._drawn = SliceSettings(points.shape[1], slices, directions, seed, None, spreads)
         grids = Plan.fit(self._drawn.divide(points), self._drawn).random
-        self._spans = [grid.span() for grid in grids]
+        self._spans = [grid.to_tensors() for grid in grids]
         P, width = sum(grid.directions.P for grid in grids), grids[0].B + 2 * histograms.TAIL
         # The first state, so that a merge is refused before anything is added.
         device = self.device
@@ -110,8 +112,8 @@ class SlicedEnergyDistance(Metric):
         """The bins on a device, a part of the slices after another, and the part's rows among all."""
         first = 0
         spans = [{**span, "shift": span["shift"].to(device)} for span in self._spans]
-        for part, span in zip(histograms.parts(self._drawn.kinds(spans[0]["shift"])[0]), spans, strict=True):
-            yield histograms.grid_of(part, span), slice(first, first + part.P)
+        for part, span in zip(histograms.split_directions(self._drawn.kinds(spans[0]["shift"])[0]), spans, strict=True):
+            yield histograms.BinGrid.from_tensors(part, span), slice(first, first + part.P)
             first += part.P
 
     @isolated_numerics
@@ -140,8 +142,8 @@ class SlicedEnergyDistance(Metric):
         for grid, rows in self._grids(points.device):
             if rows.start == 0:
                 notice_if_coarse(grid, scaled)
-            grid, wide = grid.met(scaled)
-            counted = backends.of(grid).count(grid, Cloud(wide), moments=True, scale=1.0, memory="metric")
+            grid, wide = grid.promote(scaled)
+            counted = histograms.select_backend(grid).count(grid, Cloud(wide), tail_sums=True, workspace=_COUNTS)
             assert counted[1] is not None
             with torch.inference_mode():  # the states may have been made in it
                 mass[rows] += counted[0]

@@ -9,13 +9,14 @@ from torch import Tensor
 from rieszflow import histograms
 from rieszflow._infra import ranks
 from rieszflow._infra.ranks import Group
+from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud
-from rieszflow.histograms import backends
 from rieszflow.sketch.plan import Plan
 from rieszflow.sketch.reservoir import Reservoir
 
 __all__ = ["Counts"]
 
+_COUNTS = Workspace()
 _PASS = 1 << 22  # points counted in one go: whole numbers of this size are exact in float32
 
 
@@ -51,8 +52,8 @@ class Counts:
         if w is None:
             self.reservoir.see(x, scaled)
         for grid, masses, moments in zip(plan.grids, self.masses, self.moments, strict=True):
-            grid, points = grid.met(scaled)
-            mass, moment = backends.of(grid).count(grid, Cloud(points, w), moments=True, scale=1.0, memory="sketch")
+            grid, points = grid.promote(scaled)
+            mass, moment = histograms.select_backend(grid).count(grid, Cloud(points, w), tail_sums=True, workspace=_COUNTS)
             assert moment is not None
             with torch.inference_mode():  # the tables may have been made in it
                 masses += mass

@@ -31,7 +31,7 @@ def write(path: Path, plan: Plan, counts: Counts) -> None:
     for k, (grid, masses, moments) in enumerate(zip(plan.grids, counts.masses, counts.moments, strict=True)):
         whole = not counts.weighted and counts.weight < 2**31
         tensors |= {f"{k}.counts": masses.int() if whole else masses, f"{k}.sums": moments}
-        tensors |= {f"{k}.{name}": v for name, v in grid.span().items()}
+        tensors |= {f"{k}.{name}": v for name, v in grid.to_tensors().items()}
     drawn, reservoir = plan.settings, counts.reservoir
     if drawn.spreads is not None:
         tensors["spreads"] = torch.tensor(drawn.spreads, dtype=torch.float64)
@@ -76,7 +76,7 @@ def _plan(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Plan:
     rows = sum(len(tensors[name]) for name in tables)
     if rows != drawn.slices + drawn.d * drawn.columns:  # before as many directions are drawn
         raise InputError(f"tables of {rows} slices, {drawn.slices} and {drawn.d} columns are named")
-    spans = [{name: tensors[f"{k}.{name}"] for name in histograms.SPAN} for k in range(len(tables))]
+    spans = [{name: tensors[f"{k}.{name}"] for name in histograms.GRID_TENSORS} for k in range(len(tables))]
     for k, span in enumerate(spans):
         _check_span(span, drawn.d, tensors[f"{k}.counts"])
     return Plan.from_spans(spans, drawn)

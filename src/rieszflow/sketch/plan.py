@@ -38,7 +38,7 @@ def notice_if_coarse(grid: histograms.BinGrid, rows: Tensor) -> None:
     """
     if len(rows) < _FEWEST:
         return
-    grid, wide = grid.met(rows[:_RANGE])
+    grid, wide = grid.promote(rows[:_RANGE])
     projected = grid.project(wide)[:_LOOK].cpu().numpy()
     low, inverse = (v[:_LOOK, None].cpu().numpy() for v in (grid.low, grid.inverse))
     place = np.floor((projected - low) * inverse)
@@ -147,7 +147,7 @@ class Plan:
         """Place the bins where some rows (m, d), already divided by their spreads, lie."""
         chosen = np.random.default_rng(0).permutation(len(rows))[:_RANGE]
         some = rows.cpu().numpy()[chosen]
-        frames = [frame for kind in drawn.kinds(rows) for frame in histograms.frames(kind, some, rows)]
+        frames = [frame for kind in drawn.kinds(rows) for frame in histograms.make_projectors(kind, some, rows)]
         return cls(drawn, tuple(histograms.choose_bins(frame, some) for frame in frames))
 
     @classmethod
@@ -155,9 +155,12 @@ class Plan:
     def from_spans(cls, spans: Sequence[Mapping[str, Tensor]], drawn: SliceSettings) -> Plan:
         """The bins whose `Grid.span` these were."""
         like = spans[0]["shift"]
-        parts = [part for kind in drawn.kinds(like) for part in histograms.parts(kind)]
+        parts = [part for kind in drawn.kinds(like) for part in histograms.split_directions(kind)]
         pairs = zip(parts, spans, strict=True)
-        return cls(drawn, tuple(histograms.grid_of(part, {**span, "shift": span["shift"].to(like)}) for part, span in pairs))
+        return cls(
+            drawn,
+            tuple(histograms.BinGrid.from_tensors(part, {**span, "shift": span["shift"].to(like)}) for part, span in pairs),
+        )
 
     @property
     def random(self) -> tuple[histograms.BinGrid, ...]:
@@ -171,7 +174,7 @@ class Plan:
 
     def of_dtype(self, dtype: torch.dtype) -> Plan:
         """The same slices and bins, for points of another dtype."""
-        return dataclasses.replace(self, grids=tuple(grid.of_dtype(dtype) for grid in self.grids))
+        return dataclasses.replace(self, grids=tuple(grid.to_dtype(dtype) for grid in self.grids))
 
     def difference(self, other: Plan) -> str | None:
         """How another plan differs, in words that follow "a sketch"; None where sketches of both can be compared."""
@@ -189,7 +192,7 @@ class Plan:
         if self.settings.spreads != other.settings.spreads:
             return f"a sketch whose columns are divided by other spreads; {advice}"
         for a, b in zip(self.grids, other.grids, strict=True):
-            one, two = a.span(), b.span()
+            one, two = a.to_tensors(), b.to_tensors()
             if any(not torch.equal(one[key].cpu().double(), two[key].cpu().double()) for key in one):
                 return f"its bins lie elsewhere; {advice}"
         return None

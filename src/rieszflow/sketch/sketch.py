@@ -16,10 +16,11 @@ from rieszflow._infra import ranks, validate
 from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._infra.notices import notice
 from rieszflow._infra.ranks import Group
+from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud, DirectionsName, Points, Progress, ProgressCallback, ScaleName, Statistic
 from rieszflow.data import as_points, stream
 from rieszflow.data.scale import choose_spreads, spreads_of_rows
-from rieszflow.engines.base import Result, Sum
+from rieszflow.engines.base import Result
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sketch import files
 from rieszflow.sketch.counts import Counts
@@ -27,6 +28,8 @@ from rieszflow.sketch.plan import Plan, SliceSettings, notice_if_coarse
 from rieszflow.sketch.reservoir import capacity
 
 __all__ = ["SliceSketch"]
+
+_COUNTS = Workspace()
 
 
 class SliceSketch:
@@ -315,14 +318,14 @@ class SliceSketch:
             raise InputError(f"x: shape {tuple(points.shape)} given; (N, {self.d}) is accepted")
         a = validate.weights("x_weights", x_weights, points)
         unbiased = validate.statistic(statistic, ("x", points, a)) == "U" and self._unbiased("U")
-        scaled, total = self.plan.settings.divide(points), Sum()
+        scaled, total = self.plan.settings.divide(points), Result()
         for mine in self._tables()[: len(self.plan.random)]:
-            grid, wide = mine.grid.met(scaled)
+            grid, wide = mine.grid.promote(scaled)
             cloud = Cloud(wide, a)
-            theirs = histograms.counted(grid, cloud, memory="mass of x")
+            theirs = histograms.Histogram.from_points(grid, cloud, workspace=_COUNTS)
             mine = dataclasses.replace(mine, grid=grid)
-            total.add(Result(x=histograms.CdfEvaluator(theirs, mine, unbiased).gradient_x(cloud, self.slices)))
-        found = total.result().x
+            total += Result(x=histograms.CdfEvaluator(theirs, mine, unbiased).gradient_x(cloud, self.slices))
+        found = total.x
         assert found is not None
         gradient = self.plan.settings.divide(found).to(points.dtype)
         return gradient.numpy() if isinstance(x, np.ndarray) else gradient

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from rieszflow import histograms
+from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud
 from rieszflow.data import Stream
-from rieszflow.histograms import backends
 from rieszflow.sketch import Plan, SliceSketch
 from rieszflow.sketch.counts import Counts
 from rieszflow.sketch.reservoir import capacity
 
 __all__ = ["Dealt", "deal", "sizes"]
 
+_COUNTS = Workspace()
 _BLOCKS = 32  # of the smaller sample
 
 
@@ -99,6 +100,6 @@ def _add(batch: Tensor, mine: Tensor, k: int, plan: Plan, blocks: list[np.ndarra
     # point among others, and equal points must be in equal bins.
     times = 2 if len(mine) == 1 else 1
     for grid, counts in zip(plan.random, blocks, strict=True):
-        grid, points = grid.met(batch[mine.repeat(times)])
-        mass, _ = backends.of(grid).count(grid, Cloud(points), moments=False, scale=1 / times, memory="block")
+        grid, points = grid.promote(batch[mine.repeat(times)])
+        mass, _ = histograms.select_backend(grid).count(grid, Cloud(points), scale=1 / times, workspace=_COUNTS)
         counts[k] += mass.cpu().numpy().astype(counts.dtype)

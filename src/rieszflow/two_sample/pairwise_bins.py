@@ -183,7 +183,9 @@ def _frames(drawn: Directions, some: np.ndarray, parts: list[slice]) -> list[his
     """Return the projections, with the origin in the narrowest group, because they are most precise near the origin."""
     spread = [np.abs(some[part] - np.median(some[part], 0)).mean() for part in parts]
     narrowest = some[parts[int(np.argmin(spread))]]
-    return histograms.frames(drawn, np.concatenate([some, np.resize(narrowest, (31, some.shape[1]))]), torch.from_numpy(some))
+    return histograms.make_projectors(
+        drawn, np.concatenate([some, np.resize(narrowest, (31, some.shape[1]))]), torch.from_numpy(some)
+    )
 
 
 def _edges(x: np.ndarray) -> np.ndarray:

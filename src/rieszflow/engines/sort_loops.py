@@ -1,4 +1,4 @@
-"""The exact gradient by x alone on the CPU, in float32: compiled loops with a radix sort, O(N + M) a slice."""
+"""The compiled loops of the exact gradient by x, with a radix sort, O(N + M) per slice."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def gradient(first, last, worker, step, px, py, a, b, self_factor, out):
 
 @numba.njit(**OPTIONS)
 def pack(x, keys, start):
-    """keys = order-preserving bits of the value (high half) and index (low half)."""
+    """Pack order-preserving bits of the values (high half) and indices (low half) into keys."""
     bits = (x + np.float32(0)).view(np.uint32)  # −0 becomes +0: they are a tie
     for i in range(keys.shape[0]):
         u = bits[i]
@@ -39,7 +39,7 @@ def pack(x, keys, start):
 
 @numba.njit(**OPTIONS)
 def radix_sort(keys, other, counts):
-    """Sorts by the high halves, 11 bits a pass, least significant first: linear time whatever the values are."""
+    """Sort by the high halves, 11 bits per pass, least significant first: linear time for any values."""
     mask = np.uint64((1 << _BITS) - 1)
     counts[:] = 0
     for i in range(keys.shape[0]):
@@ -66,7 +66,7 @@ def radix_sort(keys, other, counts):
 
 @numba.njit(**OPTIONS)
 def scan(keys, N, M, self_factor, out):
-    """out[i] = 2G(x_i) − 1 − self_factor(2F(x_i) − 1) without branches, if there are no ties; says whether there are."""
+    """out[i] = 2G(x_i) − 1 − self_factor(2F(x_i) − 1) without branches, if there are no ties. Return True if there are."""
     low, high = np.uint64(0xFFFFFFFF), np.uint64(32)
     tie = False
     seen = 0  # points of x so far
@@ -76,7 +76,7 @@ def scan(keys, N, M, self_factor, out):
         tie |= key >> high == before
         before = key >> high
         index = np.uint32(key & low)
-        # y's results all go to out[N], which nobody reads
+        # y's results all go to out[N], which is not read
         out[min(index, np.uint32(N))] = 2.0 * (i - seen) / M - 1 - self_factor * ((2.0 * seen + 1) / N - 1)
         seen += np.int64(index < N)
     return tie
@@ -84,7 +84,7 @@ def scan(keys, N, M, self_factor, out):
 
 @numba.njit(**OPTIONS)
 def scan_ties(keys, a, b, N, M, self_factor, out):
-    """The same with mid-ranks at ties and with weights."""
+    """Compute the same with mid-ranks at ties and with weights."""
     low = np.uint64(0xFFFFFFFF)
     scale_a = 1.0 if a.shape[0] else 1.0 / N
     scale_b = 1.0 if b.shape[0] else 1.0 / M
@@ -92,20 +92,20 @@ def scan_ties(keys, a, b, N, M, self_factor, out):
     i, K = 0, keys.shape[0]
     while i < K:
         value = keys[i] >> np.uint64(32)
-        mass_a, mass_b = 0.0, 0.0
+        weight_a, weight_b = 0.0, 0.0
         j = i
         while j < K and keys[j] >> np.uint64(32) == value:
             index = np.int64(keys[j] & low)
             if index < N:
-                mass_a += a[index] if a.shape[0] else 1.0
+                weight_a += a[index] if a.shape[0] else 1.0
             else:
-                mass_b += b[index - N] if b.shape[0] else 1.0
+                weight_b += b[index - N] if b.shape[0] else 1.0
             j += 1
-        f, g = scale_a * (2 * F + mass_a) - 1, scale_b * (2 * G + mass_b) - 1
+        f, g = scale_a * (2 * F + weight_a) - 1, scale_b * (2 * G + weight_b) - 1
         for k in range(i, j):
             index = np.int64(keys[k] & low)
             if index < N:
                 out[index] = g - self_factor * f
-        F += mass_a
-        G += mass_b
+        F += weight_a
+        G += weight_b
         i = j

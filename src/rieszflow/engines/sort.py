@@ -1,0 +1,214 @@
+"""The exact engine: both distribution functions of every slice at every point, by one sort of the joined projections.
+
+In PyTorch operations (`profile`), O((N + M) log(N + M)) per slice. The derivative by x alone on the CPU in float32, which flows
+need, has compiled loops with a radix sort, O(N + M).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rieszflow._infra.jit import parallel_for
+from rieszflow._infra.scaling import power_of_two, within_range
+from rieszflow._types import Cloud, Need, Pair
+from rieszflow.directions import Directions
+from rieszflow.engines import sort_loops
+from rieszflow.engines.base import Engine, Problem, Result
+from rieszflow.kernels import Riesz
+
+__all__ = ["Sort"]
+
+_PROJECTIONS = 1 << 26  # at a time: 256 MB of float32
+
+
+class Sort(Engine):
+    """Exact on every slice for Riesz(1.0), in O((N + M) log(N + M)) per slice; derivatives by weights, too."""
+
+    name: ClassVar[str] = "sort"
+    exact: ClassVar[bool] = True
+    takes_batches: ClassVar[bool] = True
+
+    def refusal(self, problem: Problem) -> str | None:
+        if problem.group is not None:
+            return "`engine` must be 'bins' or 'auto' with a process group, got 'sort'"
+        if problem.kernel.degree != 1:
+            return f"`kernel` must be Riesz(1.0) with engine 'sort', got {problem.kernel!r}; engine 'bins' accepts it"
+        return None
+
+    def _evaluate(self, pair: Pair, directions: Directions, problem: Problem) -> Result:
+        x, y = pair.x, pair.y
+        centre = _centre(y.points)
+        # A power of two, without rounding, keeps very small numbers from becoming denormal on the way.
+        reach = max(_reach(x.points, centre), _reach(y.points, centre))
+        scale = power_of_two(within_range(reach, x.points.dtype), x.points.dtype)
+        numbers = (x.points.numel() + y.points.numel()) // x.points.shape[-1]
+        total = Result()
+        for part in directions.split(max(1, _PROJECTIONS // numbers)):
+            total += _on_part(part, pair, centre, scale, problem.need)
+        c = 2 * Riesz(1.0).basis_constant(directions.n) / directions.P
+        for sums in (total.value, total.a, total.b):
+            if sums is not None:
+                sums *= c / scale
+        for gradient, cloud in ((total.x, x), (total.y, y)):
+            if gradient is not None:
+                w = cloud.weights
+                gradient *= c / cloud.points.shape[-2] if w is None else c * w.unsqueeze(-1)
+        return total
+
+
+def _centre(y: Tensor) -> Tensor:
+    """Return an origin for all points, (..., 1, d), near which projections keep more digits.
+
+    It is the median of some points, because an outlier would pull the mean away from all others.
+    """
+    some = y[..., :31, :].sort(dim=-2).values
+    middle = (some.shape[-2] - 1) // 2
+    return some[..., middle : middle + 1, :]
+
+
+def _reach(x: Tensor, centre: Tensor) -> float:
+    """Return the largest coordinate of x − centre, without forming it."""
+    ends = torch.cat([x.amax(-2, keepdim=True) - centre, centre - x.amin(-2, keepdim=True)])
+    return ends.amax().item()
+
+
+def _on_part(part: Directions, pair: Pair, centre: Tensor, scale: float, need: Need) -> Result:
+    """Return sums over a part of the slices, of scaled points."""
+    x, y = pair.x, pair.y
+    alpha, beta = (_self_factor(cloud, pair.unbiased) for cloud in (x, y))
+    if need == Need(x=True):
+        # In one expression, which frees the P × N projections as soon as it can.
+        forces = _gradient(
+            part.project(x.points, centre, scale), part.project(y.points, centre, scale), x.weights, y.weights, alpha
+        )
+        return Result(x=part.adjoint(forces))
+    s = _profile(part.project(x.points, centre, scale), part.project(y.points, centre, scale), x.weights, y.weights)
+    value = s.distance - ((alpha[..., 0] - 1) * s.spread_x + (beta[..., 0] - 1) * s.spread_y)
+    return Result(
+        value.double().sum(-1) if need.value else None,
+        part.adjoint(2 * s.G_x - 1 - alpha * (2 * s.F_x - 1)) if need.x else None,
+        part.adjoint(2 * s.F_y - 1 - beta * (2 * s.G_y - 1)) if need.y else None,
+        _by_weights(s.potential_x, s.own_x, s.spread_x, x, alpha, pair.unbiased) if need.a else None,
+        _by_weights(-s.potential_y, s.own_y, s.spread_y, y, beta, pair.unbiased) if need.b else None,
+    )
+
+
+def _self_factor(cloud: Cloud, unbiased: bool) -> Tensor:
+    """Return 1/(1 − Σw²), (..., 1, 1), which turns a mean over all pairs into one over distinct pairs; 1 for V."""
+    x, w = cloud.points, cloud.weights
+    if not unbiased:
+        return x.new_ones(1, 1)
+    if w is None:
+        return x.new_full((1, 1), x.shape[-2] / (x.shape[-2] - 1))
+    return 1 / (1 - (w**2).sum(-1))[..., None, None]
+
+
+def _by_weights(potential: Tensor, own: Tensor, spread: Tensor, cloud: Cloud, factor: Tensor, unbiased: bool) -> Tensor:
+    """Return the derivative by the weights of a cloud, summed over slices: (..., N)."""
+    if unbiased:
+        assert cloud.weights is not None
+        w = cloud.weights.unsqueeze(-2)
+        potential = potential - (factor - 1) * own - (2 * factor**2 * spread.unsqueeze(-1)) * w
+    return potential.sum(-2)
+
+
+def _gradient(px: Tensor, py: Tensor, a: Tensor | None, b: Tensor | None, self_factor: Tensor) -> Tensor:
+    """Return 2G − 1 − self_factor(2F − 1) at px (..., P, N): the derivative in every slice by px, over the point's weight."""
+    if px.device.type == "cpu" and px.dtype == torch.float32 and px.ndim == 2:
+        out = np.empty(px.shape, np.float32)
+        none = np.empty(0, np.float32)
+        weights = (none if w is None else w.detach().contiguous().numpy() for w in (a, b))
+        args = px.detach().numpy(), py.detach().numpy(), *weights, self_factor.item(), out
+        parallel_for(sort_loops.gradient, len(px), 1, *args)
+        return torch.from_numpy(out)
+    z, order = torch.cat([px, py], -1).sort(dim=-1)
+    F, G = _distribution_functions(z, order, px.shape[-1], a, b)
+    return _unsort(2 * G.mid - 1 - self_factor * (2 * F.mid - 1), order)[..., : px.shape[-1]]
+
+
+class _Profile(NamedTuple):
+    """A slice's two distribution functions F (of px) and G (of py), at the points and integrated.
+
+    F_x, G_x: (..., P, N), F and G at px.  F_y, G_y: (..., P, M), F and G at py; all with mid-ranks at ties.
+    distance: (..., P), ∫(F − G)² dt.  spread_x, spread_y: ∫F(1 − F) dt = ½E|X − X′|, ∫G(1 − G) dt = ½E|Y − Y′|.
+    potential_x: (..., P, N), E|px − Y| − E|px − X|;  potential_y: (..., P, M), the same function at py.
+    own_x: (..., P, N), E|px − X|;  own_y: (..., P, M), E|py − Y|.
+    """
+
+    F_x: Tensor
+    G_x: Tensor
+    F_y: Tensor
+    G_y: Tensor
+    distance: Tensor
+    spread_x: Tensor
+    spread_y: Tensor
+    potential_x: Tensor
+    potential_y: Tensor
+    own_x: Tensor
+    own_y: Tensor
+
+
+def _profile(px: Tensor, py: Tensor, a: Tensor | None, b: Tensor | None) -> _Profile:
+    N = px.shape[-1]
+    z, order = torch.cat([px, py], -1).sort(dim=-1)
+    F, G = _distribution_functions(z, order, N, a, b)
+    gaps = z.diff(dim=-1)
+    difference = (G.upto - F.upto)[..., :-1]
+    distance = (difference**2 * gaps).sum(-1)
+    spread_x, spread_y = (((H.upto * (1 - H.upto).clamp(min=0))[..., :-1] * gaps).sum(-1) for H in (F, G))
+    # E|t − Y| − E|t − X| has the slope 2(G − F) and left of all points the value E Y − E X = ∫(F − G) dt; E|t − X| has
+    # the slope 2F − 1 and the value ∫(1 − F) dt there. Written so, a common shift cancels before it can round.
+    potential = _integrate(-difference * gaps, 2 * difference * gaps)
+    own_x, own_y = (_integrate((1 - H) * gaps, (2 * H - 1) * gaps) for H in (F.upto[..., :-1], G.upto[..., :-1]))
+    F_mid, G_mid, potential, own_x, own_y = (_unsort(t, order) for t in (F.mid, G.mid, potential, own_x, own_y))
+    return _Profile(
+        F_mid[..., :N], G_mid[..., :N], F_mid[..., N:], G_mid[..., N:], distance, spread_x, spread_y,
+        potential[..., :N], potential[..., N:], own_x[..., :N], own_y[..., N:],
+    )  # fmt: skip
+
+
+def _integrate(start: Tensor, steps: Tensor) -> Tensor:
+    """Return the function that begins with Σ start and grows by the steps: (..., K − 1) to (..., K)."""
+    start = start.sum(-1, keepdim=True)
+    return torch.cat([start, start + steps.cumsum(-1)], -1)
+
+
+class _DistributionFunction(NamedTuple):
+    upto: Tensor  # weight of the first k + 1 sorted points: the function's value right of the k-th, once a tie is complete
+    mid: Tensor  # mid-rank value at the points themselves
+
+
+def _distribution_functions(
+    z: Tensor, order: Tensor, N: int, a: Tensor | None, b: Tensor | None
+) -> tuple[_DistributionFunction, _DistributionFunction]:
+    K = z.shape[-1]
+    is_x = order < N
+    own = torch.full_like(z, 1 / N) if a is None else _gather(a, order.clamp(max=N - 1))
+    other = torch.full_like(z, 1 / (K - N)) if b is None else _gather(b, (order - N).clamp(min=0))
+    # First and last index of every group of equal values.
+    index = torch.arange(K, device=z.device).expand_as(z)
+    edge = z.diff(dim=-1) > 0
+    inside = torch.ones_like(edge[..., :1])
+    first = torch.where(torch.cat([inside, edge], -1), index, 0).cummax(-1).values
+    last = torch.where(torch.cat([edge, inside], -1), index, K - 1).flip(-1).cummin(-1).values.flip(-1)
+
+    def function(weights: Tensor) -> _DistributionFunction:
+        upto = weights.double().cumsum(-1)
+        before = torch.cat([torch.zeros_like(upto[..., :1]), upto], -1)
+        mid = 0.5 * (before.gather(-1, first) + upto.gather(-1, last))
+        return _DistributionFunction(upto.to(z.dtype), mid.to(z.dtype))
+
+    return function(torch.where(is_x, own, 0)), function(torch.where(is_x, 0, other))
+
+
+def _gather(w: Tensor, order: Tensor) -> Tensor:
+    """Return the weights (..., N) of the points with the indices `order` (..., P, K)."""
+    return w.detach().unsqueeze(-2).expand(*order.shape[:-1], w.shape[-1]).gather(-1, order)
+
+
+def _unsort(values: Tensor, order: Tensor) -> Tensor:
+    return torch.empty_like(values).scatter_(-1, order, values)

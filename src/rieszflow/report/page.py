@@ -17,7 +17,7 @@ from rieszflow._infra.extras import extra
 from rieszflow._infra.files import Json, atomically
 from rieszflow._infra.text import printable
 from rieszflow.metrics import AROUND_ZERO, BETTER
-from rieszflow.report.figures import distance_curves, error_curve, image_zoom, picture, save_picture, trajectories
+from rieszflow.report.figures import image_zoom, picture, save_picture, stage_curves, trajectories
 
 with extra("cli", "figures"):
     from PIL import Image
@@ -36,6 +36,11 @@ _PLOT_WIDTH = 450  # of a plot on the page, in pixels: two of them fit side by s
 _METHOD = {
     "networks": "Networks were trained, one after another, to do the same. They turn fresh noise into the samples below.",
     "recorded": "Its steps were recorded. Applied to fresh noise, which took no part in the flow, they give the samples below.",
+}
+_CURVES = {
+    "particles": "particles of the flow",
+    "network_particles": "particles after the network",
+    "fresh_samples": "fresh samples",
 }
 
 
@@ -122,23 +127,25 @@ def _stage_sections(run: Run, rows: list[Json]) -> list[str]:
 
 
 def _curves(rows: list[Json]) -> str:
-    first, last = rows[0], rows[-1]
-    over = f"over stages {first['network']} to {last['network']}"
-    fresh, training = ([row["energy_distance"][key] for row in (first, last)] for key in ("fresh_samples", "training_data"))
-    distances = _inline(
-        distance_curves(rows),
-        f"Curves of energy distances to held-out data {over}: fresh samples go from {fresh[0]:.3g} to {fresh[1]:.3g}; "
-        f"a dashed line marks training data at {training[1]:.3g}.",
+    over = f"over stages {rows[0]['network']} to {rows[-1]['network']}"
+    distances = [row["energy_distance"] for row in rows]
+    fresh, baseline = [e["fresh_samples"] for e in distances], distances[-1]["training_data"]
+    curves = {label: [e[key] for e in distances] for key, label in _CURVES.items() if key in distances[-1]}
+    figures = _inline(
+        stage_curves(rows, curves, "energy distance to held-out data", baseline),
+        f"Curves of energy distances to held-out data {over}: fresh samples go from {fresh[0]:.3g} to {fresh[-1]:.3g}; "
+        f"a dashed line marks training data at {baseline:.3g}.",
         "Energy distance to held-out data after each stage; lower is better.",
     )
-    if "fit_error" not in last:
-        return distances
-    return distances + _inline(
-        error_curve(rows),
-        f"Curve of the fit error {over}: from {first['fit_error']:.3g} to {last['fit_error']:.3g}.",
-        "Fit error: the share of the displacement that a network misses. Late displacements are small and mostly noise of the "
-        "random directions, which no network can predict.",
-    )
+    if "fit_error" in rows[-1]:
+        errors = [row["fit_error"] for row in rows]
+        figures += _inline(
+            stage_curves(rows, {"fit error": errors}, "relative squared fit error"),
+            f"Curve of the fit error {over}: from {errors[0]:.3g} to {errors[-1]:.3g}.",
+            "Fit error: the share of the displacement that a network misses. Late displacements are small and mostly noise of "
+            "the random directions, which no network can predict.",
+        )
+    return figures
 
 
 def _evaluation_section(run: Run, evaluation: Json) -> list[str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 import rieszflow as rf
+from rieszflow._infra.files import Json
 
 KERNELS = [
     rf.Riesz(0.3),
@@ -21,6 +24,16 @@ KERNELS = [
     rf.Matern(1.5, 0.9),
     rf.Matern(2.5, 0.9),
 ]
+
+
+def content(file: Path) -> tuple[Json, bytes]:
+    """A run's tensor file without its id and checksum, in which equal runs differ."""
+    raw = file.read_bytes()
+    end = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:end])
+    ours = json.loads(header["__metadata__"].pop("rieszflow"))
+    del ours["checksum"], ours["meta"]["run"]
+    return {**header, "ours": ours}, raw[end:]
 
 
 def generator(seed: int) -> torch.Generator:

@@ -59,7 +59,7 @@ def test_columns_come_by_how_much_they_differ():
 def test_what_a_sketch_has_of_its_own():
     x, y = samples()
     sketch = rf.SliceSketch.from_points(x, slices=8)
-    with pytest.raises(rf.errors.InputError, match="slices: 9 given; a sketch has its own"):
+    with pytest.raises(rf.errors.InputError, match="`slices` must be None with a sketch, which has its own, got 9"):
         rf.compare(sketch, y, slices=9)
-    with pytest.raises(rf.errors.InputError, match="common: a sketch is of all its columns"):
+    with pytest.raises(rf.errors.InputError, match="`common` must be False with a sketch"):
         rf.compare(y, sketch, common=True)

@@ -24,9 +24,9 @@ def brute(samples, y, fair, weights=None):
 WAYS = {
     "loops": {},
     "one item a thread": {"_SHARE": 0},
-    "sorted, in chunks": {"_FEW": 0, "_in_loops": module._in_chunks},
-    "in small chunks": {"_FEW": 0, "_in_loops": module._in_chunks, "_PAIRS": 30},
-    "in rows": {"_FEW": 0, "_in_loops": module._in_chunks, "_PAIRS": 1},
+    "sorted, in chunks": {"_FEW": 0, "_compiled": module._chunked},
+    "in small chunks": {"_FEW": 0, "_compiled": module._chunked, "_PAIRS": 30},
+    "in rows": {"_FEW": 0, "_compiled": module._chunked, "_PAIRS": 1},
 }
 
 
@@ -63,13 +63,13 @@ def test_is_the_formula(d, batch, fair, weighted, way, monkeypatch):
 def test_is_the_distance_to_a_point(d):
     g = generator(1)
     x, y = torch.randn(40, d, generator=g).double(), torch.randn(d, generator=g).double()
-    torch.testing.assert_close(rf.energy_score(x, y, fair=False), rf.mmd2(x, y[None]), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(2 * rf.energy_score(x, y, fair=False), rf.mmd2(x, y[None]), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("d", [1, 2])
 @pytest.mark.parametrize("way", WAYS)
 def test_samples_in_one_place(d, way, monkeypatch):
-    """Each is pulled to y with the strength 1/m, and none pushes another."""
+    """Each is pulled to y with the weight 1/m, and none pushes another."""
     use(way, monkeypatch)
     x = torch.full((4, d), 2.0, requires_grad=True)
     rf.energy_score(x, torch.zeros(d)).backward()
@@ -161,7 +161,7 @@ def test_missing_numbers(d, fair, weighted, way, monkeypatch):
     whole = rf.energy_score(x, y, fair=fair, weights=w)
     x[0, 3, d - 1] = x[1, :7, 0] = x[2, :, 0] = y[3, 0] = x[4, 0] = math.nan
     given = w if weighted else None
-    with pytest.raises(InputError, match="samples: contains NaN"):
+    with pytest.raises(InputError, match="`samples` must be finite, got NaN or infinity"):
         rf.energy_score(x, y, fair=fair, weights=given)
     leaf, target = x.clone().requires_grad_(), y.clone().requires_grad_()
     score = rf.energy_score(leaf, target, fair=fair, weights=given, nan_policy="omit")
@@ -183,7 +183,7 @@ def test_missing_numbers(d, fair, weighted, way, monkeypatch):
     assert score[:5].isnan().all() and leaf.grad[:5].isnan().all() and leaf.grad[5].isfinite().all()
     torch.testing.assert_close(score[5], whole[5], rtol=0, atol=1e-12)
     for policy in ("omit", "propagate"):
-        with pytest.raises(InputError, match="y: contains infinity"):
+        with pytest.raises(InputError, match="`y` must be finite or NaN, got infinity"):
             rf.energy_score(x, y / 0, nan_policy=policy)
 
 
@@ -208,14 +208,24 @@ def test_arrays_in_arrays_out():
 @pytest.mark.parametrize(
     ("x", "y", "error", "words"),
     [
-        (torch.zeros(4, 2), torch.zeros(3), InputError, r"y: shape \(3,\) given; \(2,\) is accepted"),
-        (torch.zeros(5, 4, 2), torch.zeros(2), InputError, r"y: shape \(2,\) given; \(5, 2\)"),
-        (torch.zeros(1, 2), torch.zeros(2), InputError, "samples: one given"),
+        (torch.zeros(4, 2), torch.zeros(3), InputError, r"`y` must have shape \(2,\) .*, got \(3,\)"),
+        (torch.zeros(5, 4, 2), torch.zeros(2), InputError, r"`y` must have shape \(5, 2\) .*, got \(2,\)"),
+        (torch.zeros(1, 2), torch.zeros(2), InputError, "`samples` must have two members .*, got one"),
         (torch.zeros(4), torch.zeros(1), InputError, r"`samples` must .* got \(4,\)"),
-        (torch.zeros(4, 2), torch.zeros(2).double(), InputTypeError, "y: torch.float64"),
-        (torch.zeros(4, 2), np.zeros(2, np.float32), InputTypeError, "y: ndarray given"),
-        (torch.zeros(4, 2), torch.tensor([1.0, math.nan]), InputError, "y: contains NaN"),
-        (torch.full((4, 2), math.inf), torch.zeros(2), InputError, "samples: contains NaN"),
+        (
+            torch.zeros(4, 2),
+            torch.zeros(2).double(),
+            InputTypeError,
+            "`y` must be torch.float32 on cpu .*, got torch.float64 on cpu",
+        ),
+        (
+            torch.zeros(4, 2),
+            np.zeros(2, np.float32),
+            InputTypeError,
+            "`y` must be of the type of `samples`, Tensor, got ndarray",
+        ),
+        (torch.zeros(4, 2), torch.tensor([1.0, math.nan]), InputError, "`y` must be finite, got NaN or infinity"),
+        (torch.full((4, 2), math.inf), torch.zeros(2), InputError, "`samples` must be finite, got NaN or infinity"),
         (torch.zeros(4, 2, dtype=torch.int64), torch.zeros(2), InputTypeError, "`samples` must .* got dtype"),
     ],
 )

@@ -11,7 +11,7 @@ from problems import generator
 import rieszflow as rf
 from rieszflow import metrics
 from rieszflow.errors import DatasetError, InputError, InputTypeError
-from rieszflow.two_sample import exact
+from rieszflow.two_sample import gram
 from rieszflow.two_sample import pairwise as module
 
 
@@ -19,7 +19,7 @@ from rieszflow.two_sample import pairwise as module
 def method(request, monkeypatch):
     """Both ways to compare few points: by the distances of all pairs, and as more points are compared."""
     if request.param == "sliced":
-        monkeypatch.setattr(exact, "_POINTS", 0)
+        monkeypatch.setattr(gram, "_FEW_POINTS", 0)
     return request.param
 
 
@@ -214,7 +214,7 @@ def test_h5ad_files_and_frames(tmp_path):
         np.testing.assert_array_equal(found.distances, want.distances)
     frame = found.frame("pvalues")
     assert list(frame.index) == list("abcd") and frame.loc["a", "b"] == found.pvalues[0, 1]
-    with pytest.raises(InputError, match="what: 'x' given"):
+    with pytest.raises(InputError, match="`field` must be one of .*, got 'x'"):
         found.frame("x")
     (tmp_path / "bad.h5ad").write_bytes(b"nothing")
     for name, says in (("bad.h5ad", "not an .h5ad file, or damaged"), ("none.h5ad", "no such file")):
@@ -249,8 +249,14 @@ def test_what_is_refused(tmp_path):
     cells = SimpleNamespace(obs={"kind": labels}, obsm={}, X=SimpleNamespace(toarray=None))
     for given, by, options, error, says in (
         (x, labels[:5], {}, InputError, "`groups` must have one label for each of 677 points, got 5 labels"),
-        (x, ["a"] * len(x), {}, InputError, "groups: all points are in one group, 'a'"),
-        (x, ["z", *["a"] * (len(x) - 1)], {}, InputError, "groups: 'z' has one point"),
+        (x, ["a"] * len(x), {}, InputError, "`groups` must have at least two groups, got all points in 'a'"),
+        (
+            x,
+            ["z", *["a"] * (len(x) - 1)],
+            {},
+            InputError,
+            "at least two points in every group, got one in 'z'",
+        ),
         (x, with_nan, {}, InputError, "got 1 of 677 missing .the first is that of point 676"),
         (x, "kind", {}, InputError, "since x is not a table, got the name 'kind'"),
         (x, 5, {}, InputTypeError, "`groups` must be a label for every point, .* got int"),
@@ -258,8 +264,8 @@ def test_what_is_refused(tmp_path):
         (x / 0, labels, {}, InputError, "NaN or infinity"),
         (x, labels, {"statistic": "W"}, InputError, "`statistic` must .* got 'W'"),
         (x, labels, {"slices": 0}, InputError, "`slices` must be a positive integer, got 0"),
-        (x, labels, {"permutations": -1}, InputError, "permutations: -1 given"),
-        (x, labels, {"directions": "up"}, InputError, "directions: 'up' given"),
+        (x, labels, {"permutations": -1}, InputError, "`permutations` must be a non-negative integer, got -1"),
+        (x, labels, {"directions": "up"}, InputError, "`directions` must be one of 'auto', .*, got 'up'"),
         (tmp_path / "t.csv", "nothing", {}, DatasetError, "nothing"),
         (cells, "sort", {}, InputError, r"`groups` must be a column of obs \('kind'\), got 'sort'"),
         (cells, "kind", {"obsm": "X_pca"}, InputError, r"`obsm` must be a key of the data \(none\), got 'X_pca'"),

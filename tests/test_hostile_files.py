@@ -14,7 +14,7 @@ import rieszflow as rf
 from rieszflow._infra.files import load_tensors, save_tensors
 from rieszflow.errors import FileError, InputError
 from rieszflow.flow.recording import _FORMAT
-from rieszflow.sketch.files import SKETCH
+from rieszflow.sketch.counts import SKETCH
 
 VALUES = [
     None, True, False, 0, -1, 1, 2, 3, 3.5, -0.0, 0.5, float("nan"), float("inf"), 1e300, 1e-300, 10**12, 2**64, 10**400, "",

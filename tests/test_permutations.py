@@ -8,11 +8,15 @@ import scipy.stats
 
 from rieszflow import Notice
 from rieszflow.two_sample import permutations
-from rieszflow.two_sample.permutations import pvalue, source
+from rieszflow.two_sample.permutations import draw_splits, permutation_rng, permutation_test
 
 
 def labels(K, L, fixed=0):
     return np.concatenate([np.full(K, 1 / K), np.full(L, -1 / L), np.full(fixed, 0.25)])
+
+
+def run(statistic, w, K, L, permutations, scale, seed=0):
+    return permutation_test(statistic, w, draw_splits(K, L, permutations, permutation_rng(seed)), scale)
 
 
 def by_hand(statistic, w, K, L):
@@ -34,8 +38,9 @@ def test_all_ways_are_tried_where_there_are_few(K, L, fixed):
     values, form = g.normal(size=K + L + fixed), g.normal(size=(K + L + fixed,) * 2)
     for statistic in (lambda w: w @ values, lambda w: np.abs(w @ values), lambda w: ((w @ form) * w).sum(1)):
         w = labels(K, L, fixed)
-        found = pvalue(statistic, w, (K, L), permutations=999, scale=10.0, random=source(0))
-        assert (found.value, found.tried) == (pytest.approx(by_hand(statistic, w, K, L)[0]), by_hand(statistic, w, K, L)[1])
+        found = run(statistic, w, K, L, 999, 10.0)
+        pvalue, ways = by_hand(statistic, w, K, L)
+        assert (found.pvalue, found.permutations) == (pytest.approx(pvalue), ways)
 
 
 def test_random_ones_come_near_to_all():
@@ -44,9 +49,9 @@ def test_random_ones_come_near_to_all():
     values[:8] += 0.5
     statistic, w = (lambda w: w @ values), labels(8, 8)
     wanted, ways = by_hand(statistic, w, 8, 8)
-    found = pvalue(statistic, w, (8, 8), permutations=2000, scale=3.0, random=source(0))
-    assert found.tried == 2000 < ways
-    assert abs(found.value - wanted) < 4 * np.sqrt(wanted * (1 - wanted) / 2000) + 1 / 2001
+    found = run(statistic, w, 8, 8, 2000, 3.0)
+    assert found.permutations == 2000 < ways
+    assert abs(found.pvalue - wanted) < 4 * np.sqrt(wanted * (1 - wanted) / 2000) + 1 / 2001
 
 
 def test_the_level_is_kept():
@@ -54,33 +59,31 @@ def test_the_level_is_kept():
     count = 0
     for k in range(400):
         values = np.random.default_rng([k, 3]).integers(0, 3, 30) * 1.0  # with ties
-        found = pvalue(
-            lambda w, v=values: np.abs(w @ v), labels(15, 15), (15, 15), permutations=99, scale=3.0, random=source(k)
-        )
-        count += found.value <= 0.1
+        found = run(lambda w, v=values: np.abs(w @ v), labels(15, 15), 15, 15, 99, 3.0, k)
+        count += found.pvalue <= 0.1
     assert count <= scipy.stats.binom(400, 0.1).isf(1e-6)
 
 
 def test_ties_count_as_equal():
     """Sums of the same numbers in another order: all statistics are equal, and p = 1."""
     values = np.full(40, 0.1)
-    found = pvalue(lambda w: w @ values, labels(20, 20), (20, 20), permutations=99, scale=0.1, random=source(0))
-    assert found.value == 1.0
+    found = run(lambda w: w @ values, labels(20, 20), 20, 20, 99, 0.1)
+    assert found.pvalue == 1.0
 
 
 def test_what_keeps_its_place_is_not_permuted():
     values = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 5.0])
     seen = []
-    pvalue(lambda w: seen.append(w) or w @ values, labels(4, 4, 1), (4, 4), permutations=19, scale=5.0, random=source(0))
+    run(lambda w: seen.append(w) or w @ values, labels(4, 4, 1), 4, 4, 19, 5.0)
     assert all((w[:, 8] == 0.25).all() for w in seen)
     assert all(sorted(row) == sorted(labels(4, 4, 1)) for w in seen for row in w.tolist())
 
 
 def test_a_p_value_that_cannot_be_small_is_said():
     with pytest.warns(Notice, match=r"cannot be less than 0.1.*9 permutations are tried"):
-        pvalue(lambda w: w @ np.arange(20.0), labels(10, 10), (10, 10), permutations=9, scale=20.0, random=source(0))
+        run(lambda w: w @ np.arange(20.0), labels(10, 10), 10, 10, 9, 20.0)
     with pytest.warns(Notice, match=r"cannot be less than 0.333.*3 ways to split"):
-        pvalue(lambda w: w @ np.arange(3.0), labels(1, 2), (1, 2), permutations=99, scale=3.0, random=source(0))
+        run(lambda w: w @ np.arange(3.0), labels(1, 2), 1, 2, 99, 3.0)
 
 
 def test_weights_are_made_in_parts(monkeypatch):
@@ -89,8 +92,8 @@ def test_weights_are_made_in_parts(monkeypatch):
     statistic = lambda w: most.append(len(w)) or w @ values  # noqa: E731
     found = []
     for together in (1 << 22, 30 * 7):
-        monkeypatch.setattr(permutations, "_TOGETHER", together)
-        found.append(pvalue(statistic, labels(14, 16), (14, 16), permutations=99, scale=3.0, random=source(0)))
+        monkeypatch.setattr(permutations, "_MAX_NUMBERS", together)
+        found.append(run(statistic, labels(14, 16), 14, 16, 99, 3.0))
     assert found[0] == found[1] and most[0] == 99 and max(most[2:]) == 7
 
 
@@ -99,7 +102,7 @@ def test_seeds():
     for k in (5, 5, 6):
         seen = []
         statistic = lambda w, seen=seen: seen.append(w) or w.sum(1)  # noqa: E731
-        pvalue(statistic, labels(10, 10), (10, 10), permutations=99, scale=3.0, random=source(k))
+        run(statistic, labels(10, 10), 10, 10, 99, 3.0, k)
         tried.append(seen[0])
     assert np.array_equal(tried[0], tried[1]) and not np.array_equal(tried[0], tried[2])
-    assert source(3).random() != np.random.default_rng(3).random()
+    assert permutation_rng(3).random() != np.random.default_rng(3).random()

@@ -54,7 +54,7 @@ def test_saving_over_something(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "only copy.txt").write_text("dear")
     for path in ("photos", "photos/only copy.txt"):
-        with pytest.raises(RunError, match="no run of rieszflow"):
+        with pytest.raises(RunError, match="not a run of rieszflow"):
             flow.save(tmp_path / path, overwrite=True)
     assert (tmp_path / "photos" / "only copy.txt").read_text() == "dear"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photos", "run"]

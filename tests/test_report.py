@@ -13,6 +13,7 @@ from PIL import Image
 
 from rieszflow import metrics, report
 from rieszflow.generative import GenerativeFlow, Run
+from rieszflow.generative.run import StageMetrics
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def test_the_table_of_stages():
 
     def row(number, level, seconds, **more):
         distances = {"particles": 0.5, "fresh_samples": 0.25, "training_data": 0.0}
-        return {"network": number, "level": level, "flow_steps": 7, "energy_distance": distances, "seconds": seconds, **more}
+        return StageMetrics(number, level, 7, 7 * number, distances, seconds, **more)
 
     rows = [row(1, 1, {"flow": 1.5, "finish": 0.5}), row(2, 1, {"flow": 4.0, "finish": 1.0})]
     headings, cells = report.stage_table(rows)
@@ -94,8 +95,8 @@ def test_words_and_boxes(run):
     page = Page((run.path / "report.html").read_text(encoding="utf-8"))
     assert page.around_tables == [("div", "wide")] * 3 and not page.open[1:]
     first, last = run.metrics()
-    curves = f"fresh samples go from {first['energy_distance']['fresh_samples']:.3g} to"
-    assert any(curves in alt for alt in page.alts) and f"to {last['fit_error']:.3g}." in "".join(page.alts)
+    curves = f"fresh samples go from {first.energy_distance['fresh_samples']:.3g} to"
+    assert any(curves in alt for alt in page.alts) and f"to {last.fit_error:.3g}." in "".join(page.alts)
     assert all(len(alt) > 40 for alt in page.alts) and len(set(page.alts)) == len(page.alts) == 5
     for words in ("docs/design.md of the project", "lower is better", metrics.AROUND_ZERO[1:], "9 are few <9>"):
         assert words in " ".join(page.text.split())

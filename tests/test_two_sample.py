@@ -15,10 +15,11 @@ from problems import generator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rieszflow as rf
-from rieszflow import histograms, metrics, two_sample
+from rieszflow import histograms, metrics
 from rieszflow._infra.files import load_tensors, save_tensors
-from rieszflow.sketch.files import SKETCH
-from rieszflow.two_sample import exact, gram, permutations
+from rieszflow.sketch.counts import SKETCH
+from rieszflow.two_sample import gram
+from rieszflow.two_sample.permutations import permutation_test
 
 ERROR = 1e-6
 
@@ -27,13 +28,13 @@ ERROR = 1e-6
 def method(request, monkeypatch):
     """Both ways to test few points: by the distances of all pairs, and as more points are tested."""
     if request.param == "sliced":
-        monkeypatch.setattr(exact, "_POINTS", 0)
+        monkeypatch.setattr(gram, "_FEW_POINTS", 0)
     return request.param
 
 
 @pytest.fixture
 def sliced(monkeypatch):
-    monkeypatch.setattr(exact, "_POINTS", 0)
+    monkeypatch.setattr(gram, "_FEW_POINTS", 0)
 
 
 def rejected(pvalues, level):
@@ -146,8 +147,8 @@ def test_a_batch_without_spread_is_not_drift_by_that_alone():
 
 @pytest.mark.parametrize(("n", "m"), [(2, 3), (3, 3), (4, 5)])
 def test_few_points_are_split_in_all_ways(method, n, m):
-    """p is the share of all splits whose D² is as large, by brute force. A point counts as spread over its bin, at most
-    1.3/1024 of the range wide (bins.settle), and that puts its distances off by as much, and MMD² by four times that. Where another
+    """p is the share of all splits whose MMD² is as large, by brute force. A point counts as spread over its bin, at most
+    1.3/1024 of the range wide (`choose_bins`), which puts its distances off by as much, and MMD² by four times that. If another
     split is as near as both errors, p may be either; flags are far apart, or equal."""
     clear = 0
     for k in range(8):
@@ -192,11 +193,11 @@ def test_the_statistic_is_the_distance_of_all_points(sliced, monkeypatch, n, m):
     known by their mean there: as in test_sketch, 0.2 %."""
     seen = []
 
-    def spy(statistic, weights, *others, **settings):
+    def spy(statistic, weights, *others):
         seen.append(statistic(weights[None])[0])
-        return permutations.pvalue(statistic, weights, *others, **settings)
+        return permutation_test(statistic, weights, *others)
 
-    monkeypatch.setattr(two_sample.api, "pvalue", spy)
+    monkeypatch.setattr(gram, "permutation_test", spy)
     g = generator(0)
     x, y = torch.randn(n, 2, generator=g), torch.randn(m, 2, generator=g) + 0.5
     test = rf.two_sample_test(x, y, slices=8, permutations=99)
@@ -225,11 +226,11 @@ def test_a_reference_without_a_sample_is_refused(tmp_path):
     x = torch.randn(50, 3, generator=generator(0))
     sketch = rf.SliceSketch.from_points(x, slices=8)
     bare = rf.SliceSketch.from_points(x, slices=8, reservoir_size=0)
-    with pytest.raises(ValueError, match="reference: a sketch that keeps a sample"):
+    with pytest.raises(ValueError, match="`reference` must be a sketch with at least two points in its reservoir"):
         rf.drift_test(x, bare)
     with pytest.warns(rf.Notice, match="keeps no sample"):
         total = sketch + bare
-    with pytest.raises(ValueError, match="reference: a sketch that keeps a sample"):
+    with pytest.raises(ValueError, match="`reference` must be a sketch with at least two points in its reservoir"):
         rf.drift_test(x, total)
     # A file of a version that kept none.
     sketch.save(tmp_path / "a.sketch")
@@ -239,7 +240,7 @@ def test_a_reference_without_a_sample_is_refused(tmp_path):
     save_tensors(tmp_path / "old.sketch", SKETCH, tensors, meta)
     old = rf.SliceSketch.load(tmp_path / "old.sketch")
     assert old.reservoir is None and old.distance(x) == sketch.distance(x)
-    with pytest.raises(ValueError, match="reference: a sketch that keeps a sample"):
+    with pytest.raises(ValueError, match="`reference` must be a sketch with at least two points in its reservoir"):
         rf.drift_test(x, old)
     assert len(old.empty().update(x).reservoir) == 50  # what is counted from here on is kept
     with pytest.raises(ValueError, match="without weights"):
@@ -324,7 +325,7 @@ def test_few_points_are_tested_exactly_and_many_in_slices(monkeypatch):
         assert low / scale < want[0] < high / scale < 1
     wide = torch.randn(1500, 2, generator=g), torch.randn(600, 2, generator=g)
     assert rf.two_sample_test(*wide, slices=4, permutations=19).method == "sliced"
-    monkeypatch.setattr(exact, "_NUMBERS", 3 * 150 - 1)
+    monkeypatch.setattr(gram, "_FEW_NUMBERS", 3 * 150 - 1)
     assert rf.two_sample_test(x, y, slices=4, permutations=19).method == "sliced"
 
 
@@ -343,7 +344,7 @@ def test_sketches_of_an_exact_test_are_made_when_they_are_used(monkeypatch):
     assert "_sketches" not in found.__dict__ and found == again
     for test in (found, again):
         assert (test.x.n, test.y.n, test.x.slices) == (90, 60, 8) and test.x is test.x
-    monkeypatch.setattr(exact, "_POINTS", 0)
+    monkeypatch.setattr(gram, "_FEW_POINTS", 0)
     same = rf.two_sample_test(x, y, slices=8, permutations=19)
     assert found.y.distance(found.x) == same.y.distance(same.x) == again.y.distance(again.x)
 
@@ -383,7 +384,7 @@ def test_pair_distances_keep_their_digits():
     a sum of d squares loses, d·2⁻⁵³, and what cancels in 1 − 1/100 of it, is below 1e-13."""
     g = np.random.default_rng(0)
     x = np.concatenate([g.normal(size=(40, 6)), 1e6 + 1e-6 * g.normal(size=(20, 6)), np.ones((3, 6))])
-    found, want = exact.pair_distances(x), np.sqrt(((x[:, None] - x) ** 2).sum(-1))
+    found, want = gram.pair_distances(x), np.sqrt(((x[:, None] - x) ** 2).sum(-1))
     # The points' own mean is subtracted, which rounds to 2⁻⁵³ of the largest coordinate.
     np.testing.assert_allclose(found, want, rtol=1e-13, atol=4 * 1e6 * 2.0**-53 * np.sqrt(6))
     np.testing.assert_array_equal(found, found.T)
@@ -397,7 +398,7 @@ def test_squares_of_a_gram_are_its_quadratic_form(N):
     matrix, w = g.normal(size=(N, N)), g.normal(size=(5, N))
     matrix = matrix + matrix.T
     want = np.einsum("bi,ij,bj->b", w, matrix, w)
-    np.testing.assert_allclose(gram.Gram(matrix, w[0], w[0], 0.0, 1, 1).squares(w), want, atol=1e-12 * N**2)
+    np.testing.assert_allclose(gram.Gram(matrix, w[0], w[0], 1, 1, 1.0).squares(w), want, atol=1e-12 * N**2)
 
 
 def test_outliers_decide_nothing():
@@ -411,20 +412,20 @@ def test_outliers_decide_nothing():
 def test_bad_input():
     x = torch.randn(50, 3, generator=generator(0))
     for arguments, settings, says in (
-        ((x, x[:, :2]), {}, "y: points of dimension d = 2 given, x has d = 3"),
-        ((x, x[:1]), {}, "y: one point given"),
-        ((x[:1], x), {}, "x: one point given"),
+        ((x, x[:, :2]), {}, "`y` must have points of dimension d = 3, as x has, got d = 2"),
+        ((x, x[:1]), {}, "`y` must have at least two points, got one"),
+        ((x[:1], x), {}, "`x` must have at least two points, got one"),
         ((x, x), {"permutations": 0}, "`permutations` must be a positive integer, got 0"),
         ((x, x), {"slices": 0}, "`slices` must be a positive integer, got 0"),
     ):
         with pytest.raises(ValueError, match=says):
             rf.two_sample_test(*arguments, **settings)
     sketch = rf.SliceSketch.from_points(x, slices=8)
-    with pytest.raises(TypeError, match="reference: Tensor given"):
+    with pytest.raises(TypeError, match="`reference` must be a SliceSketch, got Tensor"):
         rf.drift_test(x, x)
-    with pytest.raises(ValueError, match="reference: a sketch of two or more"):
+    with pytest.raises(ValueError, match="`reference` must be a sketch of two or more"):
         rf.drift_test(x, sketch.empty())
-    with pytest.raises(ValueError, match="x: points of dimension d = 2"):
+    with pytest.raises(ValueError, match="`x` must have points of dimension d = 3"):
         rf.drift_test(x[:, :2], sketch)
     with pytest.raises(ValueError, match="to be read more than once, got an iterator"):
         rf.two_sample_test(iter([x]), x)

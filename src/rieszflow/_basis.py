@@ -1,9 +1,10 @@
-"""One-dimensional basis functions of radial kernels: f with k(‖x‖) = E f(|⟨ξ, x⟩|), ξ uniform on the unit sphere of R^d.
+"""One-dimensional basis functions f of positive definite radial kernels; see `Kernel.basis`.
 
-A positive definite radial kernel is k(‖x‖) = E cos⟨ω, x⟩ for a random vector ω of radial distribution. So
-f(t) = E cos(R t) with R = ‖ω‖. For the Gaussian kernel of width 1, R ~ χ_d. The other kernels are mixtures of Gaussians over
-their widths, and their basis functions are the same mixtures.
-Source: Hertrich, Fast Kernel Summation in High Dimensions via Slicing and Fourier Transforms (2024), Table 1.
+Such a kernel is k(‖x‖) = E cos⟨ω, x⟩ for a radially distributed ω, so f(t) = E cos(R t) with R = ‖ω‖. For the Gaussian kernel
+of width 1, R ~ χ_d. The other kernels are mixtures of Gaussians over their widths, and so are their basis functions.
+
+References:
+    Hertrich, Fast Kernel Summation in High Dimensions via Slicing and Fourier Transforms (2024), Table 1.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ __all__ = ["Array", "gaussian", "student"]
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
-_STUDENT_END = 1e6
-_STEP = 0.01
 _END = 40.0  # beyond it the Gaussian's function is 0 for large d, and follows its asymptotic series for small d
+_STUDENT_END = 1e6  # beyond it the function is below 1e-12
+_STEP = 0.01
 
 
 def gaussian(t: Array, d: int) -> Array:
-    """g_d(t) = E cos(χ_d t) = ₁F₁(d/2; 1/2; −t²/2), the basis function of exp(−ρ²/2); t ≥ 0 of any shape."""
+    """Return g_d(t) = E cos(χ_d t) = ₁F₁(d/2; 1/2; −t²/2), the basis function of exp(−ρ²/2), for t ≥ 0 of any shape."""
     out = np.empty_like(t)
     near = t < _END
     out[near] = _interpolator(d)(t[near])
@@ -38,7 +39,7 @@ def gaussian(t: Array, d: int) -> Array:
 def _interpolator(d: int) -> Callable[[Array], Array]:
     from scipy.interpolate import CubicSpline
 
-    # cos(R t) averaged over the density of χ_d by Gauss–Legendre nodes: exact to rounding for phases below their number.
+    # Gauss–Legendre quadrature over the density of χ_d, exact up to rounding for phases below the number of nodes.
     low, high = max(0.0, math.sqrt(d) - 13), math.sqrt(d) + 13
     nodes, weights = np.polynomial.legendre.leggauss(800)
     R = 0.5 * (high - low) * (nodes + 1) + low
@@ -51,7 +52,7 @@ def _interpolator(d: int) -> Callable[[Array], Array]:
 
 
 def _far(t: Array, d: int) -> Array:
-    """Asymptotic series: √π/Γ((1 − d)/2) z^(−d/2) Σ (d/2)_k ((d + 1)/2)_k / k! z^(−k), z = t²/2 (DLMF 13.7.2); 0 for odd d."""
+    """Return √π/Γ((1 − d)/2) z^(−d/2) Σ (d/2)_k ((d + 1)/2)_k / k! z^(−k) with z = t²/2 (DLMF 13.7.2), which is 0 for odd d."""
     if d % 2 or d > 60:
         return np.zeros_like(t)
     z = t**2 / 2
@@ -64,7 +65,7 @@ def _far(t: Array, d: int) -> Array:
 
 
 def _reciprocal_gamma(v: float) -> float:
-    """1/Γ(v) for v = ½, −½, −3/2, …"""
+    """Return 1/Γ(v) for v = ½, −½, −3/2, …"""
     value = 1 / math.sqrt(math.pi)
     while v < 0.4:
         value *= v
@@ -73,11 +74,12 @@ def _reciprocal_gamma(v: float) -> float:
 
 
 def student(t: Array, d: int, dof: float) -> Array:
-    """E g_d(t √dof / χ_dof): the basis function of the Matérn kernel of smoothness dof/2 and length 1 (its ω is Student's).
+    """Return E g_d(t √dof / χ_dof), interpolated within 1e-8 of `_student`.
 
-    With dof = 1 the kernel is exp(−ρ), the Laplace kernel. Interpolated, within 1e-8 of `_student`.
+    This is the basis function of the Matérn kernel of smoothness dof/2 and length 1, whose ω has Student's distribution. With
+    dof = 1 the kernel is exp(−ρ), the Laplace kernel.
     """
-    out = np.zeros_like(t)  # beyond the end it is below 1e-12
+    out = np.zeros_like(t)
     near = t < _STUDENT_END
     out[near] = _student_interpolator(d, dof)(np.arcsinh(t[near] * math.sqrt(d)))
     return out
@@ -87,21 +89,20 @@ def student(t: Array, d: int, dof: float) -> Array:
 def _student_interpolator(d: int, dof: float) -> Callable[[Array], Array]:
     from scipy.interpolate import make_interp_spline
 
-    # f changes over a length of 1/√d near 0, and over ever longer ones far out.
+    # f changes over a length of 1/√d near 0, and over longer ones further out.
     z = np.arange(0, math.asinh(_STUDENT_END * math.sqrt(d)) + _STEP, _STEP)
     spline: Callable[[Array], Array] = make_interp_spline(z, _student(np.sinh(z) / math.sqrt(d), d, dof), k=5)
     return spline
 
 
 def _student(t: Array, d: int, dof: float) -> Array:
-    """`student` by quadrature, which takes a second for some thousand points."""
-    # χ_dof = e^s: the integrand is smooth in s and falls like e^(dof·s) to the left; the trapezoidal rule is then
-    # exact up to its step, which must resolve the oscillation of g_d, at most 8√d radians in a unit of s.
+    """Compute `student` by quadrature, which takes a second for a few thousand points."""
+    # With χ_dof = e^s the integrand is smooth and falls like e^(dof·s) to the left; the step of the trapezoidal rule
+    # resolves the oscillation of g_d, at most 8√d radians in a unit of s.
     s = np.arange(-36 / dof, 2.5, 1 / (20 + 3 * math.sqrt(d)))
     weights = np.exp(dof * s - np.exp(2 * s) / 2)
     weights /= weights.sum()
     flat = np.ravel(t)
-    out = np.concatenate(
-        [gaussian(part[:, None] * (math.sqrt(dof) * np.exp(-s)), d) @ weights for part in np.array_split(flat, 64)]
-    )
+    scales = math.sqrt(dof) * np.exp(-s)
+    out = np.concatenate([gaussian(part[:, None] * scales, d) @ weights for part in np.array_split(flat, 64)])
     return out.reshape(t.shape)

@@ -1,15 +1,10 @@
-"""Radial kernels K(x, y) = k(‖x − y‖): value, derivative, and the one-dimensional basis function.
+"""Radial kernels K(x, y) = k(‖x − y‖): value, derivative, and the one-dimensional basis function f of slicing.
 
-Slicing writes a radial kernel as a mean over directions ξ, uniform on the unit sphere of R^d:
+To add a kernel, add a class here and a line in `tests/problems.py`. Exact functionals need `value` and `derivative`, sliced
+ones `basis` and `basis_scale`.
 
-    k(‖x‖) = E f(|⟨ξ, x⟩|)
-
-f is the kernel's one-dimensional basis function. It depends on d.
-Source of the name and of the formulas: Hertrich, Fast Kernel Summation in High Dimensions via Slicing and Fourier
-Transforms (2024).
-
-Adding a kernel is adding one class here, and one line in `tests/problems.py`. Brute force needs `value` and `derivative`.
-Sliced functionals need `basis` and `basis_scale`.
+References:
+    Hertrich, Fast Kernel Summation in High Dimensions via Slicing and Fourier Transforms (2024), Table 1.
 """
 
 from __future__ import annotations
@@ -26,81 +21,75 @@ from rieszflow._basis import Array
 from rieszflow._infra import validate
 from rieszflow.errors import InputError, InputTypeError
 
-__all__ = ["Gaussian", "InverseMultiquadric", "Kernel", "Laplace", "Matern", "Riesz"]
+__all__ = ["Gaussian", "InverseMultiquadric", "Kernel", "Laplace", "Matern", "Riesz", "check_kernel"]
+
+_LARGE = 1e4  # exp(−t) is 0 from here on, whatever polynomial it is multiplied by
+_HUGE = 1e300
 
 
 class Kernel(ABC):
-    """A radial kernel. Subclasses are frozen dataclasses: two kernels are equal when their parameters are."""
+    """A radial kernel; subclasses are frozen dataclasses, which are equal if their parameters are."""
 
     @abstractmethod
     def value(self, rho: Tensor) -> Tensor:
-        """k(ρ).
-
-        Args:
-            rho: distances ρ ≥ 0, of any shape; float32 or float64.
-        """
+        """Return k(ρ) for distances ρ ≥ 0 of any shape, float32 or float64."""
 
     @abstractmethod
     def derivative(self, rho: Tensor) -> Tensor:
-        """`length` · k′(ρ), and 0 at ρ = 0, also where the kernel has a kink there.
+        """Return `length` · k′(ρ), and 0 at ρ = 0 even if the kernel has a kink there.
 
-        It gives the gradient by x: ∇ₓK(x, y) = k′(‖x − y‖) · (x − y)/‖x − y‖. The factor `length` keeps numbers of very
-        short and very long kernels within range.
+        It gives the gradient ∇ₓK(x, y) = k′(‖x − y‖) · (x − y)/‖x − y‖. The factor `length` keeps numbers of very short and
+        very long kernels within range.
 
         Args:
-            rho: distances ρ ≥ 0, of any shape; float32 or float64.
+            rho: Distances ρ ≥ 0 of any shape, float32 or float64.
         """
 
     @property
     def degree(self) -> float | None:
-        """r where k(sρ) = s^r k(ρ) for all s > 0. None for a kernel with a length of its own."""
+        """The r with k(sρ) = s^r k(ρ) for all s > 0; None for a kernel with a length of its own."""
         return None
 
     @property
     def length(self) -> float:
-        """The kernel's own length, σ or c, in the unit of the points. 1 for a kernel with a degree."""
+        """The length of the kernel, σ or c, in the unit of the points; 1 for a kernel with a degree."""
         return 1.0
 
     @abstractmethod
     def basis(self, t: Array, d: int) -> Array:
-        """The one-dimensional basis function f(t), with `k(‖x‖) = E f(|⟨ξ, x⟩|)` for ξ uniform on the unit sphere of R^d.
+        r"""Return the one-dimensional basis function f(t).
+
+        .. math:: k(\|x\|) = \mathbb{E}\, f(|\langle \xi, x \rangle|), \quad \xi \sim \mathcal{U}(S^{d-1})
 
         Args:
-            t: numbers t ≥ 0, of any shape; float64.
-            d: dimension of the points.
+            t: Numbers t ≥ 0 of any shape, float64.
+            d: Dimension of the points.
         """
 
-    @abstractmethod
     def basis_scale(self, d: int) -> float | None:
-        """Length over which f changes in R^d: a wave length over 2π. None where f has no such length (Riesz)."""
-
-
-_NOTHING = 1e4  # exp(−t) is 0 from here on, whatever polynomial stands before it
-_HUGE = 1e300
+        """Return the length over which f changes in R^d, a wavelength over 2π; None for a kernel with a degree."""
+        return self.length / math.sqrt(d)
 
 
 def check_kernel(kernel: object) -> None:
-    """Refuses, as `kernel`, what is no kernel."""
     if not isinstance(kernel, Kernel):
         raise InputTypeError(
-            f"kernel: {kernel!r} given; Riesz(r), Gaussian(sigma), Laplace(sigma), InverseMultiquadric(c) "
-            "or Matern(nu, sigma) are accepted"
+            "`kernel` must be Riesz(r), Gaussian(sigma), Laplace(sigma), InverseMultiquadric(c) or Matern(nu, sigma), "
+            f"got {kernel!r}"
         )
 
 
-def _where_positive(rho: Tensor, value: Tensor) -> Tensor:
-    """`value`, but 0 at ρ = 0: two points in one place do not move each other (as sign(0) = 0 on the line)."""
+def _zero_at_zero(rho: Tensor, value: Tensor) -> Tensor:
+    """Return `value`, but 0 at ρ = 0: coincident points do not move each other, as sign(0) = 0 on the line."""
     return torch.where(rho > 0, value, torch.zeros_like(value))
 
 
 @dataclass(frozen=True)
 class Riesz(Kernel):
-    """Riesz kernel K(x, y) = −‖x − y‖^r. With r = 1 it is the kernel of the energy distance.
-
-    It is conditionally positive definite. Scaling all points by s scales D² by s^r.
+    r"""The Riesz kernel :math:`K(x, y) = -\|x - y\|^r`, conditionally positive definite; r = 1 gives the energy distance.
 
     Args:
-        r: exponent, in the open interval (0, 2).
+        r: Exponent, in the open interval (0, 2).
 
     Raises:
         InputError (a ValueError): r is not in the open interval (0, 2).
@@ -115,18 +104,18 @@ class Riesz(Kernel):
     def __post_init__(self) -> None:
         r = validate.real(self.r)
         if not 0 < r < 2:
-            raise InputError(f"r: {self.r!r} given; a number in the open interval (0, 2) is accepted")
+            raise InputError(f"`r` must be in the open interval (0, 2), got {self.r!r}")
         object.__setattr__(self, "r", r)
+
+    @property
+    def degree(self) -> float | None:
+        return self.r
 
     def value(self, rho: Tensor) -> Tensor:
         return -(rho**self.r)
 
     def derivative(self, rho: Tensor) -> Tensor:
-        return _where_positive(rho, -self.r * rho ** (self.r - 1))
-
-    @property
-    def degree(self) -> float | None:
-        return self.r
+        return _zero_at_zero(rho, -self.r * rho ** (self.r - 1))
 
     def basis(self, t: Array, d: int) -> Array:
         return -self.basis_constant(d) * t**self.r
@@ -135,19 +124,22 @@ class Riesz(Kernel):
         return None
 
     def basis_constant(self, d: int) -> float:
-        """c_{d,r} in f(t) = −c_{d,r} t^r: `‖z‖^r = c_{d,r} · E|⟨ξ, z⟩|^r` for ξ uniform on the unit sphere of R^d.
+        r"""Return the constant of the basis function :math:`f(t) = -c_{d,r}\, t^r`, which for r = 1 grows like √d.
 
-        c_{d,r} = √π Γ((d+r)/2) / (Γ(d/2) Γ((r+1)/2)). For r = 1 it grows like √d. Source: paper, Theorem 1.
+        .. math:: c_{d,r} = \frac{\sqrt{\pi}\, \Gamma((d+r)/2)}{\Gamma(d/2)\, \Gamma((r+1)/2)}
 
         Args:
-            d: dimension of the points, at least 1.
+            d: Dimension of the points, at least 1.
 
         Raises:
-            InputError (a ValueError): d is no whole number of at least 1.
+            InputError (a ValueError): d is not a positive integer.
 
         Example:
             >>> round(Riesz(1.0).basis_constant(2), 6) == round(math.pi / 2, 6)
             True
+
+        References:
+            Hertrich et al., Generative Sliced MMD Flows with Riesz Kernels (ICLR 2024), Theorem 1.
         """
         d = validate.positive_int("d", d)
         log = math.lgamma((d + self.r) / 2) - math.lgamma(d / 2) - math.lgamma((self.r + 1) / 2)
@@ -155,11 +147,24 @@ class Riesz(Kernel):
 
 
 @dataclass(frozen=True)
-class Gaussian(Kernel):
-    """Gaussian kernel exp(−‖x − y‖² / (2σ²)).
+class _SigmaKernel(Kernel):
+    """A kernel with the length σ as its only parameter."""
+
+    sigma: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sigma", validate.positive_float("sigma", self.sigma))
+
+    @property
+    def length(self) -> float:
+        return self.sigma
+
+
+class Gaussian(_SigmaKernel):
+    r"""The Gaussian kernel :math:`K(x, y) = \exp(-\|x - y\|^2 / (2\sigma^2))`.
 
     Args:
-        sigma: length σ > 0, in the unit of the points.
+        sigma: Length σ > 0, in the unit of the points.
 
     Raises:
         InputError (a ValueError): sigma is not positive and finite.
@@ -169,36 +174,23 @@ class Gaussian(Kernel):
         [1.0, 0.606531]
     """
 
-    sigma: float = 1.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sigma", validate.positive_float("sigma", self.sigma))
-
     def value(self, rho: Tensor) -> Tensor:
         return torch.exp(-0.5 * (rho / self.sigma) ** 2)
 
     def derivative(self, rho: Tensor) -> Tensor:
-        u = (rho / self.sigma).clamp(max=_NOTHING)
+        u = (rho / self.sigma).clamp(max=_LARGE)
         return -u * torch.exp(-0.5 * u**2)
 
     def basis(self, t: Array, d: int) -> Array:
-        """₁F₁(d/2; 1/2; −t²/(2σ²)) (Hertrich 2024, Table 1)."""
+        """Return ₁F₁(d/2; 1/2; −t²/(2σ²))."""
         return _basis.gaussian(t / self.sigma, d)
 
-    def basis_scale(self, d: int) -> float | None:
-        return self.sigma / math.sqrt(d)
 
-    @property
-    def length(self) -> float:
-        return self.sigma
-
-
-@dataclass(frozen=True)
-class Laplace(Kernel):
-    """Laplace kernel exp(−‖x − y‖ / σ).
+class Laplace(_SigmaKernel):
+    r"""The Laplace kernel :math:`K(x, y) = \exp(-\|x - y\| / \sigma)`.
 
     Args:
-        sigma: length σ > 0, in the unit of the points.
+        sigma: Length σ > 0, in the unit of the points.
 
     Raises:
         InputError (a ValueError): sigma is not positive and finite.
@@ -208,35 +200,23 @@ class Laplace(Kernel):
         [1.0, 0.367879]
     """
 
-    sigma: float = 1.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sigma", validate.positive_float("sigma", self.sigma))
-
     def value(self, rho: Tensor) -> Tensor:
         return torch.exp(-rho / self.sigma)
 
     def derivative(self, rho: Tensor) -> Tensor:
-        return _where_positive(rho, -self.value(rho))
+        return _zero_at_zero(rho, -self.value(rho))
 
     def basis(self, t: Array, d: int) -> Array:
-        """E g_d(t / (σ|Z|)), a mixture of Gaussian basis functions g_d; Z is standard normal (Hertrich 2024, Table 1)."""
+        """Return E g_d(t / (σ|Z|)), a mixture of Gaussian basis functions g_d with Z standard normal."""
         return _basis.student(t / self.sigma, d, 1)
-
-    def basis_scale(self, d: int) -> float | None:
-        return self.sigma / math.sqrt(d)
-
-    @property
-    def length(self) -> float:
-        return self.sigma
 
 
 @dataclass(frozen=True)
 class InverseMultiquadric(Kernel):
-    """Inverse multiquadric kernel (1 + ‖x − y‖²/c²)^(−1/2).
+    r"""The inverse multiquadric kernel :math:`K(x, y) = (1 + \|x - y\|^2 / c^2)^{-1/2}`.
 
     Args:
-        c: length c > 0, in the unit of the points.
+        c: Length c > 0, in the unit of the points.
 
     Raises:
         InputError (a ValueError): c is not positive and finite.
@@ -251,40 +231,38 @@ class InverseMultiquadric(Kernel):
     def __post_init__(self) -> None:
         object.__setattr__(self, "c", validate.positive_float("c", self.c))
 
-    def value(self, rho: Tensor) -> Tensor:
-        return 1 / self._root(rho / self.c)
-
-    def derivative(self, rho: Tensor) -> Tensor:
-        u = (rho / self.c).clamp(max=_HUGE)
-        root = self._root(u)
-        return -(u / root) / root / root
-
-    @staticmethod
-    def _root(u: Tensor) -> Tensor:
-        """√(1 + u²), whose square may be too large a number."""
-        return torch.hypot(torch.ones_like(u), u)
-
-    def basis(self, t: Array, d: int) -> Array:
-        """(1 + t²/c²)^(−d/2): the mixture of ₁F₁(d/2; 1/2; −τ t²/c²) over τ ~ Γ(1/2) is ₂F₁(d/2, 1/2; 1/2; −t²/c²)."""
-        return (1 + (t / self.c) ** 2) ** (-d / 2)
-
-    def basis_scale(self, d: int) -> float | None:
-        return self.c / math.sqrt(d)
-
     @property
     def length(self) -> float:
         return self.c
 
+    def value(self, rho: Tensor) -> Tensor:
+        return 1 / _root(rho / self.c)
+
+    def derivative(self, rho: Tensor) -> Tensor:
+        u = (rho / self.c).clamp(max=_HUGE)
+        root = _root(u)
+        return -(u / root) / root / root
+
+    def basis(self, t: Array, d: int) -> Array:
+        """Return (1 + t²/c²)^(−d/2): the mixture of ₁F₁(d/2; 1/2; −τ t²/c²) over τ ~ Γ(1/2)."""
+        return (1 + (t / self.c) ** 2) ** (-d / 2)
+
+
+def _root(u: Tensor) -> Tensor:
+    """Return √(1 + u²), without overflow of u²."""
+    return torch.hypot(torch.ones_like(u), u)
+
 
 @dataclass(frozen=True)
 class Matern(Kernel):
-    """Matérn kernel, with K(x, x) = 1.
+    r"""The Matérn kernel, with K(x, x) = 1.
 
-    With s = √(2ν) ‖x − y‖/σ it is exp(−s) for ν = 0.5, (1 + s) exp(−s) for ν = 1.5, and (1 + s + s²/3) exp(−s) for ν = 2.5.
+    With :math:`s = \sqrt{2\nu}\, \|x - y\| / \sigma` it is :math:`e^{-s}` for ν = 0.5, :math:`(1 + s)\, e^{-s}` for ν = 1.5,
+    and :math:`(1 + s + s^2/3)\, e^{-s}` for ν = 2.5.
 
     Args:
-        nu: smoothness ν, one of 0.5, 1.5 and 2.5.
-        sigma: length σ > 0, in the unit of the points.
+        nu: Smoothness ν, one of 0.5, 1.5 and 2.5.
+        sigma: Length σ > 0, in the unit of the points.
 
     Raises:
         InputError (a ValueError): nu is none of the three, or sigma is not positive and finite.
@@ -293,7 +271,8 @@ class Matern(Kernel):
         >>> [round(v, 6) for v in Matern(0.5, 2.0).value(torch.tensor([0.0, 2.0])).tolist()]
         [1.0, 0.367879]
 
-    Source: Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), eq. 4.17.
+    References:
+        Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), eq. 4.17.
     """
 
     nu: float = 1.5
@@ -302,30 +281,27 @@ class Matern(Kernel):
     def __post_init__(self) -> None:
         nu = validate.real(self.nu)
         if nu not in (0.5, 1.5, 2.5):
-            raise InputError(f"nu: {self.nu!r} given; 0.5, 1.5 and 2.5 are accepted")
+            raise InputError(f"`nu` must be 0.5, 1.5 or 2.5, got {self.nu!r}")
         object.__setattr__(self, "nu", nu)
         object.__setattr__(self, "sigma", validate.positive_float("sigma", self.sigma))
-
-    def value(self, rho: Tensor) -> Tensor:
-        s = self._lengths(rho)
-        polynomial = {0.5: torch.ones_like(s), 1.5: 1 + s, 2.5: 1 + s + s**2 / 3}[self.nu]
-        return polynomial * torch.exp(-s)
-
-    def derivative(self, rho: Tensor) -> Tensor:
-        s = self._lengths(rho)
-        polynomial = {0.5: torch.ones_like(s), 1.5: s, 2.5: s * (1 + s) / 3}[self.nu]
-        return _where_positive(rho, -polynomial * torch.exp(-s) * math.sqrt(2 * self.nu))
-
-    def _lengths(self, rho: Tensor) -> Tensor:
-        return (math.sqrt(2 * self.nu) * (rho / self.sigma)).clamp(max=_NOTHING)
-
-    def basis(self, t: Array, d: int) -> Array:
-        """E g_d(t √(2ν) / (σ χ_2ν)), a mixture of Gaussian basis functions g_d (Hertrich 2024, Table 1)."""
-        return _basis.student(t / self.sigma, d, 2 * self.nu)
-
-    def basis_scale(self, d: int) -> float | None:
-        return self.sigma / math.sqrt(d)
 
     @property
     def length(self) -> float:
         return self.sigma
+
+    def value(self, rho: Tensor) -> Tensor:
+        s = self._scaled(rho)
+        polynomial = {0.5: torch.ones_like(s), 1.5: 1 + s, 2.5: 1 + s + s**2 / 3}[self.nu]
+        return polynomial * torch.exp(-s)
+
+    def derivative(self, rho: Tensor) -> Tensor:
+        s = self._scaled(rho)
+        polynomial = {0.5: torch.ones_like(s), 1.5: s, 2.5: s * (1 + s) / 3}[self.nu]
+        return _zero_at_zero(rho, -polynomial * torch.exp(-s) * math.sqrt(2 * self.nu))
+
+    def _scaled(self, rho: Tensor) -> Tensor:
+        return (math.sqrt(2 * self.nu) * (rho / self.sigma)).clamp(max=_LARGE)
+
+    def basis(self, t: Array, d: int) -> Array:
+        """Return E g_d(t √(2ν) / (σ χ_2ν)), a mixture of Gaussian basis functions g_d."""
+        return _basis.student(t / self.sigma, d, 2 * self.nu)

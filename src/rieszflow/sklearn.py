@@ -119,7 +119,7 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
     def _level(self) -> float:
         level = validate.positive_float("alpha", self.alpha)
         if level >= 1:
-            raise InputError(f"alpha: {self.alpha!r} given; a number between 0 and 1 is accepted")
+            raise InputError(f"`alpha` must be between 0 and 1, got {self.alpha!r}")
         return level
 
     def _seed(self) -> int:

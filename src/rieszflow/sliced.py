@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor
 
 from rieszflow import engines
 from rieszflow._infra import validate
-from rieszflow._infra.autograd import once, recomputing
+from rieszflow._infra.autograd import recomputing, with_derivatives
 from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._types import EngineName, Need, Pair, Points, PointsT, Seed, Statistic
 from rieszflow.directions import Kind, sample
@@ -57,8 +54,8 @@ def sliced_mmd2(
             "independent", or "auto": "orthogonal" up to d = 64, "hadamard" above. Or `PatchSlices`, for patches of images. Or a
             tensor (P, d) of unit rows, which sets P.
         engine: "sort" is exact on every slice, for `Riesz(1.0)`. "bins" takes linear time, and memory independent of N; its
-            error on a slice is at most the share of points in a bin, about 1e-3 in total. "auto" is "bins" for float32 with 4096
-            points or more, and for other kernels.
+            error on a slice is at most the share of points in a bin, about 1e-3 in total. "auto" is "bins" for float32 with
+            4096 points or more, and for other kernels.
         seed: Seed of the directions: an integer, a torch.Generator, or None for torch's default generator.
         statistic: "V" for means over all pairs, which is non-negative; "U" for means over the pairs i ≠ k, which is unbiased in
             the samples.
@@ -84,16 +81,14 @@ def sliced_mmd2(
         Hertrich et al., Generative Sliced MMD Flows with Riesz Kernels (ICLR 2024), Theorems 1 and 4.
     """
     pair, in_kind = validate.clouds(x, y, x_weights, y_weights, statistic)
-    tensors = (pair.x.points, pair.y.points, pair.x.weights, pair.y.weights)
-    leaves = [t for t in tensors if t is not None and t.requires_grad]
-    if isinstance(seed, torch.Generator) and recomputing() and leaves:
+    inputs = (pair.x.points, pair.y.points, pair.x.weights, pair.y.weights)
+    need = Need(True, *(t is not None and t.requires_grad for t in inputs))
+    if isinstance(seed, torch.Generator) and recomputing() and need != Need(True):
         raise DerivativeError("`seed` must be an integer or None in an activation checkpoint, got a torch.Generator")
-    need = Need(True, *(t is not None and t.requires_grad for t in tensors))
-    result = evaluate(pair, Problem(kernel, need), slices, directions, engine, seed)
-    # An empty tensor that depends on every leaf, so that a second backward pass is detected without saving the inputs.
-    root = torch.cat([t[..., :0].flatten() for t in leaves]) if leaves else None
-    value: Tensor = _SlicedMMD2.apply(*tensors, root, result)  # type: ignore[no-untyped-call]  # PyTorch's
-    return in_kind(value)
+    found = evaluate(pair, Problem(kernel, need), slices, directions, engine, seed)
+    assert found.value is not None
+    value = found.value.to(pair.x.points.dtype)
+    return in_kind(with_derivatives("sliced_mmd2", value, inputs, (found.x, found.y, found.a, found.b)))
 
 
 @isolated_numerics
@@ -209,26 +204,3 @@ def evaluate(pair: Pair, problem: Problem, slices: int, kind: Kind, engine: Engi
     chosen = engines.choose(engine, problem, x, pair.y.points)
     P = validate.positive_int("slices", slices)
     return chosen.evaluate(pair.detached(), sample(kind, P, x.shape[-1], x, validate.generator(seed)), problem)
-
-
-class _SlicedMMD2(torch.autograd.Function):
-    """Attach a value and its derivatives, which are computed together, to the graph of the inputs."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, a: Tensor | None, b: Tensor | None, root: Tensor | None, res: Result) -> Tensor:
-        assert res.value is not None
-        ctx.save_for_backward(res.x, res.y, res.a, res.b, root)
-        # A weight vector (N,) shared by a batch collects the derivative of every member.
-        ctx.weight_shapes = [None if w is None else w.shape for w in (a, b)]
-        return res.value.to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        grad_x, grad_y, grad_a, grad_b, root = ctx.saved_tensors
-        factor = upstream.detach()
-        points = [None if g is None else factor[..., None, None] * g for g in (grad_x, grad_y)]
-        weights = [
-            None if g is None else (factor[..., None] * g).sum_to_size(shape)
-            for g, shape in zip((grad_a, grad_b), ctx.weight_shapes, strict=True)
-        ]
-        return *once("sliced_mmd2", [*points, *weights], [root, upstream]), None, None

@@ -1,8 +1,7 @@
-"""A target that can remember: what an engine keeps of it on some slices, so that a gradient costs nothing for the target."""
+"""A target distribution whose projections can be cached between gradients."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,94 +14,79 @@ from rieszflow._infra import ranks, validate
 from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import BufferPool
-from rieszflow._types import Batches, Cloud, EngineName, Need, Pair, Points, PointsT, Seed, Statistic
+from rieszflow._types import Batches, Cloud, EngineName, Need, Pair, Points, PointSource, PointsT, Seed, Statistic
 from rieszflow.constraints import ConstraintLike, as_constraint
 from rieszflow.data import stream
 from rieszflow.directions import Directions, Kind
-from rieszflow.engines import CachedTarget, Engine, Problem, Result
+from rieszflow.engines import CachedTarget, Problem, Result
 from rieszflow.errors import InputError
 from rieszflow.histograms import StepTables, record_step
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 
-__all__ = ["CachedSlices", "Target"]
+__all__ = ["Target"]
 
 
-@dataclass(frozen=True)
-class CachedSlices:
-    """A set of slices that is used again.
-
-    Attributes:
-        seed: which the slices are drawn from.
-        uses: how many calls it has served.
-        target: what the engine keeps of the target on these slices.
-    """
+@dataclass
+class _CachedSlices:
+    """A set of slices that serves several calls: its seed, the calls so far, and the engine's cache of the target."""
 
     seed: int
     uses: int
     target: CachedTarget
 
 
-@dataclass(frozen=True)
-class _Pool:
-    """The sets of slices that are kept, one a turn, and the number of calls so far."""
-
-    calls: int = 0
-    sets: tuple[CachedSlices, ...] = ()
-
-
 class Target:
-    """Points y to move others towards. What does not change about them is kept between calls.
+    """Points y to move other points towards, with results that are cached between calls.
 
     `gradient(x)` is `sliced_mmd2_gradient(x, y)` on random slices. With `Riesz(1.0)` and the linear-time engine, a set of
-    slices can serve `refresh_every` calls. Then the target is counted once for the set, and not in every call. There are `refresh_every` sets,
-    used in turn, so that no two calls in a row see the same slices. What is kept takes 5 KB a slice and set.
+    slices can serve `refresh_every` calls, so that the target is counted once for the set instead of in every call. There are
+    `refresh_every` sets, used in turn, so that successive calls use different slices. A cached set takes 5 KB a slice.
 
     Args:
-        y: points (M, d) or (..., M, d); float32 or float64; tensor or NumPy array. Or batches of points (m, d), for a target
-            too large for memory: all that `rieszflow.stream` takes, with `Riesz(1.0)` on the linear-time engine, without
-            weights. A set of slices takes one pass over them, so there is one pass in `refresh_every` calls.
-        kernel: as in `sliced_mmd2_gradient`.
-        slices: number P of random directions.
-        directions: as in `sliced_mmd2_gradient`.
-        engine: as in `sliced_mmd2_gradient`.
-        seed: of the directions. A whole number; or a torch.Generator, which goes on; or None for torch's default generator.
-        y_weights: non-negative weights of y, (M,) or (..., M), of sum one. None for 1/M each.
-        reuse: number of calls that a set of slices serves, at least 1. With 1 every call has fresh slices, and a flow gets
-            further (see `ParticleFlow`). More is for targets so much larger than x that passing over them takes the time. None
-            for the same slices in all calls, on the linear-time engine with `Riesz(1.0)`: then the gradient is that of one
-            function. They are drawn anew only if x leaves the range that the bins were made for.
-        target_batch_size: number of targets that a call sees, in turn, at least 1; y should be in random order then. None: all of them. The
-            slices' own noise is larger than that of some thousand targets, so fewer of very many cost nothing but time.
-        group: a torch.distributed process group. Its ranks hold parts of the clouds: y, y_weights (of sum one over all ranks)
-            and the points of `gradient`. Every rank makes the same calls, with the first rank's slices. The ranks add up
-            tables, 4 (B + 128) P bytes for B bins whatever N is. Results are those of one process, up to rounding. On the
-            linear-time engine only. None: all points are here.
-        frozen: what of a point does not move: a number k of leading coordinates, a `Mask` or a `Pool`. It is projected like the
-            rest, and the gradient is zero there.
+        y: Points of shape (M, d) or (..., M, d); float32 or float64; tensor or NumPy array. Or, for a target too large for
+            memory, anything else that `rieszflow.stream` accepts, with `Riesz(1.0)` on the linear-time engine and without
+            weights. A set of slices takes one pass over it, so there is one pass in `refresh_every` calls.
+        kernel: As in `sliced_mmd2`.
+        slices: As in `sliced_mmd2`.
+        directions: As in `sliced_mmd2`.
+        engine: As in `sliced_mmd2`.
+        seed: As in `sliced_mmd2`.
+        y_weights: Non-negative weights of y, shape (M,) or (..., M), with sum one; None for 1/M each.
+        refresh_every: Number of calls that a set of slices serves, at least 1. With 1, every call has fresh slices, and a flow
+            converges further (see `ParticleFlow`). More is for targets so much larger than x that passes over them take most of
+            the time. None for the same slices in all calls, on the linear-time engine with `Riesz(1.0)`, so that all gradients
+            are those of one function; they are drawn again only if x leaves the range of the bins.
+        target_batch_size: Number of targets that a call uses, in turn; y should be in random order then. None for all.
+            Projection noise dominates beyond a few thousand targets, so subsampling a very large target costs no accuracy.
+        group: A torch.distributed process group whose ranks hold parts of the clouds: y, y_weights (with sum one over all
+            ranks) and the points of `gradient`. Every rank makes the same calls, with the first rank's slices. The ranks add up
+            tables of 4 (B + 128) P bytes for B bins, whatever N is, and results are those of one process up to rounding. On the
+            linear-time engine only. None if all points are here.
+        frozen: Part of a point that does not move: a number of leading coordinates, a `Mask` or a `Pool`. It is projected like
+            the rest, and the gradient is zero there.
 
     Attributes:
-        y: the points, or the first batch of them.
-        frozen: what of a point does not move; None for nothing.
-        y_weights: as given.
-        group: as given.
-        generator: of the directions; None for torch's default generator.
-        memory: of gradients, to be used again.
+        y: The points, or the first batch of them.
+        frozen: The constraint; None if there is none.
+        y_weights: As given.
+        group: As given.
+        generator: Generator of the directions; None for torch's default generator.
+        memory: Memory of gradients, which is used again.
 
     Raises:
-        InputError (a ValueError): what `sliced_mmd2_gradient` refuses, and a setting that the engine does not have.
-        InputTypeError (a TypeError): a wrong type or dtype.
+        InputError (a ValueError): What `sliced_mmd2_gradient` refuses, and a setting that the engine does not support.
+        InputTypeError (a TypeError): A wrong type or dtype.
 
     Example:
-        >>> g = torch.Generator().manual_seed(0)
-        >>> target = Target(torch.zeros(3000, 2), slices=64, seed=g, engine="bins")
+        >>> target = Target(torch.zeros(3000, 2), slices=256, seed=2, engine="bins")
         >>> gradient = target.gradient(torch.tensor([[3.0, 4.0]]))
         >>> [round(v, 1) for v in gradient[0].tolist()]
-        [0.6, 0.8]
+        [1.2, 1.6]
     """
 
     def __init__(
         self,
-        y: object,
+        y: PointSource,
         *,
         kernel: Kernel = Riesz(1.0),
         slices: int = 1024,
@@ -115,59 +99,52 @@ class Target:
         group: Group = None,
         frozen: ConstraintLike = 0,
     ) -> None:
-        self.stream = None if isinstance(y, (Tensor, np.ndarray)) else stream(y)
-        self.y = validate.points("y", y if self.stream is None else self.stream.first).detach()
+        self._stream = None if isinstance(y, (Tensor, np.ndarray)) else stream(y)
+        self.y = validate.points("y", y if self._stream is None else self._stream.first).detach()
         self.frozen = as_constraint(frozen, self.y.shape[-1])
         self.group = ranks.check(group)
         check_kernel(kernel)
-        self.kernel = kernel
+        self.kernel, self.directions, self.engine = kernel, directions, engine
         self.slices = validate.positive_int("slices", slices)
-        self.directions = directions
-        self.engine = engine
         self.generator = validate.generator(seed)
         self.refresh_every = None if refresh_every is None else validate.positive_int("refresh_every", refresh_every)
         self._problem = Problem(kernel, Need(x=True), self.group)
         engines.choose(engine, self._problem, self.y, self.y)
-        self._keeper = engines.caching_engine(engine, self._problem)
-        if self.stream is not None and (self._keeper is None or y_weights is not None):
-            raise InputError("y: comes in batches; engine 'bins' or 'auto' and Riesz(1.0), without weights, are accepted")
-        if refresh_every is None and (self._keeper is None or self.y.ndim > 2):
-            raise InputError("reuse: None given; engine 'bins' or 'auto', Riesz(1.0) and one cloud (M, d) are accepted with it")
-        self.y_weights = validate.weights("y_weights", y_weights, self.y, self.group)
-        self.target_batch_size = (
-            None if target_batch_size is None else validate.positive_int("target_batch_size", target_batch_size)
-        )
-        if target_batch_size is not None and (
-            refresh_every != 1 or self.stream is not None or y_weights is not None or self.y.ndim != 2
-        ):
+        self._caching_engine = engines.caching_engine(engine, self._problem)
+        if self._stream is not None and (self._caching_engine is None or y_weights is not None):
+            raise InputError("`y` must be a tensor or array without Riesz(1.0) on engine 'bins' or with weights, got batches")
+        if refresh_every is None and (self._caching_engine is None or self.y.ndim > 2):
             raise InputError(
-                "`target_batch_size` must be None unless refresh_every=1, there are no weights and y is a tensor (M, d)"
+                "`refresh_every` must be an integer without Riesz(1.0) on engine 'bins' and one cloud (M, d), got None"
             )
-        self._pool = _Pool()
+        self.y_weights = validate.weights("y_weights", y_weights, self.y, self.group)
+        if target_batch_size is not None:
+            target_batch_size = validate.positive_int("target_batch_size", target_batch_size)
+            if refresh_every != 1 or self._stream is not None or y_weights is not None or self.y.ndim != 2:
+                raise InputError(
+                    "`target_batch_size` must be None unless refresh_every=1, there are no weights and y is a tensor (M, d)"
+                )
+        self.target_batch_size = target_batch_size
+        self._calls, self._cached = 0, list[_CachedSlices]()
         self.memory = BufferPool()  # of gradients, and of the particles of a flow
-
-    @property
-    def kept(self) -> tuple[CachedSlices, ...]:
-        """The sets of slices that are kept at present."""
-        return self._pool.sets
 
     @isolated_numerics
     def gradient(self, x: PointsT, *, statistic: Statistic = "V", x_weights: Points | None = None) -> PointsT:
-        """Gradient of D² by x.
+        """Compute the gradient of MMD² by x.
 
         Args:
-            x: points (N, d) or (..., N, d), tensor or NumPy array, with the d, batch dimensions, dtype and device of y.
-            statistic: "V" or "U", as in `sliced_mmd2_gradient`.
-            x_weights: non-negative weights of x, (N,) or (..., N), of sum one. None for 1/N each.
+            x: Points of shape (N, d) or (..., N, d), with the batch dimensions, dtype and device of y; tensor or NumPy array.
+            statistic: "V" or "U", as in `sliced_mmd2`.
+            x_weights: Non-negative weights of x, shape (N,) or (..., N), with sum one; None for 1/N each.
 
         Returns:
-            The gradient, shape and dtype of x, detached. An array if x is one.
+            The gradient in the shape and dtype of x, detached; an array if x is one.
 
         Raises:
-            InputError, InputTypeError: what `sliced_mmd2_gradient` refuses.
+            InputError, InputTypeError: What `sliced_mmd2_gradient` refuses.
         """
         points = validate.points("x", x)
-        y = self.y if self.stream is None else self.y.to(points.dtype)
+        y = self.y if self._stream is None else self.y.to(points.dtype)
         validate.pair(points, y, check_finite=False)
         a = validate.weights("x_weights", x_weights, points, self.group)
         unbiased = validate.statistic(statistic, ("x", points, a), ("y", self.y, self.y_weights)) == "U"
@@ -179,104 +156,95 @@ class Target:
         return gradient.numpy() if isinstance(x, np.ndarray) else gradient
 
     def _evaluate(self, x: Cloud, unbiased: bool) -> Result:
-        caching_engine = self._keeper
-        if caching_engine is not None and (self.stream is not None or self.refresh_every is None):
-            return self._on_kept(caching_engine, x, unbiased)
+        if self._stream is not None or self.refresh_every is None:
+            return self._evaluate_cached(x, unbiased)
         engine = engines.choose(self.engine, self._problem, x.points, self.y)
-        if engine is caching_engine and self.refresh_every != 1 and x.points.ndim == 2:
-            return self._on_kept(caching_engine, x, unbiased)
-        seed, y = self._seed(), self._seen()
+        if engine is self._caching_engine and self.refresh_every != 1 and x.points.ndim == 2:
+            return self._evaluate_cached(x, unbiased)
+        seed, y = self._next_seed(), self._next_batch()
         return engine.evaluate(Pair(x, y, unbiased), self._sample(seed), self._problem)
 
-    def _seen(self) -> Cloud:
-        """The targets of the next call: all, or the next `target_batch_size` of them."""
-        calls = self._pool.calls
-        self._pool = dataclasses.replace(self._pool, calls=calls + 1)
-        M = len(self.y)
-        # Over several ranks everyone gives its share.
-        many = M if self.target_batch_size is None else -(-self.target_batch_size * M // ranks.total(M, self.group))
-        if many >= M:
-            return Cloud(self.y, self.y_weights).detached()
-        start = calls * many % M
-        rest = start + many - M
-        return Cloud(self.y[start : start + many] if rest <= 0 else torch.cat([self.y[start:], self.y[:rest]]))
+    def _evaluate_cached(self, x: Cloud, unbiased: bool) -> Result:
+        """Evaluate on the cached slices whose turn it is, or on fresh ones if these have served their calls."""
+        engine, every = self._caching_engine, self.refresh_every
+        assert engine is not None
+        turn = 0 if every is None else self._calls % every
+        if turn < len(self._cached) and (every is None or self._cached[turn].uses < every):
+            slices = self._cached[turn]
+        else:
+            seed = self._next_seed()
+            slices = _CachedSlices(seed, 0, engine.cache(self._source, x.points, self._sample(seed), self._problem))
+        result = slices.target.evaluate(x, unbiased)
+        slices.uses += 1
+        self._cached[turn : turn + 1] = [] if result.stale else [slices]
+        self._calls += 1
+        return result
 
-    def check_recording(self) -> None:
-        """Raises InputError where steps cannot be recorded."""
-        caching_engine = self._keeper
-        if (
-            caching_engine is None
-            or caching_engine.name != "bins"
-            or self.stream is not None
-            or self.refresh_every != 1
-            or self.y.ndim != 2
-        ):
+    def _next_batch(self) -> Cloud:
+        """Return the targets of the next call: all, or the next `target_batch_size`."""
+        M, call = len(self.y), self._calls
+        self._calls += 1
+        # Every rank contributes its share.
+        size = M if self.target_batch_size is None else -(-self.target_batch_size * M // ranks.total(M, self.group))
+        if size >= M:
+            return Cloud(self.y, self.y_weights).detached()
+        start = call * size % M
+        rest = start + size - M
+        return Cloud(self.y[start : start + size] if rest <= 0 else torch.cat([self.y[start:], self.y[:rest]]))
+
+    def _check_recordable(self) -> None:
+        """Raise an InputError if the steps of a flow cannot be recorded."""
+        engine = self._caching_engine
+        if engine is None or engine.name != "bins" or self._stream is not None or self.refresh_every != 1 or self.y.ndim != 2:
             raise InputError(
-                "recording: engine 'bins' or 'auto', Riesz(1.0), refresh_every=1 and a target (M, d) in memory are accepted with it"
+                "`record` must be False without Riesz(1.0) on engine 'bins', refresh_every=1 and a target (M, d) in memory"
             )
         if isinstance(self.directions, Tensor):
-            raise InputError("recording: given with a tensor of directions; names and PatchSlices are accepted with it")
+            raise InputError("`directions` must be a name or PatchSlices with `record`, got a tensor")
 
     @isolated_numerics
-    def record_step(self, x: Tensor, draw: Callable[[int], Directions], bins: int) -> tuple[int, Directions, StepTables]:
-        """The next slices' seed, the slices, and what the gradient by particles x (N, d) is on them, as a function.
-
-        `draw` makes slices of a seed.
-        """
+    def _record_step(self, x: Tensor, draw: Callable[[int], Directions], bins: int) -> tuple[int, Directions, StepTables]:
+        """Return the seed of the next slices, the slices that `draw` makes of it, and the tables of the gradient on them."""
         validate.pair(x, self.y, check_finite=False)
-        seed = self._seed()
+        seed = self._next_seed()
         slices = draw(seed)
-        return seed, slices, record_step(Pair(Cloud(x), self._seen(), False).detached(), slices, bins, self.group)
-
-    def _on_kept(self, caching_engine: Engine, x: Cloud, unbiased: bool) -> Result:
-        """On the slices whose turn it is: fresh ones if too few are kept, or if these have served their calls."""
-        calls, sets = self._pool.calls, list(self._pool.sets)
-        turn = 0 if self.refresh_every is None else calls % self.refresh_every
-        if turn < len(sets) and (self.refresh_every is None or sets[turn].uses < self.refresh_every):
-            used = dataclasses.replace(sets[turn], uses=sets[turn].uses + 1)
-        else:
-            seed = self._seed()
-            used = CachedSlices(seed, 1, caching_engine.cache(self._source, x.points, self._sample(seed), self._problem))
-        result = used.target.evaluate(x, unbiased)
-        sets[turn : turn + 1] = [] if result.stale else [used]
-        self._pool = _Pool(calls + 1, tuple(sets))
-        return result
+        return seed, slices, record_step(Pair(Cloud(x), self._next_batch(), False).detached(), slices, bins, self.group)
 
     @property
     def _source(self) -> Cloud | Batches:
-        """The target as an engine keeps it."""
-        return Cloud(self.y, self.y_weights).detached() if self.stream is None else self.stream
+        return Cloud(self.y, self.y_weights).detached() if self._stream is None else self._stream
 
-    def _seed(self) -> int:
-        """Of the next slices, the same on all ranks."""
-        device = self.generator.device if self.generator is not None else "cpu"
-        return ranks.broadcast_int(int(torch.randint(2**62, (), generator=self.generator, device=device).item()), self.group)
+    def _next_seed(self) -> int:
+        """Draw the seed of the next slices, the same on all ranks."""
+        generator = torch.default_generator if self.generator is None else self.generator
+        seed = torch.randint(2**62, (), generator=generator, device=generator.device).item()
+        return ranks.broadcast_int(int(seed), self.group)
 
     def _sample(self, seed: int) -> Directions:
         generator = torch.Generator(self.y.device).manual_seed(seed)
         return directions.sample(self.directions, self.slices, self.y.shape[-1], self.y, generator)
 
     def state(self) -> dict[str, Tensor]:
-        """What is needed to go on with the very same slices and bins: a few numbers a slice. See `load_state`."""
-        state = {"calls": _whole(self._pool.calls), "entries": _whole(len(self.kept))}
-        for k, kept in enumerate(self.kept):
-            state[f"{k}.seed"], state[f"{k}.uses"] = _whole(kept.seed), _whole(kept.uses)
-            state |= {f"{k}.{name}": v for name, v in kept.target.state().items()}
+        """Return the state from which `load_state` continues with the same slices and bins: a few numbers a slice."""
+        state = {"calls": _as_tensor(self._calls), "entries": _as_tensor(len(self._cached))}
+        for k, cached in enumerate(self._cached):
+            state[f"{k}.seed"], state[f"{k}.uses"] = _as_tensor(cached.seed), _as_tensor(cached.uses)
+            state |= {f"{k}.{name}": v for name, v in cached.target.state().items()}
         return state
 
     @isolated_numerics
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Takes over what `state` returned, and counts the target anew. Raises KeyError for a state of other slices."""
-        sets = []
+        """Continue from a `state`, and count the target again. Raises KeyError if it has other slices."""
+        cached = []
         for k in range(int(state["entries"])):
-            if self._keeper is None:
+            if self._caching_engine is None:
                 raise KeyError("entries")
             prefix, seed = f"{k}.", int(state[f"{k}.seed"])
             own = {key.removeprefix(prefix): v.to(self.y.device) for key, v in state.items() if key.startswith(prefix)}
-            target = self._keeper.restore_cache(self._source, own, self._sample(seed), self._problem)
-            sets.append(CachedSlices(seed, int(own["uses"]), target))
-        self._pool = _Pool(int(state["calls"]), tuple(sets))
+            target = self._caching_engine.restore_cache(self._source, own, self._sample(seed), self._problem)
+            cached.append(_CachedSlices(seed, int(own["uses"]), target))
+        self._calls, self._cached = int(state["calls"]), cached
 
 
-def _whole(number: int) -> Tensor:
+def _as_tensor(number: int) -> Tensor:
     return torch.tensor(number, dtype=torch.int64, device="cpu")

@@ -1,6 +1,7 @@
 """The command line. Real processes train, are killed, resume; calls in this process see one line for every mistake."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import logging
@@ -19,12 +20,14 @@ import numpy as np
 import pytest
 from accelerate import PartialState
 from PIL import Image
+from problems import content
 from rich.console import Console
 
 from rieszflow import Progress, cli, report
 from rieszflow._infra.notices import notice
 from rieszflow.cli import error_handling, output
 from rieszflow.generative import Config, Run
+from rieszflow.generative.run import StageMetrics
 
 TINY = [
     "particles=300", "stages=3", "initial_steps=8", "max_step_increment=8", "slices=16", "network=mlp", "width=32", "layers=2",
@@ -128,9 +131,9 @@ def test_killed_anywhere_and_resumed_is_bit_identical(run, tmp_path, targets):
         command = ["resume", path]
     program("resume", path)
     for file in sorted((run / "networks").iterdir()):
-        assert file.read_bytes() == (path / "networks" / file.name).read_bytes()
-    assert [{**row, "seconds": 0} for row in Run.open(run).metrics()] == [
-        {**row, "seconds": 0} for row in Run.open(path).metrics()
+        assert content(file) == content(path / "networks" / file.name)
+    assert [dataclasses.replace(row, seconds={}) for row in Run.open(run).metrics()] == [
+        dataclasses.replace(row, seconds={}) for row in Run.open(path).metrics()
     ]
     assert not list(path.rglob("*.tmp*"))
 
@@ -221,7 +224,7 @@ def open_in_chromium(page, folder):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["train", "nothing"], "no known data set"),
+        (["train", "nothing"], "got 'nothing', which does not exist"),
         (["train", "fashion-mnist", "--data", "/nowhere"], "dataset-fashion-mnist"),
         (["train", "digits", "--preset", "huge"], "accepted: cpu"),
         (["train", "digits", "--preset", "nowhere.yaml"], "no file"),
@@ -231,9 +234,9 @@ def open_in_chromium(page, folder):
         (["train", "digits", "--preset", "networks", "--set", "channels=[8,8,8,8,8]"], "shrink images by 16"),
         (["train", "digits", "--device", "warp"], "device"),
         (["train", "digits", "--out", "{run}"], "--out must be a new or an empty folder"),
-        (["resume", "{tmp}"], "no run of rieszflow"),
-        (["info", "{tmp}/nothing"], "no run of rieszflow"),
-        (["sample", "{tmp}"], "no run of rieszflow"),
+        (["resume", "{tmp}"], "not a run of rieszflow"),
+        (["info", "{tmp}/nothing"], "not a run of rieszflow"),
+        (["sample", "{tmp}"], "not a run of rieszflow"),
         (["sample", "{run}", "--out", "x.txt"], "--out must end in .npz or .npy, got x.txt"),
         (["evaluate", "{run}", "--inception-weights", "nowhere.pth"], "no file nowhere.pth"),
         (["sample", "{run}", "--out", "no/x.npz"], "create no first"),
@@ -457,10 +460,7 @@ def test_a_training_says_when_its_samples_were_best(points, tmp_path, monkeypatc
     def rows(*fresh, noise=-0.001, levels=None):
         levels = levels or [1] * len(fresh)
         distances = [{"fresh_samples": value, "training_data": noise} for value in fresh]
-        return [
-            {"network": k, "level": level, "energy_distance": e}
-            for k, (level, e) in enumerate(zip(levels, distances, strict=True), 1)
-        ]
+        return [StageMetrics(k, level, 8, 8 * k, e, {}) for k, (level, e) in enumerate(zip(levels, distances, strict=True), 1)]
 
     best = cli.train._best_stage
     assert best(rows(0.5, 0.25, 0.2525)).startswith("fresh samples were best after stage 2, at 0.2500; later")
@@ -511,7 +511,7 @@ def test_a_variable_of_another_program_does_not_silence_us(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "presets" in called("info").stdout
-    assert called("resume", "nothing").stderr.startswith("error: process 1: nothing: no run")
+    assert called("resume", "nothing").stderr.startswith("error: process 1: nothing: not a run")
     assert "presets" in called("info").stdout
 
 

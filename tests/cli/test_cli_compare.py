@@ -74,7 +74,7 @@ def test_sketches_are_merged(folder):
     [
         (["compare", "old.npy", "none.npy"], "none.npy: no such file or folder"),
         (["compare", "old.npy", "none.sketch"], "none.sketch: no such file"),
-        (["compare", "old.npy", "flat.npy"], "points of dimension d = 1 given, x has d = 3"),
+        (["compare", "old.npy", "flat.npy"], "`y` must have points of dimension d = 3, as x has, got d = 1"),
         (["compare", "old.npy", "new.npy", "--out", "a.jpg"], "--out must end in .png, got a.jpg"),
         (["compare", "old.npy", "foreign.sketch"], "foreign.sketch: damaged, or no safetensors file"),
         (["compare", "old.npy", "bad.npy"], "bad.npy, batch 0 must be finite, got NaN or infinity"),

@@ -371,9 +371,7 @@ def test_channels_that_may_be_first_or_last_are_an_error(tmp_path, shape):
     np.save(tmp_path / "x.npy", x)
     d = int(np.prod(shape[1:]))
     for read in (lambda: as_points(x, "x"), lambda: as_points(torch.from_numpy(x), "x"), lambda: load(tmp_path / "x.npy")):
-        with pytest.raises(
-            DatasetError, match=rf"images \(n, C, H, W\) .* vectors \(n, {d}\), .* may be axis 1 or axis 3"
-        ):
+        with pytest.raises(DatasetError, match=rf"images \(n, C, H, W\) .* vectors \(n, {d}\), .* may be axis 1 or axis 3"):
             read()
 
 

@@ -112,7 +112,7 @@ def test_bad_sources(tmp_path, table):
         with pytest.raises(ValueError, match=says):
             stream(tmp_path / name)
     for source, error, says in (
-        ([], ValueError, "no points in it"),
+        ([], ValueError, "must have at least one point, got none"),
         (7, TypeError, "`source` must be .*, got int"),
         (
             [torch.zeros(2, 3), torch.zeros(2, 4)],

@@ -133,7 +133,7 @@ def test_other_columns_are_refused(tmp_path):
     swapped = SliceSketch.from_points(pa.table(frames(["income", "age"])), slices=4)
     with pytest.raises(ValueError, match="the same columns in another order"):
         sketch.merge(swapped)
-    with pytest.raises(ValueError, match="other columns: it has different columns"):
+    with pytest.raises(ValueError, match="with the same columns; it "):
         sketch.distance(SliceSketch.from_points(b, slices=4))
 
 
@@ -158,7 +158,7 @@ def test_names_are_kept_in_a_sketch(tmp_path):
     assert again.names == ["age", "income"] and again.distance(swapped) == 0
     with pytest.warns(Notice, match="points: has no column names, the sketch has; columns are matched by position"):
         assert again.distance(np.stack(list(frames(["age", "income"]).values()), 1)) == 0
-    with pytest.raises(ValueError, match="names: some are equal"):
+    with pytest.raises(ValueError, match="`names` must be 2 different names"):
         SliceSketch(np.zeros((2, 2)), names=["a", "a"])
 
 
@@ -309,9 +309,7 @@ def test_dates_as_seconds_if_asked(tmp_path):
 
 def test_lists_of_unequal_length(tmp_path):
     file = table(tmp_path / "a.parquet", {"e": pa.array([[1.0, 2.0], [3.0]])})
-    with pytest.raises(
-        ValueError, match=r"column 'e': lists must have 2 numbers .* got 1 \(row 1, counted from 0\)"
-    ):
+    with pytest.raises(ValueError, match=r"column 'e': lists must have 2 numbers .* got 1 \(row 1, counted from 0\)"):
         stream(file)
     (tmp_path / "many").mkdir()
     table(tmp_path / "many" / "0.parquet", {"e": pa.array([[1.0, 2.0]])})
@@ -504,7 +502,7 @@ def test_a_packed_file_unpacks_no_endless_row(tmp_path):
 
 def test_long_lists_come_in_small_batches(tmp_path, monkeypatch):
     """Equal numbers take no room in a file: its rows and the numbers in them say how large a batch would be."""
-    monkeypatch.setattr("rieszflow.data.batches.BATCH_NUMBERS", 1 << 12)
+    monkeypatch.setattr("rieszflow.data.streams.BATCH_NUMBERS", 1 << 12)
     rows, width = 300, 128
     lists = pa.ListArray.from_arrays(np.arange(rows + 1) * width, pa.array(np.zeros(rows * width, np.float32)))
     table(tmp_path / "a.parquet", {"e": lists})

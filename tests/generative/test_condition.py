@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from problems import generator
+from problems import content, generator
 from torch import nn
 from torch.nn import functional
 
@@ -16,7 +16,7 @@ from rieszflow.errors import ConfigError, DatasetError, InputError, RunError
 from rieszflow.generative import Config, columns_of, held_out_conditions, residual
 from rieszflow.generative import loop as training
 from rieszflow.generative.condition import Condition, describe_condition
-from rieszflow.generative.context import WATCHED, Callbacks, prepare
+from rieszflow.generative.context import WATCHED, checked_levels, prepare
 from rieszflow.generative.processes import processes
 from rieszflow.generative.run import Run
 
@@ -229,19 +229,19 @@ def test_killed_and_resumed_is_bit_identical(settings, condition, tmp_path, monk
     whole = rf.GenerativeFlow(**settings).fit(load("digits"), condition=condition)
     saves = [0]
 
-    def stopping(context, state, save=training.save):
+    def stopping(context, state, save=training._save):
         save(context, state)
         saves[0] += 1
         if saves[0] == 10:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "save", stopping)
+        patch.setattr(training, "_save", stopping)
         with pytest.raises(KeyboardInterrupt):
             rf.GenerativeFlow(**settings).fit(load("digits"), condition=condition, run=tmp_path / "run")
     rf.GenerativeFlow.resume(tmp_path / "run")
     for file in (whole.run.path / "networks").iterdir():
-        assert (tmp_path / "run" / "networks" / file.name).read_bytes() == file.read_bytes()
+        assert content(tmp_path / "run" / "networks" / file.name) == content(file)
 
 
 def test_levels_keep_the_label_before_the_image():
@@ -279,7 +279,9 @@ def test_conditions_are_of_other_data_than_the_targets():
     data = load("digits")
     config = {**IMAGES, "targets": 400, "particles": 600}
     flow = rf.GenerativeFlow(**config).fit(data, condition="left-half")
-    context = prepare(flow.run, data, None, processes(torch.device("cpu")), Callbacks())
+    condition = Condition.of(flow.config, data.shape, flow.run.data.get("condition"))
+    levels = checked_levels(flow.config, data.shape, condition, None)
+    context = prepare(flow.run, data, levels, None, processes(torch.device("cpu")))
     half = [t.view(-1, 8, 8)[..., :4].flatten(1) for t in (context.targets, context.conditions)]
     assert context.conditions.shape == (600 + WATCHED, 64)
     same = (torch.cdist(half[1][:600], half[0]) == 0).any(1)
@@ -308,14 +310,14 @@ def test_conditions_that_cannot_be():
     with pytest.raises(InputError, match="trained without one"):
         flow.sample(3, condition=1)
     digits = load("digits")
-    with pytest.raises(InputError, match="the data have the shape"):
+    with pytest.raises(InputError, match="must fit data of shape"):
         rf.GenerativeFlow(**small).fit(digits, condition=rf.Pool((1, 4, 4), 2))
     for wrong in (9, 60, 128):
-        with pytest.raises(InputError, match="the data have the shape"):
+        with pytest.raises(InputError, match="must fit data of shape"):
             rf.GenerativeFlow(**small).fit(digits, condition=rf.Mask(torch.arange(wrong) < 2))
     with pytest.raises(ConfigError, match="does not fit images"):
         rf.GenerativeFlow(**small).fit(digits, condition="pool:3")
-    with pytest.raises(ConfigError, match="given to fit, and 'class' in the settings"):
+    with pytest.raises(ConfigError, match="must be that of the settings, 'class', or None"):
         rf.GenerativeFlow(**small, condition="class").fit(digits, condition="left-half")
     with pytest.raises(InputError, match="held_out_condition: None given"):
         rf.GenerativeFlow(**small).fit(x, condition=torch.randn(100, 1), held_out=x[:20])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from problems import generator
+from problems import content, generator
 
 import rieszflow as rf
 from rieszflow.errors import FileError, WriteError
@@ -70,7 +70,8 @@ def look(path):
     state = run.load_state()
     return [
         run.config.fixed(), run.shape, {k: v for k, v in run.data.items() if k not in ("name", "path")}, run.finished(),
-        run.missing(), [{**row, "seconds": 0} for row in run.metrics()], run.evaluation(), state and state[1]["network"],
+        run.missing(), [{**row.to_dict(), "seconds": 0} for row in run.metrics()], run.evaluation(),
+        state and state[1]["stage"],
     ]  # fmt: skip
 
 
@@ -80,8 +81,9 @@ def sample(path):
 
 def resume(path):
     flow = rf.GenerativeFlow.resume(path, points(0))
-    rows = [{**row, "seconds": 0} for row in flow.run.metrics()]
-    return [(file.name, file.read_bytes().hex()) for file in sorted((path / "networks").glob("*.safetensors"))] + rows
+    rows = [{**row.to_dict(), "seconds": 0} for row in flow.run.metrics()]
+    networks = sorted((path / "networks").glob("*.safetensors"))
+    return [(file.name, str(content(file))) for file in networks] + rows
 
 
 def sketch(path):

@@ -103,7 +103,7 @@ def test_scores_of_other_networks_are_not_published(tmp_path):
     flow, other = trained("recorded"), trained("networks")
     other.run.write_evaluation(SCORES)
     shutil.copy(other.run.path / "evaluation.json", flow.run.path)
-    with pytest.warns(Notice, match="scores other networks"):
+    with pytest.warns(Notice, match="the scores are of other networks"):
         flow.save_pretrained(tmp_path / "model")
     assert "It was not evaluated" in (tmp_path / "model" / "README.md").read_text()
     assert not (tmp_path / "model" / "evaluation.json").exists()
@@ -235,7 +235,7 @@ def test_what_is_pushed(monkeypatch):
 def test_what_is_refused(tmp_path):
     with pytest.raises(RunError, match="nothing to publish: call fit first"):
         rf.GenerativeFlow().save_pretrained(tmp_path / "model")
-    with pytest.raises(RunError, match="no run of rieszflow"):
+    with pytest.raises(RunError, match="not a run of rieszflow"):
         rf.GenerativeFlow.from_pretrained(tmp_path)
 
 
@@ -252,11 +252,11 @@ def test_tensorboard_has_curves_and_pictures():
     board.Reload()
     rows = flow.run.metrics()
     for name, values in (
-        ("energy_distance/fresh_samples", [row["energy_distance"]["fresh_samples"] for row in rows]),
-        ("fit_error", [row["fit_error"] for row in rows]),
+        ("energy_distance/fresh_samples", [row.energy_distance["fresh_samples"] for row in rows]),
+        ("fit_error", [row.fit_error for row in rows]),
     ):
         found = board.Scalars(name)
-        assert [e.step for e in found] == [row["flow_steps_total"] for row in rows]
+        assert [e.step for e in found] == [row.flow_steps_total for row in rows]
         assert [e.value for e in found] == pytest.approx(values, rel=1e-6)  # kept in float32
     assert [len(board.Images(name)) for name in ("particles", "samples")] == [2, 2]
 

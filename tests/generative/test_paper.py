@@ -223,7 +223,7 @@ def trained(data, held_out=None, **settings):
 
 
 def distances(flow):
-    return [row["energy_distance"]["particles"] for row in flow.run.metrics()]
+    return [row.energy_distance["particles"] for row in flow.run.metrics()]
 
 
 def test_at_rest_nothing_is_left_of_the_velocity():

@@ -90,7 +90,7 @@ def test_colour_images_from_their_files_to_samples(tmp_path, name, side):
     assert data.shape == (3, side, side)
     flow = rf.GenerativeFlow(**TINY, levels=TWO).fit(data, run=tmp_path / "run", draw=report.draw)
     rows = Run.open(tmp_path / "run").metrics()
-    assert [(row["network"], row["level"], row["flow_steps"]) for row in rows] == [(1, 4, 4), (2, 4, 8), (3, 1, 4), (4, 1, 8)]
+    assert [(row.stage, row.level, row.flow_steps) for row in rows] == [(1, 4, 4), (2, 4, 8), (3, 1, 4), (4, 1, 8)]
     x = flow.sample(20, seed=1)
     assert x.shape == (20, 3, side, side) and x.min() >= 0 and x.max() <= 1
     assert torch.equal(x, rf.GenerativeFlow.load(tmp_path / "run").sample(20, seed=1))

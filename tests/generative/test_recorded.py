@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 import torch
-from problems import generator
+from problems import content, generator
 
 import rieszflow as rf
 from rieszflow.data import load
@@ -30,7 +30,7 @@ def whole(request, tmp_path_factory):
 
 
 def contents(path):
-    return {file.name: file.read_bytes() for file in sorted((path / "networks").iterdir())}
+    return {file.name: content(file) for file in sorted((path / "networks").iterdir())}
 
 
 def test_fresh_samples_come_closer_than_noise(whole):
@@ -42,15 +42,15 @@ def test_fresh_samples_come_closer_than_noise(whole):
     samples = data.scale(flow.sample(270, seed=1)).flatten(1)
     assert rf.energy_distance(samples, held_out, statistic="U").item() < 0.1 * noise
     rows = flow.run.metrics()
-    assert [row["network"] for row in rows] == list(range(1, len(rows) + 1))
-    assert set(rows[-1]["energy_distance"]) == {"particles", "fresh_samples", "training_data"}
+    assert [row.stage for row in rows] == list(range(1, len(rows) + 1))
+    assert set(rows[-1].energy_distance) == {"particles", "fresh_samples", "training_data"}
 
 
 def test_samples_go_the_way_of_the_particles(whole, monkeypatch):
     """In batches of any size: a point's way does not depend on its neighbours, but for the last bit of a sum."""
     _, flow = whole
     together = flow.sample(60, seed=3)
-    monkeypatch.setattr("rieszflow.generative.model._PUSHED", 1)
+    monkeypatch.setattr("rieszflow.generative.model._REPLAYED", 1)
     torch.testing.assert_close(flow.sample(60, seed=3, batch_size=7), together, rtol=0, atol=0.05)
 
 
@@ -60,19 +60,19 @@ def test_killed_anywhere_and_resumed_is_bit_identical(whole, tmp_path, monkeypat
     settings, flow = whole
     saves = [0]
 
-    def stopping(context, state, save=training.save):
+    def stopping(context, state, save=training._save):
         save(context, state)
         saves[0] += 1
         if saves[0] == stop:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "save", stopping)
+        patch.setattr(training, "_save", stopping)
         with pytest.raises(KeyboardInterrupt):
             rf.GenerativeFlow(**settings).fit(load("digits"), run=tmp_path / "run")
     rf.GenerativeFlow.resume(tmp_path / "run", load("digits"))
     assert contents(tmp_path / "run") == contents(flow.run.path)
-    last, expected = (Run.open(p).metrics()[-1]["energy_distance"] for p in (tmp_path / "run", flow.run.path))
+    last, expected = (Run.open(p).metrics()[-1].energy_distance for p in (tmp_path / "run", flow.run.path))
     assert last == expected
 
 

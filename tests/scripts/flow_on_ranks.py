@@ -1,6 +1,6 @@
 """Compute gradients and a flow of clouds that are split over the ranks of torchrun; rank 0 writes the results.
 
-Run by tests/test_ranks.py: flow_on_ranks.py IN.npz OUT.npz
+Run by tests/infra/test_ranks.py: flow_on_ranks.py IN.npz OUT.npz
 """
 
 import sys

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rieszflow.errors import DerivativeError
 
-__all__ = ["draw_outside_transforms", "may_be_recomputed", "once", "recomputing", "second_derivative"]
+__all__ = ["draw_outside_transforms", "may_be_recomputed", "recomputing", "second_derivative", "with_derivatives"]
 
 
 def second_derivative(name: str) -> DerivativeError:
@@ -21,25 +21,50 @@ def second_derivative(name: str) -> DerivativeError:
     )
 
 
-def once(name: str, gradients: Sequence[Tensor | None], roots: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Return the gradients of a backward pass, marked so that differentiating them by `roots` is an error.
+def with_derivatives(name: str, value: Tensor, inputs: Sequence[Tensor | None], derivatives: Sequence[Tensor | None]) -> Tensor:
+    """Attach a value (...) to the graph of its inputs (..., N, d) or (..., N), whose derivatives are known.
 
-    PyTorch's `once_differentiable` is not enough: if the upstream gradient is a constant, the derivative would be zero.
-
-    Args:
-        name: Name of the functional, for the message.
-        gradients: Gradients that `backward` returns.
-        roots: Tensors that the gradients depend on.
+    Inputs may have fewer batch dimensions than their derivatives, as weights that a batch shares. PyTorch's
+    `once_differentiable` is not enough: if the upstream gradient is a constant, a second derivative would be zero.
     """
-    if not torch.is_grad_enabled():
-        return list(gradients)
-    given = [g for g in gradients if g is not None]
-    live = [t for t in roots if t is not None and t.requires_grad]
-    marked = iter(_Once.apply(name, len(given), *given, *live))  # type: ignore[no-untyped-call]  # PyTorch's
-    return [None if g is None else next(marked) for g in gradients]
+    leaves = [t for t in inputs if t is not None and t.requires_grad]
+    # An empty tensor that depends on every leaf, so that a second backward pass is detected without saving the inputs.
+    root = torch.cat([t[..., :0].flatten() for t in leaves]) if leaves else None
+    found: Tensor = _Attach.apply(name, value, derivatives, root, *inputs)  # type: ignore[no-untyped-call]  # PyTorch's
+    return found
+
+
+class _Attach(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, name: str, value: Tensor, derivatives: Sequence[Tensor | None], root: Tensor | None, *inputs: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(root, *derivatives)
+        ctx.name = name
+        ctx.kinds = [None if t is None else (t.shape, t.dtype) for t in inputs]
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        root, *derivatives = ctx.saved_tensors
+        factor = upstream.detach()
+        found: list[Tensor | None] = []
+        for g, kind in zip(derivatives, ctx.kinds, strict=True):
+            if g is not None:
+                shape, dtype = kind
+                g = (factor.to(g.dtype).reshape(factor.shape + (1,) * (g.ndim - factor.ndim)) * g).to(dtype).sum_to_size(shape)
+            found.append(g)
+        if torch.is_grad_enabled():
+            live = [t for t in (root, upstream) if t is not None and t.requires_grad]
+            given = [g for g in found if g is not None]
+            marked = iter(_Once.apply(ctx.name, len(given), *given, *live))  # type: ignore[no-untyped-call]  # PyTorch's
+            found = [None if g is None else next(marked) for g in found]
+        return None, None, None, None, *found
 
 
 class _Once(torch.autograd.Function):
+    """The identity, whose own derivative by the tensors behind the first `count` is an error."""
+
     @staticmethod
     def forward(ctx: Any, name: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.name = name

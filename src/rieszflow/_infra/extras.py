@@ -1,4 +1,4 @@
-"""Packages that do not come with rieszflow by itself: extras, each for those who need what it is for."""
+"""Packages of the extras in pyproject.toml, which rieszflow does not install by itself."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ __all__ = ["extra"]
 
 @contextmanager
 def extra(name: str, what: str) -> Iterator[None]:
-    """Report a failed import in this block as a missing package of an extra.
+    """Raise MissingPackageError for a failed import in this block.
 
     Args:
         name: The extra in pyproject.toml.
-        what: What the packages are needed for; the message begins with it.
-
-    Raises:
-        MissingPackageError: A package is not installed or cannot be imported.
+        what: What its packages are needed for; the message begins with it.
     """
     try:
         yield
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
         if package == "rieszflow":
-            raise  # a fault of ours
-        gone = isinstance(error, ModuleNotFoundError)
-        why = f"needs {package}, which is not installed" if gone else f"{package or 'a package'} cannot be imported ({error})"
+            raise
+        missing = isinstance(error, ModuleNotFoundError)
+        why = (
+            f"needs {package}, which is not installed" if missing else f"{package or 'a package'} cannot be imported ({error})"
+        )
         raise MissingPackageError(f"{what}: {why}: {_command(name)}") from None
 
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and tensor files that say what they are. Nothing is ever unpickled."""
+"""Atomic writes, and safetensors files with a kind, a version and a checksum. Nothing is ever unpickled."""
 
 from __future__ import annotations
 
@@ -30,26 +30,23 @@ __all__ = [
     "open_regular", "out_of_memory", "read_text", "remove_leftovers", "save_tensors", "tensor_shapes",
 ]  # fmt: skip
 
-MARK = "rieszflow"  # what all our files are marked with
-Json: TypeAlias = dict[str, Any]  # what JSON can say, which has no narrower type
+MARK = "rieszflow"  # marks all files of this library
+Json: TypeAlias = dict[str, Any]  # JSON has no narrower type
 
 
 @dataclass(frozen=True)
 class Format:
-    """What a tensor file holds, and the version of its layout. It stands beside the code that writes such files.
-
-    Raise the version when the names or the meaning of what is inside change: older files are then refused.
-    """
+    """The kind of a tensor file, and the version of its layout: a higher version refuses older files."""
 
     kind: str
     version: int
 
 
 def atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write(temporary)` beside `path`, flushes it to disk, and renames it: readers see the old file or the new.
+    """Call `write(temporary)`, flush the file to disk, and rename it to `path`: readers see the old file or the new one.
 
     Raises:
-        WriteError: the disk is full, the folder is read-only, and the like; the old file is still there.
+        WriteError: The file cannot be written, for example because the disk is full; the old file is still there.
     """
     try:
         with aside(path) as temporary:
@@ -58,30 +55,20 @@ def atomically(path: Path, write: Callable[[Path], object]) -> None:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
     except OSError as error:
-        # The file that we were about to write under another name is not what the reader knows.
-        reason = error.strerror if error.strerror and _ours(error.filename, path) else one_line(error)
         left = "what was there before is untouched" if os.path.lexists(path) else "nothing is left behind"
-        wrapped = WriteError(f"{path}: cannot be written ({reason}); {left}")
+        wrapped = WriteError(f"{path}: cannot be written ({error.strerror or one_line(error)}); {left}")
         wrapped.errno = error.errno
         raise wrapped from error
 
 
-def _ours(name: str | bytes | None, path: Path) -> bool:
-    return name is None or os.path.dirname(os.fsdecode(name)) == str(path.parent) or Path(os.fsdecode(name)) in path.parents
-
-
 @contextlib.contextmanager
 def aside(path: Path) -> Iterator[Path]:
-    """A hidden name beside `path` to write to. Whatever is under it in the end is removed.
-
-    So is what processes that were killed in the middle have left of the same path: their number is in the name.
-    """
+    """Yield a hidden path next to `path`, whose content is removed in the end, as are those that killed processes left."""
     if not path.name or "\0" in path.name:
         raise InputError(f"{str(path)!r}: the name of a file or folder is needed")
     path.parent.mkdir(parents=True, exist_ok=True)
-    stem = (
-        path.stem if len(os.fsencode(path.name)) < 150 else hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
-    )
+    name = os.fsencode(path.name)
+    stem = path.stem if len(name) < 150 else hashlib.blake2b(name, digest_size=8).hexdigest()
     remove_leftovers(path.parent, f".{stem}.", f".tmp{path.suffix}")
     temporary = path.with_name(f".{stem}.{_HERE}-{os.getpid()}-{next(_count)}.tmp{path.suffix}")
     try:
@@ -90,11 +77,11 @@ def aside(path: Path) -> Iterator[Path]:
         _remove(temporary)
 
 
-_count = itertools.count()  # of this process's temporaries: two threads may write to one path
+_count = itertools.count()  # two threads may write to one path
 
 
 def _here() -> str:
-    """Where a process's number means something: this machine, and in it this container."""
+    """Identify the machine and the container, in which process numbers are unique."""
     try:
         space = os.stat("/proc/self/ns/pid").st_ino
     except OSError:
@@ -107,12 +94,12 @@ _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-\d+\.tmp(\.[^.]*)?", re.DOTA
 
 
 def is_temporary(name: str) -> bool:
-    """Whether it is the name of a file that we were about to write."""
+    """Return True for the name of a temporary file of `aside`."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
 def remove_leftovers(folder: Path, start: str = ".", end: str = "") -> None:
-    """Removes our temporaries in a folder whose processes have ended; those of other machines are left alone."""
+    """Remove temporary files in a folder whose processes have ended; those of other machines are left alone."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(start) and entry.name.endswith(end) and _left_over(entry.name):
@@ -121,14 +108,13 @@ def remove_leftovers(folder: Path, start: str = ".", end: str = "") -> None:
 
 def _left_over(name: str) -> bool:
     found = _TEMPORARY.fullmatch(name)
-    if found is None or found[1] != _HERE or os.name != "posix":  # elsewhere signal 0 is no question
+    if found is None or found[1] != _HERE or os.name != "posix":  # on other systems, signal 0 is no query
         return False
-    try:
-        os.kill(int(found[2]), 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):  # somebody else's process
-        return False
+    with contextlib.suppress(OSError, OverflowError):  # a process of another user exists
+        try:
+            os.kill(int(found[2]), 0)
+        except ProcessLookupError:
+            return True
     return False
 
 
@@ -138,7 +124,7 @@ def _remove(path: Path) -> None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Return True if an error reports exhausted memory, which does not mean that the file being read is damaged."""
+    """Return True if an error reports exhausted memory, so that a file being read need not be damaged."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return (isinstance(error, OSError) and error.errno == errno.ENOMEM) or "allocate memory" in str(error)
@@ -148,29 +134,21 @@ _IRREGULAR = "must be a regular file, got a folder, a device or a broken link"
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading. A pipe would block, and a device such as /dev/zero has no end.
-
-    Raises:
-        FileError: the file does not exist, is not a regular file, or cannot be read.
-    """
+    """Open a regular file for reading, or raise FileError: a pipe would block, and a device like /dev/zero has no end."""
     if not path.is_file():
         raise FileError(f"{path}: {_IRREGULAR if os.path.lexists(path) else 'no such file'}")
     try:
         file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)), "rb")
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror or one_line(error)})") from None
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # it was replaced in the meantime
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # the file was replaced in the meantime
         file.close()
         raise FileError(f"{path}: {_IRREGULAR}")
     return file
 
 
 def copy_within(roots: list[Path], file: Path, to: Path) -> None:
-    """Copy a regular file that lies within one of the given folders. Following a link out of them could copy private files.
-
-    Raises:
-        FileError: the file is not a regular file, or lies outside of the folders.
-    """
+    """Copy a regular file within one of the folders, or raise FileError: a link out of them could lead to private files."""
     real = file.resolve()
     if not any(real.is_relative_to(root.resolve()) for root in roots):
         raise FileError(f"{file}: must be a file inside of {roots[0]}, got a link that leads out of it; remove the link")
@@ -180,30 +158,24 @@ def copy_within(roots: list[Path], file: Path, to: Path) -> None:
 
 
 def read_text(path: Path, most: int) -> str:
-    """A text file of ours, at most that many bytes. Raises FileError."""
+    """Return the text of a file of at most that many bytes. Raises FileError."""
     try:
         with open_regular(path) as file:
             raw = file.read(most + 1)
         if len(raw) > most:
-            raise FileError(f"{path}: damaged, or not ours: larger than {most / 1e6:g} MB")
+            raise FileError(f"{path}: must not be larger than {most / 1e6:g} MB; damaged, or not a file of rieszflow")
         return raw.decode("utf-8-sig")
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror or one_line(error)})") from None
     except UnicodeDecodeError:
-        raise FileError(f"{path}: damaged, or no text file: it holds bytes that are not UTF-8") from None
+        raise FileError(f"{path}: damaged, or not a text file: it contains bytes that are not UTF-8") from None
 
 
 def save_tensors(path: Path, form: Format, tensors: dict[str, Tensor], meta: Json) -> str:
-    """Write tensors and JSON-able metadata as safetensors, with kind, version and a checksum in the header.
+    """Write tensors and JSON-able metadata as safetensors, with kind, version and checksum in the header; return the checksum.
 
-    Equal contents give equal files. Tensors are written one by one: at most one of them is copied in memory at a time, and
-    only if it is on another device or not contiguous.
-
-    Returns:
-        The checksum.
-
-    Raises:
-        WriteError: as `atomically`.
+    Equal contents give equal files. At most one tensor at a time is copied in memory, if it is on another device or not
+    contiguous. Raises WriteError like `atomically`.
     """
     digest = hashlib.blake2b(json.dumps(meta).encode(), digest_size=16)
     form_meta = {"version": form.version, "kind": form.kind, "meta": meta}
@@ -251,10 +223,10 @@ def _header(tensors: dict[str, Tensor], content: Json) -> tuple[bytes, dict[str,
 
 
 def load_tensors(path: Path, form: Format) -> tuple[dict[str, Tensor], Json]:
-    """Reads what `save_tensors` wrote.
+    """Return the tensors and metadata that `save_tensors` wrote.
 
     Raises:
-        FileError: missing, damaged, not ours, of another kind or version.
+        FileError: The file is missing, damaged, foreign, or of another kind or version.
     """
     tensors, meta, checksum = _load(path, form, whole=True)
     if checksum != _checksum(tensors, meta):
@@ -263,7 +235,7 @@ def load_tensors(path: Path, form: Format) -> tuple[dict[str, Tensor], Json]:
 
 
 def load_header(path: Path, form: Format) -> tuple[Json, str]:
-    """The metadata and the checksum that a file states. The tensors are not read, so the checksum is not verified."""
+    """Return the metadata and the checksum that a file states, without reading the tensors and verifying the checksum."""
     _, meta, checksum = _load(path, form, whole=False)
     return meta, checksum
 
@@ -279,7 +251,7 @@ def _load(path: Path, form: Format, whole: bool) -> tuple[dict[str, Tensor], Jso
     open_regular(path).close()
     try:
         tensors, metadata = _read(path, whole)
-    except Exception as error:  # safetensors' own, the system's, and torch's for a dtype that does not fit
+    except Exception as error:  # safetensors', the system's, and torch's for an unexpected dtype
         if out_of_memory(error):
             raise
         raise FileError(f"{path}: damaged, or no safetensors file ({one_line(error)})") from None
@@ -288,24 +260,24 @@ def _load(path: Path, form: Format, whole: bool) -> tuple[dict[str, Tensor], Jso
     try:
         header = json.loads(metadata[MARK])
         version, kind, meta, checksum = (header[key] for key in ("version", "kind", "meta", "checksum"))
+        if not isinstance(meta, dict) or not isinstance(kind, str) or not isinstance(checksum, str):
+            raise TypeError
     except (ValueError, TypeError, KeyError, RecursionError):
         raise FileError(f"{path}: damaged: its header is not readable") from None
-    if not isinstance(meta, dict) or not isinstance(kind, str) or not isinstance(checksum, str):
-        raise FileError(f"{path}: damaged: its header is not readable")
     if kind != form.kind:
-        raise FileError(f"{path}: holds a {kind[:40]}, a {form.kind} is needed")
+        raise FileError(f"{path}: must hold a {form.kind}, got a {kind[:40]}")
     if version != form.version:
         raise FileError(f"{path}: of version {str(version)[:20]}; this rieszflow reads version {form.version}")
     return tensors, meta, checksum
 
 
 def _read(path: Path, whole: bool) -> tuple[dict[str, Tensor], Json]:
-    """A safetensors file: its tensors, if `whole`, and its metadata."""
+    """Return the tensors of a safetensors file, if `whole`, and its metadata."""
     if os.fsencode(path).decode(errors="ignore") == str(path):
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if whole else {}  # noqa: SIM118  (no mapping)
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if whole else {}  # noqa: SIM118  (not a mapping)
             return tensors, file.metadata() or {}
-    raw = path.read_bytes()  # a name that is not UTF-8, which safetensors does not take
+    raw = path.read_bytes()  # safetensors does not accept names that are not UTF-8
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     return load(raw), header.get("__metadata__", {})
 

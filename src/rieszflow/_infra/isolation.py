@@ -1,7 +1,7 @@
-"""What a program has switched on around us does not reach our arithmetic: lower precision, and errors for tiny numbers.
+"""Isolation of numerical code from global PyTorch and NumPy settings, such as lower precision or errors on underflow.
 
-The same seed and the same points give the same bits whatever torch's or NumPy's settings of the moment are. New tensors
-therefore name their dtype and device, here and everywhere; the rest is switched off for the time of a call by `plain`.
+The same seed and the same points give the same bits, whatever these settings are. New tensors also name their dtype and device
+throughout the library.
 """
 
 from __future__ import annotations
@@ -20,18 +20,14 @@ __all__ = ["isolated_numerics", "torch_defaults"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Where torch may be told to round the factors of float32 matrix products. torch before 2.9 has no such places.
-_PRODUCTS: list[Any] = [
-    backend.matmul
-    for backend in (torch.backends.mkldnn, torch.backends.cuda)
-    if hasattr(getattr(backend, "matmul", None), "fp32_precision")
-]
+_backends = (getattr(backend, "matmul", None) for backend in (torch.backends.mkldnn, torch.backends.cuda))
+_MATMULS: list[Any] = [matmul for matmul in _backends if hasattr(matmul, "fp32_precision")]  # torch before 2.9 has none
 _lock = threading.Lock()
-_inside, _before = 0, [""] * len(_PRODUCTS)
+_inside, _before = 0, [""] * len(_MATMULS)
 
 
 def isolated_numerics(function: Callable[P, R]) -> Callable[P, R]:
-    """The function without autocast, with whole float32 products, and with infinities and underflow as usual in NumPy."""
+    """Run a function without autocast, with full float32 matrix products, and with NumPy's floating-point errors ignored."""
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -39,8 +35,8 @@ def isolated_numerics(function: Callable[P, R]) -> Callable[P, R]:
             for device in ("cpu", "cuda"):
                 if torch.is_autocast_enabled(device):
                     stack.enter_context(torch.autocast(device, enabled=False))
-            if any(place.fp32_precision in ("bf16", "tf32") for place in _PRODUCTS) or _inside:
-                stack.enter_context(_whole_products())
+            if any(matmul.fp32_precision in ("bf16", "tf32") for matmul in _MATMULS) or _inside:
+                stack.enter_context(_full_precision())
             stack.enter_context(np.errstate(all="ignore"))
             return function(*args, **kwargs)
 
@@ -48,13 +44,13 @@ def isolated_numerics(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def torch_defaults(function: Callable[P, R]) -> Callable[P, R]:
-    """The function under torch's own defaults: for networks, whose libraries name neither dtype nor device."""
+    """Run a function under the defaults of PyTorch: for networks, whose libraries name neither dtype nor device."""
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         dtype = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)
-        # Only where it is needed: it makes every single call of torch some microseconds longer.
+        # A device context makes every call of torch some microseconds slower.
         device = contextlib.nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
         try:
             with device, torch.autocast("cpu", enabled=False), torch.inference_mode(False), torch.enable_grad():
@@ -66,14 +62,14 @@ def torch_defaults(function: Callable[P, R]) -> Callable[P, R]:
 
 
 @contextlib.contextmanager
-def _whole_products() -> Iterator[None]:
-    # These settings are the process's, not the thread's: the first call in changes them, the last one out puts them back.
+def _full_precision() -> Iterator[None]:
+    # The settings belong to the process, not to the thread: the first call changes them, the last one restores them.
     global _inside, _before
     with _lock:
         if _inside == 0:
-            _before = [place.fp32_precision for place in _PRODUCTS]
-            for place in _PRODUCTS:
-                place.fp32_precision = "ieee"
+            _before = [matmul.fp32_precision for matmul in _MATMULS]
+            for matmul in _MATMULS:
+                matmul.fp32_precision = "ieee"
         _inside += 1
     try:
         yield
@@ -81,5 +77,5 @@ def _whole_products() -> Iterator[None]:
         with _lock:
             _inside -= 1
             if _inside == 0:
-                for place, value in zip(_PRODUCTS, _before, strict=True):
-                    place.fp32_precision = value
+                for matmul, value in zip(_MATMULS, _before, strict=True):
+                    matmul.fp32_precision = value

@@ -1,8 +1,8 @@
-"""Compiled loops: Numba's options, whether its code can be kept on disk, a word when a compilation begins, and threads.
+"""Numba's options, its cache on disk, a log message when a compilation begins, and a parallel loop.
 
-Numba keeps machine code beside the source, or in the user's cache folder, or in NUMBA_CACHE_DIR. Where none of them can be
-written, as in a read-only container, it refuses to define a function that is to be kept. There every process compiles anew. We
-never take a folder that others can write: Numba executes what it reads from its cache.
+Numba stores machine code next to the source, in the user's cache folder or in NUMBA_CACHE_DIR. If none of them is writable, as
+in a read-only container, it refuses to define a cached function; then every process compiles. A folder that others can write to
+is never used, because Numba executes what it reads from its cache.
 """
 
 from __future__ import annotations
@@ -22,23 +22,20 @@ import numba
 import torch
 from numba.core import event
 
-__all__ = ["KEPT", "OPTIONS", "SUMS", "parallel_for", "threads", "tile_width"]
+__all__ = ["CACHED", "OPTIONS", "SUMS", "parallel_for", "threads", "tile_width"]
 
 _LOG = logging.getLogger("rieszflow")
-_HERE = Path(__file__).parent.parent
-_FOLDERS = tuple(
-    _HERE / name for name in (".", "directions", "engines", "exact", "flow", "histograms", "two_sample")
-)  # with loops
+_PACKAGE = Path(__file__).parents[1]
+_WITH_LOOPS = (".", "directions", "engines", "exact", "flow", "histograms", "two_sample")
 
 
-def _can_keep(folder: Path) -> bool:
-    """Whether Numba finds a place for what it compiles from a folder's files. It looks for one when a function is decorated."""
+def _can_cache(folder: Path) -> bool:
+    """Return True if Numba can cache code from a folder, which it decides when a function is decorated."""
     home = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~"))
-    beside = folder / "__pycache__"
-    if not os.path.isabs(home) and not os.access(beside if beside.exists() else folder, os.W_OK):
-        # A user without a home: Numba would make a folder called "~" in the working directory, and trust it later.
-        return False
-    defined: dict[str, Any] = {}  # Any: whatever a module's namespace holds
+    local = folder / "__pycache__"
+    if not os.path.isabs(home) and not os.access(local if local.exists() else folder, os.W_OK):
+        return False  # without a home, Numba would create a folder "~" in the working directory, and trust it later
+    defined: dict[str, Any] = {}
     exec(compile("def probe(): pass", str(folder / "__init__.py"), "exec"), defined)
     try:
         probe = numba.njit(cache=True)(defined["probe"])
@@ -49,7 +46,7 @@ def _can_keep(folder: Path) -> bool:
 
 
 def _remove_damaged(cache: Path) -> None:
-    """Remove cache files that a full disk or a crash truncated; Numba would raise an error instead of recompiling."""
+    """Remove cache files that a full disk or a crash has truncated; Numba would raise an error instead of recompiling."""
     for file in cache.glob(f"*.py{sys.version_info[0]}{sys.version_info[1]}*.nb[ic]"):
         try:
             content = file.read_bytes()
@@ -58,7 +55,7 @@ def _remove_damaged(cache: Path) -> None:
                 stream = io.BytesIO(content)
                 if pickle.load(stream) == numba.__version__:
                     pickle.load(stream)
-        except (FileNotFoundError, ImportError):  # removed by another process; an index of a module that imports this one
+        except (FileNotFoundError, ImportError):  # removed by another process, or refers to a module that imports this one
             continue
         except Exception:  # unpickling damaged data raises errors of any kind
             whole = False
@@ -67,26 +64,24 @@ def _remove_damaged(cache: Path) -> None:
             file.unlink(missing_ok=True)
 
 
-KEPT = all(_can_keep(folder) for folder in _FOLDERS)
-# Any: Numba has no types, and its options are of all kinds.
-OPTIONS: dict[str, Any] = {"nogil": True, "cache": KEPT, "fastmath": {"nsz", "contract"}, "error_model": "numpy"}
-# For loops whose sums may be reordered, so that they can be vectorised.
-SUMS = {**OPTIONS, "fastmath": OPTIONS["fastmath"] | {"reassoc"}}
+CACHED = all(_can_cache(_PACKAGE / folder) for folder in _WITH_LOOPS)
+OPTIONS: dict[str, Any] = {"nogil": True, "cache": CACHED, "fastmath": {"nsz", "contract"}, "error_model": "numpy"}
+SUMS = {**OPTIONS, "fastmath": OPTIONS["fastmath"] | {"reassoc"}}  # for loops whose sums may be reordered and vectorised
 
 
 class _Announcer(event.Listener):
-    """Logs the first compilation of ours. Numba sends no event where it finds the code on disk."""
+    """Logs the first compilation of this package. Numba sends no event if it finds the code on disk."""
 
-    said = False
+    announced = False
 
     def on_start(self, event: event.Event) -> None:
-        if self.said or not event.data["dispatcher"].py_func.__module__.startswith("rieszflow."):
+        if self.announced or not event.data["dispatcher"].py_func.__module__.startswith("rieszflow."):
             return
-        self.said = True
+        self.announced = True
         _LOG.info(
-            "compiling for this machine, once: some seconds"
-            if KEPT
-            else "compiling for this machine, some seconds in every process: no folder can be written to keep the result in; "
+            "compiling for this machine, once; this takes some seconds"
+            if CACHED
+            else "compiling for this machine, which takes some seconds in every process, because no cache folder is writable; "
             "NUMBA_CACHE_DIR names one"
         )
 
@@ -98,26 +93,20 @@ event.register("numba:compile", _Announcer())  # type: ignore[no-untyped-call]  
 
 
 def threads() -> int:
-    """As many as PyTorch uses."""
+    """Return the number of threads that PyTorch uses."""
     return torch.get_num_threads()
 
 
 @lru_cache(maxsize=1)
 def _pool(process: int, helpers: int) -> ThreadPoolExecutor:
-    # Kept, because starting threads costs milliseconds. One a process, because a fork has none of its parent's threads.
+    # Cached, because starting threads takes milliseconds; per process, because a fork has none of its parent's threads.
     return ThreadPoolExecutor(helpers, thread_name_prefix="rieszflow")
 
 
 def parallel_for(work: Callable[..., object], n: int, tile: int, *args: object) -> None:
-    """Calls `work(first, last, worker, tile, *args)` on parts of 0 … n − 1, one part a thread.
+    """Call `work(first, last, worker, tile, *args)` on parts of 0 … n − 1, one part per thread, without the GIL.
 
-    Parts begin at multiples of `tile`. Which worker gets which part depends on n, tile and the number of threads alone.
-
-    Args:
-        work: a Numba function that releases the interpreter's lock.
-        n: how many items there are.
-        tile: items that stay together.
-        args: further arguments of `work`.
+    Parts begin at multiples of `tile`. They depend only on n, tile and the number of threads.
     """
     tiles = -(-n // tile)
     workers = max(1, min(threads(), tiles))
@@ -132,5 +121,5 @@ def parallel_for(work: Callable[..., object], n: int, tile: int, *args: object) 
 
 
 def tile_width(n: int) -> int:
-    """Points of a tile with n numbers each: 256 KB a tile at n = 1024, in whole vectors of 16 floats."""
+    """Return the number of points with n coordinates in a tile: 256 KB at n = 1024, in whole vectors of 16 floats."""
     return 64 if n <= 2048 else max(16, (1 << 17) // n // 16 * 16)

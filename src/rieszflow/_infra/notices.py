@@ -7,8 +7,6 @@ import warnings
 
 __all__ = ["Notice", "notice"]
 
-_SKIPPED = ("rieszflow", "torch")
-
 
 class Notice(UserWarning):
     """A warning about input that was dropped, guessed or converted; the message says what.
@@ -18,8 +16,8 @@ class Notice(UserWarning):
 
 
 def notice(message: str) -> None:
-    """Warn at the line outside of this package, and of PyTorch's calls in between, that led here."""
+    """Warn at the line of the caller's code that led here, behind the frames of this package and of PyTorch's autograd."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] in _SKIPPED:
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in ("rieszflow", "torch"):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, Notice, stacklevel=level)

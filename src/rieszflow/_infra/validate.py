@@ -28,6 +28,7 @@ __all__ = [
     "fits_memory",
     "generator",
     "integer_seed",
+    "nonnegative_int",
     "pair",
     "plain_tensor",
     "points",
@@ -194,6 +195,13 @@ def positive_int(name: str, value: object) -> int:
     """Return a positive integer of Python or NumPy as an int."""
     if not _is_integer(value) or value < 1:
         raise InputError(f"{_quoted(name)} must be a positive integer, got {value!r}")
+    return int(value)
+
+
+def nonnegative_int(name: str, value: object) -> int:
+    """Return a non-negative integer of Python or NumPy as an int."""
+    if not _is_integer(value) or value < 0:
+        raise InputError(f"{_quoted(name)} must be a non-negative integer, got {value!r}")
     return int(value)
 
 

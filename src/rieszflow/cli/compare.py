@@ -122,7 +122,7 @@ def sketch(
         first, *others = (source for source in read if isinstance(source, Stream))
         clouds = [first, *(other.align_columns(first.names, first.name, first.skipped) for other in others)]
         settings = SliceSettings(first.d, slices or 256, "auto", seed or 0, first.names, choose_spreads(scale, clouds))
-        total = SliceSketch(Plan.fit(settings.divide(first.first), settings), reservoir_size=reservoir_size)
+        total = SliceSketch(Plan.fit(settings.rescale(first.first), settings), reservoir_size=reservoir_size)
     with ProgressBars() as progress:
         for name, source in zip(sources, read, strict=True):
             if isinstance(source, SliceSketch):

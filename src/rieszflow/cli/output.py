@@ -134,7 +134,7 @@ class TrainingBars(ProgressBars):
             pooled = "" if row["level"] == 1 else f"  pooled by {row['level']}"
             error = f"  fit error {row['fit_error']:.3f}" if "fit_error" in row else ""
             show(
-                f"stage {row['network']:>3}{pooled}  flow steps {row['flow_steps']:>5}{error}  "
+                f"stage {row['stage']:>3}{pooled}  flow steps {row['flow_steps']:>5}{error}  "
                 f"energy distance of fresh samples {e['fresh_samples']:.4f} (training data {e['training_data']:.4f})  "
                 f"{sum(row['seconds'].values()):>5.0f} s so far"
             )

@@ -165,7 +165,7 @@ def info(
         show(f"missing stages: {', '.join(map(str, missing))}; `rieszflow resume` trains them")
     if (state := opened.load_state()) is not None and finished < total:
         meta = state[1]
-        show(f"checkpoint: stage {meta['network']}, {meta['phase']}, step {meta['step']}")
+        show(f"checkpoint: stage {meta['stage']}, {meta['phase']}, step {meta['step']}")
     if rows := opened.metrics():
         print_table(*report.stage_table(rows))
         show(report.stage_caption(rows))

@@ -17,6 +17,7 @@ from rieszflow.errors import InputError
 if TYPE_CHECKING:
     from rieszflow.generative import Run
     from rieszflow.generative.context import DrawCallback, Pictures
+    from rieszflow.generative.run import StageMetrics
 
 TensorBoard = Annotated[bool, Option("--tensorboard", help="Write curves and images for TensorBoard to RUN/tensorboard, too.")]
 
@@ -153,15 +154,15 @@ def _show_result(run: Run) -> None:
         show(best)
 
 
-def _best_stage(rows: list[Keywords]) -> str:
+def _best_stage(rows: list[StageMetrics]) -> str:
     """Return a sentence that names the stage with the best fresh samples if later ones made them worse; otherwise ""."""
-    rows = [row for row in rows if row["level"] == rows[-1]["level"]]  # other levels have smaller images
-    best = min(rows, key=lambda row: row["energy_distance"]["fresh_samples"])
-    lowest, last = (row["energy_distance"]["fresh_samples"] for row in (best, rows[-1]))
-    noise = abs(rows[-1]["energy_distance"]["training_data"])  # it would be 0 for infinitely many points
+    rows = [row for row in rows if row.level == rows[-1].level]  # other levels have smaller images
+    best = min(rows, key=lambda row: row.energy_distance["fresh_samples"])
+    lowest, last = (row.energy_distance["fresh_samples"] for row in (best, rows[-1]))
+    noise = abs(rows[-1].energy_distance["training_data"])  # it would be 0 for infinitely many points
     if last - lowest <= 2 * noise:
         return ""
     return (
-        f"fresh samples were best after stage {best['network']}, at {lowest:.4f}; "
+        f"fresh samples were best after stage {best.stage}, at {lowest:.4f}; "
         f"later stages made them worse, {last:.4f} at the end"
     )

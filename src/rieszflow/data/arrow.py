@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 import pyarrow as pa
@@ -20,35 +21,38 @@ t = pa.types
 Column: TypeAlias = "pa.Array[Any]"
 
 
-@dataclass
 class Part:
-    """A file or a data frame: the types of its columns, and a pass over some of them.
+    """A file or a data frame: typed columns, and passes over some of them.
 
     Attributes:
-        name: Name for messages.
-        types: The type of every column.
-        batches: A pass over some columns. A CSV file reads those of the second argument as unparsed text.
-        place: Describes for messages where the row with an index is.
         n: Number of rows, or None if unknown.
         named: False for a CSV file without header.
         typed: False if types were inferred from cells.
-        explain: Converts an error of Arrow into one that names column and line.
         extensions: Names of the extension types of columns whose numbers mean something else.
         index: Columns that hold a pandas index.
         missing: Texts that mark a missing value.
     """
 
-    name: str
-    types: dict[str, pa.DataType]
-    batches: Callable[[list[str], Collection[str]], Iterable[pa.RecordBatch]]
-    place: Callable[[int], str]
     n: int | None = None
-    named: bool = True
-    typed: bool = True
-    explain: Callable[[list[str], Exception], Exception] | None = None
-    extensions: Mapping[str, str] = field(default_factory=dict)
+    named = typed = True
+    extensions: Mapping[str, str] = MappingProxyType({})
     index: Collection[str] = ()
     missing: Collection[str] = ()
+
+    def __init__(self, name: str, types: dict[str, pa.DataType]) -> None:
+        self.name, self.types = name, types
+
+    def batches(self, columns: list[str], as_text: Collection[str]) -> Iterable[pa.RecordBatch]:
+        """Start a pass over some columns; a CSV file reads those in `as_text` as unparsed text."""
+        raise NotImplementedError
+
+    def place(self, row: int) -> str:
+        """Describe for messages where a row is."""
+        return f"row {row}, counted from 0"
+
+    def explain(self, columns: list[str], error: Exception) -> Exception:
+        """Convert an error of Arrow into one that names the line or the file."""
+        return error
 
 
 def skip_reason(kind: pa.DataType, options: TableOptions) -> str | None:
@@ -61,7 +65,7 @@ def skip_reason(kind: pa.DataType, options: TableOptions) -> str | None:
     if t.is_temporal(kind) and not t.is_interval(kind):
         return None if options.dates else "dates or times; dates=True reads them as seconds"
     if is_list(kind):
-        inner = skip_reason(_value_type(kind), options)
+        inner = skip_reason(kind.value_type, options)
         return None if inner is None else f"lists of {inner}"
     if _is_text(kind):
         return "text"
@@ -75,7 +79,7 @@ def storage(kind: pa.DataType) -> pa.DataType:
     return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
 
 
-def is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> TypeGuard[pa.ListType[Any]]:
     return any(test(kind) for test in (t.is_list, t.is_large_list, t.is_fixed_size_list, t.is_list_view, t.is_large_list_view))
 
 
@@ -83,17 +87,13 @@ def _is_text(kind: pa.DataType) -> bool:
     return t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind)
 
 
-def _value_type(kind: Any) -> pa.DataType:
-    """Return the type of the values of a list, dictionary or run-end encoded type."""
-    found: pa.DataType = kind.value_type
-    return found
-
-
 def fits_float32(kind: pa.DataType) -> bool:
     """Return True if float32 holds every value of the type."""
     kind = storage(kind)
-    if t.is_dictionary(kind) or t.is_run_end_encoded(kind) or is_list(kind):
-        return fits_float32(_value_type(kind))
+    if t.is_dictionary(kind) or t.is_run_end_encoded(kind):
+        return fits_float32(kind.value_type)
+    if is_list(kind):
+        return fits_float32(kind.value_type)
     small = t.is_integer(kind) and kind.bit_width <= 16
     return small or t.is_boolean(kind) or t.is_float16(kind) or t.is_float32(kind)
 
@@ -202,8 +202,6 @@ class Reader:
                         yield part, batch, row
                     row += batch.num_rows
             except (pa.ArrowException, OSError, UnicodeError) as error:
-                if part.explain is None:
-                    raise
                 raise part.explain(self.columns, error) from None
 
     def _matrix(self, part: Part, batch: pa.RecordBatch, row: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ import gzip
 import io
 import itertools
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import IO, cast
 
@@ -28,31 +28,32 @@ _ARROW_ERRORS = (pa.ArrowException, OSError, UnicodeError)
 _READ_ERRORS = (OSError, EOFError, csv.Error, zlib.error)  # also for a compressed file that is truncated or damaged
 
 
-class CsvFile:
-    """A file of separated values as a part of a table.
+class CsvFile(Part):
+    """A file of separated values. Numbers are read as float64; integers beyond 2^53 as they are, to detect rounding."""
 
-    Numbers are read as float64; integers beyond 2^53 as they are, to see what rounding would do to them.
-    """
+    typed = False
 
     def __init__(self, file: Path, options: TableOptions) -> None:
+        super().__init__(str(file), {})
         self.file, self.options = file, options
         self.delimiter = options.delimiter or ("\t" if suffix(file).startswith(".tsv") else ",")
         self.missing = [*(pa.csv.ConvertOptions().null_values or ()), *(options.missing or ())]
         self.header_lines = self.row_bytes = 0
-        self.names = check_distinct(str(file), self._read_header())
-        self.types: dict[str, pa.DataType] = {}
+        self.columns = check_distinct(self.name, self._read_header())
+        self.named = self.header_lines > 0
+        self._infer_types()
 
-    def part(self) -> Part:
+    def _infer_types(self) -> None:
         first = None
         try:
-            with self._open() as reader:
+            with self._open(None, ()) as reader:
                 schema = reader.schema
                 first = reader.read_next_batch()
         except StopIteration:
             pass
         except _ARROW_ERRORS as error:
-            raise self.explain(self.names, error) from None
-        for k, name in enumerate(self.names):
+            raise self.explain(self.columns, error) from None
+        for k, name in enumerate(self.columns):
             kind = schema.field(k).type
             if pa.types.is_integer(kind):
                 # A column of integers in the first megabyte may have fractions later.
@@ -60,44 +61,25 @@ class CsvFile:
             elif pa.types.is_null(kind) and first is not None and not self._is_empty(name):
                 kind = pa.float64()
             self.types[name] = kind
-        named = self.header_lines > 0
-        return Part(
-            str(self.file),
-            self.types,
-            self._open,
-            self.place,
-            None,
-            named,
-            typed=False,
-            explain=self.explain,
-            missing=self.missing,
-        )
 
-    def _open(
-        self, columns: list[str] | None = None, as_text: Collection[str] = (), text_can_be_null: bool = False
-    ) -> pa.csv.CSVStreamingReader:
+    def batches(self, columns: list[str], as_text: Collection[str]) -> Iterable[pa.RecordBatch]:
+        return self._open(columns, as_text)
+
+    def _open(self, columns: list[str] | None, as_text: Collection[str], null_texts: bool = False) -> pa.csv.CSVStreamingReader:
         """Open a reader of some columns with the types found, or as unparsed text, or of all columns to infer their types."""
-        read = pa.csv.ReadOptions(
-            encoding=self.options.encoding,
-            block_size=max(_INFERRED, 16 * self.row_bytes),
-            column_names=self.names,
-            skip_rows=self.header_lines,
-        )
+        read = pa.csv.ReadOptions(encoding=self.options.encoding, block_size=max(_INFERRED, 16 * self.row_bytes))
+        read.column_names, read.skip_rows = self.columns, self.header_lines
         # Cells may contain line breaks: pyarrow then never splits one.
         parse = pa.csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True)
-        convert = pa.csv.ConvertOptions(
-            include_columns=columns,
-            decimal_point=self.options.decimal,
-            strings_can_be_null=text_can_be_null,
-            null_values=self.missing,
-            column_types={c: pa.string() if c in as_text else self.types[c] for c in columns or ()},
-        )
+        convert = pa.csv.ConvertOptions(include_columns=columns, decimal_point=self.options.decimal)
+        convert.null_values, convert.strings_can_be_null = list(self.missing), null_texts
+        convert.column_types = {c: pa.string() if c in as_text else self.types[c] for c in columns or ()}
         return pa.csv.open_csv(self.file, read, parse, convert)
 
     def _is_empty(self, name: str) -> bool:
         """Return True if a column without a value in the first megabyte has none at all."""
         try:
-            with self._open([name], [name], text_can_be_null=True) as reader:
+            with self._open([name], [name], null_texts=True) as reader:
                 return all(batch.column(0).null_count == batch.num_rows for batch in reader)
         except _ARROW_ERRORS:
             return False  # the pass over the numbers reports the error
@@ -195,13 +177,13 @@ class CsvFile:
         """Return an error that names the line which pyarrow could not read."""
         if isinstance(error, UnicodeError) or "UTF8" in str(error):
             return self._encoding_error()
-        wanted = [(self.names.index(c), c) for c in columns] if "conversion" in str(error) else []
+        wanted = [(self.columns.index(c), c) for c in columns] if "conversion" in str(error) else []
         try:
             for line, row in self._cells():
-                if len(row) != len(self.names):
-                    hint = delimiter_hint(self.names, self.options)
+                if len(row) != len(self.columns):
+                    hint = delimiter_hint(self.columns, self.options)
                     return DatasetError(
-                        f"{self.file}: line {line} must have {len(self.names)} cells as the first line, got {len(row)}{hint}"
+                        f"{self.file}: line {line} must have {len(self.columns)} cells as the first line, got {len(row)}{hint}"
                     )
                 for k, name in wanted:
                     known = row[k].strip() in self.missing or self.options.is_number(row[k]) or "inf" in row[k].lower()

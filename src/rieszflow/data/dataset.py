@@ -19,13 +19,10 @@ _REACH = 4.0  # a column within this many spreads of its median is scaled linear
 
 
 def column_spreads(rows: np.ndarray, deviation: np.ndarray | None = None) -> np.ndarray:
-    """Return the interquartile range of every column, or its standard deviation if that is 0, as (d,) float64.
+    """Return the interquartile range (d,) of every column of points (m, d), or its standard deviation if that is 0.
 
-    The spread is 1 for constant columns, and if float64 cannot divide by it.
-
-    Args:
-        rows: Points (m, d), or a sample of them.
-        deviation: Standard deviations of all points (d,) if `rows` is a sample; None for those of `rows`.
+    The spread is 1 for constant columns, and if float64 cannot divide by it. `deviation` are the standard deviations of all
+    points if `rows` is a sample.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         if deviation is None:
@@ -103,8 +100,7 @@ def _float32_resolves(low: float, high: float) -> bool:
 def unscale_points(x: Tensor, low: float, high: float, columns: ColumnScaler | None = None) -> Tensor:
     """Return scaled points in the data's own units: x·(high − low) + low for images, by `columns` for vectors.
 
-    Returns:
-        Like x, or float64 if float32 would lose more than 1e-4 of the spread of a column, or could not hold it at all.
+    The result has the dtype of x, or float64 if float32 would lose more than 1e-4 of the spread of a column.
     """
     if columns is not None:
         return columns.inverse_transform(x)
@@ -156,16 +152,9 @@ class Dataset:
         condition: np.ndarray | None = None,
         held_out_condition: np.ndarray | None = None,
     ) -> Dataset:
-        """Return a data set of arrays that `as_points` accepts.
+        """Return a data set of arrays that `as_points` accepts; without `test`, a share `held_out` of `train` is held out.
 
-        Args:
-            name: Name of the data set, for messages.
-            train: Training data, (n, …).
-            test: Held-out data, or None to hold out a share of `train`.
-            held_out: That share, in (0, 1).
-            seed: Seed of the split.
-            condition: Labels (n,) or numbers (n, k) to condition a model on, or None.
-            held_out_condition: Those of the held-out data.
+        Conditions are labels (n,) or numbers (n, k) to condition a model on.
         """
         parts = RawData(as_points(train, name), test=None if test is None else as_points(test, name))
         if condition is not None and condition.ndim == 1:
@@ -214,9 +203,11 @@ class RawData:
             _check_values(name, self.test)
         # Converted after the split: as floats, images of bytes need four times the memory.
         arrays = [np.asarray(to_unit(x, name)) for x in data[0] if x is not None]
-        if arrays[0].min() == arrays[0].max():
-            raise DatasetError(f"{name}: must have different values, got only {arrays[0].min():g}: there is nothing to learn")
-        low, high = _image_range(arrays[0]) if arrays[0].ndim == 4 else (0.0, 1.0)
+        low, high = float(arrays[0].min()), float(arrays[0].max())
+        if low == high:
+            raise DatasetError(f"{name}: must have different values, got only {low:g}: there is nothing to learn")
+        if arrays[0].ndim != 4 or (low >= 0 and high <= 1 and high - low > 1e-3):
+            low, high = 0.0, 1.0  # vectors are scaled by columns, and images that fill [0, 1] not at all
         columns = ColumnScaler.fit(arrays[0]) if arrays[0].ndim == 2 else None
         train, test = (scale_points(torch.from_numpy(np.ascontiguousarray(a)), low, high, columns) for a in arrays)
         if not torch.isfinite(test).all():
@@ -224,13 +215,6 @@ class RawData:
         labels = [None if x is None else torch.from_numpy(np.asarray(x, dtype=np.int64)) for x in data[1]]
         conditions = [None if x is None else torch.from_numpy(np.asarray(x, dtype=np.float64)) for x in data[2]]
         return Dataset(name, train, test, labels[0], labels[1], low, high, None, columns, conditions[0], conditions[1])
-
-
-def _image_range(x: np.ndarray) -> tuple[float, float]:
-    low, high = float(x.min()), float(x.max())
-    if low >= 0 and high <= 1 and high - low > 1e-3:  # in [0, 1] already, and not too narrow a part of it
-        return 0.0, 1.0
-    return low, high
 
 
 def _check_values(name: str, values: np.ndarray) -> None:

@@ -22,7 +22,7 @@ from rieszflow.data.files import ACCEPTED, read_idx_folder, read_path
 from rieszflow.data.images import is_image_folder, open_image, to_chw
 from rieszflow.data.options import check_distinct, check_known
 from rieszflow.data.paths import PARQUET, all_files, entries, folders_below, is_table, path_suggestion, searched_paths, suffix
-from rieszflow.data.streams import stream
+from rieszflow.data.sources import stream
 from rieszflow.errors import DatasetError, InputTypeError
 
 if TYPE_CHECKING:
@@ -108,11 +108,10 @@ def _read_table(path: Path, condition: Sequence[str]) -> RawData:
     if not condition:
         return RawData(x)
     check_known(str(path), names, condition)
-    check_distinct("condition", list(condition))
-    if len(condition) == len(names):
-        raise DatasetError(f"{path}: at least one column must be left for samples, got all of them as conditions")
-    chosen = [names.index(name) for name in condition]
+    chosen = [names.index(name) for name in check_distinct("condition", list(condition))]
     rest = [j for j in range(len(names)) if j not in chosen]
+    if not rest:
+        raise DatasetError(f"{path}: at least one column must be left for samples, got all of them as conditions")
     return RawData(x[:, rest], condition=x[:, chosen])
 
 
@@ -131,19 +130,21 @@ def _fashion_mnist(path: Path | None) -> RawData:
     return read_idx_folder(path or _DEBIAN_FASHION_MNIST, "fashion-mnist", advice)
 
 
-def _needs_folder(name: str, files: str, read: Callable[[Path, str], RawData]) -> Callable[[Path | None], RawData]:
-    """Return the reader of a data set that is read from a folder given by the user."""
+def _mnist(path: Path | None) -> RawData:
+    folder, advice = _given_folder(path, "mnist", "the four IDX files (train-images-idx3-ubyte, …)")
+    return read_idx_folder(folder, "mnist", advice)
+
+
+def _given_folder(path: Path | None, name: str, files: str) -> tuple[Path, str]:
+    """Return the folder that the user gave, and advice for messages if it lacks the files."""
     advice = f"give the folder of {files} with --data, or use hf:{name} with a network"
-
-    def reader(path: Path | None) -> RawData:
-        if path is None:
-            raise DatasetError(f"{name}: no folder given; {advice}")
-        return read(path, advice)
-
-    return reader
+    if path is None:
+        raise DatasetError(f"{name}: no folder given; {advice}")
+    return path, advice
 
 
-def _cifar10(path: Path, advice: str) -> RawData:
+def _cifar10(path: Path | None) -> RawData:
+    path, advice = _given_folder(path, "cifar10", "CIFAR-10's files (binary or Python version)")
     folders = folders_below(path)
     for folder in folders:
         for ending, read in ((".bin", _cifar_binary), ("", _cifar_pickle)):
@@ -169,14 +170,10 @@ class _ArraysOnly(pickle.Unpickler):
     """An unpickler that builds dicts, lists, strings, numbers and NumPy arrays, and refuses all else."""
 
     _SAFE: ClassVar = {
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy._core.numeric", "_frombuffer"),
-        ("numpy.core.numeric", "_frombuffer"),
-        ("_codecs", "encode"),
-    }
+        ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
+        ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy.core.numeric", "_frombuffer"), ("numpy._core.numeric", "_frombuffer"),
+    }  # fmt: skip
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._SAFE:
@@ -195,11 +192,9 @@ def _cifar_pickle(file: Path) -> tuple[np.ndarray, np.ndarray]:
         raise DatasetError(f"{file}: not a CIFAR-10 batch ({type(error).__name__}: {error})") from None
 
 
-def _celeba(path: Path, advice: str) -> RawData:
-    """Read CelebA: img_align_celeba/*.jpg, and list_eval_partition.txt with lines "000001.jpg 0".
-
-    Kaggle's archive has the images one folder deeper, and a .csv with a header.
-    """
+def _celeba(path: Path | None) -> RawData:
+    """Read img_align_celeba/*.jpg and list_eval_partition.txt with lines "000001.jpg 0", or Kaggle's .csv with a header."""
+    path, advice = _given_folder(path, "celeba", "img_align_celeba and list_eval_partition.txt")
     folders = folders_below(path)
     lists = (f / f"list_eval_partition.{ending}" for f in [*folders, path.parent] for ending in ("txt", "csv"))
     listing = next((f for f in lists if f.is_file()), None)
@@ -239,8 +234,7 @@ def _resized_celeba(image: Image) -> np.ndarray:
     left, top = (image.width - 140) // 2, (image.height - 140) // 2
     centre = torch.tensor(np.asarray(image.crop((left, top, left + 140, top + 140)).convert("RGB")))
     small = functional.interpolate(centre.movedim(-1, 0)[None].float(), size=(64, 64), mode="bicubic", antialias=False)
-    resized: np.ndarray = small[0].round().clamp(0, 255).to(torch.uint8).movedim(0, -1).numpy()
-    return resized
+    return np.asarray(small[0].round().clamp(0, 255).to(torch.uint8).movedim(0, -1))
 
 
 def _hugging_face(name: str) -> RawData:
@@ -267,9 +261,7 @@ def _hugging_face(name: str) -> RawData:
 NAMED: dict[str, Callable[[Path | None], RawData]] = {
     "digits": _digits,
     "fashion-mnist": _fashion_mnist,
-    "mnist": _needs_folder(
-        "mnist", "the four IDX files (train-images-idx3-ubyte, …)", lambda path, advice: read_idx_folder(path, "mnist", advice)
-    ),
-    "cifar10": _needs_folder("cifar10", "CIFAR-10's files (binary or Python version)", _cifar10),
-    "celeba": _needs_folder("celeba", "img_align_celeba and list_eval_partition.txt", _celeba),
+    "mnist": _mnist,
+    "cifar10": _cifar10,
+    "celeba": _celeba,
 }

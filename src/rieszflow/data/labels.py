@@ -12,11 +12,11 @@ import numpy as np
 from rieszflow._infra.extras import extra
 from rieszflow._infra.text import one_line
 from rieszflow._types import PointSource
-from rieszflow.data.batches import is_frame
 from rieszflow.data.options import TableOptions, is_missing
 from rieszflow.data.paths import is_table, quoted
-from rieszflow.data.points import imported, is_array
-from rieszflow.data.streams import Stream, stream
+from rieszflow.data.points import imported, is_array, is_frame
+from rieszflow.data.sources import stream
+from rieszflow.data.streams import Stream
 from rieszflow.errors import DatasetError, InputError, InputTypeError
 
 _DEFLATED = 1100  # DEFLATE packs at most 1032 bytes into one

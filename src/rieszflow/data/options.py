@@ -99,13 +99,7 @@ def cell_error(name: str, column: str, place: str, cell: str) -> DatasetError:
 
 
 def column_difference(mine: Sequence[str], theirs: Sequence[str], whose: str) -> str:
-    """Describe how two sets of column names differ.
-
-    Args:
-        mine: Names of the table that the message is about.
-        theirs: Names of the other table.
-        whose: Beginning of a clause about the other table, such as "b.csv has".
-    """
+    """Describe how two sets of column names differ; `whose` is the beginning of a clause such as "b.csv has"."""
     extra, lacking = [n for n in mine if n not in set(theirs)], [n for n in theirs if n not in set(mine)]
     if extra and lacking:
         return f"has different columns: it has {quoted(extra)}, {whose} {quoted(lacking)}"

@@ -1,15 +1,4 @@
-"""Conversion of arrays and tensors from any source to points with floating-point values.
-
-- Arrays with three axes are grey images (n, H, W). With four axes, axis 1, or otherwise axis 3, holds the channels if it has
-  length 1 or 3; the result is always (n, C, H, W). If both axes could hold them, that is an error.
-- Images of bytes (uint8) are divided by 255, of uint16 by 65535, so that values lie in [0, 1]. All other numbers keep their
-  values, as do bytes of shape (n, d): a table of small integers.
-- Arrays of other libraries are read if they support DLPack (`__dlpack__`: JAX, CuPy, libraries of the Array API standard,
-  Arrow arrays of numbers), in their own shape. Any other array-like object (a Series of pandas, an xarray, a sparse matrix, a
-  quantity with a unit) is refused, and the message names the call that converts it.
-- Types of up to 16 bits become float32, integers of 32 and 64 bits float64, exact up to 2^53. Larger ones are refused if
-  rounding would flatten a column. Masked, complex, text, date and object arrays are refused.
-"""
+"""Conversion of arrays and tensors from any source to points with floating-point values; see `as_points`."""
 
 from __future__ import annotations
 
@@ -38,16 +27,17 @@ def as_points(array: object, name: str) -> Points: ...
 def as_points(array: object, name: str) -> Points:
     """Convert numbers to floats, and images to shape (n, C, H, W) with values in [0, 1].
 
-    Arrays with three or four axes are images. Bytes and uint16 values of images are divided by their maximum; all other numbers
-    keep their values.
+    Arrays with three axes are grey images (n, H, W). With four axes, axis 1, or otherwise axis 3, holds the channels if it has
+    length 1 or 3; if both could hold them, that is an error. Images of uint8 are divided by 255, of uint16 by 65535; all other
+    numbers keep their values. Types of up to 16 bits become float32, longer integers float64.
 
     Args:
-        array: A NumPy array, a tensor, or an array that supports DLPack, (n, ...).
+        array: A NumPy array, a tensor, or an array (n, ...) of another library that supports DLPack. Other array-like objects,
+            such as a Series of pandas, are refused, and the message names the call that converts them.
         name: Name of the argument or file, for messages.
 
     Returns:
-        A NumPy array if the input is one, otherwise a tensor: (n, C, H, W) for three and four axes, otherwise of the same
-        shape; float32 or float64. NaN and infinity pass.
+        A NumPy array if the input is one, otherwise a tensor; float32 or float64. NaN and infinity pass.
 
     Raises:
         InputTypeError: Not an array of real numbers, masked values, or a sparse or meta tensor.
@@ -74,12 +64,15 @@ def is_array(x: object) -> bool:
     return hasattr(type(x), "__dlpack__")
 
 
-def imported(x: object, name: str) -> Points:
-    """Return `x` if it is a tensor or a NumPy array; convert an array of another library to a tensor on the same memory.
+def is_frame(x: object) -> bool:
+    """Return True for a table in memory: of pandas, polars, Arrow, …"""
+    # An xarray array exports itself to Arrow, too, but with one row per number, which loses its shape.
+    exports = hasattr(x, "__arrow_c_stream__") or hasattr(x, "__dataframe__")
+    return exports and not hasattr(type(x), "dims")
 
-    Raises:
-        InputTypeError: Not an array, or one that DLPack cannot export.
-    """
+
+def imported(x: object, name: str) -> Points:
+    """Return `x` if it is a tensor or a NumPy array; convert an array of another library to a tensor on the same memory."""
     if isinstance(x, (Tensor, np.ndarray)):
         return x
     if not is_array(x):

@@ -1,12 +1,9 @@
-"""Points in batches, from anything that holds points: arrays, files, tables, loaders and iterators."""
+"""Streams: points that are read in batches, and the conversion of a batch to a tensor."""
 
 from __future__ import annotations
 
-import math
-import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -14,18 +11,18 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra import validate
-from rieszflow._infra.extras import extra
 from rieszflow._infra.notices import notice
-from rieszflow._types import Points, PointSource, Progress, ProgressCallback
-from rieszflow.data.batches import Source, batch_points, is_frame, open_npy, repeated_passes, rows_per_batch
-from rieszflow.data.files import read_points
-from rieszflow.data.images import is_image_folder
-from rieszflow.data.options import TableOptions, column_difference
-from rieszflow.data.paths import PARQUET, TEXT, is_table, quoted, suffix
-from rieszflow.data.points import as_points, conversion_hint, imported, is_array
-from rieszflow.errors import DatasetError, InputError, InputTypeError
+from rieszflow._types import Progress, ProgressCallback
+from rieszflow.data.options import column_difference
+from rieszflow.data.paths import quoted
+from rieszflow.data.points import as_points
+from rieszflow.errors import InputError, InputTypeError
 
-__all__ = ["Stream", "common_columns", "stream"]
+__all__ = ["Stream", "common_columns"]
+
+BATCH_ROWS = 1 << 16
+BATCH_NUMBERS = 1 << 24  # at most
+_ENTRIES = ("x", "image", "images", "pixel_values", "data")
 
 
 class Stream:
@@ -44,24 +41,35 @@ class Stream:
         progress: Callback for every batch of every pass, or None; see `stream`.
     """
 
-    def __init__(self, source: Source, first: Tensor | None = None) -> None:
-        self._source = source
-        self.name, self.n, self.names = source.name, source.n, source.names
-        self.skipped, self.is_table, self.once = dict(source.skipped), source.is_table, source.once
-        self._shape: tuple[int, ...] | None = None  # of a point before it is flattened
+    def __init__(
+        self,
+        name: str,
+        batches: Callable[[], Iterable[object]],
+        n: int | None = None,
+        names: list[str] | None = None,
+        *,
+        rows: Callable[[np.ndarray], object] | None = None,
+        skipped: Mapping[str, str] = MappingProxyType({}),
+        is_table: bool = False,
+        once: bool = False,
+        split_labels: Callable[[str], tuple[Stream, list[object]]] | None = None,
+        first: Tensor | None = None,
+    ) -> None:
+        self.name, self._batches, self.n, self.names = name, batches, n, names
+        self._rows, self._split_labels = rows, split_labels
+        self.skipped, self.is_table, self.once = dict(skipped), is_table, once
         self.progress: ProgressCallback | None = None
-        if first is None:
-            first = next(iter(self), None)
-        if first is None:
-            raise InputError(f"{self.name}: no points in it; at least one is needed")
+        self._shape: tuple[int, ...] | None = None  # of a point before it is flattened
+        if first is None and (first := next(iter(self), None)) is None:
+            raise InputError(f"{self.name}: must have at least one point, got none")
         self.first, self.d = first, first.shape[1]
         self.common_unit = len(self._shape or ()) > 1
 
     def __iter__(self) -> Iterator[Tensor]:
         done = 0
-        for number, batch in enumerate(self._source.batches()):
+        for number, batch in enumerate(self._batches()):
             name = f"{self.name}, batch {number}"
-            points = batch_points(batch, name)
+            points = _batch_points(batch, name)
             if not len(points):
                 continue
             shape = tuple(points.shape[1:])
@@ -82,10 +90,10 @@ class Stream:
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """Return points (len(indices), d) by their indices; if that is expensive, points of the first batch instead."""
-        if self._source.rows is None:
+        if self._rows is None:
             first: np.ndarray = self.first.cpu().numpy()[indices % len(self.first)]
             return first
-        found = batch_points(self._source.rows(indices), f"{self.name}, some rows")
+        found = _batch_points(self._rows(indices), f"{self.name}, some rows")
         flat: np.ndarray = found.reshape(len(found), -1).cpu().numpy()
         return flat
 
@@ -133,14 +141,13 @@ class Stream:
         Raises:
             InputError, DatasetError: The points are not a table, or the table lacks that column.
         """
-        if self._source.split_labels is None:
+        if self._split_labels is None:
             raise InputError(
                 f"`groups` must be a list with a label for every point, since x is not a table, got the name {column!r}"
             )
-        source, labels = self._source.split_labels(column)
-        found = Stream(source)
+        found, labels = self._split_labels(column)
         found.progress = self.progress
-        return found, labels()
+        return found, labels
 
     def scaled(self, spreads: Sequence[float] | np.ndarray | None) -> Stream:
         """Return the same points in float64 with every column divided by its spread (d,); unchanged if `spreads` is None."""
@@ -157,9 +164,12 @@ class Stream:
 
     def _map(self, function: Callable[[Tensor], Tensor], names: list[str] | None) -> Stream:
         """Return the stream of `function(batch)`."""
-        rows = None if self._source.rows is None else lambda indices: function(torch.from_numpy(self.rows(indices)))
-        source = replace(self._source, batches=lambda: map(function, self), n=self.n, names=names, rows=rows, split_labels=None)
-        return Stream(source, function(self.first))
+        rows = None if self._rows is None else lambda indices: function(torch.from_numpy(self.rows(indices)))
+        first = function(self.first)
+        return Stream(
+            self.name, lambda: map(function, self), self.n, names,
+            rows=rows, skipped=self.skipped, is_table=self.is_table, once=self.once, first=first,
+        )  # fmt: skip
 
 
 def common_columns(x: Stream, y: Stream) -> tuple[Stream, Stream]:
@@ -180,129 +190,40 @@ def common_columns(x: Stream, y: Stream) -> tuple[Stream, Stream]:
     return x._select(names), y._select(names)
 
 
-def stream(
-    source: PointSource,
-    *,
-    progress: ProgressCallback | None = None,
-    columns: Sequence[str] | None = None,
-    exclude: Sequence[str] = (),
-    header: bool | str = "auto",
-    delimiter: str | None = None,
-    decimal: str = ".",
-    thousands: str | None = None,
-    missing: Sequence[str] | None = None,
-    dates: bool = False,
-    encoding: str = "utf-8",
-) -> Stream:
-    """Return the points of any source as a `Stream`.
-
-    Accepted sources, and what a point of each is:
-
-    - a tensor or array (n, …): n points, flattened; (n,) holds n points of dimension 1;
-    - a file: .npy (read in pieces), .npz, .csv, .tsv (also .gz), .parquet; a folder of such tables with equal columns, or of
-      images; a list of table files. A row of a table is a point;
-    - a data frame of pandas, polars, Arrow, or any other library that exports Arrow streams;
-    - a DataLoader or list of batches, or an iterator of batches, which can be read once. A batch has shape (m, d) or
-      (m, C, H, W). In a batch that is a tuple or list, such as (points, labels), the first entry is read, with a notice; in a
-      dict the only entry, or the one called "x", "image", "images", "pixel_values" or "data".
-
-    A batch (m,) could hold m points or one, and is refused, as is a list of single points: stack them. Integers of up to
-    16 bits, booleans and half precision become float32, longer integers float64. Images have values in [0, 1].
-
-    Tables are matched with other tables by the names of their columns. Columns without numbers are skipped, and a notice names
-    them with the reason. A column with numbers and other text is an error.
-
-    Args:
-        source: See above.
-        progress: Callback for every batch of every pass, with the number of points read in this pass and the total, or None.
-            With `ParticleFlow(stream("huge.npy", progress=bar))` it shows the progress of a long step.
-        columns: Columns of a table to read, in this order; None for all that hold numbers.
-        exclude: Columns to skip.
-        header: True if the first row of a CSV file has the names; "auto": if that row does not consist of numbers.
-        delimiter: Separator of the cells of a CSV file; None for a comma, or a tab in .tsv files.
-        decimal: Decimal separator in text, "." or ",".
-        thousands: Separator of thousands in text.
-        missing: Texts that mark a missing value, in addition to empty cells and nulls; rows with one are then skipped, and a
-            notice counts them. None: a missing value is an error.
-        dates: Read dates, times and durations as seconds (dates since 1970).
-        encoding: Encoding of CSV files.
-
-    Raises:
-        InputError, InputTypeError, DatasetError: No points, a wrong type or dtype, NaN, infinity or missing values, batches of
-            different dimension, or a file that is missing or damaged.
-        MissingPackageError: A table without pyarrow.
-
-    Example:
-        >>> import torch
-        >>> [tuple(batch.shape) for batch in stream([torch.zeros(3, 2, 2), torch.zeros(1, 2, 2)])]
-        [(3, 4), (1, 4)]
-    """
-    options = TableOptions(columns, exclude, header, delimiter, decimal, thousands, missing, dates, encoding)
-    if isinstance(source, Stream):
-        found = source
-    elif is_frame(source):
-        found = _table(type(source).__name__, source, options)
-    elif isinstance(source, (str, os.PathLike)):
-        found = _file(Path(source), options)
-    elif isinstance(source, (list, tuple)) and source and all(isinstance(s, (str, os.PathLike)) for s in source):
-        paths = [Path(s) for s in source]
-        if other := next((path for path in paths if not is_table(path) or path.is_dir()), None):
-            raise DatasetError(f"{other}: a list of files must hold tables ({', '.join((*TEXT, *PARQUET))})")
-        found = _table(f"{paths[0]}, …", paths, options)
-    else:
-        found = _batches(source)
-    if options != TableOptions() and not found.is_table:
-        raise InputError(f"{found.name}: must be a table for the options columns, header, …")
-    found.progress = progress or found.progress
-    return found
+def rows_per_batch(d: int) -> int:
+    return max(1, min(BATCH_ROWS, BATCH_NUMBERS // max(1, d)))
 
 
-def _table(name: str, source: PointSource, options: TableOptions) -> Stream:
-    with extra("tables", name):
-        from rieszflow.data.tables import open_table
-    return Stream(open_table(name, source, options))
+def _batch_points(batch: object, name: str) -> Tensor:
+    """Convert a batch to a float32 or float64 tensor (m, …), images with the channels first."""
+    points = as_points(_points_entry(batch, name), name)
+    if points.ndim < 2:
+        raise InputError(f"{name}: must have shape (m, d), got {tuple(points.shape)}, which can be one point or many")
+    if isinstance(points, Tensor):
+        return points
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about read-only memory, which is never written to
+        return torch.from_numpy(points.copy() if any(step < 0 for step in points.strides) else np.ascontiguousarray(points))
 
 
-def _file(path: Path, options: TableOptions) -> Stream:
-    if suffix(path) == ".npy" and path.is_file():
-        content = open_npy(path)
-        return _array(str(path), content) if isinstance(content, np.ndarray) else Stream(content)
-    folder_of_tables = path.is_dir() and not is_image_folder(path) and any(map(is_table, path.rglob("*")))
-    if folder_of_tables or is_table(path):
-        return _table(str(path), path, options)
-    if path.is_file() and suffix(path) != ".npz":
-        raise DatasetError(f"{path}: must be {', '.join((*TEXT, *PARQUET))}, .npy, .npz or a folder, got another format")
-    return _array(str(path), read_points(path))
-
-
-def _batches(source: PointSource) -> Stream:
-    kind = type(source)
-    if is_array(source):
-        array = imported(source, "source")
-        if array.ndim == 0:
-            raise InputError("`source` must hold points of shape (n, d), got a single number")
-        return _array("points", array)
-    if isinstance(source, torch.utils.data.Dataset):
-        raise InputTypeError(f"`source` must give batches, got {kind.__name__}; put it into a torch.utils.data.DataLoader")
-    if isinstance(source, Mapping):
-        raise InputTypeError("`source` must be an array, a table, or batches of points, got a mapping")
-    if hasattr(kind, "__array__") or hasattr(kind, "shape"):
-        as_points(source, "source")  # raises: a pass over its rows would lose its shape
-    if isinstance(source, Iterable):
-        once = isinstance(source, Iterator)
-        return Stream(Source("iterator" if once else kind.__name__, repeated_passes(source), once=once))
-    accepted = "a tensor, array, file, table, or batches"
-    raise InputTypeError(f"`source` must be {accepted}, got {kind.__name__}{conversion_hint(source)}")
-
-
-def _array(name: str, array: Points) -> Stream:
-    if isinstance(array, Tensor) and (array.is_nested or array.layout != torch.strided):
-        as_points(array, name)  # raises
-    if isinstance(array, np.matrix):
-        array = np.asarray(array)  # a row of a matrix would be a matrix again
-    if len(array) == 0:
-        raise InputError(f"{name}: must have at least one point, got shape {tuple(array.shape)}")
-    column = array[:, None] if array.ndim == 1 else array
-    step = rows_per_batch(math.prod(array.shape[1:]))
-    batches = lambda: (column[k : k + step] for k in range(0, len(array), step))  # noqa: E731
-    return Stream(Source(name, batches, len(array), rows=lambda indices: column[indices]))
+def _points_entry(batch: object, name: str) -> object:
+    """Return the points of a batch, without labels and other entries."""
+    source = name.partition(", batch")[0]
+    if isinstance(batch, Mapping):
+        known = [key for key in _ENTRIES if key in batch]
+        if len(batch) != 1 and len(known) != 1:
+            raise InputTypeError(
+                f"{name}: a mapping must have one key, or one of {quoted(_ENTRIES)}, got {quoted([str(key) for key in batch])}"
+            )
+        key = known[0] if known else next(iter(batch))
+        if len(batch) > 1:
+            notice(f"{source}: the entry {key!r} of every batch is read, the others are skipped")
+        return batch[key]
+    if not isinstance(batch, (tuple, list)):
+        return batch
+    if not batch or any(getattr(entry, "ndim", 0) == 0 for entry in batch):
+        what = "single points or numbers" if batch else f"an empty {type(batch).__name__}"
+        raise InputTypeError(f"{name}: must be a tensor or array of shape (m, d), or a tuple of these, got {what}")
+    if len(batch) > 1:
+        notice(f"{source}: the first of {len(batch)} entries of every batch is read, the others are skipped")
+    return batch[0]

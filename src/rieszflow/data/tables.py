@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from rieszflow._infra.notices import Notice, notice
 from rieszflow._infra.text import one_line
 from rieszflow._types import PointSource
 from rieszflow.data.arrow import Column, Part, Reader, fits_float32, is_list, skip_reason, storage
-from rieszflow.data.batches import BATCH_ROWS, Source, is_frame, rows_per_batch
 from rieszflow.data.csv_file import CsvFile
 from rieszflow.data.options import (
     FORMATTED_NUMBER,
@@ -34,11 +33,12 @@ from rieszflow.data.options import (
     without_index,
 )  # fmt: skip
 from rieszflow.data.paths import PARQUET, is_system, is_table, quoted, suffix, table_format
-from rieszflow.data.points import conversion_hint
+from rieszflow.data.points import conversion_hint, is_frame
+from rieszflow.data.streams import BATCH_ROWS, Stream, rows_per_batch
 from rieszflow.errors import DatasetError, InputTypeError
 
 
-def open_table(name: str, source: PointSource, options: TableOptions) -> Source:
+def open_table(name: str, source: PointSource, options: TableOptions) -> Stream:
     """Open a table: a data frame, a file, several files or a folder of files with the same columns.
 
     Raises:
@@ -50,51 +50,73 @@ def open_table(name: str, source: PointSource, options: TableOptions) -> Source:
 def parts_of(source: PointSource, options: TableOptions) -> list[Part]:
     """Return a data frame, or every file of a table."""
     if is_frame(source):
-        return [_frame(source)]
+        return [_Frame(source)]
     files = source if isinstance(source, list) else [Path(str(source))]
     if files[0].is_dir():
         files = _files_in(files[0])
-    parts = []
-    for file in files:
-        if not file.is_file():
-            raise DatasetError(f"{file}: no such file or folder")
-        parts.append(_parquet(file) if suffix(file) in PARQUET else CsvFile(file, options).part())
-    return parts
+    if missing := next((file for file in files if not file.is_file()), None):
+        raise DatasetError(f"{missing}: no such file or folder")
+    return [_ParquetFile(file) if suffix(file) in PARQUET else CsvFile(file, options) for file in files]
 
 
-def _frame(frame: Any) -> Part:
-    name, index = type(frame).__name__, []
-    try:
-        if any(base.__module__.partition(".")[0] == "pandas" for base in type(frame).__mro__):
-            table = pa.Table.from_pandas(frame, preserve_index=False)
-            index = [str(label) for label in frame.index.names if label is not None]
-        elif hasattr(frame, "__arrow_c_stream__"):
-            table = pa.table(frame)
-        else:
-            raise InputTypeError("it has no __arrow_c_stream__")
-    except Exception as error:  # any library may raise anything
-        why = one_line(error)
-        raise DatasetError(f"{name}: cannot be read as a table with named columns ({why}){conversion_hint(frame)}") from None
-    if index:
-        notice(f"{name}: skipped the index {quoted(index)}, which is not a column; reset_index() makes it one")
+class _Typed(Part):
+    """A part with a schema that states the types of its columns."""
 
-    def batches(columns: list[str], as_text: Collection[str]) -> Iterable[pa.RecordBatch]:
-        return table.select(columns).to_batches(BATCH_ROWS)
-
-    return _typed(name, table.schema, batches, table.num_rows)
+    def __init__(self, name: str, schema: pa.Schema, n: int) -> None:
+        super().__init__(name, dict(zip(check_distinct(name, schema.names), schema.types, strict=True)))
+        self.n, self.extensions = n, _extensions(schema)
+        try:
+            self.index = {c for c in (schema.pandas_metadata or {}).get("index_columns", ()) if isinstance(c, str)}
+        except (ValueError, AttributeError, TypeError):  # foreign metadata under this name
+            self.index = ()
 
 
-def _typed(
-    name: str, schema: pa.Schema, batches: Callable[[list[str], Collection[str]], Iterable[pa.RecordBatch]], n: int
-) -> Part:
-    """Return a part from a schema that states the types of its columns."""
-    types = dict(zip(check_distinct(name, schema.names), schema.types, strict=True))
-    try:
-        index = {c for c in (schema.pandas_metadata or {}).get("index_columns", ()) if isinstance(c, str)}
-    except (ValueError, AttributeError, TypeError):  # foreign metadata under this name
-        index = set()
-    extensions = _extensions(schema)
-    return Part(name, types, batches, lambda row: f"row {row}, counted from 0", n, extensions=extensions, index=index)
+class _Frame(_Typed):
+    def __init__(self, frame: Any) -> None:
+        name, index = type(frame).__name__, []
+        try:
+            if any(base.__module__.partition(".")[0] == "pandas" for base in type(frame).__mro__):
+                self.table = pa.Table.from_pandas(frame, preserve_index=False)
+                index = [str(label) for label in frame.index.names if label is not None]
+            elif hasattr(frame, "__arrow_c_stream__"):
+                self.table = pa.table(frame)
+            else:
+                raise InputTypeError("it has no __arrow_c_stream__")
+        except Exception as error:  # any library may raise anything
+            hint = conversion_hint(frame)
+            raise DatasetError(f"{name}: cannot be read as a table with named columns ({one_line(error)}){hint}") from None
+        if index:
+            notice(f"{name}: skipped the index {quoted(index)}, which is not a column; reset_index() makes it one")
+        super().__init__(name, self.table.schema, self.table.num_rows)
+
+    def batches(self, columns: list[str], as_text: Collection[str]) -> Iterable[pa.RecordBatch]:
+        return self.table.select(columns).to_batches(BATCH_ROWS)
+
+
+class _ParquetFile(_Typed):
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        with self._open() as content:
+            schema, n = content.schema_arrow, content.metadata.num_rows
+            groups = [content.metadata.row_group(k) for k in range(content.metadata.num_row_groups)]
+            numbers = sum(group.column(k).num_values for group in groups for k in range(group.num_columns))
+        super().__init__(str(file), schema, n)
+        self.lists = {field.name for field in schema if is_list(storage(field.type))}
+        self.list_width = numbers // max(1, n)
+
+    def _open(self) -> pa.parquet.ParquetFile:
+        try:
+            return pa.parquet.ParquetFile(self.file)
+        except (pa.ArrowException, OSError) as error:
+            raise DatasetError(f"{self.file}: not a Parquet data set, or damaged ({one_line(error)})") from None
+
+    def batches(self, columns: list[str], as_text: Collection[str]) -> Iterator[pa.RecordBatch]:
+        with self._open() as content:
+            width = self.list_width if self.lists.intersection(columns) else 0
+            yield from content.iter_batches(rows_per_batch(max(len(columns), width)), columns=columns)
+
+    def explain(self, columns: list[str], error: Exception) -> Exception:
+        return DatasetError(f"{self.file}: damaged ({one_line(error)})")
 
 
 def _extensions(schema: pa.Schema) -> dict[str, str]:
@@ -139,35 +161,8 @@ def _files_in(folder: Path) -> list[Path]:
     return [folder / f for f in tables]
 
 
-def _parquet(file: Path) -> Part:
-    def opened() -> pa.parquet.ParquetFile:
-        try:
-            return pa.parquet.ParquetFile(file)
-        except (pa.ArrowException, OSError) as error:
-            raise DatasetError(f"{file}: not a Parquet data set, or damaged ({one_line(error)})") from None
-
-    with opened() as content:
-        schema, n = content.schema_arrow, content.metadata.num_rows
-        groups = [content.metadata.row_group(k) for k in range(content.metadata.num_row_groups)]
-        numbers = sum(group.column(k).num_values for group in groups for k in range(group.num_columns))
-    lists = {field.name for field in schema if is_list(storage(field.type))}
-
-    def batches(columns: list[str], as_text: Collection[str]) -> Iterator[pa.RecordBatch]:
-        with opened() as content:
-            # A list column has many numbers in a row.
-            width = numbers // max(1, n) if lists.intersection(columns) else 0
-            yield from content.iter_batches(rows_per_batch(max(len(columns), width)), columns=columns)
-
-    def explain(columns: list[str], error: Exception) -> Exception:
-        return DatasetError(f"{file}: damaged ({one_line(error)})")
-
-    return replace(_typed(str(file), schema, batches, n), explain=explain)
-
-
-def _split_labels(
-    name: str, parts: list[Part], options: TableOptions, column: str
-) -> tuple[Source, Callable[[], list[object]]]:
-    """Return a table without one column, and a function that reads that column as labels, None if one is missing."""
+def _split_labels(name: str, parts: list[Part], options: TableOptions, column: str) -> tuple[Stream, list[object]]:
+    """Return a table without one column, and that column as labels, None if one is missing."""
     check_known(name, list(parts[0].types), [column])
     for part in parts:
         if kind := part.extensions.get(column):
@@ -176,12 +171,11 @@ def _split_labels(
     options = replace(options, columns=rest, exclude=[*options.exclude, column])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Notice)  # given when the table was opened
-        return _open(name, parts, options, column)
+        points, reader = _open(name, parts, options, column)
+    return points, reader.labels()
 
 
-def _open(
-    name: str, parts: list[Part], options: TableOptions, label: str | None = None
-) -> tuple[Source, Callable[[], list[object]]]:
+def _open(name: str, parts: list[Part], options: TableOptions, label: str | None = None) -> tuple[Stream, Reader]:
     names = list(parts[0].types)
     for part in parts:
         if set(part.types) != set(names):
@@ -211,11 +205,11 @@ def _open(
     flat = [c if w == 1 and c not in reader.lists else f"{c}[{k}]" for c, w in widths.items() for k in range(w)]
     counts = [part.n for part in parts if part.n is not None]
     n = sum(counts) if options.missing is None and len(counts) == len(parts) else None
-    split_labels = functools.partial(_split_labels, name, parts, options)
-    source = Source(
-        name, reader.matrices, n, flat if parts[0].named else None, skipped=skipped, is_table=True, split_labels=split_labels
-    )
-    return source, reader.labels
+    found = Stream(
+        name, reader.matrices, n, flat if parts[0].named else None,
+        skipped=skipped, is_table=True, split_labels=functools.partial(_split_labels, name, parts, options),
+    )  # fmt: skip
+    return found, reader
 
 
 def _skipped_columns(parts: list[Part], wanted: list[str], options: TableOptions) -> tuple[dict[str, str], bool]:

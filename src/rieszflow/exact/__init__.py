@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from rieszflow._infra import validate
-from rieszflow._infra.autograd import once
+from rieszflow._infra.autograd import with_derivatives
 from rieszflow._infra.isolation import isolated_numerics
-from rieszflow._types import Cloud, Need, Pair, Points, PointsT, Statistic
+from rieszflow._types import Need, Pair, Points, PointsT, Statistic
 from rieszflow.exact import energy, pairs
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 
@@ -60,6 +57,7 @@ def mmd2(
         DerivativeError (a RuntimeError): A second derivative, in the backward pass.
 
     Example:
+        >>> import torch
         >>> x, y = torch.zeros(1, 2), torch.tensor([[3.0, 4.0]])
         >>> mmd2(x, y).item()
         10.0
@@ -69,10 +67,11 @@ def mmd2(
     """
     clouds, in_kind = validate.clouds(x, y, x_weights, y_weights, statistic)
     check_kernel(kernel)
-    value: Tensor = _MMD2.apply(  # type: ignore[no-untyped-call]  # PyTorch's
-        *_leaves(clouds.x), *_leaves(clouds.y), kernel, clouds.unbiased
-    )
-    return in_kind(value)
+    inputs = (clouds.x.points, clouds.y.points, clouds.x.weights, clouds.y.weights)
+    need = Need(True, *(t is not None and t.requires_grad for t in inputs))
+    value, (by_x, by_a, by_y, by_b) = evaluate(clouds, kernel, need)
+    assert value is not None
+    return in_kind(with_derivatives("mmd2", value.to(clouds.x.points.dtype), inputs, (by_x, by_y, by_a, by_b)))
 
 
 @isolated_numerics
@@ -109,6 +108,7 @@ def mmd2_gradient(
         InputError, InputTypeError: As `mmd2`.
 
     Example:
+        >>> import torch
         >>> mmd2_gradient(torch.tensor([[2.0]]), torch.tensor([[0.0]])).tolist()
         [[2.0]]
     """
@@ -125,35 +125,3 @@ def evaluate(clouds: Pair, kernel: Kernel, need: Need) -> tuple[Tensor | None, l
     if energy.supports(clouds, kernel):
         return energy.evaluate(clouds, need)
     return pairs.evaluate(clouds, kernel, need)
-
-
-def _leaves(cloud: Cloud) -> tuple[Tensor, Tensor | None]:
-    """Return points and weights (..., N) to differentiate by; autograd sums over a batch that shares its weights."""
-
-    def savable(t: Tensor) -> Tensor:
-        # A tensor made in inference mode cannot be saved for the backward pass; its copy can.
-        return t.clone() if t.is_inference() and not torch.is_inference_mode_enabled() else t
-
-    x, w = cloud.points, cloud.weights
-    return savable(x), None if w is None else savable(w).expand(x.shape[:-1])
-
-
-class _MMD2(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, a: Tensor | None, y: Tensor, b: Tensor | None, kernel: Kernel, unbiased: bool) -> Tensor:
-        by_x, by_a, by_y, by_b = ctx.needs_input_grad[:4]
-        value, slopes = evaluate(Pair(Cloud(x, a), Cloud(y, b), unbiased), kernel, Need(True, by_x, by_y, by_a, by_b))
-        ctx.save_for_backward(x, a, y, b, *slopes)
-        assert value is not None
-        return value.to(x.dtype)
-
-    @staticmethod
-    @isolated_numerics
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        x, a, y, b, *slopes = ctx.saved_tensors
-        factor = upstream.detach().double().unsqueeze(-1)
-        found: list[Tensor | None] = []
-        for by_points, by_weights in (slopes[:2], slopes[2:]):
-            found.append(None if by_points is None else (factor.unsqueeze(-1) * by_points).to(x.dtype))
-            found.append(None if by_weights is None else (factor * by_weights).to(x.dtype))
-        return *once("mmd2", found, (x, a, y, b, upstream)), None, None

@@ -1,7 +1,7 @@
 """MMD² over all pairs of points for any kernel, in chunks and in float64, in O((N + M) d) memory and a chunk.
 
 Derivatives follow their formulas instead of the graph of the sums, so no graph over N × M pairs is kept and derivatives at
-coincident points are finite. Points may have any magnitude: they are scaled by a power of two first, and results are scaled back.
+coincident points are finite. Points may have any magnitude: they are scaled by a power of two, and results are scaled back.
 """
 
 from __future__ import annotations

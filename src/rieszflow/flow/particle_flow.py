@@ -165,7 +165,7 @@ class ParticleFlow:
             for target in self.targets:
                 if isinstance(target, _BruteForce):
                     raise InputError("`record` must be False without slices, because slices are what is recorded")
-                target.check_recording()
+                target._check_recordable()
             bins = validate.positive_int("bins", bins)
             plan = Plan(self.targets[0].y.shape[1], tuple(kinds), tuple(counts), bins, self.bounds, self.frozen)
             self.recorder = Recorder(plan, None if isinstance(record, bool) else Path(record))
@@ -255,7 +255,7 @@ class ParticleFlow:
         if recorder is None:
             return update_velocity(target.gradient(x), velocity, self.momenta[k])
         assert isinstance(target, Target)
-        seed, drawn, tables = target.record_step(x, lambda seed: recorder.plan.draw(k, seed, x), recorder.plan.bins)
+        seed, drawn, tables = target._record_step(x, lambda seed: recorder.plan.draw(k, seed, x), recorder.plan.bins)
         moves = self.combine == "alternate" or k == len(self.targets) - 1
         recorder.add(Step(k, seed, self.momenta[k], length, moves, tables))
         with target.memory.in_use():

@@ -1,10 +1,10 @@
-"""What does not change during a training: its run, data, processes and callbacks; and the targets as a level sees them."""
+"""The part of a training that does not change, and the targets at the size of a level."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -18,81 +18,75 @@ from rieszflow.data import Dataset
 from rieszflow.errors import RunError
 from rieszflow.generative.condition import Condition, raw_conditions
 from rieszflow.generative.config import Config
+from rieszflow.generative.latents import draw_latents
+from rieszflow.generative.networks import build, check_memory
 from rieszflow.generative.processes import Processes
 from rieszflow.generative.pyramid import Level, levels, shrink
-from rieszflow.generative.run import Run
+from rieszflow.generative.run import Run, StageMetrics
 from rieszflow.generative.step_sizes import step_sizes
 
-__all__ = ["WATCHED", "Callbacks", "Context", "DrawCallback", "Pictures", "Stage", "enter", "prepare"]
+__all__ = ["WATCHED", "Context", "DrawCallback", "LevelData", "Pictures", "checked_levels", "level_data", "prepare"]
 
-WATCHED = 2000  # points in the energy distances of metrics.jsonl, and fresh samples followed through the networks
+WATCHED = 2000  # points in the energy distances of metrics.jsonl, and fresh samples followed through the stages
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What is to be seen after a network, in [0, 1] and in the full size of the data.
+    """Points to draw after a stage, in [0, 1] and in the full size of the data.
 
     Attributes:
         particles: (n, d), after the flow.
-        samples: (n, d), fresh latents after the network.
-        path: (network, n, d), some of those samples from their latents on.
-        labels: (n,), which the samples were asked to have; None without.
-        known: (n, d), what of the samples was known, the rest zero; None without.
+        samples: (n, d), from fresh latents.
+        path: (stages, n, d), some of those samples from their latents on.
+        rows: the lines of metrics.jsonl so far.
+        labels: (n,), the labels that the samples were asked to have; None without.
+        known: (n, d), the known part of the samples, zero elsewhere; None without.
     """
 
     particles: Tensor
     samples: Tensor
     path: Tensor
+    rows: Sequence[StageMetrics]
     labels: Tensor | None = None
     known: Tensor | None = None
 
 
 DrawCallback: TypeAlias = Callable[[Run, Pictures], object]
-"""Called with the run and its `Pictures` after every network."""
-
-
-@dataclass(frozen=True)
-class Callbacks:
-    """Who is told of a training. Nobody by default."""
-
-    progress: ProgressCallback | None = None
-    draw: DrawCallback | None = None
-
-    def tell(self, progress: Progress) -> None:
-        if self.progress is not None:
-            self.progress(progress)
+"""Called with the run and its `Pictures` after every stage."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a training works with.
+    """Data, settings and processes of a training.
 
     Attributes:
-        run: the folder, with settings and description of the data.
+        run: the folder, with settings and a description of the data.
         levels: of resolution, coarsest first.
         schedule: T_1, …, T_L.
         here: this process among those that train the run.
-        targets: (M, d) at full size, on the CPU, all of them.
-        held_out: (n, d) likewise, for the metrics.
+        targets: (M, d) at full size, on the CPU.
+        held_out: (n, d) at full size, on the CPU, for the metrics.
         held_out_digest: a checksum of them.
-        random: the state of the random source after the targets were chosen.
-        conditions: what is known of the particles and of the fresh samples, one after the other, as `Condition.join` takes it;
+        random_state: of the random source after the targets were chosen.
+        conditions: values of the condition for the particles, then for the fresh samples, as `Condition.join` takes them;
             None without a condition.
-        custom: the network's module, where it is one of the user's own.
-        callbacks: who is told.
+        custom: the user's own network; None for a network of `Config.network`.
+        progress: called after every step; on the first process only.
+        draw: called after every stage; on the first process only.
     """
 
     run: Run
-    levels: tuple[Level, ...]
-    schedule: tuple[int, ...]
+    levels: Sequence[Level]
+    schedule: Sequence[int]
     here: Processes
     targets: Tensor
     held_out: Tensor
     held_out_digest: str
-    random: Tensor
+    random_state: Tensor
     conditions: Tensor | None
     custom: nn.Module | None
-    callbacks: Callbacks
+    progress: ProgressCallback | None
+    draw: DrawCallback | None
 
     @property
     def config(self) -> Config:
@@ -108,69 +102,91 @@ class Context:
 
     @property
     def last(self) -> int:
-        """L, the number of the last network."""
+        """L, the number of the last stage."""
         return self.levels[-1].last
 
     @property
     def condition(self) -> Condition:
         return self.levels[0].condition
 
-    def level_of(self, network: int) -> Level:
-        """The level that a network belongs to; the last one for a run that is at its end."""
-        return next((level for level in self.levels if network <= level.last), self.levels[-1])
+    def level_of(self, stage: int) -> Level:
+        """Return the level of a stage; the last level after the last stage."""
+        return next((level for level in self.levels if stage <= level.last), self.levels[-1])
+
+    def report(self, progress: Progress) -> None:
+        if self.progress is not None:
+            self.progress(progress)
 
 
-def prepare(run: Run, data: Dataset, custom: nn.Module | None, here: Processes, callbacks: Callbacks) -> Context:
-    """The context of a run's training on data.
+def checked_levels(config: Config, shape: tuple[int, ...], condition: Condition, custom: nn.Module | None) -> list[Level]:
+    """Return the levels of a training, after checking settings, data and memory, before anything is written or computed.
+
+    Raises:
+        ConfigError: the settings do not fit the data or the machine.
+    """
+    found, device = levels(config, shape, condition), config.torch_device()
+    for level in found:
+        check_memory(level.config, level.shape, device, training=True)
+        if config.model == "networks":
+            build(level.config, level.shape, custom, condition)
+        draw_latents(level.config, level.shape, 1, torch.Generator())
+    return found
+
+
+def prepare(
+    run: Run,
+    data: Dataset,
+    levels: Sequence[Level],
+    custom: nn.Module | None,
+    here: Processes,
+    progress: ProgressCallback | None = None,
+    draw: DrawCallback | None = None,
+) -> Context:
+    """Return the context of a run's training on data.
 
     Raises:
         RunError: there are more processes than particles.
-        ConfigError: levels or patches do not fit the data.
     """
-    config = run.config
+    config, condition = run.config, levels[0].condition
     if here.number > config.particles:
-        raise RunError(f"{here.number} processes given for {config.particles} particles; every one needs some")
-    chooser = torch.Generator().manual_seed(config.seed)
+        raise RunError(f"`particles` must be at least the number of processes, {here.number}, got {config.particles}")
+    generator = torch.Generator().manual_seed(config.seed)
     train, held_out = data.train.flatten(1), data.held_out.flatten(1)[:WATCHED]
-    condition = Condition.of(config, run.shape, run.data.get("condition"))
     known, known_held_out = raw_conditions(config, data)
-    order = torch.arange(len(train)) if config.first_targets else torch.randperm(len(train), generator=chooser)
+    order = torch.arange(len(train)) if config.first_targets else torch.randperm(len(train), generator=generator)
     targets = order[: config.targets]
     held_out = condition.join(None if known_held_out is None else known_held_out[:WATCHED], held_out)
+    conditions = None
+    if known is not None:
+        # Conditions of data that are not targets, as far as there are enough: a particle with the condition of a target would
+        # move to that very target, and the pair would be memorised.
+        conditions = known[order[(len(targets) + torch.arange(config.particles + WATCHED)) % len(order)]]
     return Context(
         run=run,
-        levels=tuple(levels(config, run.shape, condition)),
-        schedule=tuple(config.flow_steps()),
+        levels=levels,
+        schedule=config.flow_steps(),
         here=here,
         targets=condition.join(None if known is None else known[targets], train[targets]),
         held_out=held_out,
         held_out_digest=hashlib.blake2b(held_out.contiguous().numpy().tobytes(), digest_size=16).hexdigest(),
-        random=chooser.get_state(),
-        conditions=None if known is None else _conditions(known, order, len(targets), config.particles),
+        random_state=generator.get_state(),
+        conditions=conditions,
         custom=copy.deepcopy(custom),
-        callbacks=callbacks if here.main else Callbacks(),
+        progress=progress if here.main else None,
+        draw=draw if here.main else None,
     )
 
 
-def _conditions(known: Tensor, order: Tensor, targets: int, particles: int) -> Tensor:
-    """For particles and fresh samples: of data that are no targets, as far as there are enough.
-
-    A particle with the condition of a target would move to that very target, and learn the pair by heart.
-    """
-    places = (targets + torch.arange(particles + WATCHED)) % len(order)
-    return known[order[places]]
-
-
 @dataclass(frozen=True)
-class Stage:
-    """The targets as a level sees them.
+class LevelData:
+    """The targets at the size of a level, on the device.
 
     Attributes:
         level: its settings and size.
         targets: (m, d), this process's part.
         watched: (n, d), some of all targets, for the metrics.
-        held_out: (n, d), likewise.
-        step_sizes: τ of every flow.
+        held_out: (n, d), held-out data, for the metrics.
+        step_sizes: τ for each kind of slices.
     """
 
     level: Level
@@ -180,11 +196,10 @@ class Stage:
     step_sizes: tuple[float, ...]
 
 
-def enter(context: Context, level: Level) -> Stage:
-    """The targets at a level's size, on the device."""
+def level_data(context: Context, level: Level) -> LevelData:
     targets, held_out = (
         shrink(t, context.run.shape, level.factor, level.condition.leading).to(context.device)
         for t in (context.targets, context.held_out)
     )
     watched = targets[:WATCHED]
-    return Stage(level, ranks.shard(targets, context.group), watched, held_out, step_sizes(level, watched))
+    return LevelData(level, ranks.shard(targets, context.group), watched, held_out, step_sizes(level, watched))

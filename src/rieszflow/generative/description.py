@@ -1,25 +1,23 @@
-"""What config.yaml says of a run: its settings, and the data that it is trained on.
-
-Networks and checkpoints hold a copy of what they depend on. So a file of another run, or a setting that was changed
-afterwards, is found.
-"""
+"""The config.yaml of a run: its id, its settings, and a description of its training data."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from rieszflow._infra.files import MARK, Json, read_text
+from rieszflow._infra.text import short_repr
 from rieszflow.errors import ConfigError, FileError, RunError
 from rieszflow.generative.checks import is_whole, shown
 from rieszflow.generative.config import Config
 from rieszflow.generative.yaml_text import YAML_BYTES, dump_yaml, parse_yaml
 
-__all__ = ["VERSION", "Description", "check_belongs"]
+__all__ = ["VERSION", "Description"]
 
-VERSION = 6  # of a run: config.yaml, networks and checkpoints
+VERSION = 7  # of a run: config.yaml, networks and checkpoints
 
 
 @dataclass(frozen=True)
@@ -29,13 +27,16 @@ class Description:
     Attributes:
         config: settings.
         data: name, path, shape, low, high, training points, fingerprint.
+        id: random id of the run, which all its files contain.
     """
 
     config: Config
     data: Json
+    id: str
 
     def text(self) -> str:
-        content = {"format": MARK, "version": VERSION, "data": self.data, "config": self.config.to_dict()}
+        content: Json = {"format": MARK, "version": VERSION, "run": self.id, "data": self.data}
+        content["config"] = self.config.to_dict()
         return dump_yaml(content)
 
     @classmethod
@@ -50,43 +51,23 @@ class Description:
         if not isinstance(content, dict) or content.get("format") != MARK:
             raise RunError(f"{file}: not written by rieszflow")
         if content.get("version") != VERSION:
-            raise RunError(f"{file}: of version {shown(content.get('version'))}; this rieszflow reads version {VERSION}")
+            found = short_repr(content.get("version"))
+            raise RunError(f"{file}: is a run of version {found}, this rieszflow reads version {VERSION}; train again")
+        if not isinstance(run := content.get("run"), str):
+            raise RunError(f"{file}: `run` must be the id of the run, got {short_repr(run)}")
         data = _checked_data(file, content.get("data"))
         try:
             config = Config.from_dict(content.get("config"), str(file), whole=True)
         except ConfigError as error:
             raise RunError(str(error)) from None
-        return cls(config, data)
+        return cls(config, data, run)
 
-    def identity(self) -> Json:
-        """What networks and checkpoints depend on. Where the data lie may change: their fingerprint says that it is they."""
+    def settings_hash(self) -> str:
+        """Return a hash of the settings and data that networks and checkpoints depend on."""
+        # The place of the data may change: their fingerprint identifies them.
         data = {key: value for key, value in self.data.items() if key not in ("name", "path")}
-        identity: Json = json.loads(json.dumps({"settings": self.config.fixed(), "data": data}, default=str, sort_keys=True))
-        return identity
-
-
-def check_belongs(file: Path, meta: Json, identity: Json) -> None:
-    """That a file, by its metadata, is of the run with an identity.
-
-    Raises:
-        RunError: naming what is different.
-    """
-    for part, now in identity.items():
-        then = meta.get(part)
-        if not isinstance(then, dict):
-            raise RunError(f"{file}: belongs to another run: it does not say what it was trained with")
-        apart = [key for key in {**now, **then} if key not in now or key not in then or now[key] != then[key]]
-        if apart:
-            what = [f"{key} {_said(then, key)}, in config.yaml {_said(now, key)}" for key in apart[:3]]
-            more = f"; and {len(apart) - 3} more" if len(apart) > 3 else ""
-            raise RunError(
-                f"{file}: trained with other {part}: {'; '.join(what)}{more}; config.yaml was edited, or the file is of "
-                "another run"
-            )
-
-
-def _said(values: Json, key: str) -> str:
-    return shown(values[key]) if key in values else "nothing"
+        content = json.dumps({"settings": self.config.fixed(), "data": data}, default=str, sort_keys=True)
+        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 _NEEDED = ("name", "path", "shape", "low", "high", "columns", "points", "fingerprint")

@@ -1,4 +1,4 @@
-"""A network's fit: Φ_l(x_old) ≈ x_old − x, starting from Φ_{l−1}."""
+"""The fit of a network: Φ_l(x_old) ≈ x_old − x, starting from Φ_{l−1}."""
 
 from __future__ import annotations
 
@@ -6,70 +6,66 @@ import contextlib
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 
 from rieszflow._infra import ranks
-from rieszflow.generative.context import Context, Stage
+from rieszflow.generative.context import Context, LevelData
 from rieszflow.generative.networks import build
-from rieszflow.generative.state import Fit, State
+from rieszflow.generative.state import FitPhase, State
 
-__all__ = ["begin_fit", "fit_step", "new_fit", "new_scaler", "own_randomness", "with_randomness"]
+__all__ = ["begin_fit", "fit_step", "new_fit", "new_scaler", "own_random_state"]
 
 
-def new_fit(context: Context, stage: Stage, network: int, step: int, chooser: torch.Generator) -> Fit:
-    """Fresh networks and an optimiser, for the fit of a network that has come to a step."""
-    config, device = stage.level.config, context.device
-    average, phi = (
-        build(config, stage.level.shape, copy.deepcopy(context.custom), stage.level.condition).to(device) for _ in range(2)
-    )
+def new_fit(context: Context, data: LevelData, stage: int, step: int, data_rng: torch.Generator) -> FitPhase:
+    """Return new networks and an optimiser for the fit of a stage that begins or continues at a step."""
+    level, config, device = data.level, data.level.config, context.device
+    average, phi = (build(config, level.shape, copy.deepcopy(context.custom), level.condition).to(device) for _ in range(2))
     average.requires_grad_(False)
     phi.requires_grad_(True).train()
     optimiser = torch.optim.Adam(phi.parameters(), lr=config.learning_rate)
     model: nn.Module = phi
-    source = chooser
+    generator = data_rng
     if context.group is not None:
         with ranks.sending(context.group):
             model = nn.parallel.DistributedDataParallel(phi, None if device.type == "cpu" else [device])
-        # Every process draws its own share of a batch. One process goes on with the common source, and is resumed exactly.
-        seed = np.random.SeedSequence((config.seed, network, step, context.here.rank)).generate_state(1, np.uint64)[0]
-        source = torch.Generator().manual_seed(int(seed) >> 1)
-    randomness = torch.Generator().manual_seed(config.seed + 1_000_003 * network).get_state()
-    return Fit(phi, average, optimiser, randomness, model, source)
+        # Every process draws its own share of a batch. A single process uses the common generator, and resumes exactly.
+        seed = np.random.SeedSequence((config.seed, stage, step, context.here.rank)).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(seed) >> 1)
+    random_state = torch.Generator().manual_seed(config.seed + 1_000_003 * stage).get_state()
+    return FitPhase(phi, average, optimiser, random_state, model, generator)
 
 
-def begin_fit(context: Context, state: State) -> State:
-    """Φ_l starts as Φ_{l−1}, and is told the size of the displacements."""
-    level = state.stage.level
-    fit = new_fit(context, state.stage, state.network, 0, state.chooser)
-    if state.network > level.first:
-        fit.average.load_state_dict(context.run.load_network(state.network - 1))
+def begin_fit(context: Context, state: State) -> None:
+    """Start the fit of Φ_l from Φ_{l−1}, scaled to the size of the displacements."""
+    level = state.data.level
+    fit = new_fit(context, state.data, state.stage, 0, state.data_rng)
+    if state.stage > level.first:
+        fit.average.load_state_dict(context.run.load_network(state.stage - 1))
         fit.phi.load_state_dict(fit.average.state_dict())
-    elif state.initial:
+    elif state.init_weights:
         for module in (fit.average, fit.phi):
-            module.net.load_state_dict(state.initial)
-    # A displacement of exactly zero cannot be divided by its size, and needs no network either.
+            module.net.load_state_dict(state.init_weights)
+    # The clamp avoids a division by zero if no particle moved.
     scale = ranks.mean((state.x_old - state.x).pow(2), context.group).sqrt().clamp(min=1e-12)
     if level.config.fit == "plain":
         scale = torch.ones_like(scale)
     for module in (fit.phi, fit.average):
         module.scale.copy_(scale)
-    return replace(state, phase="fit", step=0, flow=None, fit=fit)
+    state.phase, state.step = fit, 0
 
 
-def fit_step(context: Context, state: State) -> State:
-    """One step of Adam towards Φ_l(x_old) = x_old − x on a batch of particles, and of the average of the weights."""
-    fit, config = state.fit, state.stage.level.config
-    assert fit is not None
+def fit_step(context: Context, state: State, fit: FitPhase) -> None:
+    """Make a step of Adam towards Φ_l(x_old) = x_old − x on a batch of particles, and update the average of the weights."""
+    config = state.data.level.config
     plain = config.fit == "plain"
     for group in fit.optimiser.param_groups:
-        falls = 1.0 if plain else 0.5 * (1 + math.cos(math.pi * state.step / config.fit_steps))
-        group["lr"] = config.learning_rate * falls
-    rows = torch.randint(len(state.x), (max(1, config.fit_batch_size // context.here.number),), generator=fit.source)
-    rows = rows.to(context.device)
+        factor = 1.0 if plain else 0.5 * (1 + math.cos(math.pi * state.step / config.fit_steps))
+        group["lr"] = config.learning_rate * factor
+    size = max(1, config.fit_batch_size // context.here.number)
+    rows = torch.randint(len(state.x), (size,), generator=fit.generator).to(context.device)
     x = state.x_old[rows]
     v = x - state.x[rows]
     with ranks.sending(context.group):
@@ -86,18 +82,15 @@ def fit_step(context: Context, state: State) -> State:
     state.scaler.step(fit.optimiser)
     state.scaler.update()
     _update_average(fit, config.ema, state.step)
-    return replace(state, step=state.step + 1, fit=replace(fit, loss=loss.item()))
+    fit.loss = loss.item()
 
 
 @torch.no_grad()
-def _update_average(fit: Fit, ema: float, step: int) -> None:
-    # Like every average of a few steps it must forget its start: the decay grows with the steps done.
+def _update_average(fit: FitPhase, ema: float, step: int) -> None:
+    # The decay grows with the number of steps, so that the average of a few steps forgets its start.
     decay = min(ema, (1 + step) / (10 + step)) if ema else 0.0
     for old, new in zip(fit.average.state_dict().values(), fit.phi.state_dict().values(), strict=True):
         old.lerp_(new, 1 - decay) if old.is_floating_point() else old.copy_(new)
-
-
-# Precision and chance.
 
 
 def _autocast(context: Context) -> contextlib.AbstractContextManager[object]:
@@ -106,7 +99,7 @@ def _autocast(context: Context) -> contextlib.AbstractContextManager[object]:
 
 
 def _dtype(context: Context) -> torch.dtype | None:
-    """What the network computes in; None for float32."""
+    """Return the dtype of mixed precision; None for float32."""
     precision = context.config.mixed_precision
     if precision == "bf16":
         return torch.bfloat16
@@ -114,19 +107,13 @@ def _dtype(context: Context) -> torch.dtype | None:
 
 
 def new_scaler(context: Context) -> torch.amp.GradScaler:
-    """Of the loss, whose small gradients would vanish in fp16; in other precisions it does nothing."""
+    """Return a scaler of the loss, whose small gradients would vanish in fp16; it does nothing in other precisions."""
     return torch.amp.GradScaler(context.device.type, enabled=_dtype(context) is torch.float16)
 
 
 @contextlib.contextmanager
-def own_randomness(fit: Fit) -> Iterator[None]:
-    """Dropout and the like draw from torch's default generator: give the fit its own, and leave the caller's alone."""
+def own_random_state(fit: FitPhase) -> Iterator[None]:
+    """Give the fit its own state of torch's default generator, which dropout draws from, and restore the caller's."""
     with torch.random.fork_rng(devices=[]):
-        torch.set_rng_state(fit.randomness)
+        torch.set_rng_state(fit.random_state)
         yield
-
-
-def with_randomness(state: State) -> State:
-    """As a checkpoint needs it: with what `own_randomness` has come to."""
-    assert state.fit is not None
-    return replace(state, fit=replace(state.fit, randomness=torch.get_rng_state()))

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face Hub: what is published of a run, and the card that says what it is and how good."""
+"""Models on the Hugging Face Hub: the published files of a run, and its card."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rieszflow._infra.extras import extra
-from rieszflow._infra.files import Json
 from rieszflow._infra.text import one_line, printable
 from rieszflow.errors import InputTypeError, RunError
 from rieszflow.generative.run import Run
@@ -27,7 +26,9 @@ __all__ = ["OnHub"]
 
 _PUBLISHED = ("config.yaml", "metrics.jsonl", "networks/*.safetensors", "images/way.png")
 _SCORES = ("evaluation.json", "images/nearest.png")
-_CARD = """{metadata}
+_CARD = """---
+{metadata}
+---
 
 # {title}
 
@@ -39,7 +40,7 @@ _CARD = """{metadata}
 ```
 
 {scores}
-Settings are in `config.yaml`, what was measured on the way in `metrics.jsonl`.
+Settings are in `config.yaml`, the metrics of every stage in `metrics.jsonl`.
 
 Source: Hertrich, Wald, Altekrüger, Hagemann, *Generative Sliced MMD Flows with Riesz Kernels*, ICLR 2024.
 """
@@ -48,8 +49,8 @@ Source: Hertrich, Wald, Altekrüger, Hagemann, *Generative Sliced MMD Flows with
 class OnHub(ModelHubMixin):
     """`save_pretrained`, `from_pretrained` and `push_to_hub` of huggingface_hub, for `GenerativeFlow`.
 
-    Published are settings, networks or recording, metrics, scores and two pictures: all that samples need. Checkpoints are not.
-    The settings in config.yaml name the data and the place where they lay.
+    They publish what samples need (settings, networks or recording), metrics, scores and two pictures, but no checkpoints.
+    The published config.yaml contains the name and the path of the training data.
     """
 
     run: Run | None
@@ -94,9 +95,9 @@ class OnHub(ModelHubMixin):
         run = _trained(self.run)
         patterns = _PUBLISHED if run.evaluation() is None else _PUBLISHED + _SCORES
         copy_files(run, [file for pattern in patterns for file in sorted(run.path.glob(pattern))], save_directory)
-        # For the hub, which counts downloads by this file. Settings are read from config.yaml alone.
-        said = {"library_name": "rieszflow", "model": run.config.model, "shape": run.shape}
-        (save_directory / "config.json").write_text(json.dumps(said), encoding="utf-8")
+        # The Hub counts downloads by this file. Settings are read from config.yaml alone.
+        content = {"library_name": "rieszflow", "model": run.config.model, "shape": run.shape}
+        (save_directory / "config.json").write_text(json.dumps(content), encoding="utf-8")
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the base class also uses the contents of a config.json
@@ -141,41 +142,40 @@ class OnHub(ModelHubMixin):
                     f"{pretrained_model_name_or_path}: must be a folder or a repository that can be fetched ({one_line(error)})"
                 ) from error
             folder = Path(fetched)
-        found: GenerativeFlow = cls.load(folder, network=network)  # type: ignore[attr-defined]  # a GenerativeFlow is made
+        found: GenerativeFlow = cls.load(folder, network=network)  # type: ignore[attr-defined]  # of the subclass
         return found
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Uploads what `save_pretrained` writes; options as in `huggingface_hub.ModelHubMixin.push_to_hub`."""
+        """Upload the files of `save_pretrained`. Options are those of `huggingface_hub.ModelHubMixin.push_to_hub`."""
         card = {"repository": repo_id, **(options.pop("model_card_kwargs", None) or {})}
         return super().push_to_hub(repo_id, model_card_kwargs=card, **options)
 
-    def generate_model_card(self, *args: Any, repository: str = "OWNER/NAME", **metadata: Any) -> ModelCard:
-        """The card of a trained model, with its scores if it was evaluated.
+    def generate_model_card(self, *args: object, repository: str = "OWNER/NAME", **metadata: Any) -> ModelCard:
+        """Return the card of a trained model, with its scores if it was evaluated.
 
         Args:
-            args: not looked at; huggingface_hub's own.
-            repository: where it will lie, for the example.
-            metadata: more fields of the card, such as `license="mit"`, beside those that a subclass was declared with.
+            args: unused; part of huggingface_hub's signature.
+            repository: name of the repository, for the example.
+            metadata: more fields of the card, such as `license="mit"`; they take precedence over those of a subclass.
         """
         run = _trained(self.run)
-        images = len(run.shape) == 3
-        declared = self._hub_mixin_info.model_card_data.to_dict()  # type: ignore[no-untyped-call]  # without types there
+        declared = self._hub_mixin_info.model_card_data.to_dict()  # type: ignore[no-untyped-call]  # untyped there
         more_tags = [tag for tag in declared.pop("tags", []) if tag != "model_hub_mixin"]
         fields = {
             "library_name": "rieszflow",
             "tags": ["energy-distance", "mmd", "generative-model", run.config.model, *more_tags],
-            "pipeline_tag": "unconditional-image-generation" if images else None,
+            "pipeline_tag": "unconditional-image-generation" if len(run.shape) == 3 else None,
             **declared,
             **metadata,
         }
-        parts = run.trained()
-        name, of = _markdown(run.data["name"]), f"{parts} {'networks' if run.config.model == 'networks' else 'parts'}"
-        steps = sum(row["flow_steps"] for row in run.metrics())
+        name, networks = _markdown(run.data["name"]), run.config.model == "networks"
+        parts = f"{run.trained()} {'networks' if networks else 'parts'}"
+        steps = sum(row.flow_steps for row in run.metrics())
         text = _CARD.format(
-            metadata=f"---\n{ModelCardData(**fields)}\n---",
+            metadata=ModelCardData(**fields),
             title=f"{name}: a generative sliced MMD flow",
-            kind="A sequence of networks" if run.config.model == "networks" else "A recorded flow without networks",
-            trained=f"{of} along {steps} flow steps towards {run.data['points']} training data of {name}",
+            kind="A sequence of networks" if networks else "A recorded flow without networks",
+            trained=f"{parts} along {steps} flow steps towards {run.data['points']} training data of {name}",
             picture="![from noise to data](images/way.png)\n" if (run.path / "images" / "way.png").is_file() else "",
             example=_example(run, repository),
             scores=_scores(run),
@@ -196,47 +196,43 @@ def _markdown(text: object) -> str:
 
 def _example(run: Run, repository: str) -> str:
     """Return Python code that draws samples from the model, with a condition if it needs one."""
-    kind, said = run.config.condition, run.data.get("condition")
-    custom = ", network=network" if run.config.network == "custom" else ""
-    lines = ["import rieszflow as rf", ""]
-    if custom:
-        lines += ["network = ...  # the nn.Module that it was trained with"]
-    lines += [f'flow = rf.GenerativeFlow.from_pretrained("{repository}"{custom})']
-    asked, note = "", ""
-    if kind == "class" and said is not None:
-        asked, note = f"condition={said['classes'][0]}, ", f", of class {said['classes'][0]}"
-    elif said is not None:
-        names = ", ".join(map(printable, said["names"])).replace("`", "'")
-        typical = [round(v, 1 - math.floor(math.log10(s))) for v, s in zip(said["centre"], said["spread"], strict=True)]
-        asked, note = f"condition={typical}, ", f", given {names}"
+    kind, described = run.config.condition, run.data.get("condition")
+    lines, custom, argument, note = ["import rieszflow as rf", ""], "", "", ""
+    if run.config.network == "custom":
+        lines.append("network = ...  # the nn.Module that it was trained with")
+        custom = ", network=network"
+    lines.append(f'flow = rf.GenerativeFlow.from_pretrained("{repository}"{custom})')
+    if kind == "class" and described is not None:
+        label = described["classes"][0]
+        argument, note = f"condition={label}, ", f", of class {label}"
+    elif described is not None:
+        names = ", ".join(map(printable, described["names"])).replace("`", "'")
+        moments = zip(described["centre"], described["spread"], strict=True)
+        typical = [round(centre, 1 - math.floor(math.log10(spread))) for centre, spread in moments]
+        argument, note = f"condition={typical}, ", f", given {names}"
     elif kind:
         lines[0] += "\nimport torch"
-        lines += [f"image = torch.zeros{run.shape}  # only its known part is used: {kind}"]
-        asked, note = "condition=image, ", ", given this part"
-    low, high = (run.data[key] for key in ("low", "high"))
-    between = f"between {low} and {high}" if isinstance(low, (int, float)) else "in the data's own values"
-    return "\n".join([*lines, f"samples = flow.sample(16, {asked}seed=0)  # {(16, *run.shape)}, {between}{note}"])
+        lines.append(f"image = torch.zeros{run.shape}  # only its known part is used: {kind}")
+        argument, note = "condition=image, ", ", given this part"
+    low, high = run.data["low"], run.data["high"]
+    values = f"between {low} and {high}" if isinstance(low, (int, float)) else "in the data's own values"
+    lines.append(f"samples = flow.sample(16, {argument}seed=0)  # {(16, *run.shape)}, {values}{note}")
+    return "\n".join(lines)
 
 
 def _scores(run: Run) -> str:
-    """Return a table of the scores of these networks from `rieszflow evaluate`."""
+    """Return a table of the scores of `rieszflow evaluate`."""
     found = run.evaluation()
     if found is None:
         return "It was not evaluated.\n"
     try:
-        return _table(found)
+        lines = [
+            f"{int(found['samples'])} samples against {int(found['held_out'])} held-out data:\n",
+            "| score | samples | training data |\n|---|---|---|",
+        ]
+        for name, score in found["scores"].items():
+            values = f"{score['generated']:.4g} | {score['training_data']:.4g}"
+            lines.append(f"| {_markdown(name.replace('_', ' '))} | {values} |")
+        return "\n".join(lines) + f"\n\nFeatures: {_markdown(found['feature_space'])}.\n"
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{run.path / 'evaluation.json'}: damaged: it does not contain scores ({one_line(error)})") from None
-
-
-def _table(found: Json) -> str:
-    lines = [
-        f"{int(found['samples'])} samples against {int(found['held_out'])} held-out data:",
-        "",
-        "| score | samples | training data |",
-        "|---|---|---|",
-    ]
-    for name, score in found["scores"].items():
-        title = _markdown(name.replace("_", " "))
-        lines.append(f"| {title} | {score['generated']:.4g} | {score['training_data']:.4g} |")
-    return "\n".join(lines) + f"\n\nFeatures: {_markdown(found['feature_space'])}.\n"

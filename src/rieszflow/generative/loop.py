@@ -1,44 +1,42 @@
-"""The main algorithm: flow some steps, fit a network to where the particles went, go on from what the network does.
+"""The main algorithm: flow some steps, fit a network to the displacement of the particles, continue from the network's output.
 
 For l = 1, …, L (paper, section 4): x_old = x; T_l flow steps move x; Φ_l is fitted to Φ_l(x_old) ≈ x_old − x, starting from
-Φ_{l−1}; x = x_old − Φ_l(x_old).
+Φ_{l−1}; x = x_old − Φ_l(x_old). A recorded flow has no networks: the T_l steps are recorded, and x goes on from where it is.
 
-A recorded flow is the same without networks: what the T_l steps did is written down, and x goes on from where it is.
+A `Context` holds all that does not change, a `State` all that does. A checkpoint is a saved state: a run that was killed
+continues from its last checkpoint, on a CPU to bit-identical networks.
 
-All that changes is a `State`; all that does not is a `Context`. Checkpoints are states, so a run that is killed anywhere goes
-on from its last checkpoint, on a CPU to bit-identical networks.
-
-Over the processes of torchrun or `accelerate launch` every rank holds a part of the particles and of the targets. Flow steps
-add up tables (see `Target`), the fit is data-parallel, each rank drawing its share of a batch from its own particles. What is
-random and common (latents, noise, slices) is drawn alike on all ranks; the first rank writes the run's folder, which all must
-see.
+With torchrun or `accelerate launch` every rank holds a part of the particles and of the targets. Flow steps add up their tables
+(see `Target`), and the fit is data-parallel, each rank drawing its share of a batch from its own particles. Random numbers that
+all need (latents, noise, slices) are drawn alike on all ranks. The first rank writes the run's folder, which all must see.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rieszflow._infra import ranks
+from rieszflow._infra.files import Json, out_of_memory
+from rieszflow._infra.notices import notice
+from rieszflow._infra.text import one_line
 from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Dataset
-from rieszflow.errors import RunError
-from rieszflow.generative.begin import next_network
-from rieszflow.generative.checkpoint import save
-from rieszflow.generative.context import Callbacks, Context, DrawCallback, prepare
-from rieszflow.generative.finish import finish, finish_part
-from rieszflow.generative.fit import begin_fit, fit_step, own_randomness, with_randomness
+from rieszflow.errors import RankError, RunError
+from rieszflow.generative.context import Context, DrawCallback, prepare
+from rieszflow.generative.fit import begin_fit, fit_step, own_random_state
 from rieszflow.generative.flows import flow_step
-from rieszflow.generative.networks import check_memory
-from rieszflow.generative.processes import one_sentence, processes, told_to_end
-from rieszflow.generative.pyramid import levels
-from rieszflow.generative.resume import begin, caught_up
-from rieszflow.generative.run import Run
-from rieszflow.generative.state import State
+from rieszflow.generative.networks import build
+from rieszflow.generative.processes import processes, report_rank_errors, sigterm_as_error
+from rieszflow.generative.pyramid import Level
+from rieszflow.generative.run import RESTORES, Run, StageMetrics
+from rieszflow.generative.stages import blank_state, first_state, next_stage, write_network, write_recording
+from rieszflow.generative.state import FitPhase, FlowPhase, State
 
 __all__ = ["train"]
 
@@ -46,6 +44,7 @@ __all__ = ["train"]
 def train(
     run: Run,
     data: Dataset,
+    levels: Sequence[Level],
     *,
     network: nn.Module | None = None,
     progress: ProgressCallback | None = None,
@@ -53,108 +52,170 @@ def train(
 ) -> None:
     """Train a run to its end, from its last checkpoint if there is one. A finished run stays as it is.
 
-    Networks that are missing are trained again. The particles that led to them are gone, so this begins at the first one, on a
-    CPU with the same results; where they are the same, the networks after the missing ones are kept.
+    If a network is missing, training starts again at the first stage, because the particles that led to the network are gone.
 
     Args:
         run: the folder.
-        data: what to train on.
-        network: the module, where the settings say "custom".
+        data: the training data.
+        levels: the run's levels of resolution, from `checked_levels`.
+        network: the module, if the settings say "custom".
         progress: called after every step.
-        draw: called after every network.
+        draw: called after every stage.
 
     Raises:
-        RunError: a file is damaged or of another run, another process is training the run, or one of the processes of this run
-            has ended.
-        ConfigError: the settings do not fit the data or the machine.
+        RunError: a file is damaged or of another run, another process is training the run, or one of the processes of this
+            run has ended.
     """
-    device = run.config.torch_device()
-    for level in levels(run.config, run.shape):
-        check_memory(level.config, level.shape, device, training=True)
-    here = processes(device)
-    with contextlib.ExitStack() as around:
+    here = processes(run.config.torch_device())
+    with contextlib.ExitStack() as stack:
         if here.group is not None:
-            around.enter_context(told_to_end(run.path))
-            around.enter_context(one_sentence(run.path))
+            stack.enter_context(sigterm_as_error(run.path))
+            stack.enter_context(report_rank_errors(run.path))
         if here.main:
-            around.enter_context(run.exclusively())
-        if not run.has_state() and run.complete():
-            return
-        _train(prepare(run, data, network, here, Callbacks(progress, draw)))
+            stack.enter_context(run.exclusively())
+        if run.has_state() or not run.complete():
+            _train(prepare(run, data, levels, network, here, progress, draw))
 
 
 def _train(context: Context) -> None:
-    """The paper's algorithm."""
-    state, later = begin(context)
-    while state.network <= context.last:  # for l = 1, …, L
-        if state.phase == "flow":
-            state = _flow(context, state)  # T_l times: v ← ∇D²(x) + m v, x ← x − τ N v
-        if context.config.model == "recorded":
-            state = finish_part(context, state)  # what these steps did is written down
-        else:
-            if state.phase == "flow":
-                state = _saved(context, begin_fit(context, state))  # Φ_l ← Φ_{l−1}
-            state = _fit(context, state)  # Φ_l(x_old) ≈ x_old − x
-            state = finish(context, state)  # x ← x_old − Φ_l(x_old)
-        if later is not None and state.network == later.network:
-            waiting, later = caught_up(context, later), None
-            if waiting is not None:
-                state = waiting
-                continue
-        state = _saved(context, next_network(context, state))  # x_old ← x, on larger images where a level begins
+    """Run the paper's algorithm."""
+    state = _resume(context)
+    while state.stage <= context.last:  # for l = 1, …, L
+        if isinstance(state.phase, FlowPhase):
+            _flow(context, state, state.phase)  # T_l times: v ← ∇ + m v, x ← x − τ N v
+            with _timed(state):
+                if context.config.model == "recorded":
+                    write_recording(context, state, state.phase)
+                else:
+                    begin_fit(context, state)  # Φ_l ← Φ_{l−1}
+                    _save(context, state)
+        if isinstance(state.phase, FitPhase):
+            _fit(context, state, state.phase)  # Φ_l(x_old) ≈ x_old − x
+            with _timed(state):
+                write_network(context, state, state.phase)  # x ← x_old − Φ_l(x_old)
+        with _timed(state):
+            next_stage(context, state)  # x_old ← x, on larger images if a level begins
+            _save(context, state)
 
 
-def _flow(context: Context, state: State) -> State:
-    steps, clock = context.schedule[state.network - 1], _Clock(context)
-    while state.step < steps:
-        state = clock.counted(flow_step(state))
-        if clock.due():
-            save(context, state)
-            clock.saved()
-        context.callbacks.tell(Progress("flow", state.step, steps, state.network, context.last))
+def _flow(context: Context, state: State, phase: FlowPhase) -> None:
+    _advance(context, state, context.schedule[state.stage - 1], lambda: flow_step(state, phase))
     if not torch.isfinite(state.x).all():
-        raise RunError("the particles have left the finite numbers; try a smaller step_size or momentum")
-    return state
+        raise RunError("the particles diverged to NaN or infinity; try a smaller step_size or momentum")
 
 
-def _fit(context: Context, state: State) -> State:
-    assert state.fit is not None
-    steps, clock = state.stage.level.config.fit_steps, _Clock(context)
-    with own_randomness(state.fit):
-        while state.step < steps:
-            state = clock.counted(fit_step(context, state))
-            if clock.due():
-                save(context, with_randomness(state))
-                clock.saved()
-            loss = None if state.fit is None else state.fit.loss
-            context.callbacks.tell(Progress("fit", state.step, steps, state.network, context.last, loss))
-    return state
+def _fit(context: Context, state: State, phase: FitPhase) -> None:
+    with own_random_state(phase):
+        _advance(context, state, state.data.level.config.fit_steps, lambda: fit_step(context, state, phase))
 
 
-def _saved(context: Context, state: State) -> State:
-    """The state, which is written, with the seconds that this took: a large one takes some."""
-    started = time.perf_counter()
-    save(context, state)
-    return replace(state, seconds={**state.seconds, "finish": state.seconds["finish"] + time.perf_counter() - started})
-
-
-class _Clock:
-    """Counts the seconds of a phase, and says when a checkpoint is due."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._last = self._saved = time.perf_counter()
-
-    def counted(self, state: State) -> State:
-        """The state, with the seconds since the last call."""
+def _advance(context: Context, state: State, steps: int, step: Callable[[], None]) -> None:
+    """Make the remaining steps of a phase, with checkpoints when they are due."""
+    phase = state.phase
+    last = saved = time.perf_counter()
+    while state.step < steps:
+        step()
+        state.step += 1
         now = time.perf_counter()
-        spent, self._last = now - self._last, now
-        return replace(state, seconds={**state.seconds, state.phase: state.seconds[state.phase] + spent})
+        state.seconds[phase.name] += now - last
+        last = now
+        # All ranks save together, by the clock of the first one.
+        if ranks.broadcast_int(int(now - saved > context.config.checkpoint_seconds), context.group):
+            if isinstance(phase, FitPhase):
+                phase.random_state = torch.get_rng_state()
+            _save(context, state)
+            saved = time.perf_counter()
+        loss = phase.loss if isinstance(phase, FitPhase) else None
+        context.report(Progress(phase.name, state.step, steps, state.stage, context.last, loss))
 
-    def due(self) -> bool:
-        # The first rank's clock is the one that counts: all ranks save together.
-        late = time.perf_counter() - self._saved > self._context.config.checkpoint_seconds
-        return bool(ranks.broadcast_int(int(late), self._context.group))
 
-    def saved(self) -> None:
-        self._saved = time.perf_counter()
+@contextlib.contextmanager
+def _timed(state: State) -> Iterator[None]:
+    """Add the time of a block to that spent outside of flows and fits."""
+    started = time.perf_counter()
+    yield
+    state.seconds["finish"] += time.perf_counter() - started
+
+
+# Checkpoints. Any number of processes can read them, regardless of how many wrote them.
+
+
+def _save(context: Context, state: State) -> None:
+    """Write a checkpoint; after the last stage without tensors, because the particles are no longer needed."""
+    tensors = {} if state.stage > context.last else state.to_tensors(context.here)
+    if context.here.main:
+        context.run.save_state(tensors, {**state.header(), "held_out": context.held_out_digest})
+
+
+def _resume(context: Context) -> State:
+    """Return the state of the last checkpoint if all stages before it are there; otherwise the first state.
+
+    Raises:
+        RunError: a file is damaged or of another run, or a folder is in the place of a network.
+    """
+    run, reason = context.run, ""
+    if context.here.main:
+        run.clear_temporaries()
+    context.here.wait()
+    saved = run.load_state()
+    for file in map(run.network_file, range(1, context.last + 1)):
+        if file.is_dir():
+            raise RunError(f"{file}: a folder is in the place of a network; remove it, and resume")
+    if saved is None:
+        if run.finished() or run.missing():
+            reason = f"{run.path / 'state.safetensors'} is missing"
+    elif not saved[0] and saved[1]["stage"] <= context.last:
+        reason = f"{run.path}: training was finished, but config.yaml asks for more stages now"
+    elif missing := run.missing(saved[1]["stage"] - 1):
+        reason = f"{run.network_file(missing[0])} is missing"
+    else:
+        for number in range(1, saved[1]["stage"]):
+            run.load_network(number)  # raises an error for a damaged or foreign one
+        return _restore(context, *saved)
+    if reason and context.here.main:
+        notice(f"{reason}: training starts again at stage 1")
+    state = first_state(context)
+    _save(context, state)
+    return state
+
+
+def _restore(context: Context, tensors: dict[str, Tensor], header: Json) -> State:
+    """Return the state that `_save` wrote.
+
+    Raises:
+        RunError: it does not fit this run, or held-out data were others.
+    """
+    run = context.run
+    if header.get("held_out") != context.held_out_digest:
+        raise RunError(f"{run.path}: began with other held-out data than those given now")
+    try:
+        finished = not tensors and header["stage"] > context.last
+        state = blank_state(context, header["stage"], "flow" if finished else header["phase"], header["step"])
+        if not finished:
+            state.seconds = {name: float(header["seconds"][name]) for name in state.seconds}
+            state.load_tensors(tensors, context.here)
+            if state.init_weights:  # check that they fit now, rather than when they are needed
+                level = state.data.level
+                network = build(level.config, level.shape, copy.deepcopy(context.custom), level.condition).net
+                network.load_state_dict(state.init_weights)
+        state.rows = [StageMetrics(**row) for row in header["rows"][: state.stage - 1]]
+    except RankError:
+        raise
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        if out_of_memory(error):
+            raise
+        raise RunError(f"{run.path / 'state.safetensors'}: does not fit this run ({one_line(error)})") from None
+    if context.here.main:
+        _restore_metrics(run, state.rows)
+    return state
+
+
+def _restore_metrics(run: Run, rows: list[StageMetrics]) -> None:
+    """Rewrite metrics.jsonl if it differs from the checkpoint."""
+    try:
+        found, reason = run.metrics()[: len(rows)], "metrics.jsonl: differs from the checkpoint"
+    except RunError as error:
+        found, reason = [], str(error).removesuffix(f"; {RESTORES}")
+    if repr(found) != repr(rows):  # unlike ==, NaN equals NaN
+        run.write_metrics(rows)
+        notice(f"{reason}: it was restored from the checkpoint")

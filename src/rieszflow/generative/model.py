@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rieszflow import data
 from rieszflow._infra import validate
-from rieszflow._infra.files import out_of_memory
+from rieszflow._infra.files import Json, out_of_memory
 from rieszflow._infra.isolation import torch_defaults
 from rieszflow._infra.notices import notice
 from rieszflow._infra.text import one_line
@@ -26,12 +26,12 @@ from rieszflow.errors import ConfigError, InputError, RunError
 from rieszflow.flow.segments import Segment, replay
 from rieszflow.generative.condition import Condition, setting_of
 from rieszflow.generative.config import Config
-from rieszflow.generative.context import DrawCallback
+from rieszflow.generative.context import DrawCallback, checked_levels
 from rieszflow.generative.hub import OnHub
 from rieszflow.generative.latents import draw_latents
 from rieszflow.generative.loop import train
 from rieszflow.generative.networks import Displacement, build, check_memory, displace
-from rieszflow.generative.processes import one_sentence, processes
+from rieszflow.generative.processes import processes, report_rank_errors
 from rieszflow.generative.pyramid import Level, grow, levels
 from rieszflow.generative.run import Run
 from rieszflow.generative.run_copies import Temporary, read_files, save_copy, write_files
@@ -39,16 +39,16 @@ from rieszflow.generative.training_data import check_same, dataset, describe, lo
 
 __all__ = ["GenerativeFlow"]
 
-_PUSHED = 4000  # points at a time through a recording
+_REPLAYED = 4000  # points that a part of a recording moves at a time, at least
 
 
 class GenerativeFlow(OnHub):
-    """A model that turns noise into data along the sliced MMD flow: networks trained along it, or the flow itself, recorded.
+    """A model that turns noise into data along the sliced MMD flow: networks trained along the flow, or a recording of it.
 
     Args:
-        config: settings; None for `Config()` with `settings` as keyword arguments.
-        network: a module that maps `(B, *shape)` to `(B, *shape)`, copied for every l; or a name of `Config.network`; None for
-            the one that the config names.
+        config: settings; None for a `Config` of `settings`.
+        network: a module that maps `(B, *shape)` to `(B, *shape)`, of which each stage trains a copy; or a name of
+            `Config.network`; None for the network in the settings.
         settings: fields of `Config`, instead of `config`.
 
     Attributes:
@@ -64,17 +64,18 @@ class GenerativeFlow(OnHub):
         >>> flow.fit(torch.randn(300, 2, generator=g)).sample(5, seed=1).shape
         torch.Size([5, 2])
 
-    Source: paper, section 4 (its Algorithm for training generative sliced MMD flows).
+    References:
+        Hertrich, Wald, Altekrüger, Hagemann, *Generative Sliced MMD Flows with Riesz Kernels*, ICLR 2024, section 4.
     """
 
     # `settings` are fields of Config, each of its own type.
     def __init__(self, config: Config | None = None, *, network: nn.Module | str | None = None, **settings: Any) -> None:
         if config is not None and not isinstance(config, Config):
             raise ConfigError(
-                f"`config` must be a Config, got {type(config).__name__}; a dictionary goes in as GenerativeFlow(**it)"
+                f"`config` must be a Config, got {type(config).__name__}; pass a dictionary as GenerativeFlow(**dictionary)"
             )
         if config is not None and settings:
-            raise ConfigError(f"config: give either a Config or settings ({', '.join(settings)}), not both")
+            raise ConfigError(f"`config` must be given alone, got settings as well ({', '.join(settings)})")
         if isinstance(network, nn.Module):
             settings = {**(config.to_dict() if config else settings), "network": "custom"}
             config = None
@@ -111,63 +112,63 @@ class GenerativeFlow(OnHub):
         progress: ProgressCallback | None = None,
         draw: DrawCallback | None = None,
     ) -> GenerativeFlow:
-        """Trains on data, and returns itself.
+        """Train on data.
 
         Args:
             data: vectors (n, d) or images (n, C, H, W), of any real dtype; or a `rieszflow.data.Dataset`, or a name or path
-                that `rieszflow.data.load` takes. Pictures of bytes are taken in [0, 1], channels last are put first, as
-                `rieszflow.data.as_points` does. Scaled to [0, 1] inside; samples come back in the data's own values.
-            condition: what samples can be asked to agree with: labels (n,) of whole numbers, or "class" for those of a
-                Dataset; numbers (n, k) beside the data, or the names of a table's columns, "age,income"; for images a `Mask` or
-                a `Pool`, or a name of `Config.condition`, such as "left-half". None: what the config says.
-            held_out: data of the same form for the energy distances in the metrics; None to keep a share back.
-            held_out_condition: labels or numbers of these.
+                that `rieszflow.data.load` accepts. Values of bytes are scaled to [0, 1] and channels moved to the front, as
+                by `rieszflow.data.as_points`. Samples have the data's own values.
+            condition: the condition that samples can be given: labels (n,) of integers, or "class" for those of a Dataset;
+                numbers (n, k), one row for each datum, or the names of a table's columns, "age,income"; for images a `Mask`
+                or a `Pool`, or a name of `Config.condition`, such as "left-half". None for the condition in the settings.
+            held_out: data of the same form for the energy distances in the metrics; None to hold out a part of `data`.
+            held_out_condition: labels or numbers of `held_out`.
             run: folder for networks, checkpoints and metrics, which must be empty or absent; None for a temporary one
                 that lives as long as this object (`save` keeps it).
             progress: called with a `Progress` after every step.
-            draw: called with the run and `Pictures` after every network.
+            draw: called with the run and `Pictures` after every stage.
+
+        Returns:
+            This object.
 
         Raises:
             RunError: the folder is not empty, or cannot be trained in.
             ConfigError: the settings do not fit the data or the machine.
-            InputError, InputTypeError: the data are not accepted.
+            InputError, InputTypeError: data or condition are not accepted.
         """
         self._set_condition(condition, isinstance(data, (str, os.PathLike)) and holds_table(data))
         found = dataset(data, held_out, self.config, condition, held_out_condition)
         if isinstance(condition, Constraint):
             fits = condition.shape == found.shape if isinstance(condition, Pool) else condition.d == math.prod(found.shape)
             if not fits:
-                raise InputError(f"condition: {condition!r} given, the data have the shape {found.shape}")
-        known = Condition.of(self.config, found.shape, describe(found, self.config).get("condition"))
-        # Settings that do not fit the data or the machine are refused before any file is written.
-        device = self.config.torch_device()
-        for level in levels(self.config, found.shape, known):
-            check_memory(level.config, level.shape, device, training=True)
-            if self.config.model == "networks":
-                build(level.config, level.shape, self.network, known)
-            draw_latents(level.config, level.shape, 1, torch.Generator())
-        self.run = self._new_run(run, found, device)
-        train(self.run, found, network=self.network, progress=progress, draw=draw)
+                raise InputError(f"`condition` must fit data of shape {found.shape}, got {condition!r}")
+        description = describe(found, self.config)
+        known = Condition.of(self.config, found.shape, description.get("condition"))
+        checked = checked_levels(self.config, found.shape, known, self.network)
+        self.run = self._create_run(run, description)
+        train(self.run, found, checked, network=self.network, progress=progress, draw=draw)
         return self
 
     def _set_condition(self, condition: object, of_table: bool) -> None:
-        """The config's condition, from what `fit` was given."""
+        """Put the condition that `fit` was given into the settings."""
         if condition is None:
             return
         wanted = setting_of(condition, of_table)
         if self.config.condition not in ("", wanted):
-            raise ConfigError(f"condition: {wanted[:40]!r} given to fit, and {self.config.condition[:40]!r} in the settings")
+            raise ConfigError(
+                f"`condition` must be that of the settings, {self.config.condition[:40]!r}, or None, got {wanted[:40]!r}"
+            )
         self.config = replace(self.config, condition=wanted)
 
-    def _new_run(self, folder: str | os.PathLike[str] | None, found: Dataset, device: torch.device) -> Run:
-        """The first of several processes makes the folder, and the others find it."""
+    def _create_run(self, folder: str | os.PathLike[str] | None, description: Json) -> Run:
+        """Create the folder in the first process; the others wait and open it."""
         temporary: Temporary | None = None
         if folder is None:
             temporary = Temporary()
             folder = temporary.path
-        here = processes(device)
-        run = Run.create(folder, self.config, describe(found, self.config)) if here.main else None
-        with one_sentence(Path(folder)):
+        here = processes(self.config.torch_device())
+        run = Run.create(folder, self.config, description) if here.main else None
+        with report_rank_errors(Path(folder)):
             here.wait()
         self._temporary = temporary  # removes an older one
         return Run.open(folder) if run is None else run
@@ -186,15 +187,15 @@ class GenerativeFlow(OnHub):
         progress: ProgressCallback | None = None,
         draw: DrawCallback | None = None,
     ) -> GenerativeFlow:
-        """Continues a run from its last checkpoint; on a CPU the networks are bit-identical to an uninterrupted run's.
+        """Continue a run from its last checkpoint; on a CPU the networks are bit-identical to those of an uninterrupted run.
 
         Args:
             run: its folder.
-            data: what `fit` was given; None where the run names a data set that `rieszflow.data.load` finds.
-            condition: what `fit` was given, if it was labels or numbers.
-            held_out: what `fit` was given.
-            held_out_condition: what `fit` was given.
-            network: the module that `fit` was given, if one was.
+            data: the data that `fit` was given; None if the run names a data set that `rieszflow.data.load` finds.
+            condition: as given to `fit`, if it was labels or numbers.
+            held_out: as given to `fit`.
+            held_out_condition: as given to `fit`.
+            network: the module that `fit` was given, if any.
             progress: as in `fit`.
             draw: as in `fit`.
 
@@ -206,7 +207,9 @@ class GenerativeFlow(OnHub):
         flow.run.check()
         found = load_data(flow.run) if data is None else dataset(data, held_out, flow.config, condition, held_out_condition)
         check_same(flow.run, found)
-        train(flow.run, found, network=network, progress=progress, draw=draw)
+        known = Condition.of(flow.config, found.shape, flow.run.data.get("condition"))
+        checked = checked_levels(flow.config, found.shape, known, network)
+        train(flow.run, found, checked, network=network, progress=progress, draw=draw)
         return flow
 
     @torch_defaults
@@ -219,97 +222,84 @@ class GenerativeFlow(OnHub):
         batch_size: int = 500,
         progress: ProgressCallback | None = None,
     ) -> Tensor:
-        """n new samples: fresh latents through all networks; one network in memory at a time.
+        """Return new samples: fresh latents, moved through all stages. One stage is in memory at a time.
 
         Args:
-            n: how many, at least 1.
-            condition: what they shall agree with, for all of them or for each: a label or n; numbers (k,) or (n, k), in their
-                own values; an image (C, H, W) or n of them, of which only the known part is looked at, or pooled images. None
-                where the model was trained without; of labels, None draws them as often as they were in training.
-            seed: of the latents: a whole number, or a CPU torch.Generator that goes on; None for torch's default generator.
-            batch_size: latents in one pass of a network; a recorded flow takes 4,000 at least.
+            n: number of samples.
+            condition: the values of the condition, for all samples or for each: a label or n labels; numbers (k,) or (n, k),
+                in their own units; an image (C, H, W) or n images, of which only the known part is used, or pooled images.
+                None for a model without a condition; for labels None draws them with their frequencies in the training data.
+            seed: of the latents: an integer, or a CPU torch.Generator, which advances; None for torch's default generator.
+            batch_size: number of latents that go through a network at a time; at least 4,000 for a recorded flow.
             progress: called after every stage with a `Progress`.
 
         Returns:
-            (n, d) or (n, C, H, W), on the CPU, in the data's own values; images are clipped to their range. float32, but
-            float64 where float32 could not tell those values apart.
+            Samples (n, d) or (n, C, H, W), on the CPU, in the data's own values; images are clipped to their range. float32,
+            or float64 if float32 could not distinguish those values.
 
         Raises:
-            RunError: nothing trained yet; a network is missing, damaged or of another run; or config.yaml was edited.
-            InputError: n or batch_size below 1; or a condition that the model does not know, of another shape or length.
+            RunError: nothing is trained yet; a network is missing, damaged or of another run; or config.yaml was edited.
+            InputError: `n` or `batch_size` is below 1; or the condition is unknown to the model, or of another shape or length.
         """
         n, batch_size = validate.positive_int("n", n), validate.positive_int("batch_size", batch_size)
         if self.run is None or (last := self.run.trained()) == 0:
-            raise RunError("no trained network yet: call fit first, or resume the run")
+            raise RunError("nothing is trained yet: call fit first, or resume the run")
         if last < (total := self.config.total_stages()):
             notice(f"{self.run.path}: training is not finished; samples go through {last} of {total} stages")
-        device = self.config.torch_device()
-        generator = validate.generator(seed)
-        x, shape = torch.empty(0), self.run.shape
-        known = Condition.of(self.config, shape, self.run.data.get("condition"))
-        asked = known.asked(condition, n, self.run.data, generator)
+        device, generator = self.config.torch_device(), validate.generator(seed)
+        x, shape, described = torch.empty(0), self.run.shape, self.run.data
+        known = Condition.of(self.config, shape, described.get("condition"))
+        values = known.asked(condition, n, described, generator)
         check_memory(levels(self.config, shape)[-1].config, shape, device, training=False, samples=n)
         for level in levels(self.config, self.run.shape, known):
             if level.first > last:
                 break
             if level.first == 1:
-                x = known.join(asked, draw_latents(level.config, level.shape, n, generator))
+                x = known.join(values, draw_latents(level.config, level.shape, n, generator))
             else:
                 x = grow(x, shape, level.shape, level.sample_noise_std, generator, level.config.upsampling, known.leading)
             x, shape = x.to(device), level.shape
+            stages = _counted(range(level.first, min(last, level.last) + 1), last, progress)
             if self.config.model == "recorded":
-                x = self._pushed(level, x, min(last, level.last), last, batch_size, progress)
+                x = torch.cat(replay(self._segments(level, stages), x.split(max(batch_size, _REPLAYED))))
                 continue
             phi = build(level.config, shape, self.network, known).to(device)
-            for number in range(level.first, min(last, level.last) + 1):
-                self._load_weights(phi, number)
+            for stage in stages:
+                self._load_weights(phi, stage)
                 x = displace(phi, x, level.config.clip, batch_size)
-                if progress is not None:
-                    progress(Progress("stages", number, last))
         if not x.isfinite().all():
             raise RunError(f"{self.run.path}: samples must be finite, got NaN or infinity from its networks or recording")
-        # a run that has not come to its last level yet: its samples are what they are, in larger pixels
+        # In an unfinished run the last level may not have begun: the samples are enlarged to full size.
         x = known.data(grow(x, shape, self.run.shape, 0.0, None, leading=known.leading)).cpu()
         if len(self.run.shape) == 3:
             x = x.clamp(0, 1)
-        said = self.run.data
-        return data.unscale_points(x, said["low"], said["high"], self.run.columns).view(n, *self.run.shape)
+        return data.unscale_points(x, described["low"], described["high"], self.run.columns).view(n, *self.run.shape)
 
-    def _pushed(
-        self, level: Level, x: Tensor, end: int, last: int, batch_size: int, progress: ProgressCallback | None
-    ) -> Tensor:
-        """Points moved as a level's particles were, part after part of the recording; one of them in memory at a time."""
+    def _segments(self, level: Level, stages: Iterator[int]) -> Iterator[Segment]:
+        """Yield the parts of a level's recording."""
         assert self.run is not None
         plan = level.plan()
-        # Slices and tables are made anew for every batch, so batches are larger than a network's.
-        run = self.run
+        for stage in stages:
+            try:
+                yield Segment.from_tensors(plan, self.run.load_network(stage))
+            except (KeyError, ValueError, TypeError, IndexError) as error:
+                raise RunError(f"{self.run.network_file(stage)}: does not fit the run ({one_line(error)})") from None
 
-        def segments() -> Iterator[Segment]:
-            for number in range(level.first, end + 1):
-                try:
-                    yield Segment.from_tensors(plan, run.load_network(number))
-                except (KeyError, ValueError, TypeError, IndexError) as error:
-                    raise RunError(f"{run.network_file(number)}: does not fit the run ({one_line(error)})") from None
-                if progress is not None:
-                    progress(Progress("stages", number, last))
-
-        return torch.cat(replay(segments(), x.split(max(batch_size, _PUSHED))))
-
-    def _load_weights(self, phi: Displacement, number: int) -> None:
+    def _load_weights(self, phi: Displacement, stage: int) -> None:
         assert self.run is not None
         try:
-            phi.load_state_dict(self.run.load_network(number))
+            phi.load_state_dict(self.run.load_network(stage))
         except RuntimeError as error:
             if out_of_memory(error):
                 raise
-            raise RunError(f"{self.run.network_file(number)}: does not fit the network ({one_line(error)})") from None
+            raise RunError(f"{self.run.network_file(stage)}: does not fit the network ({one_line(error)})") from None
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Copies the run (networks, settings, metrics, checkpoint) to a folder.
+        """Copy the run (networks, settings, metrics, checkpoint) to a folder.
 
         Args:
             path: the folder, which must be empty or absent.
-            overwrite: replace the run that is there. What is no run is never replaced.
+            overwrite: True to replace the run that is there. A folder that is not a run is never replaced.
 
         Raises:
             RunError: nothing is trained, something else is at the path, or a link leads out of the run.
@@ -320,14 +310,14 @@ class GenerativeFlow(OnHub):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, network: nn.Module | None = None) -> GenerativeFlow:
-        """Opens a run's folder.
+        """Open the folder of a run.
 
         Args:
             path: the folder.
-            network: the module that `fit` was given, if one was.
+            network: the module that `fit` was given, if any.
 
         Raises:
-            RunError: no run of rieszflow, or damaged.
+            RunError: not a run of rieszflow, or damaged.
         """
         run = Run.open(path)
         if (run.config.network == "custom") != (network is not None):
@@ -336,3 +326,11 @@ class GenerativeFlow(OnHub):
         flow = cls(run.config, network=network)
         flow.run = run
         return flow
+
+
+def _counted(stages: range, last: int, progress: ProgressCallback | None) -> Iterator[int]:
+    """Yield stages, and report each as soon as it is done."""
+    for stage in stages:
+        yield stage
+        if progress is not None:
+            progress(Progress("stages", stage, last))

@@ -24,18 +24,18 @@ from rieszflow.errors import RankError, RunError
 with extra("generative", "generative models"):
     from accelerate import PartialState
 
-__all__ = ["Processes", "one_sentence", "processes", "told_to_end"]
+__all__ = ["Processes", "processes", "report_rank_errors", "sigterm_as_error"]
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Which of how many this process is.
+    """This process among those that train a run.
 
     Attributes:
         number: how many there are.
         rank: of this one, from 0.
-        device: that this one works on.
-        group: to talk to the others; None for one process.
+        device: the device of this one.
+        group: to communicate; None for a single process.
     """
 
     number: int
@@ -45,41 +45,41 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether this is the one that writes files and speaks."""
+        """Return True for the process that writes files and shows progress."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Returns when all are here."""
+        """Return when all processes have made this call."""
         ranks.wait(self.group)
 
 
 def processes(device: torch.device) -> Processes:
-    """The processes of this job; the group is made if there is none yet. `device` is the one that the settings name."""
+    """Return the processes of this job, after forming their group. `device` is the one in the settings."""
     try:
         state = PartialState(cpu=device.type == "cpu")
-    except ValueError as error:  # variables left by another program
+    except ValueError as error:  # environment variables left by another program
         raise RunError(
             f"WORLD_SIZE={os.environ.get('WORLD_SIZE')} is set, but this process was not started by torchrun "
             f"({one_line(error, 100)}); unset it"
         ) from None
     if state.num_processes == 1:
         return Processes(1, 0, device, None)
-    if device.type == "cuda":  # one for every process of a machine
+    if device.type == "cuda":  # one for each process of a machine
         device = torch.device("cuda", state.local_process_index % torch.cuda.device_count())
         torch.cuda.set_device(device)
-    atexit.register(_part)  # of several calls the last one finds nothing left to do
+    atexit.register(_destroy_group)
     return Processes(state.num_processes, state.process_index, device, dist.group.WORLD)
 
 
-def _part() -> None:
-    """Ends the group. A process that ends with it still there is aborted now and then: the group's threads are running."""
+def _destroy_group() -> None:
+    """Destroy the process group, whose running threads would sometimes abort the process at its end."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 @contextlib.contextmanager
-def one_sentence(path: Path) -> Iterator[None]:
-    """That another process is there no more is an error of the run, which says what to do."""
+def report_rank_errors(path: Path) -> Iterator[None]:
+    """Raise a RunError that names the run and the cure if another process of the training is lost."""
     try:
         yield
     except RankError as error:
@@ -90,15 +90,15 @@ def one_sentence(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def told_to_end(path: Path) -> Iterator[None]:
-    """SIGTERM is an error with a sentence: torchrun sends it to all others as soon as one process has ended."""
+def sigterm_as_error(path: Path) -> Iterator[None]:
+    """Raise a RunError on SIGTERM, which torchrun sends to all other processes as soon as one has ended."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise RunError(
-            f"{path}: told to end (SIGTERM), as torchrun does when another process of this run has ended; resume the run"
+            f"{path}: terminated (SIGTERM), as torchrun does when another process of this run has ended; resume the run"
         )
 
-    if threading.current_thread() is not threading.main_thread():  # only there Python takes signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield
         return
     before = signal.signal(signal.SIGTERM, end)

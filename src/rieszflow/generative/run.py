@@ -1,80 +1,103 @@
-"""A run's folder: what is in it, and how it is written and read. Every file appears whole or not at all.
+"""The folder of a training run. Every file in it appears whole or not at all.
 
 config.yaml          settings, data set, shapes: everything needed to repeat the run
-networks/0001.safetensors …   one network each
-state.safetensors    particles, momentum, random states, and a fit's state: all that `resume` needs; only a header once finished
-metrics.jsonl        one line per network
-evaluation.json      what `evaluate` found
+networks/0001.safetensors …   one network, or one part of a recording, per stage
+state.safetensors    the checkpoint that `resume` continues from; once training is finished, only its header
+metrics.jsonl        one line per stage
+evaluation.json      the scores of `rieszflow evaluate`
 images/              PNGs
 report.html          everything to look at, in one file
 
-Files belong together. Networks and state hold the settings and what was known of the data when they were trained, and the
-checksum of the network before them, which holds the one before that: a file of another run, or a setting changed afterwards,
-does not fit. Equal runs have equal files. Lines of metrics and the scores hold the checksum of their network, and their own.
+A run has a random id. Every file states the id, every tensor file also a hash of the settings and data that it depends on, and
+all have checksums: damaged files, files of other runs and settings edited after training are noticed.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import os
 import re
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
+from rieszflow._infra import files
 from rieszflow._infra.extras import extra
-from rieszflow._infra.files import (
-    Format,
-    Json,
-    atomically,
-    is_temporary,
-    load_header,
-    load_tensors,
-    read_text,
-    remove_leftovers,
-    save_tensors,
-)
+from rieszflow._infra.files import Format, Json, atomically, load_header, load_tensors, read_text, save_tensors
 from rieszflow._infra.notices import notice
-from rieszflow._infra.text import one_line
+from rieszflow._infra.text import one_line, short_repr
 from rieszflow.data import ColumnScaler
 from rieszflow.errors import FileError, RunError, WriteError
-from rieszflow.generative.checks import MOST, is_whole, shown
 from rieszflow.generative.config import Config
-from rieszflow.generative.description import VERSION, Description, check_belongs
-from rieszflow.generative.sealed import sealed, unsealed
+from rieszflow.generative.description import VERSION, Description
 
 with extra("generative", "generative models"):
     from filelock import FileLock, Timeout
 
-__all__ = ["NETWORK", "RESTORED", "STATE", "Run"]
+__all__ = ["NETWORK", "RESTORES", "STATE", "Run", "StageMetrics"]
 
 NETWORK, STATE = Format("network", VERSION), Format("state", VERSION)
-RESTORED = "`resume` restores it from the checkpoint"
-_METRICS_BYTES = 100_000_000
+RESTORES = "`resume` restores it from the checkpoint"
+_MAX_TEXT_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class StageMetrics:
+    """A line of metrics.jsonl: the measurements after one stage.
+
+    Attributes:
+        stage: its number, from 1.
+        level: the factor by which its images are pooled.
+        flow_steps: steps of its flow.
+        flow_steps_total: steps of all flows so far.
+        energy_distance: unbiased energy distances to held-out data, by point cloud.
+        seconds: time spent so far, by phase.
+        displacement_rms: root mean square of the particles' displacements; None in a recording.
+        fit_error: fraction of the mean squared displacement that the network misses; None in a recording.
+        megabytes: size of a recording's part; None for a network.
+    """
+
+    stage: int
+    level: int
+    flow_steps: int
+    flow_steps_total: int
+    energy_distance: dict[str, float]
+    seconds: dict[str, float]
+    displacement_rms: float | None = None
+    fit_error: float | None = None
+    megabytes: float | None = None
+
+    def to_dict(self) -> Json:
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
 
 
 class Run:
-    """The folder of one training run, opened (`Run.open`) or made (`Run.create`).
+    """The folder of one training run, opened by `Run.open` or made by `Run.create`.
 
     Attributes:
         path: the folder.
         config: settings.
-        data: what was trained on: name, path, shape, low, high, training points, fingerprint.
+        data: description of the training data: name, path, shape, low, high, number of points, fingerprint.
+        id: random id, which is in all files of the run.
     """
 
     def __init__(self, path: Path, description: Description) -> None:
-        self.path, self.config, self.data = path, description.config, description.data
-        self._identity = description.identity()
+        self.path, self.config, self.data, self.id = path, description.config, description.data, description.id
+        self._header = {"run": self.id, "settings": description.settings_hash()}
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], config: Config, data: Json) -> Run:
-        """A new folder, or an empty one. What a first write that was killed has left in it counts as nothing."""
+        """Make a run in a folder that is new, or empty but for the leftovers of a killed process."""
         path = Path(path)
         if "\0" in str(path):
-            raise RunError(f"{str(path)!r}: the name of a folder is needed")
-        description = Description(config, data)
+            raise RunError(f"`run` must be the name of a folder, got {str(path)!r}")
+        description = Description(config, data, secrets.token_hex(8))
         run = cls(path, description)
         run._check_empty()
         try:
@@ -82,36 +105,39 @@ class Run:
         except OSError as error:
             raise WriteError(f"{path}: cannot be made ({error.strerror or one_line(error)})") from None
         text = description.text()
-        with run.exclusively():  # of two that begin at once in one folder the second must see the first
+        with run.exclusively():  # of two processes that create a run in one folder, the second must see the first
             run._check_empty()
-            remove_leftovers(path)
+            files.remove_leftovers(path)
             atomically(path / "config.yaml", lambda t: t.write_text(text, encoding="utf-8"))
         return run
 
     def _check_empty(self) -> None:
-        there = os.path.lexists(self.path)
-        if there and (
-            not self.path.is_dir() or any(f.name != ".lock" and not is_temporary(f.name) for f in self.path.iterdir())
+        if os.path.lexists(self.path) and (
+            not self.path.is_dir() or any(f.name != ".lock" and not files.is_temporary(f.name) for f in self.path.iterdir())
         ):
             raise RunError(f"{self.path}: exists and is not an empty folder; choose another, or resume it")
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Run:
-        """The run in a folder. Raises RunError for whatever in its config.yaml cannot be."""
+        """Open the run in a folder.
+
+        Raises:
+            RunError: there is no run, or its config.yaml is damaged or of another version.
+        """
         path = Path(path)
         file = path / "config.yaml"
-        if not os.path.isfile(file):  # which raises nothing, whatever the name is
-            raise RunError(f"{path}: no run of rieszflow (no config.yaml in it)")
+        if not os.path.isfile(file):  # does not raise, whatever the name is
+            raise RunError(f"{path}: not a run of rieszflow (it has no config.yaml)")
         return cls(path, Description.read(file))
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:
-        """Only one process may train a run. The system frees the lock of a process that ends, however it ends."""
+        """Lock the run for training. The system releases the lock of a process that ends, however it ends."""
         lock = FileLock(self.path / ".lock", blocking=False)
         try:
             lock.acquire()
         except Timeout:
-            raise RunError(f"{self.path}: is being trained already, by another process or call") from None
+            raise RunError(f"{self.path}: is already being trained by another process or call") from None
         except (OSError, NotImplementedError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
             raise WriteError(f"{self.path}: cannot be locked for training ({reason}); nothing was changed") from None
@@ -121,9 +147,9 @@ class Run:
             lock.release()
 
     def clear_temporaries(self) -> None:
-        """Removes what a killed process was about to write. Only for the process that trains the run."""
+        """Remove the temporary files of killed processes. Only for the process that trains the run."""
         for folder in (self.path, self.path / "networks", self.path / "images"):
-            remove_leftovers(folder)
+            files.remove_leftovers(folder)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -132,129 +158,104 @@ class Run:
     @property
     def columns(self) -> ColumnScaler | None:
         """Return the scaling of the columns of vectors; None for images."""
-        said = self.data["columns"]
-        return None if said is None else ColumnScaler(**{key: tuple(value) for key, value in said.items()})
+        columns = self.data["columns"]
+        return None if columns is None else ColumnScaler(**{key: tuple(value) for key, value in columns.items()})
 
-    def network_file(self, number: int) -> Path:
-        return self.path / "networks" / f"{number:04d}.safetensors"
+    # Networks, or parts of a recording: one file for each stage.
 
-    # Networks.
+    def network_file(self, stage: int) -> Path:
+        return self.path / "networks" / f"{stage:04d}.safetensors"
 
-    def _there(self) -> list[int]:
-        """Numbers of the networks that are there, in order."""
+    def _stages(self) -> list[int]:
+        """Return the numbers of the stages whose files exist, in order."""
         folder = self.path / "networks"
         names = (file.name for file in folder.iterdir() if file.is_file()) if folder.is_dir() else ()
         numbers = {int(name[:-12]) for name in names if re.fullmatch(r"[0-9]{4,9}\.safetensors", name)}
         return sorted(number for number in numbers if number and self.network_file(number).is_file())
 
     def finished(self) -> int:
-        """Return how many of networks 1, 2, … are there, up to the first gap."""
-        there = self._there()
-        return next((k for k, number in enumerate(there) if number != k + 1), len(there))
+        """Return how many stages are finished, not counting those after a missing one."""
+        found = self._stages()
+        return next((k for k, number in enumerate(found) if number != k + 1), len(found))
 
     def missing(self, last: int | None = None) -> list[int]:
-        """Numbers of those of networks 1 … last that are not there; without `last`, of all that have been trained."""
-        there = self._there()
+        """Return the missing ones of the stages 1 … `last`; by default, of all that have been trained."""
+        found = self._stages()
         if last is None:
-            last = max([self._recorded() or 0, *there[-1:]])
-        return [n for n in range(1, last + 1) if n not in there]
+            last = max([self._checkpointed() or 0, *found[-1:]])
+        return [number for number in range(1, last + 1) if number not in found]
 
-    def _recorded(self) -> int | None:
-        """Networks that were finished when the last checkpoint was written; None where that cannot be known."""
+    def _checkpointed(self) -> int | None:
+        """Return how many stages were finished at the last checkpoint; None if that is unknown."""
         file = self.path / "state.safetensors"
         try:
-            meta, _ = load_header(file, STATE)
-            check_belongs(file, meta, self._identity)
-            return min(int(meta["network"]) - 1, self.config.total_stages())
-        except (FileError, KeyError, TypeError):
+            header, _ = load_header(file, STATE)
+            self._check_belongs(file, header)
+            return min(int(header["stage"]) - 1, self.config.total_stages())
+        except (FileError, KeyError, TypeError, ValueError, OverflowError):
             return None
 
+    def _check_belongs(self, file: Path, header: Json) -> None:
+        if header.get("run") != self._header["run"]:
+            raise RunError(f"{file}: belongs to another run than config.yaml")
+        if header.get("settings") != self._header["settings"]:
+            raise RunError(
+                f"{file}: was trained with other settings or data than config.yaml states; undo the edits in config.yaml"
+            )
+
     def check(self) -> None:
-        """That what is there was trained with the settings and data of config.yaml, by the files' headers alone: quickly."""
-        for number in self._there():
-            check_belongs(self.network_file(number), load_header(self.network_file(number), NETWORK)[0], self._identity)
+        """Check by the headers of all networks that they belong to this run, its settings and its data."""
+        for number in self._stages():
+            self._check_belongs(self.network_file(number), load_header(self.network_file(number), NETWORK)[0])
 
     def trained(self) -> int:
-        """How many networks samples go through: all that have been trained so far.
+        """Return the number of stages that samples go through: all that have been trained so far.
 
         Raises:
-            RunError: one of them is missing or of another run, or there are more than config.yaml names.
+            RunError: a stage is missing or of another run, or there are more than config.yaml states.
         """
         if not self.path.is_dir():
             raise RunError(f"{self.path}: the folder of the run is missing; it was moved or removed")
         self.check()
-        there, total = self._there(), self.config.total_stages()
-        if there and there[-1] > total:
+        found, total = self._stages(), self.config.total_stages()
+        if found and found[-1] > total:
             raise RunError(
-                f"{self.network_file(there[-1])}: network {there[-1]} of a run whose config.yaml names {total} stages; "
-                "give as many `stages` as there are, or more"
+                f"{self.network_file(found[-1])}: is of stage {found[-1]}, but config.yaml has {total} stages; "
+                "raise `stages` to the number of stages that were trained"
             )
         if missing := self.missing():
-            what = (
-                "a folder is in its place; remove it, and" if self.network_file(missing[0]).is_dir() else "to train it again,"
-            )
-            raise RunError(f"{self.network_file(missing[0])}: is missing; {what} resume the run")
-        return there[-1] if there else 0
+            file = self.network_file(missing[0])
+            cure = "a folder is in its place; remove it and" if file.is_dir() else "to train it again,"
+            raise RunError(f"{file}: is missing; {cure} resume the run")
+        return found[-1] if found else 0
 
-    def save_network(self, number: int, weights: dict[str, Tensor], meta: Json) -> str:
-        """Writes a network, and returns its checksum."""
-        whole = {"number": number, **meta, "after": self.checksum(number - 1), **self._identity}
-        return save_tensors(self.network_file(number), NETWORK, weights, whole)
+    def save_network(self, stage: int, tensors: dict[str, Tensor]) -> None:
+        """Write the network of a stage. Those of later stages, from an earlier training, are removed first."""
+        for number in reversed(self._stages()):
+            if number > stage:
+                self.network_file(number).unlink()
+        save_tensors(self.network_file(stage), NETWORK, tensors, {"stage": stage, **self._header})
 
-    def checksum(self, number: int) -> str:
-        """What a network's file says that its checksum is; "" for number 0, which stands for the noise."""
-        return load_header(self.network_file(number), NETWORK)[1] if number else ""
-
-    def load_network(self, number: int) -> dict[str, Tensor]:
-        """A network's weights.
+    def load_network(self, stage: int) -> dict[str, Tensor]:
+        """Return the tensors of a stage.
 
         Raises:
-            RunError: it is missing or damaged; of another run, or after another network than the one that is there; or
-                settings or data in config.yaml are not those that it was trained with.
+            RunError: the file is missing, damaged, or of another run or stage; or config.yaml was edited.
         """
-        file = self.network_file(number)
+        file = self.network_file(stage)
         try:
-            tensors, meta = load_tensors(file, NETWORK)
+            tensors, header = load_tensors(file, NETWORK)
         except FileError as error:
             if ": damaged" in str(error):
                 raise RunError(f"{error}; to train it again, remove it and resume the run") from None
             raise
-        if meta.get("number") != number:
-            raise RunError(f"{file}: is network {shown(meta.get('number'))}, not {number}")
-        check_belongs(file, meta, self._identity)
-        before = number - 1
-        if meta.get("after") != self.checksum(before):
-            was = f"another network {before} than the one that is there" if before else "another network"
-            raise RunError(f"{file}: belongs to another run: it was trained after {was}")
+        self._check_belongs(file, header)
+        if header.get("stage") != stage:
+            raise RunError(f"{file}: must be of stage {stage}, got stage {short_repr(header.get('stage'))}")
         return tensors
 
-    # The checkpoint.
-
-    def save_state(self, tensors: dict[str, Tensor], meta: Json) -> None:
-        """Writes a checkpoint. `meta` says in `after` what the checksum of the last finished network is."""
-        save_tensors(self.path / "state.safetensors", STATE, tensors, {**meta, **self._identity})
-
-    def has_state(self) -> bool:
-        return os.path.lexists(self.path / "state.safetensors")
-
-    def load_state(self) -> tuple[dict[str, Tensor], Json] | None:
-        """The last checkpoint, or None where a run was killed before its first."""
-        file = self.path / "state.safetensors"
-        if not self.has_state():
-            return None
-        try:
-            tensors, meta = load_tensors(file, STATE)
-        except FileError as error:
-            if ": damaged" in str(error):
-                raise RunError(f"{error}; remove it and resume, and the run begins again") from None
-            raise
-        check_belongs(file, meta, self._identity)
-        if not is_whole(meta.get("network"), 1, MOST) or not isinstance(meta.get("after"), str):
-            raise RunError(f"{file}: damaged: it does not state after which network it was written; remove it and resume")
-        return tensors, meta
-
     def complete(self) -> bool:
-        """Whether all networks are there, and their lines of metrics. Raises RunError for a damaged or foreign network."""
+        """Return True if all stages and their metrics are there. Raises RunError for a damaged or foreign network."""
         total = self.config.total_stages()
         if self.finished() < total or self.missing():
             return False
@@ -265,45 +266,64 @@ class Run:
         except RunError:
             return False
 
-    def verify(self, meta: Json) -> None:
-        """Reads all networks that a checkpoint (its metadata) goes on from. Raises RunError for what is damaged or foreign."""
-        last = meta["network"] - 1
-        for number in range(1, last + 1):
-            self.load_network(number)
-            if number == last and meta["after"] != self.checksum(last):
-                raise RunError(
-                    f"{self.path / 'state.safetensors'}: belongs to another run: {self.network_file(last)} is not its"
-                )
+    # The checkpoint.
 
-    # What is read by people.
+    def has_state(self) -> bool:
+        return os.path.lexists(self.path / "state.safetensors")
 
-    def metrics(self) -> list[Json]:
-        """The lines of metrics.jsonl.
+    def save_state(self, tensors: dict[str, Tensor], header: Json) -> None:
+        save_tensors(self.path / "state.safetensors", STATE, tensors, {**header, **self._header})
+
+    def load_state(self) -> tuple[dict[str, Tensor], Json] | None:
+        """Return the tensors and the header of the last checkpoint; None if there is none yet."""
+        file = self.path / "state.safetensors"
+        if not self.has_state():
+            return None
+        try:
+            tensors, header = load_tensors(file, STATE)
+        except FileError as error:
+            if ": damaged" in str(error):
+                raise RunError(f"{error}; to train again from the first stage, remove it and resume the run") from None
+            raise
+        self._check_belongs(file, header)
+        stage = header.get("stage")
+        if type(stage) is not int or not 1 <= stage < 1 << 31:
+            raise RunError(f"{file}: damaged: its header does not state the stage; remove it and resume the run")
+        return tensors, header
+
+    # Metrics and scores.
+
+    def metrics(self) -> list[StageMetrics]:
+        """Return the lines of metrics.jsonl.
 
         Raises:
-            RunError: damaged or edited, lines are missing, or they are of other networks than those that are there.
+            RunError: lines are damaged, edited, missing, or of another run.
         """
-        file = self.path / "metrics.jsonl"
-        rows = []
+        file, rows = self.path / "metrics.jsonl", []
         if os.path.lexists(file):
-            for k, line in enumerate(read_text(file, _METRICS_BYTES).splitlines(), 1):
-                row = unsealed(f"{file}: line {k}", line)
-                if row.get("network") != k:
-                    raise RunError(f"{file}: line {k} is of network {shown(row.get('network'))}; {RESTORED}")
-                if (own := self.network_file(k)).is_file() and row.get("network_checksum") != self.checksum(k):
-                    raise RunError(f"{file}: line {k} is of another network than {own}; {RESTORED}")
-                rows.append(row)
-        done = self.finished() if (recorded := self._recorded()) is None else recorded
+            for number, line in enumerate(read_text(file, _MAX_TEXT_BYTES).splitlines(), 1):
+                content = verify_checksum(f"{file}: line {number}", line)
+                if content.pop("run", None) != self.id:
+                    raise RunError(f"{file}: line {number} belongs to another run; {RESTORES}")
+                try:
+                    rows.append(StageMetrics(**content))
+                except TypeError as error:
+                    raise RunError(f"{file}: line {number}: damaged ({one_line(error, 100)}); {RESTORES}") from None
+                if rows[-1].stage != number:
+                    raise RunError(f"{file}: line {number} is of stage {short_repr(rows[-1].stage)}; {RESTORES}")
+        checkpointed = self._checkpointed()
+        done = self.finished() if checkpointed is None else checkpointed
         if len(rows) < done:
-            raise RunError(f"{file}: has {len(rows)} lines, {done} networks are trained; {RESTORED}")
+            raise RunError(f"{file}: has {len(rows)} lines, but {done} stages are trained; {RESTORES}")
         return rows
 
-    def write_metrics(self, rows: Sequence[Json]) -> None:
-        text = "".join(json.dumps(sealed(row)) + "\n" for row in rows)
+    def write_metrics(self, rows: Sequence[StageMetrics]) -> None:
+        lines = (json.dumps(with_checksum({**row.to_dict(), "run": self.id})) + "\n" for row in rows)
+        text = "".join(lines)
         atomically(self.path / "metrics.jsonl", lambda t: t.write_text(text, encoding="utf-8"))
 
     def evaluation(self) -> Json | None:
-        """What `rieszflow evaluate` wrote, or None; None with a notice where more networks have been trained since.
+        """Return the scores of `rieszflow evaluate`; None if there are none, or, with a notice, if training went on since.
 
         Raises:
             RunError: damaged or edited.
@@ -311,14 +331,39 @@ class Run:
         file = self.path / "evaluation.json"
         if not os.path.lexists(file):
             return None
-        scores = unsealed(str(file), read_text(file, _METRICS_BYTES))
-        there = self._there()
-        if not there or scores.pop("network_checksum", None) != self.checksum(there[-1]):
-            notice(f"{file}: scores other networks than those that are there now; evaluate again")
+        scores = verify_checksum(str(file), read_text(file, _MAX_TEXT_BYTES))
+        found = self._stages()
+        if not found or scores.pop("network_checksum", None) != self._checksum(found[-1]):
+            notice(f"{file}: the scores are of other networks than those of the run now; evaluate again")
             return None
         return scores
 
     def write_evaluation(self, scores: Json) -> None:
-        content = sealed({**scores, "network_checksum": self.checksum(self.trained())})
+        content = with_checksum({**scores, "network_checksum": self._checksum(self.trained())})
         text = json.dumps(content, indent=2) + "\n"
         atomically(self.path / "evaluation.json", lambda t: t.write_text(text, encoding="utf-8"))
+
+    def _checksum(self, stage: int) -> str:
+        return load_header(self.network_file(stage), NETWORK)[1]
+
+
+def with_checksum(content: Json) -> Json:
+    """Return JSON-able content with its checksum as the last entry."""
+    return {**content, "checksum": hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()}
+
+
+def verify_checksum(where: str, text: str) -> Json:
+    """Return the content that was given to `with_checksum`, from its JSON.
+
+    Raises:
+        RunError: not JSON, or the checksum does not fit.
+    """
+    try:
+        content: Json = json.loads(text)
+        checksum = content.pop("checksum")
+        fits = with_checksum(content)["checksum"] == checksum
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise RunError(f"{where}: damaged ({type(error).__name__}: {one_line(error, 100)})") from None
+    if not fits:
+        raise RunError(f"{where}: damaged or edited: its checksum does not fit its contents")
+    return content

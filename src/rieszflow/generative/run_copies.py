@@ -1,6 +1,6 @@
 """Copies of the folder of a run: saved, published, or inside a copied or pickled model.
 
-A run from elsewhere may contain links. A copy never follows one out of the run, because private files may lie there.
+A run from elsewhere may contain links. None is followed out of the run, because private files could be copied.
 """
 
 from __future__ import annotations

@@ -1,101 +1,172 @@
-"""A training's state: all that changes while it runs. A checkpoint is this, written down."""
+"""The part of a training that changes, and its form in a checkpoint.
+
+A stage has two phases: particles flow, and then, unless the flow is recorded, a network is fitted to where they went.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from rieszflow._infra import ranks
 from rieszflow._infra.files import Json
 from rieszflow.flow import ParticleFlow
-from rieszflow.generative.context import Stage
-from rieszflow.generative.keeping import (
-    Flow,
-    Generator,
-    Moments,
-    Named,
-    Parts,
-    Rows,
-    Said,
-    Scaling,
-    Weights,
-    Whole,
-    Wholes,
-)
+from rieszflow.flow.segments import Segment
+from rieszflow.generative.context import LevelData
 from rieszflow.generative.networks import Displacement
+from rieszflow.generative.processes import Processes
+from rieszflow.generative.run import StageMetrics
 
-__all__ = ["Fit", "Phase", "State"]
+__all__ = ["FitPhase", "FlowPhase", "PhaseName", "State"]
 
-Phase: TypeAlias = Literal["flow", "fit"]
+PhaseName: TypeAlias = Literal["flow", "fit"]
+Tensors: TypeAlias = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Fit:
-    """A network that is being fitted. A step changes networks and optimiser in place.
+@dataclass
+class FlowPhase:
+    """Particles are moving along a flow, which may record its steps."""
+
+    name: ClassVar[PhaseName] = "flow"
+    flow: ParticleFlow
+
+    def to_tensors(self) -> Tensors:
+        recorded = {} if self.flow.recorder is None else self.flow.recorder.segment.to_tensors()
+        return _prefixed("target", self.flow.state()) | _prefixed("recorded", recorded)
+
+    def load_tensors(self, tensors: Tensors) -> None:
+        self.flow.load_state(_below("target", tensors))
+        if self.flow.recorder is not None:
+            self.flow.recorder.segment = Segment.from_tensors(self.flow.recorder.plan, _below("recorded", tensors))
+
+
+@dataclass
+class FitPhase:
+    """A network is being fitted.
 
     Attributes:
         phi: Φ_l, which learns.
-        average: the moving average of its weights, which is kept.
-        optimiser: Adam and its moments.
-        randomness: of torch's default generator, from which dropout and the like draw; as of the last checkpoint.
-        model: `phi`, or what averages its gradients over all processes.
-        source: what batches are drawn with: the common source, or one of this process's own.
-        loss: of the last step, normalised; None before the first.
+        average: the moving average of its weights, which is the result.
+        optimiser: Adam.
+        random_state: of torch's default generator, which dropout draws from; as of the last checkpoint.
+        model: `phi`, or a wrapper that averages its gradients over all processes.
+        generator: draws the batches; common to all processes, or one of this process's own.
+        loss: normalised loss of the last step; None before the first.
     """
 
-    phi: Annotated[Displacement, Weights()]
-    average: Annotated[Displacement, Weights()]
-    optimiser: Annotated[torch.optim.Optimizer, Moments("adam")]
-    randomness: Annotated[Tensor, Whole("random.fit", moved=False)]
+    name: ClassVar[PhaseName] = "fit"
+    phi: Displacement
+    average: Displacement
+    optimiser: torch.optim.Optimizer
+    random_state: Tensor
     model: nn.Module
-    source: torch.Generator
+    generator: torch.Generator
     loss: float | None = None
 
+    def to_tensors(self) -> Tensors:
+        slots = self.optimiser.state_dict()["state"]
+        adam = {f"{number}.{key}": t for number, slot in slots.items() for key, t in slot.items()}
+        networks = _prefixed("phi", self.phi.state_dict()) | _prefixed("average", self.average.state_dict())
+        return networks | _prefixed("adam", adam) | {"random.fit": self.random_state}
 
-@dataclass(frozen=True)
+    def load_tensors(self, tensors: Tensors) -> None:
+        self.phi.load_state_dict(_below("phi", tensors))
+        self.average.load_state_dict(_below("average", tensors))
+        slots: dict[int, Tensors] = {}
+        for name, t in _below("adam", tensors).items():
+            number, key = name.split(".")
+            slots.setdefault(int(number), {})[key] = t
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": slots})
+        self.random_state = tensors["random.fit"]
+
+
+@dataclass
 class State:
-    """Where a training is. Steps return a new one; generators, flows and networks in it move in place.
+    """All that changes during a training. The functions that advance a training change it in place.
 
     Attributes:
-        network: l, the network at work, from 1; L + 1 at the end.
-        phase: "flow" while particles move, "fit" while the network learns.
-        step: steps done of this phase.
-        x: particles (n, d), this process's part.
-        x_old: particles before this network's flow, (n, d); none in a recording.
-        velocities: v of every kind of slices, (n, d); None before its first step.
-        flow: how particles move, with the part of a recording that is being made; None in a fit.
-        fit: the network; None in a flow.
-        fresh: samples that never were particles, after the last network, (n, d).
-        fresh_velocities: theirs, in a recording; None before its level's first step.
-        path: some of them after every network, (networks, n, d).
-        chooser: the source of all chance that does not depend on the device.
-        drawer: the source of directions, on the device.
-        scaler: of the loss, in fp16.
-        initial: weights that a level's first network starts from, where the network is the user's own.
-        seconds: spent in flows, in fits, and after them: on scores, pictures and checkpoints.
-        after: the checksum of the last finished network.
+        stage: l, the stage at work, from 1; L + 1 at the end.
+        phase: the flow or the fit at work.
+        step: number of steps done in this phase.
+        data: targets at the size of the stage's level. They follow from `stage`, so checkpoints do not contain them.
+        x: this process's particles (n, d).
+        x_old: particles before this stage's flow (n, d); empty in a recording.
+        velocities: v for each kind of slices, (n, d); None before its first step.
+        fresh: samples that never were particles (n, d), after the last stage.
+        fresh_velocities: their velocities in a recording; None before the level's first step.
+        path: some of them after every stage, (stages, n, d).
+        data_rng: the source of all randomness that does not depend on the device.
+        slice_rng: the source of slices, on the device.
+        scaler: scales the loss in fp16.
+        init_weights: initial weights of each level's first network if it is the user's own; otherwise empty.
+        seconds: time spent in flows, in fits, and after them on metrics, pictures and checkpoints.
         rows: the lines of metrics.jsonl.
-        stage: the targets at this level's size; they follow from `network`, so they are not kept.
     """
 
-    network: Annotated[int, Said()]
-    phase: Annotated[Phase, Said()]
-    step: Annotated[int, Said()]
-    x: Annotated[Tensor, Rows()]
-    x_old: Annotated[Tensor, Rows()]
-    velocities: Annotated[tuple[Tensor | None, ...], Rows("velocity", many=True)]
-    flow: Annotated[ParticleFlow | None, Flow("target")]
-    fit: Annotated[Fit | None, Parts()]
-    fresh: Annotated[Tensor, Whole()]
-    fresh_velocities: Annotated[tuple[Tensor | None, ...], Wholes("fresh_velocity")]
-    path: Annotated[Tensor, Whole()]
-    chooser: Annotated[torch.Generator, Generator("random.chooser")]
-    drawer: Annotated[torch.Generator, Generator("random.slices")]
-    scaler: Annotated[torch.amp.GradScaler, Scaling()]
-    initial: Annotated[dict[str, Tensor], Named("custom")]
-    seconds: Annotated[dict[str, float], Said()]
-    after: Annotated[str, Said()]
-    rows: Annotated[tuple[Json, ...], Said()]
-    stage: Stage
+    stage: int
+    phase: FlowPhase | FitPhase
+    step: int
+    data: LevelData
+    x: Tensor
+    x_old: Tensor
+    velocities: list[Tensor | None]
+    fresh: Tensor
+    fresh_velocities: list[Tensor | None]
+    path: Tensor
+    data_rng: torch.Generator
+    slice_rng: torch.Generator
+    scaler: torch.amp.GradScaler
+    init_weights: Tensors
+    seconds: dict[str, float]
+    rows: list[StageMetrics]
+
+    def header(self) -> Json:
+        """Return the JSON-able part of a checkpoint."""
+        rows = [row.to_dict() for row in self.rows]
+        return {"stage": self.stage, "phase": self.phase.name, "step": self.step, "seconds": self.seconds, "rows": rows}
+
+    def to_tensors(self, here: Processes) -> Tensors:
+        """Return the tensors of a checkpoint, with the particles of all processes. All processes must make this call."""
+        sharded = {"x": self.x, "x_old": self.x_old, **_numbered("velocity", self.velocities)}
+        tensors = {name: ranks.all_gather_rows(t, here.group) for name, t in sharded.items()}
+        tensors |= {"fresh": self.fresh, "path": self.path, **_numbered("fresh_velocity", self.fresh_velocities)}
+        tensors |= {"random.data": self.data_rng.get_state(), "random.slices": self.slice_rng.get_state()}
+        scale = {key: torch.tensor(number, dtype=torch.float64) for key, number in self.scaler.state_dict().items()}
+        return tensors | _prefixed("scaler", scale) | _prefixed("init", self.init_weights) | self.phase.to_tensors()
+
+    def load_tensors(self, tensors: Tensors, here: Processes) -> None:
+        """Restore the output of `to_tensors`, for any number of processes.
+
+        Raises:
+            KeyError, RuntimeError, ValueError: the tensors do not fit this state.
+        """
+        self.fresh, self.path = (tensors[name].to(here.device) for name in ("fresh", "path"))
+        self.x, self.x_old = (ranks.shard(tensors[name].to(here.device), here.group) for name in ("x", "x_old"))
+        velocities = [tensors.get(f"velocity.{k}") for k in range(len(self.velocities))]
+        self.velocities = [None if v is None else ranks.shard(v.to(here.device), here.group) for v in velocities]
+        velocities = [tensors.get(f"fresh_velocity.{k}") for k in range(len(self.fresh_velocities))]
+        self.fresh_velocities = [None if v is None else v.to(here.device) for v in velocities]
+        self.data_rng.set_state(tensors["random.data"])
+        self.slice_rng.set_state(tensors["random.slices"])
+        self.init_weights = _below("init", tensors)
+        scale, saved = self.scaler.state_dict(), _below("scaler", tensors)
+        if scale and saved:  # the precision may have been changed since
+            self.scaler.load_state_dict({key: type(scale[key])(t.item()) for key, t in saved.items()})
+        self.phase.load_tensors(tensors)
+
+
+def _numbered(name: str, tensors: Sequence[Tensor | None]) -> Tensors:
+    return {f"{name}.{k}": t for k, t in enumerate(tensors) if t is not None}
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
+    return {f"{prefix}.{name}": t for name, t in tensors.items()}
+
+
+def _below(prefix: str, tensors: Tensors) -> Tensors:
+    """Return the tensors whose names have a prefix, by the rest of their names."""
+    return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}

@@ -11,8 +11,8 @@ from rieszflow._infra.isolation import torch_defaults
 from rieszflow._infra.scaling import power_of_two
 from rieszflow._types import Points
 from rieszflow.errors import InputError
-from rieszflow.two_sample.exact import exact_gram, pair_distances
-from rieszflow.two_sample.permutations import pvalue, source
+from rieszflow.two_sample.gram import Gram, pair_distances
+from rieszflow.two_sample.permutations import draw_splits, permutation_rng
 
 __all__ = ["energy_pvalue", "frechet_distance", "kernel_distance", "nearest", "precision_recall"]
 
@@ -129,11 +129,8 @@ def energy_pvalue(x: Points, y: Points, *, permutations: int = 499, seed: int = 
     """
     a, b, _ = _pair(x, y)
     permutations = validate.positive_int("permutations", permutations)
-    distances = pair_distances(torch.cat([a, b]).detach().cpu().numpy())
-    gram, sizes = exact_gram(distances, len(a)), (len(a), len(b))
-    largest = float(distances.max())
-    found = pvalue(gram.squares, gram.weights, sizes, permutations=permutations, scale=largest, random=source(seed))
-    return found.value
+    gram = Gram.from_distances(pair_distances(torch.cat([a, b]).detach().cpu().numpy()), len(a))
+    return gram.permutation_test(draw_splits(len(a), len(b), permutations, permutation_rng(seed))).pvalue
 
 
 @torch_defaults

@@ -14,19 +14,17 @@ from rieszflow import histograms
 from rieszflow._infra import validate
 from rieszflow._infra.extras import extra
 from rieszflow._infra.isolation import isolated_numerics
-from rieszflow._infra.workspace import Workspace
-from rieszflow._types import Cloud, DirectionsName, ScaleName, Statistic
+from rieszflow._types import DirectionsName, ScaleName, Statistic
 from rieszflow.data.scale import spreads_of_rows
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.loss import flat_points
+from rieszflow.sketch.counts import add_points
 from rieszflow.sketch.plan import Plan, SliceSettings, notice_if_coarse
 
 with extra("generative", "SlicedEnergyDistance"):
     from torchmetrics import Metric
 
 __all__ = ["SlicedEnergyDistance"]
-
-_COUNTS = Workspace()
 
 
 class SlicedEnergyDistance(Metric):
@@ -97,7 +95,7 @@ class SlicedEnergyDistance(Metric):
         self.statistic, self.reset_real = statistic, reset_real
         spreads = spreads_of_rows(scale, points, False, getattr(rows, "ndim", 2) > 2)
         self._drawn = SliceSettings(points.shape[1], slices, directions, seed, None, spreads)
-        grids = Plan.fit(self._drawn.divide(points), self._drawn).random
+        grids = Plan.fit(self._drawn.rescale(points), self._drawn).random_grids
         self._spans = [grid.to_tensors() for grid in grids]
         P, width = sum(grid.directions.P for grid in grids), grids[0].B + 2 * histograms.TAIL
         # The first state, so that a merge is refused before anything is added.
@@ -112,7 +110,7 @@ class SlicedEnergyDistance(Metric):
         """The bins on a device, a part of the slices after another, and the part's rows among all."""
         first = 0
         spans = [{**span, "shift": span["shift"].to(device)} for span in self._spans]
-        for part, span in zip(histograms.split_directions(self._drawn.kinds(spans[0]["shift"])[0]), spans, strict=True):
+        for part, span in zip(histograms.split_directions(self._drawn.draw(spans[0]["shift"])), spans, strict=True):
             yield histograms.BinGrid.from_tensors(part, span), slice(first, first + part.P)
             first += part.P
 
@@ -138,16 +136,11 @@ class SlicedEnergyDistance(Metric):
         mass, moments, n = self._state(real)
         if points.device != mass.device:
             raise InputError(f"`x` must be on the metric's device {mass.device}, got {points.device}; metric.to(...) moves it")
-        scaled = self._drawn.divide(points)
+        scaled = self._drawn.rescale(points)
         for grid, rows in self._grids(points.device):
             if rows.start == 0:
                 notice_if_coarse(grid, scaled)
-            grid, wide = grid.promote(scaled)
-            counted = histograms.select_backend(grid).count(grid, Cloud(wide), tail_sums=True, workspace=_COUNTS)
-            assert counted[1] is not None
-            with torch.inference_mode():  # the states may have been made in it
-                mass[rows] += counted[0]
-                moments[rows] += counted[1]
+            add_points(grid, scaled, None, mass[rows], moments[rows])
         with torch.inference_mode():
             n += len(points)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra.extras import extra
-from rieszflow._infra.files import Json, atomically
+from rieszflow._infra.files import atomically
 from rieszflow._infra.notices import notice
 from rieszflow._infra.text import on_one_line
 from rieszflow.sketch import SliceSketch
@@ -26,7 +27,7 @@ with extra("cli", "figures"):
 
 if TYPE_CHECKING:
     from rieszflow.generative.context import Pictures
-    from rieszflow.generative.run import Run
+    from rieszflow.generative.run import Run, StageMetrics
 
 __all__ = [
     "comparison", "heat_map", "image_zoom", "picture", "save_picture", "stage_curves", "to_tensorboard", "trajectories",
@@ -102,11 +103,13 @@ def _rendered(figure: Figure) -> Image.Image:
     return Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")
 
 
-def stage_curves(rows: list[Json], curves: dict[str, list[float]], ylabel: str, baseline: float | None = None) -> Image.Image:
+def stage_curves(
+    rows: Sequence[StageMetrics], curves: dict[str, list[float]], ylabel: str, baseline: float | None = None
+) -> Image.Image:
     """Plot values against the stage; with the baseline of training data, on a symmetric logarithmic scale."""
     figure, axes = _figure(5, 3.6, xlabel="stage", ylabel=ylabel)
     for label, values in curves.items():
-        axes.plot([row["network"] for row in rows], values, marker="o", ms=3, label=label)
+        axes.plot([row.stage for row in rows], values, marker="o", ms=3, label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if baseline is None:
         axes.set_ylim(bottom=0)
@@ -120,7 +123,7 @@ def stage_curves(rows: list[Json], curves: dict[str, list[float]], ylabel: str, 
 def comparison(x: SliceSketch, y: SliceSketch, labels: tuple[str, str]) -> Image.Image:
     """Draw histograms of two sketches in the three columns and the random direction that differ most."""
     panels: list[tuple[str, int, bool]] = []  # title, index, and whether it is that of a column
-    if x.columns:
+    if x.plan.settings.has_columns:
         names = y.names or [f"column {k}" for k in range(y.d)]
         panels += [(names[k], k, True) for k in y.feature_distances(x).argsort(descending=True)[:3].tolist()]
     k = int(y.slice_distances(x).argmax())
@@ -173,16 +176,16 @@ def to_tensorboard(run: Run, pictures: Pictures) -> None:
     with extra("tensorboard", "TensorBoard"):
         from torch.utils.tensorboard import SummaryWriter
 
-    rows = run.metrics()
-    step = rows[-1]["flow_steps_total"]
+    row = pictures.rows[-1]
+    step = row.flow_steps_total
     with SummaryWriter(str(run.path / "tensorboard"), purge_step=step) as writer:
         add: Any = writer
-        for name, value in rows[-1].items():
+        for name, value in row.to_dict().items():
             for key, number in value.items() if isinstance(value, dict) else [("", value)]:
                 if isinstance(number, (int, float)):
                     add.add_scalar(f"{name}/{key}" if key else name, number, step)
         for name in ("particles", "samples"):
-            file = run.path / "images" / f"{name}-{len(rows):04d}.png"
+            file = run.path / "images" / f"{name}-{row.stage:04d}.png"
             if file.is_file():
                 with Image.open(file) as image:
                     add.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")

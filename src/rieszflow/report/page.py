@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from string import Template
@@ -24,7 +25,7 @@ with extra("cli", "figures"):
 
 if TYPE_CHECKING:
     from rieszflow.generative.context import Pictures
-    from rieszflow.generative.run import Run
+    from rieszflow.generative.run import Run, StageMetrics
 
 __all__ = ["draw", "noun", "score_notes", "score_table", "stage_caption", "stage_table", "write_report"]
 
@@ -46,7 +47,7 @@ _CURVES = {
 
 def draw(run: Run, pictures: Pictures) -> None:
     """Draw the figures of the stage that was just finished, and write the report: the `draw` callback of a training."""
-    number, shape = len(run.metrics()), run.shape
+    number, shape = len(pictures.rows), run.shape
     images = len(shape) == 3
     samples, columns = _in_rows(pictures) if images else (pictures.samples[:_CLOUD], None)
     particles = pictures.particles[: _GRID if images else _CLOUD]
@@ -56,7 +57,7 @@ def draw(run: Run, pictures: Pictures) -> None:
     if len(path) > 16:
         path = path[torch.linspace(0, len(path) - 1, 16).round().long()]
     save_picture(_image_file(run, "way"), trajectories(path, shape))
-    write_report(run)
+    write_report(run, pictures.rows)
 
 
 def _in_rows(pictures: Pictures) -> tuple[Tensor, int | None]:
@@ -72,9 +73,9 @@ def _in_rows(pictures: Pictures) -> tuple[Tensor, int | None]:
     return x[:_GRID], None
 
 
-def write_report(run: Run) -> Path:
-    """Write report.html from the files in the run's folder, and return its path."""
-    rows, evaluation = run.metrics(), run.evaluation()
+def write_report(run: Run, rows: Sequence[StageMetrics] | None = None) -> Path:
+    """Write report.html from the files in the run's folder, and return its path. `rows` are its metrics, if known."""
+    rows, evaluation = run.metrics() if rows is None else rows, run.evaluation()
     sections = [*(_stage_sections(run, rows) if rows else []), *(_evaluation_section(run, evaluation) if evaluation else [])]
     settings = "".join(f"<tr><td>{_text(k)}</td><td>{_text(v)}</td></tr>" for k, v in run.config.to_dict().items())
     sections.append(
@@ -84,7 +85,7 @@ def write_report(run: Run) -> Path:
     summary = f"Trained on {run.data['points']:,} {noun(run.shape)} of shape {tuple(run.shape)}: "
     summary += f"{len(rows)} of {run.config.total_stages()} stages"
     if rows:
-        summary += f", {sum(rows[-1]['seconds'].values()):.0f} s"
+        summary += f", {sum(rows[-1].seconds.values()):.0f} s"
     summary += "." if run.columns is None else ". Distances are those of columns scaled by their interquartile ranges."
     template = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
     page = template.substitute(
@@ -99,7 +100,7 @@ def write_report(run: Run) -> Path:
     return file
 
 
-def _stage_sections(run: Run, rows: list[Json]) -> list[str]:
+def _stage_sections(run: Run, rows: Sequence[StageMetrics]) -> list[str]:
     images, number = len(run.shape) == 3, len(rows)
     kind = "Grid of small images" if images else "Scatter plot of the first two coordinates"
     rows_of = ""
@@ -126,9 +127,9 @@ def _stage_sections(run: Run, rows: list[Json]) -> list[str]:
     ]
 
 
-def _curves(rows: list[Json]) -> str:
-    over = f"over stages {rows[0]['network']} to {rows[-1]['network']}"
-    distances = [row["energy_distance"] for row in rows]
+def _curves(rows: Sequence[StageMetrics]) -> str:
+    over = f"over stages {rows[0].stage} to {rows[-1].stage}"
+    distances = [row.energy_distance for row in rows]
     fresh, baseline = [e["fresh_samples"] for e in distances], distances[-1]["training_data"]
     curves = {label: [e[key] for e in distances] for key, label in _CURVES.items() if key in distances[-1]}
     figures = _inline(
@@ -137,8 +138,7 @@ def _curves(rows: list[Json]) -> str:
         f"a dashed line marks training data at {baseline:.3g}.",
         "Energy distance to held-out data after each stage; lower is better.",
     )
-    if "fit_error" in rows[-1]:
-        errors = [row["fit_error"] for row in rows]
+    if errors := [row.fit_error for row in rows if row.fit_error is not None]:
         figures += _inline(
             stage_curves(rows, {"fit error": errors}, "relative squared fit error"),
             f"Curve of the fit error {over}: from {errors[0]:.3g} to {errors[-1]:.3g}.",
@@ -190,25 +190,25 @@ def noun(shape: tuple[int, ...]) -> str:
     return "images" if len(shape) == 3 else "points"
 
 
-def stage_table(rows: list[Json]) -> tuple[list[str], list[list[str]]]:
+def stage_table(rows: Sequence[StageMetrics]) -> tuple[list[str], list[list[str]]]:
     """Return headings and cells of metrics.jsonl, without empty columns. Seconds are those of each stage."""
     headings = ("stage", "pooled", "steps", "fit error", "particles", "fitted", "fresh", "seconds")
-    seconds = [0.0, *(sum(row["seconds"].values()) for row in rows)]  # counted from the start of the training
+    seconds = [0.0, *(sum(row.seconds.values()) for row in rows)]  # counted from the start of the training
     cells = []
     for row, (before, after) in zip(rows, pairwise(seconds), strict=True):
-        e = row["energy_distance"]
+        e = row.energy_distance
         distances = [f"{e[key]:.4f}" if key in e else "" for key in ("particles", "network_particles", "fresh_samples")]
-        pooled = str(row["level"]) if row["level"] != 1 else ""
-        error = f"{row['fit_error']:.3f}" if "fit_error" in row else ""
-        cells.append([str(row["network"]), pooled, str(row["flow_steps"]), error, *distances, f"{after - before:.1f}"])
+        pooled = str(row.level) if row.level != 1 else ""
+        error = f"{row.fit_error:.3f}" if row.fit_error is not None else ""
+        cells.append([str(row.stage), pooled, str(row.flow_steps), error, *distances, f"{after - before:.1f}"])
     filled = [k for k in range(len(headings)) if any(line[k] for line in cells)]
     return [headings[k] for k in filled], [[line[k] for k in filled] for line in cells]
 
 
-def stage_caption(rows: list[Json]) -> str:
+def stage_caption(rows: Sequence[StageMetrics]) -> str:
     """Return the caption of `stage_table`."""
     fitted, error = "", ""
-    if "network_particles" in rows[-1]["energy_distance"]:
+    if "network_particles" in rows[-1].energy_distance:
         fitted, error = ", of the particles after the network", " Fit error: the share of the displacement that it misses."
     return (
         f"Unbiased energy distances to held-out data, lower is better: of the flow's particles{fitted} and of fresh samples. "

@@ -1,7 +1,6 @@
-"""A cloud's tables as an object that adds up, is saved, and is compared.
+"""Histograms of a point cloud as an object that can be merged, saved and compared.
 
-Rooms, in the order in which data flow: `plan` (where slices and bins are), `reservoir` (random points that are kept), `counts`
-(what is counted), `sketch` (the object), `files`.
+In the order of data flow: `plan` (slices and bins), `counts` (counts in the bins, a random sample, their files), `sketch`.
 """
 
 from rieszflow.sketch.plan import Plan

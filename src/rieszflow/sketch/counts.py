@@ -1,89 +1,314 @@
-"""What is counted in the bins of a plan."""
+"""The contents of a sketch: counts in the bins of a plan and a random sample of the points, in memory and in files."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rieszflow import histograms
-from rieszflow._infra import ranks
+from rieszflow._infra import ranks, validate
+from rieszflow._infra.files import Format, Json, load_tensors, out_of_memory, save_tensors
 from rieszflow._infra.ranks import Group
+from rieszflow._infra.text import one_line
 from rieszflow._infra.workspace import Workspace
-from rieszflow._types import Cloud
-from rieszflow.sketch.plan import Plan
-from rieszflow.sketch.reservoir import Reservoir
+from rieszflow._types import Cloud, Progress, ProgressCallback
+from rieszflow.data import Stream
+from rieszflow.errors import FileError, InputError
+from rieszflow.sketch.plan import Plan, SliceSettings
 
-__all__ = ["Counts"]
+__all__ = ["SKETCH", "Counts", "Reservoir", "add_points", "read", "reservoir_capacity", "with_progress", "write"]
 
+SKETCH = Format("sketch", 5)
+_ROUNDING = 1.05  # weights are partly summed in float32, where the rounding errors of equal ones add up
+_LARGEST = 3.5e38  # positions are float32 numbers
 _COUNTS = Workspace()
-_PASS = 1 << 22  # points counted in one go: whole numbers of this size are exact in float32
+_MAX_POINTS = 1 << 22  # counted at a time: integers up to this size are exact in float32
+_ROWS, _MIN_ROWS = 2048, 64  # of a reservoir
+_MAX_NUMBERS = 1 << 20  # 4 MB in float32
+_HASHED = 8  # columns, spread evenly
+
+
+def with_progress(cloud: Stream, progress: ProgressCallback | None, what: str = "points") -> Iterator[Tensor]:
+    """Iterate over the batches of a cloud, and report the number of points after each."""
+    done = 0
+    for batch in cloud:
+        yield batch
+        done += len(batch)
+        if progress is not None:
+            progress(Progress(what, done, cloud.n))
+
+
+def add_points(grid: histograms.BinGrid, x: Tensor, w: Tensor | None, counts: Tensor, tail_sums: Tensor) -> None:
+    """Add points (n, d), divided by their spreads, to the tables of the slices of a grid."""
+    grid, points = grid.promote(x)
+    new, sums = histograms.select_backend(grid).count(grid, Cloud(points, w), tail_sums=True, workspace=_COUNTS)
+    assert sums is not None
+    with torch.inference_mode():  # the tables may have been made in it
+        counts += new
+        tail_sums += sums
 
 
 class Counts:
-    """The points that were counted, and some of them as they came.
+    """The contents of a sketch.
 
     Attributes:
-        masses: points, or the sum of their weights, in every bin: (P, bins) float64 for every part of the plan.
-        moments: sums of positions in the geometric bins, (P, 2·TAIL) float64 for every part.
-        n: points.
-        weight: the sum of their weights; n without weights.
-        squares: the sum of squared weights.
-        weighted: whether they have weights.
-        reservoir: random points.
+        counts: Points, or the sum of their weights, in every bin: (P, bins) float64 for every grid of the plan.
+        tail_sums: Sums of positions in the geometric bins: (P, 2·TAIL) float64 for every grid.
+        n: Number of points.
+        weight: Sum of their weights; n without weights.
+        squares: Sum of their squared weights.
+        weighted: True if the points have weights.
+        reservoir: A random sample of the points.
     """
 
-    def __init__(self, plan: Plan, sample: int, weighted: bool = False) -> None:
+    def __init__(self, plan: Plan, reservoir_size: int, weighted: bool = False) -> None:
         self.n, self.weight, self.squares, self.weighted = 0, 0.0, 0.0, weighted
         shapes = [(grid.directions.P, grid.B + 2 * histograms.TAIL) for grid in plan.grids]
         device = plan.grids[0].shift.device
-        self.masses = [torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes]
-        self.moments = [torch.zeros(P, 2 * histograms.TAIL, dtype=torch.float64, device=device) for P, _ in shapes]
-        self.reservoir = Reservoir(sample, plan.settings.d, plan.settings.seed)
+        self.counts = [torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes]
+        self.tail_sums = [torch.zeros(P, 2 * histograms.TAIL, dtype=torch.float64, device=device) for P, _ in shapes]
+        self.reservoir = Reservoir(reservoir_size, plan.settings.d, plan.settings.seed)
 
-    def see(self, plan: Plan, x: Tensor, w: Tensor | None = None) -> None:
-        """Count points (n, d) in the data's own units, with weights (n,) or one each."""
+    def update(self, plan: Plan, x: Tensor, w: Tensor | None = None) -> None:
+        """Count points (n, d), in their own units, with weights (n,) or one each."""
         x = x.detach()
-        for k in range(0, len(x), _PASS):
-            self._see(plan, x[k : k + _PASS], None if w is None else w[k : k + _PASS])
+        for first in range(0, len(x), _MAX_POINTS):
+            some = slice(first, first + _MAX_POINTS)
+            self._update(plan, x[some], None if w is None else w[some])
 
-    def _see(self, plan: Plan, x: Tensor, w: Tensor | None) -> None:
-        scaled = plan.settings.divide(x)
+    def _update(self, plan: Plan, x: Tensor, w: Tensor | None) -> None:
+        scaled = plan.settings.rescale(x)
         if w is None:
-            self.reservoir.see(x, scaled)
-        for grid, masses, moments in zip(plan.grids, self.masses, self.moments, strict=True):
-            grid, points = grid.promote(scaled)
-            mass, moment = histograms.select_backend(grid).count(grid, Cloud(points, w), tail_sums=True, workspace=_COUNTS)
-            assert moment is not None
-            with torch.inference_mode():  # the tables may have been made in it
-                masses += mass
-                moments += moment
+            self.reservoir.update(x, scaled)
+        for grid, counts, tail_sums in zip(plan.grids, self.counts, self.tail_sums, strict=True):
+            add_points(grid, scaled, w, counts, tail_sums)
         self.n += len(x)
         self.weight += float(len(x) if w is None else w.double().sum())
         self.squares += float(len(x) if w is None else (w.double() ** 2).sum())
 
-    def add(self, other: Counts) -> None:
-        for mine, theirs in zip([*self.masses, *self.moments], [*other.masses, *other.moments], strict=True):
+    def merge(self, other: Counts) -> None:
+        for mine, theirs in zip([*self.counts, *self.tail_sums], [*other.counts, *other.tail_sums], strict=True):
             with torch.inference_mode():
                 mine += theirs
         self.n, self.weight = self.n + other.n, self.weight + other.weight
         self.squares, self.weighted = self.squares + other.squares, self.weighted or other.weighted
-        self.reservoir.add(other.reservoir)
+        self.reservoir.merge(other.reservoir)
 
     def reduce(self, group: Group) -> None:
-        """Adds up those of all ranks, on every one of them."""
-        for table in (*self.masses, *self.moments):
+        """Sum the counts of all ranks, on every rank."""
+        for table in (*self.counts, *self.tail_sums):
             ranks.all_reduce_sum(table, group)
-        own = np.array([self.n, self.weight, self.squares, self.weighted], np.float64)
-        numbers = ranks.all_reduce_sum(own, group)
-        self.n, self.weight, self.squares = int(numbers[0]), float(numbers[1]), float(numbers[2])
-        self.weighted = bool(numbers[3])  # a rank without points knows nothing of weights
+        numbers = np.array([self.n, self.weight, self.squares, self.weighted], np.float64)
+        n, weight, squares, weighted = ranks.all_reduce_sum(numbers, group).tolist()
+        # A rank without points does not know if there are weights.
+        self.n, self.weight, self.squares, self.weighted = int(n), weight, squares, bool(weighted)
         self.reservoir.reduce(group)
 
-    def tables(self, plan: Plan) -> list[histograms.Histogram]:
-        """As the engine wants them: masses that sum to one."""
+    def to_histograms(self, plan: Plan) -> list[histograms.Histogram]:
+        """Return the normalised counts on every grid of the plan."""
         self_weight = self.squares / self.weight**2
         return [
-            histograms.Histogram(grid, (masses / self.weight).float(), moments / self.weight, self_weight)
-            for grid, masses, moments in zip(plan.grids, self.masses, self.moments, strict=True)
+            histograms.Histogram(grid, (counts / self.weight).float(), tail_sums / self.weight, self_weight)
+            for grid, counts, tail_sums in zip(plan.grids, self.counts, self.tail_sums, strict=True)
         ]
+
+
+def reservoir_capacity(size: object, d: int) -> int:
+    """Check the size of a reservoir. The default is 2,048 rows, fewer if they hold more than 2^20 numbers, but at least 64."""
+    if size is None:
+        return min(_ROWS, max(_MIN_ROWS, _MAX_NUMBERS // d))
+    return validate.nonnegative_int("reservoir_size", size)
+
+
+class Reservoir:
+    """A uniform random sample of fixed size of all rows seen; samples of parts merge into a sample of the whole.
+
+    Every row gets a random key, and the rows with the smallest keys are kept (bottom-k sampling). Keys come from a hash of the
+    rows up to this one: the same rows give the same sample however they are cut into batches, and different files get
+    different keys.
+
+    Attributes:
+        size: Largest number of rows.
+        seen: Number of rows seen.
+        rows: The sample of shape (k, d), float64, k = min(size, seen), sorted by key.
+        keys: Their keys of shape (k,), uint64.
+    """
+
+    def __init__(self, size: int, d: int, seed: int) -> None:
+        self.size, self.seen = size, 0
+        self.rows, self.keys = np.empty((0, d)), np.empty(0, np.uint64)
+        self._state = np.array([seed], np.uint64)
+
+    def update(self, x: Tensor, scaled: Tensor) -> None:
+        """Add rows (n, d). Keys are hashes of the rows divided by their columns' spreads, so that units do not matter."""
+        self.seen += len(x)
+        if not self.size:
+            return
+        # Rounded to float32, columns divided by their spreads give the same keys in any unit. Adding 0 turns −0 into 0.
+        columns = scaled[:, :: math.ceil(x.shape[1] / _HASHED)].float().double().cpu().numpy() + 0.0
+        code = np.zeros(len(x), np.uint64)
+        for bits in np.ascontiguousarray(columns.T).view(np.uint64):
+            code = _splitmix64(code ^ bits)
+        sums = np.cumsum(code, dtype=np.uint64) + self._state
+        self._state = sums[-1:]
+        keys = _splitmix64(sums)
+        new = np.flatnonzero(keys < self.keys[-1]) if len(self.keys) == self.size else np.arange(len(x))
+        if len(new) > self.size:
+            new = new[np.argpartition(keys[new], self.size)[: self.size]]
+        new = np.sort(new)
+        self._insert(x[torch.from_numpy(new).to(x.device)].double().cpu().numpy(), keys[new])
+
+    def merge(self, other: Reservoir) -> None:
+        keys = other.keys
+        if np.isin(keys, self.keys).any():
+            # Rows that were seen before need new keys of the same distribution: the k smallest of n uniform numbers, which are
+            # partial sums of exponential ones over the sum of n + 1 of them.
+            rng = np.random.default_rng([self.seen, other.seen, *map(int, self.keys[:4])])
+            steps = rng.exponential(size=len(keys)).cumsum()
+            total = steps[-1] + rng.gamma(other.seen + 1 - len(keys))
+            keys = rng.permutation((steps / total * 2.0**64).astype(np.uint64))
+        self.seen, self.size = self.seen + other.seen, min(self.size, other.size)
+        self._insert(other.rows, keys)
+
+    def reduce(self, group: Group) -> None:
+        """Merge the samples of all ranks, on every rank."""
+        rows, keys = torch.from_numpy(self.rows), torch.from_numpy(self.keys.view(np.int64))
+        self.rows, self.keys = self.rows[:0], self.keys[:0]
+        self.seen = int(ranks.all_reduce_sum(np.array([self.seen], np.int64), group)[0])
+        self._insert(ranks.all_gather_rows(rows, group).numpy(), ranks.all_gather_rows(keys, group).numpy().view(np.uint64))
+
+    def _insert(self, rows: np.ndarray, keys: np.ndarray) -> None:
+        rows, keys = np.concatenate([self.rows, rows]), np.concatenate([self.keys, keys])
+        smallest = np.argsort(keys, kind="stable")[: self.size]
+        self.rows, self.keys = rows[smallest], keys[smallest]
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        rows = torch.from_numpy(self.rows)
+        narrow = rows.float()
+        rows = narrow if torch.equal(narrow.double(), rows) else rows
+        return {"sample.rows": rows, "sample.keys": torch.from_numpy(self.keys.view(np.int64))}
+
+    def restore(self, tensors: dict[str, Tensor], seen: int) -> None:
+        """Restore the sample from `to_tensors`; raise InputError if the tensors do not fit."""
+        rows, keys, k = tensors["sample.rows"], tensors["sample.keys"], min(self.size, seen)
+        if rows.dtype not in (torch.float32, torch.float64) or keys.dtype != torch.int64:
+            raise InputError(f"a sample must have float32 or float64 rows and int64 keys, got {rows.dtype} and {keys.dtype}")
+        if rows.shape != (k, self.rows.shape[1]) or keys.shape != (k,) or not torch.isfinite(rows).all():
+            raise InputError(f"a sample must have {k} finite rows, got shape {tuple(rows.shape)}")
+        self.seen, self.rows, self.keys = seen, rows.double().numpy(), keys.numpy().view(np.uint64)
+        if (self.keys[1:] < self.keys[:-1]).any():
+            raise InputError("a sample must have sorted keys, got unsorted ones")
+
+
+def _splitmix64(v: np.ndarray) -> np.ndarray:
+    """Map uint64 to uint64, one to one and as if at random (the finaliser of SplitMix64)."""
+    v = v + np.uint64(0x9E3779B97F4A7C15)
+    v = (v ^ (v >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    v = (v ^ (v >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: np.ndarray = v ^ (v >> np.uint64(31))
+    return mixed
+
+
+def write(path: Path, plan: Plan, counts: Counts) -> None:
+    tensors: dict[str, Tensor] = {}
+    integers = not counts.weighted and counts.weight < 2**31
+    for k, (grid, table, tail_sums) in enumerate(zip(plan.grids, counts.counts, counts.tail_sums, strict=True)):
+        tensors |= {f"{k}.counts": table.int() if integers else table, f"{k}.sums": tail_sums}
+        tensors |= {f"{k}.{name}": v for name, v in grid.to_tensors().items()}
+    settings, reservoir = plan.settings, counts.reservoir
+    if settings.spreads is not None:
+        tensors["spreads"] = torch.tensor(settings.spreads, dtype=torch.float64)
+    meta = {
+        "d": settings.d, "slices": settings.slices, "directions": settings.directions, "seed": settings.seed,
+        "names": None if settings.names is None else list(settings.names),
+        "n": counts.n, "weight": counts.weight, "squares": counts.squares, "weighted": counts.weighted,
+        "sample": reservoir.size, "seen": reservoir.seen,
+    }  # fmt: skip
+    save_tensors(path, SKETCH, tensors | reservoir.to_tensors(), meta)
+
+
+def read(path: Path) -> tuple[Plan, Counts]:
+    """Read a file of `write`; raise FileError if it is missing, damaged, foreign, or of another version."""
+    tensors, meta = load_tensors(path, SKETCH)
+    try:
+        plan = _read_plan(tensors, meta)
+        return plan, _read_counts(plan, tensors, meta)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
+        if out_of_memory(error):
+            raise
+        raise FileError(f"{path}: damaged: its parts do not fit together ({one_line(error)})") from None
+
+
+def _check(ok: object, problem: str) -> None:
+    if not ok:
+        raise InputError(problem)
+
+
+def _read_plan(tensors: dict[str, Tensor], meta: Json) -> Plan:
+    d, names, spreads = validate.positive_int("d", meta["d"]), meta["names"], tensors.get("spreads")
+    _check(names is None or isinstance(names, list), "names that are not a list")
+    _check(spreads is None or (spreads.shape == (d,) and spreads.dtype == torch.float64), "spreads of a wrong shape or dtype")
+    spread_numbers = None if spreads is None else tuple(spreads.tolist())
+    settings = SliceSettings(d, meta["slices"], meta["directions"], meta["seed"], names, spread_numbers)
+    tables = [t for name, t in tensors.items() if name.endswith(".counts")]
+    found, needed = sum(map(len, tables)), settings.slices + d * settings.has_columns
+    _check(found == needed, f"tables of {found} slices instead of {needed}")  # before that many directions are drawn
+    grids = [{name: tensors[f"{k}.{name}"] for name in histograms.GRID_TENSORS} for k in range(len(tables))]
+    for k, grid in enumerate(grids):
+        _check_grid(grid, d, tensors[f"{k}.counts"])
+    return Plan.from_tensors(grids, settings)
+
+
+def _check_grid(grid: dict[str, Tensor], d: int, counts: Tensor) -> None:
+    """Check the numbers that define the bins of a table."""
+    P, width = counts.shape
+    for name, shape, dtypes in (
+        ("low", (P,), (torch.float32,)),
+        ("inverse", (P,), (torch.float32,)),
+        ("shift", (d,), (torch.float32, torch.float64)),
+        ("scale", (), (torch.float64,)),
+        ("B", (), (torch.int64,)),
+    ):
+        t = grid[name]
+        _check(t.shape == shape and t.dtype in dtypes and t.isfinite().all(), f"{name}: {tuple(t.shape)} {t.dtype}")
+    scale, B = float(grid["scale"]), int(grid["B"])
+    _check(scale > 0 and math.isfinite(1 / scale) and math.frexp(scale)[0] == 0.5, f"a scale of {scale}")
+    _check(B > 0 and B % 64 == 0 and width == B + 2 * histograms.TAIL, f"{B} bins in a table with {width} columns")
+    _check((grid["inverse"] > 0).all() and (1 / grid["inverse"]).isfinite().all(), "bins without a positive width")
+
+
+def _read_counts(plan: Plan, tensors: dict[str, Tensor], meta: Json) -> Counts:
+    n, weight, squares, weighted = (meta[name] for name in ("n", "weight", "squares", "weighted"))
+    _check(type(n) is int and 0 <= n < 2**53 and type(weighted) is bool, f"{n!r} points")
+    _check(all(type(v) in (int, float) and 0 <= v < 1e150 for v in (weight, squares)), f"weights {weight!r}, {squares!r}")
+    # Exact without weights. With weights, by Cauchy-Schwarz, weight² / n ≤ squares ≤ weight², up to rounding.
+    fit = weight == squares == n
+    if weighted and n:
+        fit = 0 < squares <= weight**2 * _ROUNDING and weight**2 <= n * squares * _ROUNDING
+    _check(fit, f"{n} points of weight {weight!r}, squared {squares!r}")
+    counts = Counts(plan, reservoir_capacity(meta.get("sample"), plan.settings.d), weighted)
+    if "seen" in meta:  # versions before did not keep a sample
+        seen = meta["seen"]
+        _check(type(seen) is int and 0 <= seen <= n, f"a sample of {seen!r} points of {n}")
+        counts.reservoir.restore(tensors, seen)
+    counts.n, counts.weight, counts.squares = n, float(weight), float(squares)
+    for k, (table, tail_sums) in enumerate(zip(counts.counts, counts.tail_sums, strict=True)):
+        _fill(table, tensors[f"{k}.counts"], (torch.int32, torch.float64))
+        _fill(tail_sums, tensors[f"{k}.sums"], (torch.float64,))
+        error = (table.sum(1) - weight).abs().max()
+        _check((table >= 0).all() and error <= weight * (_ROUNDING - 1) * weighted, f"counts that do not sum to {n} points")
+        tails = torch.cat([table[:, : histograms.TAIL], table[:, -histograms.TAIL :]], 1)
+        _check((tail_sums.abs() <= tails * _LARGEST).all(), "sums of positions out of range")
+    return counts
+
+
+def _fill(table: Tensor, values: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
+    if values.shape != table.shape or values.dtype not in dtypes or not values.isfinite().all():
+        problem = f"{tuple(values.shape)} {values.dtype}"
+        raise InputError(f"a table must have finite numbers of shape {tuple(table.shape)}, got {problem}")
+    table += values

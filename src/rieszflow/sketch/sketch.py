@@ -1,11 +1,11 @@
-"""`SliceSketch`: a summary of a cloud that is made in one pass, adds up, is saved, compared, and gives gradients towards it."""
+"""`SliceSketch`: a summary of a point cloud."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,15 +17,12 @@ from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._infra.notices import notice
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import Workspace
-from rieszflow._types import Cloud, DirectionsName, Points, Progress, ProgressCallback, ScaleName, Statistic
+from rieszflow._types import Cloud, DirectionsName, Points, PointSource, PointsT, ProgressCallback, ScaleName, Statistic
 from rieszflow.data import as_points, stream
 from rieszflow.data.scale import choose_spreads, spreads_of_rows
-from rieszflow.engines.base import Result
 from rieszflow.errors import InputError, InputTypeError
-from rieszflow.sketch import files
-from rieszflow.sketch.counts import Counts
+from rieszflow.sketch.counts import Counts, read, reservoir_capacity, with_progress, write
 from rieszflow.sketch.plan import Plan, SliceSettings, notice_if_coarse
-from rieszflow.sketch.reservoir import capacity
 
 __all__ = ["SliceSketch"]
 
@@ -33,35 +30,41 @@ _COUNTS = Workspace()
 
 
 class SliceSketch:
-    """How many points of a cloud lie in every bin of every slice: all that the sliced energy distance needs to know of them.
+    r"""A summary of a point cloud: its histogram on every slice, from which energy distances and their gradients follow.
 
-    Its size is 1,152 numbers a slice, whatever the number of points. Sketches of parts add up to the sketch of the whole,
-    exactly for points without weights. Only sketches with the same slices and bins can be compared or added up: make them by
-    `empty`. On every slice a distribution function is wrong by at most the mass of the bin.
+    The size is 1,152 numbers per slice, whatever the number of points. Sketches of parts add up to the sketch of the whole,
+    exactly for points without weights. Only sketches with the same slices and bins can be compared or merged: make them with
+    `empty`. With the distribution functions F and G of two clouds on P random directions ξ, their distance is
+
+    .. math:: \mathrm{MMD}^2 \approx \frac{2 c_d}{P} \sum_\xi \int (F_\xi - G_\xi)^2 dt,
+              \qquad c_d = \frac{\sqrt\pi \, \Gamma((d + 1) / 2)}{\Gamma(d / 2)}.
+
+    A distribution function is wrong by at most the share of points in the bin.
 
     Args:
-        points: some points (m, d), m ≥ 1, that say where the bins should be. They are not counted. Tensor or array, float32 or
-            float64. Points outside fall into bins that grow geometrically. Or the `plan` of another sketch, for one that can
-            be compared with it; then all but `reservoir_size` is as there.
-        slices: random directions P.
+        points: Points of shape (m, d) that determine where the bins are, float32 or float64; they are not counted. Points
+            outside fall into bins that grow geometrically. Or the `plan` of another sketch, to use its slices and bins.
+        slices: Number P of random directions. A sketch is made once and used often, hence more than the 256 of the tests.
         directions: "auto", "orthogonal", "hadamard", "sobol" or "independent", as in `sliced_mmd2`.
-        seed: of the directions; a whole number.
-        names: of the d columns, to go with the sketch.
-        scale: "columns" divides every column by its robust spread: its interquartile range in `points`, or its standard deviation
-            if that is 0; constant columns stay as they are. The sketch stores the spreads, and distances have no unit. "none"
-            keeps raw units. "auto" is "columns" if there are names; otherwise it keeps raw units and gives a notice if the
-            spreads of the columns differ more than tenfold.
-        reservoir_size: random points to keep as they came, for `drift_test`. They are saved, too. 0 for none, where points must not be
-            kept: then there is no drift test. None for 2,048, or fewer where they were more than 2^20 numbers, but 64.
+        seed: Seed of the directions, an integer.
+        names: Names of the d columns, stored with the sketch.
+        scale: "columns" divides every column by its robust spread, which the sketch stores: its interquartile range in
+            `points`, or its standard deviation if that is 0. "none" keeps raw units. "auto" is "columns" if there are names;
+            otherwise it keeps raw units and gives a notice if the spreads differ more than tenfold.
+        reservoir_size: Number of random points to keep and save for `drift_test`; 0 if points must not be kept. None for
+            2,048, or fewer if they hold more than 2^20 numbers, but at least 64.
 
     Attributes:
-        plan: where the slices and bins are.
-        n: points counted.
-        weight: the sum of their weights; n without weights.
+        plan: The slices and their bins.
+        d: Dimension of the points.
+        slices: Number of random directions.
+        directions: Kind of the random directions.
+        seed: Seed of the random directions.
+        n: Number of points counted.
+        weight: Sum of their weights; n without weights.
 
     Raises:
-        InputTypeError (a TypeError): a wrong kind or dtype.
-        InputError (a ValueError): a wrong shape, NaN or infinity, an unknown name, a number out of range.
+        InputTypeError, InputError: A wrong type, dtype or shape, NaN or infinity, an unknown name, a number out of range.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
@@ -69,7 +72,7 @@ class SliceSketch:
         >>> reference = SliceSketch.from_points(day[:3000])
         >>> reference = reference + reference.empty().update(day[3000:])
         >>> reference.n, round(reference.distance(night, statistic="U"), 2)
-        (5000, 0.52)
+        (5000, 1.04)
     """
 
     @isolated_numerics
@@ -86,30 +89,34 @@ class SliceSketch:
     ) -> None:
         if isinstance(points, Plan):
             if (slices, directions, seed, names, scale) != (1024, "auto", 0, None, "auto"):
-                raise InputError(
-                    "with a plan as `points`, `slices`, `directions`, `seed`, `names` and `scale` must be left out"
-                )
-            self.plan = points
+                raise InputError("`slices`, `directions`, `seed`, `names` and `scale` must be left out if `points` is a plan")
+            plan = points
         else:
-            rows = validate.points("points", points).detach()
-            if rows.ndim != 2:
-                raise InputError(f"points: shape {tuple(rows.shape)} given; (m, d) is accepted")
-            spreads = spreads_of_rows(scale, rows, names is not None, False)
-            drawn = SliceSettings(rows.shape[1], slices, directions, seed, names, spreads)
-            self.plan = Plan.fit(drawn.divide(rows), drawn)
-        self._counts = Counts(self.plan, capacity(reservoir_size, self.d))
+            x = validate.points("points", points).detach()
+            if x.ndim != 2:
+                raise InputError(f"`points` must have shape (m, d), got {tuple(x.shape)}")
+            spreads = spreads_of_rows(scale, x, names is not None, False)
+            settings = SliceSettings(x.shape[1], slices, directions, seed, names, spreads)
+            plan = Plan.fit(settings.rescale(x), settings)
+        self._set(plan, Counts(plan, reservoir_capacity(reservoir_size, plan.settings.d)))
+
+    def _set(self, plan: Plan, counts: Counts) -> None:
+        self.plan, self._counts = plan, counts
+        self.d, self.slices = plan.settings.d, plan.settings.slices
+        self.directions, self.seed = plan.settings.directions, plan.settings.seed
 
     @classmethod
-    def counted(cls, plan: Plan, counts: Counts) -> SliceSketch:
-        """A sketch of what has been counted in the bins of a plan."""
-        sketch = cls(plan, reservoir_size=counts.reservoir.size)
-        sketch._counts = counts
+    def from_counts(cls, plan: Plan, counts: Counts) -> SliceSketch:
+        """Return a sketch of points that have been counted in the bins of a plan."""
+        sketch = cls.__new__(cls)
+        sketch._set(plan, counts)
         return sketch
 
     @classmethod
+    @isolated_numerics
     def from_points(
         cls,
-        x: Any,
+        x: PointSource,
         *,
         slices: int = 1024,
         directions: DirectionsName = "auto",
@@ -118,26 +125,22 @@ class SliceSketch:
         progress: ProgressCallback | None = None,
         reservoir_size: int | None = None,
     ) -> SliceSketch:
-        """Return the sketch of a cloud, its bins where the first batch lies.
+        """Return the sketch of a point cloud, with bins placed by its first batch.
 
         Args:
-            x: all that `rieszflow.stream` takes.
-            slices: as above.
-            directions: as above.
-            seed: as above.
-            scale: as above, with spreads from all points of x, or from the first batch if x is an iterator.
-            progress: as in `update`.
-            reservoir_size: as above.
+            x: Points of shape (n, d): anything that `rieszflow.stream` accepts.
+            slices, directions, seed, reservoir_size: See `SliceSketch`.
+            scale: See `SliceSketch`. Spreads are those of all points, or of the first batch if x is an iterator.
+            progress: See `update`.
         """
-        points = stream(x)
-        drawn = SliceSettings(points.d, slices, directions, seed, points.names, choose_spreads(scale, [points]))
-        return cls(Plan.fit(drawn.divide(points.first), drawn), reservoir_size=reservoir_size).update(points, progress=progress)
+        cloud = stream(x)
+        settings = SliceSettings(cloud.d, slices, directions, seed, cloud.names, choose_spreads(scale, [cloud]))
+        sketch = cls(Plan.fit(settings.rescale(cloud.first), settings), reservoir_size=reservoir_size)
+        return sketch.update(cloud, progress=progress)
 
     def empty(self) -> SliceSketch:
-        """A sketch of nothing with the same slices and bins, to be filled, compared and added to this one."""
+        """Return an empty sketch with the same slices and bins."""
         return SliceSketch(self.plan, reservoir_size=self.reservoir_size)
-
-    # What it is.
 
     @property
     def n(self) -> int:
@@ -149,32 +152,12 @@ class SliceSketch:
 
     @property
     def weighted(self) -> bool:
-        """Whether points were counted with weights."""
+        """Return True if points were counted with weights."""
         return self._counts.weighted
 
     @property
-    def d(self) -> int:
-        """Dimension of the points."""
-        return self.plan.settings.d
-
-    @property
-    def slices(self) -> int:
-        """Number of random slices."""
-        return self.plan.settings.slices
-
-    @property
-    def directions(self) -> DirectionsName:
-        """The kind of the random directions."""
-        return self.plan.settings.directions
-
-    @property
-    def seed(self) -> int:
-        """Of the random directions."""
-        return self.plan.settings.seed
-
-    @property
     def names(self) -> list[str] | None:
-        """Of the columns."""
+        """Return the names of the columns, if there are some."""
         return None if self.plan.settings.names is None else list(self.plan.settings.names)
 
     @property
@@ -183,77 +166,63 @@ class SliceSketch:
         return "none" if self.plan.settings.spreads is None else "columns"
 
     @property
-    def columns(self) -> bool:
-        """Whether columns are counted by themselves: up to d = 4,096."""
-        return self.plan.settings.columns
-
-    @property
     def counts(self) -> tuple[Tensor, ...]:
-        """Points in every bin, (P, bins) float64 for every grid of `plan.grids`."""
-        return tuple(self._counts.masses)
+        """Return the number of points in every bin, (P, bins) float64 for every grid of `plan.grids`."""
+        return tuple(self._counts.counts)
 
     @property
     def reservoir_size(self) -> int:
-        """How many random points are kept at most."""
+        """Return the largest number of random points that are kept."""
         return self._counts.reservoir.size
 
     @property
     def reservoir(self) -> Tensor | None:
-        """Random points of all that were counted, each as likely: (k, d) float64, k = min(reservoir_size, n).
+        """Return a uniform random sample of the points counted: (k, d) float64, k = min(reservoir_size, n).
 
-        None where there are none: with reservoir_size = 0 or weights, and from files of versions that kept none.
+        None if no points are kept: with reservoir_size = 0, with weights, and in files of versions that did not keep points.
         """
         reservoir = self._counts.reservoir
         return torch.from_numpy(reservoir.rows) if reservoir.size > 0 and reservoir.seen == self.n else None
 
-    # Counting.
-
     @isolated_numerics
-    def update(self, x: Any, *, x_weights: Any = None, progress: ProgressCallback | None = None) -> SliceSketch:
-        """Counts more points.
+    def update(
+        self, x: PointSource, *, x_weights: Points | None = None, progress: ProgressCallback | None = None
+    ) -> SliceSketch:
+        """Count more points.
 
         Args:
-            x: points (n, d) in batches, on the device of the sketch: all that `rieszflow.stream` takes. A table's columns are
+            x: Points of shape (n, d), on the sketch's device: anything that `rieszflow.stream` accepts. Columns of a table are
                 matched by name with those that the sketch was made of.
-            x_weights: (n,), non-negative, for a single tensor or array. They need not sum to one. None for one each.
-            progress: called after every batch with a `Progress` that counts the points of this call.
+            x_weights: Non-negative weights of shape (n,), for a single tensor or array; they need not sum to one. None for
+                one each.
+            progress: Called after every batch with a `Progress` that counts the points of this call.
 
         Returns:
-            This sketch.
-
-        Raises:
-            InputError, InputTypeError, DatasetError: what `stream` refuses, another d, wrong weights. The sketch is then as it
-                was before.
+            This sketch. If an error is raised, it is left as it was.
         """
-        points = stream(x).align_columns(self.names, "the sketch")
-        if points.d != self.d:
-            raise InputError(f"x: points of dimension {points.d} given, the sketch has d = {self.d}; they must be equal")
+        cloud = stream(x).align_columns(self.names, "the sketch")
+        if cloud.d != self.d:
+            raise InputError(f"`x` must have points of dimension d = {self.d}, as the sketch has, got d = {cloud.d}")
         w = None if x_weights is None else _weights(x_weights, x)
         if self.n and self.weighted != (w is not None):
-            raise InputError("x_weights: a sketch holds points with weights or points without, not both")
-        notice_if_coarse(self.plan.random[0], self.plan.settings.divide(points.first))
-        # Counts of its own until the pass has come to its end: an error in the middle leaves the sketch as it was.
+            raise InputError("`x_weights` must be given for all points of a sketch or for none, got both")
+        notice_if_coarse(self.plan.random_grids[0], self.plan.settings.rescale(cloud.first))
         new = Counts(self.plan, self.reservoir_size, w is not None)
-        for batch in points:
-            new.see(self.plan, batch, None if w is None else w[new.n : new.n + len(batch)])
-            if progress is not None:
-                progress(Progress("points", new.n, points.n))
-        self._counts.add(new)
+        for batch in with_progress(cloud, progress):
+            new.update(self.plan, batch, None if w is None else w[new.n : new.n + len(batch)])
+        self._counts.merge(new)
         return self
 
     def merge(self, other: SliceSketch) -> SliceSketch:
-        """Adds another sketch's points to this one, which is returned.
-
-        Raises:
-            InputError: it has other slices or bins, or weights where this one has none.
-        """
-        self._check_like(other)
-        if self.n and other.n and self.weighted != other.weighted:
-            raise InputError("other: one sketch is of points with weights and the other is not; they cannot be merged")
-        if self.n and other.n and not self.weighted and (self.reservoir is None) != (other.reservoir is None):
-            which = "this sketch" if self.reservoir is None else "the other sketch"
-            notice(f"merge: {which} keeps no sample of its points, so the sum keeps none, and drift_test will refuse it")
-        self._counts.add(other._counts)
+        """Add the points of another sketch, which must have the same slices and bins, to this one, and return this one."""
+        self._check_equal(other)
+        if self.n and other.n:
+            if self.weighted != other.weighted:
+                raise InputError("`other` must have weights like this sketch, or none, got one sketch with and one without")
+            if not self.weighted and (self.reservoir is None) != (other.reservoir is None):
+                which = "this sketch" if self.reservoir is None else "the other sketch"
+                notice(f"merge: {which} keeps no sample of its points, so the sum keeps none, and drift_test will refuse it")
+        self._counts.merge(other._counts)
         return self
 
     def __add__(self, other: SliceSketch) -> SliceSketch:
@@ -262,149 +231,140 @@ class SliceSketch:
         return self.empty().merge(self).merge(other)
 
     def reduce(self, group: Group) -> SliceSketch:
-        """Adds up the sketches of all ranks of a torch.distributed group, on every one of them; this sketch is returned.
+        """Merge the sketches of all ranks of a torch.distributed group, on every rank, and return this sketch.
 
-        Every rank needs the same bins: make the sketch from the same rows everywhere, or send it round first.
+        All ranks need the same bins: make the sketch from the same points everywhere, or broadcast it first.
         """
         self._counts.reduce(ranks.check(group))
         return self
 
-    # Comparing.
-
     @isolated_numerics
-    def distance(self, other: Any, *, statistic: Statistic = "V") -> float:
-        """D² between the points of two sketches, as `sliced_mmd2` with these slices gives it (half the energy distance).
+    def distance(self, other: PointSource, *, statistic: Statistic = "V") -> float:
+        """Return the energy distance (MMD²) to another point cloud, as `sliced_mmd2` on the slices of this sketch.
 
         Args:
-            other: a sketch with the same slices and bins, or points: all that `rieszflow.stream` takes.
+            other: A sketch with the same slices and bins, or points: anything that `rieszflow.stream` accepts.
             statistic: "V" (non-negative) or "U" (unbiased).
-
-        Raises:
-            InputError: an empty sketch, one with other slices or bins, points of another dimension.
         """
-        return sum(each.sum().item() for each in self._distances(other, statistic)) / self.slices
+        return sum(part.sum().item() for part in self._distances(other, statistic)) / self.slices
 
     @isolated_numerics
-    def slice_distances(self, other: Any, *, statistic: Statistic = "V") -> Tensor:
-        """D² on every random slice, (P,) float64; their mean is `distance`."""
+    def slice_distances(self, other: PointSource, *, statistic: Statistic = "V") -> Tensor:
+        """Return the share of every random slice in `distance`, (P,) float64, whose mean is `distance`."""
         return torch.cat(self._distances(other, statistic))
 
     @isolated_numerics
-    def feature_distances(self, other: Any) -> Tensor:
-        """How much every column differs by itself, (d,) float64 in [0, 1]: D² / E|X − Y|, free of the column's unit.
+    def feature_distances(self, other: PointSource) -> Tensor:
+        r"""Return the energy coefficient of every column by itself, (d,) float64 in [0, 1], which does not depend on units.
 
-        0 for equal distributions, 1 for two different constants. Up to d = 4,096. Source: Székely and Rizzo, the energy
-        coefficient of inhomogeneity.
+        .. math:: H = \frac{2 E|X - Y| - E|X - X'| - E|Y - Y'|}{2 E|X - Y|}
+
+        is 0 for equal distributions and 1 for two different constants. It is available up to d = 4,096.
+
+        References:
+            Székely and Rizzo, Energy statistics: A class of statistics based on distances (2013).
         """
-        other = self._other(other)
-        if not self.columns:
-            raise InputError(f"columns of d = {self.d} are not counted by themselves; up to 4,096 are")
-        both = histograms.CdfEvaluator(other._tables()[-1], self._tables()[-1], False)
-        distance, spread_x, spread_y = both.integrals()
+        sketch = self._as_sketch(other)
+        if not self.plan.settings.has_columns:
+            raise InputError(f"points must have at most 4,096 columns for distances by column, got d = {self.d}")
+        columns = histograms.CdfEvaluator(sketch._histograms()[-1], self._histograms()[-1], False)
+        distance, spread_x, spread_y = columns.integrals()
         mean = distance + spread_x + spread_y  # E|X − Y|
         return torch.where(mean > 0, distance / mean, 0)
 
     @isolated_numerics
-    def gradient(self, x: Points, *, statistic: Statistic = "V", x_weights: Points | None = None) -> Any:
-        """Gradient of D²(x, sketch) by x, (N, d): tensor for tensor, array for array.
+    def gradient(self, x: PointsT, *, statistic: Statistic = "V", x_weights: PointsT | None = None) -> PointsT:
+        """Return the gradient of MMD²(x, sketch) with respect to x, of shape (N, d): a tensor for a tensor, else an array.
 
         Args:
-            x: points (N, d), float32 or float64, on the sketch's device.
-            statistic: "V" or "U".
-            x_weights: (N,), non-negative, of sum one; None for 1/N each.
+            x: Points of shape (N, d), float32 or float64, on the sketch's device.
+            statistic: "V" (non-negative) or "U" (unbiased).
+            x_weights: Non-negative weights of shape (N,) that sum to one; None for 1/N each.
         """
         points = validate.points("x", x).detach()
         if points.shape[1:] != (self.d,):
-            raise InputError(f"x: shape {tuple(points.shape)} given; (N, {self.d}) is accepted")
+            raise InputError(f"`x` must have shape (N, {self.d}), got {tuple(points.shape)}")
         a = validate.weights("x_weights", x_weights, points)
-        unbiased = validate.statistic(statistic, ("x", points, a)) == "U" and self._unbiased("U")
-        scaled, total = self.plan.settings.divide(points), Result()
-        for mine in self._tables()[: len(self.plan.random)]:
-            grid, wide = mine.grid.promote(scaled)
+        unbiased = validate.statistic(statistic, ("x", points, a)) == "U" and self._is_unbiased("U")
+        scaled, total = self.plan.settings.rescale(points), None
+        for own in self._histograms()[: len(self.plan.random_grids)]:
+            grid, wide = own.grid.promote(scaled)
             cloud = Cloud(wide, a)
-            theirs = histograms.Histogram.from_points(grid, cloud, workspace=_COUNTS)
-            mine = dataclasses.replace(mine, grid=grid)
-            total += Result(x=histograms.CdfEvaluator(theirs, mine, unbiased).gradient_x(cloud, self.slices))
-        found = total.x
-        assert found is not None
-        gradient = self.plan.settings.divide(found).to(points.dtype)
+            other = histograms.Histogram.from_points(grid, cloud, workspace=_COUNTS)
+            evaluator = histograms.CdfEvaluator(other, dataclasses.replace(own, grid=grid), unbiased)
+            part = evaluator.gradient_x(cloud, self.slices)
+            total = part if total is None else total.add_(part)
+        assert total is not None
+        gradient = self.plan.settings.rescale(total).to(points.dtype)
         return gradient.numpy() if isinstance(x, np.ndarray) else gradient
 
     def histogram(self, k: int, column: bool = False, bars: int = 64) -> tuple[np.ndarray, np.ndarray]:
-        """Edges (bars + 1,) in the points' unit, and density (bars,), of the equal bins of slice k, or of column k.
+        """Return edges (bars + 1,), in the points' unit, and density (bars,) of the equal bins of slice k, or of column k.
 
-        On a slice positions are relative to the sketch's origin; with scaled columns they have no unit.
+        Positions on a slice are relative to the sketch's origin; with scaled columns they have no unit.
         """
-        part, row = (len(self.plan.random), k) if column else (0, k)
+        part, row = (len(self.plan.random_grids), k) if column else (0, k)
         while row >= self.plan.grids[part].directions.P:
             row -= self.plan.grids[part].directions.P
             part += 1
-        grid, many = self.plan.grids[part], self.counts[part][row].cpu().numpy()
-        inside = many[histograms.TAIL : histograms.TAIL + grid.B].reshape(bars, -1).sum(1) / max(self.weight, 1e-300)
+        grid, counts = self.plan.grids[part], self.counts[part][row].cpu().numpy()
+        inside = counts[histograms.TAIL : histograms.TAIL + grid.B].reshape(bars, -1).sum(1) / max(self.weight, 1e-300)
         low, inverse = float(grid.low[row]), float(grid.inverse[row])
-        origin = float(grid.shift[row]) if column else 0.0
-        spread = self.plan.settings.spreads[row] if column and self.plan.settings.spreads is not None else 1.0
-        edges = (origin + (low + np.arange(bars + 1) * (grid.B / bars) / inverse) / grid.scale) * spread
+        origin, spreads = float(grid.shift[row]) if column else 0.0, self.plan.settings.spreads
+        unit = spreads[row] if column and spreads is not None else 1.0
+        edges = (origin + (low + np.arange(bars + 1) * (grid.B / bars) / inverse) / grid.scale) * unit
         return edges, inside / np.diff(edges)
 
-    def _other(self, other: Any) -> SliceSketch:
-        if not isinstance(other, SliceSketch):
-            return self.empty().update(other)
-        self._check_like(other)
-        return other
-
-    def _check_like(self, other: Any) -> None:
-        if not isinstance(other, SliceSketch):
-            raise InputTypeError(f"other: {type(other).__name__} given; a SliceSketch is accepted")
-        if (difference := self.plan.difference(other.plan)) is not None:
-            raise InputError(f"other: {difference}")
-
-    def _tables(self) -> list[histograms.Histogram]:
-        if self.n == 0:
-            raise InputError("the sketch is empty; count points with `update` first")
-        return self._counts.tables(self.plan)
-
-    def _unbiased(self, statistic: Statistic, *others: SliceSketch) -> bool:
-        if statistic not in ("V", "U"):
-            raise InputError(f'statistic: {statistic!r} given; "V" (non-negative) and "U" (unbiased) are accepted')
-        if statistic == "U" and min(s.n for s in (self, *others)) < 2:
-            raise InputError('statistic: "U" needs at least two points in every cloud')
-        return statistic == "U"
-
-    def _distances(self, other: Any, statistic: Statistic) -> list[Tensor]:
-        """D² on every random slice, part by part, times the constant of slicing."""
-        other = self._other(other)
-        unbiased, random = self._unbiased(statistic, other), len(self.plan.random)
-        pairs = zip(other._tables()[:random], self._tables()[:random], strict=True)
-        return [histograms.CdfEvaluator(theirs, mine, unbiased).values() for theirs, mine in pairs]
-
-    # Files.
-
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a safetensors file that appears whole or not at all."""
-        files.write(Path(path), self.plan, self._counts)
+        """Write the sketch to a safetensors file, which appears as a whole or not at all."""
+        write(Path(path), self.plan, self._counts)
 
     @classmethod
+    @isolated_numerics
     def load(cls, path: str | os.PathLike[str]) -> SliceSketch:
-        """Reads what `save` wrote.
-
-        Raises:
-            FileError (a ValueError): missing, damaged, foreign, or of another version.
-        """
-        return cls.counted(*files.read(Path(path)))
+        """Read a sketch from a file of `save`; raise FileError if it is missing, damaged, foreign, or of another version."""
+        return cls.from_counts(*read(Path(path)))
 
     def __repr__(self) -> str:
         scaled = "" if self.scale == "none" else ", scaled columns"
         return f"SliceSketch({self.n} points, d = {self.d}, {self.slices} slices{scaled})"
 
+    def _as_sketch(self, other: PointSource) -> SliceSketch:
+        if not isinstance(other, SliceSketch):
+            return self.empty().update(other)
+        self._check_equal(other)
+        return other
 
-def _weights(x_weights: Any, x: Any) -> Tensor:
+    def _check_equal(self, other: object) -> None:
+        if not isinstance(other, SliceSketch):
+            raise InputTypeError(f"`other` must be a SliceSketch, got {type(other).__name__}")
+        self.plan.check_equal(other.plan)
+
+    def _histograms(self) -> list[histograms.Histogram]:
+        if self.n == 0:
+            raise InputError("the sketch is empty; count points with `update` first")
+        return self._counts.to_histograms(self.plan)
+
+    def _is_unbiased(self, statistic: Statistic, *others: SliceSketch) -> bool:
+        if validate.statistic(statistic) == "U" and min(sketch.n for sketch in (self, *others)) < 2:
+            raise InputError('every cloud must have at least two points for statistic="U", got fewer')
+        return statistic == "U"
+
+    def _distances(self, other: PointSource, statistic: Statistic) -> list[Tensor]:
+        """Return MMD² on every random slice, times the slicing constant, for every grid."""
+        sketch = self._as_sketch(other)
+        unbiased, random = self._is_unbiased(statistic, sketch), len(self.plan.random_grids)
+        pairs = zip(sketch._histograms()[:random], self._histograms()[:random], strict=True)
+        return [histograms.CdfEvaluator(theirs, mine, unbiased).values() for theirs, mine in pairs]
+
+
+def _weights(x_weights: Points, x: object) -> Tensor:
     if not isinstance(x, (Tensor, np.ndarray)):
-        raise InputError("x_weights: given with batches; they are accepted with one tensor or array of points")
-    given = as_points(x_weights, "x_weights")
-    w = torch.from_numpy(given) if isinstance(given, np.ndarray) else given  # not `as_tensor`: a default device is no place
+        raise InputError("`x_weights` must be None unless x is one tensor or array of points")
+    weights = as_points(x_weights, "x_weights")
+    w = torch.from_numpy(weights) if isinstance(weights, np.ndarray) else weights  # `as_tensor` depends on the default device
     if w.shape != (len(x),):
-        raise InputError(f"x_weights: shape {tuple(w.shape)} given; ({len(x)},) is accepted, one weight per point")
+        raise InputError(f"`x_weights` must have shape ({len(x)},), one weight per point, got {tuple(w.shape)}")
     if not torch.isfinite(w).all() or (w < 0).any() or w.sum() <= 0:
-        raise InputError("x_weights: must be finite and non-negative, and not all zero")
+        raise InputError("`x_weights` must be finite, non-negative and not all zero")
     return w.detach()

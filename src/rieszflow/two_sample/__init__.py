@@ -1,14 +1,10 @@
-"""Are two samples of one distribution? A test that passes over the points once, whatever the number of permutations.
+"""Two-sample tests that pass over the points once, whatever the number of permutations.
 
-Points are dealt at random into blocks of equal size (`blocks`). With r = 1 the statistic D² is a squared Euclidean norm:
-with the distribution functions F_k of the blocks on all slices as vectors, it is ‖Σ_k w_k F_k‖². The weights w_k are the
-blocks' shares of x, less their shares of y. Permuting whole blocks needs the Gram matrix of the F_k (`gram`) and nothing
-else: B permutations cost B·K² operations, not B·N·P. Points that are in no block are one vector for x and one for y, which
-keep their place. Given those, blocks are exchangeable under the null hypothesis. So the p-value is exact, and some tens of
-blocks have nearly the power of single points. Where the points of y are gone, the random ones that its sketch has kept are
-the blocks.
-
-Source: Domingo-Enrich, Dwivedi, Mackey, Cheap Permutation Testing (2025).
+Points are dealt at random into blocks of equal size. With the distribution functions F_k of the blocks on all slices as
+vectors, MMD² is the squared norm ‖Σ_k w_k F_k‖², where w_k is the share of block k in x less that in y. Permuting whole blocks
+needs the Gram matrix of the F_k and nothing else: B permutations cost B·K² operations, not B·N·P. Points in no block are not
+permuted. Given those, blocks are exchangeable under the null hypothesis, so the p-value is exact, and some tens of blocks have
+nearly the power of single points.
 """
 
 from rieszflow.two_sample.api import TwoSampleTest, drift_test, two_sample_test

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import scipy.special
@@ -15,68 +13,55 @@ from torch import Tensor
 
 from rieszflow._infra import validate
 from rieszflow._infra.isolation import isolated_numerics
-from rieszflow._types import DirectionsName, Progress, ProgressCallback, ScaleName
+from rieszflow._types import DirectionsName, PointSource, ProgressCallback, ScaleName
 from rieszflow.data import Stream, stream
 from rieszflow.data.scale import check_scale, choose_spreads
 from rieszflow.data.streams import common_columns
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sketch import Plan, SliceSketch
-from rieszflow.sketch.counts import Counts
+from rieszflow.sketch.counts import with_progress
 from rieszflow.sketch.plan import SliceSettings
-from rieszflow.sketch.reservoir import capacity
-from rieszflow.two_sample.blocks import Dealt, deal, sizes
-from rieszflow.two_sample.exact import are_few, exact_gram, in_range, pair_distances
-from rieszflow.two_sample.gram import Gram, gram_of
-from rieszflow.two_sample.permutations import pvalue, source
+from rieszflow.two_sample.gram import Blocks, Gram, are_few, block_gram, block_sizes, in_range, pair_distances
+from rieszflow.two_sample.permutations import draw_splits, permutation_rng
 
-__all__ = ["TwoSampleTest", "drift_test", "two_sample_test"]
+__all__ = ["TwoSampleTest", "check_scale_of", "drift_test", "two_sample_test"]
 
-_MOST_TIMES = 8  # as many blocks of the larger sample; what it has more than that keeps its place
-_MOST_TIMES_DRIFT = 4  # a sketch has 1,024 slices, and so larger tables than the two-sample test
+_MOST_TIMES = 8  # as many blocks of the larger sample; its other points are not permuted
+_MOST_TIMES_DRIFT = 4  # a sketch has 1,024 slices, and so larger histograms than the two-sample test
 
 
 @dataclass(frozen=True)
 class _Points:
-    """Both samples, from which sketches are made when needed.
-
-    Attributes:
-        x: Points of shape (n, d).
-        y: Points of shape (m, d).
-        around: The points that determine the bins, divided by their spreads.
-        drawn: The slices.
-    """
+    """Both samples, and what is needed to make their sketches: points that the bins are placed by, and the settings."""
 
     x: Tensor
     y: Tensor
-    around: Tensor
-    drawn: SliceSettings
+    placed_by: Tensor
+    settings: SliceSettings
 
+    @isolated_numerics
     def sketches(self) -> tuple[SliceSketch, SliceSketch]:
-        plan = Plan.fit(self.around, self.drawn)
-        x, y = (Counts(plan, capacity(None, self.drawn.d)) for _ in range(2))
-        x.see(plan, self.x)
-        y.see(plan, self.y)
-        return SliceSketch.counted(plan, x), SliceSketch.counted(plan, y)
+        plan = Plan.fit(self.placed_by, self.settings)
+        return SliceSketch(plan).update(self.x), SliceSketch(plan).update(self.y)
 
 
 @dataclass(frozen=True)
 class TwoSampleTest:
-    """The result of a test.
+    """The result of a two-sample test.
 
     Attributes:
-        pvalue: probability of a statistic as large if both samples are of one distribution; exact.
-        statistic: D² (half the energy distance) of all points, unbiased: it may be below 0. If `method` is "sliced", it is the
-            distance on slices. With scaled columns it has no unit.
-        confidence_interval: approximate 95 % confidence interval of D²: the standard errors of the points (Hoeffding's two terms, from
-            the variance of blocks or single points) and of the slices, times Student's quantile for the number of blocks. It
-            is too narrow if values that matter are too rare to occur among the points.
-        permutations: B; or the number of all ways to split the points, where that is less than B + 2: then all are tried.
-        blocks: blocks of x and of y that are permuted; single points if `method` is "exact".
-        tested: points of x and of y in them; the others keep their place.
+        pvalue: Exact probability of a statistic at least as large if both samples come from one distribution.
+        statistic: Unbiased estimate of the energy distance (MMD²) of all points, which may be negative; on slices if `method`
+            is "sliced". With scaled columns it has no unit.
+        confidence_interval: Approximate 95 % confidence interval of the energy distance, from the standard errors of points
+            (Hoeffding's two terms) and slices and Student's quantile for the number of blocks. It is too narrow if values that
+            matter are too rare to occur among the points.
+        permutations: Number of permutations tried, or of all splits of the points if there are fewer than B + 2.
+        blocks: Numbers of blocks of x and y that are permuted; single points if `method` is "exact".
+        tested: Numbers of points of x and y in these blocks; the other points are not permuted.
         method: "exact" if computed from the distances of all pairs of points, "sliced" if on slices, with bins and blocks.
-        x: sketch of all points of x, for `feature_distances`, `slice_distances` and more. Made when it is first used if
-            `method` is "exact".
-        y: sketch of all points of y.
+        x: Sketch of all points of x. If `method` is "exact", it is made on first access.
+        y: Sketch of all points of y.
     """
 
     pvalue: float
@@ -103,14 +88,14 @@ class TwoSampleTest:
     @property
     def scale(self) -> Literal["columns", "none"]:
         """Return "columns" if every column was divided by its spread, "none" for raw units."""
-        drawn = self._samples.drawn if isinstance(self._samples, _Points) else self._samples[0].plan.settings
-        return "none" if drawn.spreads is None else "columns"
+        settings = self._samples.settings if isinstance(self._samples, _Points) else self._samples[0].plan.settings
+        return "none" if settings.spreads is None else "columns"
 
 
 @isolated_numerics
 def two_sample_test(
-    x: Any,
-    y: Any,
+    x: PointSource,
+    y: PointSource,
     *,
     slices: int = 256,
     permutations: int = 999,
@@ -120,78 +105,82 @@ def two_sample_test(
     progress: ProgressCallback | None = None,
     common: bool = False,
 ) -> TwoSampleTest:
-    """Test whether two samples come from one distribution, by the energy distance and permutations.
+    """Test whether two samples come from one distribution, with the energy distance and permutations.
 
-    For up to 2,000 points in all (fewer for d > 2,000), the distances of all pairs are computed and single points are permuted.
-    For more, the distance is that on slices and blocks of points are permuted, in time that is linear in the points.
+    Up to 2,000 points in all (fewer for d > 2,000) are tested by the distances of all pairs, and single points are permuted.
+    More points are tested on slices, and blocks of points are permuted, in time that is linear in the number of points.
 
-    The p-value is exact for independent points of any distribution and any n and m: ties, constants and heavy tails included.
-    If the null hypothesis holds, it is at most α with a probability of at most α. The interval is approximate.
+    The p-value is exact for independent points of any distribution and any n and m, including ties, constants and heavy tails:
+    under the null hypothesis it is at most α with a probability of at most α.
 
     Args:
-        x: points (n, d), n ≥ 2: all that `rieszflow.stream` takes, but iterators.
-        y: points (m, d), m ≥ 2, likewise. Where one has more than 8 times as many as the other, a random part of it is
-            permuted; all of it enters the statistic and the distance.
-        slices: random directions P of the test and of the sketches. Prefer whole orthogonal blocks (see `sliced_mmd2`).
-        permutations: B; the least p-value is 1 / (B + 1). Where the points can be split in less than B + 2 ways, all are tried.
-            A notice says so if the p-value cannot be as small as 0.05.
-        directions: as in `SliceSketch`.
-        seed: of directions, blocks and permutations; a whole number.
+        x: Points of shape (n, d), n ≥ 2: anything that `rieszflow.stream` accepts, except iterators.
+        y: Points of shape (m, d), m ≥ 2. If one sample has more than 8 times as many points as the other, only a random part of
+            it is permuted, but all points enter the statistic.
+        slices: Number P of random directions of the test and its sketches, preferably a multiple of d (see `sliced_mmd2`).
+        permutations: Number B; the smallest p-value is 1 / (B + 1). All splits are tried if there are fewer than B + 2. A
+            notice says so if the p-value cannot be as small as 0.05.
+        directions: See `SliceSketch`.
+        seed: Seed of directions, blocks and permutations, an integer.
         scale: "columns" divides every column by its robust spread in the pooled points (interquartile range, or standard
             deviation if that is 0), which keeps the p-value exact; "none" keeps raw units. "auto" is "columns" for tables and
             frames with named columns; arrays keep raw units, with a notice if spreads differ more than tenfold.
-        progress: called after every batch with a `Progress` that counts the points of "x" or "y".
-        common: of tables with different columns, compare those that both have. Without it different columns are refused;
-            equal ones in another order are matched by name.
+        progress: Called after every batch with a `Progress` that counts the points of "x" or "y".
+        common: Compare the columns that both tables have. Otherwise both must have the same columns, in any order.
 
     Raises:
-        InputError, InputTypeError, DatasetError: what `rieszflow.stream` refuses, different d, fewer than two points.
+        InputError, InputTypeError, DatasetError: Points that `rieszflow.stream` refuses, of different dimensions, or fewer
+            than two.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
         >>> a, b = torch.randn(500, 2, generator=g), torch.randn(400, 2, generator=g)
         >>> two_sample_test(a, b).pvalue > 0.05, two_sample_test(a, b + 0.5).pvalue
         (True, 0.001)
+
+    References:
+        Székely and Rizzo, Testing for Equal Distributions in High Dimension (2004); on blocks: Domingo-Enrich, Dwivedi and
+        Mackey, Cheap Permutation Testing (2025).
     """
     one, two = stream(x), stream(y)
     one, two = common_columns(one, two) if common else (one, two.align_columns(one.names, one.name, one.skipped))
     if one.d != two.d:
-        raise InputError(f"y: points of dimension d = {two.d} given, x has d = {one.d}; they must be equal")
+        raise InputError(f"`y` must have points of dimension d = {one.d}, as x has, got d = {two.d}")
     permutations = validate.positive_int("permutations", permutations)
     spreads = choose_spreads(scale, [one, two])
-    return _test_points(one, two, (slices, directions), spreads, permutations, source(seed), progress)
+    return _test_points(one, two, (slices, directions), spreads, permutations, permutation_rng(seed), progress)
 
 
 def _test_points(
     one: Stream,
     two: Stream,
-    of: tuple[int, DirectionsName],
+    kind: tuple[int, DirectionsName],
     spreads: tuple[float, ...] | None,
     permutations: int,
-    random: np.random.Generator,
+    rng: np.random.Generator,
     progress: ProgressCallback | None = None,
 ) -> TwoSampleTest:
-    """Test two clouds with matched columns; `of` is the number of slices and their kind."""
-    n, m = _at_least_two("x", one), _at_least_two("y", two)
-    drawn = SliceSettings(one.d, *of, int(random.integers(0, 2**63)), one.names or two.names, spreads)
-    # Drawn from all points alike: bins that know which points are of x would tell them from those of y.
+    """Test two clouds with matched columns; `kind` is the number of slices and their kind."""
+    n, m = _count_two("x", one), _count_two("y", two)
+    settings = SliceSettings(one.d, *kind, int(rng.integers(0, 2**63)), one.names or two.names, spreads)
+    # Bins are placed by the pooled points: bins that know the points of x would tell them from those of y.
     rows = np.random.default_rng(0).integers(0, n + m, 256)
-    clouds = ((one, rows[rows < n]), (two, rows[rows >= n] - n))
-    some = drawn.divide(torch.from_numpy(np.concatenate([cloud.rows(mine) for cloud, mine in clouds if len(mine)])))
-    passes = _told(progress, "x", n), _told(progress, "y", m)
+    parts = ((one, rows[rows < n]), (two, rows[rows >= n] - n))
+    some = torch.from_numpy(np.concatenate([cloud.rows(chosen) for cloud, chosen in parts if len(chosen)]))
+    some = settings.rescale(some)
     if are_few(n + m, one.d):
-        points = _Points(_gathered(one, passes[0]), _gathered(two, passes[1]), some, drawn)
-        return _test_exactly(points, permutations, random)
-    plan = Plan.fit(some, drawn)
-    size, K, L = sizes(n, m, _MOST_TIMES)
-    of_x = deal(one, plan, (size, K), random, passes[0])
-    of_y = deal(two, plan, (size, L), random, passes[1])
-    return _test(of_x, of_y, permutations, random)
+        return _test_exactly(
+            _Points(_gather(one, progress, "x"), _gather(two, progress, "y"), some, settings), permutations, rng
+        )
+    plan = Plan.fit(some, settings)
+    size, K, L = block_sizes(n, m, _MOST_TIMES)
+    blocks_x = Blocks.deal(one, plan, size, K, rng, progress, "x")
+    return _test_blocks(blocks_x, Blocks.deal(two, plan, size, L, rng, progress, "y"), permutations, rng)
 
 
 @isolated_numerics
 def drift_test(
-    x: Any,
+    x: PointSource,
     reference: SliceSketch,
     *,
     permutations: int = 999,
@@ -199,28 +188,26 @@ def drift_test(
     scale: ScaleName = "auto",
     progress: ProgressCallback | None = None,
 ) -> TwoSampleTest:
-    """Tests whether points are of the distribution that a sketch was made of: for drift, where the reference's points are gone.
+    """Test whether points come from the distribution of a reference, of which only a sketch is left.
 
-    Blocks of x are permuted with blocks of the random points that the sketch has kept (`SliceSketch.reservoir`). All points of x and
-    of the reference enter the statistic. As long as x has fewer points than were kept, the power is that of a test against all
-    points of the reference. For more, it grows with the number kept.
+    Blocks of x are permuted with blocks of the sketch's `reservoir`. All points of x and of the reference enter the statistic.
+    As long as x has fewer points than the reservoir, the power is that of a test against all points of the reference.
 
-    The p-value is exact, as that of `two_sample_test` is, in raw units and where the sketch has kept all its points: then the
-    points of both sides, pooled, give the spreads of the columns that are permuted. Else these are the reference's own spreads,
-    which know its points from those of x: for the thousands of points of such a reference the p-value is exact up to the
-    sampling error of a spread.
+    In raw units the p-value is exact, as that of `two_sample_test`. With scaled columns it is exact if the reservoir holds all
+    points of the reference, whose spreads are then computed from the pooled points; otherwise it is exact up to the sampling
+    error of the reference's spreads, which is small for thousands of points.
 
     Args:
-        x: points (n, d), n ≥ 2: all that `rieszflow.stream` takes, but iterators.
-        reference: a sketch of points without weights that keeps at least two of them.
-        permutations: as in `two_sample_test`.
-        seed: of blocks and permutations; a whole number.
-        scale: "auto" uses the spreads of the reference, if it stores any; a scale other than the reference's is refused.
-        progress: as in `two_sample_test`, of x.
+        x: Points of shape (n, d), n ≥ 2: anything that `rieszflow.stream` accepts, except iterators.
+        reference: A sketch of points without weights with at least two points in its reservoir.
+        permutations: See `two_sample_test`.
+        seed: Seed of blocks and permutations, an integer.
+        scale: "auto" uses the scale of the reference; another scale is refused.
+        progress: Called after every batch with a `Progress` that counts the points of "x".
 
     Raises:
-        InputError, InputTypeError, DatasetError: what `rieszflow.stream` refuses, another d, an empty or weighted sketch, one
-            without points kept.
+        InputError, InputTypeError, DatasetError: Points that `rieszflow.stream` refuses or of another dimension; a sketch that
+            is empty, has weights or no reservoir.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
@@ -230,94 +217,83 @@ def drift_test(
         (True, 0.001)
     """
     if not isinstance(reference, SliceSketch):
-        raise InputTypeError(f"reference: {type(reference).__name__} given; a SliceSketch is accepted")
+        raise InputTypeError(f"`reference` must be a SliceSketch, got {type(reference).__name__}")
     if reference.n < 2 or reference.weighted:
-        raise InputError("reference: a sketch of two or more points without weights is needed")
+        raise InputError("`reference` must be a sketch of two or more points without weights")
     cloud = stream(x).align_columns(reference.names, "the reference")
     if cloud.d != reference.d:
-        raise InputError(f"x: points of dimension d = {cloud.d} given, the reference has d = {reference.d}; they must be equal")
+        raise InputError(f"`x` must have points of dimension d = {reference.d}, as the reference has, got d = {cloud.d}")
     permutations = validate.positive_int("permutations", permutations)
-    check_scale(scale)
-    if scale not in ("auto", reference.scale):
-        raise InputError(f"`scale` must be 'auto' or {reference.scale!r}, which the reference has, got {scale!r}")
+    check_scale_of(reference, scale, "reference has")
     kept = reference.reservoir
     if kept is None or len(kept) < 2:
         raise InputError(
-            "reference: a sketch that keeps a sample of its points is needed for a test; this one was made with reservoir_size=0 or 1, "
-            "or by an earlier version, or merged with one that was. Its distances are right; for a test make it again"
+            "`reference` must be a sketch with at least two points in its reservoir, got one made with reservoir_size=0 or 1, "
+            "by an earlier version, or merged with such a sketch; its distances are right, but a test needs a new sketch"
         )
-    n = _at_least_two("x", cloud)
-    size, K, L = sizes(n, len(kept), _MOST_TIMES_DRIFT)
-    random = source(seed)
-    # In one dtype: equal points must be in equal bins, whichever side they are on.
-    dtype = torch.promote_types(reference.plan.settings.divide(cloud.first).dtype, reference.plan.dtype)
+    n = _count_two("x", cloud)
+    # In one dtype: equal points must be in equal bins, whichever sample they are from.
+    dtype = torch.promote_types(reference.plan.settings.rescale(cloud.first).dtype, reference.plan.dtype)
     kept = kept.to(dtype) if torch.equal(kept.to(dtype).double(), kept) else kept
-    plan = reference.plan.of_dtype(kept.dtype)
-    of_x = deal(cloud, plan, (size, K), random, _told(progress, "x", n))
-    of_kept = deal(stream(kept), plan, (size, L), random)
+    sample, rng, plan = stream(kept), permutation_rng(seed), reference.plan.with_dtype(kept.dtype)
+    size, K, L = block_sizes(n, len(kept), _MOST_TIMES_DRIFT)
+    blocks_x = Blocks.deal(cloud, plan, size, K, rng, progress, "x")
+    blocks_y = Blocks(reference, Blocks.deal(sample, plan, size, L, rng, None, "reference").counts, size)
     pooled = None
     if reference.scale == "columns" and len(kept) == reference.n:
-        # Spreads of the reference alone tell its points from those of x; spreads of all of them do not.
-        spreads = choose_spreads("columns", [cloud, stream(kept)])
-        pooled = _test_points(
-            cloud, stream(kept), (reference.slices, reference.directions), spreads, permutations, source(seed)
-        )
-    return _test(of_x, Dealt(reference, of_kept.blocks, size), permutations, random, pooled)
+        # Spreads of the reference alone would tell its points from those of x.
+        kind, spreads = (reference.slices, reference.directions), choose_spreads("columns", [cloud, sample])
+        pooled = _test_points(cloud, sample, kind, spreads, permutations, permutation_rng(seed))
+    return _test_blocks(blocks_x, blocks_y, permutations, rng, pooled)
 
 
-def _at_least_two(name: str, cloud: Stream) -> int:
-    """Return the number of points of a cloud; raise InputError if it is less than two."""
+def _count_two(name: str, cloud: Stream) -> int:
+    """Return the number of points of a cloud if there are at least two."""
     if cloud.count() < 2:
-        raise InputError(f"{name}: one point given; at least two are needed")
+        raise InputError(f"`{name}` must have at least two points, got one")
     return cloud.count()
 
 
-def _gathered(cloud: Stream, told: Callable[[int], object] | None) -> Tensor:
-    points = torch.from_numpy(np.concatenate([batch.cpu().numpy() for batch in cloud]))
-    if told is not None:
-        told(len(points))
-    return points
+def check_scale_of(sketch: SliceSketch, scale: ScaleName, owner: str) -> None:
+    """Raise InputError unless `scale` is "auto" or that of a sketch."""
+    check_scale(scale)
+    if scale not in ("auto", sketch.scale):
+        raise InputError(f"`scale` must be 'auto' or {sketch.scale!r}, which the {owner}, got {scale!r}")
 
 
-def _told(progress: ProgressCallback | None, what: str, total: int) -> Callable[[int], object] | None:
-    return None if progress is None else lambda done: progress(Progress(what, done, total))
+def _gather(cloud: Stream, progress: ProgressCallback | None, what: str) -> Tensor:
+    return torch.from_numpy(np.concatenate([batch.cpu().numpy() for batch in with_progress(cloud, progress, what)]))
 
 
-def _test_exactly(points: _Points, permutations: int, random: np.random.Generator) -> TwoSampleTest:
+def _test_exactly(points: _Points, permutations: int, rng: np.random.Generator) -> TwoSampleTest:
     n, m = len(points.x), len(points.y)
-    both, unit = in_range(np.concatenate([points.drawn.divide(part).numpy() for part in (points.x, points.y)]))
+    both, unit = in_range(np.concatenate([points.settings.rescale(part).numpy() for part in (points.x, points.y)]))
     distances = pair_distances(both)
-    gram = exact_gram(distances, n)
-    found = pvalue(
-        gram.squares, gram.weights, (n, m), permutations=permutations, scale=2 * float(distances.max()), random=random
-    )
-    between = distances[:n, n:].mean()
+    gram = Gram.from_distances(distances, n)
+    found = gram.permutation_test(draw_splits(n, m, permutations, rng))
     within = [part.sum() / (len(part) * (len(part) - 1)) for part in (distances[:n, :n], distances[n:, n:])]
-    distance = float(2 * between - sum(within)) / unit
-    interval = _interval(distance, float(gram.squares(gram.weights[None])[0]) / unit, gram, gram.points_error() / unit)
-    return TwoSampleTest(found.value, distance, interval, found.tried, (n, m), (n, m), "exact", points)
+    statistic = float(2 * distances[:n, n:].mean() - sum(within)) / unit
+    interval = _interval(gram, statistic, float(gram.squares(gram.weights[None])[0]) / unit, unit)
+    return TwoSampleTest(found.pvalue, statistic, interval, found.permutations, (n, m), (n, m), "exact", points)
 
 
-def _test(
-    x: Dealt, y: Dealt, permutations: int, random: np.random.Generator, pooled: TwoSampleTest | None = None
+def _test_blocks(
+    x: Blocks, y: Blocks, permutations: int, rng: np.random.Generator, pooled: TwoSampleTest | None = None
 ) -> TwoSampleTest:
     """Test blocks; the p-value is that of `pooled` if it is given."""
-    gram = gram_of(x, y)
-    distance = y.whole.distance(x.whole, statistic="U")
-    error = math.hypot(gram.points_error(), gram.slices_error)
-    interval = _interval(distance, y.whole.distance(x.whole), gram, error)
+    gram = block_gram(x, y)
+    statistic = y.sketch.distance(x.sketch, statistic="U")
+    interval = _interval(gram, statistic, y.sketch.distance(x.sketch))
     if pooled is not None:
-        permuted = {name: getattr(pooled, name) for name in ("pvalue", "permutations", "blocks", "tested")}
-        return TwoSampleTest(
-            statistic=distance, confidence_interval=interval, method="sliced", _samples=(x.whole, y.whole), **permuted
-        )
-    largest = float(gram.matrix.diagonal()[gram.weights != 0].max())
-    found = pvalue(gram.squares, gram.weights, (x.K, y.K), permutations=permutations, scale=largest, random=random)
-    blocks, tested = (x.K, y.K), (x.tested, y.tested)
-    return TwoSampleTest(found.value, distance, interval, found.tried, blocks, tested, "sliced", (x.whole, y.whole))
+        permuted = pooled.pvalue, pooled.permutations, pooled.blocks, pooled.tested
+    else:
+        found = gram.permutation_test(draw_splits(x.K, y.K, permutations, rng))
+        permuted = found.pvalue, found.permutations, (x.K, y.K), (x.tested, y.tested)
+    pvalue, tried, blocks, tested = permuted
+    return TwoSampleTest(pvalue, statistic, interval, tried, blocks, tested, "sliced", (x.sketch, y.sketch))
 
 
-def _interval(distance: float, biased: float, gram: Gram, error: float) -> tuple[float, float]:
-    half = float(scipy.special.stdtrit(min(gram.K, gram.L) - 1, 0.975)) * error
-    # If nothing varies, the interval must still include the plain distance, from which only the bias correction differs.
-    return distance - half, max(distance + half, biased)
+def _interval(gram: Gram, statistic: float, biased: float, unit: float = 1.0) -> tuple[float, float]:
+    half = float(scipy.special.stdtrit(min(gram.K, gram.L) - 1, 0.975)) * gram.standard_error() / unit
+    # If nothing varies, the interval must still include the V-statistic, which differs by the bias only.
+    return statistic - half, max(statistic + half, biased)

@@ -1,30 +1,28 @@
-"""Two clouds, or the sketches of them: how far apart they are, where they differ, and the test that fits them."""
+"""`compare`: the energy distance of two samples or sketches, the columns that differ, and the test that fits."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
-from rieszflow._types import ProgressCallback, ScaleName
-from rieszflow.data import stream
-from rieszflow.data.scale import check_scale
+from rieszflow._types import PointSource, ProgressCallback, ScaleName
 from rieszflow.errors import InputError
 from rieszflow.sketch import SliceSketch
-from rieszflow.two_sample import TwoSampleTest, drift_test, two_sample_test
+from rieszflow.two_sample.api import TwoSampleTest, check_scale_of, drift_test, two_sample_test
 
 __all__ = ["Comparison", "compare", "is_sketch"]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found.
+    """The result of `compare`.
 
     Attributes:
-        x: sketch of all points of x.
-        y: sketch of all points of y, with the same slices and bins.
-        test: the test that was made; None for two sketches, which have no points left to permute.
-        statistic: D² (half the energy distance) on the slices, unbiased: around 0, and at times below it, where nothing differs.
+        x: Sketch of all points of x.
+        y: Sketch of all points of y, with the same slices and bins.
+        test: The test; None for two sketches, which have no points left to permute.
+        statistic: Unbiased estimate of the energy distance (MMD²): around 0, and sometimes negative, if the samples agree.
     """
 
     x: SliceSketch
@@ -34,48 +32,45 @@ class Comparison:
 
     @property
     def confidence_interval(self) -> tuple[float, float] | None:
-        """Approximate 95 % confidence interval of the distance; None without a test."""
+        """Return the confidence interval of the test, or None without a test."""
         return None if self.test is None else self.test.confidence_interval
 
     @property
     def pvalue(self) -> float | None:
-        """Exact p-value for equal distributions; None without a test."""
+        """Return the p-value of the test, or None without a test."""
         return None if self.test is None else self.test.pvalue
 
     @property
-    def scale(self) -> str:
+    def permutations(self) -> int | None:
+        """Return the number of permutations of the test, or None without a test."""
+        return None if self.test is None else self.test.permutations
+
+    @property
+    def scale(self) -> Literal["columns", "none"]:
         """Return "columns" if every column was divided by its spread, "none" for raw units."""
         return self.x.scale
 
-    @property
-    def permutations(self) -> int | None:
-        """How many were tried; None without a test."""
-        return None if self.test is None else self.test.permutations
-
     def columns(self, top: int | None = None) -> list[tuple[str, float]]:
-        """Columns and their energy coefficients (0: alike, 1: apart), those that differ most first.
+        """Return the names of the columns and their energy coefficients (0: alike, 1: apart), the largest first.
 
         Args:
-            top: how many; None for all of them.
-
-        Returns:
-            Pairs of name and coefficient; none where d is above 4,096, for then columns are not counted by themselves.
+            top: Number of columns; None for all of them.
         """
-        if not self.x.columns:
+        if not self.x.plan.settings.has_columns:
             return []
         names = self.y.names or [f"column {k}" for k in range(self.y.d)]
-        apart = self.y.feature_distances(self.x)
-        return [(names[k], apart[k].item()) for k in apart.argsort(descending=True)[:top].tolist()]
+        coefficients = self.y.feature_distances(self.x)
+        return [(names[k], coefficients[k].item()) for k in coefficients.argsort(descending=True)[:top].tolist()]
 
 
-def is_sketch(source: Any) -> bool:
-    """Whether a source is a sketch, or the file of one."""
+def is_sketch(source: object) -> bool:
+    """Return True for a sketch or the path of a .sketch file."""
     return isinstance(source, SliceSketch) or (isinstance(source, (str, os.PathLike)) and os.fspath(source).endswith(".sketch"))
 
 
 def compare(
-    x: Any,
-    y: Any,
+    x: PointSource,
+    y: PointSource,
     *,
     slices: int | None = None,
     permutations: int = 999,
@@ -84,23 +79,19 @@ def compare(
     common: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Comparison:
-    """Compares two clouds, with the test that fits what is there of them.
-
-    Points on both sides: `two_sample_test`. A sketch on one side: `drift_test` against it. Two sketches: their distance.
+    """Compare two samples: points with `two_sample_test`, points and a sketch with `drift_test`, two sketches without a test.
 
     Args:
-        x: points (n, d), n ≥ 2: all that `rieszflow.stream` takes, but iterators; or a `SliceSketch`, or a .sketch file.
-        y: likewise.
-        slices: random directions; None for 256. A sketch has its own.
-        permutations: of the test; the least p-value is one over this number plus one.
-        seed: of directions, blocks and permutations; a whole number.
-        scale: as in `two_sample_test`; with a sketch "auto" or the sketch's own.
-        common: of tables with different columns, compare those that both have.
-        progress: called after every batch with a `Progress` that counts points.
+        x: Points of shape (n, d), n ≥ 2: anything that `rieszflow.stream` accepts, except iterators; or a `SliceSketch`, or the
+            path of a .sketch file.
+        y: Points of shape (m, d), m ≥ 2, or a sketch, like x.
+        slices: Number of random directions; None for 256, or those of a sketch.
+        permutations, seed, common, progress: See `two_sample_test`.
+        scale: See `two_sample_test`; with a sketch "auto" or the sketch's own.
 
     Raises:
-        InputError, InputTypeError, DatasetError, FileError: what `stream`, the test or `SliceSketch.load` refuses; `slices` or
-            `common` given with a sketch; sketches that do not have the same slices and bins.
+        InputError, InputTypeError, DatasetError, FileError: Points or files that `stream`, the test or `SliceSketch.load`
+            refuses; `slices` or `common` with a sketch; sketches with different slices or bins.
 
     Example:
         >>> import torch
@@ -110,27 +101,29 @@ def compare(
         >>> found.pvalue, found.columns(1)[0][0]
         (0.001, 'column 1')
     """
-    one, two = (_sketch(source) if is_sketch(source) else None for source in (x, y))
-    if one is not None or two is not None:
-        if slices is not None:
-            raise InputError(f"slices: {slices} given; a sketch has its own slices")
-        if common:
-            raise InputError("common: a sketch is of all its columns; choose those of the other table with `columns`")
-    options: dict[str, Any] = {"permutations": permutations, "seed": seed, "scale": scale, "progress": progress}
+    one, two = (_load(source) if is_sketch(source) else None for source in (x, y))
+    if one is None and two is None:
+        test = two_sample_test(
+            x, y, slices=256 if slices is None else slices, permutations=permutations, seed=seed, scale=scale, common=common,
+            progress=progress,
+        )  # fmt: skip
+        return Comparison(test.x, test.y, test, test.statistic)
+    if slices is not None:
+        raise InputError(f"`slices` must be None with a sketch, which has its own, got {slices}")
+    if common:
+        raise InputError("`common` must be False with a sketch, which has all its columns; choose those of the table")
     if one is not None and two is not None:
-        check_scale(scale)
-        if scale not in ("auto", one.scale):
-            raise InputError(f"`scale` must be 'auto' or {one.scale!r}, which the sketches have, got {scale!r}")
+        check_scale_of(one, scale, "sketches have")
         return Comparison(one, two, None, two.distance(one, statistic="U"))
-    if one is not None:
-        test = drift_test(stream(y), one, **options)
-        return Comparison(one, test.x, test, test.statistic)
-    if two is not None:
-        test = drift_test(stream(x), two, **options)
-        return Comparison(test.x, two, test, test.statistic)
-    test = two_sample_test(x, y, slices=256 if slices is None else slices, common=common, **options)
-    return Comparison(test.x, test.y, test, test.statistic)
+    reference, points = (one, y) if one is not None else (two, x)
+    assert reference is not None
+    test = drift_test(points, reference, permutations=permutations, seed=seed, scale=scale, progress=progress)
+    sketches = (reference, test.x) if one is not None else (test.x, reference)
+    return Comparison(*sketches, test, test.statistic)
 
 
-def _sketch(source: Any) -> SliceSketch:
-    return source if isinstance(source, SliceSketch) else SliceSketch.load(source)
+def _load(source: PointSource) -> SliceSketch:
+    if isinstance(source, SliceSketch):
+        return source
+    assert isinstance(source, (str, os.PathLike))
+    return SliceSketch.load(source)

@@ -1,9 +1,9 @@
-"""Bins for many groups of points at once, on every slice as narrow as the narrowest group requires.
+"""Bins for many groups of points at once, and the Gram matrices of blocks of all groups.
 
-Points are binned once, with edges between random points of every group. Where many groups overlap, such bins are narrower than
+Points are binned once, with edges between random points of every group. If many groups overlap, such bins are narrower than
 any group requires. So neighbouring bins are merged as long as, for every group, h·m² stays below a given share of the group's
-width, where h is the length of the merged bin and m the share of the group in it. A bin can change D² by 2h·m·|F − G| + h·m²,
-where F and G are the distribution functions of two groups; the first term vanishes if both have the same mean in the bin.
+width, for the length h of the merged bin and the share m of the group in it. A bin can change MMD² by 2h·m·|F − G| + h·m² for
+the distribution functions F and G of two groups; the first term vanishes if both have the same mean in the bin.
 """
 
 from __future__ import annotations
@@ -19,46 +19,49 @@ import torch
 from rieszflow import histograms
 from rieszflow._infra import validate
 from rieszflow._infra.jit import OPTIONS, parallel_for
-from rieszflow._types import Progress, ProgressCallback
+from rieszflow._types import ProgressCallback
 from rieszflow.data import Stream
 from rieszflow.directions import Directions
 from rieszflow.kernels import Riesz
+from rieszflow.sketch.counts import with_progress
 from rieszflow.sketch.plan import SliceSettings
+from rieszflow.two_sample.gram import Gram
 
-__all__ = ["Binned", "Merged"]
+__all__ = ["BinnedGroups", "GroupBlocks", "MergedBins", "PairGrams"]
 
-_EDGES = 1 << 14  # edges of the bins before merging, from all groups together
-_EDGES_OF_A_GROUP = 512
-_NUMBERS = 1 << 26  # coordinates, at most, of the points that the edges are placed between
+_MAX_EDGES = 1 << 14  # of the bins before merging, from all groups together
+_MAX_GROUP_EDGES = 512
+_MAX_COORDINATES = 1 << 26  # of the points that the edges are placed between
 _TAIL = 64  # geometric bins on either side, two per octave: an outlier falls into a bin of its own magnitude
-_WIDTHS = (0.1, 0.05, 0.02, 0.0)  # quantiles cut off on either side to measure a group's width; the next one if the width is 0
-_TOGETHER = 1 << 25  # numbers of a table at a time
+_CUTS = (0.1, 0.05, 0.02, 0.0)  # quantiles cut off on either side to measure a group's width; the next one if the width is 0
+_MAX_NUMBERS = 1 << 25  # in a table at a time
 _ATTEMPTS = 8  # to merge bins further, each time with twice the limit of m·√h, until there are few enough
-_ENOUGH = 4  # times that limit still resolve the groups
+_RESOLVED = 4  # times that limit still resolve the groups
+_MAX_BLOCKS = 32
 
 
 @dataclass(frozen=True)
-class Merged:
-    """Merged bins.
+class MergedBins:
+    """Merged bins on every slice.
 
     Attributes:
         bins: The merged bin of every original one, of shape (P, original bins).
         steps: Difference between the means of the points in a bin and in the next one, times the slicing constant over P, of
             shape (P, merged bins); 0 for the last one. Every point counts as if it lay at the mean of its bin.
-        enough: True if there are about as many bins as every group requires.
+        resolved: True if there are about as many bins as every group requires.
     """
 
     bins: np.ndarray
     steps: np.ndarray
-    enough: bool
+    resolved: bool
 
 
 @dataclass(frozen=True)
-class Binned:
-    """Binned points on every slice.
+class BinnedGroups:
+    """Points of K groups in the bins of every slice.
 
     Attributes:
-        places: The bin of every point on every slice, of shape (P, n), uint16.
+        bins: The bin of every point on every slice, of shape (P, n), uint16.
         sums: The number of points in every bin and the sum of their positions, of shape (2, P, bins).
         unit: The slicing constant over P and the scale of the positions, of shape (P,).
         widths: The width of every group on every slice, in the unit of the positions, of shape (P, K).
@@ -66,7 +69,7 @@ class Binned:
         sizes: The number of points of every group, of shape (K,).
     """
 
-    places: np.ndarray
+    bins: np.ndarray
     sums: np.ndarray
     unit: np.ndarray
     widths: np.ndarray
@@ -74,118 +77,174 @@ class Binned:
     sizes: np.ndarray
 
     @classmethod
-    def of(
-        cls,
-        points: Stream,
-        group: np.ndarray,
-        sizes: np.ndarray,
-        slices: SliceSettings,
-        progress: ProgressCallback | None,
-    ) -> Binned:
-        P, n = slices.slices, len(group)
+    def from_points(
+        cls, points: Stream, group: np.ndarray, sizes: np.ndarray, settings: SliceSettings, progress: ProgressCallback | None
+    ) -> BinnedGroups:
+        P, n = settings.slices, len(group)
         validate.fits_memory("slices", P, 2 * n)
         some, parts = _sample(points, group, sizes)
         like = torch.from_numpy(some)
-        frames = _frames(slices.random(like), some, parts)
-        projected = np.concatenate([frame.project(like).numpy() for frame in frames])
+        projectors = _projectors(settings.draw(like), some, parts)
+        projected = np.concatenate([projector.project(like).numpy() for projector in projectors])
         edges, widths = _edges(projected), _widths(projected, parts)
-        places, done = np.empty((P, n), np.uint16), 0
+        bins, done = np.empty((P, n), np.uint16), 0
         sums = np.zeros((2, P, edges.shape[1] + 1))
-        for batch in points:
+        for batch in with_progress(points, progress):
             batch = batch.cpu()
             # A single point would be projected by another matrix product, which rounds differently.
             wide = batch if len(batch) > 1 else batch.repeat(2, 1)
             dtype = torch.promote_types(like.dtype, wide.dtype)
             first = 0
-            for frame in frames:
-                frame = dataclasses.replace(frame, shift=frame.shift.to(dtype))
-                x = frame.project(wide.to(dtype)).numpy()[:, : len(batch)]
+            for projector in projectors:
+                projector = dataclasses.replace(projector, shift=projector.shift.to(dtype))
+                x = projector.project(wide.to(dtype)).numpy()[:, : len(batch)]
                 mine = slice(first, first + len(x))
-                parallel_for(_locate, len(x), 1, x, edges[mine], places[mine, done : done + len(batch)], sums[:, mine])
+                parallel_for(_locate, len(x), 1, x, edges[mine], bins[mine, done : done + len(batch)], sums[:, mine])
                 first = mine.stop
             done += len(batch)
-            if progress is not None:
-                progress(Progress("points", done, n))
-        scale = np.concatenate([np.full(frame.directions.P, frame.scale) for frame in frames])
-        return cls(places, sums, 2 * Riesz(1.0).basis_constant(frames[0].directions.n) / (P * scale), widths, group, sizes)
+        scale = np.concatenate([np.full(projector.directions.P, projector.scale) for projector in projectors])
+        constant = 2 * Riesz(1.0).basis_constant(projectors[0].directions.n)
+        return cls(bins, sums, constant / (P * scale), widths, group, sizes)
 
-    def merged(self, *wanted: tuple[float, int]) -> list[Merged]:
-        """Merge the bins as far as possible without an error above a share of any group's width.
-
-        Args:
-            wanted: Pairs of limits; bins are merged for each pair. The first is the largest h·m² over the group's width, the
-                second the largest number of bins, which takes precedence.
-        """
+    def merge(self, *limits: tuple[float, int]) -> list[MergedBins]:
+        """Merge the bins once for each pair of limits: of h·m² over a group's width, and of the number of bins."""
         P, width = self.sums.shape[1:]
-        K, new = len(self.sizes), np.zeros((len(wanted), P, width), np.uint16)
-        times = np.empty((len(wanted), P))
-        step, same = max(1, _TOGETHER // (K * width)), np.arange(width, dtype=np.uint16)
+        K, new = len(self.sizes), np.zeros((len(limits), P, width), np.uint16)
+        times = np.empty((len(limits), P))
+        step, same = max(1, _MAX_NUMBERS // (K * width)), np.arange(width, dtype=np.uint16)
         for first in range(0, P, step):
             some = slice(first, min(P, first + step))
             tables = np.zeros((some.stop - first, width, K), np.float32)
-            parallel_for(_count, len(tables), 1, self.places[some], np.tile(same, (len(tables), 1)), self.group, tables)
-            for k, (off, most) in enumerate(wanted):
-                limits = np.sqrt(off * self.widths[some]) * self.sizes
-                parallel_for(_merge, len(tables), 1, tables, self.sums[:, some], limits, most, new[k, some], times[k, some])
-        return [self._with(bins, bool((mine <= _ENOUGH).all())) for bins, mine in zip(new, times, strict=True)]
+            parallel_for(_count, len(tables), 1, self.bins[some], np.tile(same, (len(tables), 1)), self.group, tables)
+            for k, (error, most) in enumerate(limits):
+                largest = np.sqrt(error * self.widths[some]) * self.sizes
+                parallel_for(_merge, len(tables), 1, tables, self.sums[:, some], largest, most, new[k, some], times[k, some])
+        return [self._merged(bins, bool((mine <= _RESOLVED).all())) for bins, mine in zip(new, times, strict=True)]
 
-    def _with(self, new: np.ndarray, enough: bool) -> Merged:
-        sums = np.zeros((2, len(new), int(new.max()) + 1))
-        parallel_for(_add_up, len(new), 1, self.sums, new, sums)
+    def _merged(self, bins: np.ndarray, resolved: bool) -> MergedBins:
+        sums = np.zeros((2, len(bins), int(bins.max()) + 1))
+        parallel_for(_add_sums, len(bins), 1, self.sums, bins, sums)
         steps = np.zeros(sums.shape[1:])
-        parallel_for(_steps, len(new), 1, sums, steps)
-        return Merged(new, steps * self.unit[:, None], enough)
+        parallel_for(_steps, len(bins), 1, sums, steps)
+        return MergedBins(bins, steps * self.unit[:, None], resolved)
 
-    def pair(self, i: int, j: int) -> Binned:
+    def pair(self, i: int, j: int) -> BinnedGroups:
         """Return the points of two groups only."""
-        both = np.flatnonzero((self.group == i) | (self.group == j))
+        both = (self.group == i) | (self.group == j)
         group = (self.group[both] == j).astype(np.int32)
-        return Binned(self.places[:, both], self.sums, self.unit, self.widths[:, [i, j]], group, self.sizes[[i, j]])
+        return BinnedGroups(self.bins[:, both], self.sums, self.unit, self.widths[:, [i, j]], group, self.sizes[[i, j]])
 
-    def near(self, distances: np.ndarray) -> np.ndarray:
-        """Return which pairs of groups have a D² on the slices below the width of both groups, of shape (K, K)."""
-        reach = (self.unit[:, None] * self.widths).sum(0)
-        near: np.ndarray = distances < np.minimum(reach, reach[:, None])
+    def are_near(self, distances: np.ndarray) -> np.ndarray:
+        """Return a boolean array (K, K) that is True for pairs of groups with a distance below the width of both groups."""
+        width = (self.unit[:, None] * self.widths).sum(0)
+        near: np.ndarray = distances < np.minimum(width, width[:, None])
         return near
 
-    def counts(self, merged: Merged, row: np.ndarray, rows: int) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield some slices and the counts of every row in every bin on these p slices, of shape (rows, p, bins), float32.
-
-        Args:
-            merged: The bins.
-            row: The row that every point counts for, of shape (n,); −1 for none.
-            rows: The number of rows.
-        """
+    def iter_counts(self, merged: MergedBins, row: np.ndarray, rows: int) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield slices and their counts (rows, p, bins), float32, for the row of every point (n,), or −1 to leave it out."""
         P, width = merged.steps.shape
-        step = max(1, _TOGETHER // (rows * width))
+        step = max(1, _MAX_NUMBERS // (rows * width))
         for first in range(0, P, step):
             some = slice(first, min(P, first + step))
             tables = np.zeros((some.stop - first, rows, width), np.float32)
-            parallel_for(_count, len(tables), 1, self.places[some], merged.bins[some], row, tables.transpose(0, 2, 1))
+            parallel_for(_count, len(tables), 1, self.bins[some], merged.bins[some], row, tables.transpose(0, 2, 1))
             yield some, tables.transpose(1, 0, 2)
 
 
+@dataclass(frozen=True)
+class GroupBlocks:
+    """Groups dealt into blocks of one size. The rows of a group are its blocks, then one row for its remaining points.
+
+    Attributes:
+        members: Indices of the groups.
+        size: Number of points in a block.
+        blocks: Number of blocks of every member.
+        starts: First row of every member, and the number of rows.
+        row: Row of every point; −1 for points of other groups.
+        numbers: Number of points in every row.
+        sizes: Number of points of every member.
+    """
+
+    members: np.ndarray
+    size: int
+    blocks: np.ndarray
+    starts: np.ndarray
+    row: np.ndarray
+    numbers: np.ndarray
+    sizes: np.ndarray
+
+    @classmethod
+    def deal(
+        cls, group: np.ndarray, sizes: np.ndarray, members: np.ndarray, size: int, rng: np.random.Generator
+    ) -> GroupBlocks:
+        blocks = np.minimum(sizes[members] // size, _MAX_BLOCKS)
+        starts = np.concatenate([[0], np.cumsum(blocks + 1)])
+        row, numbers = np.full(len(group), -1, np.int32), np.full(starts[-1], size)
+        order = np.argsort(group, kind="stable")
+        firsts = np.concatenate([[0], np.cumsum(sizes)])
+        for k, g in enumerate(members):
+            mine = rng.permutation(order[firsts[g] : firsts[g + 1]])
+            row[mine] = starts[k] + np.minimum(np.arange(len(mine)) // size, blocks[k])
+            numbers[starts[k + 1] - 1] = len(mine) - blocks[k] * size
+        return cls(members, size, blocks, starts, row, numbers, sizes[members])
+
+
+@dataclass(frozen=True)
+class PairGrams:
+    """Inner products of the blocks of the first groups with all blocks, and of the blocks of each other group."""
+
+    blocks: GroupBlocks
+    of_first: np.ndarray
+    of_others: list[np.ndarray]
+    first: int
+
+    @classmethod
+    def compute(cls, binned: BinnedGroups, merged: MergedBins, blocks: GroupBlocks, first: int) -> PairGrams:
+        starts, rows = blocks.starts, len(blocks.numbers)
+        end = starts[first]
+        products = np.zeros((end, rows))
+        others = [np.zeros((many, many)) for many in np.diff(starts)[first:]]
+        for some, counts in binned.iter_counts(merged, blocks.row, rows):
+            shares = counts / np.maximum(blocks.numbers, 1).astype(np.float32)[:, None, None]
+            # The mean is subtracted before rounding to float32: the rest is as small as the differences to be found.
+            functions = (shares - shares.mean(0)).cumsum(-1, dtype=np.float64).astype(np.float32)
+            steps = merged.steps[some]
+            used = steps > 0
+            flat = functions[:, used] * np.sqrt(steps[used]).astype(np.float32)
+            products += flat[:end] @ flat.T
+            for k, gram in enumerate(others):
+                mine = flat[starts[first + k] : starts[first + k + 1]]
+                gram += mine @ mine.T
+        return cls(blocks, products, others, first)
+
+    def pair(self, i: int, j: int) -> Gram:
+        """Return the Gram matrix of members i and j, where i is one of the first."""
+        starts, K, L = self.blocks.starts, int(self.blocks.blocks[i]), int(self.blocks.blocks[j])
+        a, b = slice(starts[i], starts[i + 1]), slice(starts[j], starts[j + 1])
+        theirs = self.of_first[b, b] if j < self.first else self.of_others[j - self.first]
+        between = self.of_first[a, b]
+        matrix = np.block([[self.of_first[a, a], between], [between.T, theirs]])
+        order = [*range(K), *range(K + 1, K + 1 + L), K, K + 1 + L]  # blocks first, as `Gram` requires
+        n, m = map(int, self.blocks.sizes[[i, j]])
+        return Gram.from_blocks(matrix[np.ix_(order, order)], self.blocks.size, (K, L), (n, m))
+
+
 def _sample(points: Stream, group: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, list[slice]]:
-    """Draw random points of every group. Return them, sorted by group, and the slice of rows of each group."""
-    K, random = len(sizes), np.random.default_rng(0)
-    each = max(2, min(_EDGES_OF_A_GROUP, min(_EDGES, _NUMBERS // points.d) // K))
-    order, ends = np.argsort(group, kind="stable"), np.cumsum(sizes)
-    chosen = [
-        random.choice(order[end - size : end], min(size, each), replace=False) for end, size in zip(ends, sizes, strict=True)
-    ]
-    some = points.rows(np.concatenate(chosen))
+    """Draw random points of every group; return them, sorted by group, and the rows of each group."""
+    K, rng = len(sizes), np.random.default_rng(0)
+    each = max(2, min(_MAX_GROUP_EDGES, min(_MAX_EDGES, _MAX_COORDINATES // points.d) // K))
+    members = np.split(np.argsort(group, kind="stable"), np.cumsum(sizes)[:-1])
+    chosen = [rng.choice(mine, min(len(mine), each), replace=False) for mine in members]
     ends = np.cumsum([len(rows) for rows in chosen])
-    parts = [slice(end - len(rows), end) for end, rows in zip(ends, chosen, strict=True)]
-    return some, parts
+    return points.rows(np.concatenate(chosen)), [slice(end - len(rows), end) for end, rows in zip(ends, chosen, strict=True)]
 
 
-def _frames(drawn: Directions, some: np.ndarray, parts: list[slice]) -> list[histograms.Projector]:
+def _projectors(directions: Directions, some: np.ndarray, parts: list[slice]) -> list[histograms.Projector]:
     """Return the projections, with the origin in the narrowest group, because they are most precise near the origin."""
     spread = [np.abs(some[part] - np.median(some[part], 0)).mean() for part in parts]
     narrowest = some[parts[int(np.argmin(spread))]]
-    return histograms.make_projectors(
-        drawn, np.concatenate([some, np.resize(narrowest, (31, some.shape[1]))]), torch.from_numpy(some)
-    )
+    origin = np.resize(narrowest, (31, some.shape[1]))
+    return histograms.make_projectors(directions, np.concatenate([some, origin]), torch.from_numpy(some))
 
 
 def _edges(x: np.ndarray) -> np.ndarray:
@@ -202,14 +261,13 @@ def _widths(x: np.ndarray, parts: list[slice]) -> np.ndarray:
     widths = np.zeros((len(x), len(parts)))
     for k, part in enumerate(parts):
         mine = np.sort(x[:, part], 1).astype(np.float64)
-        for left_out in _WIDTHS:
-            cut = int(left_out * mine.shape[1])
+        for cut in (int(share * mine.shape[1]) for share in _CUTS):
             widths[:, k] = np.where(widths[:, k] > 0, widths[:, k], mine[:, -1 - cut] - mine[:, cut])
     return widths
 
 
 @numba.njit(**OPTIONS)
-def _locate(first, last, worker, step, projected, edges, places, sums):
+def _locate(first, last, worker, step, projected, edges, bins, sums):
     for p in range(first, last):
         mine = edges[p]
         for t in range(projected.shape[1]):
@@ -219,15 +277,15 @@ def _locate(first, last, worker, step, projected, edges, places, sums):
                 right = mine[k + half] <= projected[p, t]
                 k = k + half + 1 if right else k
                 many = many - half - 1 if right else half
-            places[p, t] = k
+            bins[p, t] = k
             sums[0, p, k] += 1
             sums[1, p, k] += projected[p, t]
 
 
 @numba.njit(**OPTIONS)
-def _count(first, last, worker, step, places, bins, row, tables):
+def _count(first, last, worker, step, bins, merged, row, tables):
     for p in range(first, last):
-        table, mine, new = tables[p], places[p], bins[p]
+        table, mine, new = tables[p], bins[p], merged[p]
         for t in range(row.shape[0]):
             if row[t] >= 0:
                 table[new[mine[t]], row[t]] += np.float32(1)
@@ -262,7 +320,7 @@ def _merge(first, last, worker, step, tables, sums, limits, most, new, times):
 
 
 @numba.njit(**OPTIONS)
-def _add_up(first, last, worker, step, sums, new, added):
+def _add_sums(first, last, worker, step, sums, new, added):
     for p in range(first, last):
         for b in range(new.shape[1]):
             added[0, p, new[p, b]] += sums[0, p, b]

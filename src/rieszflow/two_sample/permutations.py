@@ -1,7 +1,7 @@
-"""The p-value of a permutation test, whatever its statistic is: the one machine that all our tests use.
+"""An exact permutation test for any statistic, which all tests of this package use.
 
-Under the null hypothesis what is permuted is exchangeable. So the statistic of the weights as they are is one of those of
-permuted weights, each as likely, and the share of those that are at least as large is an exact p-value.
+Under the null hypothesis, what is permuted is exchangeable. So the observed statistic is one of those of permuted weights, each
+equally likely, and the share of those that are at least as large is an exact p-value.
 """
 
 from __future__ import annotations
@@ -16,94 +16,83 @@ import numpy as np
 from rieszflow._infra import validate
 from rieszflow._infra.notices import notice
 
-__all__ = ["PValue", "pvalue", "source", "splits"]
+__all__ = ["PermutationTestResult", "draw_splits", "permutation_rng", "permutation_test"]
 
 _TIE = 1e-12
 """Statistics that differ by less than this share of the terms they sum are equal.
 
-The same float64 numbers added up in another order differ by some 1e-16 times the square root of their number. There are up to
-10^8 of them: less than 1e-12 of the largest term.
+Summed in another order, up to 10^8 float64 numbers differ by some 1e-16 times the square root of their number.
 """
-_LEVEL = 0.05  # of tests, usually
-_TOGETHER = 1 << 22  # numbers in memory at a time
+_LEVEL = 0.05  # of most tests
+_MAX_NUMBERS = 1 << 22  # in memory at a time
 
 
 @dataclass(frozen=True)
-class PValue:
-    """What came out.
+class PermutationTestResult:
+    """The result of a permutation test.
 
     Attributes:
-        value: the share of permutations whose statistic is at least as large as the one that was found.
-        tried: how many permutations that were.
+        pvalue: Share of permutations whose statistic is at least as large as the observed one.
+        permutations: Number of permutations tried.
     """
 
-    value: float
-    tried: int
+    pvalue: float
+    permutations: int
 
 
-def source(seed: int) -> np.random.Generator:
-    """Random numbers for a test.
-
-    Not `default_rng(seed)`: data made with that, or with torch.manual_seed(seed), would meet the same numbers here again.
-    """
+def permutation_rng(seed: int) -> np.random.Generator:
+    """Return a random generator for tests that shares no numbers with data made by default_rng(seed) or manual_seed(seed)."""
     return np.random.default_rng([validate.integer_seed(seed), 0x7E57])
 
 
-def splits(K: int, L: int, permutations: int, random: np.random.Generator) -> np.ndarray:
-    """Ways to split K + L members into K and L, (ways, K + L) truth values: random ones, or all where those are fewer."""
+def draw_splits(K: int, L: int, permutations: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw random splits of K + L members into K and L, or return all splits if there are fewer than `permutations` + 2.
+
+    Returns:
+        Boolean array of shape (splits, K + L), True for members of the first group.
+    """
     ways = math.comb(K + L, K)
     if ways > permutations + 1:
-        return random.permuted(np.tile(np.arange(K + L) < K, (permutations, 1)), axis=1)
-    chosen = np.zeros((ways, K + L), bool)
-    for row, members in zip(chosen, itertools.combinations(range(K + L), K), strict=True):
-        row[list(members)] = True
-    return chosen
+        return rng.permuted(np.tile(np.arange(K + L) < K, (permutations, 1)), axis=1)
+    splits = np.zeros((ways, K + L), bool)
+    np.put_along_axis(splits, np.array(list(itertools.combinations(range(K + L), K))), True, 1)
+    return splits
 
 
-def pvalue(
-    statistic: Callable[[np.ndarray], np.ndarray],
-    weights: np.ndarray,
-    sizes: tuple[int, int],
-    *,
-    permutations: int,
-    scale: float,
-    random: np.random.Generator | np.ndarray,
-) -> PValue:
-    """The p-value of a statistic that is large where two groups differ. A notice says so if it cannot be small.
+def permutation_test(
+    statistic: Callable[[np.ndarray], np.ndarray], weights: np.ndarray, splits: np.ndarray, scale: float
+) -> PermutationTestResult:
+    """Test with a statistic that is large if two groups differ, and give a notice if the p-value cannot be small.
 
     Args:
-        statistic: from rows of weights (m, k) to their statistics, (m,) float64.
-        weights: (k,) float64. First those of one group's K members, which are equal, then the L of the other one's. Further
-            ones keep their place.
-        sizes: K and L.
-        permutations: B random ones. Where there are less than B + 2 ways to split K + L members, all of them are tried.
-        scale: size of the largest terms that a statistic sums; see `_TIE`.
-        random: where permutations come from; or the `splits` to try, which tests of groups of one size can share.
+        statistic: Function from rows of weights (m, k) to statistics (m,), float64.
+        weights: Weights of shape (k,), float64: those of the first group's K members, which are equal, then those of the
+            second group's L members, then further ones, which are not permuted.
+        splits: Splits of the K + L members, see `draw_splits`.
+        scale: Size of the largest terms that a statistic sums, to recognise ties.
 
     Example:
         >>> values = np.array([5.0, 6.0, 7.0, 1.0, 2.0])
-        >>> first_mean = lambda w: w @ values
-        >>> pvalue(first_mean, np.array([1, 1, 1, 0, 0]) / 3, (3, 2), permutations=99, scale=7.0, random=source(0)).value
+        >>> splits = draw_splits(3, 2, 99, permutation_rng(0))
+        >>> permutation_test(lambda w: w @ values, np.array([1, 1, 1, 0, 0]) / 3, splits, scale=7.0).pvalue
         0.1
     """
-    K, L = sizes
-    ways = math.comb(K + L, K)
-    all_of_them = ways <= permutations + 1
-    split = splits(K, L, permutations, random) if isinstance(random, np.random.Generator) else random
-    step = max(1, _TOGETHER // len(weights))
-    null = np.concatenate([statistic(_permuted(weights, split[k : k + step], K)) for k in range(0, len(split), step)])
-    tie = _TIE * scale
-    found = int((null >= statistic(weights[None])[0] - tie).sum())
-    # All ways contain the one that was found; random ones do not.
-    share = found / ways if all_of_them else (1 + found) / (permutations + 1)
-    least = float((null >= null.max() - tie).mean()) if all_of_them else 1 / (permutations + 1)
+    members, K = splits.shape[1], int(splits[0].sum())
+    ways, step = math.comb(members, K), max(1, _MAX_NUMBERS // len(weights))
+    null = []
+    for first in range(0, len(splits), step):
+        some = splits[first : first + step]
+        permuted = np.tile(weights, (len(some), 1))
+        permuted[:, :members] = np.where(some, weights[0], weights[K])
+        null.append(statistic(permuted))
+    values, tie = np.concatenate(null), _TIE * scale
+    found = int((values >= statistic(weights[None])[0] - tie).sum())
+    if len(splits) == ways:  # all splits, among them the observed one
+        pvalue, least = found / ways, float((values >= values.max() - tie).mean())
+        reason = f"there are {ways} ways to split so few points"
+    else:
+        pvalue, least = (1 + found) / (len(splits) + 1), 1 / (len(splits) + 1)
+        reason = f"{len(splits)} permutations are tried"
     if least > _LEVEL:
-        why = f"there are {ways} ways to split so few points" if all_of_them else f"{permutations} permutations are tried"
-        notice(f"p-value: cannot be less than {least:.3g}, whatever the samples look like: {why}")
-    return PValue(share, len(split))
-
-
-def _permuted(weights: np.ndarray, split: np.ndarray, K: int) -> np.ndarray:
-    permuted = np.tile(weights, (len(split), 1))
-    permuted[:, : split.shape[1]] = np.where(split, weights[0], weights[K])
-    return permuted
+        notice(f"p-value: cannot be less than {least:.3g}, whatever the samples look like: {reason}")
+    return PermutationTestResult(pvalue, len(splits))

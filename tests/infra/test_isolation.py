@@ -1,4 +1,4 @@
-"""What a program has switched on around a call does not reach its result: bit for bit the same."""
+"""Results are bit for bit the same under any global setting of PyTorch and NumPy."""
 
 import contextlib
 
@@ -32,7 +32,7 @@ def deterministic():
 
 @contextlib.contextmanager
 def low_precision_products():
-    """Where the processor has no such products this changes nothing."""
+    """Allow float32 products in lower precision; this changes nothing if the processor has none."""
     torch.set_float32_matmul_precision("medium")
     try:
         yield

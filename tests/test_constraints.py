@@ -1,4 +1,4 @@
-"""What is known of points and never moves: projections, flows and recordings, and Gaussian pairs with a known conditional."""
+"""Constraints: projections, flows and recordings, and Gaussian pairs with a known conditional distribution."""
 
 import math
 
@@ -14,7 +14,7 @@ SHAPE = (2, 6, 4)
 D = 48
 HALF = torch.zeros(SHAPE, dtype=torch.bool)
 HALF[..., :2] = True
-KNOWN = [FixedPrefix(5), rf.Mask(HALF), rf.Pool(SHAPE, 2)]
+CONSTRAINTS = [FixedPrefix(5), rf.Mask(HALF), rf.Pool(SHAPE, 2)]
 # With each, slices of whole points and of patches: leading numbers stand before the pixels.
 CASES = [(5, FixedPrefix(5)), (0, rf.Mask(HALF)), (0, rf.Pool(SHAPE, 2))]
 
@@ -23,19 +23,19 @@ def kinds(k):
     return ["hadamard", rf.PatchSlices(SHAPE, 3, 1, condition=k), rf.PatchSlices(SHAPE, 2, 2, condition=k)]
 
 
-@pytest.mark.parametrize("known", KNOWN)
-def test_is_an_orthogonal_projection(known):
+@pytest.mark.parametrize("constraint", CONSTRAINTS)
+def test_is_an_orthogonal_projection(constraint):
     """Sums of at most d numbers of size one, in float64."""
     g = generator(0)
     x, y = (torch.randn(7, D, generator=g, dtype=torch.float64) for _ in range(2))
-    part = known.project(x)
-    torch.testing.assert_close(known.project(part), part, rtol=0, atol=1e-13)
-    torch.testing.assert_close((part * (y - known.project(y))).sum(1), torch.zeros(7).double(), rtol=0, atol=1e-13)
-    torch.testing.assert_close(known.project_out(x.clone()), x - part, rtol=0, atol=1e-13)
-    put = known.restore(x.clone(), y)
-    torch.testing.assert_close(known.project(put), known.project(y), rtol=0, atol=1e-13)
-    torch.testing.assert_close(put - known.project(put), x - part, rtol=0, atol=1e-13)
-    assert Constraint.from_dict(known.to_dict()) == known
+    part = constraint.project(x)
+    torch.testing.assert_close(constraint.project(part), part, rtol=0, atol=1e-13)
+    torch.testing.assert_close((part * (y - constraint.project(y))).sum(1), torch.zeros(7).double(), rtol=0, atol=1e-13)
+    torch.testing.assert_close(constraint.project_out(x.clone()), x - part, rtol=0, atol=1e-13)
+    put = constraint.restore(x.clone(), y)
+    torch.testing.assert_close(constraint.project(put), constraint.project(y), rtol=0, atol=1e-13)
+    torch.testing.assert_close(put - constraint.project(put), x - part, rtol=0, atol=1e-13)
+    assert Constraint.from_dict(constraint.to_dict()) == constraint
 
 
 def test_pooled_means():
@@ -53,7 +53,7 @@ def test_pooled_means():
 @pytest.mark.parametrize(("k", "frozen"), CASES)
 @pytest.mark.parametrize("recording", [False, True])
 @pytest.mark.parametrize("summed", [False, True])
-def test_what_is_known_stays(k, frozen, recording, summed):
+def test_the_fixed_part_stays(k, frozen, recording, summed):
     """Bit for bit where it is some of the numbers; of means of pixels up to rounding, of 20 steps on numbers up to one. It is
     left alone by bounds, too."""
     g = generator(1)
@@ -97,7 +97,7 @@ def test_nothing_known_is_the_flow_without(slices):
 
 
 def test_the_gradient_is_that_of_the_rest():
-    """By brute force, and of a `Target`."""
+    """Against brute force, and for a `Target`."""
     g = generator(6)
     x, y = torch.randn(40, 6, generator=g), torch.randn(50, 6, generator=g)
     target = rf.Target(y, slices=32, seed=generator(7), frozen=2)
@@ -125,8 +125,9 @@ def test_gaussian_pairs():
     def start(m):
         return torch.cat([torch.randn(m, 1, generator=g), torch.rand(m, 2, generator=g)], 1)
 
-    flow = rf.ParticleFlow(pairs(n)[1], slices=64, step_size=None, momentum=0.7, step_schedule=rf.geometric_schedule(12, 0.3, 200), seed=g,
-                           frozen=1, record=True)  # fmt: skip
+    schedule = rf.geometric_schedule(12, 0.3, 200)
+    flow = rf.ParticleFlow(pairs(n)[1], slices=64, step_size=None, momentum=0.7, step_schedule=schedule, seed=g, frozen=1,
+                           record=True)  # fmt: skip
     flow.run(start(n), steps=200)
     end = flow.recorded().push(start(n))
     c = torch.cat([end[:, :1], torch.ones(n, 1)], 1)
@@ -167,7 +168,7 @@ def test_recording_of_other_points_is_refused(tmp_path):
         (rf.Pool(SHAPE, 2), InputError, "`frozen` must fit the points, which have d = 9"),
     ],
 )
-def test_what_does_not_fit_is_refused(frozen, error, words):
+def test_constraints_that_do_not_fit_are_refused(frozen, error, words):
     with pytest.raises(error, match=words):
         rf.ParticleFlow(torch.rand(20, 9), slices=8, frozen=frozen)
     with pytest.raises(error, match=words):

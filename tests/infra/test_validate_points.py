@@ -57,7 +57,7 @@ REFUSED = {
 
 @pytest.mark.filterwarnings("ignore:.*(PyTorch API of|torch.quantize|quantiz|Sparse CSR)")
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_more_than_its_numbers_is_refused(kind):
+def test_points_that_are_more_than_their_values_are_refused(kind):
     make, says = REFUSED[kind]
     bad = make()
     for function in FUNCTIONS:

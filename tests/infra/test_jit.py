@@ -1,4 +1,4 @@
-"""What is imported when, and where compiled loops are kept: in places that cannot be written, too."""
+"""Lazy imports, and the cache of compiled loops, also on file systems that are not writable."""
 
 import importlib.util
 import os
@@ -20,7 +20,7 @@ PACKAGE = Path(rf.__file__).parent
 
 
 def python(code, cwd, **environment):
-    """A new interpreter, which must end well; without HOME and the like unless given."""
+    """Run code in a new interpreter, without HOME and cache folders unless given."""
     kept = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME", "NUMBA_CACHE_DIR", "MPLCONFIGDIR")}
     command = [*environment.pop("command", []), sys.executable, "-c", code]
     done = subprocess.run(command, env={**kept, **environment}, cwd=cwd, capture_output=True, text=True, timeout=300)
@@ -60,9 +60,9 @@ def test_stream_is_a_function_only():
 
 
 def test_found_out_whether_code_can_be_kept(tmp_path, monkeypatch):
-    assert jit._can_keep(PACKAGE / "engines") == jit._can_keep(PACKAGE / "directions")
+    assert jit._can_cache(PACKAGE / "engines") == jit._can_cache(PACKAGE / "directions")
     monkeypatch.setattr(CacheImpl, "_locator_classes", [])
-    assert not jit._can_keep(PACKAGE / "engines")
+    assert not jit._can_cache(PACKAGE / "engines")
 
 
 @pytest.mark.parametrize("home", ["~", "relative", ""])
@@ -72,22 +72,22 @@ def test_no_folder_is_made_for_a_user_without_home(tmp_path, monkeypatch, home):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr("os.path.expanduser", lambda path: path.replace("~", home))
     monkeypatch.setattr("os.access", lambda *_: False)
-    assert not jit._can_keep(PACKAGE / "engines")
+    assert not jit._can_cache(PACKAGE / "engines")
     assert not list(tmp_path.iterdir())
 
 
 def test_imports_where_nothing_can_be_kept(tmp_path):
     """Numba's own setting leaves only the place for notebooks, which does not suit files: what a read-only container gives."""
     code = (
-        "from rieszflow.engines import sort_loops; from rieszflow._infra.jit import KEPT; "
-        "print(KEPT, sort_loops.gradient.stats.cache_path)"
+        "from rieszflow.engines import sort_loops; from rieszflow._infra.jit import CACHED; "
+        "print(CACHED, sort_loops.gradient.stats.cache_path)"
     )
     assert python(code, tmp_path, NUMBA_CACHE_LOCATOR_CLASSES="IPythonCacheLocator").stdout == "False None\n"
     assert not list(tmp_path.iterdir())
 
 
 def test_damaged_files_of_the_cache_are_removed(tmp_path, caplog):
-    """What a full disk leaves makes Numba raise; whole files stay, and those that it does not read."""
+    """Truncated files make Numba raise. Complete files stay, and files that it does not read."""
     version, python = pickle.dumps(numba.__version__), f"py{sys.version_info[0]}{sys.version_info[1]}"
     whole = version + pickle.dumps(((0.0, 1), {"key": "f-1.1.nbc"}))
     for name, content in (("f-1", whole), ("other-1", pickle.dumps("0.1") + b"anything."), ("empty-1", b"")):
@@ -137,5 +137,5 @@ def test_neither_installation_nor_home_can_be_written(tmp_path):
     drop = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     for cache in ("/nowhere", str(tmp_path)):
         done = python(WORK, "/", command=drop, HOME="/nonexistent", PYTHONPATH=str(tmp_path / "src"), NUMBA_CACHE_DIR=cache)
-        assert float(done.stdout) > 0 and "no folder can be written to keep the result in" in done.stderr
+        assert float(done.stdout) > 0 and "no cache folder is writable" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["src"] and not list(tmp_path.rglob("__pycache__"))

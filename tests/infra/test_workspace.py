@@ -10,7 +10,7 @@ from rieszflow._infra.workspace import Workspace
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_scratch_is_each_process_own():
-    """What a forked process writes into its working memory must not reach its parent's."""
+    """A forked process must not write into the working memory of its parent."""
     workspace = Workspace()
     mine = workspace.array((1000,), np.float32)
     mine[:] = 1

@@ -52,7 +52,7 @@ rf.metrics.precision_recall(x, y), rf.metrics.energy_pvalue(x, y, permutations=9
 
 
 def test_the_command_installs_what_is_missing(monkeypatch):
-    """It names packages that a registry has, not ours; a clone that was never installed is told of its own extra."""
+    """The command names packages of a registry; in a clone that was never installed it names the extra."""
     wanted = ["torch>=2", 'pillow>=10; extra == "cli"', 'typer>=0.12; extra == "cli"', 'nowhere>=3; extra == "fid"']
     monkeypatch.setattr(extras.metadata, "requires", lambda _: wanted)
     monkeypatch.setattr(extras, "_installed", lambda requirement: requirement.startswith("pillow"))
@@ -73,7 +73,7 @@ def test_the_command_installs_what_is_missing(monkeypatch):
     [
         ("rf.GenerativeFlow", "generative models: needs yaml, which is not installed: pip install .*'pyyaml.*"),
         ("rf.stream('t.csv')", "t.csv: needs pyarrow, which is not installed: pip install 'pyarrow>=14'"),
-        ("rf.report", "pictures: needs .*: pip install 'matplotlib.*' 'pillow.*"),
+        ("rf.report", "figures: needs .*: pip install 'matplotlib.*' 'pillow.*"),
         ("rf.data.load('digits')", "digits: needs sklearn, which is not installed: pip install .*'scikit-learn.*"),
         ("rf.data.load('.')", "images: needs PIL, which is not installed: pip install .*'pillow.*"),
         ("rf.metrics.frechet_distance(x, x)", "frechet_distance: needs torchmetrics, .*: pip install .*'torchmetrics>=1.5'"),
@@ -117,7 +117,7 @@ def test_a_broken_package_is_told_from_a_missing_one():
 
 
 def test_every_extra_that_is_named_exists():
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     named = {name for file in (root / "src").rglob("*.py") for name in re.findall(r'\bextra\("(\w+)"', file.read_text())}
     assert named and named <= set(extras)

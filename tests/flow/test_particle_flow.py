@@ -1,4 +1,4 @@
-"""Particles really go where the theory says."""
+"""Particle flows: against the formulas, and towards known targets."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_one_step_is_the_formula():
 @pytest.mark.parametrize("momentum", [0.0, 0.8])
 @pytest.mark.parametrize("slices", [32, None])
 def test_reaches_a_far_target(momentum, slices):
-    """From 20 standard deviations away, no parameter tuned: the distance falls to a hundredth."""
+    """The distance falls to a hundredth from 20 standard deviations away, without tuning."""
     g = generator(0)
     y = torch.randn(150, 2, generator=g) + 20
     x = torch.rand(100, 2, generator=g)
@@ -141,7 +141,7 @@ def test_summed_kinds_see_the_same_particles():
     torch.testing.assert_close(both.step(x), x - 0.5 * 200 * (0.5 * gradients[0] + 0.2 * gradients[1]), rtol=0, atol=1e-5)
 
 
-def test_lengths_multiply_the_step_size():
+def test_step_schedule_multiplies_the_step_size():
     y, x = torch.rand(30, 3, generator=generator(1)), torch.rand(20, 3, generator=generator(2)) + 2
     scaled = rf.ParticleFlow(y, slices=8, step_size=0.1, step_schedule=rf.geometric_schedule(8, 2, 3), seed=generator(3))
     g = generator(3)

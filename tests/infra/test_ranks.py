@@ -16,9 +16,9 @@ from problems import relative
 
 import rieszflow as rf
 from rieszflow.generative import Run, RunError
-from rieszflow.generative.processes import told_to_end
+from rieszflow.generative.processes import sigterm_as_error
 
-SCRIPTS = Path(__file__).parent / "scripts"
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 def torchrun(processes, *command, **options):
@@ -74,7 +74,7 @@ def test_the_same_as_one_process(tmp_path, processes):
 
 
 @pytest.mark.slow
-def test_what_is_sent_does_not_depend_on_the_number_of_points(tmp_path):
+def test_bytes_sent_do_not_depend_on_the_number_of_points(tmp_path):
     sent = []
     for N in (5_000, 20_000):  # both large enough for all bins
         clouds(tmp_path, N, 4_000)
@@ -121,11 +121,11 @@ def test_training_over_two_processes(tmp_path):
     # The first flow sees the same particles, targets and slices; a step is some 0.3 of a distance, a point at a bin's edge
     # that is counted next door changes a force by one of some hundred.
     for key in ("particles", "training_data"):
-        assert two[0]["energy_distance"][key] == pytest.approx(one[0]["energy_distance"][key], rel=1e-3, abs=1e-4)
-    assert two[0]["displacement_rms"] == pytest.approx(one[0]["displacement_rms"], rel=1e-3)
+        assert two[0].energy_distance[key] == pytest.approx(one[0].energy_distance[key], rel=1e-3, abs=1e-4)
+    assert two[0].displacement_rms == pytest.approx(one[0].displacement_rms, rel=1e-3)
     # Then networks have seen other batches: as good, not the same.
-    assert two[0]["fit_error"] == pytest.approx(one[0]["fit_error"], rel=0.3)
-    assert two[-1]["energy_distance"]["fresh_samples"] < 2 * one[-1]["energy_distance"]["fresh_samples"] + 0.02
+    assert two[0].fit_error == pytest.approx(one[0].fit_error, rel=0.3)
+    assert two[-1].energy_distance["fresh_samples"] < 2 * one[-1].energy_distance["fresh_samples"] + 0.02
     sample = subprocess.run(
         [sys.executable, "-m", "rieszflow", "sample", tmp_path / "two", "-n", "20", "--out", tmp_path / "s.npz"]
     )
@@ -145,7 +145,7 @@ def test_recording_over_two_processes(tmp_path, more):
     one, two = (Run.open(tmp_path / name).metrics() for name in ("one", "two"))
     assert len(two) == 3
     for key in ("particles", "fresh_samples", "training_data"):
-        assert two[-1]["energy_distance"][key] == pytest.approx(one[-1]["energy_distance"][key], abs=3e-3)
+        assert two[-1].energy_distance[key] == pytest.approx(one[-1].energy_distance[key], abs=3e-3)
 
 
 @pytest.mark.parametrize("resumed_by", [1, pytest.param(3, marks=pytest.mark.slow)])
@@ -179,20 +179,20 @@ def test_one_process_killed_and_resumed_by_another_number(tmp_path, resumed_by):
         done = torchrun(resumed_by, *resume)
     assert done.returncode == 0, done.stderr
     rows = Run.open(run).metrics()
-    assert [row["network"] for row in rows] == [1, 2, 3]
-    assert rows[-1]["energy_distance"]["fresh_samples"] < rows[0]["energy_distance"]["fresh_samples"] + 0.02
+    assert [row.stage for row in rows] == [1, 2, 3]
+    assert rows[-1].energy_distance["fresh_samples"] < rows[0].energy_distance["fresh_samples"] + 0.02
 
 
-def test_told_to_end():
-    """What torchrun sends to the processes that are left is a sentence, and only as long as a training runs."""
+def test_sigterm_as_error():
+    """SIGTERM, which torchrun sends to the remaining processes, becomes an error while a training runs."""
     before = signal.getsignal(signal.SIGTERM)
 
     def training():
-        with told_to_end(Path("somewhere")):
+        with sigterm_as_error(Path("somewhere")):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(10)
 
-    with pytest.raises(RunError, match=r"somewhere: told to end \(SIGTERM\).*; resume the run"):
+    with pytest.raises(RunError, match=r"somewhere: terminated \(SIGTERM\).*; resume the run"):
         training()
     assert signal.getsignal(signal.SIGTERM) == before
 

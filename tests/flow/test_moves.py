@@ -1,4 +1,4 @@
-"""What a step does besides its gradient, against the formulas in float64."""
+"""Updates of velocities and positions, against the formulas in float64."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_the_first_step_has_no_velocity():
     assert update_velocity(gradient, None, 0.9) is gradient
 
 
-def test_what_is_no_number_is_not_clipped_away():
+def test_nan_is_not_clipped_away():
     """A velocity that is NaN must not end as a point on the bound, where nobody would see it."""
     x, v = torch.zeros(4, 2), torch.full((4, 2), float("nan"))
     assert update_positions(x, v, 1.0, (0.0, 1.0)).isnan().all()

@@ -1,0 +1,208 @@
+"""`stream`: points in batches from anything that holds points, such as arrays, files, tables, loaders and iterators."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rieszflow._infra.extras import extra
+from rieszflow._types import Points, PointSource, ProgressCallback
+from rieszflow.data.files import read_points
+from rieszflow.data.images import is_image_folder
+from rieszflow.data.options import TableOptions
+from rieszflow.data.paths import PARQUET, TEXT, is_table, suffix
+from rieszflow.data.points import as_points, conversion_hint, imported, is_array, is_frame
+from rieszflow.data.streams import Stream, rows_per_batch
+from rieszflow.errors import DatasetError, InputError, InputTypeError
+
+__all__ = ["stream"]
+
+
+def stream(
+    source: PointSource,
+    *,
+    progress: ProgressCallback | None = None,
+    columns: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    header: bool | str = "auto",
+    delimiter: str | None = None,
+    decimal: str = ".",
+    thousands: str | None = None,
+    missing: Sequence[str] | None = None,
+    dates: bool = False,
+    encoding: str = "utf-8",
+) -> Stream:
+    """Return the points of any source as a `Stream`.
+
+    Accepted sources, and what a point of each is:
+
+    - a tensor or array (n, …): n points, flattened; (n,) holds n points of dimension 1;
+    - a file: .npy (read in pieces), .npz, .csv, .tsv (also .gz), .parquet; a folder of such tables with equal columns, or of
+      images; a list of table files. A row of a table is a point;
+    - a data frame of pandas, polars, Arrow, or any other library that exports Arrow streams;
+    - a DataLoader or list of batches, or an iterator of batches, which can be read once. A batch has shape (m, d) or
+      (m, C, H, W). In a batch that is a tuple or list, such as (points, labels), the first entry is read, with a notice; in a
+      dict the only entry, or the one called "x", "image", "images", "pixel_values" or "data".
+
+    A batch (m,) could hold m points or one, and is refused, as is a list of single points: stack them. Integers of up to
+    16 bits, booleans and half precision become float32, longer integers float64. Images have values in [0, 1].
+
+    Tables are matched with other tables by the names of their columns. Columns without numbers are skipped, and a notice names
+    them with the reason. A column with numbers and other text is an error.
+
+    Args:
+        source: See above.
+        progress: Callback for every batch of every pass, with the number of points read in this pass and the total, or None.
+            With `ParticleFlow(stream("huge.npy", progress=bar))` it shows the progress of a long step.
+        columns: Columns of a table to read, in this order; None for all that hold numbers.
+        exclude: Columns to skip.
+        header: True if the first row of a CSV file has the names; "auto": if that row does not consist of numbers.
+        delimiter: Separator of the cells of a CSV file; None for a comma, or a tab in .tsv files.
+        decimal: Decimal separator in text, "." or ",".
+        thousands: Separator of thousands in text.
+        missing: Texts that mark a missing value, in addition to empty cells and nulls; rows with one are then skipped, and a
+            notice counts them. None: a missing value is an error.
+        dates: Read dates, times and durations as seconds (dates since 1970).
+        encoding: Encoding of CSV files.
+
+    Raises:
+        InputError, InputTypeError, DatasetError: No points, a wrong type or dtype, NaN, infinity or missing values, batches of
+            different dimension, or a file that is missing or damaged.
+        MissingPackageError: A table without pyarrow.
+
+    Example:
+        >>> import torch
+        >>> [tuple(batch.shape) for batch in stream([torch.zeros(3, 2, 2), torch.zeros(1, 2, 2)])]
+        [(3, 4), (1, 4)]
+    """
+    options = TableOptions(columns, exclude, header, delimiter, decimal, thousands, missing, dates, encoding)
+    if isinstance(source, Stream):
+        found = source
+    elif is_frame(source):
+        found = _table(type(source).__name__, source, options)
+    elif isinstance(source, (str, os.PathLike)):
+        found = _file(Path(source), options)
+    elif isinstance(source, (list, tuple)) and source and all(isinstance(s, (str, os.PathLike)) for s in source):
+        paths = [Path(s) for s in source]
+        if other := next((path for path in paths if not is_table(path) or path.is_dir()), None):
+            raise DatasetError(f"{other}: a list of files must hold tables ({', '.join((*TEXT, *PARQUET))})")
+        found = _table(f"{paths[0]}, …", paths, options)
+    else:
+        found = _batches(source)
+    if options != TableOptions() and not found.is_table:
+        raise InputError(f"{found.name}: must be a table for the options columns, header, …")
+    found.progress = progress or found.progress
+    return found
+
+
+def _table(name: str, source: PointSource, options: TableOptions) -> Stream:
+    with extra("tables", name):
+        from rieszflow.data.tables import open_table
+    return open_table(name, source, options)
+
+
+def _file(path: Path, options: TableOptions) -> Stream:
+    if suffix(path) == ".npy" and path.is_file():
+        return _npy(path)
+    folder_of_tables = path.is_dir() and not is_image_folder(path) and any(map(is_table, path.rglob("*")))
+    if folder_of_tables or is_table(path):
+        return _table(str(path), path, options)
+    if path.is_file() and suffix(path) != ".npz":
+        raise DatasetError(f"{path}: must be {', '.join((*TEXT, *PARQUET))}, .npy, .npz or a folder, got another format")
+    return _array(str(path), read_points(path))
+
+
+def _batches(source: PointSource) -> Stream:
+    kind = type(source)
+    if is_array(source):
+        array = imported(source, "source")
+        if array.ndim == 0:
+            raise InputError("`source` must hold points of shape (n, d), got a single number")
+        return _array("points", array)
+    if isinstance(source, torch.utils.data.Dataset):
+        raise InputTypeError(f"`source` must give batches, got {kind.__name__}; put it into a torch.utils.data.DataLoader")
+    if isinstance(source, Mapping):
+        raise InputTypeError("`source` must be an array, a table, or batches of points, got a mapping")
+    if hasattr(kind, "__array__") or hasattr(kind, "shape"):
+        as_points(source, "source")  # raises: a pass over its rows would lose its shape
+    if isinstance(source, Iterable):
+        once = isinstance(source, Iterator)
+        return Stream("iterator" if once else kind.__name__, _repeated_passes(source), once=once)
+    accepted = "a tensor, array, file, table, or batches"
+    raise InputTypeError(f"`source` must be {accepted}, got {kind.__name__}{conversion_hint(source)}")
+
+
+def _array(name: str, array: Points) -> Stream:
+    if isinstance(array, Tensor) and (array.is_nested or array.layout != torch.strided):
+        as_points(array, name)  # raises
+    if isinstance(array, np.matrix):
+        array = np.asarray(array)  # a row of a matrix would be a matrix again
+    if len(array) == 0:
+        raise InputError(f"{name}: must have at least one point, got shape {tuple(array.shape)}")
+    column = array[:, None] if array.ndim == 1 else array
+    step = rows_per_batch(math.prod(array.shape[1:]))
+    batches = lambda: (column[k : k + step] for k in range(0, len(array), step))  # noqa: E731
+    return Stream(name, batches, len(array), rows=lambda indices: column[indices])
+
+
+def _npy(path: Path) -> Stream:
+    """Return the points of a .npy file; read, since mapping needs address space for the whole file, unless it is by columns."""
+    try:
+        with open(path, "rb") as file:
+            version = np.lib.format.read_magic(file)
+            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, by_columns, dtype = read_header(file)
+            start = file.tell()
+    except ValueError as error:
+        raise DatasetError(f"{path}: not a NumPy file, or damaged ({error})") from None
+    if dtype.hasobject or dtype.kind not in "fiub":
+        raise DatasetError(f"{path}: must hold real numbers, got dtype {dtype}")
+    if not shape or 0 in shape:
+        raise DatasetError(f"{path}: must hold points of shape (n, d), got shape {shape}")
+    point_shape = shape[1:] or (1,)
+    d = math.prod(point_shape)
+    expected, found = shape[0] * d * dtype.itemsize, path.stat().st_size - start
+    if found != expected:
+        problem = "truncated" if found < expected else "more than one array"
+        raise DatasetError(f"{path}: {problem}: {found} bytes of data, the header states {expected}")
+    if by_columns and len(shape) > 1:
+        return _array(str(path), np.load(path, mmap_mode="r"))
+
+    def read(blocks: Sequence[tuple[int, int]]) -> Iterator[np.ndarray]:
+        """Yield blocks of rows, each given by its first row and its length."""
+        with open(path, "rb") as file:
+            for first, length in blocks:
+                file.seek(start + first * d * dtype.itemsize)
+                content = np.fromfile(file, dtype, length * d)
+                if content.size < length * d:
+                    raise DatasetError(f"{path}: has become shorter while being read")
+                yield content.reshape(length, *point_shape)
+
+    step = rows_per_batch(d)
+    blocks = [(k, min(step, shape[0] - k)) for k in range(0, shape[0], step)]
+
+    def rows(indices: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.empty((0, *point_shape), dtype), *read([(int(k), 1) for k in indices])])
+
+    return Stream(str(path), lambda: read(blocks), shape[0], rows=rows)
+
+
+def _repeated_passes(source: Iterable[object]) -> Callable[[], Iterable[object]]:
+    """Return a function that starts passes. A stream reads its first batch in the first pass, and all batches in the second."""
+    iterators = list(itertools.tee(iter(source)))
+
+    def batches() -> Iterable[object]:
+        if iterators:
+            return iterators.pop()
+        if isinstance(source, Iterator):
+            raise InputError("`source` must be a list, a DataLoader or a file to be read more than once, got an iterator")
+        return source
+
+    return batches

@@ -150,7 +150,7 @@ def position(path):
     except FileNotFoundError:
         return order(0, "flow", 0)
     meta = json.loads(header["__metadata__"]["rieszflow"])["meta"]
-    return order(meta["network"], meta["phase"], meta["step"])
+    return order(meta["stage"], meta["phase"], meta["step"])
 
 
 def test_sample(run, tmp_path):

@@ -1,4 +1,4 @@
-"""What counts as a point: arrays, lists, loaders and iterators, one rule for all, and an error where it is ambiguous."""
+"""The points of arrays, lists, loaders and iterators: one rule for all, and errors for ambiguous input."""
 
 import numpy as np
 import pytest
@@ -78,7 +78,7 @@ def test_refused(source, says):
 
 
 class Foreign:
-    """An array of another library, as the Array API standard has them: it offers DLPack and is not iterable."""
+    """An array of another library that supports DLPack and is not iterable."""
 
     def __init__(self, array):
         self.array, self.shape = array, array.shape
@@ -91,7 +91,7 @@ class Foreign:
 
 
 class Labelled:
-    """An array with more than its numbers, like xarray's: it exports a row for every number to Arrow."""
+    """An array with labels, like xarray's: it exports one row per number to Arrow."""
 
     dims, shape = ("time", "station"), (3, 2)
 
@@ -119,7 +119,7 @@ def test_arrays_of_other_libraries_keep_their_shape():
 
 
 def test_arrays_that_mean_more_than_their_numbers_are_refused():
-    """Also those that can be passed over: a pass gives their rows, and not batches of points."""
+    """Iterable ones are refused, too: iterating over them yields rows instead of batches."""
     pandas, sparse = pytest.importorskip("pandas"), pytest.importorskip("scipy.sparse")
     x = np.arange(24.0).reshape(4, 3, 2)
     for source, advice in (
@@ -134,7 +134,7 @@ def test_arrays_that_mean_more_than_their_numbers_are_refused():
             stream(source)
 
 
-def test_what_counts_of_a_batch_is_said():
+def test_a_notice_names_the_entry_of_a_batch():
     x, labels = torch.arange(8.0).view(4, 2), torch.arange(4)
     for source, says in (
         (DataLoader(TensorDataset(x, labels), batch_size=2), "DataLoader: the first of 2 entries of every batch is read"),
@@ -145,7 +145,7 @@ def test_what_counts_of_a_batch_is_said():
 
 
 def test_kinds_of_numbers():
-    """Float types are taken as they are or widened without loss; whole numbers keep all their digits."""
+    """Floats are kept or widened without loss; integers keep all their digits."""
     numbers = [[0.0, 1.0], [2.0, 200.0]]
     for dtype in (np.float16, np.float32, np.uint8, np.int16, np.uint16, ">f4", ">i2"):
         got = whole(np.array(numbers, dtype))
@@ -176,7 +176,7 @@ def test_views_of_memory():
         assert np.array_equal(whole(view).numpy(), x)
     assert np.array_equal(whole(np.matrix(x)).numpy(), x)
     assert whole(torch.ones(1, 3).expand(5, 3)).shape == (5, 3)
-    assert whole(x[:1][::-1]).shape == (1, 4)  # one row, and a step backwards that nobody takes
+    assert whole(x[:1][::-1]).shape == (1, 4)  # a negative stride without effect
     with torch.inference_mode():
         made_here = torch.ones(2, 2)
     assert whole(made_here).tolist() == [[1, 1], [1, 1]]
@@ -213,7 +213,7 @@ def test_a_notice_points_at_the_callers_line():
 
 
 class Once:
-    """Batches that can be had once, though it is no iterator."""
+    """Batches that can be read once, although this is not an iterator."""
 
     def __init__(self, batches):
         self.opened = iter(batches)
@@ -222,7 +222,7 @@ class Once:
         return self.opened
 
 
-def test_what_can_be_passed_over_once_only_is_not_cut_short():
+def test_a_single_pass_is_complete():
     x = torch.arange(24.0).view(12, 2)
     found = stream(Once(x.split(4)))
     assert torch.equal(torch.cat(list(found)), x)

@@ -1,4 +1,4 @@
-"""Whatever holds points gives the same points: files, folders, loaders, iterators; and what holds none is refused."""
+"""Files, folders, loaders and iterators give the same points; sources without points are refused."""
 
 import numpy as np
 import pytest
@@ -76,7 +76,7 @@ def test_batches_are_the_points(table):
     assert torch.equal(torch.cat(list(stream(bytes_))), bytes_.float())
 
 
-def test_an_iterator_can_be_passed_over_once(table):
+def test_an_iterator_can_be_read_once(table):
     found = stream(iter(table.split(100)))
     assert len(torch.cat(list(found))) == 1000
     with pytest.raises(ValueError, match="to be read more than once, got an iterator"):

@@ -1,4 +1,4 @@
-"""Tables: which columns are read, as what numbers, and that nothing is left out without a word."""
+"""Tables: which columns are read, as which numbers, and a notice for every skipped one."""
 
 import datetime
 import gzip
@@ -17,7 +17,7 @@ pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402  (an extra)
 
 
-def test_an_index_is_no_column(tmp_path):
+def test_an_index_is_not_a_column(tmp_path):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": [1.0, 2.0, 4.0]})[lambda it: it.a != 2]  # rows 0 and 2
     with warnings.catch_warnings():
@@ -26,35 +26,35 @@ def test_an_index_is_no_column(tmp_path):
     one = pandas.DataFrame({"a": [1.0, 4.0]})
     for index in ([7, 8], range(2), pandas.period_range("2020", periods=2, freq="D"), ["u", "v"]):
         named = one.set_axis(pandas.Index(index, name="day"))
-        found, matrix, (said,) = points(named)
+        found, matrix, (message,) = points(named)
         assert found.names == ["a"] and matrix.tolist() == [[1], [4]]
-        assert "DataFrame: skipped the index 'day', which is not a column; reset_index() makes it one" in said
+        assert "DataFrame: skipped the index 'day', which is not a column; reset_index() makes it one" in message
     named = one.set_axis(pandas.Index([7, 8], name="day"))
     assert points(named.reset_index())[0].names == ["day", "a"]
-    # In a file, and in a table that was made of the frame, the index is a column, and metadata tell.
+    # In a file, and in a table made from the frame, the index is a column, which the metadata name.
     named.to_parquet(tmp_path / "a.parquet")
     for source in (tmp_path / "a.parquet", pa.Table.from_pandas(named)):
-        found, matrix, (said,) = points(source)
-        assert found.names == ["a"] and "'day' (an index written by pandas)" in said
+        found, matrix, (message,) = points(source)
+        assert found.names == ["a"] and "'day' (an index written by pandas)" in message
         assert points(source, columns=["day", "a"])[1].tolist() == [[7, 1], [8, 4]]
 
 
-def test_periods_are_no_numbers(tmp_path):
+def test_periods_are_not_numbers(tmp_path):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": [1.0, 2.0], "p": pandas.period_range("2020-01", periods=2, freq="M")})
     frame.to_parquet(tmp_path / "a.parquet")
-    # Where nobody has registered a type (that of periods, where pandas was not imported), metadata alone tell of it.
+    # An unregistered type (that of periods, unless pandas was imported) is found in the metadata only.
     fields = [pa.field("a", pa.float64()), pa.field("p", pa.int64(), metadata={"ARROW:extension:name": "other.period"})]
     plain = pa.table([[1.0, 2.0], [600, 601]], schema=pa.schema(fields))
     for source, kind in ((frame, "pandas"), (tmp_path / "a.parquet", "pandas"), (plain, "other")):
-        found, _, (said,) = points(source)
-        assert found.names == ["a"] and f"'p' (of the type {kind}.period)" in said
+        found, _, (message,) = points(source)
+        assert found.names == ["a"] and f"'p' (of the type {kind}.period)" in message
     embedding = pa.FixedShapeTensorArray.from_numpy_ndarray(np.arange(6.0).reshape(2, 3))
     assert points(pa.table({"e": embedding}))[1].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 def points(source, **options):
-    """All points of a source, and its notices."""
+    """Return the stream of a source, all its points, and its notices."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = stream(source, **options)
@@ -73,7 +73,7 @@ def table(path, columns):
 
 
 def frames(names, n=400, seed=0):
-    """Columns of age and income, in an order, as an array."""
+    """Return columns of age, income and size in the order of `names`."""
     g = np.random.default_rng(seed)
     columns = {"age": g.normal(40, 10, n), "income": g.normal(3000, 500, n), "size": g.normal(2, 1, n)}
     return {name: columns[name] for name in names}
@@ -83,7 +83,7 @@ def frames(names, n=400, seed=0):
 
 
 def save(path, columns):
-    """The same table in one of the formats."""
+    """Write a table in the format of the suffix."""
     if path.suffix == ".parquet":
         return table(path, columns)
     np.savetxt(path, np.stack(list(columns.values()), 1), delimiter=",", header=",".join(columns), comments="", fmt="%.17g")
@@ -92,7 +92,7 @@ def save(path, columns):
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_columns_in_another_order_are_matched(tmp_path, ending):
-    """The very same numbers come out, to the bit, wherever two clouds meet."""
+    """All comparisons of two clouds are bit-identical to those with equal order."""
     a = save(tmp_path / f"a.{ending}", frames(["age", "income", "size"], seed=0))
     b = save(tmp_path / f"b.{ending}", frames(["age", "income", "size"], seed=1))
     swapped = save(tmp_path / f"c.{ending}", frames(["size", "income", "age"], seed=1))
@@ -129,7 +129,7 @@ def test_other_columns_are_refused(tmp_path):
         rf.two_sample_test(text, a)
     with pytest.raises(ValueError, match="lacks 'size'"):
         rf.two_sample_test(c, a)
-    assert sketch.n == 400  # nothing was taken in
+    assert sketch.n == 400  # nothing was added
     swapped = SliceSketch.from_points(pa.table(frames(["income", "age"])), slices=4)
     with pytest.raises(ValueError, match="the same columns in another order"):
         sketch.merge(swapped)
@@ -190,20 +190,20 @@ def test_numbers_of_all_kinds_in_parquet(tmp_path):
     assert points(single)[1].dtype == np.float32  # float32 holds all of it
 
 
-def test_every_column_left_out_is_named_with_its_reason(tmp_path):
+def test_every_skipped_column_is_named_with_its_reason(tmp_path):
     file = table(tmp_path / "a.parquet", {
         "x": [1.0, 2.0], "label": ["a", "b"], "when": pa.array([1, 2], pa.timestamp("ms")), "none": pa.nulls(2),
         "image": [{"bytes": b"1", "path": "p"}] * 2, "raw": [b"1", b"2"], "words": [["a"], ["b", "c"]],
         "kind": pa.array(["u", "v"]).dictionary_encode(), "__index_level_0__": [5, 6],
     })  # fmt: skip
-    found, matrix, (said,) = points(file)
+    found, matrix, (message,) = points(file)
     assert matrix[:, 0].tolist() == [1, 2] and found.names == ["x"]
     reasons = {
         "label": "text", "when": "dates or times", "none": "empty", "image": "nested: struct", "raw": "binary",
         "words": "lists of text", "kind": "text", "__index_level_0__": "an index",
     }  # fmt: skip
     for column, reason in reasons.items():
-        assert f"{column!r} ({reason}" in said
+        assert f"{column!r} ({reason}" in message
         assert found.skipped[column].startswith(reason)
     assert points(file, columns=["x"])[2] == points(file, exclude=list(found.skipped))[2] == []
     assert points(file, columns=["__index_level_0__", "x"])[1].tolist() == [[5, 1], [6, 2]]
@@ -217,8 +217,8 @@ def test_every_column_left_out_is_named_with_its_reason(tmp_path):
 
 def test_index_columns_of_csv(tmp_path):
     file = write(tmp_path / "a.csv", ",x\n0,5\n1,6\n")
-    found, matrix, (said,) = points(file)
-    assert found.names == ["x"] and matrix.tolist() == [[5], [6]] and "'' (an index written by pandas)" in said
+    found, matrix, (message,) = points(file)
+    assert found.names == ["x"] and matrix.tolist() == [[5], [6]] and "'' (an index written by pandas)" in message
     assert points(write(tmp_path / "b.csv", "Unnamed: 0,x\n0,5\n1,6\n"))[1].tolist() == [[5], [6]]
     assert points(file, columns=["", "x"])[1].tolist() == [[0, 5], [1, 6]]
 
@@ -241,8 +241,8 @@ def test_index_columns_of_csv(tmp_path):
         (["1", "1e400", "3"], "NaN or infinity", None, None),
     ],
 )
-def test_cells_that_are_no_plain_numbers(tmp_path, cells, says, options, want):
-    """They are an error that names the place, or read as an option says; the column is never dropped for them."""
+def test_cells_that_are_not_plain_numbers(tmp_path, cells, says, options, want):
+    """They are an error that names the line, or are read with an option; their column is never skipped."""
     delimiter = ";" if options and options.get("delimiter") else ","
     file = write(tmp_path / "a.csv", f"u{delimiter}v\n" + "".join(f"{k}{delimiter}{c}\n" for k, c in enumerate(cells)))
     with pytest.raises(ValueError, match=says) as error:
@@ -257,7 +257,7 @@ def test_cells_that_are_no_plain_numbers(tmp_path, cells, says, options, want):
             assert ("skipped 1 row" in "".join(notices)) == (len(want) < len(cells))
 
 
-def test_text_in_parquet_that_means_numbers(tmp_path):
+def test_numbers_as_text_in_parquet(tmp_path):
     file = table(tmp_path / "a.parquet", {"x": [1.0, 2.0, 3.0], "v": ["1,5", "2", None]})
     with pytest.raises(ValueError, match="column 'v', row 0, counted from 0: must be a number, got '1,5'"):
         stream(file)
@@ -265,8 +265,8 @@ def test_text_in_parquet_that_means_numbers(tmp_path):
     point = table(tmp_path / "b.parquet", {"v": ["1,5", "2.5"]})
     with pytest.raises(ValueError, match=r"row 1, counted from 0: must be a number, got '2\.5'"):
         stream(point, decimal=",")
-    _, matrix, (said,) = points(table(tmp_path / "c.parquet", {"v": ["1.5", " 2 "]}))
-    assert matrix.tolist() == [[1.5], [2]] and "the text of column 'v' is read as numbers" in said
+    _, matrix, (message,) = points(table(tmp_path / "c.parquet", {"v": ["1.5", " 2 "]}))
+    assert matrix.tolist() == [[1.5], [2]] and "the text of column 'v' is read as numbers" in message
     pa = pytest.importorskip("pyarrow")
     for kind in (
         pa.string_view(),
@@ -277,20 +277,20 @@ def test_text_in_parquet_that_means_numbers(tmp_path):
             assert stream(pa.table({"v": pa.array(["1.5", " 2 "]).cast(kind)})).first.tolist() == [[1.5], [2]]
 
 
-def test_missing_values_name_their_row_and_can_be_left_out(tmp_path):
+def test_rows_with_missing_values_are_named_or_skipped(tmp_path):
     file = table(tmp_path / "a.parquet", {"x": pa.array([1, None, 3]), "e": pa.array([[1.0, 2.0], [3.0, 4.0], [None, 6.0]])})
     with pytest.raises(ValueError, match=r"column 'x' has missing values \(row 1,"):
         stream(file)
     found, matrix, notices = points(file, missing=[])
     assert matrix.tolist() == [[1, 1, 2]] and found.count() == 1
-    assert any("skipped 2 rows with missing values" in said for said in notices)
+    assert any("skipped 2 rows with missing values" in message for message in notices)
     nan = table(tmp_path / "n.parquet", {"x": [1.0, float("nan"), 3.0]})
     with pytest.raises(ValueError, match="NaN or infinity"):
         stream(nan)
     assert points(nan, missing=[])[1].tolist() == [[1], [3]]
 
 
-def test_dates_as_seconds_if_asked(tmp_path):
+def test_dates_as_seconds_on_request(tmp_path):
     day = datetime.datetime(2026, 3, 1, 12, 30, tzinfo=datetime.UTC)
     seconds = day.timestamp()
     file = table(tmp_path / "a.parquet", {
@@ -325,8 +325,8 @@ def test_lists_of_unequal_length(tmp_path):
 
 def test_a_first_row_of_numbers_is_a_point(tmp_path):
     file = write(tmp_path / "x.csv", "1.5,2\n3,4\n5,6\n")
-    found, matrix, (said,) = points(file)
-    assert matrix.tolist() == [[1.5, 2], [3, 4], [5, 6]] and found.names is None and "has no header" in said
+    found, matrix, (message,) = points(file)
+    assert matrix.tolist() == [[1.5, 2], [3, 4], [5, 6]] and found.names is None and "has no header" in message
     assert points(file, header=True)[0].names == ["1.5", "2"]
     counted = write(tmp_path / "p.csv", "0,1\n7,8\n")  # as pandas writes an array
     with pytest.raises(ValueError, match="its first row, 0,1, can be a header or a point; give header=True or header=False"):
@@ -402,7 +402,7 @@ def test_types_that_change_after_the_first_megabyte(tmp_path):
 
 
 def test_random_tables_come_back_as_they_were_written(tmp_path):
-    """Any float64 written with 17 digits is read to the bit, whatever stands around it."""
+    """Any float64 written with 17 digits is read exactly."""
     g = np.random.default_rng(0)
     for trial in range(5):
         d, n = int(g.integers(1, 7)), int(g.integers(1, 50))
@@ -437,7 +437,7 @@ def test_shards(tmp_path):
     table(folder / "2.parquet", {"a": pa.array([], pa.int8()), "b": pa.nulls(0)})  # no rows
     found, matrix, notices = points(folder)
     assert found.n == 20 and np.array_equal(matrix, points(whole)[1]) and notices == []
-    table(folder / "3.parquet", {"a": [7], "b": [8]})  # whole numbers
+    table(folder / "3.parquet", {"a": [7], "b": [8]})  # integers
     assert points(folder)[1][-1].tolist() == [7, 8]
     (folder / "README.md").write_text("hello")
     assert "skipped 'README.md'" in points(folder)[2][0]
@@ -476,8 +476,8 @@ def test_shards(tmp_path):
         ("_spark_metadata/0", "Spark"),
     ],
 )
-def test_tables_whose_log_says_which_files_count_are_refused(tmp_path, log, kind):
-    """The folder itself, one above it, and a partition in it; a file by its own name is that file."""
+def test_tables_with_a_log_of_current_files_are_refused(tmp_path, log, kind):
+    """The folder, its parent and a partition in it are refused; a single file is read."""
     folder = tmp_path / "above" / "table"
     file = folder / "data" / "year=2020" / "0.parquet"
     for path in (file, folder / log):
@@ -490,8 +490,8 @@ def test_tables_whose_log_says_which_files_count_are_refused(tmp_path, log, kind
     assert points(file)[1].tolist() == [[1], [2]]
 
 
-def test_a_packed_file_unpacks_no_endless_row(tmp_path):
-    """Without an end of the line in the first row, and with one in every cell of it: refused before the file is read whole."""
+def test_endless_rows_of_compressed_files_are_not_unpacked(tmp_path):
+    """A first row without line break, and one with a line break in every cell, are refused early."""
     for row in (b"a," * (1 << 22), b'"a\n",' * (1 << 20)):
         with gzip.open(tmp_path / "t.csv.gz", "wb", compresslevel=1) as file:
             for _ in range(4):
@@ -501,7 +501,7 @@ def test_a_packed_file_unpacks_no_endless_row(tmp_path):
 
 
 def test_long_lists_come_in_small_batches(tmp_path, monkeypatch):
-    """Equal numbers take no room in a file: its rows and the numbers in them say how large a batch would be."""
+    """Equal numbers are stored compactly, so the size of a batch follows from the metadata, not the file size."""
     monkeypatch.setattr("rieszflow.data.streams.BATCH_NUMBERS", 1 << 12)
     rows, width = 300, 128
     lists = pa.ListArray.from_arrays(np.arange(rows + 1) * width, pa.array(np.zeros(rows * width, np.float32)))
@@ -511,7 +511,7 @@ def test_long_lists_come_in_small_batches(tmp_path, monkeypatch):
 
 
 def test_frames(tmp_path):
-    """Whatever gives itself to Arrow: tables, batches, and readers, which are read whole."""
+    """Tables, batches and readers, which are read completely, are exported to Arrow."""
     whole = pa.table({"a": [1.0, 2.0], "name": ["x", "y"], "b": [3, 4]})
 
     class Foreign:
@@ -519,8 +519,8 @@ def test_frames(tmp_path):
             return whole.__arrow_c_stream__(requested_schema)
 
     for frame in (whole, whole.to_batches()[0], Foreign(), pa.RecordBatchReader.from_stream(whole)):
-        found, matrix, (said,) = points(frame)
-        assert found.names == ["a", "b"] and matrix.tolist() == [[1, 3], [2, 4]] and "'name' (text)" in said
+        found, matrix, (message,) = points(frame)
+        assert found.names == ["a", "b"] and matrix.tolist() == [[1, 3], [2, 4]] and "'name' (text)" in message
     assert points(whole, columns=["b"])[1].tolist() == [[3], [4]]
     with pytest.raises(ValueError, match="cannot be read as a table"):
         stream(pa.chunked_array([[1.0, 2.0]]))
@@ -539,17 +539,17 @@ def test_several_files(tmp_path):
 
 
 def test_very_wide_rows(tmp_path):
-    n = 5_000  # with long cells, a row is longer than what pyarrow takes in at a time
+    n = 5_000  # with long cells, a row is longer than a block of pyarrow
     rows = [",".join(f"{r}.12345{'0' * 250}" for _ in range(n)) for r in range(2)]
     file = write(tmp_path / "a.csv", ",".join(f"c{k}" for k in range(n)) + "\n" + "\n".join(rows) + "\n")
     _, matrix, notices = points(file)
     assert matrix.shape == (2, n) and np.array_equal(matrix, [[0.12345] * n, [1.12345] * n]) and notices == []
 
 
-# Large whole numbers.
+# Large integers.
 
 
-def test_whole_numbers_keep_their_digits(tmp_path):
+def test_integers_keep_their_digits(tmp_path):
     """Epoch seconds: MMD² by brute force in float64. One-dimensional slices are all equal, so only the bins' error remains."""
     g = np.random.default_rng(0)
     a, b = 1_700_000_000 + g.integers(0, 60, (400, 1)), 1_700_000_040 + g.integers(0, 20, (400, 1))
@@ -576,7 +576,7 @@ def test_whole_numbers_keep_their_digits(tmp_path):
     assert sketch.distance(torch.full((50, 1), 2.0**24 + 1, dtype=torch.float64)) == pytest.approx(2 * (2**24 + 1), rel=1e-6)
 
 
-def test_whole_numbers_beyond_what_float64_tells_apart(tmp_path):
+def test_integers_beyond_the_resolution_of_float64(tmp_path):
     near = 1_700_000_000_000_000_000 + np.arange(50)  # nanoseconds
     far = 1_700_000_000_000_000_000 + np.arange(50) * 10**12
     with pytest.raises(
@@ -614,8 +614,8 @@ def test_bad_options(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut in half", "cut late", "overwritten"])
-def test_packed_files_that_are_damaged(tmp_path, damage):
-    """What the decompressor raises, on the first pass and where a message looks for the line, is one line of ours."""
+def test_damaged_compressed_files(tmp_path, damage):
+    """Errors of the decompressor, also while a message searches for the line, become one line."""
     numbers = np.random.default_rng(0).normal(size=(60_000, 3))
     text = "a,b,c\n" + "".join(",".join(map(repr, row)) + "\n" for row in numbers.tolist())
     whole = bytearray(gzip.compress(text.encode(), 1))

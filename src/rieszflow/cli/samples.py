@@ -127,7 +127,7 @@ def _check_evaluation(run: Run, inception_weights: Path | None) -> None:
     """Check what the report needs, and that all files can be written, before the scoring, which takes a while."""
     import torch
 
-    from rieszflow.metrics.inception import check_inception
+    from rieszflow.metrics.distances import check_inception
 
     run.metrics()
     if inception_weights is not None:

@@ -7,7 +7,7 @@ import gzip
 import io
 import itertools
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, cast
 
@@ -17,7 +17,7 @@ import pyarrow.csv
 
 from rieszflow._infra.notices import notice
 from rieszflow._infra.text import one_line
-from rieszflow.data.arrow import Column, Part
+from rieszflow.data.arrow import Part
 from rieszflow.data.options import TableOptions, cell_error, check_distinct, delimiter_hint
 from rieszflow.data.paths import suffix
 from rieszflow.errors import DatasetError
@@ -46,7 +46,7 @@ class CsvFile(Part):
     def _infer_types(self) -> None:
         first = None
         try:
-            with self._open(None, ()) as reader:
+            with self.batches(None) as reader:
                 schema = reader.schema
                 first = reader.read_next_batch()
         except StopIteration:
@@ -57,16 +57,16 @@ class CsvFile(Part):
             kind = schema.field(k).type
             if pa.types.is_integer(kind):
                 # A column of integers in the first megabyte may have fractions later.
-                kind = kind if first is not None and _exceeds_float64(first.column(k)) else pa.float64()
+                ends = () if first is None else pc.min_max(first.column(k)).values()
+                kind = kind if any(abs(end.as_py() or 0) > 2**53 for end in ends) else pa.float64()
             elif pa.types.is_null(kind) and first is not None and not self._is_empty(name):
                 kind = pa.float64()
             self.types[name] = kind
 
-    def batches(self, columns: list[str], as_text: Collection[str]) -> Iterable[pa.RecordBatch]:
-        return self._open(columns, as_text)
-
-    def _open(self, columns: list[str] | None, as_text: Collection[str], null_texts: bool = False) -> pa.csv.CSVStreamingReader:
-        """Open a reader of some columns with the types found, or as unparsed text, or of all columns to infer their types."""
+    def batches(
+        self, columns: list[str] | None, as_text: Collection[str] = (), null_texts: bool = False
+    ) -> pa.csv.CSVStreamingReader:
+        """Read some columns with the types found, or as unparsed text; or all columns, to infer their types, if None."""
         read = pa.csv.ReadOptions(encoding=self.options.encoding, block_size=max(_INFERRED, 16 * self.row_bytes))
         read.column_names, read.skip_rows = self.columns, self.header_lines
         # Cells may contain line breaks: pyarrow then never splits one.
@@ -79,7 +79,7 @@ class CsvFile(Part):
     def _is_empty(self, name: str) -> bool:
         """Return True if a column without a value in the first megabyte has none at all."""
         try:
-            with self._open([name], [name], null_texts=True) as reader:
+            with self.batches([name], [name], null_texts=True) as reader:
                 return all(batch.column(0).null_count == batch.num_rows for batch in reader)
         except _ARROW_ERRORS:
             return False  # the pass over the numbers reports the error
@@ -93,11 +93,7 @@ class CsvFile(Part):
         return io.TextIOWrapper(cast("IO[bytes]", raw), encoding, newline="")
 
     def _rows(self, text: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
-        """Yield the number of the last line of each row, and its cells.
-
-        Raises:
-            csv.Error: A row has more than `_LONGEST` characters.
-        """
+        """Yield the number of the last line of each row, and its cells."""
         length = 0
 
         def lines() -> Iterator[str]:
@@ -131,7 +127,7 @@ class CsvFile(Part):
         if header == "auto":
             header = not all(map(self.options.is_number, first))
             if not header:
-                self._refuse_ambiguous(first)
+                self._refuse_counting(first)
                 notice(f"{self.file}: has no header, so its first row, which consists of numbers, is read as a point")
         if not header:
             return [f"column {k}" for k in range(len(first))]
@@ -140,7 +136,7 @@ class CsvFile(Part):
             first[0] = first[0].lstrip("#")  # numpy.savetxt writes its header as a comment
         return [name.strip() for name in first]
 
-    def _refuse_ambiguous(self, first: list[str]) -> None:
+    def _refuse_counting(self, first: list[str]) -> None:
         """Refuse a first row 0, 1, 2, …: pandas gives these names to unnamed columns, but it may be a point as well."""
         numbers = [float(self.options.normalized(cell)) for cell in first]
         if any(numbers == [k + start for k in range(len(numbers))] for start in (0, 1)):
@@ -196,10 +192,3 @@ class CsvFile(Part):
         return DatasetError(
             f"{self.file}: not a table of values separated by {self.delimiter!r}, or damaged ({one_line(error)})"
         )
-
-
-def _exceeds_float64(column: Column) -> bool:
-    """Return True if a column holds integers that float64 may round."""
-    ends = pc.min_max(column)
-    low, high = ends["min"].as_py(), ends["max"].as_py()
-    return low is not None and max(-low, high) > 2**53

@@ -13,8 +13,6 @@ from torch import Tensor
 from rieszflow.data.points import MAX_ROUNDING, as_points, to_unit
 from rieszflow.errors import DatasetError
 
-__all__ = ["ColumnScaler", "Dataset", "scale_points", "unscale_points"]
-
 _REACH = 4.0  # a column within this many spreads of its median is scaled linearly; a million normal values are
 
 
@@ -57,7 +55,9 @@ class ColumnScaler:
         x = x.astype(np.float64)
         centre, spread = np.median(x, axis=0), column_spreads(x)
         farthest = np.maximum(x.max(0) - centre, centre - x.min(0)) / spread
-        tail = [_tail(min(z, 1e300)) for z in farthest.tolist()]
+        # asinh(k z)/k = `_REACH` for the farthest z, unless that is within reach.
+        equation = lambda k, z: math.asinh(k * z) - _REACH * k  # noqa: E731
+        tail = [brentq(equation, 1e-9, 1e3, min(z, 1e300)) if z > _REACH + 1e-6 else 0.0 for z in farthest.tolist()]
         spread = np.where(farthest > 0, spread, 0)
         return cls(*(tuple(map(float, v)) for v in (centre, spread, tail)))
 
@@ -82,13 +82,6 @@ class ColumnScaler:
 
     def _tensors(self, x: Tensor) -> list[Tensor]:
         return [torch.tensor(v, dtype=torch.float64, device=x.device) for v in (self.centre, self.spread, self.tail)]
-
-
-def _tail(farthest: float) -> float:
-    """Return k with asinh(k z)/k = `_REACH` for the farthest z, or 0 if that is within reach."""
-    if farthest <= _REACH + 1e-6:
-        return 0.0
-    return float(brentq(lambda k: math.asinh(k * farthest) - _REACH * k, 1e-9, 1e3))
 
 
 def _float32_resolves(low: float, high: float) -> bool:

@@ -21,7 +21,7 @@ from rieszflow.data.dataset import Dataset, RawData
 from rieszflow.data.files import ACCEPTED, read_idx_folder, read_path
 from rieszflow.data.images import is_image_folder, open_image, to_chw
 from rieszflow.data.options import check_distinct, check_known
-from rieszflow.data.paths import PARQUET, all_files, entries, folders_below, is_table, path_suggestion, searched_paths, suffix
+from rieszflow.data.paths import PARQUET, all_files, entries, folders_below, is_table, path_hint, searched_paths, suffix
 from rieszflow.data.sources import stream
 from rieszflow.errors import DatasetError, InputTypeError
 
@@ -88,8 +88,8 @@ def load(
 
 
 def _hint(name: str) -> str:
-    similar = suggestion(name.lower().replace("_", "-"), KNOWN, 0.75) or path_suggestion(Path(name))
-    return f"; {similar}" if similar else ""
+    similar = suggestion(name.lower().replace("_", "-"), KNOWN, 0.75)
+    return f"; {similar}" if similar else path_hint(Path(name))
 
 
 def holds_table(name: str | os.PathLike[str]) -> bool:

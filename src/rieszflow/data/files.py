@@ -13,7 +13,7 @@ import numpy as np
 from rieszflow._infra.notices import notice
 from rieszflow.data.dataset import RawData
 from rieszflow.data.images import IMAGES, is_image_folder, read_image_folder
-from rieszflow.data.paths import folders_below, path_suggestion, quoted, searched_paths
+from rieszflow.data.paths import folders_below, path_hint, quoted, searched_paths
 from rieszflow.data.points import channels_first, plain_numbers, to_unit
 from rieszflow.errors import DatasetError, InputTypeError
 
@@ -41,7 +41,7 @@ def read_points(path: Path) -> np.ndarray:
     """
     if not path.exists():
         link = " (a broken link)" if path.is_symlink() else ""
-        raise DatasetError(f"{path}: no such file or folder{link}; {path_suggestion(path)}".removesuffix("; "))
+        raise DatasetError(f"{path}: no such file or folder{link}{path_hint(path)}")
     data = read_path(path)
     if data.test is not None:
         notice(f"{path}: read {len(data.train)} training points, skipped {len(data.test)} test points")
@@ -63,8 +63,7 @@ def read_path(path: Path) -> RawData:
     if suffix in (".npy", ".npz") and path.is_file():
         return read_numpy(path)
     advice = next((text for suffixes, text in _ADVICE.items() if suffix in suffixes), "rename it if it is one of these")
-    if "-ubyte" in path.name:
-        advice = "give the folder of the four IDX files"
+    advice = "give the folder of the four IDX files" if "-ubyte" in path.name else advice
     raise DatasetError(f"{path}: exists, but has an unsupported format; accepted: {ACCEPTED}; {advice}")
 
 

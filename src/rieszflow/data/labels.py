@@ -55,7 +55,8 @@ def load_labelled(
             if key is not None:
                 raise InputError(f"`{name}` must be None unless x is annotated data, got {key!r} with {type(x).__name__}")
         if isinstance(groups, str):
-            points, labels = (stream(x, exclude=[groups]) if _is_table(x) else stream(x)).split_labels(groups)
+            table = is_frame(x) or (isinstance(x, (str, os.PathLike)) and (Path(x).is_dir() or is_table(Path(x))))
+            points, labels = stream(x, exclude=[groups] if table else ()).split_labels(groups)
         else:
             points, labels = stream(x), _to_list(groups)
     if len(labels) != points.count():
@@ -134,10 +135,6 @@ def _only_column(frame: PointSource) -> list[object]:
     if len(part.types) != 1 or part.extensions:
         raise InputTypeError(f"`groups` must be one column of labels, got {part.name} with {quoted(list(part.types))}")
     return [value for batch in part.batches(list(part.types), ()) for value in label_values(batch.column(0))]
-
-
-def _is_table(x: PointSource) -> bool:
-    return is_frame(x) or (isinstance(x, (str, os.PathLike)) and (Path(x).is_dir() or is_table(Path(x))))
 
 
 def _annotated_points(cells: Any, groups: object, obsm: str | None, layer: str | None) -> tuple[Stream, object]:

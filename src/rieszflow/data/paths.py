@@ -23,10 +23,11 @@ def quoted(names: Sequence[str], most: int = 6) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
-def path_suggestion(path: Path) -> str:
-    """Return "did you mean …?" with the path in the same folder that is most similar, or an empty string."""
+def path_hint(path: Path) -> str:
+    """Return "; did you mean …?" with the most similar path in the same folder, or an empty string."""
     exists = path.name and path.parent.is_dir()
-    return suggestion(path, [str(path.parent / f) for f in os.listdir(path.parent)] if exists else [], 0.75)
+    similar = suggestion(path, [str(path.parent / f) for f in os.listdir(path.parent)] if exists else [], 0.75)
+    return similar and f"; {similar}"
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:

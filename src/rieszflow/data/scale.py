@@ -14,8 +14,6 @@ from rieszflow.data.dataset import column_spreads
 from rieszflow.data.streams import Stream
 from rieszflow.errors import InputError
 
-__all__ = ["check_scale", "choose_spreads", "spreads_of_rows"]
-
 _ROWS = 1 << 14  # the quartiles of this many rows are off by 1 % of the spread
 _NUMBERS = 1 << 24  # coordinates, at most, of the sample
 _LOOK = 256  # rows of an array that decide if a notice is given

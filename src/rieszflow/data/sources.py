@@ -22,8 +22,6 @@ from rieszflow.data.points import as_points, conversion_hint, imported, is_array
 from rieszflow.data.streams import Stream, rows_per_batch
 from rieszflow.errors import DatasetError, InputError, InputTypeError
 
-__all__ = ["stream"]
-
 
 def stream(
     source: PointSource,

@@ -18,8 +18,6 @@ from rieszflow.data.paths import quoted
 from rieszflow.data.points import as_points
 from rieszflow.errors import InputError, InputTypeError
 
-__all__ = ["Stream", "common_columns"]
-
 BATCH_ROWS = 1 << 16
 BATCH_NUMBERS = 1 << 24  # at most
 _ENTRIES = ("x", "image", "images", "pixel_values", "data")

@@ -109,10 +109,6 @@ class Context:
     def condition(self) -> Condition:
         return self.levels[0].condition
 
-    def level_of(self, stage: int) -> Level:
-        """Return the level of a stage; the last level after the last stage."""
-        return next((level for level in self.levels if stage <= level.last), self.levels[-1])
-
     def report(self, progress: Progress) -> None:
         if self.progress is not None:
             self.progress(progress)
@@ -196,7 +192,9 @@ class LevelData:
     step_sizes: tuple[float, ...]
 
 
-def level_data(context: Context, level: Level) -> LevelData:
+def level_data(context: Context, stage: int) -> LevelData:
+    """Return the data of the level of a stage; of the last level after the last stage."""
+    level = next((level for level in context.levels if stage <= level.last), context.levels[-1])
     targets, held_out = (
         shrink(t, context.run.shape, level.factor, level.condition.leading).to(context.device)
         for t in (context.targets, context.held_out)

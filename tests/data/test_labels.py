@@ -1,4 +1,4 @@
-"""Annotated data: matrices in all their forms, and .h5ad files that lead elsewhere or claim more than they hold."""
+"""Annotated data: matrices of all kinds, and .h5ad files with links to other files or false sizes."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_views_layers_and_open_files(tmp_path):
         np.testing.assert_array_equal(distances(tmp_path / "cells.h5ad", "kind", **options), distances(x, KIND))
 
 
-def test_what_holds_no_dense_points_is_refused(tmp_path):
+def test_data_without_dense_points_are_refused(tmp_path):
     whole, sparse = cells(), cells(X=scipy.sparse.csr_matrix(X))
     whole.layers["sparse"] = scipy.sparse.csr_matrix(X)
     sparse.write_h5ad(tmp_path / "sparse.h5ad")

@@ -1,4 +1,4 @@
-"""Pictures and arrays in one unit, from folders as people have them; columns that float32 would flatten."""
+"""Images and arrays in one unit, folders of images, and columns that float32 would flatten."""
 
 import gzip
 import os
@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse
 import torch
 from PIL import Image
-from test_data import cifar_batches, idx
+from test_datasets import cifar_batches, idx
 
 import rieszflow as rf
 from rieszflow import Notice
@@ -25,7 +25,7 @@ from rieszflow.generative.training_data import dataset
 
 @pytest.fixture(autouse=True)
 def _notices_are_errors():
-    """A notice that no test expects is one that is wrong."""
+    """Fail on notices that a test does not expect."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Notice)
         yield
@@ -43,7 +43,7 @@ def save(folder, arrays, suffix="png", **options):
 
 
 def whole(dataset):
-    """Training and held-out data in one, sorted, for the split shuffles."""
+    """Return training and held-out data together, sorted because the split shuffles them."""
     x = torch.cat([dataset.train, dataset.held_out]).flatten(1).numpy()
     return x[np.lexsort(x.T[::-1])]
 
@@ -53,11 +53,11 @@ def ordered(x):
     return x[np.lexsort(x.T[::-1])]
 
 
-# What is in a file
+# Single files
 
 
 def deep_png(values):
-    """A PNG of 16 bits: grey (H, W) or colours (H, W, 3), which Pillow does not write."""
+    """Return a PNG of 16 bits, grey (H, W) or in colour (H, W, 3), which Pillow does not write."""
     height, width = values.shape[:2]
     colour = {2: 0, 3: 2}[values.ndim]
 
@@ -73,7 +73,7 @@ RAMP = np.arange(64).reshape(8, 8) * 1000 + 500
 
 
 @pytest.mark.parametrize(
-    ("suffix", "picture", "want"),
+    ("suffix", "image", "want"),
     [
         ("png", lambda: Image.fromarray(RAMP.astype(np.uint16)), RAMP / 65535),
         ("tif", lambda: Image.fromarray(RAMP.astype(np.uint16)), RAMP / 65535),
@@ -86,18 +86,18 @@ RAMP = np.arange(64).reshape(8, 8) * 1000 + 500
         ("tif", lambda: Image.fromarray((RAMP // 256).astype(np.uint8)).convert("LA"), RAMP // 256 / 255),
     ],
 )
-def test_grey_pictures_are_scaled_by_their_type(tmp_path, suffix, picture, want):
-    folder = save(tmp_path / "p", [picture()] * 2, suffix)
+def test_grey_images_are_scaled_by_their_type(tmp_path, suffix, image, want):
+    folder = save(tmp_path / "p", [image()] * 2, suffix)
     # One rounding of a quotient to float32, whose step below 1 is 2^-24.
     np.testing.assert_allclose(read_points(folder), np.tile(np.reshape(want, (1, -1)), (2, 1)), atol=2**-24)
     for k in (2, 3):
-        picture().save(folder / f"{k}.{suffix}")
+        image().save(folder / f"{k}.{suffix}")
     found = load(os.fspath(folder))
     assert found.shape == (1, 8, 8) and (found.low, found.high) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize(
-    ("suffix", "picture", "says"),
+    ("suffix", "image", "says"),
     [
         ("tif", lambda: Image.fromarray(RAMP.astype(np.int32)), "0.tif: .* got Pillow's mode I,"),
         (
@@ -109,8 +109,8 @@ def test_grey_pictures_are_scaled_by_their_type(tmp_path, suffix, picture, want)
         ("tif", lambda: Image.new("LAB", (8, 8)), "0.tif: .* got Pillow's mode LAB,"),
     ],
 )
-def test_pictures_without_an_agreed_range_are_refused(tmp_path, suffix, picture, says):
-    folder = save(tmp_path / "p", [picture()] * 4, suffix)
+def test_images_without_an_agreed_range_are_refused(tmp_path, suffix, image, says):
+    folder = save(tmp_path / "p", [image()] * 4, suffix)
     for read in (read_points, load):
         with pytest.raises(DatasetError, match=says):
             read(folder)
@@ -129,7 +129,7 @@ def test_one_folder_has_one_depth(tmp_path):
         read_points(folder)
 
 
-def test_what_pictures_lose_is_said(tmp_path):
+def test_notices_report_lost_information(tmp_path):
     g = np.random.default_rng(0)
     deep = g.integers(0, 65536, (3, 5, 4, 3))
     (tmp_path / "deep").mkdir()
@@ -167,17 +167,17 @@ def test_what_pictures_lose_is_said(tmp_path):
 
 
 def test_palettes_are_colours(tmp_path):
-    picture = Image.fromarray(bytes_of((8, 8, 3))).quantize(16)
-    want = np.asarray(picture.convert("RGB")).transpose(2, 0, 1).reshape(1, -1).astype(np.float32) / 255
-    np.testing.assert_array_equal(read_points(save(tmp_path / "p", [picture])), want)
+    image = Image.fromarray(bytes_of((8, 8, 3))).quantize(16)
+    want = np.asarray(image.convert("RGB")).transpose(2, 0, 1).reshape(1, -1).astype(np.float32) / 255
+    np.testing.assert_array_equal(read_points(save(tmp_path / "p", [image])), want)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_exif_says_which_side_is_up(tmp_path, orientation, suffix):
-    """Stored as EXIF's table says, the picture comes out upright, and nothing else is changed."""
+def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
+    """An image stored in any orientation comes out upright and otherwise unchanged."""
     upright = bytes_of((5, 7, 3))
-    stored = {  # what undoes the turn that the number asks for
+    stored = {  # inverse of each orientation
         1: lambda x: x,
         2: lambda x: x[:, ::-1],
         3: lambda x: x[::-1, ::-1],
@@ -199,7 +199,7 @@ def test_exif_says_which_side_is_up(tmp_path, orientation, suffix):
 
 def test_folders_of_every_suffix(tmp_path):
     x = bytes_of((8, 8))
-    # What JPEG and the like lose is not of interest here: all are read.
+    # Lossy formats change values, so only the number of images is tested.
     for k, suffix in enumerate(["png", "PNG", "jpg", "JPEG", "jfif", "bmp", "tif", "TIFF", "pgm", "pnm", "tga", "ppm"]):
         kind = {"jfif": "JPEG", "pnm": "PPM"}.get(suffix)
         Image.fromarray(x).save(tmp_path / f"{k}.{suffix}", kind)
@@ -213,15 +213,15 @@ def test_links_are_followed_once(tmp_path):
     (tmp_path / "s" / "one.png").symlink_to(tmp_path / "s" / "a" / "0.png")
     assert len(read_points(tmp_path / "s")) == 9
     assert load(tmp_path / "s").train_labels is not None
-    # Back to where we are, and to a folder that is read under its own name, though the link comes first.
+    # A circular link, and a link to a folder that is read under its own name, although the link comes first.
     (tmp_path / "s" / "a" / "up").symlink_to(tmp_path / "s")
     (tmp_path / "s" / "0").symlink_to(tmp_path / "s" / "a")
-    with pytest.warns(Notice, match="links to folders that are read already") as said:
+    with pytest.warns(Notice, match="links to folders that are read already") as notices:
         assert len(read_points(tmp_path / "s")) == 9
-    assert len(said) == 1 and str(tmp_path / "s" / "0") in str(said[0].message)
+    assert len(notices) == 1 and str(tmp_path / "s" / "0") in str(notices[0].message)
 
 
-def test_system_files_and_descriptions_are_no_data(tmp_path):
+def test_system_files_and_descriptions_are_ignored(tmp_path):
     folder = save(tmp_path / "m", bytes_of((3, 8, 8)))
     (folder / "__MACOSX").mkdir()
     (folder / ".hidden").mkdir()
@@ -241,18 +241,18 @@ def test_system_files_and_descriptions_are_no_data(tmp_path):
     assert len(read_points(folder)) == 3 and is_image_folder(folder)
 
 
-def test_what_is_left_out_is_named_once(tmp_path):
+def test_skipped_files_are_named_once(tmp_path):
     folder = save(tmp_path / "m", bytes_of((3, 8, 8)))
     for name in ("4.psd", "5.svg", "a.npy", "b.parquet", "clip.mp4", "noname"):
         (folder / name).write_bytes(b"x")
     (folder / "9.png").symlink_to(tmp_path / "nowhere.png")
     (folder / "circle").symlink_to(folder / "circle")
-    with pytest.warns(Notice, match=r"skipped '4.psd', '5.svg', '9.png' and 5 more: not readable images") as said:
+    with pytest.warns(Notice, match=r"skipped '4.psd', '5.svg', '9.png' and 5 more: not readable images") as notices:
         assert len(read_points(folder)) == 3
-    assert len(said) == 1
+    assert len(notices) == 1
 
 
-def test_pictures_or_tables(tmp_path):
+def test_images_or_tables(tmp_path):
     folder = save(tmp_path / "p", bytes_of((2, 8, 8)))
     (folder / "1.parquet").write_bytes(b"x")
     assert is_image_folder(folder)
@@ -261,7 +261,7 @@ def test_pictures_or_tables(tmp_path):
     assert not is_image_folder(folder) and not is_image_folder(tmp_path / "nowhere") and not is_image_folder(folder / "0.png")
 
 
-def test_names_alone_make_no_idx_folder(tmp_path):
+def test_images_named_like_idx_files(tmp_path):
     folder = tmp_path / "t"
     folder.mkdir()
     for k, x in enumerate(bytes_of((3, 8, 8))):
@@ -269,7 +269,7 @@ def test_names_alone_make_no_idx_folder(tmp_path):
     assert len(read_points(folder)) == 3
 
 
-def test_parts_of_a_data_set_are_read_as_one_and_that_is_said(tmp_path):
+def test_parts_of_a_data_set_are_read_as_one_with_a_notice(tmp_path):
     for k, place in enumerate(("train/cat", "train/dog", "test/cat", "test/dog")):
         save(tmp_path / place, bytes_of((3, 8, 8), k))
     with pytest.warns(Notice, match="test, train are read as one data set"):
@@ -278,7 +278,7 @@ def test_parts_of_a_data_set_are_read_as_one_and_that_is_said(tmp_path):
     assert labels.bincount().tolist() == [6, 6]
 
 
-def test_damaged_pictures_and_folders(tmp_path):
+def test_damaged_images_and_folders(tmp_path):
     folder = save(tmp_path / "p", bytes_of((4, 32, 32)))
     content, refused = (folder / "3.png").read_bytes(), []
     g = np.random.default_rng(0)
@@ -299,8 +299,8 @@ def test_damaged_pictures_and_folders(tmp_path):
 # One unit
 
 
-def pictures():
-    """The same pictures in all the ways that arrays have: name, array, and what they are in [0, 1], channels first."""
+def images():
+    """Return the same images as arrays of many kinds, each with the expected array in [0, 1], channels first."""
     x = bytes_of((12, 5, 6, 3))
     first = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
     return {
@@ -312,19 +312,19 @@ def pictures():
         "uint16": (x.astype(np.uint16) * 257, first / np.float32(255)),  # 257 · 255 = 65535
         "floats": (x.astype(np.float64) / 255, first / 255),
         "booleans": (x > 127, (first > 127).astype(np.float32)),
-        "int64, in values of its own": (x.astype(np.int64), first.astype(np.float64)),
+        "int64, values unchanged": (x.astype(np.int64), first.astype(np.float64)),
         "big-endian": (x.astype(">u2") * 257, first / np.float32(255)),
-        "column by column": (np.asfortranarray(x), first / np.float32(255)),
-        "backwards": (x[::-1], first[::-1] / np.float32(255)),
+        "Fortran order": (np.asfortranarray(x), first / np.float32(255)),
+        "negative stride": (x[::-1], first[::-1] / np.float32(255)),
         "half": ((x / 255).astype(np.float16), (first / 255).astype(np.float16).astype(np.float32)),
     }
 
 
-@pytest.mark.parametrize("kind", pictures())
+@pytest.mark.parametrize("kind", images())
 def test_the_same_array_from_anywhere(tmp_path, kind):
-    """From memory, as a tensor, in batches, as .npy and .npz: one answer, for `load`, `fit` and all that compares."""
-    x, want = pictures()[kind]
-    x = x.copy() if kind == "backwards" else x
+    """Arrays, tensors, batches, .npy and .npz give the same result in `load`, `fit` and `as_points`."""
+    x, want = images()[kind]
+    x = x.copy() if kind == "negative stride" else x
     np.testing.assert_array_equal(as_points(x, "x"), want)
     assert as_points(x, "x").dtype == want.dtype
     native = torch.from_numpy(np.ascontiguousarray(x.astype(x.dtype.newbyteorder("="))))
@@ -345,9 +345,9 @@ def test_the_same_array_from_anywhere(tmp_path, kind):
         assert torch.equal(found.train, from_files[0].train)
 
 
-@pytest.mark.parametrize("kind", pictures())
+@pytest.mark.parametrize("kind", images())
 def test_streams_of_the_same_array(tmp_path, kind):
-    x, want = pictures()[kind]
+    x, want = images()[kind]
     np.save(tmp_path / "x.npy", np.ascontiguousarray(x))
     np.savez(tmp_path / "x.npz", x=x)
     native = torch.from_numpy(np.ascontiguousarray(x.astype(x.dtype.newbyteorder("="))))
@@ -356,7 +356,7 @@ def test_streams_of_the_same_array(tmp_path, kind):
         np.testing.assert_array_equal(torch.cat(list(rf.stream(source))).numpy(), want.reshape(12, -1))
 
 
-def test_bytes_in_a_table_are_small_whole_numbers(tmp_path):
+def test_bytes_in_a_table_are_small_integers(tmp_path):
     x = bytes_of((12, 5)) // 3
     np.save(tmp_path / "x.npy", x)
     np.testing.assert_array_equal(as_points(x, "x"), x.astype(np.float32))
@@ -375,8 +375,8 @@ def test_channels_that_may_be_first_or_last_are_an_error(tmp_path, shape):
             read()
 
 
-def test_thin_pictures_of_a_folder_are_not_ambiguous(tmp_path):
-    """Three pixels wide: the files say which axis holds the colours."""
+def test_thin_images_of_a_folder_are_not_ambiguous(tmp_path):
+    """For images three pixels wide, the files define which axis holds the colours."""
     x = bytes_of((4, 8, 3, 3))
     np.testing.assert_array_equal(
         read_points(save(tmp_path / "p", x)), x.transpose(0, 3, 1, 2).reshape(4, -1) / np.float32(255)
@@ -386,8 +386,8 @@ def test_thin_pictures_of_a_folder_are_not_ambiguous(tmp_path):
 
 @pytest.mark.parametrize("how", ["npz", "npy", "png"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_what_sample_writes_compares_with_what_train_read(tmp_path, how, channels):
-    """The training data themselves, written as samples are, lie on the folder they came from."""
+def test_written_samples_are_comparable_with_the_training_files(tmp_path, how, channels):
+    """The training data, written like samples, equal the folder that they were read from."""
     x = 100 + bytes_of((40, 6, 5, channels)) // 5
     folder = save(tmp_path / "photos", x[..., 0] if channels == 1 else x)
     found = load(folder)
@@ -401,28 +401,28 @@ def test_what_sample_writes_compares_with_what_train_read(tmp_path, how, channel
     else:
         shown = (samples.numpy() * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
         save(written, shown[..., 0] if channels == 1 else shown)
-    # Both are bytes over 255, and a byte survives its way through float32: the sets are equal, not only near.
+    # Both are bytes over 255, and float32 keeps a byte exactly, so the sets are equal.
     np.testing.assert_array_equal(ordered(read_points(written)), ordered(read_points(folder)))
     a, b = (torch.from_numpy(read_points(p)).double() for p in (written, folder))
-    # D² of a cloud and itself is 0; three means of distances of size √d / 5 in float64 leave their rounding.
+    # MMD² of a cloud and itself is 0, up to the rounding of three means of distances of size √d / 5 in float64.
     assert abs(rf.mmd2(a, b).item()) < 1e-12
-    # In another unit they would be apart by far more than that.
+    # In another unit the distance would be far larger.
     assert rf.mmd2(a, b * 255).item() > 1
 
 
-def test_samples_as_pictures_are_off_by_their_rounding(tmp_path):
-    """Floats to bytes: every value moves by 1/510 at most, so D² between both sets is at most √d / 510 by coupling."""
+def test_samples_as_images_differ_by_rounding(tmp_path):
+    """Floats to bytes: every value moves by 1/510 at most, so MMD² between both sets is at most √d / 255 by coupling."""
     x = np.random.default_rng(0).random((40, 1, 6, 5)).astype(np.float32)
     folder = save(tmp_path / "png", (x[:, 0] * 255).round().astype(np.uint8))
     a, b = torch.from_numpy(x.reshape(40, -1)).double(), torch.from_numpy(read_points(folder)).double()
-    # D² = E|X−Y| − ½E|X−X'| − ½E|Y−Y'|, and |X−Y| differs from |X−X'| by the move of one point at most, likewise from |Y−Y'|.
-    assert 0 <= rf.mmd2(a, b).item() <= 30**0.5 / 510
+    # MMD² = 2E|X−Y| − E|X−X'| − E|Y−Y'|; |X−Y| differs from |X−X'| and |Y−Y'| by the move of one point at most.
+    assert 0 <= rf.mmd2(a, b).item() <= 30**0.5 / 255
 
 
 TINY = {"particles": 30, "stages": 1, "initial_steps": 2, "max_steps": 2, "slices": 4, "fit_steps": 2, "width": 8}
 
 
-def test_a_run_on_pictures_samples_in_their_unit(tmp_path):
+def test_a_run_on_images_samples_in_their_unit(tmp_path):
     folder = save(tmp_path / "photos", 100 + bytes_of((30, 4, 4)) // 5)
     samples = rf.GenerativeFlow(**TINY, network="mlp").fit(load(folder)).sample(9, seed=0)
     assert samples.dtype == torch.float32 and samples.min() >= 0 and samples.max() <= 1 and samples.shape == (9, 1, 4, 4)
@@ -469,7 +469,7 @@ def test_ordinary_columns_are_sampled_in_float32():
 @pytest.mark.parametrize(
     "x",
     [
-        np.array(columns()[:, :1] * 1.0),  # one offset: the range alone takes it off
+        np.array(columns()[:, :1] * 1.0),  # one offset, which the scaling removes
         (1_700_000_000 + np.random.default_rng(0).integers(0, 60, (200, 2))).astype(np.int64),
         np.random.default_rng(0).normal(size=(200, 2)) * 1e300,
         np.random.default_rng(0).normal(size=(200, 2)) * 1e-170,
@@ -477,7 +477,7 @@ def test_ordinary_columns_are_sampled_in_float32():
         (2**60 + 2**40 * np.random.default_rng(0).integers(0, 99, (200, 2))).astype(np.uint64),
     ],
 )
-def test_the_scaling_is_done_in_double(tmp_path, x):
+def test_scaling_is_done_in_float64(tmp_path, x):
     np.save(tmp_path / "x.npy", x)
     for found in (load(tmp_path / "x.npy"), dataset(x, None, Config())):
         both = torch.cat([found.train, found.held_out])
@@ -489,13 +489,13 @@ def test_the_scaling_is_done_in_double(tmp_path, x):
         assert (np.abs(got) <= 1e-6 * spread).all()  # float32's 2^-24, and a rounding more
 
 
-def test_whole_numbers_that_even_double_flattens_are_refused(tmp_path):
+def test_integers_that_float64_flattens_are_refused(tmp_path):
     x = 2**62 + np.random.default_rng(0).integers(0, 60, (50, 2))
     np.save(tmp_path / "x.npy", x)
     for read in (lambda: load(tmp_path / "x.npy"), lambda: as_points(x, "x"), lambda: as_points(torch.from_numpy(x), "x")):
         with pytest.raises(DatasetError, match="column 0 holds numbers near .* multiples of 1024; subtract an offset"):
             read()
-    # Exact ones pass, and so do those whose spread is wide
+    # Exact integers pass, and so do those with a wide spread
     for fine in (2**53 - x % 7, np.array([[-(2**63)], [2**63 - 1]]), np.array([[2**64 - 1], [0]], np.uint64)):
         assert as_points(fine, "x").dtype == np.float64
 
@@ -517,7 +517,7 @@ def test_numbers_that_cannot_be_scaled(tmp_path, x, says):
         load(tmp_path / "x.npy")
 
 
-# Refused, never dropped
+# Refused input
 
 
 @pytest.mark.parametrize(
@@ -536,7 +536,7 @@ def test_numbers_that_cannot_be_scaled(tmp_path, x, says):
         ([1, 2], "got list"),
     ],
 )
-def test_no_numbers(tmp_path, x, says):
+def test_arrays_without_plain_numbers(tmp_path, x, says):
     with pytest.raises(TypeError, match=f"^mine: .*{says}"):
         as_points(x, "mine")
     if isinstance(x, np.ndarray) and x.dtype != object and not np.ma.isMA(x):
@@ -587,7 +587,7 @@ def test_archives(tmp_path):
         damaged[g.integers(len(content))] ^= 1 << g.integers(8)
         file.write_bytes(bytes(damaged[: g.integers(1, len(content))] if k % 2 else damaged))
         try:
-            np.testing.assert_array_equal(read_points(file), np.tile(x, (50, 1)))  # the right result, or one line
+            np.testing.assert_array_equal(read_points(file), np.tile(x, (50, 1)))  # the right result, or an error of one line
         except DatasetError as error:
             refused.append(str(error))
     assert len(refused) > 10 and all("a.npz: " in r and "\n" not in r for r in refused)
@@ -600,7 +600,7 @@ def test_archives(tmp_path):
         load(file)
 
 
-# Named data sets where people have them
+# Named data sets in the layouts of their distributors
 
 
 def write_idx(folder, seed=0, name="{part}-{kind}", nested=False):
@@ -626,7 +626,7 @@ def write_idx(folder, seed=0, name="{part}-{kind}", nested=False):
         ("", "{part}-{kind}", True),
     ],
 )
-def test_mnist_where_people_have_it(tmp_path, place, name, nested):
+def test_layouts_of_mnist(tmp_path, place, name, nested):
     want = write_idx(tmp_path / "d" / place, 0, name, nested)
     for found in (load("mnist", tmp_path / "d"), load(tmp_path / "d")):
         np.testing.assert_array_equal(found.train, want)
@@ -639,7 +639,7 @@ def test_names_with_a_dot(tmp_path):
     np.testing.assert_array_equal(load("mnist", tmp_path).train, want)
 
 
-def test_twins_of_mnist_are_not_taken_for_it(tmp_path):
+def test_data_sets_with_the_file_names_of_mnist(tmp_path):
     mnist, fashion = write_idx(tmp_path / "MNIST" / "raw", 1), write_idx(tmp_path / "FashionMNIST" / "raw", 2)
     write_idx(tmp_path / "KMNIST" / "raw", 3)
     np.testing.assert_array_equal(load("mnist", tmp_path).train, mnist)
@@ -653,14 +653,14 @@ def test_twins_of_mnist_are_not_taken_for_it(tmp_path):
         load("mnist", tmp_path / "MNIST")
 
 
-def test_the_test_part_is_said_to_be_left_out(tmp_path):
+def test_a_notice_names_the_skipped_test_part(tmp_path):
     want = write_idx(tmp_path)
     with pytest.warns(Notice, match="read 12 training points, skipped 5 test points"):
         np.testing.assert_array_equal(read_points(tmp_path), want.reshape(12, -1))
 
 
 @pytest.mark.parametrize("place", ["cifar-10-batches-bin", "CIFAR10/cifar-10-batches-bin"])
-def test_cifar10_where_people_have_it(tmp_path, place):
+def test_layouts_of_cifar10(tmp_path, place):
     folder = tmp_path / place
     folder.mkdir(parents=True)
     for name, (x, y) in cifar_batches().items():
@@ -673,18 +673,18 @@ def test_cifar10_where_people_have_it(tmp_path, place):
 
 
 @pytest.mark.parametrize(
-    ("pictures", "listing", "head", "line"),
+    ("images", "listing", "head", "line"),
     [
         ("celeba/img_align_celeba", "celeba/list_eval_partition.txt", "", "{:06d}.jpg {}\n"),  # torchvision
         ("img_align_celeba/img_align_celeba", "list_eval_partition.csv", "image_id,partition\n", "{:06d}.jpg,{}\n"),  # Kaggle
     ],
 )
-def test_celeba_where_people_have_it(tmp_path, pictures, listing, head, line):
+def test_layouts_of_celeba(tmp_path, images, listing, head, line):
     save(tmp_path / "spam", [bytes_of((8, 8, 3))], "jpg")
     x = bytes_of((7, 218, 178, 3))
-    (tmp_path / pictures).mkdir(parents=True)
-    for k, picture in enumerate(x, 1):
-        Image.fromarray(picture).save(tmp_path / pictures / f"{k:06d}.jpg")
+    (tmp_path / images).mkdir(parents=True)
+    for k, image in enumerate(x, 1):
+        Image.fromarray(image).save(tmp_path / images / f"{k:06d}.jpg")
     parts = [0, 0, 0, 0, 1, 2]
     (tmp_path / listing).write_text(head + "".join(line.format(k, part) for k, part in enumerate(parts, 1)))
     with pytest.warns(Notice, match="names 6 of the 7 images"):
@@ -738,7 +738,7 @@ def test_did_you_mean_a_file(tmp_path):
         ("train-images-idx3-ubyte.gz", "the folder of the four IDX files"),
     ],
 )
-def test_files_that_exist_but_are_of_another_format(tmp_path, name, says):
+def test_files_of_other_formats(tmp_path, name, says):
     (tmp_path / name).write_bytes(b"x")
     for read in (load, read_points):
         with pytest.raises(DatasetError, match=f"{name}: exists, but has an unsupported format; accepted: .*{says}"):
@@ -771,8 +771,8 @@ def test_arrays_of_data():
         Dataset.from_arrays("mine", np.eye(5) * 1e-30, np.full((2, 5), 1e30))
 
 
-def test_what_other_libraries_set_changes_nothing(tmp_path, monkeypatch):
-    """A truncated picture is an error, even where somebody told Pillow to fill it up with grey."""
+def test_settings_of_pillow_have_no_effect(tmp_path, monkeypatch):
+    """A truncated image is an error, even if Pillow is set to fill it with grey."""
     from PIL import ImageFile
 
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
@@ -785,7 +785,7 @@ def test_what_other_libraries_set_changes_nothing(tmp_path, monkeypatch):
     assert ImageFile.LOAD_TRUNCATED_IMAGES is True
 
 
-def test_a_sparse_matrix_is_no_array_of_points(tmp_path):
+def test_sparse_matrices_are_refused(tmp_path):
     scipy.sparse.save_npz(tmp_path / "a.npz", scipy.sparse.csr_matrix(np.eye(3)))
     with pytest.raises(ValueError, match="a.npz: must hold a dense array, got a sparse matrix of SciPy; save its toarray"):
         rf.stream(tmp_path / "a.npz")

@@ -1,4 +1,4 @@
-"""Readers on small files in the true formats, whole and damaged."""
+"""Data sets by name and path: readers on small files in their real formats, intact and damaged."""
 
 import gzip
 import pickle
@@ -34,7 +34,7 @@ def test_digits():
     assert digits.shape == (1, 8, 8) and len(digits.train) + len(digits.held_out) == 1797
     assert len(digits.held_out) == round(0.15 * 1797) and digits.train_labels.dtype == torch.int64
     assert digits.train.min() == 0 and digits.train.max() == 1
-    # No datum on both sides, but for true duplicates in the data (there are none), and another seed splits otherwise.
+    # The data have no duplicates, so no datum may be in both parts; another seed gives another split.
     joined = torch.cat([digits.train, digits.held_out]).flatten(1)
     assert len(joined.unique(dim=0)) == len(joined)
     assert not torch.equal(load("digits", seed=2).train, digits.train)
@@ -76,8 +76,8 @@ def test_damaged_idx(tmp_path, damage, says):
         load("mnist", tmp_path)
 
 
-def test_a_packed_idx_file_unpacks_no_more_than_its_header_promises(tmp_path, monkeypatch):
-    """Sixteen megabytes beyond it: what is asked for of the packed file is counted."""
+def test_a_gzipped_idx_file_is_unpacked_up_to_the_size_in_its_header(tmp_path, monkeypatch):
+    """The file has 16 MB more than its header states; the bytes requested from it are counted."""
     header, reads = idx(np.zeros((2, 3), np.uint8)), []
     file = tmp_path / "a.gz"
     file.write_bytes(gzip.compress(header + bytes(1 << 24)))
@@ -129,7 +129,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("content", [Evil(), {b"data": Evil()}, {b"data": np.zeros((2, 7), np.uint8)}, [1, 2]])
-def test_cifar10_pickles_run_nothing(tmp_path, monkeypatch, content):
+def test_cifar10_pickles_cannot_run_code(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
     for name in cifar_batches():
         (tmp_path / name).write_bytes(pickle.dumps(content))
@@ -152,7 +152,7 @@ def test_numpy_files(tmp_path):
     np.savez(tmp_path / "b.npz", x=x.astype(np.float32), labels=np.arange(50) % 2)
     found = load(str(tmp_path / "a.npy"), held_out=0.2)
     assert found.shape == (3,) and len(found.held_out) == 10
-    # Every column by itself: the median at 0.5, the quartiles of the training part at a distance of 0.5.
+    # Every column of the training part has its median at 0.5, and quartiles that are 0.5 apart.
     low, middle, high = np.percentile(found.train.numpy(), [25, 50, 75], axis=0)
     assert middle == pytest.approx(0.5, abs=1e-6) and high - low == pytest.approx(0.5, abs=1e-6)
     restored = np.sort(found.unscale(torch.cat([found.train, found.held_out]))[:, 0].numpy())
@@ -214,7 +214,7 @@ def test_image_folder(tmp_path):
         (("digits", None, 1.5), "`held_out` must be in"),
     ],
 )
-def test_not_there(arguments, says):
+def test_missing_data_sets(arguments, says):
     with pytest.raises(DatasetError, match=says):
         load(*arguments)
 
@@ -234,23 +234,23 @@ def test_empty_folder(tmp_path):
     ],
 )
 def test_hugging_face(name, column, size, shape, tmp_path, monkeypatch):
-    """The real library on repositories in a local folder, which it takes before it asks the network."""
+    """The library reads repositories in a local folder before it asks the network."""
     datasets = pytest.importorskip("datasets")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     folder = tmp_path / HUGGING_FACE[name]
     folder.mkdir(parents=True)
-    pictures, features = {}, datasets.Features({column: datasets.Image(), "label": datasets.Value("int64")})
+    images, features = {}, datasets.Features({column: datasets.Image(), "label": datasets.Value("int64")})
     for part, n in (("train", 7), ("test", 5)):
-        pictures[part] = np.random.default_rng(n).integers(0, 256, (n, *size), dtype=np.uint8)
-        rows = {column: list(pictures[part]), "label": list(range(n))}
+        images[part] = np.random.default_rng(n).integers(0, 256, (n, *size), dtype=np.uint8)
+        rows = {column: list(images[part]), "label": list(range(n))}
         datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{part}-00000-of-00001.parquet")
     found = load(f"hf:{name}")
     assert found.train.shape == (7, *shape) and found.held_out.shape == (5, *shape)
     assert found.train_labels.tolist() == list(range(7))
-    if name == "celeba":  # the middle's mean survives being made smaller, up to the resampling at the edges
-        middle = pictures["train"][:, 39:179, 19:159] / 255
+    if name == "celeba":  # the mean of the centre is preserved by resizing, up to the edges
+        middle = images["train"][:, 39:179, 19:159] / 255
         assert abs(found.train.mean().item() - middle.mean()) < 0.01
     else:
-        expected = pictures["train"].reshape(7, *size[:2], -1).transpose(0, 3, 1, 2) / 255
+        expected = images["train"].reshape(7, *size[:2], -1).transpose(0, 3, 1, 2) / 255
         assert np.abs(found.train.numpy() - expected).max() < 1e-6

@@ -417,7 +417,7 @@ def test_presets_are_sound(tmp_path):
     own.write_text("- a\n")
     with pytest.raises(ConfigError, match="mapping"):
         Config.preset("images", str(own))
-    with pytest.raises(ConfigError, match="accepted: cpu"):
+    with pytest.raises(ConfigError, match="must be 'cpu', 'networks', or the path"):
         Config.preset("digits", "huge")
 
 

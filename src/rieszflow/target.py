@@ -46,11 +46,7 @@ class Target:
         y: Points of shape (M, d) or (..., M, d); float32 or float64; tensor or NumPy array. Or, for a target too large for
             memory, anything else that `rieszflow.stream` accepts, with `Riesz(1.0)` on the linear-time engine and without
             weights. A set of slices takes one pass over it, so there is one pass in `refresh_every` calls.
-        kernel: As in `sliced_mmd2`.
-        slices: As in `sliced_mmd2`.
-        directions: As in `sliced_mmd2`.
-        engine: As in `sliced_mmd2`.
-        seed: As in `sliced_mmd2`.
+        kernel, slices, directions, engine, seed: As in `sliced_mmd2`.
         y_weights: Non-negative weights of y, shape (M,) or (..., M), with sum one; None for 1/M each.
         refresh_every: Number of calls that a set of slices serves, at least 1. With 1, every call has fresh slices, and a flow
             converges further (see `ParticleFlow`). More is for targets so much larger than x that passes over them take most of
@@ -68,8 +64,6 @@ class Target:
     Attributes:
         y: The points, or the first batch of them.
         frozen: The constraint; None if there is none.
-        y_weights: As given.
-        group: As given.
         generator: Generator of the directions; None for torch's default generator.
         memory: Memory of gradients, which is used again.
 

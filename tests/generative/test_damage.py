@@ -487,7 +487,7 @@ def test_scores_that_were_damaged_or_are_of_other_networks(run, other):
         (lambda c: c["config"].update(local_steps=[True], local_scales=[1]), "local_steps"),
         (lambda c: c["config"].update(levels=[{"factor": 1}] * 200), "levels"),
         (lambda c: c["config"].update(levels=[{"factor": 2**70}]), "levels[0]: factor"),
-        (lambda c: c["config"].update(levels=[{"factor": 1, "netwroks": 2}]), "did you mean 'networks'?"),
+        (lambda c: c["config"].update(levels=[{"factor": 1, "stagse": 2}]), "did you mean 'stages'?"),
     ],
 )  # fmt: skip
 def test_config_files_that_cannot_be(run, change, says):
@@ -897,7 +897,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 def test_names_that_are_none_and_data_that_are_none(tmp_path):
     flow = rf.GenerativeFlow(particles=20, stages=1, fit_steps=2, width=4, initial_steps=2)
-    with pytest.raises(TypeError, match="data: NoneType given"):
+    with pytest.raises(TypeError, match="got NoneType"):
         flow.fit(None)
     with pytest.raises(ValueError, match="must be the name of a folder"):
         flow.fit(torch.rand(20, 2, generator=torch.Generator().manual_seed(0)), run=f"{tmp_path}/a\0b")

@@ -60,19 +60,15 @@ class Context:
     """Data, settings and processes of a training.
 
     Attributes:
-        run: the folder, with settings and a description of the data.
-        levels: of resolution, coarsest first.
         schedule: T_1, …, T_L.
         here: this process among those that train the run.
         targets: (M, d) at full size, on the CPU.
         held_out: (n, d) at full size, on the CPU, for the metrics.
         held_out_digest: a checksum of them.
         random_state: of the random source after the targets were chosen.
-        conditions: values of the condition for the particles, then for the fresh samples, as `Condition.join` takes them;
-            None without a condition.
+        conditions: values of the condition for the particles, then for the fresh samples; None without a condition.
         custom: the user's own network; None for a network of `Config.network`.
-        progress: called after every step; on the first process only.
-        draw: called after every stage; on the first process only.
+        progress, draw: the user's callbacks, on the first process only.
     """
 
     run: Run
@@ -108,10 +104,6 @@ class Context:
     @property
     def condition(self) -> Condition:
         return self.levels[0].condition
-
-    def level_of(self, stage: int) -> Level:
-        """Return the level of a stage; the last level after the last stage."""
-        return next((level for level in self.levels if stage <= level.last), self.levels[-1])
 
     def report(self, progress: Progress) -> None:
         if self.progress is not None:
@@ -179,24 +171,18 @@ def prepare(
 
 @dataclass(frozen=True)
 class LevelData:
-    """The targets at the size of a level, on the device.
-
-    Attributes:
-        level: its settings and size.
-        targets: (m, d), this process's part.
-        watched: (n, d), some of all targets, for the metrics.
-        held_out: (n, d), held-out data, for the metrics.
-        step_sizes: τ for each kind of slices.
-    """
+    """The targets at the size of a level, on the device."""
 
     level: Level
-    targets: Tensor
-    watched: Tensor
-    held_out: Tensor
-    step_sizes: tuple[float, ...]
+    targets: Tensor  # (m, d), this process's part
+    watched: Tensor  # (n, d), some of all targets, for the metrics
+    held_out: Tensor  # (n, d), for the metrics
+    step_sizes: tuple[float, ...]  # τ for each kind of slices
 
 
-def level_data(context: Context, level: Level) -> LevelData:
+def level_data(context: Context, stage: int) -> LevelData:
+    """Return the data of the level of a stage; of the last level after the last stage."""
+    level = next((level for level in context.levels if stage <= level.last), context.levels[-1])
     targets, held_out = (
         shrink(t, context.run.shape, level.factor, level.condition.leading).to(context.device)
         for t in (context.targets, context.held_out)

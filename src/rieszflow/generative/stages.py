@@ -28,29 +28,29 @@ _PATHS = 12  # fresh samples whose paths through the stages are kept for a pictu
 
 def blank_state(context: Context, stage: int, phase: PhaseName, step: int) -> State:
     """Return a state without particles, whose flow, networks and generators are ready to load a checkpoint."""
-    data = level_data(context, context.level_of(stage))
+    data = level_data(context, stage)
     data_rng, slice_rng = torch.Generator(), torch.Generator(context.device).manual_seed(context.config.seed + 1)
     data_rng.set_state(context.random_state)
     empty = data.targets.new_empty(0, data.targets.shape[1])
+    new_phase: FlowPhase | FitPhase
+    if phase == "flow":
+        new_phase = FlowPhase(new_flow(context, data, stage, step, slice_rng))
+    else:
+        new_phase = new_fit(context, data, stage, step, data_rng)
     return State(
         stage=stage,
-        phase=FlowPhase(new_flow(context, data, stage, step, slice_rng))
-        if phase == "flow"
-        else new_fit(context, data, stage, step, data_rng),
+        phase=new_phase,
         step=step,
         data=data,
+        data_rng=data_rng,
+        slice_rng=slice_rng,
+        scaler=new_scaler(context),
         x=empty,
         x_old=empty,
         velocities=[None] * len(data.step_sizes),
         fresh=empty,
         fresh_velocities=[None] * len(data.step_sizes),
         path=empty,
-        data_rng=data_rng,
-        slice_rng=slice_rng,
-        scaler=new_scaler(context),
-        init_weights={},
-        seconds={"flow": 0.0, "fit": 0.0, "finish": 0.0},
-        rows=[],
     )
 
 
@@ -92,7 +92,7 @@ def _start_of_flow(context: Context, x: Tensor) -> Tensor:
 
 def _next_level(context: Context, state: State) -> None:
     """Enlarge particles and fresh samples to the next level's size, add its noise, and set all velocities to zero."""
-    small, data = state.data.level.shape, level_data(context, context.level_of(state.stage))
+    small, data = state.data.level.shape, level_data(context, state.stage)
     level, config = data.level, data.level.config
     upsampling, leading = config.upsampling, level.condition.leading
     state.x = grow(state.x, small, level.shape, 0.0, None, upsampling, leading)

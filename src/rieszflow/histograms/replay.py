@@ -21,7 +21,7 @@ from rieszflow._types import Cloud, Pair
 from rieszflow.directions import Directions
 from rieszflow.histograms import loops
 from rieszflow.histograms.backends import empty_lines, select_backend
-from rieszflow.histograms.choose import choose_bins, make_projectors, sample_points
+from rieszflow.histograms.choose import choose_grids
 from rieszflow.histograms.grid import BinGrid, PiecewiseLinear, split_directions
 from rieszflow.histograms.histogram import Histogram
 from rieszflow.histograms.loops import TAIL
@@ -63,10 +63,8 @@ def record_step(pair: Pair, directions: Directions, bins: int, group: Group = No
         group: As in `Problem`.
     """
     x, y = pair.x.points, pair.y.points
-    points, _ = sample_points(x, y, group)
-    tables, units, grids = [], [], []
-    for projector in make_projectors(directions, points, x):
-        grid = choose_bins(projector, points, bins)
+    tables, units, grids = [], [], choose_grids(x, y, directions, Riesz(1.0), bins=bins, group=group)
+    for grid in grids:
         f = Histogram.from_points(grid, pair.x, workspace=_X, group=group).counts.cpu().numpy()
         g = Histogram.from_points(grid, pair.y, workspace=_Y, group=group).counts.cpu().numpy()
         unit, table = np.empty(len(f), np.float32), np.empty((len(f), bins + 1), np.int8)
@@ -74,7 +72,6 @@ def record_step(pair: Pair, directions: Directions, bins: int, group: Group = No
         parallel_for(loops.encode_step, len(f), 1, f, g, factor, unit, table)
         tables.append(torch.from_numpy(table))
         units.append(torch.from_numpy(unit))
-        grids.append(grid)
     low, inverse = (torch.cat([getattr(grid, name) for grid in grids]).cpu() for name in ("low", "inverse"))
     scale = torch.tensor(grids[0].scale, dtype=torch.float64, device="cpu")
     return StepTables(grids[0].shift.float().cpu(), scale, low, inverse, torch.cat(units), torch.cat(tables))

@@ -75,7 +75,7 @@ def test_columns_that_are_given(folder):
             "--observe must be one of left-half, right-half, top-half, bottom-half or pool:4, got 'left'",
         ),
         (["train", "digits", "--observe", "pool:3"], "does not fit images of shape"),
-        (["train", "digits", "--condition", "age"], "has no columns"),
+        (["train", "digits", "--condition", "age"], "must be a .csv or .parquet table to condition on its columns age"),
         (["sample", "by-class", "--label", 10], "label 10 given; the data have 0 to 9"),
         (["sample", "left", "--label", 1], "--label does not fit left, which takes --observed (its condition is 'left-half')"),
         (["sample", "by-class", "--observed", "held-out"], "which takes --label (its condition is 'class')"),

@@ -60,19 +60,15 @@ class Context:
     """Data, settings and processes of a training.
 
     Attributes:
-        run: the folder, with settings and a description of the data.
-        levels: of resolution, coarsest first.
         schedule: T_1, …, T_L.
         here: this process among those that train the run.
         targets: (M, d) at full size, on the CPU.
         held_out: (n, d) at full size, on the CPU, for the metrics.
         held_out_digest: a checksum of them.
         random_state: of the random source after the targets were chosen.
-        conditions: values of the condition for the particles, then for the fresh samples, as `Condition.join` takes them;
-            None without a condition.
+        conditions: values of the condition for the particles, then for the fresh samples; None without a condition.
         custom: the user's own network; None for a network of `Config.network`.
-        progress: called after every step; on the first process only.
-        draw: called after every stage; on the first process only.
+        progress, draw: the user's callbacks, on the first process only.
     """
 
     run: Run
@@ -175,21 +171,13 @@ def prepare(
 
 @dataclass(frozen=True)
 class LevelData:
-    """The targets at the size of a level, on the device.
-
-    Attributes:
-        level: its settings and size.
-        targets: (m, d), this process's part.
-        watched: (n, d), some of all targets, for the metrics.
-        held_out: (n, d), held-out data, for the metrics.
-        step_sizes: τ for each kind of slices.
-    """
+    """The targets at the size of a level, on the device."""
 
     level: Level
-    targets: Tensor
-    watched: Tensor
-    held_out: Tensor
-    step_sizes: tuple[float, ...]
+    targets: Tensor  # (m, d), this process's part
+    watched: Tensor  # (n, d), some of all targets, for the metrics
+    held_out: Tensor  # (n, d), for the metrics
+    step_sizes: tuple[float, ...]  # τ for each kind of slices
 
 
 def level_data(context: Context, stage: int) -> LevelData:

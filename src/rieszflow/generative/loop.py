@@ -54,14 +54,6 @@ def train(
 
     If a network is missing, training starts again at the first stage, because the particles that led to the network are gone.
 
-    Args:
-        run: the folder.
-        data: the training data.
-        levels: the run's levels of resolution, from `checked_levels`.
-        network: the module, if the settings say "custom".
-        progress: called after every step.
-        draw: called after every stage.
-
     Raises:
         RunError: a file is damaged or of another run, another process is training the run, or one of the processes of this
             run has ended.
@@ -148,11 +140,7 @@ def _save(context: Context, state: State) -> None:
 
 
 def _resume(context: Context) -> State:
-    """Return the state of the last checkpoint if all stages before it are there; otherwise the first state.
-
-    Raises:
-        RunError: a file is damaged or of another run, or a folder is in the place of a network.
-    """
+    """Return the state of the last checkpoint if all stages before it are there; otherwise the first state."""
     run, reason = context.run, ""
     if context.here.main:
         run.clear_temporaries()
@@ -180,11 +168,7 @@ def _resume(context: Context) -> State:
 
 
 def _restore(context: Context, tensors: dict[str, Tensor], header: Json) -> State:
-    """Return the state that `_save` wrote.
-
-    Raises:
-        RunError: it does not fit this run, or held-out data were others.
-    """
+    """Return the state that `_save` wrote."""
     run = context.run
     if header.get("held_out") != context.held_out_digest:
         raise RunError(f"{run.path}: began with other held-out data than those given now")

@@ -116,7 +116,7 @@ class Run:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Run:
-        """Open the run in a folder. Raises RunError if there is none, or if its config.yaml is damaged or of another version."""
+        """Open the run in a folder. Raises RunError if there is none, or its config.yaml is damaged or of another version."""
         path = Path(path)
         file = path / "config.yaml"
         if not os.path.isfile(file):  # does not raise, whatever the name is

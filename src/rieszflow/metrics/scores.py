@@ -30,18 +30,9 @@ from rieszflow.sliced import energy_distance
 
 __all__ = ["AROUND_ZERO", "BETTER", "evaluate", "train_classifier"]
 
-BETTER = {
-    "energy_distance_V": "lower",
-    "energy_distance_U": "lower",
-    "energy_pvalue": "higher",
-    "frechet_distance": "lower",
-    "kernel_distance": "lower",
-    "precision": "higher",
-    "recall": "higher",
-    "label_accuracy": "higher",
-    "inception_fid": "lower",
-    "inception_kid": "lower",
-}
+_LOWER = "energy_distance_V", "energy_distance_U", "frechet_distance", "kernel_distance", "inception_fid", "inception_kid"
+_HIGHER = "energy_pvalue", "precision", "recall", "label_accuracy"
+BETTER = dict.fromkeys(_LOWER, "lower") | dict.fromkeys(_HIGHER, "higher")
 AROUND_ZERO = (
     "energy_distance_U and kernel_distance are unbiased: around 0, and sometimes negative, if samples and data agree; then the "
     "p-value is uniform on [0, 1], and it is near 0 if they differ"

@@ -95,7 +95,8 @@ def evaluate(
     import torch
 
     from rieszflow import metrics, report
-    from rieszflow.generative import GenerativeFlow, held_out_conditions, load_data, residual
+    from rieszflow.generative import GenerativeFlow, load_data
+    from rieszflow.generative.training_data import held_out_conditions, residual
 
     flow = GenerativeFlow.load(run)
     assert flow.run is not None

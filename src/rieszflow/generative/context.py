@@ -18,12 +18,10 @@ from rieszflow.data import Dataset
 from rieszflow.errors import RunError
 from rieszflow.generative.condition import Condition, raw_conditions
 from rieszflow.generative.config import Config
-from rieszflow.generative.latents import draw_latents
+from rieszflow.generative.levels import Level, draw_latents, levels, pool, step_sizes
 from rieszflow.generative.networks import build, check_memory
 from rieszflow.generative.processes import Processes
-from rieszflow.generative.pyramid import Level, levels, shrink
 from rieszflow.generative.run import Run, StageMetrics
-from rieszflow.generative.step_sizes import step_sizes
 
 __all__ = ["WATCHED", "Context", "DrawCallback", "LevelData", "Pictures", "checked_levels", "level_data", "prepare"]
 
@@ -145,7 +143,7 @@ def prepare(
     generator = torch.Generator().manual_seed(config.seed)
     train, held_out = data.train.flatten(1), data.held_out.flatten(1)[:WATCHED]
     known, known_held_out = raw_conditions(config, data)
-    order = torch.arange(len(train)) if config.first_targets else torch.randperm(len(train), generator=generator)
+    order = torch.arange(len(train)) if config.paper.first_targets else torch.randperm(len(train), generator=generator)
     targets = order[: config.targets]
     held_out = condition.join(None if known_held_out is None else known_held_out[:WATCHED], held_out)
     conditions = None
@@ -184,7 +182,7 @@ def level_data(context: Context, stage: int) -> LevelData:
     """Return the data of the level of a stage; of the last level after the last stage."""
     level = next((level for level in context.levels if stage <= level.last), context.levels[-1])
     targets, held_out = (
-        shrink(t, context.run.shape, level.factor, level.condition.leading).to(context.device)
+        pool(t, context.run.shape, level.factor, level.condition.leading).to(context.device)
         for t in (context.targets, context.held_out)
     )
     watched = targets[:WATCHED]

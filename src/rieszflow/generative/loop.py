@@ -29,14 +29,13 @@ from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Dataset
 from rieszflow.errors import RankError, RunError
 from rieszflow.generative.context import Context, DrawCallback, prepare
-from rieszflow.generative.fit import begin_fit, fit_step, own_random_state
-from rieszflow.generative.flows import flow_step
+from rieszflow.generative.levels import Level
 from rieszflow.generative.networks import build
 from rieszflow.generative.processes import processes, report_rank_errors, sigterm_as_error
-from rieszflow.generative.pyramid import Level
 from rieszflow.generative.run import RESTORES, Run, StageMetrics
 from rieszflow.generative.stages import blank_state, first_state, next_stage, write_network, write_recording
 from rieszflow.generative.state import FitPhase, FlowPhase, State
+from rieszflow.generative.steps import begin_fit, fit_step, flow_step, own_random_state
 
 __all__ = ["train"]
 

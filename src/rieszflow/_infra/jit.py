@@ -66,7 +66,7 @@ def _remove_damaged(cache: Path) -> None:
 
 CACHED = all(_can_cache(_PACKAGE / folder) for folder in _WITH_LOOPS)
 OPTIONS: dict[str, Any] = {"nogil": True, "cache": CACHED, "fastmath": {"nsz", "contract"}, "error_model": "numpy"}
-SUMS = {**OPTIONS, "fastmath": OPTIONS["fastmath"] | {"reassoc"}}  # for loops whose sums may be reordered and vectorised
+SUMS = {**OPTIONS, "fastmath": {"nsz", "contract", "reassoc"}}  # for loops whose sums may be reordered and vectorised
 
 
 class _Announcer(event.Listener):

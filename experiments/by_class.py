@@ -67,7 +67,7 @@ def main() -> None:
     }
     classifier, _ = train_classifier(data)
     content["guessed right by label"] = {
-        int(c): (classifier.guesses(x[labels == c]) == c).double().mean().item() for c in classes
+        int(c): (classifier.predictions(x[labels == c]) == c).double().mean().item() for c in classes
     }
     content["Fréchet distance of all samples"] = frechet_distance(
         classifier.features(x), classifier.features(data.held_out[: args.n])

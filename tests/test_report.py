@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from rieszflow import metrics, report
+from rieszflow import report
 from rieszflow.generative import GenerativeFlow, Run
 from rieszflow.generative.run import StageMetrics
+from rieszflow.metrics import scores as metric_scores
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +22,9 @@ def run(tmp_path_factory):
     x = torch.randn(60, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     flow = GenerativeFlow(particles=40, stages=2, initial_steps=4, slices=8, fit_steps=4, network="mlp", width=8)
     flow.fit(x, run=tmp_path_factory.mktemp("report") / "run", draw=report.draw)
-    scores = {score: {"generated": 0.25, "training_data": -0.125} for score in metrics.BETTER}
+    scores = {score: {"generated": 0.25, "training_data": -0.125} for score in metric_scores.BETTER}
     flow.run.write_evaluation(
-        {"samples": 9, "held_out": 9, "feature_space": "values", "scores": scores, "better": metrics.BETTER,
+        {"samples": 9, "held_out": 9, "feature_space": "values", "scores": scores, "better": metric_scores.BETTER,
          "cautions": ["9 are few <9>"], "nearest_training_distance": {"generated": 1.0, "held_out": 2.0}}
     )  # fmt: skip
     report.write_report(flow.run)
@@ -98,14 +99,14 @@ def test_words_and_boxes(run):
     curves = f"fresh samples go from {first.energy_distance['fresh_samples']:.3g} to"
     assert any(curves in alt for alt in page.alts) and f"to {last.fit_error:.3g}." in "".join(page.alts)
     assert all(len(alt) > 40 for alt in page.alts) and len(set(page.alts)) == len(page.alts) == 5
-    for words in ("docs/design.md of the project", "lower is better", metrics.AROUND_ZERO[1:], "9 are few <9>"):
+    for words in ("docs/design.md of the project", "lower is better", metric_scores.AROUND_ZERO[1:], "9 are few <9>"):
         assert words in " ".join(page.text.split())
 
 
 def test_every_score_says_which_way_is_better(run):
     page = (run.path / "report.html").read_text(encoding="utf-8")
     rows = re.findall(r"<tr><td>(\w+)</td><td>0.2500</td><td>-0.1250</td><td>(\w+)</td></tr>", page)
-    assert dict(rows) == metrics.BETTER and set(metrics.BETTER.values()) == {"lower", "higher"}
+    assert dict(rows) == metric_scores.BETTER and set(metric_scores.BETTER.values()) == {"lower", "higher"}
 
 
 def test_an_evaluation_of_an_earlier_version(run, tmp_path):

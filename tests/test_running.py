@@ -58,7 +58,7 @@ def test_batches_order_and_shape_do_not_matter():
 def test_memory_is_constant_and_states_travel():
     x, y = clouds()
     metric = filled(x, y)
-    size = sum(v.numel() for v in (metric.real_mass, metric.real_moments, metric.made_mass, metric.made_moments))
+    size = sum(v.numel() for v in (metric.real_counts, metric.real_tail_sums, metric.made_counts, metric.made_tail_sums))
     assert size == 64 * 2 * (1152 + 128) and metric.real_n == 500
     others = [copy.deepcopy(metric), pickle.loads(pickle.dumps(metric)), SlicedEnergyDistance(y[:50], slices=64)]
     metric.persistent(True)
@@ -74,11 +74,11 @@ def test_reset():
     metric.reset()
     with pytest.raises(InputError, match="at least 2 points with real=True must have been seen, got 0"):
         metric.compute()
-    can_cache = filled(x, y, reset_real=False)
-    can_cache.reset()
-    assert can_cache.real_n == 500 and can_cache.made_n == 0
-    can_cache.update(x, real=False)
-    assert torch.equal(can_cache.compute(), first)
+    kept = filled(x, y, reset_real=False)
+    kept.reset()
+    assert kept.real_n == 500 and kept.made_n == 0
+    kept.update(x, real=False)
+    assert torch.equal(kept.compute(), first)
 
 
 @pytest.mark.parametrize("reset_real", [True, False])
@@ -127,13 +127,13 @@ def test_states_of_other_bins_are_refused():
                 lambda t, group: [t, getattr(other, name_of(metric, t))], distributed_available=lambda: True
             ),
         ):
-            with pytest.raises(InputError, match="of a metric with equal `rows`, `slices`"):
+            with pytest.raises(InputError, match="of a metric with equal `points`, `slices`"):
                 added()
     assert torch.equal(metric.compute(), before) and metric.real_n == 500
     with pytest.raises(InputError, match="must have a state 'plan'"):
         metric.load_state_dict({"real_n": torch.tensor(3)})
-    with pytest.raises(InputError, match=r"must have a state 'real_mass' of shape \(64"):
-        metric.load_state_dict(metric.state_dict() | {"real_mass": torch.zeros(3, 4).double()})
+    with pytest.raises(InputError, match=r"must have a state 'real_counts' of shape \(64"):
+        metric.load_state_dict(metric.state_dict() | {"real_counts": torch.zeros(3, 4).double()})
     metric.merge_state(same)
     assert torch.equal(metric.compute(), want)
 
@@ -148,9 +148,9 @@ def test_states_stay_in_float64():
     for convert in (lambda m: m.half(), lambda m: m.set_dtype(torch.float16), lambda m: m.to(torch.bfloat16)):
         metric = filled(x, y)
         convert(metric)
-        assert metric.real_mass.dtype == torch.float64 and torch.equal(metric.compute(), want)
+        assert metric.real_counts.dtype == torch.float64 and torch.equal(metric.compute(), want)
         metric.reset()
-        assert metric.real_mass.dtype == torch.float64
+        assert metric.real_counts.dtype == torch.float64
 
 
 def test_plot():
@@ -165,17 +165,17 @@ def test_plot():
 def test_what_is_refused():
     x, y = clouds()
     metric = filled(x, y)
-    before = metric.real_mass.clone()
+    before = metric.real_counts.clone()
     for given, real, error, says in (
-        (x[:, :3], True, InputError, "x: points of 3 numbers given, rows had 5"),
+        (x[:, :3], True, InputError, "`x` must have points of 5 numbers, as `points` had, got 3"),
         (x / 0, True, InputError, "`x` must be finite, got NaN or infinity"),
         (x.numpy(), True, InputTypeError, "`x` must be a torch.Tensor .*, got ndarray"),
         (x.long(), True, InputTypeError, "`x` must have dtype .*, got torch.int64"),
-        (x, "yes", InputTypeError, "real: 'yes' given"),
+        (x, "yes", InputTypeError, "`real` must be True or False, got 'yes'"),
     ):
         with pytest.raises(error, match=says):
             metric.update(given, real=real)
-    assert torch.equal(metric.real_mass, before)
+    assert torch.equal(metric.real_counts, before)
     for options, says in (({"statistic": "W"}, "statistic"), ({"slices": 0}, "slices"), ({"directions": "x"}, "directions")):
         with pytest.raises(InputError, match=says):
             SlicedEnergyDistance(y, **options)
@@ -247,7 +247,7 @@ def test_another_device_than_the_metrics_is_refused():
     metric.to("meta")
     with torch.device("meta"):
         default = SlicedEnergyDistance(y[:50], slices=64)
-    assert default.device.type == default.real_mass.device.type == "meta"
+    assert default.device.type == default.real_counts.device.type == "meta"
     for other in (metric, default):
         with pytest.raises(InputError, match="`x` must be on the metric's device meta, got cpu"):
             other.update(x, real=False)

@@ -1,4 +1,4 @@
-"""Drift as scikit-learn's users look for it: `fit` on a reference, then `score` and `predict` new data."""
+"""`EnergyDrift`: drift detection as an estimator of scikit-learn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from rieszflow._infra import validate
 from rieszflow._infra.extras import extra
-from rieszflow._types import DirectionsName, ScaleName
+from rieszflow._types import DirectionsName, PointSource, ScaleName
 from rieszflow.data import as_points
 from rieszflow.data.points import conversion_hint
 from rieszflow.errors import InputError, InputTypeError
@@ -24,32 +24,29 @@ __all__ = ["EnergyDrift"]
 
 
 class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """Whether data have drifted away from a reference, by `drift_test`; an estimator of scikit-learn.
+    """A detector of drift away from a reference, by `drift_test`.
 
-    It keeps a sketch of the reference and not its points, but for the random ones that the test needs. The verdict is one for
-    all rows that are given together: a row by itself does not drift.
+    It stores a sketch of the reference with a random sample of its points. The verdict is one for all rows that are passed
+    together: a row by itself does not drift.
 
     Args:
-        alpha: level of the test: where nothing has drifted, `predict` says so with a probability of 1 − alpha at least.
-        slices: random directions P.
-        permutations: of the test; the least p-value is 1 / (permutations + 1).
-        directions: as in `SliceSketch`.
-        scale: "columns" divides every column by its robust spread in the reference; "none" keeps raw units; "auto" is
-            "columns" if the reference has feature names, and otherwise gives a notice if spreads differ more than tenfold.
-        random_state: seed of the directions and the permutations, a whole number; None for 0.
+        alpha: Level of the test, the largest probability of a false alarm.
+        slices: Number P of random directions.
+        permutations: See `two_sample_test`.
+        directions: See `SliceSketch`.
+        scale: See `SliceSketch`; "auto" is "columns" if the reference has feature names.
+        random_state: Seed of the directions and the permutations, an integer; None for 0.
 
     Attributes:
-        sketch_: of the reference, a `SliceSketch`.
-        n_features_in_: columns of the reference.
-        feature_names_in_: their names, if it had some.
+        sketch_: The `SliceSketch` of the reference.
+        n_features_in_: Number of columns of the reference.
+        feature_names_in_: Their names, if there are some.
 
     Example:
         >>> rng = np.random.default_rng(1)
         >>> drift = EnergyDrift().fit(rng.normal(size=(1000, 3)))
         >>> drift.predict(rng.normal(size=(4, 3)) + 3).tolist(), bool(drift.test(rng.normal(size=(200, 3))).pvalue > 0.05)
         ([-1, -1, -1, -1], True)
-
-    Source: see `drift_test`.
     """
 
     def __init__(
@@ -60,7 +57,7 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         permutations: int = 999,
         directions: DirectionsName = "auto",
         scale: ScaleName = "auto",
-        random_state: int = 0,
+        random_state: int | None = 0,
     ) -> None:
         self.alpha = alpha
         self.slices = slices
@@ -69,12 +66,12 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         self.scale = scale
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any = None) -> EnergyDrift:
-        """Takes points (n, d), n ≥ 2, as the reference, and returns itself.
+    def fit(self, X: PointSource, y: object = None) -> EnergyDrift:
+        """Use points (n, d), n ≥ 2, as the reference, and return the estimator.
 
         Raises:
-            ValueError, TypeError: anything that scikit-learn or `SliceSketch` refuses; masked values; integers that float64
-                cannot tell apart; dates and times.
+            ValueError, TypeError: Data that scikit-learn or `SliceSketch` refuses; masked values, dates and times, integers
+                that float64 would round.
         """
         self._level()
         seed = self._seed()
@@ -83,17 +80,22 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         self.sketch_ = SliceSketch.from_points(points, slices=self.slices, directions=self.directions, seed=seed, scale=scale)
         return self
 
-    def test(self, X: Any) -> TwoSampleTest:
-        """The test of points (n, d), n ≥ 2, against the reference."""
+    def test(self, X: PointSource) -> TwoSampleTest:
+        """Test points (n, d), n ≥ 2, against the reference."""
         check_is_fitted(self)
         points = self._points(X, reset=False)
         return drift_test(points, self.sketch_, permutations=self.permutations, seed=self._seed())
 
-    def score(self, X: Any, y: Any = None) -> float:
-        """−D² of points (n, d) to the reference, unbiased: around 0 where nothing has drifted, and lower where it has."""
+    def score(self, X: PointSource, y: object = None) -> float:
+        """Return the negative energy distance of points (n, d) from the reference, unbiased: around 0 without drift."""
         check_is_fitted(self)
         points = self._points(X, reset=False)
         return -self.sketch_.distance(points, statistic="U")
+
+    def predict(self, X: PointSource) -> np.ndarray:
+        """Return −1 for every row if the rows together have drifted, else 1, like the outlier detectors of scikit-learn."""
+        level, found = self._level(), self.test(X)
+        return np.full(found.x.n, -1 if found.pvalue <= level else 1)
 
     def _points(self, X: Any, reset: bool) -> np.ndarray:
         """Return `X` validated by scikit-learn, and refuse what it would lose: masks, digits of integers, units of time."""
@@ -111,11 +113,6 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         points: np.ndarray = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=2)
         return points
 
-    def predict(self, X: Any) -> np.ndarray:
-        """−1 for every row if the rows together have drifted, else 1: (n,), the numbers of scikit-learn's outlier detectors."""
-        level, found = self._level(), self.test(X)
-        return np.full(found.x.n, -1 if found.pvalue <= level else 1)
-
     def _level(self) -> float:
         level = validate.positive_float("alpha", self.alpha)
         if level >= 1:
@@ -127,9 +124,7 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
 
 
 def _columns(X: Any) -> list[Any]:
-    """Return the columns of a data frame, each with a type of its own, and an array as one."""
+    """Return the columns of a data frame, each with its own type, or an array as one."""
     if not hasattr(X, "columns"):
         return [X]
-    if hasattr(type(X), "column_names"):  # a table of Arrow
-        return list(X.columns)
-    return [X[name] for name in X.columns]
+    return list(X.columns) if hasattr(type(X), "column_names") else [X[name] for name in X.columns]  # Arrow, or a frame

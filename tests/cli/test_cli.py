@@ -27,6 +27,7 @@ from rieszflow import Progress, cli, report
 from rieszflow._infra.notices import notice
 from rieszflow.cli import error_handling, output
 from rieszflow.generative import Config, Run
+from rieszflow.generative.run import StageMetrics
 
 TINY = [
     "particles=300", "stages=3", "initial_steps=8", "max_step_increment=8", "slices=16", "network=mlp", "width=32", "layers=2",
@@ -149,7 +150,7 @@ def position(path):
     except FileNotFoundError:
         return order(0, "flow", 0)
     meta = json.loads(header["__metadata__"]["rieszflow"])["meta"]
-    return order(meta["network"], meta["phase"], meta["step"])
+    return order(meta["stage"], meta["phase"], meta["step"])
 
 
 def test_sample(run, tmp_path):
@@ -223,7 +224,7 @@ def open_in_chromium(page, folder):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["train", "nothing"], "no known data set"),
+        (["train", "nothing"], "got 'nothing', which does not exist"),
         (["train", "fashion-mnist", "--data", "/nowhere"], "dataset-fashion-mnist"),
         (["train", "digits", "--preset", "huge"], "accepted: cpu"),
         (["train", "digits", "--preset", "nowhere.yaml"], "no file"),
@@ -459,10 +460,7 @@ def test_a_training_says_when_its_samples_were_best(points, tmp_path, monkeypatc
     def rows(*fresh, noise=-0.001, levels=None):
         levels = levels or [1] * len(fresh)
         distances = [{"fresh_samples": value, "training_data": noise} for value in fresh]
-        return [
-            {"network": k, "level": level, "energy_distance": e}
-            for k, (level, e) in enumerate(zip(levels, distances, strict=True), 1)
-        ]
+        return [StageMetrics(k, level, 8, 8 * k, e, {}) for k, (level, e) in enumerate(zip(levels, distances, strict=True), 1)]
 
     best = cli.train._best_stage
     assert best(rows(0.5, 0.25, 0.2525)).startswith("fresh samples were best after stage 2, at 0.2500; later")
@@ -513,7 +511,7 @@ def test_a_variable_of_another_program_does_not_silence_us(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "presets" in called("info").stdout
-    assert called("resume", "nothing").stderr.startswith("error: process 1: nothing: no run")
+    assert called("resume", "nothing").stderr.startswith("error: process 1: nothing: not a run")
     assert "presets" in called("info").stdout
 
 

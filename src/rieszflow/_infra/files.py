@@ -43,10 +43,9 @@ class Format:
 
 
 def atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write(temporary)`, flush the file to disk, and rename it to `path`: readers see the old file or the new one.
+    """Call `write(temporary)`, flush the file to disk and rename it to `path`, so that readers see the old file or the new one.
 
-    Raises:
-        WriteError: The file cannot be written, for example because the disk is full; the old file is still there.
+    If that fails, for example because the disk is full, WriteError is raised and the old file is still there.
     """
     try:
         with aside(path) as temporary:
@@ -130,21 +129,18 @@ def out_of_memory(error: BaseException) -> bool:
     return (isinstance(error, OSError) and error.errno == errno.ENOMEM) or "allocate memory" in str(error)
 
 
-_IRREGULAR = "must be a regular file, got a folder, a device or a broken link"
-
-
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading, or raise FileError: a pipe would block, and a device like /dev/zero has no end."""
-    if not path.is_file():
-        raise FileError(f"{path}: {_IRREGULAR if os.path.lexists(path) else 'no such file'}")
     try:
-        file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)), "rb")
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null character in the name
+        raise FileError(f"{path}: no such file") from None
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror or one_line(error)})") from None
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # the file was replaced in the meantime
-        file.close()
-        raise FileError(f"{path}: {_IRREGULAR}")
-    return file
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileError(f"{path}: must be a regular file, got a folder, a pipe or a device")
+    return os.fdopen(descriptor, "rb")
 
 
 def copy_within(roots: list[Path], file: Path, to: Path) -> None:
@@ -223,11 +219,7 @@ def _header(tensors: dict[str, Tensor], content: Json) -> tuple[bytes, dict[str,
 
 
 def load_tensors(path: Path, form: Format) -> tuple[dict[str, Tensor], Json]:
-    """Return the tensors and metadata that `save_tensors` wrote.
-
-    Raises:
-        FileError: The file is missing, damaged, foreign, or of another kind or version.
-    """
+    """Return what `save_tensors` wrote. Raises FileError if it is missing, damaged, foreign, or of another kind or version."""
     tensors, meta, checksum = _load(path, form, whole=True)
     if checksum != _checksum(tensors, meta):
         raise FileError(f"{path}: damaged: its checksum does not fit its contents")
@@ -236,8 +228,7 @@ def load_tensors(path: Path, form: Format) -> tuple[dict[str, Tensor], Json]:
 
 def load_header(path: Path, form: Format) -> tuple[Json, str]:
     """Return the metadata and the checksum that a file states, without reading the tensors and verifying the checksum."""
-    _, meta, checksum = _load(path, form, whole=False)
-    return meta, checksum
+    return _load(path, form, whole=False)[1:]
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:

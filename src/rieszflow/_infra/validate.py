@@ -131,14 +131,14 @@ def pair(x: PointsT, y: PointsT, check_finite: bool = True) -> tuple[Tensor, Ten
     """Return two clouds as tensors of equal dimension, batch, dtype and device, and the function that converts results."""
     arrays = isinstance(x, np.ndarray) and isinstance(y, np.ndarray)
     one, two = points("x", x, check_finite), points("y", y, check_finite)
-    if one.shape[-1] != two.shape[-1]:
-        raise InputError(f"`y` must have points of dimension d = {one.shape[-1]}, as x has, got d = {two.shape[-1]}")
-    if one.shape[:-2] != two.shape[:-2]:
-        raise InputError(f"`y` must have batch dimensions {tuple(one.shape[:-2])}, as x has, got {tuple(two.shape[:-2])}")
-    if one.dtype != two.dtype:
-        raise InputTypeError(f"`y` must have dtype {one.dtype}, as x has, got {two.dtype}")
-    if one.device != two.device:
-        raise InputError(f"`y` must be on device {one.device}, as x is, got {two.device}")
+    for error, needed, a, b in (
+        (InputError, "points of dimension", f"d = {one.shape[-1]}", f"d = {two.shape[-1]}"),
+        (InputError, "batch dimensions", tuple(one.shape[:-2]), tuple(two.shape[:-2])),
+        (InputTypeError, "dtype", one.dtype, two.dtype),
+        (InputError, "device", one.device, two.device),
+    ):
+        if a != b:
+            raise error(f"`y` must have {needed} {a}, as x has, got {b}")
     return one, two, cast("Answer[PointsT]", _to_array if arrays else _to_tensor)
 
 

@@ -12,7 +12,7 @@ from typer import Argument, Option
 from rieszflow._infra.text import on_one_line
 from rieszflow.cli.app import app
 from rieszflow.cli.error_handling import invocation
-from rieszflow.cli.options import Force, Json, Keywords, Scale, check_new_file, scale_line, with_reading_options
+from rieszflow.cli.options import Force, Json, Keywords, Scale, Seed, check_new_file, scale_line, with_reading_options
 from rieszflow.cli.output import ProgressBars, print_table, show
 from rieszflow.errors import InputError
 
@@ -24,13 +24,9 @@ SOURCE = "a .npy, .npz, .csv, .tsv or .parquet file, a folder of tables or of im
 def compare(
     a: Annotated[str, Argument(metavar="A", help=f"First sample: {SOURCE}, or a .sketch file.")],
     b: Annotated[str, Argument(metavar="B", help="Second sample, in any of these forms.")],
-    slices: Annotated[
-        int | None, Option(min=1, help="Number of random directions; a sketch has its own.", show_default="256")
-    ] = None,
-    permutations: Annotated[
-        int, Option(min=1, help="Number of permutations; no p-value is below 1 / (permutations + 1).")
-    ] = 999,
-    seed: Annotated[int, Option(min=0, help="Seed of the directions and permutations.")] = 0,
+    slices: Annotated[int | None, Option(min=1, help="Number of random directions.", show_default="256")] = None,
+    permutations: Annotated[int, Option(min=1, help="Number of permutations of the test.")] = 999,
+    seed: Seed = 0,
     top: Annotated[int, Option(min=0, help="Number of columns to list, those that differ most.")] = 5,
     out: Annotated[Path | None, Option(help="Figure (.png) of the columns and the direction that differ most.")] = None,
     force: Force = False,
@@ -48,11 +44,6 @@ def compare(
     from rieszflow.data import stream
     from rieszflow.two_sample.compare import compare, is_sketch
 
-    if is_sketch(a) or is_sketch(b):
-        if slices is not None:
-            raise InputError(f"--slices must be omitted with a sketch, which has its own, got {slices}")
-        if common:
-            raise InputError("--common must be omitted with a sketch; select columns of the other table with --columns")
     x, y = (path if is_sketch(path) else stream(path, **reading) for path in (a, b))
     with ProgressBars() as progress:
         found = compare(
@@ -97,20 +88,17 @@ def compare(
 @app.command(epilog="Example: `rieszflow sketch reference.parquet --out reference.sketch`")
 @with_reading_options
 def sketch(
-    sources: Annotated[
-        list[str],
-        Argument(metavar="SOURCE…", help=f"{SOURCE[0].upper()}{SOURCE[1:]}; or .sketch files with equal bins."),
-    ],
+    sources: Annotated[list[str], Argument(metavar="SOURCE…", help=f"Points: {SOURCE}; or .sketch files with equal bins.")],
     out: Annotated[Path, Option("--out", "-o", help="The .sketch file to write.")],
     force: Force = False,
     slices: Annotated[int | None, Option(min=1, help="Number of random directions, 5 KB each.", show_default="256")] = None,
     seed: Annotated[int | None, Option(min=0, help="Seed of the directions.", show_default="0")] = None,
     like: Annotated[
-        Path | None, Option(help="Sketch whose directions and bins to use, so that both can be merged and compared.")
+        Path | None, Option(help="Sketch to be merged or compared with, whose directions and bins are used.")
     ] = None,
     scale: Scale = "auto",
     reservoir_size: Annotated[
-        int | None, Option(min=0, help="Number of random points to store for tests; 0 for none.", show_default="2,048 at most")
+        int | None, Option(min=0, help="Number of points to store for tests.", show_default="2048")
     ] = None,
     *,
     reading: Keywords,

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rieszflow import Progress
 from rieszflow._infra.text import on_one_line
+from rieszflow._types import Progress
 
 if TYPE_CHECKING:
     from rieszflow.generative import Config

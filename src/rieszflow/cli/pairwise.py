@@ -13,7 +13,7 @@ from typer import Argument, Option
 from rieszflow._infra.text import on_one_line
 from rieszflow.cli.app import app
 from rieszflow.cli.error_handling import invocation
-from rieszflow.cli.options import Force, Json, Keywords, Scale, check_new_file, scale_line, with_reading_options
+from rieszflow.cli.options import Force, Json, Keywords, Scale, Seed, check_new_file, scale_line, with_reading_options
 from rieszflow.cli.output import ProgressBars, print_table, show
 
 
@@ -25,10 +25,8 @@ def pairwise(
     obsm: Annotated[str | None, Option(help="Key in obsm of an .h5ad file that holds the points.", show_default="X")] = None,
     layer: Annotated[str | None, Option(help="Layer of an .h5ad file that holds the points.", show_default="X")] = None,
     slices: Annotated[int, Option(min=1, help="Number of random directions.")] = 256,
-    permutations: Annotated[
-        int, Option(min=0, help="Number of permutations for every p-value; 0 for no p-values, which is faster.")
-    ] = 999,
-    seed: Annotated[int, Option(min=0, help="Seed of the directions, blocks and permutations.")] = 0,
+    permutations: Annotated[int, Option(min=0, help="Number of permutations of each test; 0 for no tests.")] = 999,
+    seed: Seed = 0,
     top: Annotated[int, Option(min=0, help="Number of pairs to list from each end of the ranking.")] = 5,
     out: Annotated[Path | None, Option(help="Table (.csv) of all pairs; a heat map (.png) is written with it.")] = None,
     force: Force = False,

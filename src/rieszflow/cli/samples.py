@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from rieszflow.cli.app import app
-from rieszflow.cli.options import DataPath, Force, RunPath, check_new_file, check_writable
+from rieszflow.cli.options import DataPath, Force, RunPath, Seed, check_new_file, check_writable
 from rieszflow.cli.output import ProgressBars, print_table, show
 from rieszflow.errors import InputError
 
@@ -21,19 +21,12 @@ if TYPE_CHECKING:
 def sample(
     run: RunPath,
     n: Annotated[int, Option("-n", min=1, help="Number of samples.")] = 1000,
-    out: Annotated[
-        Path, Option(help="File for the samples, .npz (array x) or .npy; a figure (.png) is written with it.")
-    ] = Path("samples.npz"),
-    seed: Annotated[int, Option(min=0, help="Seed of the noise.")] = 0,
+    out: Annotated[Path, Option(help="File (.npz or .npy); a figure (.png) is written with it.")] = Path("samples.npz"),
+    seed: Seed = 0,
     batch_size: Annotated[int, Option(min=1, help="Number of samples computed at a time.")] = 500,
     label: Annotated[int | None, Option(help="Label of all samples, for a run trained with --by-class.")] = None,
-    condition: Annotated[
-        str | None, Option(help="Values of the columns that the run was trained with in --condition, such as 50,1200.5.")
-    ] = None,
-    observed: Annotated[
-        str | None,
-        Option(help="Images to complete, one or as many as samples: a .npy or .npz file, or held-out for held-out data."),
-    ] = None,
+    condition: Annotated[str | None, Option(help="Values of the columns of the run's --condition, such as 50,1200.5.")] = None,
+    observed: Annotated[str | None, Option(help="Images to complete: a .npy or .npz file, or held-out.")] = None,
     force: Force = False,
 ) -> None:
     """Draw new samples from a trained run, in the units of its data."""
@@ -92,7 +85,7 @@ def _condition(run: Run, n: int, label: int | None, condition: str | None, obser
 def evaluate(
     run: RunPath,
     n: Annotated[int, Option("-n", min=4, help="Number of samples, and of held-out points if there are as many.")] = 2000,
-    seed: Annotated[int, Option(min=0, help="Seed of the noise, the classifier and the choice of real data.")] = 0,
+    seed: Seed = 0,
     data: DataPath = None,
     inception_weights: Annotated[
         Path | None, Option(help="Inception weights of torch-fidelity, for FID as in the literature.")
@@ -102,7 +95,8 @@ def evaluate(
     import torch
 
     from rieszflow import metrics, report
-    from rieszflow.generative import GenerativeFlow, held_out_conditions, load_data, residual
+    from rieszflow.generative import GenerativeFlow, load_data
+    from rieszflow.generative.training_data import held_out_conditions, residual
 
     flow = GenerativeFlow.load(run)
     assert flow.run is not None
@@ -134,7 +128,7 @@ def _check_evaluation(run: Run, inception_weights: Path | None) -> None:
     """Check what the report needs, and that all files can be written, before the scoring, which takes a while."""
     import torch
 
-    from rieszflow.metrics.inception import check_inception
+    from rieszflow.metrics.distances import check_inception
 
     run.metrics()
     if inception_weights is not None:

@@ -50,10 +50,9 @@ def scale_rows(tile, factors, T):
 
 
 @numba.njit(**OPTIONS)
-def forward(tile, x, first, m, shift, scale, signs, T):
-    """Write H·D₂·H·D₁·(x − shift)·scale of the points first … first + m − 1 to the tile; set the other columns to zero."""
-    d, n = x.shape[1], signs.shape[1]
-    factors = signs[0] * np.float32(1 / n)
+def load_points(tile, x, first, m, shift, scale, factors, T):
+    """Write factors·(x − shift)·scale of the points first … first + m − 1 to the tile, and zeros to its other entries."""
+    d = x.shape[1]
     tile[(d if m == T else 0) * T :] = 0
     whole = m - m % 8
     for i in range(0, whole, 8):
@@ -73,6 +72,29 @@ def forward(tile, x, first, m, shift, scale, signs, T):
     for i in range(whole, m):
         for j in range(d):
             tile[j * T + i] = np.float32((x[first + i, j] - shift[j]) * scale) * factors[j]
+
+
+@numba.njit(**OPTIONS)
+def store_points(tile, out, first, m, factors, T):
+    """Write factors·tile to the rows first … first + m − 1 of `out`."""
+    whole = m - m % 8
+    for i in range(0, whole, 8):
+        o0, o1, o2, o3 = out[first + i], out[first + i + 1], out[first + i + 2], out[first + i + 3]
+        o4, o5, o6, o7 = out[first + i + 4], out[first + i + 5], out[first + i + 6], out[first + i + 7]
+        for j in range(out.shape[1]):
+            f, line = factors[j], tile[j * T + i : j * T + i + 8]
+            o0[j], o1[j], o2[j], o3[j] = line[0] * f, line[1] * f, line[2] * f, line[3] * f
+            o4[j], o5[j], o6[j], o7[j] = line[4] * f, line[5] * f, line[6] * f, line[7] * f
+    for i in range(whole, m):
+        for j in range(out.shape[1]):
+            out[first + i, j] = tile[j * T + i] * factors[j]
+
+
+@numba.njit(**OPTIONS)
+def forward(tile, x, first, m, shift, scale, signs, T):
+    """Write H·D₂·H·D₁·(x − shift)·scale of the points first … first + m − 1 to the tile; set the other columns to zero."""
+    n = signs.shape[1]
+    load_points(tile, x, first, m, shift, scale, signs[0] * np.float32(1 / n), T)
     butterflies(tile, n, T)
     scale_rows(tile, signs[1], T)
     butterflies(tile, n, T)
@@ -81,22 +103,11 @@ def forward(tile, x, first, m, shift, scale, signs, T):
 @numba.njit(**OPTIONS)
 def backward(tile, out, first, m, signs, T):
     """Write D₁·H·D₂·H·tile to the rows first … first + m − 1 of out: the adjoint of `forward` without shift and scale."""
-    d, n = out.shape[1], signs.shape[1]
+    n = signs.shape[1]
     butterflies(tile, n, T)
     scale_rows(tile, signs[1], T)
     butterflies(tile, n, T)
-    factors = signs[0] * np.float32(1 / n)
-    whole = m - m % 8
-    for i in range(0, whole, 8):
-        o0, o1, o2, o3 = out[first + i], out[first + i + 1], out[first + i + 2], out[first + i + 3]
-        o4, o5, o6, o7 = out[first + i + 4], out[first + i + 5], out[first + i + 6], out[first + i + 7]
-        for j in range(d):
-            f, line = factors[j], tile[j * T + i : j * T + i + 8]
-            o0[j], o1[j], o2[j], o3[j] = line[0] * f, line[1] * f, line[2] * f, line[3] * f
-            o4[j], o5[j], o6[j], o7[j] = line[4] * f, line[5] * f, line[6] * f, line[7] * f
-    for i in range(whole, m):
-        for j in range(d):
-            out[first + i, j] = tile[j * T + i] * factors[j]
+    store_points(tile, out, first, m, signs[0] * np.float32(1 / n), T)
 
 
 @numba.njit(**OPTIONS)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rieszflow.engines.base import CachedTarget, Engine, Problem, Result
-from rieszflow.engines.bins import Bins
+from rieszflow.engines.base import Engine, Problem, Result
+from rieszflow.engines.bins import Bins, CachedTarget
 from rieszflow.engines.sort import Sort
 from rieszflow.errors import InputError
 
-__all__ = ["ENGINES", "CachedTarget", "Engine", "Problem", "Result", "caching_engine", "choose"]
+__all__ = ["ENGINES", "Bins", "CachedTarget", "Engine", "Problem", "Result", "caching_engine", "choose"]
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Sort(), Bins())}
+_BINS = Bins()
+ENGINES: dict[str, Engine] = {"sort": Sort(), "bins": _BINS}
 
 # Below this number the tables of the bins cost more than the points, and the exact engine is about as fast.
 _FEW = 4096
@@ -32,7 +33,7 @@ def choose(name: str, problem: Problem, x: Tensor, y: Tensor) -> Engine:
     if isinstance(name, str) and name == "auto":
         precise = problem.need.weights or x.dtype.itemsize > 4 or x.shape[-2] + y.shape[-2] < _FEW
         by_preference = sorted(ENGINES.values(), key=lambda engine: engine.exact, reverse=precise)
-        found = next((engine for engine in by_preference if engine.refusal(problem) is None), ENGINES["bins"])
+        found = next((engine for engine in by_preference if engine.refusal(problem) is None), _BINS)
     elif isinstance(name, str) and name in ENGINES:
         found = ENGINES[name]
     else:
@@ -43,7 +44,6 @@ def choose(name: str, problem: Problem, x: Tensor, y: Tensor) -> Engine:
     return found
 
 
-def caching_engine(name: str, problem: Problem) -> Engine | None:
-    """Return the engine of a name, or any for "auto", that can cache targets for a problem, or None."""
-    named = (engine for engine in ENGINES.values() if name in ("auto", engine.name))
-    return next((engine for engine in named if engine.refusal(problem) is None and engine.can_cache(problem)), None)
+def caching_engine(name: str, problem: Problem) -> Bins | None:
+    """Return the engine that can cache targets, if the name and the problem allow it."""
+    return _BINS if name in ("auto", _BINS.name) and _BINS.can_cache(problem) else None

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from rieszflow._infra.ranks import Group
-from rieszflow._types import Batches, Cloud, Need, Pair
+from rieszflow._types import Cloud, Need, Pair
 from rieszflow.directions import Directions
 from rieszflow.errors import InputError
 from rieszflow.kernels import Kernel
 
-__all__ = ["CachedTarget", "Engine", "Problem", "Result"]
+__all__ = ["Engine", "Problem", "Result"]
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,6 @@ class Result:
         return self
 
 
-class CachedTarget(Protocol):
-    """A target y on some slices that an engine has processed once for many calls."""
-
-    def evaluate(self, x: Cloud, unbiased: bool) -> Result:
-        """Return the result of `Engine.evaluate` for x (N, d) and this target."""
-
-    def state(self) -> dict[str, Tensor]:
-        """Return what `Engine.restore_cache` needs in addition to the target and the slices."""
-
-
 class Engine(ABC):
     """MMD² and its derivatives on all slices.
 
@@ -124,20 +114,6 @@ class Engine(ABC):
     @abstractmethod
     def _evaluate(self, pair: Pair, directions: Directions, problem: Problem) -> Result:
         """Implement `evaluate`; clouds have no batch dimensions unless `takes_batches`."""
-
-    def can_cache(self, problem: Problem) -> bool:
-        """Return True if `cache` can cache a target for this problem."""
-        return False
-
-    def cache(self, y: Cloud | Batches, x: Tensor, directions: Directions, problem: Problem) -> CachedTarget:
-        """Cache a target y on these slices, for points distributed like x (N, d)."""
-        raise NotImplementedError
-
-    def restore_cache(
-        self, y: Cloud | Batches, state: dict[str, Tensor], directions: Directions, problem: Problem
-    ) -> CachedTarget:
-        """Rebuild the cache with this `state` from the same target and slices. Raise KeyError if the state does not fit."""
-        raise NotImplementedError
 
 
 def _members(cloud: Cloud) -> list[Cloud]:

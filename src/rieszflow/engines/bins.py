@@ -13,10 +13,10 @@ from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Batches, Cloud, Need, Pair
 from rieszflow.directions import Directions
 from rieszflow.engines.base import Engine, Problem, Result
-from rieszflow.histograms import GRID_TENSORS, BinGrid, CdfEvaluator, Evaluator, FftEvaluator, Histogram
+from rieszflow.histograms import BINS, GRID_TENSORS, BinGrid, CdfEvaluator, Evaluator, FftEvaluator, Histogram
 from rieszflow.kernels import Riesz
 
-__all__ = ["Bins", "CachedHistograms"]
+__all__ = ["Bins", "CachedTarget"]
 
 _DRIFT = 0.02  # additional share of projections outside the range that makes a cache stale
 _X, _Y = Workspace(), Workspace()
@@ -41,8 +41,8 @@ class Bins(Engine):
                 f"kernel: gradients of {kernel!r} on slices can be wrong by their own size, because forces grow without bound "
                 "as points meet and bins do not resolve that (values are right); mmd2_gradient is exact"
             )
-        total = Result()
-        for grid in histograms.choose_grids(pair.x.points, pair.y.points, directions, kernel, value=need.value, group=group):
+        total, bins = Result(), BINS if need.value else None
+        for grid in histograms.choose_grids(pair.x.points, pair.y.points, directions, kernel, bins=bins, group=group):
             y = Histogram.from_points(grid, pair.y, tail_sums=need.value, workspace=_Y, group=group)
             x = Histogram.from_points(grid, pair.x, tail_sums=need.value, workspace=_X, group=group)
             both: Evaluator
@@ -58,25 +58,28 @@ class Bins(Engine):
         return total
 
     def can_cache(self, problem: Problem) -> bool:
+        """Return True if `cache` can cache a target for this problem."""
         return histograms.uses_cdf(problem.kernel) and problem.need == Need(x=True)
 
-    def cache(self, y: Cloud | Batches, x: Tensor, directions: Directions, problem: Problem) -> CachedHistograms:
+    def cache(self, y: Cloud | Batches, x: Tensor, directions: Directions, problem: Problem) -> CachedTarget:
+        """Cache a target y on these slices, for points distributed like x (N, d)."""
         points = y.points if isinstance(y, Cloud) else y
-        grids = histograms.choose_grids(x, points, directions, problem.kernel, value=False, group=problem.group)
-        return CachedHistograms(grids, y, problem)
+        grids = histograms.choose_grids(x, points, directions, problem.kernel, bins=None, group=problem.group)
+        return CachedTarget(grids, y, problem)
 
     def restore_cache(
         self, y: Cloud | Batches, state: dict[str, Tensor], directions: Directions, problem: Problem
-    ) -> CachedHistograms:
+    ) -> CachedTarget:
+        """Rebuild the cache with this `state` from the same target and slices. Raise KeyError if the state does not fit."""
         grids = [
             BinGrid.from_tensors(part, {name: state[f"{k}.{name}"] for name in GRID_TENSORS})
             for k, part in enumerate(histograms.split_directions(directions))
         ]
-        return CachedHistograms(grids, y, problem)
+        return CachedTarget(grids, y, problem)
 
 
-class CachedHistograms:
-    """The histograms of a target on all parts of the slices."""
+class CachedTarget:
+    """The histograms of a target on all parts of the slices, so that a call costs nothing for the target."""
 
     def __init__(self, grids: Sequence[BinGrid], y: Cloud | Batches, problem: Problem) -> None:
         self._group = problem.group
@@ -88,6 +91,7 @@ class CachedHistograms:
         self._slices = sum(grid.directions.P for grid in grids)
 
     def evaluate(self, x: Cloud, unbiased: bool) -> Result:
+        """Return the result of `Bins.evaluate` for x (N, d) and this target."""
         total = Result()
         for y, outside in zip(self.histograms, self._outside, strict=True):
             mine = Histogram.from_points(y.grid, x, workspace=_X, group=self._group)
@@ -96,4 +100,5 @@ class CachedHistograms:
         return total
 
     def state(self) -> dict[str, Tensor]:
+        """Return what `Bins.restore_cache` needs in addition to the target and the slices."""
         return {f"{k}.{name}": v for k, y in enumerate(self.histograms) for name, v in y.grid.to_tensors().items()}

@@ -1,12 +1,12 @@
 """The exact engine: both distribution functions of every slice at every point, by one sort of the joined projections.
 
-In PyTorch operations (`profile`), O((N + M) log(N + M)) per slice. The derivative by x alone on the CPU in float32, which flows
+In PyTorch operations, O((N + M) log(N + M)) per slice. The derivative by x alone on the CPU in float32, which flows
 need, has compiled loops with a radix sort, O(N + M).
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -86,15 +86,30 @@ def _on_part(part: Directions, pair: Pair, centre: Tensor, scale: float, need: N
             part.project(x.points, centre, scale), part.project(y.points, centre, scale), x.weights, y.weights, alpha
         )
         return Result(x=part.adjoint(forces))
-    s = _profile(part.project(x.points, centre, scale), part.project(y.points, centre, scale), x.weights, y.weights)
-    value = s.distance - ((alpha[..., 0] - 1) * s.spread_x + (beta[..., 0] - 1) * s.spread_y)
-    return Result(
-        value.double().sum(-1) if need.value else None,
-        part.adjoint(2 * s.G_x - 1 - alpha * (2 * s.F_x - 1)) if need.x else None,
-        part.adjoint(2 * s.F_y - 1 - beta * (2 * s.G_y - 1)) if need.y else None,
-        _by_weights(s.potential_x, s.own_x, s.spread_x, x, alpha, pair.unbiased) if need.a else None,
-        _by_weights(-s.potential_y, s.own_y, s.spread_y, y, beta, pair.unbiased) if need.b else None,
-    )
+    z, order = torch.cat([part.project(cloud.points, centre, scale) for cloud in (x, y)], -1).sort(dim=-1)
+    N = x.points.shape[-2]
+    (F, F_mid), (G, G_mid) = _distribution_functions(z, order, N, x.weights, y.weights)
+    F_mid, G_mid = _unsort(F_mid, order), _unsort(G_mid, order)
+    gaps, difference = z.diff(dim=-1), (G - F)[..., :-1]
+    spreads = [((H * (1 - H).clamp(min=0))[..., :-1] * gaps).sum(-1) for H in (F, G)]  # ∫H(1 − H) = ½E|Z − Z′|
+    result = Result()
+    if need.value:
+        correction = (alpha[..., 0] - 1) * spreads[0] + (beta[..., 0] - 1) * spreads[1]
+        result.value = ((difference**2 * gaps).sum(-1) - correction).double().sum(-1)
+    if need.x:
+        result.x = part.adjoint((2 * G_mid - 1 - alpha * (2 * F_mid - 1))[..., :N])
+    if need.y:
+        result.y = part.adjoint((2 * F_mid - 1 - beta * (2 * G_mid - 1))[..., N:])
+    if need.weights:
+        # E|t − Y| − E|t − X| has the slope 2(G − F) and left of all points the value E Y − E X = ∫(F − G) dt; E|t − X| has
+        # the slope 2F − 1 and the value ∫(1 − F) dt there. Written so, a common shift cancels before it can round.
+        potential = _unsort(_integrate(-difference * gaps, 2 * difference * gaps), order)
+        own_x, own_y = (_unsort(_integrate((1 - H) * gaps, (2 * H - 1) * gaps), order) for H in (F[..., :-1], G[..., :-1]))
+        if need.a:
+            result.a = _by_weights(potential[..., :N], own_x[..., :N], spreads[0], x, alpha, pair.unbiased)
+        if need.b:
+            result.b = _by_weights(-potential[..., N:], own_y[..., N:], spreads[1], y, beta, pair.unbiased)
+    return result
 
 
 def _self_factor(cloud: Cloud, unbiased: bool) -> Tensor:
@@ -126,49 +141,8 @@ def _gradient(px: Tensor, py: Tensor, a: Tensor | None, b: Tensor | None, self_f
         parallel_for(sort_loops.gradient, len(px), 1, *args)
         return torch.from_numpy(out)
     z, order = torch.cat([px, py], -1).sort(dim=-1)
-    F, G = _distribution_functions(z, order, px.shape[-1], a, b)
-    return _unsort(2 * G.mid - 1 - self_factor * (2 * F.mid - 1), order)[..., : px.shape[-1]]
-
-
-class _Profile(NamedTuple):
-    """A slice's two distribution functions F (of px) and G (of py), at the points and integrated.
-
-    F_x, G_x: (..., P, N), F and G at px.  F_y, G_y: (..., P, M), F and G at py; all with mid-ranks at ties.
-    distance: (..., P), ∫(F − G)² dt.  spread_x, spread_y: ∫F(1 − F) dt = ½E|X − X′|, ∫G(1 − G) dt = ½E|Y − Y′|.
-    potential_x: (..., P, N), E|px − Y| − E|px − X|;  potential_y: (..., P, M), the same function at py.
-    own_x: (..., P, N), E|px − X|;  own_y: (..., P, M), E|py − Y|.
-    """
-
-    F_x: Tensor
-    G_x: Tensor
-    F_y: Tensor
-    G_y: Tensor
-    distance: Tensor
-    spread_x: Tensor
-    spread_y: Tensor
-    potential_x: Tensor
-    potential_y: Tensor
-    own_x: Tensor
-    own_y: Tensor
-
-
-def _profile(px: Tensor, py: Tensor, a: Tensor | None, b: Tensor | None) -> _Profile:
-    N = px.shape[-1]
-    z, order = torch.cat([px, py], -1).sort(dim=-1)
-    F, G = _distribution_functions(z, order, N, a, b)
-    gaps = z.diff(dim=-1)
-    difference = (G.upto - F.upto)[..., :-1]
-    distance = (difference**2 * gaps).sum(-1)
-    spread_x, spread_y = (((H.upto * (1 - H.upto).clamp(min=0))[..., :-1] * gaps).sum(-1) for H in (F, G))
-    # E|t − Y| − E|t − X| has the slope 2(G − F) and left of all points the value E Y − E X = ∫(F − G) dt; E|t − X| has
-    # the slope 2F − 1 and the value ∫(1 − F) dt there. Written so, a common shift cancels before it can round.
-    potential = _integrate(-difference * gaps, 2 * difference * gaps)
-    own_x, own_y = (_integrate((1 - H) * gaps, (2 * H - 1) * gaps) for H in (F.upto[..., :-1], G.upto[..., :-1]))
-    F_mid, G_mid, potential, own_x, own_y = (_unsort(t, order) for t in (F.mid, G.mid, potential, own_x, own_y))
-    return _Profile(
-        F_mid[..., :N], G_mid[..., :N], F_mid[..., N:], G_mid[..., N:], distance, spread_x, spread_y,
-        potential[..., :N], potential[..., N:], own_x[..., :N], own_y[..., N:],
-    )  # fmt: skip
+    (_, F), (_, G) = _distribution_functions(z, order, px.shape[-1], a, b)
+    return _unsort(2 * G - 1 - self_factor * (2 * F - 1), order)[..., : px.shape[-1]]
 
 
 def _integrate(start: Tensor, steps: Tensor) -> Tensor:
@@ -177,14 +151,10 @@ def _integrate(start: Tensor, steps: Tensor) -> Tensor:
     return torch.cat([start, start + steps.cumsum(-1)], -1)
 
 
-class _DistributionFunction(NamedTuple):
-    upto: Tensor  # weight of the first k + 1 sorted points: the function's value right of the k-th, once a tie is complete
-    mid: Tensor  # mid-rank value at the points themselves
-
-
 def _distribution_functions(
     z: Tensor, order: Tensor, N: int, a: Tensor | None, b: Tensor | None
-) -> tuple[_DistributionFunction, _DistributionFunction]:
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return F and G at sorted points z, each right of the points, once a tie is complete, and at them, with mid-ranks."""
     K = z.shape[-1]
     is_x = order < N
     own = torch.full_like(z, 1 / N) if a is None else _gather(a, order.clamp(max=N - 1))
@@ -196,11 +166,11 @@ def _distribution_functions(
     first = torch.where(torch.cat([inside, edge], -1), index, 0).cummax(-1).values
     last = torch.where(torch.cat([edge, inside], -1), index, K - 1).flip(-1).cummin(-1).values.flip(-1)
 
-    def function(weights: Tensor) -> _DistributionFunction:
+    def function(weights: Tensor) -> tuple[Tensor, Tensor]:
         upto = weights.double().cumsum(-1)
         before = torch.cat([torch.zeros_like(upto[..., :1]), upto], -1)
         mid = 0.5 * (before.gather(-1, first) + upto.gather(-1, last))
-        return _DistributionFunction(upto.to(z.dtype), mid.to(z.dtype))
+        return upto.to(z.dtype), mid.to(z.dtype)
 
     return function(torch.where(is_x, own, 0)), function(torch.where(is_x, 0, other))
 

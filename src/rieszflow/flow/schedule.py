@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from rieszflow._infra.isolation import isolated_numerics
 from rieszflow.constraints import Constraint
 from rieszflow.directions import Kind, PatchSlices
 from rieszflow.errors import InputError
@@ -19,6 +20,7 @@ _STEP = 0.4  # τ / (1 − m) relative to the targets' mean distance: with m = 0
 _TARGETS = 2000  # used to estimate distances
 
 
+@isolated_numerics
 def default_step_sizes(
     y: Tensor, kinds: Sequence[Kind], slices: Sequence[int], momenta: Sequence[float], frozen: Constraint | None = None
 ) -> list[float]:

@@ -1,19 +1,19 @@
 """The folder of a training run. Every file in it appears whole or not at all.
 
-config.yaml          settings, data set, shapes: everything needed to repeat the run
+config.yaml          settings and a description of the data
 networks/0001.safetensors …   one network, or one part of a recording, per stage
 state.safetensors    the checkpoint that `resume` continues from; once training is finished, only its header
 metrics.jsonl        one line per stage
 evaluation.json      the scores of `rieszflow evaluate`
-images/              PNGs
-report.html          everything to look at, in one file
+images/, report.html   what `rieszflow.report` draws
 
-A run has a random id. Every file states the id, every tensor file also a hash of the settings and data that it depends on, and
-all have checksums: damaged files, files of other runs and settings edited after training are noticed.
+All data files have checksums and the random id of their run; tensor files also have a hash of the settings and data that they
+depend on. Damaged files, files of other runs, and settings that were edited after training are refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -21,7 +21,6 @@ import os
 import re
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,8 +111,8 @@ class Run:
         return run
 
     def _check_empty(self) -> None:
-        if os.path.lexists(self.path) and (
-            not self.path.is_dir() or any(f.name != ".lock" and not files.is_temporary(f.name) for f in self.path.iterdir())
+        if os.path.lexists(self.path) and not (
+            self.path.is_dir() and all(f.name == ".lock" or files.is_temporary(f.name) for f in self.path.iterdir())
         ):
             raise RunError(f"{self.path}: exists and is not an empty folder; choose another, or resume it")
 
@@ -130,7 +129,7 @@ class Run:
             raise RunError(f"{path}: not a run of rieszflow (it has no config.yaml)")
         return cls(path, Description.read(file))
 
-    @contextmanager
+    @contextlib.contextmanager
     def exclusively(self) -> Iterator[None]:
         """Lock the run for training. The system releases the lock of a process that ends, however it ends."""
         lock = FileLock(self.path / ".lock", blocking=False)
@@ -195,6 +194,14 @@ class Run:
         except (FileError, KeyError, TypeError, ValueError, OverflowError):
             return None
 
+    def _load(self, file: Path, form: Format, cure: str) -> tuple[dict[str, Tensor], Json]:
+        try:
+            tensors, header = load_tensors(file, form)
+        except FileError as error:
+            raise (RunError(f"{error}; {cure}") if ": damaged" in str(error) else error) from None
+        self._check_belongs(file, header)
+        return tensors, header
+
     def _check_belongs(self, file: Path, header: Json) -> None:
         if header.get("run") != self._header["run"]:
             raise RunError(f"{file}: belongs to another run than config.yaml")
@@ -205,8 +212,8 @@ class Run:
 
     def check(self) -> None:
         """Check by the headers of all networks that they belong to this run, its settings and its data."""
-        for number in self._stages():
-            self._check_belongs(self.network_file(number), load_header(self.network_file(number), NETWORK)[0])
+        for file in map(self.network_file, self._stages()):
+            self._check_belongs(file, load_header(file, NETWORK)[0])
 
     def trained(self) -> int:
         """Return the number of stages that samples go through: all that have been trained so far.
@@ -219,10 +226,8 @@ class Run:
         self.check()
         found, total = self._stages(), self.config.total_stages()
         if found and found[-1] > total:
-            raise RunError(
-                f"{self.network_file(found[-1])}: is of stage {found[-1]}, but config.yaml has {total} stages; "
-                "raise `stages` to the number of stages that were trained"
-            )
+            file = self.network_file(found[-1])
+            raise RunError(f"{file}: is of stage {found[-1]}, but config.yaml has {total} stages; raise `stages`")
         if missing := self.missing():
             file = self.network_file(missing[0])
             cure = "a folder is in its place; remove it and" if file.is_dir() else "to train it again,"
@@ -243,13 +248,7 @@ class Run:
             RunError: the file is missing, damaged, or of another run or stage; or config.yaml was edited.
         """
         file = self.network_file(stage)
-        try:
-            tensors, header = load_tensors(file, NETWORK)
-        except FileError as error:
-            if ": damaged" in str(error):
-                raise RunError(f"{error}; to train it again, remove it and resume the run") from None
-            raise
-        self._check_belongs(file, header)
+        tensors, header = self._load(file, NETWORK, "to train it again, remove it and resume the run")
         if header.get("stage") != stage:
             raise RunError(f"{file}: must be of stage {stage}, got stage {short_repr(header.get('stage'))}")
         return tensors
@@ -261,10 +260,9 @@ class Run:
             return False
         for number in range(1, total + 1):
             self.load_network(number)
-        try:
+        with contextlib.suppress(RunError):
             return len(self.metrics()) >= total
-        except RunError:
-            return False
+        return False
 
     # The checkpoint.
 
@@ -276,16 +274,10 @@ class Run:
 
     def load_state(self) -> tuple[dict[str, Tensor], Json] | None:
         """Return the tensors and the header of the last checkpoint; None if there is none yet."""
-        file = self.path / "state.safetensors"
         if not self.has_state():
             return None
-        try:
-            tensors, header = load_tensors(file, STATE)
-        except FileError as error:
-            if ": damaged" in str(error):
-                raise RunError(f"{error}; to train again from the first stage, remove it and resume the run") from None
-            raise
-        self._check_belongs(file, header)
+        file = self.path / "state.safetensors"
+        tensors, header = self._load(file, STATE, "to train again from the first stage, remove it and resume the run")
         stage = header.get("stage")
         if type(stage) is not int or not 1 <= stage < 1 << 31:
             raise RunError(f"{file}: damaged: its header does not state the stage; remove it and resume the run")
@@ -302,7 +294,7 @@ class Run:
         file, rows = self.path / "metrics.jsonl", []
         if os.path.lexists(file):
             for number, line in enumerate(read_text(file, _MAX_TEXT_BYTES).splitlines(), 1):
-                content = verify_checksum(f"{file}: line {number}", line)
+                content = _verify_checksum(f"{file}: line {number}", line)
                 if content.pop("run", None) != self.id:
                     raise RunError(f"{file}: line {number} belongs to another run; {RESTORES}")
                 try:
@@ -318,8 +310,7 @@ class Run:
         return rows
 
     def write_metrics(self, rows: Sequence[StageMetrics]) -> None:
-        lines = (json.dumps(with_checksum({**row.to_dict(), "run": self.id})) + "\n" for row in rows)
-        text = "".join(lines)
+        text = "".join(json.dumps(_with_checksum({**row.to_dict(), "run": self.id})) + "\n" for row in rows)
         atomically(self.path / "metrics.jsonl", lambda t: t.write_text(text, encoding="utf-8"))
 
     def evaluation(self) -> Json | None:
@@ -331,7 +322,7 @@ class Run:
         file = self.path / "evaluation.json"
         if not os.path.lexists(file):
             return None
-        scores = verify_checksum(str(file), read_text(file, _MAX_TEXT_BYTES))
+        scores = _verify_checksum(str(file), read_text(file, _MAX_TEXT_BYTES))
         found = self._stages()
         if not found or scores.pop("network_checksum", None) != self._checksum(found[-1]):
             notice(f"{file}: the scores are of other networks than those of the run now; evaluate again")
@@ -339,7 +330,7 @@ class Run:
         return scores
 
     def write_evaluation(self, scores: Json) -> None:
-        content = with_checksum({**scores, "network_checksum": self._checksum(self.trained())})
+        content = _with_checksum({**scores, "network_checksum": self._checksum(self.trained())})
         text = json.dumps(content, indent=2) + "\n"
         atomically(self.path / "evaluation.json", lambda t: t.write_text(text, encoding="utf-8"))
 
@@ -347,21 +338,17 @@ class Run:
         return load_header(self.network_file(stage), NETWORK)[1]
 
 
-def with_checksum(content: Json) -> Json:
+def _with_checksum(content: Json) -> Json:
     """Return JSON-able content with its checksum as the last entry."""
     return {**content, "checksum": hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()}
 
 
-def verify_checksum(where: str, text: str) -> Json:
-    """Return the content that was given to `with_checksum`, from its JSON.
-
-    Raises:
-        RunError: not JSON, or the checksum does not fit.
-    """
+def _verify_checksum(where: str, text: str) -> Json:
+    """Return the content that was given to `_with_checksum`, from its JSON."""
     try:
         content: Json = json.loads(text)
         checksum = content.pop("checksum")
-        fits = with_checksum(content)["checksum"] == checksum
+        fits = _with_checksum(content)["checksum"] == checksum
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise RunError(f"{where}: damaged ({type(error).__name__}: {one_line(error, 100)})") from None
     if not fits:

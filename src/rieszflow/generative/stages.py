@@ -12,13 +12,11 @@ from rieszflow._infra import ranks
 from rieszflow._types import Progress
 from rieszflow.errors import RunError
 from rieszflow.generative.context import WATCHED, Context, Pictures, level_data
-from rieszflow.generative.fit import new_fit, new_scaler
-from rieszflow.generative.flows import new_flow
-from rieszflow.generative.latents import draw_latents
+from rieszflow.generative.levels import draw_latents, upsample
 from rieszflow.generative.networks import as_data, displace
-from rieszflow.generative.pyramid import grow
 from rieszflow.generative.run import StageMetrics
 from rieszflow.generative.state import FitPhase, FlowPhase, PhaseName, State
+from rieszflow.generative.steps import new_fit, new_flow, new_scaler
 from rieszflow.sliced import energy_distance
 
 __all__ = ["blank_state", "first_state", "next_stage", "write_network", "write_recording"]
@@ -28,29 +26,29 @@ _PATHS = 12  # fresh samples whose paths through the stages are kept for a pictu
 
 def blank_state(context: Context, stage: int, phase: PhaseName, step: int) -> State:
     """Return a state without particles, whose flow, networks and generators are ready to load a checkpoint."""
-    data = level_data(context, context.level_of(stage))
+    data = level_data(context, stage)
     data_rng, slice_rng = torch.Generator(), torch.Generator(context.device).manual_seed(context.config.seed + 1)
     data_rng.set_state(context.random_state)
     empty = data.targets.new_empty(0, data.targets.shape[1])
+    new_phase: FlowPhase | FitPhase
+    if phase == "flow":
+        new_phase = FlowPhase(new_flow(context, data, stage, step, slice_rng))
+    else:
+        new_phase = new_fit(context, data, stage, step, data_rng)
     return State(
         stage=stage,
-        phase=FlowPhase(new_flow(context, data, stage, step, slice_rng))
-        if phase == "flow"
-        else new_fit(context, data, stage, step, data_rng),
+        phase=new_phase,
         step=step,
         data=data,
+        data_rng=data_rng,
+        slice_rng=slice_rng,
+        scaler=new_scaler(context),
         x=empty,
         x_old=empty,
         velocities=[None] * len(data.step_sizes),
         fresh=empty,
         fresh_velocities=[None] * len(data.step_sizes),
         path=empty,
-        data_rng=data_rng,
-        slice_rng=slice_rng,
-        scaler=new_scaler(context),
-        init_weights={},
-        seconds={"flow": 0.0, "fit": 0.0, "finish": 0.0},
-        rows=[],
     )
 
 
@@ -79,7 +77,7 @@ def next_stage(context: Context, state: State) -> None:
         _next_level(context, state)
     if state.stage > context.levels[-1].first:  # the last level has begun
         state.init_weights = {}
-    if state.data.level.config.reset_velocity:
+    if state.data.level.config.paper.reset_velocity:
         state.velocities = [None] * len(state.velocities)
     state.phase = FlowPhase(new_flow(context, state.data, state.stage, 0, state.slice_rng))
     state.x_old = _start_of_flow(context, state.x)
@@ -92,15 +90,15 @@ def _start_of_flow(context: Context, x: Tensor) -> Tensor:
 
 def _next_level(context: Context, state: State) -> None:
     """Enlarge particles and fresh samples to the next level's size, add its noise, and set all velocities to zero."""
-    small, data = state.data.level.shape, level_data(context, context.level_of(state.stage))
+    small, data = state.data.level.shape, level_data(context, state.stage)
     level, config = data.level, data.level.config
     upsampling, leading = config.upsampling, level.condition.leading
-    state.x = grow(state.x, small, level.shape, 0.0, None, upsampling, leading)
+    state.x = upsample(state.x, small, level.shape, 0.0, None, upsampling, leading)
     if config.noise_std:
         noise = torch.randn(context.config.particles, state.x.shape[1] - leading, generator=state.data_rng)
         state.x[:, leading:] += config.noise_std * ranks.shard(noise, context.group).to(state.x)
-    state.fresh = grow(state.fresh, small, level.shape, level.sample_noise_std, state.data_rng, upsampling, leading)
-    state.path = grow(state.path, small, level.shape, 0.0, None, leading=leading)  # unchanged, in larger pixels
+    state.fresh = upsample(state.fresh, small, level.shape, level.sample_noise_std, state.data_rng, upsampling, leading)
+    state.path = upsample(state.path, small, level.shape, 0.0, None, leading=leading)  # unchanged, in larger pixels
     state.data = data
     state.velocities = [None] * len(data.step_sizes)
     state.fresh_velocities = [None] * len(data.step_sizes)
@@ -118,7 +116,7 @@ def write_network(context: Context, state: State, fit: FitPhase) -> None:
     error = (missed / size.clamp(min=1e-24)).item()
     if not math.isfinite(error):
         raise RunError(f"network {state.stage} returns non-finite values; try a smaller learning_rate")
-    if state.data.level.config.continue_from == "network":
+    if state.data.level.config.paper.continue_from == "network":
         state.x = fitted
     watched, watched_fitted = (ranks.all_gather_rows(t[:WATCHED], context.group)[:WATCHED] for t in (flowed, fitted))
     if context.here.main:
@@ -171,9 +169,9 @@ def _write(context: Context, state: State, tensors: dict[str, Tensor], row: Stag
 
 def _pictures(context: Context, state: State, particles: Tensor) -> Pictures:
     shown = (context.condition.data(t).cpu() for t in (particles, state.fresh, state.path))
-    particles, samples, path = (grow(t, state.data.level.shape, context.run.shape, 0.0, None) for t in shown)
+    particles, samples, path = (upsample(t, state.data.level.shape, context.run.shape, 0.0, None) for t in shown)
     condition, known = context.condition, None
     values = None if context.conditions is None else context.conditions[context.config.particles :]
-    if condition.kind == "observed" and condition.known is not None and values is not None:
-        known = condition.known.project(values)
+    if condition.kind == "observed" and condition.constraint is not None and values is not None:
+        known = condition.constraint.project(values)
     return Pictures(particles, samples, path, state.rows, values if condition.kind == "class" else None, known)

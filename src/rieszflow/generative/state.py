@@ -6,7 +6,7 @@ A stage has two phases: particles flow, and then, unless the flow is recorded, a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
 
 import torch
@@ -51,10 +51,9 @@ class FitPhase:
     Attributes:
         phi: Φ_l, which learns.
         average: the moving average of its weights, which is the result.
-        optimiser: Adam.
         random_state: of torch's default generator, which dropout draws from; as of the last checkpoint.
         model: `phi`, or a wrapper that averages its gradients over all processes.
-        generator: draws the batches; common to all processes, or one of this process's own.
+        generator: draws the batches.
         loss: normalised loss of the last step; None before the first.
     """
 
@@ -89,19 +88,17 @@ class State:
     """All that changes during a training. The functions that advance a training change it in place.
 
     Attributes:
-        stage: l, the stage at work, from 1; L + 1 at the end.
-        phase: the flow or the fit at work.
+        stage: l, from 1; L + 1 at the end.
         step: number of steps done in this phase.
         data: targets at the size of the stage's level. They follow from `stage`, so checkpoints do not contain them.
+        data_rng: generator of all random numbers that do not depend on the device.
+        slice_rng: generator of slices, on the device.
         x: this process's particles (n, d).
         x_old: particles before this stage's flow (n, d); empty in a recording.
         velocities: v for each kind of slices, (n, d); None before its first step.
         fresh: samples that never were particles (n, d), after the last stage.
         fresh_velocities: their velocities in a recording; None before the level's first step.
         path: some of them after every stage, (stages, n, d).
-        data_rng: the source of all randomness that does not depend on the device.
-        slice_rng: the source of slices, on the device.
-        scaler: scales the loss in fp16.
         init_weights: initial weights of each level's first network if it is the user's own; otherwise empty.
         seconds: time spent in flows, in fits, and after them on metrics, pictures and checkpoints.
         rows: the lines of metrics.jsonl.
@@ -111,18 +108,18 @@ class State:
     phase: FlowPhase | FitPhase
     step: int
     data: LevelData
+    data_rng: torch.Generator
+    slice_rng: torch.Generator
+    scaler: torch.amp.GradScaler
     x: Tensor
     x_old: Tensor
     velocities: list[Tensor | None]
     fresh: Tensor
     fresh_velocities: list[Tensor | None]
     path: Tensor
-    data_rng: torch.Generator
-    slice_rng: torch.Generator
-    scaler: torch.amp.GradScaler
-    init_weights: Tensors
-    seconds: dict[str, float]
-    rows: list[StageMetrics]
+    init_weights: Tensors = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: {"flow": 0.0, "fit": 0.0, "finish": 0.0})
+    rows: list[StageMetrics] = field(default_factory=list)
 
     def header(self) -> Json:
         """Return the JSON-able part of a checkpoint."""

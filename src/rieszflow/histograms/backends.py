@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -24,7 +23,6 @@ from rieszflow.histograms.loops import FIRST, PER_OCTAVE, STEEP, TAIL
 
 __all__ = ["Backend", "TorchBackend", "empty_lines", "select_backend"]
 
-_Loop: TypeAlias = Callable[..., object]
 _COUNTS, _LINES = Workspace(), Workspace()
 
 
@@ -75,126 +73,95 @@ def empty_lines(P: int, bins: int) -> np.ndarray:
 
 
 class _Cpu(Backend):
+    one_table = False  # all threads count into one table, on slices of their own
+
+    def count(
+        self, grid: BinGrid, cloud: Cloud, *, tail_sums: bool = False, scale: float = 1.0, workspace: Workspace | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        P, bins, workers = grid.directions.P, grid.B + 2 * TAIL, 1 if self.one_table else threads()
+        tables = _COUNTS.array((workers, P, bins), np.int32 if cloud.weights is None else np.float32)
+        tables.fill(0)
+        sums = np.zeros((workers, P if tail_sums else 1, 2 * TAIL))  # one row serves all slices if nobody needs them
+        self._count(grid, cloud.points, *_bins_and_weights(grid, cloud), tables, sums)
+        check_inside(float(np.abs(sums).max()), tail_sums)
+        counts = np.empty((P, bins), np.float32) if workspace is None else workspace.array((P, bins), np.float32)
+        merged_sums = np.empty(sums.shape[1:])
+        parallel_for(loops.merge, P, 1, tables, sums, scale, counts, merged_sums)
+        return torch.from_numpy(counts), torch.from_numpy(merged_sums) if tail_sums else None
+
+    def look_up(self, grid: BinGrid, cloud: Cloud, lines: PiecewiseLinear) -> Tensor:
+        pairs = lines.values.numpy().view(np.uint64)[..., 0]
+        own = np.zeros(2, np.float32) if lines.own is None else lines.own.numpy()
+        out = empty_like(cloud.points)
+        self._look_up(out, grid, cloud.points, *_bins_and_weights(grid, cloud), pairs, own)
+        return out
+
     def cumulate(self, f: Tensor, g: Tensor, alpha: float, factor: float) -> PiecewiseLinear:
         lines = empty_lines(*f.shape)
         parallel_for(loops.cumulate, len(f), 1, f.numpy(), g.numpy(), alpha, factor, lines)
         return PiecewiseLinear(torch.from_numpy(lines))
 
+    @abstractmethod
+    def _count(self, grid: BinGrid, x: Tensor, *args: object) -> None: ...
+
+    @abstractmethod
+    def _look_up(self, out: Tensor, grid: BinGrid, x: Tensor, bins: object, w: object, *lines: object) -> None: ...
+
+
+def _bins_and_weights(grid: BinGrid, cloud: Cloud) -> tuple[tuple[object, ...], np.ndarray]:
+    w = np.empty(0, np.float32) if cloud.weights is None else cloud.weights.detach().float().contiguous().numpy()
+    return (grid.low.numpy(), grid.inverse.numpy(), grid.B), w
+
 
 class _Fused(_Cpu):
-    """The backend of structured directions: a tile of points is projected and processed while it is in the cache.
+    """The backend of structured directions: a tile of points is projected and used while it is in the cache.
 
     Args:
-        extent, count, look_up: The compiled loops.
-        arguments: The directions of a projector, as the loops take them.
+        loop: The compiled pass.
+        arguments: The directions of a projector, as the loop takes them.
         width: Numbers of a point in a tile.
     """
 
     def __init__(
         self,
-        extent: _Loop,
-        count: _Loop,
-        look_up: _Loop,
+        loop: Callable[..., object],
         arguments: Callable[[Projector], tuple[object, ...]],
         width: Callable[[Projector], int],
     ) -> None:
-        self._extent, self._count, self._look_up = extent, count, look_up
-        self._arguments, self._width = arguments, width
+        self._loop, self._arguments, self._width = loop, arguments, width
 
-    def _run(self, loop: _Loop, projector: Projector, x: Tensor, *args: object) -> None:
+    def _run(self, projector: Projector, x: Tensor, *args: object) -> None:
         points = x.detach().numpy()
         source = points, projector.shift.numpy(), points.dtype.type(projector.scale)
-        parallel_for(loop, len(x), tile_width(self._width(projector)), source, self._arguments(projector), *args)
+        parallel_for(self._loop, len(x), tile_width(self._width(projector)), source, self._arguments(projector), *args)
 
     def extent(self, projector: Projector, x: Tensor) -> tuple[Tensor, Tensor]:
         extent = np.empty((threads(), 2, projector.directions.P), np.float32)
         extent[:, 0], extent[:, 1] = np.inf, -np.inf
-        self._run(self._extent, projector, x, extent)
+        none = np.empty(0, np.float32)
+        self._run(projector, x, extent, (none, none, 0), None, None, None, None, None, None)
         return torch.from_numpy(extent[:, 0].min(0)), torch.from_numpy(extent[:, 1].max(0))
 
-    def count(
-        self, grid: BinGrid, cloud: Cloud, *, tail_sums: bool = False, scale: float = 1.0, workspace: Workspace | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        counts, sums = _empty_tables(threads(), grid, cloud, tail_sums)
-        self._run(self._count, grid, cloud.points, _bins(grid), _weights(cloud), counts, sums)
-        return _merge(counts, sums, tail_sums, scale, workspace)
+    def _count(self, grid: BinGrid, x: Tensor, *args: object) -> None:
+        self._run(grid, x, None, *args, None, None, None)
 
-    def look_up(self, grid: BinGrid, cloud: Cloud, lines: PiecewiseLinear) -> Tensor:
-        out = empty_like(cloud.points)
-        self._run(self._look_up, grid, cloud.points, _bins(grid), _weights(cloud), *_pairs(lines), out.numpy())
-        return out
+    def _look_up(self, out: Tensor, grid: BinGrid, x: Tensor, bins: object, w: object, *lines: object) -> None:
+        self._run(grid, x, None, bins, w, None, None, *lines, out.numpy())
 
 
 class _Tiled(_Cpu):
     """The backend of all other directions: a matrix product projects a tile of points, and threads share its slices."""
 
-    tile, shortest = 1 << 20, 512
+    tile, shortest, one_table = 1 << 20, 512, True
 
-    def count(
-        self, grid: BinGrid, cloud: Cloud, *, tail_sums: bool = False, scale: float = 1.0, workspace: Workspace | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        counts, sums = _empty_tables(1, grid, cloud, tail_sums)
-        bins, w = _bins(grid), _weights(cloud)
-        for rows, tile in grid.tiles(cloud.points, self._size(grid)):
-            parallel_for(loops.tile_count, len(tile), 1, tile.numpy(), bins, w, rows.start, counts[0], sums[0])
-        return _merge(counts, sums, tail_sums, scale, workspace)
+    def _count(self, grid: BinGrid, x: Tensor, *args: object) -> None:
+        for rows, tile in grid.tiles(x, self._size(grid)):
+            parallel_for(loops.tile_count, len(tile), 1, tile.numpy(), rows.start, *args)
 
-    def look_up(self, grid: BinGrid, cloud: Cloud, lines: PiecewiseLinear) -> Tensor:
-        out, bins, w = empty_like(cloud.points), _bins(grid), _weights(cloud)
-        for rows, tile in grid.tiles(cloud.points, self._size(grid)):
-            parallel_for(loops.tile_look_up, len(tile), 1, tile.numpy(), bins, w, rows.start, *_pairs(lines))
+    def _look_up(self, out: Tensor, grid: BinGrid, x: Tensor, bins: object, w: object, *lines: object) -> None:
+        for rows, tile in grid.tiles(x, self._size(grid)):
+            parallel_for(loops.tile_look_up, len(tile), 1, tile.numpy(), rows.start, bins, w, *lines)
             out[rows] = grid.directions.adjoint(tile)
-        return out
-
-
-def _whole(projector: Projector) -> tuple[object, ...]:
-    assert isinstance(projector.directions, HadamardDirections)
-    return projector.directions.signs[0].numpy(), projector.directions.P
-
-
-def _patches(projector: Projector) -> tuple[object, ...]:
-    directions = projector.directions
-    assert isinstance(directions, PatchDirections)
-    places, rows = (np.array([getattr(block, name) for block in directions.blocks], np.int32) for name in ("patch", "rows"))
-    kind, basis = directions.kind, directions.kind.colour_basis
-    colours = np.empty((0, 0), np.float32) if basis is None else basis.float().numpy()
-    unit, condition_scale = np.float32(1 / (kind.stretch * directions.n)), np.float32(kind.condition_scale * kind.stretch)
-    return directions.signs.numpy(), places, rows, directions.pixels.numpy(), unit, colours, kind.condition, condition_scale
-
-
-def _bins(grid: BinGrid) -> tuple[object, ...]:
-    return grid.low.numpy(), grid.inverse.numpy(), grid.B
-
-
-def _weights(cloud: Cloud) -> np.ndarray:
-    w = cloud.weights
-    return np.empty(0, np.float32) if w is None else w.detach().float().contiguous().numpy()
-
-
-def _pairs(lines: PiecewiseLinear) -> tuple[object, ...]:
-    """Return value and rise of a bin as one number of 64 bits, (P, bins), and `PiecewiseLinear.own`."""
-    own = np.zeros(2, np.float32) if lines.own is None else lines.own.numpy()
-    return lines.values.numpy().view(np.uint64)[..., 0], own
-
-
-def _empty_tables(workers: int, grid: BinGrid, cloud: Cloud, tail_sums: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return zero counts (workers, P, bins) and tail sums (workers, P, 2·TAIL), of which one row is enough if unused."""
-    P, dtype = grid.directions.P, np.int32 if cloud.weights is None else np.float32
-    counts = _COUNTS.array((workers, P, grid.B + 2 * TAIL), dtype)
-    counts.fill(0)
-    return counts, np.zeros((workers, P if tail_sums else 1, 2 * TAIL))
-
-
-def _merge(
-    counts: np.ndarray, sums: np.ndarray, tail_sums: bool, scale: float, workspace: Workspace | None
-) -> tuple[Tensor, Tensor | None]:
-    """Add up the workers' tables."""
-    check_inside(sums, tail_sums)
-    shape = counts.shape[1:]
-    merged = np.empty(shape, np.float32) if workspace is None else workspace.array(shape, np.float32)
-    merged_sums = np.empty(sums.shape[1:])
-    parallel_for(loops.merge, len(merged), 1, counts, sums, scale, merged, merged_sums)
-    return torch.from_numpy(merged), torch.from_numpy(merged_sums) if tail_sums else None
 
 
 class TorchBackend(Backend):
@@ -215,7 +182,7 @@ class TorchBackend(Backend):
             slot = torch.where(index < TAIL, index, (index - B).clamp(min=0))
             tail = (index < TAIL) | (index >= TAIL + B)
             sums.scatter_add_(1, slot.clamp(max=2 * TAIL - 1), torch.where(tail, u * weights, 0).double())
-        check_inside(sums, tail_sums)
+        check_inside(sums.abs().amax().item(), tail_sums)
         return counts * scale, sums * scale if tail_sums else None
 
     def look_up(self, grid: BinGrid, cloud: Cloud, lines: PiecewiseLinear) -> Tensor:
@@ -266,15 +233,24 @@ def _spread_part(counts: Tensor) -> Tensor:
     return torch.minimum(counts, STEEP * torch.minimum(padded[:, :-2], padded[:, 2:]))
 
 
-_HADAMARD = _Fused(loops.fused_extent, loops.fused_count, loops.fused_look_up, _whole, lambda projector: projector.directions.n)
+def _hadamard(projector: Projector) -> tuple[object, ...]:
+    assert isinstance(projector.directions, HadamardDirections)
+    return projector.directions.signs[0].numpy(), projector.directions.P
+
+
+def _patches(projector: Projector) -> tuple[object, ...]:
+    directions = projector.directions
+    assert isinstance(directions, PatchDirections)
+    places, rows = (np.array([getattr(block, name) for block in directions.blocks], np.int32) for name in ("patch", "rows"))
+    kind, basis = directions.kind, directions.kind.colour_basis
+    colours = np.empty((0, 0), np.float32) if basis is None else basis.float().numpy()
+    unit, condition_scale = np.float32(1 / (kind.stretch * directions.n)), np.float32(kind.condition_scale * kind.stretch)
+    return directions.signs.numpy(), places, rows, directions.pixels.numpy(), unit, colours, kind.condition, condition_scale
+
+
+_HADAMARD = _Fused(loops.hadamard_pass, _hadamard, lambda projector: projector.directions.n)
 # A tile of images may be twice as large: it is swept once per patch instead of once per level of the transform.
-_PATCHES = _Fused(
-    patch_loops.patch_extent,
-    patch_loops.patch_count,
-    patch_loops.patch_look_up,
-    _patches,
-    lambda projector: len(projector.shift) // 2,
-)
+_PATCHES = _Fused(patch_loops.patch_pass, _patches, lambda projector: len(projector.shift) // 2)
 _TILED, _TORCH = _Tiled(), TorchBackend()
 
 

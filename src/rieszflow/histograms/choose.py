@@ -36,33 +36,29 @@ def uses_cdf(kernel: Kernel) -> bool:
 
 
 def choose_grids(
-    x: Tensor, y: Tensor | Batches, directions: Directions, kernel: Kernel, *, value: bool, group: Group
+    x: Tensor, y: Tensor | Batches, directions: Directions, kernel: Kernel, *, bins: int | None, group: Group
 ) -> list[BinGrid]:
-    """Return bins for two clouds on all parts of the directions; gradients of few points (not `value`) need fewer bins."""
+    """Return bins for two clouds on all parts of the directions; None for as many as a gradient needs."""
     points, many = sample_points(x, y, group)
     projectors = make_projectors(directions, points, x)
     if uses_cdf(kernel):
-        return [choose_bins(p, points, BINS if value else n_bins_for(p.directions, many)) for p in projectors]
+        return [choose_bins(p, points, bins or n_bins_for(p.directions, many)) for p in projectors]
     assert isinstance(y, Tensor)
     return [uniform_bins(p, x, y, kernel, group) for p in projectors]
 
 
 def sample_points(x: Tensor, y: Tensor | Batches, group: Group) -> tuple[np.ndarray, int]:
     """Return random points of both clouds, those of y last, and the number of points of both."""
-    (first_y, M), (first_x, N) = offset(_count(y), group), offset(len(x), group)
+    (first_y, M), (first_x, N) = offset(len(y) if isinstance(y, Tensor) else y.count(), group), offset(len(x), group)
     half = max(_SAMPLE // 2, min(_SAMPLE, (M + N) // 32))
     rows = np.random.default_rng(0).integers(0, 2**62, half)
     # In NumPy, because PyTorch's threads keep spinning after an operation and slow down those that count.
     return np.concatenate([_rows(x, rows % N - first_x, group), _rows(y, rows % M - first_y, group)]), M + N
 
 
-def _count(x: Tensor | Batches) -> int:
-    return len(x) if isinstance(x, Tensor) else x.count()
-
-
 def _rows(x: Tensor | Batches, rows: np.ndarray, group: Group) -> np.ndarray:
     """Return rows of all ranks' points, numbered from this rank's first one."""
-    here = (rows >= 0) & (rows < _count(x))
+    here = (rows >= 0) & (rows < (len(x) if isinstance(x, Tensor) else x.count()))
     mine: np.ndarray
     if not isinstance(x, Tensor):
         mine = x.rows(rows[here])
@@ -117,7 +113,7 @@ def uniform_bins(projector: Projector, x: Tensor, y: Tensor, kernel: Kernel, gro
     low = np.minimum(*(np.asarray(e[0].cpu().numpy(), np.float64) for e in ends))
     high = np.maximum(*(np.asarray(e[1].cpu().numpy(), np.float64) for e in ends))
     low, high = all_reduce_range(low, high, group)
-    check_inside(np.concatenate([low, high]))
+    check_inside(float(np.abs([low, high]).max()))
     span, n = max(float((high - low).max()), 1e-30), projector.directions.n
     length = float(np.float64(span) / projector.scale)  # may be infinite, and so may all that follows from it
     B = 1 << math.ceil(math.log2(max(_bins_needed(kernel, n, length), 512)))

@@ -65,7 +65,7 @@ class Evaluator(ABC):
         """
 
     def gradient_x(self, x: Cloud, P: int) -> Tensor:
-        """Return the contribution of this part of P slices to the gradient by the points of x."""
+        """Return the contribution of this part to the gradient by the points of x, on P slices in all."""
         return self._gradient(x, self.x, self.y, P)
 
     def gradient_y(self, y: Cloud, P: int) -> Tensor:

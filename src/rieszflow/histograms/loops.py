@@ -4,7 +4,7 @@ A slice's table has TAIL geometric bins, B equal ones over the range, and TAIL g
 octave and 32 octaves: a point 10⁷ ranges away still has a bin of its own magnitude, so outliers and heavy tails cost neither
 memory nor resolution.
 
-`fused_count` and `fused_look_up` are the hot path of the library. A thread never holds more than a tile of projections: row r
+`hadamard_pass` is the hot path of the library. A thread never holds more than a tile of projections: row r
 of a tile holds m projections on slice first + r, from place r·T on. Functions take many rows, because Numba counts references
 to every array at a call, inlined or not, which costs as much as the work on a row. All numbers are 32 bits wide, constants too:
 with Numba's usual 64 a vector would hold half as many.
@@ -152,54 +152,42 @@ def extend_rows(tile, rows, m, T, first, extent):
         extent[0, first + r], extent[1, first + r] = low, high
 
 
-# Fused passes over points: load, transform, count or look up, transform back. `hadamard` is (signs, rows).
+# A pass over points does one of three things, and Numba compiles it without the branches of arguments that are None: with
+# `extent` (workers, 2, P) it finds the range of the projections, with `tables` and `sums` it counts, with `lines` it looks up
+# and transforms back to `out`.
 
 
 @numba.njit(**OPTIONS)
-def fused_extent(first, last, worker, T, source, hadamard, extent):
-    (x, shift, scale), (signs, rows) = source, hadamard
-    tile = np.empty(signs.shape[1] * T, np.float32)
-    for start in range(first, last, T):
-        m = min(T, last - start)
-        forward(tile, x, start, m, shift, scale, signs, T)
-        extend_rows(tile, rows, m, T, 0, extent[worker])
-
-
-@numba.njit(**OPTIONS)
-def fused_count(first, last, worker, T, source, hadamard, bins, w, tables, sums):
-    (x, shift, scale), (signs, rows), (low, inverse, B) = source, hadamard, bins
-    tile, index = np.empty(signs.shape[1] * T, np.float32), np.empty(T, np.uint32)
-    for start in range(first, last, T):
-        m = min(T, last - start)
-        forward(tile, x, start, m, shift, scale, signs, T)
-        count_rows(tile, rows, m, T, 0, low, inverse, B, w, start, tables[worker], sums[worker], index)
-
-
-@numba.njit(**OPTIONS)
-def fused_look_up(first, last, worker, T, source, hadamard, bins, w, lines, own, out):
+def hadamard_pass(first, last, worker, T, source, hadamard, extent, bins, w, tables, sums, lines, own, out):
+    """Load a tile of points, transform it, and use it while it is in the cache. `hadamard` is (signs, rows)."""
     (x, shift, scale), (signs, rows), (low, inverse, B) = source, hadamard, bins
     tile = np.empty(signs.shape[1] * T, np.float32)
     u, index, pair = np.empty(T, np.float32), np.empty(T, np.uint32), np.empty(T, np.uint64)
     for start in range(first, last, T):
         m = min(T, last - start)
         forward(tile, x, start, m, shift, scale, signs, T)
-        look_up_rows(tile, rows, m, T, 0, low, inverse, B, w, start, lines, own, u, index, pair)
-        tile[rows * T :] = 0
-        backward(tile, out, start, m, signs, T)
+        if extent is not None:
+            extend_rows(tile, rows, m, T, 0, extent[worker])
+        if tables is not None:
+            count_rows(tile, rows, m, T, 0, low, inverse, B, w, start, tables[worker], sums[worker], index)
+        if lines is not None:
+            look_up_rows(tile, rows, m, T, 0, low, inverse, B, w, start, lines, own, u, index, pair)
+            tile[rows * T :] = 0
+            backward(tile, out, start, m, signs, T)
 
 
 # The same on the projections of a matrix product, a tile (P, m) at a time; threads share the slices.
 
 
 @numba.njit(**OPTIONS)
-def tile_count(first, last, worker, step, projected, bins, w, start, table, sums):
+def tile_count(first, last, worker, step, projected, start, bins, w, tables, sums):
     (low, inverse, B), m = bins, projected.shape[1]
     rows = projected[first:last].reshape(-1)
-    count_rows(rows, last - first, m, m, first, low, inverse, B, w, start, table, sums, np.empty(m, np.uint32))
+    count_rows(rows, last - first, m, m, first, low, inverse, B, w, start, tables[0], sums[0], np.empty(m, np.uint32))
 
 
 @numba.njit(**OPTIONS)
-def tile_look_up(first, last, worker, step, projected, bins, w, start, lines, own):
+def tile_look_up(first, last, worker, step, projected, start, bins, w, lines, own):
     (low, inverse, B), m = bins, projected.shape[1]
     u, index, pair = np.empty(m, np.float32), np.empty(m, np.uint32), np.empty(m, np.uint64)
     rows = projected[first:last].reshape(-1)

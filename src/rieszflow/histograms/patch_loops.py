@@ -1,4 +1,4 @@
-"""The compiled loops for slices on patches: what `fused_count` and its neighbours in `loops` do for whole images.
+"""The compiled loops for slices on patches: what `loops.hadamard_pass` does for whole images.
 
 A tile of images is laid out once: image[j·T + i] is pixel j of its i-th image. A patch is then gathered and pooled from whole
 rows of T numbers, transformed in the first-level cache, and counted or looked up at once.
@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from rieszflow._infra.jit import OPTIONS
-from rieszflow.directions.loops import butterflies, scale_rows
+from rieszflow.directions.loops import butterflies, load_points, scale_rows, store_points
 from rieszflow.histograms.loops import count_rows, extend_rows, look_up_rows
 
 
@@ -37,44 +37,6 @@ def mix_channels(image, colours, T):
                 f, source = colours[c, b], old[b]
                 for i in range(T):
                     row[i] += f * source[i]
-
-
-@numba.njit(**OPTIONS)
-def load_tile(image, x, first, m, shift, scale, colours, k, T):
-    """image = (x − shift)·scale for the points first … first + m − 1, pixel by pixel; other columns are zero."""
-    if m < T:
-        image[:] = 0
-    whole = m - m % 8
-    for i in range(0, whole, 8):
-        # Eight points at a time: their rows are read along, and every line of the tile is touched for all of them at once.
-        x0, x1, x2, x3 = x[first + i], x[first + i + 1], x[first + i + 2], x[first + i + 3]
-        x4, x5, x6, x7 = x[first + i + 4], x[first + i + 5], x[first + i + 6], x[first + i + 7]
-        for j in range(x.shape[1]):
-            s, line = shift[j], image[j * T + i : j * T + i + 8]
-            line[0], line[1] = np.float32((x0[j] - s) * scale), np.float32((x1[j] - s) * scale)
-            line[2], line[3] = np.float32((x2[j] - s) * scale), np.float32((x3[j] - s) * scale)
-            line[4], line[5] = np.float32((x4[j] - s) * scale), np.float32((x5[j] - s) * scale)
-            line[6], line[7] = np.float32((x6[j] - s) * scale), np.float32((x7[j] - s) * scale)
-    for i in range(whole, m):
-        for j in range(x.shape[1]):
-            image[j * T + i] = np.float32((x[first + i, j] - shift[j]) * scale)
-    mix_channels(image[k * T :], colours, T)
-
-
-@numba.njit(**OPTIONS)
-def store_tile(out, image, first, m, T):
-    """Write the tile of images to the points first … first + m − 1 of `out`, the inverse of the layout of `load_tile`."""
-    whole = m - m % 8
-    for i in range(0, whole, 8):
-        o0, o1, o2, o3 = out[first + i], out[first + i + 1], out[first + i + 2], out[first + i + 3]
-        o4, o5, o6, o7 = out[first + i + 4], out[first + i + 5], out[first + i + 6], out[first + i + 7]
-        for j in range(out.shape[1]):
-            line = image[j * T + i : j * T + i + 8]
-            o0[j], o1[j], o2[j], o3[j] = line[0], line[1], line[2], line[3]
-            o4[j], o5[j], o6[j], o7[j] = line[4], line[5], line[6], line[7]
-    for i in range(whole, m):
-        for j in range(out.shape[1]):
-            out[first + i, j] = image[j * T + i]
 
 
 @numba.njit(**OPTIONS)
@@ -158,68 +120,37 @@ def backward(patch, tile, m, rows, signs, T):
 
 
 @numba.njit(**OPTIONS)
-def allocate(x, pixels, signs, k, T):
-    """Allocate a tile of images, one of patches, and one of their projections."""
+def patch_pass(first, last, worker, T, source, patches, extent, bins, w, tables, sums, lines, own, out):
+    """Do for patches what `hadamard_pass` does for whole images."""
+    (x, shift, scale), (low, inverse, B) = source, bins
+    signs, places, rows, pixels, unit, colours, k, condition_scale = patches
     image, patch = np.empty(x.shape[1] * T, np.float32), np.empty((pixels.shape[1] + k) * T, np.float32)
-    return image, patch, np.empty(signs.shape[2] * T, np.float32)
-
-
-@numba.njit(**OPTIONS)
-def patch_extent(first, last, worker, T, source, patches, extent):
-    (x, shift, scale), (signs, places, rows, pixels, unit, colours, k, condition_scale) = source, patches
-    image, patch, tile = allocate(x, pixels, signs, k, T)
-    for start in range(first, last, T):
-        m = min(T, last - start)
-        load_tile(image, x, start, m, shift, scale, colours, k, T)
-        p, at = 0, -1
-        for b in range(rows.shape[0]):
-            if places[b] != at:
-                at = places[b]
-                gather(patch, image, pixels[at], k, condition_scale, T)
-            forward(tile, patch, pixels.shape[1] + k, rows[b], signs[b], unit, T)
-            extend_rows(tile, rows[b], m, T, p, extent[worker])
-            p += rows[b]
-
-
-@numba.njit(**OPTIONS)
-def patch_count(first, last, worker, T, source, patches, bins, w, tables, sums):
-    (x, shift, scale), (signs, places, rows, pixels, unit, colours, k, condition_scale) = source, patches
-    (low, inverse, B), index = bins, np.empty(T, np.uint32)
-    image, patch, tile = allocate(x, pixels, signs, k, T)
-    for start in range(first, last, T):
-        m = min(T, last - start)
-        load_tile(image, x, start, m, shift, scale, colours, k, T)
-        p, at = 0, -1
-        for b in range(rows.shape[0]):
-            if places[b] != at:
-                at = places[b]
-                gather(patch, image, pixels[at], k, condition_scale, T)
-            forward(tile, patch, pixels.shape[1] + k, rows[b], signs[b], unit, T)
-            count_rows(tile, rows[b], m, T, p, low, inverse, B, w, start, tables[worker], sums[worker], index)
-            p += rows[b]
-
-
-@numba.njit(**OPTIONS)
-def patch_look_up(first, last, worker, T, source, patches, bins, w, lines, own, out):
-    (x, shift, scale), (signs, places, rows, pixels, unit, colours, k, condition_scale) = source, patches
-    low, inverse, B = bins
-    image, patch, tile = allocate(x, pixels, signs, k, T)
+    tile, ones = np.empty(signs.shape[2] * T, np.float32), np.ones(x.shape[1], np.float32)
     forces, pushed = np.empty_like(patch), np.empty_like(image)  # on a patch's numbers, and on the pixels
     u, index, pair = np.empty(T, np.float32), np.empty(T, np.uint32), np.empty(T, np.uint64)
     for start in range(first, last, T):
         m = min(T, last - start)
-        load_tile(image, x, start, m, shift, scale, colours, k, T)
-        pushed[:] = 0
+        load_points(image, x, start, m, shift, scale, ones, T)
+        mix_channels(image[k * T :], colours, T)
+        if lines is not None:
+            pushed[:] = 0
         p = 0
         for b in range(rows.shape[0]):
             if b == 0 or places[b] != places[b - 1]:
                 gather(patch, image, pixels[places[b]], k, condition_scale, T)
-                forces[:] = 0
+                if lines is not None:
+                    forces[:] = 0
             forward(tile, patch, pixels.shape[1] + k, rows[b], signs[b], unit, T)
-            look_up_rows(tile, rows[b], m, T, p, low, inverse, B, w, start, lines, own, u, index, pair)
+            if extent is not None:
+                extend_rows(tile, rows[b], m, T, p, extent[worker])
+            if tables is not None:
+                count_rows(tile, rows[b], m, T, p, low, inverse, B, w, start, tables[worker], sums[worker], index)
+            if lines is not None:
+                look_up_rows(tile, rows[b], m, T, p, low, inverse, B, w, start, lines, own, u, index, pair)
+                backward(forces, tile, pixels.shape[1] + k, rows[b], signs[b], T)
+                if b + 1 == rows.shape[0] or places[b + 1] != places[b]:
+                    scatter(pushed, forces, pixels[places[b]], unit, k, condition_scale, T)
             p += rows[b]
-            backward(forces, tile, pixels.shape[1] + k, rows[b], signs[b], T)
-            if b + 1 == rows.shape[0] or places[b + 1] != places[b]:
-                scatter(pushed, forces, pixels[places[b]], unit, k, condition_scale, T)
-        mix_channels(pushed[k * T :], colours.T, T)
-        store_tile(out, pushed, start, m, T)
+        if lines is not None:
+            mix_channels(pushed[k * T :], colours.T, T)
+            store_points(pushed, out, start, m, ones, T)

@@ -1,38 +1,33 @@
-"""How good is a generated set? Every score stands beside that of real training data, the yardstick.
+"""Scores of generated sets, and the energy distance as a metric of torchmetrics.
 
-Fréchet distance, precision and recall are taken in the features of a small classifier, which is trained on the data set's own
-labels. They rank models of one data set. They are not the Inception FID of the literature, and not comparable with it.
+Fréchet distance, precision and recall are computed from the features of a small classifier, which is trained on the data set's
+own labels. They rank models of one data set, but are not comparable with the Inception FID of the literature.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rieszflow.metrics.classifier import Classifier, train_classifier
-from rieszflow.metrics.distances import energy_pvalue, frechet_distance, kernel_distance, nearest, precision_recall
-from rieszflow.metrics.inception import inception_distances
-from rieszflow.metrics.scores import AROUND_ZERO, BETTER, evaluate
+from rieszflow.metrics.distances import (
+    energy_pvalue,
+    frechet_distance,
+    inception_distances,
+    kernel_distance,
+    nearest,
+    precision_recall,
+)
+from rieszflow.metrics.scores import evaluate, train_classifier
 
 if TYPE_CHECKING:
     from rieszflow.metrics.running import SlicedEnergyDistance
 
 __all__ = [
-    "AROUND_ZERO",
-    "BETTER",
-    "Classifier",
-    "SlicedEnergyDistance",
-    "energy_pvalue",
-    "evaluate",
-    "frechet_distance",
-    "inception_distances",
-    "kernel_distance",
-    "nearest",
-    "precision_recall",
-    "train_classifier",
-]
+    "SlicedEnergyDistance", "energy_pvalue", "evaluate", "frechet_distance", "inception_distances", "kernel_distance",
+    "nearest", "precision_recall", "train_classifier",
+]  # fmt: skip
 
 if not TYPE_CHECKING:
-    # torchmetrics is an extra: its base class is imported by those who ask for the metric (PEP 562).
-    def __getattr__(name: str) -> Any:
+    # torchmetrics is optional, so its base class is imported on first access (PEP 562).
+    def __getattr__(name: str) -> object:
         if name != "SlicedEnergyDistance":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return importlib.import_module("rieszflow.metrics.running").SlicedEnergyDistance

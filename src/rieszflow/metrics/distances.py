@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -14,21 +16,24 @@ from rieszflow.errors import InputError
 from rieszflow.two_sample.gram import Gram, pair_distances
 from rieszflow.two_sample.permutations import draw_splits, permutation_rng
 
-__all__ = ["energy_pvalue", "frechet_distance", "kernel_distance", "nearest", "precision_recall"]
+__all__ = [
+    "check_inception", "energy_pvalue", "frechet_distance", "inception_distances", "kernel_distance", "nearest",
+    "precision_recall",
+]  # fmt: skip
 
 
 def _features(name: str, x: Points) -> Tensor:
     features = validate.points(name, x)
     if features.ndim != 2 or len(features) < 2:
-        raise InputError(f"{name}: shape {tuple(features.shape)} given; (n, d) with n of at least 2 is accepted")
+        raise InputError(f"`{name}` must have shape (n, d) with n ≥ 2, got {tuple(features.shape)}")
     return features.double()
 
 
 def _pair(x: Points, y: Points) -> tuple[Tensor, Tensor, float]:
-    """Both sets of features in a unit, in which their squares neither overflow nor vanish, and that unit's factor."""
+    """Return both sets of features, scaled so that squares neither overflow nor underflow, and the scale factor."""
     a, b = _features("x", x), _features("y", y)
     if a.shape[1] != b.shape[1]:
-        raise InputError(f"y: features of dimension {b.shape[1]} given, x has {a.shape[1]}; they must be equal")
+        raise InputError(f"`y` must have features of dimension d = {a.shape[1]}, as x has, got d = {b.shape[1]}")
     largest = max(a.abs().max().item(), b.abs().max().item())
     unit = 1.0 if 1e-100 < largest < 1e100 else power_of_two(largest, a.dtype)
     return a * unit, b * unit, unit
@@ -36,23 +41,26 @@ def _pair(x: Points, y: Points) -> tuple[Tensor, Tensor, float]:
 
 @torch_defaults
 def frechet_distance(x: Points, y: Points) -> float:
-    """Squared Fréchet distance of the Gaussians fitted to two sets of features, ‖m₁ − m₂‖² + tr(S₁ + S₂ − 2(S₁S₂)^½).
+    r"""Return the squared Fréchet distance between Gaussians fitted to two sets of features.
 
-    Its mean is above 0 for equal distributions, by an amount that falls like 1/n: compare distances of equal n only.
+    .. math:: \|m_1 - m_2\|^2 + \operatorname{tr}\bigl(S_1 + S_2 - 2 (S_1 S_2)^{1/2}\bigr)
+
+    Its mean is positive for equal distributions and decreases like 1/n: compare only distances of equal n.
 
     Args:
-        x: features (n, d), n ≥ 2; float32 or float64.
-        y: features (m, d), m ≥ 2.
+        x: Features of shape (n, d), n ≥ 2, float32 or float64.
+        y: Features of shape (m, d), m ≥ 2.
 
     Raises:
-        InputError, InputTypeError: other shapes or dtypes, different d, NaN or infinity.
+        InputError, InputTypeError: Other shapes or dtypes, different d, NaN or infinity.
 
     Example:
         >>> x = torch.tensor([[0.0], [2.0]])
         >>> round(frechet_distance(x, x + 3), 6)
         9.0
 
-    Source: Heusel et al., NeurIPS 2017. Computed by torchmetrics' FrechetInceptionDistance with an identity for a network.
+    References:
+        Heusel et al., GANs Trained by a Two Time-Scale Update Rule (NeurIPS 2017). Computed by torchmetrics.
     """
     with extra("generative", "frechet_distance"):
         from torchmetrics.image.fid import FrechetInceptionDistance
@@ -62,7 +70,7 @@ def frechet_distance(x: Points, y: Points) -> float:
     centre = b.mean(0)
     a, b = a - centre, b - centre
     if a.shape[1] > len(a) + len(b):
-        # All of them lie in a space of n + m dimensions, where the same costs (n + m)³ instead of d³: pixels are many.
+        # All points lie in a space of n + m dimensions, which costs (n + m)³ instead of d³.
         basis = torch.linalg.qr(torch.cat([a, b]).T).Q
         a, b = a @ basis, b @ basis
     network = nn.Identity()
@@ -75,57 +83,55 @@ def frechet_distance(x: Points, y: Points) -> float:
 
 @torch_defaults
 def kernel_distance(x: Points, y: Points) -> float:
-    """Squared MMD of two sets of features with the kernel (⟨x, y⟩/d + 1)³, U-statistic: unbiased, and so below 0 at times.
+    """Return the unbiased squared MMD of two sets of features with the kernel (⟨x, y⟩/d + 1)³, which may be negative.
 
-    Unlike the Fréchet distance it has no bias for few samples. With Inception features it is the kernel inception distance
-    (KID) of the literature.
+    Unlike the Fréchet distance, it has no bias for few samples. With Inception features it is the kernel inception distance.
 
     Args:
-        x: features (n, d), n ≥ 2; float32 or float64.
-        y: features (m, d), m ≥ 2. Of the larger set the first min(n, m) are used.
+        x: Features of shape (n, d), n ≥ 2, float32 or float64.
+        y: Features of shape (m, d), m ≥ 2. Only the first min(n, m) of both sets are used.
 
     Raises:
-        InputError, InputTypeError: as `frechet_distance`, and features so large that the kernel overflows.
+        InputError, InputTypeError: As `frechet_distance`, and features so large that the kernel overflows.
 
     Example:
         >>> x = torch.tensor([[0.0], [2.0]])
         >>> kernel_distance(x, x + 3)
         3259.0
 
-    Source: Bińkowski et al., ICLR 2018. Computed by torchmetrics.
+    References:
+        Bińkowski et al., Demystifying MMD GANs (ICLR 2018). Computed by torchmetrics.
     """
     with extra("generative", "kernel_distance"):
         from torchmetrics.image.kid import poly_mmd
 
     a, b, unit = _pair(x, y)
     if unit < 1:
-        raise InputError(
-            f"x, y: features of up to {1 / unit:.3g} given, whose kernel overflows; divide them by a constant first"
-        )
-    n = min(len(a), len(b))  # torchmetrics' formula is one for equal sizes
+        raise InputError(f"`x` and `y` must be below 1e100, so that the kernel does not overflow, got up to {1 / unit:.3g}")
+    n = min(len(a), len(b))  # torchmetrics' formula is for equal sizes
     return float(poly_mmd(b[:n] / unit, a[:n] / unit))
 
 
 @torch_defaults
-def energy_pvalue(x: Points, y: Points, *, permutations: int = 499, seed: int = 0) -> float:
-    """p-value of the energy test for equal distributions, by permutations: uniform on [0, 1] or larger where they are equal.
+def energy_pvalue(x: Points, y: Points, *, permutations: int = 999, seed: int = 0) -> float:
+    """Return the p-value of the energy test for equal distributions, by permutations of single points.
 
     Args:
-        x: points (n, d), n ≥ 2; float32 or float64. Distances of all pairs are held in memory, (n + m)² numbers.
-        y: points (m, d), m ≥ 2.
-        permutations: B, at least 1; the least p-value is 1 / (B + 1). Where the points can be split in less than B + 2 ways,
-            all are tried. A notice says so if the p-value cannot be as small as 0.05.
-        seed: of the permutations; a whole number.
+        x: Points of shape (n, d), n ≥ 2, float32 or float64. The distances of all pairs, (n + m)² numbers, are held in memory.
+        y: Points of shape (m, d), m ≥ 2.
+        permutations: See `two_sample_test`.
+        seed: Seed of the permutations, an integer.
 
     Raises:
-        InputError, InputTypeError: as `frechet_distance`.
+        InputError, InputTypeError: As `frechet_distance`.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
         >>> energy_pvalue(torch.rand(50, 2, generator=g), torch.rand(60, 2, generator=g) + 0.5)
-        0.002
+        0.001
 
-    Source: Székely and Rizzo, Testing for Equal Distributions in High Dimension (2004).
+    References:
+        Székely and Rizzo, Testing for Equal Distributions in High Dimension (2004).
     """
     a, b, _ = _pair(x, y)
     permutations = validate.positive_int("permutations", permutations)
@@ -135,27 +141,22 @@ def energy_pvalue(x: Points, y: Points, *, permutations: int = 499, seed: int = 
 
 @torch_defaults
 def precision_recall(x: Points, y: Points, *, k: int = 3) -> tuple[float, float]:
-    """Improved precision and recall of generated features x against real features y, with k-nearest-neighbour balls.
+    """Return improved precision and recall of generated features x with respect to real features y, in [0, 1].
 
-    Precision: share of x within some real point's k-th-neighbour ball (is it realistic?). Recall: share of y within
-    some generated point's ball (is everything covered?). Both depend on n and m: compare at equal sizes.
+    Precision is the share of x within the k-th-neighbour ball of some real point (are samples realistic?), recall the share of
+    y within that of some generated point (is everything covered?). Both depend on n and m: compare at equal sizes.
 
     Args:
-        x: generated features (n, d), more than k; float32 or float64.
-        y: real features (m, d), more than k.
-        k: which nearest neighbour says how large a ball is, at least 1.
+        x: Generated features of shape (n, d), n > k, float32 or float64.
+        y: Real features of shape (m, d), m > k.
+        k: The nearest neighbour that determines the radius of a ball.
 
-    Returns:
-        Precision and recall, in [0, 1].
-
-    Raises:
-        InputError, InputTypeError: as `frechet_distance`, and k not below n and m.
-
-    Source: Kynkäänniemi et al., NeurIPS 2019.
+    References:
+        Kynkäänniemi et al., Improved Precision and Recall Metric for Assessing Generative Models (NeurIPS 2019).
     """
     (a, b, _), k = _pair(x, y), validate.positive_int("k", k)
     if min(len(a), len(b)) <= k:
-        raise InputError(f"k: {k} given; fewer than the {min(len(a), len(b))} points are accepted")
+        raise InputError(f"`k` must be less than the {min(len(a), len(b))} points, got {k}")
 
     def covered(points: Tensor, by: Tensor) -> float:
         radii = torch.cat([torch.cdist(part, by).kthvalue(k + 1, dim=1).values for part in by.split(1024)])
@@ -167,15 +168,52 @@ def precision_recall(x: Points, y: Points, *, k: int = 3) -> tuple[float, float]
 
 @torch_defaults
 def nearest(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest row of y for every row of x: is the model memorising?
+    """Return indices (n,) and L2 distances (n,) of the nearest row of y (m, ...) for every row of x (n, ...).
 
-    Args:
-        x: (n, ...), float32 or float64; flattened.
-        y: (m, ...), of the same shape a row.
-
-    Returns:
-        Indices (n,), and L2 distances (n,).
+    Generated samples whose distances to the training data are near zero are memorised.
     """
     a, b, unit = _pair(x.flatten(1), y.flatten(1))
     best = [torch.cdist(part, b).min(1) for part in a.split(256)]
     return torch.cat([found.indices for found in best]), torch.cat([found.values for found in best]) / unit
+
+
+@torch_defaults
+def inception_distances(x: Tensor, y: Tensor, weights: str | Path) -> dict[str, float]:
+    """Return FID and KID as in the literature: distances between Inception features of images, with local weights.
+
+    Args:
+        x: Images of shape (n, C, H, W), C 1 or 3, float32 in [0, 1].
+        y: Images of shape (m, C, H, W).
+        weights: The file `weights-inception-2015-12-05-*.pth` of torch-fidelity. Needs the extra `fid`.
+
+    Returns:
+        {"inception_fid": `frechet_distance`, "inception_kid": `kernel_distance`} of the features.
+
+    Raises:
+        InputError: The file does not exist, or the data are not images.
+        MissingPackageError: The extra is not installed.
+    """
+    check_inception(x, weights)
+    with extra("fid", "Inception FID"):
+        from torchmetrics.image.fid import NoTrainInceptionV3
+
+    network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
+
+    def features(images: Tensor) -> Tensor:
+        pixels = (images.clamp(0, 1).expand(-1, 3, -1, -1) * 255).byte()
+        return torch.cat([network(part) for part in pixels.split(100)])
+
+    a, b = features(x), features(y)
+    return {"inception_fid": frechet_distance(a, b), "inception_kid": kernel_distance(a, b)}
+
+
+def check_inception(x: Tensor, weights: str | Path) -> None:
+    """Raise an error unless `inception_distances` can be computed of data like x."""
+    if not Path(weights).is_file():
+        raise InputError(
+            f"`inception_weights` must be the file of torch-fidelity's Inception weights, got {weights}: no such file"
+        )
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise InputError(f"Inception distances need images with 1 or 3 channels, got data of shape {tuple(x.shape[1:])}")
+    with extra("fid", "Inception FID"):
+        import torch_fidelity  # noqa: F401

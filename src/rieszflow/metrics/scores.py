@@ -1,59 +1,114 @@
-"""`evaluate`: all scores of a generated set, each beside that of real training data, the yardstick."""
+"""`evaluate`: scores of a generated set, each next to that of real training data, which shows the best possible values."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rieszflow._infra.isolation import torch_defaults
 from rieszflow._infra.notices import notice
 from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Dataset
 from rieszflow.errors import InputError
-from rieszflow.metrics.classifier import train_classifier
-from rieszflow.metrics.distances import energy_pvalue, frechet_distance, kernel_distance, nearest, precision_recall
-from rieszflow.metrics.inception import check_inception, inception_distances
+from rieszflow.metrics.distances import (
+    check_inception,
+    energy_pvalue,
+    frechet_distance,
+    inception_distances,
+    kernel_distance,
+    nearest,
+    precision_recall,
+)
 from rieszflow.sliced import energy_distance
 
-__all__ = ["AROUND_ZERO", "BETTER", "evaluate"]
+__all__ = ["AROUND_ZERO", "BETTER", "evaluate", "train_classifier"]
 
-BETTER = {
-    "energy_distance_V": "lower",
-    "energy_distance_U": "lower",
-    "energy_pvalue": "higher",
-    "frechet_distance": "lower",
-    "kernel_distance": "lower",
-    "precision": "higher",
-    "recall": "higher",
-    "label_accuracy": "higher",
-    "inception_fid": "lower",
-    "inception_kid": "lower",
-}
-
-
+_LOWER = "energy_distance_V", "energy_distance_U", "frechet_distance", "kernel_distance", "inception_fid", "inception_kid"
+_HIGHER = "energy_pvalue", "precision", "recall", "label_accuracy"
+BETTER = dict.fromkeys(_LOWER, "lower") | dict.fromkeys(_HIGHER, "higher")
 AROUND_ZERO = (
-    "energy_distance_U and kernel_distance are unbiased: around 0, and so below it at times, where nothing differs; a p-value "
-    "is anything in [0, 1] there, and near 0 where samples and data can be told apart"
+    "energy_distance_U and kernel_distance are unbiased: around 0, and sometimes negative, if samples and data agree; then the "
+    "p-value is uniform on [0, 1], and it is near 0 if they differ"
 )
+_FEW = 1000  # held-out data; with fewer, the Fréchet distance of real data to real data is large
+_TESTED, _PERMUTATIONS = 2000, 499  # of the permutation test, which holds all distances
 
-_FEW = 1000  # held-out data; fewer make a Fréchet distance of real data to real data large, see `frechet_distance`
-_TESTED = 2000  # data of each kind in the permutation test: it holds all their distances
+
+class Classifier(nn.Module):
+    """Two convolutions and a hidden layer, or two hidden layers, whose last 64 activations are the features."""
+
+    def __init__(self, shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        if len(shape) == 3:
+            self.body: nn.Module = nn.Sequential(
+                nn.Conv2d(shape[0], 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+                nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+                nn.Linear(64 * (shape[1] // 4) * (shape[2] // 4), 64), nn.ReLU(),
+            )  # fmt: skip
+        else:
+            self.body = nn.Sequential(nn.Linear(math.prod(shape), 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU())
+        self.head = nn.Linear(64, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(x))
+        return logits
+
+    @torch.no_grad()
+    def features(self, x: Tensor) -> Tensor:
+        """Return the features (n, 64), computed in batches."""
+        return torch.cat([self.body(part) for part in x.split(1000)])
+
+    @torch.no_grad()
+    def predictions(self, x: Tensor) -> Tensor:
+        """Return the most likely labels (n,), computed in batches."""
+        return torch.cat([self(part).argmax(1) for part in x.split(1000)])
+
+    def accuracy(self, x: Tensor, labels: Tensor) -> float:
+        return (self.predictions(x) == labels).double().mean().item()
+
+
+@torch_defaults
+def train_classifier(data: Dataset, *, seed: int = 0, steps: int = 1500, batch_size: int = 128) -> tuple[Classifier, float]:
+    """Train a small classifier on the training labels of a data set.
+
+    Args:
+        data: A data set with labels.
+        seed: Seed of the initial weights and the batches.
+        steps: Number of steps of Adam.
+        batch_size: Number of data in a step.
+
+    Returns:
+        The classifier, with methods `features` and `predictions`, and its accuracy on the held-out data.
+    """
+    assert data.train_labels is not None and data.held_out_labels is not None
+    classes = int(torch.cat([data.train_labels, data.held_out_labels]).max()) + 1
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        classifier = Classifier(data.shape, classes)
+    optimiser = torch.optim.Adam(classifier.parameters(), 1e-3)
+    for _ in range(steps):
+        batch = torch.randint(len(data.train), (batch_size,), generator=generator)
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(classifier(data.train[batch]), data.train_labels[batch]).backward()
+        optimiser.step()
+    classifier.requires_grad_(False)
+    return classifier, classifier.accuracy(data.held_out, data.held_out_labels)
 
 
 @dataclass(frozen=True)
-class _Space:
-    """Where Fréchet distance and precision/recall are taken."""
-
+class _FeatureSpace:
     name: str
     features: Callable[[Tensor], Tensor]
-    accuracy: float | None
-    guesses: Callable[[Tensor], Tensor] | None = None
+    classifier: Classifier | None = None
+    accuracy: float | None = None
 
 
 @torch_defaults
@@ -66,38 +121,37 @@ def evaluate(
     labels: Tensor | None = None,
     progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
-    """All scores of a generated set against held-out data, and of an equally large real training set beside them.
+    """Compute all scores of a generated set with respect to held-out data, and those of an equally large real training set.
 
     Args:
-        samples: `(n, *shape)`, values in [0, 1] like the data set's.
-        data: with labels: features of a classifier trained on them; without: the values themselves.
-        seed: of the classifier, and of the choice of real data.
-        inception_weights: file with torch-fidelity's Inception weights, for the FID of the literature; None to leave it out.
-        labels: (n,) which every sample was asked to have; the data need labels, too.
-        progress: Called before every score, with a `Progress` whose `what` names the score, and at the end.
+        samples: Samples of shape `(n, *shape)`, with values in [0, 1] like those of the data set.
+        data: With labels, features are those of a classifier trained on them; otherwise they are the values themselves.
+        seed: Seed of the classifier and of the choice of real data.
+        inception_weights: The file of torch-fidelity's Inception weights, for the FID of the literature; None to omit it.
+        labels: Labels (n,) that the samples were generated for; the data need labels, too.
+        progress: Called before every score, with a `Progress` whose `what` is the name of the score, and at the end.
 
     Returns:
-        A dict that JSON can say:
+        A dict that JSON can represent:
 
-        - "samples" and "held_out": how many of each were compared, n and m cut to the smaller of the two;
+        - "samples" and "held_out": numbers of data compared, n and m cut to the smaller of the two;
         - "seed", "feature_space", and "classifier_accuracy" (None without labels);
-        - "scores": {score: {"generated": ..., "training_data": ...}}. The scores are the energy distance, in the
-          statisticians' convention ("energy_distance_V", "energy_distance_U"), its permutation p-value "energy_pvalue" (of
-          2,000 data each at most),
-          "frechet_distance" in the feature space, "kernel_distance" there (of features scaled to a mean square of one on the
-          real data), "precision" and "recall", and "inception_fid" and "inception_kid" if asked for; with `labels`
-          "label_accuracy", the share whose label the classifier recovers, beside that of all held-out data;
-        - with `labels` "frechet_by_label": {label: {"generated": ..., "training_data": ...}}, for as many data of each;
+        - "scores": {score: {"generated": ..., "training_data": ...}} for "energy_distance_V", "energy_distance_U",
+          "energy_pvalue" (of at most 2,000 data each, by 499 permutations to save time), "frechet_distance" and
+          "kernel_distance" of features (the latter scaled to a mean square of one on the real data), "precision", "recall",
+          "inception_fid" and "inception_kid" if asked for, and with `labels` "label_accuracy", the share of labels that the
+          classifier recovers (for training data: its accuracy on all held-out data);
+        - with `labels` "frechet_by_label": {label: {"generated": ..., "training_data": ...}}, for equal numbers of data;
         - "better": {score: "lower" or "higher"};
-        - "cautions": sentences, which are given as `Notice`, too;
+        - "cautions": sentences, which are also given as `Notice`;
         - "nearest_training_distance": {"generated": median, "held_out": median}.
 
     Raises:
-        InputError, InputTypeError: fewer than 4 data to compare, or what the scores refuse.
+        InputError, InputTypeError: Fewer than 4 data to compare, or data that a score refuses.
     """
     n = min(len(samples), len(data.held_out), len(data.train))
     if n <= 3:
-        raise InputError(f"samples: {n} left to compare; at least 4 samples, held-out and training data are needed")
+        raise InputError(f"at least 4 samples, held-out and training data are needed, got {n} to compare")
     if inception_weights is not None:
         check_inception(samples, inception_weights)
     generator = torch.Generator().manual_seed(seed)
@@ -111,28 +165,28 @@ def evaluate(
 
     report("features")
     space = _feature_space(data, seed)
-    if labels is not None and (space.guesses is None or labels.shape != (len(samples),)):
-        raise InputError(f"labels: shape {tuple(labels.shape)} given; ({len(samples)},), of data with labels, is accepted")
-    # The cubic kernel expects features of size one, as Inception's are nearly; a classifier's are what they happen to be.
+    if labels is not None and (space.classifier is None or labels.shape != (len(samples),)):
+        shape = tuple(labels.shape)
+        raise InputError(f"`labels` must have shape ({len(samples)},), and the data must have labels, got shape {shape}")
     real_features = space.features(real)
-    size = real_features.square().mean().sqrt()
+    size = real_features.square().mean().sqrt()  # the cubic kernel expects features of size one, as Inception's are nearly
     scores: dict[str, dict[str, float]] = {}
     for name, x in sets.items():
-        features = space.features(x)
-        for names, measure in _measures(x, real, features, real_features, size, seed, inception_weights).items():
+        for names, measure in _measures(x, real, space.features(x), real_features, size, seed, inception_weights).items():
             report(names[0])
             for score, value in zip(names, measure(), strict=True):
                 scores.setdefault(score, {})[name] = value
     by_label = {}
-    if labels is not None and space.guesses is not None and space.accuracy is not None:
-        right = (space.guesses(samples) == labels).double().mean().item()
-        scores["label_accuracy"] = {"generated": right, "training_data": space.accuracy}
-        by_label = {"frechet_by_label": _by_label(samples, labels, data, space, generator)}
+    if labels is not None and space.classifier is not None and space.accuracy is not None:
+        scores["label_accuracy"] = {
+            "generated": space.classifier.accuracy(samples, labels), "training_data": space.accuracy,
+        }  # fmt: skip
+        by_label = {"frechet_by_label": _frechet_by_label(samples, labels, data, space, generator)}
     cautions = []
     if n < _FEW:
         cautions.append(
-            f"{n} held-out data are few: Fréchet distances, that of the training data too, are too large for fewer than {_FEW} "
-            "(the less data, the larger), and the other scores are noisy; compare them only between evaluations of as many data"
+            f"{n} held-out data are few: with fewer than {_FEW}, Fréchet distances are too large, also that of the training "
+            "data, and the other scores are noisy; compare them only between evaluations with equal numbers of data"
         )
         notice(cautions[0])
     report("nearest training data")
@@ -158,23 +212,23 @@ def _measures(
 ) -> dict[tuple[str, ...], Callable[[], Iterable[float]]]:
     """Return functions that compute the scores of one set, by the names of the scores."""
     a, b = x.flatten(1), real.flatten(1)
-    found: dict[tuple[str, ...], Callable[[], Iterable[float]]] = {
+    measures: dict[tuple[str, ...], Callable[[], Iterable[float]]] = {
         ("energy_distance_V",): lambda: [energy_distance(a, b, statistic="V").item()],
         ("energy_distance_U",): lambda: [energy_distance(a, b, statistic="U").item()],
-        ("energy_pvalue",): lambda: [energy_pvalue(a[:_TESTED], b[:_TESTED], seed=seed)],
+        ("energy_pvalue",): lambda: [energy_pvalue(a[:_TESTED], b[:_TESTED], permutations=_PERMUTATIONS, seed=seed)],
         ("frechet_distance",): lambda: [frechet_distance(features, real_features)],
         ("kernel_distance",): lambda: [kernel_distance(features / size, real_features / size)],
         ("precision", "recall"): lambda: precision_recall(features, real_features),
     }
     if inception is not None:
-        found["inception_fid", "inception_kid"] = lambda: inception_distances(x, real, inception).values()
-    return found
+        measures["inception_fid", "inception_kid"] = lambda: inception_distances(x, real, inception).values()
+    return measures
 
 
-def _by_label(
-    samples: Tensor, labels: Tensor, data: Dataset, space: _Space, generator: torch.Generator
+def _frechet_by_label(
+    samples: Tensor, labels: Tensor, data: Dataset, space: _FeatureSpace, generator: torch.Generator
 ) -> dict[str, dict[str, float]]:
-    """Fréchet distances of one label's samples, and of training data, to its held-out data; as many of each."""
+    """Return the Fréchet distances to the held-out data of each label, with equal numbers of data."""
     assert data.train_labels is not None and data.held_out_labels is not None
     found = {}
     for label in labels.unique().tolist():
@@ -182,18 +236,17 @@ def _by_label(
         n = min(len(mine), len(real), int(train.sum()))
         if n < 2:
             continue
-        chosen = train.nonzero().flatten()
-        chosen = chosen[torch.randperm(len(chosen), generator=generator)[:n]]
-        against = space.features(real[:n])
-        sets = {"generated": mine[:n], "training_data": data.train[chosen]}
-        found[str(label)] = {name: frechet_distance(space.features(x), against) for name, x in sets.items()}
+        rows = train.nonzero().flatten()
+        rows = rows[torch.randperm(len(rows), generator=generator)[:n]]
+        real_features = space.features(real[:n])
+        sets = {"generated": mine[:n], "training_data": data.train[rows]}
+        found[str(label)] = {name: frechet_distance(space.features(x), real_features) for name, x in sets.items()}
     return found
 
 
-def _feature_space(data: Dataset, seed: int) -> _Space:
+def _feature_space(data: Dataset, seed: int) -> _FeatureSpace:
     if data.train_labels is None or data.held_out_labels is None:
-        return _Space("the data's own values (no labels to train a classifier on)", lambda x: x.flatten(1), None)
+        return _FeatureSpace("the data's own values (no labels to train a classifier on)", lambda x: x.flatten(1))
     classifier, accuracy = train_classifier(data, seed=seed)
-    return _Space(
-        f"64 features of a classifier trained on the labels of {data.name}", classifier.features, accuracy, classifier.guesses
-    )
+    name = f"64 features of a classifier trained on the labels of {data.name}"
+    return _FeatureSpace(name, classifier.features, classifier, accuracy)

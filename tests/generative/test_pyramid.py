@@ -279,7 +279,7 @@ def test_own_preset_in_ten_lines(tmp_path):
         ({"patch_slices": [[7, 1], [7, 0]]}, "`patch_slices[1][1]` must be greater than or equal to 1, got 0"),
         (
             {"patch_slices": [[7, 1], [7, 2]], "patches_only": True, "paper": {"patch_step_sizes": [1.0]}},
-            "`paper.patch_step_sizes` must have an entry for each of 2 `patch_slices`",
+            "`paper.patch_step_sizes` must have an entry for each of the `patch_slices`",
         ),
         ({"patches_only": True}, "`patch_slices` must not be empty with `patches_only`"),
         ({"noise_std": -1}, "`noise_std` must be greater than or equal to 0, got -1"),

@@ -76,5 +76,5 @@ def test_the_same_slices_in_all_calls():
     target.gradient(x + 100)  # out of the bins' range
     assert not target._cached
     for settings in ({"engine": "sort"}, {"kernel": rf.Gaussian(1.0)}):
-        with pytest.raises(ValueError, match="^`refresh_every` must be an integer without .*, got None"):
+        with pytest.raises(ValueError, match="^`refresh_every` must be an integer unless .*, got None"):
             rf.Target(y, refresh_every=None, **settings)

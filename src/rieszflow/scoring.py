@@ -82,7 +82,7 @@ def energy_score(
     X: Tensor = validate.points("samples", samples, check_finite=False)
     Y = validate.plain_tensor("y", y, "(..., d)")
     if isinstance(samples, Tensor) != isinstance(y, Tensor):
-        raise InputTypeError(f"`y` must be of the type of `samples`, {type(samples).__name__}, got {type(y).__name__}")
+        raise InputTypeError(f"`y` must have the type of `samples`, {type(samples).__name__}, got {type(y).__name__}")
     shape = (*X.shape[:-2], X.shape[-1])
     if Y.shape != shape:
         raise InputError(f"`y` must have shape {shape} for `samples` of shape {tuple(X.shape)}, got {tuple(Y.shape)}")

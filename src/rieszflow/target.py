@@ -106,10 +106,14 @@ class Target:
         engines.choose(engine, self._problem, self.y, self.y)
         self._caching_engine = engines.caching_engine(engine, self._problem)
         if self._stream is not None and (self._caching_engine is None or y_weights is not None):
-            raise InputError("`y` must be a tensor or array without Riesz(1.0) on engine 'bins' or with weights, got batches")
+            raise InputError(
+                "`y` must be a tensor or array unless the kernel is Riesz(1.0), the engine 'bins' or 'auto' and y unweighted, "
+                "got batches"
+            )
         if refresh_every is None and (self._caching_engine is None or self.y.ndim > 2):
             raise InputError(
-                "`refresh_every` must be an integer without Riesz(1.0) on engine 'bins' and one cloud (M, d), got None"
+                "`refresh_every` must be an integer unless the kernel is Riesz(1.0), the engine 'bins' or 'auto' and y one "
+                "cloud (M, d), got None"
             )
         self.y_weights = validate.weights("y_weights", y_weights, self.y, self.group)
         if target_batch_size is not None:
@@ -191,7 +195,8 @@ class Target:
         engine = self._caching_engine
         if engine is None or engine.name != "bins" or self._stream is not None or self.refresh_every != 1 or self.y.ndim != 2:
             raise InputError(
-                "`record` must be False without Riesz(1.0) on engine 'bins', refresh_every=1 and a target (M, d) in memory"
+                "`record` must be False unless the kernel is Riesz(1.0), the engine 'bins' or 'auto', refresh_every=1 and "
+                "the target a cloud (M, d) in memory"
             )
         if isinstance(self.directions, Tensor):
             raise InputError("`directions` must be a name or PatchSlices with `record`, got a tensor")

@@ -238,7 +238,7 @@ def open_in_chromium(page, folder):
         (["info", "{tmp}/nothing"], "not a run of rieszflow"),
         (["sample", "{tmp}"], "not a run of rieszflow"),
         (["sample", "{run}", "--out", "x.txt"], "--out must end in .npz or .npy, got x.txt"),
-        (["evaluate", "{run}", "--inception-weights", "nowhere.pth"], "no file nowhere.pth"),
+        (["evaluate", "{run}", "--inception-weights", "nowhere.pth"], "got nowhere.pth: no such file"),
         (["sample", "{run}", "--out", "no/x.npz"], "create no first"),
         (["sample", "{run}", "--out", "{run}/images/x.png/x.npz"], "--out must be in an existing folder"),
         (["train", "digits", "--out", "{run}/config.yaml"], "config.yaml is a file"),
@@ -413,7 +413,7 @@ def test_tables_in_narrow_terminals(points, tmp_path, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr(output.console, "_width", None)  # it may have been fixed on import, by COLUMNS of that moment
     info, scores = called("info", path).stdout, called("evaluate", path, "-n", 20).stdout
-    headings, lines = report.stage_table(Run.open(path).metrics())
+    headings, lines = report.page.stage_table(Run.open(path).metrics())
     assert headings == ["stage", "steps", "fit error", "particles", "fitted", "fresh", "seconds"]
     assert all(text in info for line in [headings, *lines] for text in line)
     for score, values in Run.open(path).evaluation()["scores"].items():

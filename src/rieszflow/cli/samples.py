@@ -118,8 +118,8 @@ def evaluate(
         pairs = [part for k in (0, 8) for part in (shown[k : k + 8], nearest[k : k + 8])]
         report.save_picture(flow.run.path / "images" / "nearest.png", report.picture(torch.cat(pairs), columns=8))
     report.write_report(flow.run)
-    print_table(*report.score_table(scores))
-    for note in report.score_notes(scores, flow.run.shape):
+    print_table(*report.page.score_table(scores))
+    for note in report.page.score_notes(scores, flow.run.shape):
         show(note)
     show(f"seed {seed}; all scores: {run / 'evaluation.json'}; report: {run / 'report.html'}")
 
@@ -156,10 +156,8 @@ def info(
         return
     opened = Run.open(run)
     finished, total = opened.finished(), opened.config.total_stages()
-    show(
-        f"{run}: {printable(opened.data['name'])}, {opened.data['points']:,} training {report.noun(opened.shape)} of shape "
-        f"{opened.shape}, {finished} of {total} stages"
-    )
+    data = f"{opened.data['points']:,} training {report.page.noun(opened.shape)} of shape {opened.shape}"
+    show(f"{run}: {printable(opened.data['name'])}, {data}, {finished} of {total} stages")
     if opened.config.condition:
         show(f"condition: {printable(opened.config.condition[:60])}")
     if missing := opened.missing():
@@ -168,5 +166,5 @@ def info(
         meta = state[1]
         show(f"checkpoint: stage {meta['stage']}, {meta['phase']}, step {meta['step']}")
     if rows := opened.metrics():
-        print_table(*report.stage_table(rows))
-        show(report.stage_caption(rows))
+        print_table(*report.page.stage_table(rows))
+        show(report.page.stage_caption(rows))

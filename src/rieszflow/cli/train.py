@@ -72,7 +72,7 @@ def train(
         config = Config.preset("vectors", preset, **overrides)
     targets = min(config.targets or len(content.train), len(content.train))
     show(
-        f"{content.name}: {len(content.train):,} training {report.noun(content.shape)} of shape {content.shape}, "
+        f"{content.name}: {len(content.train):,} training {report.page.noun(content.shape)} of shape {content.shape}, "
         f"{config.particles:,} particles flow towards {targets:,} of them; run: {out}"
     )
     invocation().run = out

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, TypeGuard
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import types
 
 from rieszflow._infra.notices import notice
 from rieszflow._infra.text import one_line
@@ -17,7 +18,6 @@ from rieszflow.data.options import TableOptions, cell_error, is_missing
 from rieszflow.data.points import as_points
 from rieszflow.errors import DatasetError
 
-t = pa.types
 Column: TypeAlias = "pa.Array[Any]"
 
 
@@ -58,55 +58,58 @@ class Part:
 def skip_reason(kind: pa.DataType, options: TableOptions) -> str | None:
     """Return why a column of this type is skipped; "text" if that depends on its cells, None if it is read."""
     kind = storage(kind)
-    if t.is_dictionary(kind) or t.is_run_end_encoded(kind):
+    if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
         return skip_reason(kind.value_type, options)
-    if t.is_integer(kind) or t.is_floating(kind) or t.is_boolean(kind) or t.is_decimal(kind):
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind):
         return None
-    if t.is_temporal(kind) and not t.is_interval(kind):
+    if types.is_temporal(kind) and not types.is_interval(kind):
         return None if options.dates else "dates or times; dates=True reads them as seconds"
     if is_list(kind):
         inner = skip_reason(kind.value_type, options)
         return None if inner is None else f"lists of {inner}"
     if _is_text(kind):
         return "text"
-    if t.is_null(kind):
+    if types.is_null(kind):
         return "empty: no value in it"
-    nested = t.is_struct(kind) or t.is_map(kind) or t.is_union(kind)
+    nested = types.is_struct(kind) or types.is_map(kind) or types.is_union(kind)
     return ("nested: " if nested else "") + str(kind)[:60]
 
 
 def storage(kind: pa.DataType) -> pa.DataType:
+    """Return the type that an extension type is stored as; other types unchanged."""
     return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
 
 
 def is_list(kind: pa.DataType) -> TypeGuard[pa.ListType[Any]]:
-    return any(test(kind) for test in (t.is_list, t.is_large_list, t.is_fixed_size_list, t.is_list_view, t.is_large_list_view))
+    """Return True for a list type of any kind, with lists of equal or different lengths."""
+    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return lists or types.is_list_view(kind) or types.is_large_list_view(kind)
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind)
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
 def fits_float32(kind: pa.DataType) -> bool:
     """Return True if float32 holds every value of the type."""
     kind = storage(kind)
-    if t.is_dictionary(kind) or t.is_run_end_encoded(kind):
+    if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
         return fits_float32(kind.value_type)
     if is_list(kind):
         return fits_float32(kind.value_type)
-    small = t.is_integer(kind) and kind.bit_width <= 16
-    return small or t.is_boolean(kind) or t.is_float16(kind) or t.is_float32(kind)
+    small = types.is_integer(kind) and kind.bit_width <= 16
+    return small or types.is_boolean(kind) or types.is_float16(kind) or types.is_float32(kind)
 
 
 def to_seconds(column: Column) -> Column:
     """Convert times and durations to seconds, and dates to seconds since 1970."""
     kind = column.type
-    if t.is_date32(kind):
+    if types.is_date32(kind):
         return pc.multiply(column.cast(pa.int32()).cast(pa.float64()), 86400.0)
-    if t.is_date64(kind):
+    if types.is_date64(kind):
         return pc.divide(column.cast(pa.int64()).cast(pa.float64()), 1e3)
-    # Divide whole numbers first: nanoseconds since 1970 exceed the integers that float64 holds exactly.
-    ticks = column.cast(pa.int32() if t.is_time32(kind) else pa.int64()).cast(pa.int64())
+    # Divide integers first: float64 does not hold nanoseconds since 1970 exactly.
+    ticks = column.cast(pa.int32() if types.is_time32(kind) else pa.int64()).cast(pa.int64())
     per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[kind.unit]
     seconds = pc.divide(ticks, per_second)
     rest = pc.subtract(ticks, pc.multiply(seconds, per_second))
@@ -231,19 +234,19 @@ class Reader:
             column = column.storage
         if isinstance(column, pa.DictionaryArray):
             column = column.dictionary_decode()
-        elif t.is_run_end_encoded(column.type):
+        elif types.is_run_end_encoded(column.type):
             column = pc.run_end_decode(column)  # type: ignore[attr-defined]  # the stubs lack it
         if is_list(column.type):
             return self._lists(column, place)
         if _is_text(column.type):
             column = self._parsed(column, place)
-        elif t.is_decimal(column.type) or t.is_null(column.type):
+        elif types.is_decimal(column.type) or types.is_null(column.type):
             column = column.cast(pa.float64())
-        elif t.is_temporal(column.type):
+        elif types.is_temporal(column.type):
             column = to_seconds(column)
         missing = column.is_null().to_numpy(zero_copy_only=False)
         if column.null_count:
-            column = column.fill_null(False if t.is_boolean(column.type) else 0)
+            column = column.fill_null(False if types.is_boolean(column.type) else 0)
         values = column.to_numpy(zero_copy_only=False)
         if values.dtype.kind in "iu":
             values = as_points(values[:, None], str(place))[:, 0]

@@ -147,7 +147,7 @@ class Stream:
         found.progress = self.progress
         return found, labels
 
-    def scaled(self, spreads: Sequence[float] | np.ndarray | None) -> Stream:
+    def scale_columns(self, spreads: Sequence[float] | np.ndarray | None) -> Stream:
         """Return the same points in float64 with every column divided by its spread (d,); unchanged if `spreads` is None."""
         if spreads is None:
             return self

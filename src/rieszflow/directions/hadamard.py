@@ -58,7 +58,12 @@ class HadamardDirections(Directions):
 
     def project(self, x: Tensor, shift: Tensor | None = None, scale: float = 1.0) -> Tensor:
         if x.device.type == "cpu" and x.dtype == torch.float32 and x.ndim == 2:
-            return self._project_cpu(x, x.new_zeros(self.d) if shift is None else shift, scale)
+            origin = (x.new_zeros(self.d) if shift is None else shift.flatten()).numpy()
+            out = torch.from_numpy(np.empty((self.P, len(x)), np.float32))
+            for s, rows, own in self._pieces():
+                args = x.detach().numpy(), origin, np.float32(scale), s.numpy(), rows.start, out[own].numpy()
+                parallel_for(loops.project, len(x), tile_width(self.n), *args)
+            return out
         return super().project(x, shift, scale)
 
     def _project(self, x: Tensor) -> Tensor:
@@ -66,28 +71,18 @@ class HadamardDirections(Directions):
         blocks = [transform(transform(x * s[0]) * s[1])[..., rows] for s, rows, _ in self._pieces()]
         return torch.cat(blocks, -1).transpose(-1, -2)
 
-    def _project_cpu(self, x: Tensor, shift: Tensor, scale: float) -> Tensor:
-        out = torch.from_numpy(np.empty((self.P, len(x)), np.float32))
-        for s, rows, own in self._pieces():
-            args = x.detach().numpy(), shift.flatten().numpy(), np.float32(scale), s.numpy(), rows.start, out[own].numpy()
-            parallel_for(loops.project, len(x), tile_width(self.n), *args)
-        return out
-
     def adjoint(self, g: Tensor) -> Tensor:
         if g.device.type == "cpu" and g.dtype == torch.float32 and g.ndim == 2:
-            return self._adjoint_cpu(g)
+            out = torch.from_numpy(np.zeros((g.shape[1], self.d), np.float32))
+            for s, rows, own in self._pieces():
+                args = g[own].detach().numpy(), s.numpy(), rows.start, out.numpy()
+                parallel_for(loops.adjoint, g.shape[1], tile_width(self.n), *args)
+            return out
         out = g.new_zeros(*g.shape[:-2], g.shape[-1], self.d)
         for s, rows, own in self._pieces():
             block = g.new_zeros(*g.shape[:-2], g.shape[-1], self.n)
             block[..., rows] = g[..., own, :].transpose(-1, -2)
             out += (transform(transform(block) * s[1]) * (s[0] / self.n))[..., : self.d]
-        return out
-
-    def _adjoint_cpu(self, g: Tensor) -> Tensor:
-        out = torch.from_numpy(np.zeros((g.shape[1], self.d), np.float32))
-        for s, rows, own in self._pieces():
-            args = g[own].detach().numpy(), s.numpy(), rows.start, out.numpy()
-            parallel_for(loops.adjoint, g.shape[1], tile_width(self.n), *args)
         return out
 
     def split(self, size: int) -> list[HadamardDirections]:

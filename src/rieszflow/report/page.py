@@ -149,11 +149,11 @@ def _curves(rows: Sequence[StageMetrics]) -> str:
 
 
 def _evaluation_section(run: Run, evaluation: Json) -> list[str]:
-    notes = [f"{note[0].upper()}{note[1:]}." for note in (*score_notes(evaluation, run.shape), *evaluation.get("cautions", []))]
+    notes = (*score_notes(evaluation, run.shape), *evaluation.get("cautions", []))
     alt = "Two rows of generated images, each above a row of the training images nearest to them."
     return [
         "<h2>Evaluation</h2>" + _table(*score_table(evaluation)),
-        *(f"<p>{_text(note)}</p>" for note in notes),
+        f"<ul>{''.join(f'<li>{_text(note)}</li>' for note in notes)}</ul>",
         _figure(run, "nearest", alt, "Samples, and below each its L2-nearest training image."),
     ]
 

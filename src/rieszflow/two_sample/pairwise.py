@@ -159,7 +159,7 @@ def pairwise_energy_distance(
     permutations = validate.nonnegative_int("permutations", permutations)
     points, labels = load_labelled(x, groups, obsm, layer)
     spreads = choose_spreads(scale, [points])
-    points = points.scaled(spreads)
+    points = points.scale_columns(spreads)
     unique, group, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     names = tuple(map(str, unique))
     if len(names) < 2:

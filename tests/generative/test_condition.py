@@ -282,8 +282,7 @@ def test_conditions_are_of_other_data_than_the_targets():
     data = load("digits")
     config = {**IMAGES, "targets": 400, "particles": 600}
     flow = rf.GenerativeFlow(**config).fit(data, condition="left-half")
-    condition = Condition.from_config(flow.config, data.shape, flow.run.data.get("condition"))
-    levels = checked_levels(flow.config, data.shape, condition, None)
+    levels = checked_levels(flow.config, flow.run.data, None)
     context = prepare(flow.run, data, levels, None, processes(torch.device("cpu")))
     half = [t.view(-1, 8, 8)[..., :4].flatten(1) for t in (context.targets, context.conditions)]
     assert context.conditions.shape == (600 + WATCHED, 64)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rieszflow._infra import ranks
+from rieszflow._infra.files import Json
 from rieszflow._infra.ranks import Group
 from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Dataset
@@ -108,12 +109,14 @@ class Context:
             self.progress(progress)
 
 
-def checked_levels(config: Config, shape: tuple[int, ...], condition: Condition, custom: nn.Module | None) -> list[Level]:
-    """Return the levels of a training, after checking settings, data and memory, before anything is written or computed.
+def checked_levels(config: Config, data: Json, custom: nn.Module | None) -> list[Level]:
+    """Return the levels of a training on described data, after checking that settings, data and memory fit together.
 
     Raises:
         ConfigError: the settings do not fit the data or the machine.
     """
+    shape = tuple(data["shape"])
+    condition = Condition.from_config(config, shape, data.get("condition"))
     found, device = levels(config, shape, condition), config.torch_device()
     for level in found:
         check_memory(level.config, level.shape, device, training=True)

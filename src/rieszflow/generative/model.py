@@ -141,8 +141,7 @@ class GenerativeFlow(OnHub):
             if not fits:
                 raise InputError(f"`condition` must fit data of shape {found.shape}, got {condition!r}")
         description = describe(found, self.config)
-        known = Condition.from_config(self.config, found.shape, description.get("condition"))
-        checked = checked_levels(self.config, found.shape, known, self.network)
+        checked = checked_levels(self.config, description, self.network)
         self.run = self._create_run(run, description)
         train(self.run, found, checked, network=self.network, progress=progress, draw=draw)
         return self
@@ -205,8 +204,7 @@ class GenerativeFlow(OnHub):
         flow.run.check()
         found = load_data(flow.run) if data is None else dataset(data, held_out, flow.config, condition, held_out_condition)
         check_same(flow.run, found)
-        known = Condition.from_config(flow.config, found.shape, flow.run.data.get("condition"))
-        checked = checked_levels(flow.config, found.shape, known, network)
+        checked = checked_levels(flow.config, flow.run.data, network)
         train(flow.run, found, checked, network=network, progress=progress, draw=draw)
         return flow
 

@@ -228,8 +228,8 @@ def test_samples_of_a_run_that_is_on_its_way(tmp_path):
     assert torch.equal(x, x[:, :, ::4, ::4].repeat_interleave(4, 2).repeat_interleave(4, 3))
 
 
-def test_momentum_and_schedule_begin_anew_in_every_level():
-    """The paper's recipes name their own beginnings, see test_paper.py."""
+def test_momentum_and_schedule_restart_in_every_level():
+    """The presets of the paper set their own starts, see test_paper.py."""
     own = {"stages": 5, "momentum": 0.1, "paper": {"momentum_gain": 0.05}}
     config = Config(initial_steps=4, max_step_increment=8, max_steps=20, paper={"momentum_cap": 0.22},
                     levels=({"factor": 4, **own}, {"factor": 1, **own, "initial_steps": 2}))  # fmt: skip

@@ -103,13 +103,13 @@ class Condition:
 UNCONDITIONAL = Condition()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _ClassCondition(Condition):
     """Labels, sorted, with their counts in training."""
 
     kind: ClassVar[str] = "class"
-    classes: tuple[int, ...] = ()
-    counts: tuple[int, ...] = ()
+    classes: tuple[int, ...]
+    counts: tuple[int, ...]
 
     def encode(self, c: Tensor) -> Tensor:
         positions = torch.searchsorted(torch.tensor(self.classes), c)
@@ -132,15 +132,15 @@ class _ClassCondition(Condition):
         return f"{first} to {last}" if consecutive else ", ".join(map(str, self.classes))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _ValueCondition(Condition):
     """Values next to the data: their names, scaling (which compresses heavy tails), and range (k,) in training."""
 
     kind: ClassVar[str] = "values"
-    names: tuple[str, ...] = ()
-    columns: ColumnScaler = ColumnScaler((), (), ())
-    low: tuple[float, ...] = ()
-    high: tuple[float, ...] = ()
+    names: tuple[str, ...]
+    columns: ColumnScaler
+    low: tuple[float, ...]
+    high: tuple[float, ...]
 
     def encode(self, c: Tensor) -> Tensor:
         return (self.weight * self.columns.compress(c)).float()

@@ -67,8 +67,8 @@ class PaperSettings(StrictModel):
     """In a step, place all slices of one kind on the same random patch, with the constant c_d of the whole image if step
     sizes are set. By default patches tile the image."""
     fit: Literal["normalised", "plain"] = "normalised"
-    """"normalised": the network sees 4x − 2 and learns displacements of mean square 1, gradients are clipped at norm 1, and the
-    learning rate falls to 0 along a cosine. "plain": none of these."""
+    """How networks are fitted. "normalised": they see 4x − 2 and learn displacements of mean square 1, gradients are clipped at
+    norm 1, and the learning rate decreases to 0 along a cosine. "plain": none of these."""
 
 
 class Config(StrictModel):
@@ -147,13 +147,13 @@ class Config(StrictModel):
     by_colour: Counts = ()
     """Stretches of `patch_slices` at which every slice has one colour channel: brightness, or one of two colour differences."""
     combine: Literal["alternate", "sum"] = "alternate"
-    """"sum": add the gradients on all kinds of slices, taken at the same particles. "alternate": the kinds take turns."""
+    """How kinds of slices are used. "sum": add their gradients, taken at the same particles. "alternate": they take turns."""
 
     # The network and its fit.
     network: Literal["auto", "unet", "ddpm", "mlp", "custom"] = "auto"
-    """"unet" (UNet2DModel of diffusers), "ddpm" (the same as configured in the paper: normalisation over groups of 32 channels,
-    attention in the middle only, no time input, zero at first), "mlp", "auto" (unet for images, mlp for vectors), or "custom"
-    (your own module)."""
+    """The network: "unet" (UNet2DModel of diffusers), "ddpm" (the same as configured in the paper: normalisation over groups of
+    32 channels, attention in the middle only, no time input, zero at first), "mlp", "auto" (unet for images, mlp for vectors),
+    or "custom" (your own module)."""
     channels: Annotated[Channels, Field(min_length=1, max_length=16)] = (32, 64)
     """Channels of the unet, one number for each halving of the image."""
     unet_patch_size: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -181,7 +181,7 @@ class Config(StrictModel):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of everything random."""
     device: str = "auto"
-    """"auto", "cpu", "cuda", …"""
+    """The device to train on: "auto", "cpu", "cuda", …"""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the fit. fp16 is for GPUs; a CPU uses float32 instead."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.15
@@ -191,14 +191,14 @@ class Config(StrictModel):
 
     @model_validator(mode="after")
     def _check(self) -> Config:
-        paper, kinds = self.paper, len(self.patch_slices)
+        paper = self.paper
         if unknown := sorted(set(self.by_colour) - {stretch for _, stretch in self.patch_slices}):
             raise ValueError(f"`by_colour` must list stretches of `patch_slices`, got {unknown[0]}")
         if self.patches_only and not self.patch_slices:
             raise ValueError("`patch_slices` must not be empty with `patches_only`, got ()")
-        if paper.patch_step_sizes and not (self.patches_only and len(paper.patch_step_sizes) == kinds):
+        if paper.patch_step_sizes and not (self.patches_only and len(paper.patch_step_sizes) == len(self.patch_slices)):
             raise ValueError(
-                f"`paper.patch_step_sizes` must have an entry for each of {kinds} `patch_slices` and needs `patches_only`, got "
+                "`paper.patch_step_sizes` must have an entry for each of the `patch_slices` and needs `patches_only`, got "
                 f"{short_repr(paper.patch_step_sizes)}"
             )
         if self.target_batch_size is not None and self.refresh_every != 1:

@@ -228,8 +228,8 @@ def test_samples_of_a_run_that_is_on_its_way(tmp_path):
     assert torch.equal(x, x[:, :, ::4, ::4].repeat_interleave(4, 2).repeat_interleave(4, 3))
 
 
-def test_momentum_and_schedule_begin_anew_in_every_level():
-    """The paper's recipes name their own beginnings, see test_paper.py."""
+def test_momentum_and_schedule_restart_in_every_level():
+    """The presets of the paper set their own starts, see test_paper.py."""
     own = {"stages": 5, "momentum": 0.1, "paper": {"momentum_gain": 0.05}}
     config = Config(initial_steps=4, max_step_increment=8, max_steps=20, paper={"momentum_cap": 0.22},
                     levels=({"factor": 4, **own}, {"factor": 1, **own, "initial_steps": 2}))  # fmt: skip
@@ -279,7 +279,7 @@ def test_own_preset_in_ten_lines(tmp_path):
         ({"patch_slices": [[7, 1], [7, 0]]}, "`patch_slices[1][1]` must be greater than or equal to 1, got 0"),
         (
             {"patch_slices": [[7, 1], [7, 2]], "patches_only": True, "paper": {"patch_step_sizes": [1.0]}},
-            "`paper.patch_step_sizes` must have an entry for each of 2 `patch_slices`",
+            "`paper.patch_step_sizes` must have an entry for each of the `patch_slices`",
         ),
         ({"patches_only": True}, "`patch_slices` must not be empty with `patches_only`"),
         ({"noise_std": -1}, "`noise_std` must be greater than or equal to 0, got -1"),

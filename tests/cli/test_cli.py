@@ -226,12 +226,15 @@ def open_in_chromium(page, folder):
     [
         (["train", "nothing"], "got 'nothing', which does not exist"),
         (["train", "fashion-mnist", "--data", "/nowhere"], "dataset-fashion-mnist"),
-        (["train", "digits", "--preset", "huge"], "accepted: cpu"),
-        (["train", "digits", "--preset", "nowhere.yaml"], "no file"),
-        (["train", "digits", "--set", "stages=0"], "stages: 0"),
-        (["train", "digits", "--set", "nonsense=1"], "unknown setting 'nonsense'"),
+        (["train", "digits", "--preset", "huge"], "`preset` must be 'cpu', 'networks'"),
+        (["train", "digits", "--preset", "nowhere.yaml"], "a file that exists, got 'nowhere.yaml'"),
+        (["train", "digits", "--set", "stages=0"], "`stages` must be greater than or equal to 1, got 0"),
+        (["train", "digits", "--set", "nonsense=1"], "`nonsense` is not known"),
         (["train", "digits", "--set", "networks"], "--set must be KEY=VALUE, got 'networks'"),
-        (["train", "digits", "--preset", "networks", "--set", "channels=[8,8,8,8,8]"], "shrink images by 16"),
+        (
+            ["train", "digits", "--preset", "networks", "--set", "channels=[8,8,8,8,8]"],
+            "must not shrink images of 8 × 8 by more than their size, got a factor of 16",
+        ),
         (["train", "digits", "--device", "warp"], "device"),
         (["train", "digits", "--out", "{run}"], "--out must be a new or an empty folder"),
         (["resume", "{tmp}"], "not a run of rieszflow"),
@@ -244,7 +247,7 @@ def open_in_chromium(page, folder):
         (["train", "digits", "--out", "{run}/config.yaml"], "config.yaml is a file"),
         (["train", "digits", "--out", "{run}/config.yaml/x"], "config.yaml is a file"),
         (["train", "digits", "--out", "/proc/run"], "cannot write in /proc"),
-        (["sample", "{run}", "-n", "1000000000000000"], "GiB for samples at least"),
+        (["sample", "{run}", "-n", "1000000000000000"], "GiB for samples for data of shape (1, 8, 8)"),
     ],
 )
 def test_mistakes_end_in_one_line(run, tmp_path, arguments, says):

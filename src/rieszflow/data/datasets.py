@@ -18,8 +18,7 @@ from rieszflow._infra.extras import extra
 from rieszflow._infra.notices import notice
 from rieszflow._infra.text import suggestion
 from rieszflow.data.dataset import Dataset, RawData
-from rieszflow.data.files import ACCEPTED, read_idx_folder, read_path
-from rieszflow.data.images import is_image_folder, open_image, to_chw
+from rieszflow.data.files import ACCEPTED, is_image_folder, open_image, read_idx_folder, read_path, to_chw
 from rieszflow.data.options import check_distinct, check_known
 from rieszflow.data.paths import PARQUET, all_files, entries, folders_below, is_table, path_hint, searched_paths, suffix
 from rieszflow.data.sources import stream

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from rieszflow._infra.extras import extra
 from rieszflow._types import Points, PointSource, ProgressCallback
-from rieszflow.data.files import read_points
-from rieszflow.data.images import is_image_folder
+from rieszflow.data.files import is_image_folder, read_points
 from rieszflow.data.options import TableOptions
 from rieszflow.data.paths import PARQUET, TEXT, is_table, suffix
 from rieszflow.data.points import as_points, conversion_hint, imported, is_array, is_frame

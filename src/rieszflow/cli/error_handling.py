@@ -18,7 +18,7 @@ from typing import NoReturn
 import typer
 from typer.core import TyperGroup
 
-from rieszflow._infra.notices import Notice
+from rieszflow._infra.messages import Notice
 from rieszflow.cli.output import console, print_message
 from rieszflow.errors import RieszflowError
 

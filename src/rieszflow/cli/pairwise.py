@@ -10,7 +10,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from rieszflow._infra.text import on_one_line
+from rieszflow._infra.messages import on_one_line
 from rieszflow.cli.app import app
 from rieszflow.cli.error_handling import invocation
 from rieszflow.cli.options import Force, Json, Keywords, Scale, Seed, check_new_file, scale_line, with_reading_options

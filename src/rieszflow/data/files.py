@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rieszflow._infra.notices import notice
+from rieszflow._infra.messages import notice
 from rieszflow.data.dataset import RawData
 from rieszflow.data.images import IMAGES, is_image_folder, read_image_folder
 from rieszflow.data.paths import folders_below, path_hint, quoted, searched_paths

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rieszflow._infra.extras import extra
-from rieszflow._infra.notices import notice
+from rieszflow._infra.messages import notice
 from rieszflow.data.dataset import RawData
 from rieszflow.data.paths import PARQUET, all_files, is_table, quoted, suppress_oserror
 from rieszflow.errors import DatasetError

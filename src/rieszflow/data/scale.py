@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 from torch import Tensor
 
-from rieszflow._infra.notices import notice
+from rieszflow._infra.messages import notice
 from rieszflow._types import ScaleName
 from rieszflow.data.dataset import column_spreads
 from rieszflow.data.streams import Stream

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra import validate
-from rieszflow._infra.notices import notice
+from rieszflow._infra.messages import notice
 from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data.options import column_difference
 from rieszflow.data.paths import quoted

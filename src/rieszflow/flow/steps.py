@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._infra.jit import OPTIONS, parallel_for
+from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._infra.workspace import empty_like
 from rieszflow.constraints import Constraint
 from rieszflow.directions import Kind, PatchSlices

@@ -24,7 +24,7 @@ from problems import content
 from rich.console import Console
 
 from rieszflow import Progress, cli, report
-from rieszflow._infra.notices import notice
+from rieszflow._infra.messages import notice
 from rieszflow.cli import commands, output
 from rieszflow.generative import Config, Run
 from rieszflow.generative.run import StageMetrics

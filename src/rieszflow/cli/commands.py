@@ -20,7 +20,7 @@ from typer import Option
 from typer.core import TyperGroup
 
 from rieszflow import __version__
-from rieszflow._infra.notices import Notice
+from rieszflow._infra.messages import Notice
 from rieszflow.cli.output import console, print_message
 from rieszflow.errors import RieszflowError
 

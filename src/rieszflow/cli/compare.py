@@ -11,7 +11,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from rieszflow._infra.text import on_one_line
+from rieszflow._infra.messages import on_one_line
 from rieszflow.cli.commands import app, invocation
 from rieszflow.cli.options import Force, Json, Keywords, Scale, Seed, check_new_file, scale_line, with_reading_options
 from rieszflow.cli.output import ProgressBars, print_table, show

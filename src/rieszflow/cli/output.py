@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rieszflow._infra.text import on_one_line
+from rieszflow._infra.messages import on_one_line
 from rieszflow._types import Progress
 
 if TYPE_CHECKING:

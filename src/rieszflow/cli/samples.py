@@ -145,7 +145,7 @@ def info(
 ) -> None:
     """Describe a run and its progress; without a run, list data sets and presets."""
     from rieszflow import report
-    from rieszflow._infra.text import printable
+    from rieszflow._infra.messages import printable
     from rieszflow.data import NAMED
     from rieszflow.generative import Run, presets
 

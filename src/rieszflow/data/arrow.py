@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
-from rieszflow._infra.notices import notice
-from rieszflow._infra.text import one_line
+from rieszflow._infra.messages import notice, one_line
 from rieszflow.data.options import TableOptions, cell_error, is_missing
 from rieszflow.data.points import as_points
 from rieszflow.errors import DatasetError

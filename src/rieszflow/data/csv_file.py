@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from rieszflow._infra.notices import notice
-from rieszflow._infra.text import one_line
+from rieszflow._infra.messages import notice, one_line
 from rieszflow.data.arrow import Part
 from rieszflow.data.options import TableOptions, cell_error, check_distinct, delimiter_hint
 from rieszflow.data.paths import suffix

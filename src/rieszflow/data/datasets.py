@@ -15,8 +15,7 @@ import torch
 from torch.nn import functional
 
 from rieszflow._infra.extras import extra
-from rieszflow._infra.notices import notice
-from rieszflow._infra.text import suggestion
+from rieszflow._infra.messages import notice, suggestion
 from rieszflow.data.dataset import Dataset, RawData
 from rieszflow.data.files import ACCEPTED, is_image_folder, open_image, read_idx_folder, read_path, to_chw
 from rieszflow.data.options import check_distinct, check_known

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rieszflow._infra.extras import extra
-from rieszflow._infra.notices import notice
+from rieszflow._infra.messages import notice
 from rieszflow.data.dataset import RawData
 from rieszflow.data.paths import PARQUET, all_files, folders_below, is_table, path_hint, quoted, searched_paths
 from rieszflow.data.points import channels_first, plain_numbers, to_unit

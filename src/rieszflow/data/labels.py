@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rieszflow._infra.extras import extra
-from rieszflow._infra.text import one_line
+from rieszflow._infra.messages import one_line
 from rieszflow._types import PointSource
 from rieszflow.data.options import TableOptions, is_missing
 from rieszflow.data.paths import is_table, quoted

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from rieszflow._infra.text import suggestion
+from rieszflow._infra.messages import suggestion
 from rieszflow.data.paths import quoted
 from rieszflow.errors import DatasetError, InputError
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from rieszflow._infra.text import suggestion
+from rieszflow._infra.messages import suggestion
 from rieszflow.errors import DatasetError
 
 TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra import validate
-from rieszflow._infra.notices import notice
+from rieszflow._infra.messages import notice
 from rieszflow._types import Progress, ProgressCallback, ScaleName
 from rieszflow.data.dataset import column_spreads
 from rieszflow.data.options import column_difference

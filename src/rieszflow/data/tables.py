@@ -17,8 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from rieszflow._infra.notices import Notice, notice
-from rieszflow._infra.text import one_line
+from rieszflow._infra.messages import Notice, notice, one_line
 from rieszflow._types import PointSource
 from rieszflow.data.arrow import Column, Part, Reader, fits_float32, is_list, skip_reason, storage
 from rieszflow.data.csv_file import CsvFile

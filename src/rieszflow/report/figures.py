@@ -15,8 +15,7 @@ from torch import Tensor
 
 from rieszflow._infra.extras import extra
 from rieszflow._infra.files import atomically
-from rieszflow._infra.notices import notice
-from rieszflow._infra.text import on_one_line
+from rieszflow._infra.messages import notice, on_one_line
 from rieszflow.sketch import SliceSketch
 from rieszflow.two_sample.pairwise import PairwiseDistances
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from rieszflow import histograms
 from rieszflow._infra import ranks, validate
-from rieszflow._infra.isolation import isolated_numerics
-from rieszflow._infra.notices import notice
+from rieszflow._infra.messages import notice
+from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud, DirectionsName, Points, PointSource, PointsT, ProgressCallback, ScaleName, Statistic

@@ -14,7 +14,7 @@ from numpy.random import Generator
 from torch import Tensor
 
 from rieszflow._infra import validate
-from rieszflow._infra.isolation import isolated_numerics
+from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._types import DirectionsName, PointSource, ProgressCallback, ScaleName
 from rieszflow.data import Stream, stream
 from rieszflow.data.streams import check_scale, choose_spreads, common_columns

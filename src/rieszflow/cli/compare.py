@@ -21,7 +21,7 @@ SOURCE = "a .npy, .npz, .csv, .tsv or .parquet file, a folder of tables or of im
 _CONVENTION = "energy distance (MMD², unbiased: around 0, possibly negative, for equal distributions)"
 
 
-def _print_json(content: dict[str, object]) -> None:
+def _print_json(content: Keywords) -> None:
     print(json.dumps({**content, "notices": invocation().notices}))
 
 

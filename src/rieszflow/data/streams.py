@@ -110,17 +110,10 @@ class Stream:
         return self.n
 
     def align_columns(self, names: list[str] | None, whose: str, skipped: Mapping[str, str] = MappingProxyType({})) -> Stream:
-        """Return the same points with their columns in the order of another cloud.
+        """Return the same points with their columns in the order `names` of another cloud, called `whose` in messages.
 
-        Clouds without names are matched by position, with a notice if only one of the two has names.
-
-        Args:
-            names: Names of the other cloud's columns, or None.
-            whose: Name of the other cloud, for messages.
-            skipped: Columns that the other cloud has, but not as numbers, with the reason.
-
-        Raises:
-            InputError: The two clouds have different columns.
+        Clouds without names are matched by position, with a notice if only one of the two has names. `skipped` are the columns
+        of the other cloud that hold no numbers. Raises InputError if the two clouds have different columns.
         """
         if names is None or self.names is None:
             if (names is None) != (self.names is None):
@@ -139,18 +132,13 @@ class Stream:
         raise InputError(f"{self.name}: {difference}; columns are matched by name: choose those to compare")
 
     def split_labels(self, column: str) -> tuple[Stream, list[object]]:
-        """Return the points without one column of their table, and that column as labels, None if one is missing.
+        """Return the points without one column of their table, and that column as labels; None stands for a missing one.
 
-        In a CSV file labels are the text of the cells, elsewhere the values of the column. If `missing` was given, rows
-        without a label are skipped.
-
-        Raises:
-            InputError, DatasetError: The points are not a table, or the table lacks that column.
+        In a CSV file labels are the text of the cells. If `missing` was given, rows without a label are skipped.
         """
         if self._split_labels is None:
-            raise InputError(
-                f"`groups` must be a list with a label for every point, since x is not a table, got the name {column!r}"
-            )
+            accepted = "a list with a label for every point, since x is not a table"
+            raise InputError(f"`groups` must be {accepted}, got the name {column!r}")
         found, labels = self._split_labels(column)
         found.progress = self.progress
         return found, labels
@@ -179,11 +167,7 @@ class Stream:
 
 
 def common_columns(x: Stream, y: Stream) -> tuple[Stream, Stream]:
-    """Return two streams with the columns that both have, in the order of the first; a notice names the others.
-
-    Raises:
-        InputError: A stream has no names, or no name is common to both.
-    """
+    """Return two streams with the columns that both have, in the order of the first; a notice names the others."""
     for cloud in (x, y):
         if cloud.names is None:
             raise InputError(f"{cloud.name}: must have column names to find the common ones, got points without names")
@@ -236,16 +220,16 @@ def _points_entry(batch: object, name: str) -> object:
 
 
 def check_scale(scale: object) -> None:
-    """Raise InputError unless `scale` is a name of `ScaleName`."""
+    """Raise InputError unless `scale` is one of the names in `ScaleName`."""
     if not isinstance(scale, str) or scale not in get_args(ScaleName):
         raise InputError(f"`scale` must be one of {', '.join(map(repr, get_args(ScaleName)))}, got {scale!r}")
 
 
 def choose_spreads(scale: ScaleName, clouds: Sequence[Stream]) -> tuple[float, ...] | None:
-    """Return the spreads to divide the columns of clouds by, computed from the pooled points; None for raw units.
+    """Return the spreads to divide the columns of all clouds by, or None for raw units.
 
-    "auto" scales clouds with named columns; for arrays whose spreads differ more than tenfold it gives a notice instead. The
-    spreads do not depend on which cloud a point belongs to, so a permutation test on scaled points stays exact.
+    "auto" scales named columns, and gives a notice for arrays whose spreads differ more than tenfold. The spreads are those of
+    the pooled points, so that a permutation test on scaled points stays exact.
     """
     check_scale(scale)
     if other := next((cloud for cloud in clouds if cloud.d != clouds[0].d), None):
@@ -262,7 +246,7 @@ def choose_spreads(scale: ScaleName, clouds: Sequence[Stream]) -> tuple[float, .
 
 
 def spreads_of_rows(scale: ScaleName, rows: Tensor, named: bool, common_unit: bool) -> tuple[float, ...] | None:
-    """Return the spreads for `scale` from rows (m, d) only; see `choose_spreads`."""
+    """Return the spreads of the columns of points (m, d) for `scale`, as `choose_spreads` does."""
     check_scale(scale)
     array = rows.double().cpu().numpy()
     if scale == "columns" or (scale == "auto" and named):
@@ -273,7 +257,7 @@ def spreads_of_rows(scale: ScaleName, rows: Tensor, named: bool, common_unit: bo
 
 
 def _pooled_spreads(clouds: Sequence[Stream]) -> np.ndarray:
-    """Compute column spreads in one pass: quartiles from a sample of the points, standard deviations from all of them."""
+    """Compute spreads in one pass: quartiles from a sample of the points, standard deviations from all of them."""
     d = clouds[0].d
     most = max(_LOOK, min(_ROWS, _NUMBERS // d))
     # Rows are drawn by position, not by value, so that a change of unit does not change the sample.
@@ -300,6 +284,7 @@ def _pooled_spreads(clouds: Sequence[Stream]) -> np.ndarray:
 
 
 def _notice_unequal(name: str, rows: np.ndarray, n: int) -> None:
+    """Give a notice if the spreads of the columns of a sample of n points are very unequal."""
     varying = np.flatnonzero(np.ptp(rows, axis=0) > 0)
     if len(varying) < 2 or n < _FEWEST:
         return

@@ -21,12 +21,11 @@ import torch
 from common import parser, save
 
 import rieszflow as rf
-from rieszflow import directions
+from rieszflow import directions, histograms
 from rieszflow._infra import validate
 from rieszflow._infra.jit import OPTIONS, parallel_for, threads
-from rieszflow._types import Cloud, Need
-from rieszflow.engines import Problem, bins
-from rieszflow.histograms import backends, choose
+from rieszflow._types import Cloud
+from rieszflow.histograms import BINS, TAIL, Histogram
 
 ROW, ROUNDS = 4096, 4000
 
@@ -62,8 +61,8 @@ def rates(repeats: int) -> dict[str, float]:
     rng, T = np.random.default_rng(0), threads()
     memory = torch.ones(1 << 26)
     a = torch.randn(2048, 2048)
-    index = rng.integers(0, bins.BINS + 2 * bins.TAIL, ROW).astype(np.uint32)
-    small, wide = (np.zeros((T, bins.BINS + 2 * bins.TAIL), t) for t in (np.int32, np.uint64))
+    index = rng.integers(0, BINS + 2 * TAIL, ROW).astype(np.uint32)
+    small, wide = (np.zeros((T, BINS + 2 * TAIL), t) for t in (np.int32, np.uint64))
     rounds, scratch = ROUNDS * T, np.empty((T, ROW), np.uint64)
     return {
         "bytes read": memory.nbytes / least(memory.sum, repeats),
@@ -82,21 +81,21 @@ def main() -> None:
     g = torch.Generator().manual_seed(0)
     x, y = torch.rand(N, d, generator=g), torch.rand(N, d, generator=g) ** 2
     n = max(64, 1 << (d - 1).bit_length())
-    (xi,) = bins.parts(directions.sample("hadamard", n, d, x, g))
-    problem = Problem(rf.Riesz(), Need(x=True))
-    (grid,) = choose.grids(x, y, xi, problem)
-    of_x, of_y = (bins.counted(grid, Cloud(cloud)) for cloud in (x, y))
-    method, passed = bins.Cumulated(of_x, of_y, False), backends.of(grid)
-    lines = method.lines(of_x, of_y, 1.0, False)
+    (xi,) = histograms.split_directions(directions.sample("hadamard", n, d, x, g))
+    choose = lambda: histograms.choose_grids(x, y, xi, rf.Riesz(1.0), bins=None, group=None)  # noqa: E731
+    (grid,) = choose()
+    of_x, of_y = (Histogram.from_points(grid, Cloud(cloud)) for cloud in (x, y))
+    method, passed = histograms.CdfEvaluator(of_x, of_y, False), histograms.select_backend(grid)
+    lines = method.derivative(of_x, of_y, 1.0, False)
     transform = 2 * n * math.log2(n) * N  # two rounds of n log₂ n additions a point
-    points, table = 4 * N * d, 4 * n * (bins.BINS + 2 * bins.TAIL)
+    points, table = 4 * N * d, 4 * n * (BINS + 2 * TAIL)
     # stage: seconds, bytes read, bytes written, additions, increments, look-ups
     stages = {
         "validation": (least(lambda: validate.pair(x, y), repeats), 2 * points, 0, 0, 0, 0),
-        "ranges of the bins": (least(lambda: choose.grids(x, y, xi, problem), repeats), 0, 0, 0, 0, 0),
-        "count y": (least(lambda: bins.counted(grid, Cloud(y)), repeats), points, 0, transform, N * n, 0),
-        "count x": (least(lambda: bins.counted(grid, Cloud(x)), repeats), points, 0, transform, N * n, 0),
-        "cumulate": (least(lambda: method.lines(of_x, of_y, 1.0, False), repeats), 2 * table, 2 * table, 0, 0, 0),
+        "ranges of the bins": (least(choose, repeats), 0, 0, 0, 0, 0),
+        "count y": (least(lambda: Histogram.from_points(grid, Cloud(y)), repeats), points, 0, transform, N * n, 0),
+        "count x": (least(lambda: Histogram.from_points(grid, Cloud(x)), repeats), points, 0, transform, N * n, 0),
+        "cumulate": (least(lambda: method.derivative(of_x, of_y, 1.0, False), repeats), 2 * table, 2 * table, 0, 0, 0),
         "look up": (
             *(least(lambda: passed.look_up(grid, Cloud(x), lines), repeats), points, points),
             *(2 * transform, 0, N * n),

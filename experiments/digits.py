@@ -19,7 +19,7 @@ from torch import Tensor
 
 import rieszflow as rf
 from rieszflow.data import load
-from rieszflow.generative.preset_files import read_preset
+from rieszflow.generative.schema import read_preset
 from rieszflow.metrics import frechet_distance, precision_recall, train_classifier
 
 SETS = 6

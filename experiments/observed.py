@@ -20,10 +20,11 @@ from shared import save
 from torch import Tensor
 
 from rieszflow import report
-from rieszflow.generative import GenerativeFlow, load_data, residual
-from rieszflow.generative.condition import observation
+from rieszflow.generative import GenerativeFlow, load_data
+from rieszflow.generative.condition import image_constraint
 from rieszflow.generative.config import Config
-from rieszflow.generative.latents import draw_latents
+from rieszflow.generative.levels import draw_latents
+from rieszflow.generative.training_data import residual
 
 DIRECTIONS = 20
 SHARES = (0.5, 0.8, 0.9)
@@ -45,7 +46,7 @@ def main() -> None:
     flow = GenerativeFlow.load(args.run)
     assert flow.run is not None
     data, kind = load_data(flow.run), flow.config.condition
-    known = observation(kind, data.shape)
+    known = image_constraint(kind, data.shape)
     g = torch.Generator().manual_seed(0)
     truth = data.held_out[torch.randperm(len(data.held_out), generator=g)[: args.images]]
     asked = truth.repeat_interleave(args.answers, 0)

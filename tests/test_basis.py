@@ -29,13 +29,13 @@ def test_slices_average_to_the_kernel(kernel, d):
 
 @pytest.mark.parametrize("dof", [1, 3, 5])
 @pytest.mark.parametrize("d", [1, 2, 7, 64])
-def test_kept_slices_are_the_quadrature(d, dof):
+def test_interpolation_is_the_quadrature(d, dof):
     """Between the nodes, at distances from 1e-4 to 1e4 lengths of the slice, and beyond the end where nothing is left."""
     t = 10 ** np.random.default_rng(d).uniform(-4, 4, 200) / math.sqrt(d)
     np.testing.assert_allclose(_basis.student(t, d, dof), _basis._student(t, d, dof), rtol=0, atol=1e-8)
     assert _basis.student(np.array([0.0]), d, dof)[0] == pytest.approx(1, abs=1e-9)
     assert np.array_equal(_basis.student(np.array([[1e7, np.inf]]), d, dof), [[0, 0]])
-    # The functions are kept: as many nodes again are asked for by nobody.
+    # The interpolators are cached.
     before = _basis._student_interpolator.cache_info()
     _basis.student(t, d, dof)
     after = _basis._student_interpolator.cache_info()

@@ -1,9 +1,9 @@
 """All public routes report MMD², which is the energy distance for Riesz(1), on one pair of samples.
 
-In one dimension every slice is the line itself, so only rounding and bins are left of the errors. A sum over P = 4,096 slices in
-float32 is off by at most P · 2⁻²⁴ = 2.4e-4 of itself. A bin holds some of 950 points, so that distribution functions are off by
-a few thousandths where their difference is some tenths: values, whose errors cancel, by 1 %, gradients by 3 %. In five dimensions
-estimates over P slices are within five standard errors, which for values come from the slices themselves.
+In one dimension every slice is the line itself, so only the errors of rounding and bins are left. A sum over P = 4,096 slices
+in float32 is off by at most P · 2⁻²⁴ = 2.4e-4 of itself. A bin holds a few of 950 points, so that distribution functions are
+off by a few thousandths and their difference, some tenths, by a few per cent: gradients by at most 3 %, values, in which errors
+cancel, by 1 %. In five dimensions estimates over P slices are within five standard errors, taken from the slices themselves.
 """
 
 import json

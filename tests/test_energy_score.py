@@ -1,4 +1,4 @@
-"""The energy score: against its formula over all pairs, closed forms, and D²."""
+"""The energy score: against its formula over all pairs, closed forms, and MMD²."""
 
 import math
 
@@ -222,7 +222,7 @@ def test_arrays_in_arrays_out():
             torch.zeros(4, 2),
             np.zeros(2, np.float32),
             InputTypeError,
-            "`y` must be of the type of `samples`, Tensor, got ndarray",
+            "`y` must have the type of `samples`, Tensor, got ndarray",
         ),
         (torch.zeros(4, 2), torch.tensor([1.0, math.nan]), InputError, "`y` must be finite, got NaN or infinity"),
         (torch.full((4, 2), math.inf), torch.zeros(2), InputError, "`samples` must be finite, got NaN or infinity"),

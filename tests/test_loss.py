@@ -152,20 +152,20 @@ def test_an_activation_checkpoint_sees_the_same_slices(reentrant):
     f = loss()
     (want,) = gradient(lambda z: f(z, y) + 2 * f(z, y) + 3 * f(z, y), x)
 
-    def kept(part, z):
+    def checkpointed(part, z):
         return checkpoint(part, z, use_reentrant=reentrant)
 
     def one_each(f):
-        return lambda z: sum(k * kept(lambda t: f(t, y), z) for k in (1, 2, 3))
+        return lambda z: sum(k * checkpointed(lambda t: f(t, y), z) for k in (1, 2, 3))
 
     def together(f):
-        return lambda z: kept(lambda t: f(t, y) + 2 * f(t, y) + 3 * f(t, y), z)
+        return lambda z: checkpointed(lambda t: f(t, y) + 2 * f(t, y) + 3 * f(t, y), z)
 
     def nested(f):
-        return lambda z: kept(one_each(f), z)
+        return lambda z: checkpointed(one_each(f), z)
 
     def batched(f):
-        return lambda z: kept(lambda t: sum(k * torch.vmap(lambda u: f(u, y))(t[None]).sum() for k in (1, 2, 3)), z)
+        return lambda z: checkpointed(lambda t: sum(k * torch.vmap(lambda u: f(u, y))(t[None]).sum() for k in (1, 2, 3)), z)
 
     for way in (one_each, together, nested, batched):
         f, leaf = loss(), x.clone().requires_grad_()
@@ -261,7 +261,7 @@ def test_a_compiled_step_is_one_graph_and_the_same(backend):
 
 
 def test_a_network_learns_by_it():
-    """A line learns to make the moments of what it is shown: mean within 4 standard errors of 4,000 draws, and what is left of
+    """A linear map learns the moments of its targets: mean within 4 standard errors of 4,000 draws, and what is left of
     the stochastic descent, some 0.05."""
     g = generator(10)
     target = torch.tensor([[2.0, 0.0], [0.5, 0.7]])

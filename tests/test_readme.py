@@ -10,7 +10,7 @@ import torch
 
 import rieszflow as rf
 from rieszflow.generative import Config, RunError
-from rieszflow.generative.pyramid import levels
+from rieszflow.generative.levels import levels
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 

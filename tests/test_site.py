@@ -28,8 +28,8 @@ FLAWS = """() => ({
 
 MODULES = [
     "rieszflow",
-    *(f"rieszflow.{name}" for name in ("data", "directions", "engines", "errors", "generative", "metrics", "permutations")),
-    *("rieszflow.report", "rieszflow.sklearn"),
+    *(f"rieszflow.{name}" for name in ("data", "directions", "engines", "errors", "generative", "metrics")),
+    *("rieszflow.report", "rieszflow.sklearn", "rieszflow.two_sample.permutations"),
 ]
 
 pytestmark = pytest.mark.site
@@ -71,14 +71,14 @@ def page(browser, address, size, request):
     width, height = size
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=request.param)
     page = context.new_page()
-    page.scheme, page.said = request.param, []
-    page.on("console", lambda message: page.said.append(message.text) if message.type in ("error", "warning") else None)
+    page.scheme, page.problems = request.param, []
+    page.on("console", lambda message: page.problems.append(message.text) if message.type in ("error", "warning") else None)
     # What a browser gives up because the next page is opened has not failed.
-    page.on("requestfailed", lambda it: page.said.append(f"failed: {it.url}") if "ABORTED" not in it.failure else None)
-    page.on("response", lambda got: page.said.append(f"{got.status}: {got.url}") if got.status >= 400 else None)
+    page.on("requestfailed", lambda it: page.problems.append(f"failed: {it.url}") if "ABORTED" not in it.failure else None)
+    page.on("response", lambda got: page.problems.append(f"{got.status}: {got.url}") if got.status >= 400 else None)
     # Nothing may come from elsewhere: the site is read where there is no network, too.
     page.on(
-        "request", lambda asked: None if asked.url.startswith((address, "data:")) else page.said.append(f"asks {asked.url}")
+        "request", lambda asked: None if asked.url.startswith((address, "data:")) else page.problems.append(f"asks {asked.url}")
     )
     yield page
     context.close()
@@ -86,14 +86,14 @@ def page(browser, address, size, request):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_whole_and_fits(page, address, name):
-    page.said.clear()
+    page.problems.clear()
     page.goto(f"{address}/{quote(name)}", wait_until="load")
     page.evaluate("""() => Promise.all([...document.images].map(i => {
         i.loading = 'eager'
         return i.complete || new Promise(done => { i.onload = i.onerror = done })
     }))""")
     flaws = page.evaluate(FLAWS)
-    assert page.said == [] and flaws["broken"] == [] and flaws["unnamed"] == [] and flaws["missing"] == []
+    assert page.problems == [] and flaws["broken"] == [] and flaws["unnamed"] == [] and flaws["missing"] == []
     assert flaws["wide"] <= 0, f"{flaws['wide']} pixels wider than the window"
     assert flaws["titles"] == 1 or name in ("search.html", "genindex.html")
 

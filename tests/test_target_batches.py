@@ -108,7 +108,7 @@ def test_a_target_larger_than_the_address_space(tmp_path):
 def test_bad_streamed_targets():
     _, y = clouds()
     for settings in ({"kernel": rf.Gaussian(1.0)}, {"engine": "sort"}, {"y_weights": np.ones(3)}):
-        with pytest.raises(ValueError, match="^`y` must be a tensor or array without .*, got batches"):
+        with pytest.raises(ValueError, match="^`y` must be a tensor or array unless .*, got batches"):
             rf.Target([y], **settings)
     with pytest.raises(ValueError, match="`y` must be a tensor or array if slices is None"):
         rf.ParticleFlow([y], slices=None)

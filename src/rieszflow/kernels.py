@@ -91,9 +91,6 @@ class Riesz(Kernel):
     Args:
         r: Exponent, in the open interval (0, 2).
 
-    Raises:
-        InputError (a ValueError): r is not in the open interval (0, 2).
-
     Example:
         >>> Riesz(1.0).value(torch.tensor([0.0, 3.0])).tolist()
         [-0.0, -3.0]
@@ -131,9 +128,6 @@ class Riesz(Kernel):
         Args:
             d: Dimension of the points, at least 1.
 
-        Raises:
-            InputError (a ValueError): d is not a positive integer.
-
         Example:
             >>> round(Riesz(1.0).basis_constant(2), 6) == round(math.pi / 2, 6)
             True
@@ -166,9 +160,6 @@ class Gaussian(_SigmaKernel):
     Args:
         sigma: Length σ > 0, in the unit of the points.
 
-    Raises:
-        InputError (a ValueError): sigma is not positive and finite.
-
     Example:
         >>> [round(v, 6) for v in Gaussian(2.0).value(torch.tensor([0.0, 2.0])).tolist()]
         [1.0, 0.606531]
@@ -192,9 +183,6 @@ class Laplace(_SigmaKernel):
     Args:
         sigma: Length σ > 0, in the unit of the points.
 
-    Raises:
-        InputError (a ValueError): sigma is not positive and finite.
-
     Example:
         >>> [round(v, 6) for v in Laplace(2.0).value(torch.tensor([0.0, 2.0])).tolist()]
         [1.0, 0.367879]
@@ -217,9 +205,6 @@ class InverseMultiquadric(Kernel):
 
     Args:
         c: Length c > 0, in the unit of the points.
-
-    Raises:
-        InputError (a ValueError): c is not positive and finite.
 
     Example:
         >>> [round(v, 6) for v in InverseMultiquadric(3.0).value(torch.tensor([0.0, 4.0])).tolist()]
@@ -263,9 +248,6 @@ class Matern(Kernel):
     Args:
         nu: Smoothness ν, one of 0.5, 1.5 and 2.5.
         sigma: Length σ > 0, in the unit of the points.
-
-    Raises:
-        InputError (a ValueError): nu is none of the three, or sigma is not positive and finite.
 
     Example:
         >>> [round(v, 6) for v in Matern(0.5, 2.0).value(torch.tensor([0.0, 2.0])).tolist()]

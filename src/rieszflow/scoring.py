@@ -12,9 +12,8 @@ from torch import Tensor
 
 from rieszflow._infra import validate
 from rieszflow._infra.autograd import with_derivatives
-from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._infra.jit import OPTIONS, SUMS, parallel_for
-from rieszflow._infra.scaling import two_to
+from rieszflow._infra.numerics import isolated_numerics, two_to
 from rieszflow._types import Points, PointsT
 from rieszflow.errors import DerivativeError, InputError, InputTypeError
 from rieszflow.exact.pairs import distinct
@@ -82,7 +81,7 @@ def energy_score(
     X: Tensor = validate.points("samples", samples, check_finite=False)
     Y = validate.plain_tensor("y", y, "(..., d)")
     if isinstance(samples, Tensor) != isinstance(y, Tensor):
-        raise InputTypeError(f"`y` must be of the type of `samples`, {type(samples).__name__}, got {type(y).__name__}")
+        raise InputTypeError(f"`y` must have the type of `samples`, {type(samples).__name__}, got {type(y).__name__}")
     shape = (*X.shape[:-2], X.shape[-1])
     if Y.shape != shape:
         raise InputError(f"`y` must have shape {shape} for `samples` of shape {tuple(X.shape)}, got {tuple(Y.shape)}")

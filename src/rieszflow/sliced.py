@@ -7,7 +7,7 @@ import torch
 from rieszflow import engines
 from rieszflow._infra import validate
 from rieszflow._infra.autograd import recomputing, with_derivatives
-from rieszflow._infra.isolation import isolated_numerics
+from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._types import EngineName, Need, Pair, Points, PointsT, Seed, Statistic
 from rieszflow.directions import Kind, sample
 from rieszflow.engines import Problem, Result
@@ -117,22 +117,10 @@ def sliced_mmd2_gradient(
     the same gradient only on average, because their projections can differ by rounding.
 
     Args:
-        x: As in `sliced_mmd2`.
-        y: As in `sliced_mmd2`.
-        kernel: As in `sliced_mmd2`.
-        slices: As in `sliced_mmd2`.
-        directions: As in `sliced_mmd2`.
-        engine: As in `sliced_mmd2`.
-        seed: As in `sliced_mmd2`.
-        statistic: As in `sliced_mmd2`.
-        x_weights: As in `sliced_mmd2`.
-        y_weights: As in `sliced_mmd2`.
+        x, y, kernel, slices, directions, engine, seed, statistic, x_weights, y_weights: As in `sliced_mmd2`.
 
     Returns:
         The gradient in the shape and dtype of x, detached; an array if x and y are arrays.
-
-    Raises:
-        InputError, InputTypeError: As `sliced_mmd2`.
 
     Example:
         >>> sliced_mmd2_gradient(torch.tensor([[2.0]]), torch.tensor([[0.0]]), slices=8, seed=0).tolist()
@@ -166,20 +154,10 @@ def energy_distance(
     This is `mmd2` with the kernel `Riesz(r)`. SciPy's `energy_distance`, in one dimension, is its square root for r = 1.
 
     Args:
-        x: As in `mmd2`.
-        y: As in `mmd2`.
+        x, y, statistic, x_weights, y_weights: As in `mmd2`.
         r: Exponent, in the open interval (0, 2).
         slices: Number of random slices to estimate it on, as `sliced_mmd2` does; None for all pairs.
         seed: Seed of the slices, as in `sliced_mmd2`.
-        statistic: As in `mmd2`.
-        x_weights: As in `mmd2`.
-        y_weights: As in `mmd2`.
-
-    Returns:
-        As `mmd2`.
-
-    Raises:
-        InputError, InputTypeError, DerivativeError: As `mmd2` and `sliced_mmd2`.
 
     Example:
         >>> x, y = torch.zeros(1, 2), torch.tensor([[3.0, 4.0]])

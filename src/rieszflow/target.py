@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rieszflow import directions, engines
 from rieszflow._infra import ranks, validate
-from rieszflow._infra.isolation import isolated_numerics
+from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import BufferPool
 from rieszflow._types import Batches, Cloud, EngineName, Need, Pair, Points, PointSource, PointsT, Seed, Statistic
@@ -46,11 +46,7 @@ class Target:
         y: Points of shape (M, d) or (..., M, d); float32 or float64; tensor or NumPy array. Or, for a target too large for
             memory, anything else that `rieszflow.stream` accepts, with `Riesz(1.0)` on the linear-time engine and without
             weights. A set of slices takes one pass over it, so there is one pass in `refresh_every` calls.
-        kernel: As in `sliced_mmd2`.
-        slices: As in `sliced_mmd2`.
-        directions: As in `sliced_mmd2`.
-        engine: As in `sliced_mmd2`.
-        seed: As in `sliced_mmd2`.
+        kernel, slices, directions, engine, seed: As in `sliced_mmd2`.
         y_weights: Non-negative weights of y, shape (M,) or (..., M), with sum one; None for 1/M each.
         refresh_every: Number of calls that a set of slices serves, at least 1. With 1, every call has fresh slices, and a flow
             converges further (see `ParticleFlow`). More is for targets so much larger than x that passes over them take most of
@@ -68,8 +64,6 @@ class Target:
     Attributes:
         y: The points, or the first batch of them.
         frozen: The constraint; None if there is none.
-        y_weights: As given.
-        group: As given.
         generator: Generator of the directions; None for torch's default generator.
         memory: Memory of gradients, which is used again.
 
@@ -112,10 +106,14 @@ class Target:
         engines.choose(engine, self._problem, self.y, self.y)
         self._caching_engine = engines.caching_engine(engine, self._problem)
         if self._stream is not None and (self._caching_engine is None or y_weights is not None):
-            raise InputError("`y` must be a tensor or array without Riesz(1.0) on engine 'bins' or with weights, got batches")
+            raise InputError(
+                "`y` must be a tensor or array unless the kernel is Riesz(1.0), the engine 'bins' or 'auto' and y unweighted, "
+                "got batches"
+            )
         if refresh_every is None and (self._caching_engine is None or self.y.ndim > 2):
             raise InputError(
-                "`refresh_every` must be an integer without Riesz(1.0) on engine 'bins' and one cloud (M, d), got None"
+                "`refresh_every` must be an integer unless the kernel is Riesz(1.0), the engine 'bins' or 'auto' and y one "
+                "cloud (M, d), got None"
             )
         self.y_weights = validate.weights("y_weights", y_weights, self.y, self.group)
         if target_batch_size is not None:
@@ -197,7 +195,8 @@ class Target:
         engine = self._caching_engine
         if engine is None or engine.name != "bins" or self._stream is not None or self.refresh_every != 1 or self.y.ndim != 2:
             raise InputError(
-                "`record` must be False without Riesz(1.0) on engine 'bins', refresh_every=1 and a target (M, d) in memory"
+                "`record` must be False unless the kernel is Riesz(1.0), the engine 'bins' or 'auto', refresh_every=1 and "
+                "the target a cloud (M, d) in memory"
             )
         if isinstance(self.directions, Tensor):
             raise InputError("`directions` must be a name or PatchSlices with `record`, got a tensor")

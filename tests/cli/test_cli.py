@@ -24,8 +24,8 @@ from problems import content
 from rich.console import Console
 
 from rieszflow import Progress, cli, report
-from rieszflow._infra.notices import notice
-from rieszflow.cli import error_handling, output
+from rieszflow._infra.messages import notice
+from rieszflow.cli import commands, output
 from rieszflow.generative import Config, Run
 from rieszflow.generative.run import StageMetrics
 
@@ -224,27 +224,30 @@ def open_in_chromium(page, folder):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["train", "nothing"], "no known data set"),
+        (["train", "nothing"], "got 'nothing', which does not exist"),
         (["train", "fashion-mnist", "--data", "/nowhere"], "dataset-fashion-mnist"),
-        (["train", "digits", "--preset", "huge"], "accepted: cpu"),
-        (["train", "digits", "--preset", "nowhere.yaml"], "no file"),
-        (["train", "digits", "--set", "stages=0"], "stages: 0"),
-        (["train", "digits", "--set", "nonsense=1"], "unknown setting 'nonsense'"),
+        (["train", "digits", "--preset", "huge"], "`preset` must be 'cpu', 'networks'"),
+        (["train", "digits", "--preset", "nowhere.yaml"], "a file that exists, got 'nowhere.yaml'"),
+        (["train", "digits", "--set", "stages=0"], "`stages` must be greater than or equal to 1, got 0"),
+        (["train", "digits", "--set", "nonsense=1"], "`nonsense` is not known"),
         (["train", "digits", "--set", "networks"], "--set must be KEY=VALUE, got 'networks'"),
-        (["train", "digits", "--preset", "networks", "--set", "channels=[8,8,8,8,8]"], "shrink images by 16"),
+        (
+            ["train", "digits", "--preset", "networks", "--set", "channels=[8,8,8,8,8]"],
+            "must not shrink images of 8 × 8 by more than their size, got a factor of 16",
+        ),
         (["train", "digits", "--device", "warp"], "device"),
         (["train", "digits", "--out", "{run}"], "--out must be a new or an empty folder"),
         (["resume", "{tmp}"], "not a run of rieszflow"),
         (["info", "{tmp}/nothing"], "not a run of rieszflow"),
         (["sample", "{tmp}"], "not a run of rieszflow"),
         (["sample", "{run}", "--out", "x.txt"], "--out must end in .npz or .npy, got x.txt"),
-        (["evaluate", "{run}", "--inception-weights", "nowhere.pth"], "no file nowhere.pth"),
+        (["evaluate", "{run}", "--inception-weights", "nowhere.pth"], "got nowhere.pth: no such file"),
         (["sample", "{run}", "--out", "no/x.npz"], "create no first"),
         (["sample", "{run}", "--out", "{run}/images/x.png/x.npz"], "--out must be in an existing folder"),
         (["train", "digits", "--out", "{run}/config.yaml"], "config.yaml is a file"),
         (["train", "digits", "--out", "{run}/config.yaml/x"], "config.yaml is a file"),
         (["train", "digits", "--out", "/proc/run"], "cannot write in /proc"),
-        (["sample", "{run}", "-n", "1000000000000000"], "GiB for samples at least"),
+        (["sample", "{run}", "-n", "1000000000000000"], "GiB for samples for data of shape (1, 8, 8)"),
     ],
 )
 def test_mistakes_end_in_one_line(run, tmp_path, arguments, says):
@@ -366,7 +369,7 @@ def test_notices_and_warnings_are_lines(tmp_path, monkeypatch):
     lines = [line for line in done.stderr.splitlines() if not line.startswith("note: compiling")]
     assert lines == ["note: one thing", "note: another", "warning: old (FutureWarning of torch/nn.py)"]
     assert json.loads(done.stdout)["notices"] == ["one\nthing", "another"]
-    monkeypatch.setattr(error_handling, "_rank", lambda _: 1)
+    monkeypatch.setattr(commands, "_rank", lambda _: 1)
     assert called("compare", "x.npy", "x.npy", "--json", "--out", "d.png", cwd=tmp_path).stderr == ""
 
 
@@ -413,7 +416,7 @@ def test_tables_in_narrow_terminals(points, tmp_path, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr(output.console, "_width", None)  # it may have been fixed on import, by COLUMNS of that moment
     info, scores = called("info", path).stdout, called("evaluate", path, "-n", 20).stdout
-    headings, lines = report.stage_table(Run.open(path).metrics())
+    headings, lines = report.page.stage_table(Run.open(path).metrics())
     assert headings == ["stage", "steps", "fit error", "particles", "fitted", "fresh", "seconds"]
     assert all(text in info for line in [headings, *lines] for text in line)
     for score, values in Run.open(path).evaluation()["scores"].items():
@@ -460,7 +463,7 @@ def test_a_training_says_when_its_samples_were_best(points, tmp_path, monkeypatc
     def rows(*fresh, noise=-0.001, levels=None):
         levels = levels or [1] * len(fresh)
         distances = [{"fresh_samples": value, "training_data": noise} for value in fresh]
-        return [StageMetrics(k, level, 1, k, e, {}) for k, (level, e) in enumerate(zip(levels, distances, strict=True), 1)]
+        return [StageMetrics(k, level, 8, 8 * k, e, {}) for k, (level, e) in enumerate(zip(levels, distances, strict=True), 1)]
 
     best = cli.train._best_stage
     assert best(rows(0.5, 0.25, 0.2525)).startswith("fresh samples were best after stage 2, at 0.2500; later")
@@ -506,12 +509,12 @@ def test_a_variable_of_another_program_does_not_silence_us(monkeypatch):
             monkeypatch.delenv(name, raising=False)
             if value is not None:
                 monkeypatch.setenv(name, str(value))
-        assert error_handling._rank("train") == error_handling._rank("resume") == rank
-        assert error_handling._rank("sample") == error_handling._rank("") == 0
+        assert commands._rank("train") == commands._rank("resume") == rank
+        assert commands._rank("sample") == commands._rank("") == 0
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "presets" in called("info").stdout
-    assert called("resume", "nothing").stderr.startswith("error: process 1: nothing: no run")
+    assert called("resume", "nothing").stderr.startswith("error: process 1: nothing: not a run")
     assert "presets" in called("info").stdout
 
 

@@ -83,7 +83,7 @@ def test_every_pixel_is_seen():
 ])  # fmt: skip
 def test_compiled_passes_against_the_same_on_dense_directions(kind, P, weighted):
     """The same slices through the passes for patches, and as a matrix. Projections differ in their last bits, so a point may
-    fall into the next bin; then F̂ moves by no more than rounding does, for it is continuous but at point masses."""
+    fall into the next bin; then F̂ moves by no more than rounding does, for it is continuous except at point masses."""
     d, g = kind.d, generator(P)
     x, y = torch.rand(150, d, generator=g), torch.rand(90, d, generator=g) ** 2
     a = torch.rand(150, generator=g) + 0.1 if weighted else None
@@ -102,7 +102,7 @@ def test_compiled_passes_against_the_same_on_dense_directions(kind, P, weighted)
 
 @pytest.mark.parametrize("engine", ["sort", "bins"])
 def test_mean_over_all_places_by_brute_force(engine):
-    """D² between patches, averaged over all places. 400 draws of 64 slices: relative spread of one slice about 1, so of the
+    """MMD² between patches, averaged over all places. 400 draws of 64 slices: relative spread of one slice about 1, so of the
     mean 1/√25,600 = 0.6 %, and 5 of those are granted; bins of 600 points are off by less than 1 % on top."""
     shape, s, k = (1, 6, 6), 2, 2
     g = generator(3)
@@ -128,7 +128,7 @@ def test_gradient_by_autograd_of_the_dense_form(engine):
     per_slice = (torch.sign(px[:, :, None] - py[:, None]).mean(2) - torch.sign(px[:, :, None] - px[:, None]).mean(2)) / 200
     expected = 2 * rf.Riesz().basis_constant(drawn.n) / 40 * per_slice.T @ dense
     found = rf.sliced_mmd2_gradient(x, y, slices=40, directions=kind, engine=engine, seed=generator(9))
-    # sort: ties that rounding makes or breaks, 1/150 of one slice of 40; bins: the mass of a bin, some 1/200
+    # sort: ties that rounding makes or breaks, 1/150 of one slice of 40; bins: the share of points in a bin, some 1/200
     tolerance = 1e-3 if engine == "sort" else 2e-2
     assert (found - expected).norm() < tolerance * expected.norm()
 

@@ -13,20 +13,21 @@ from torch.nn import functional
 import rieszflow as rf
 from rieszflow.data import Dataset, load
 from rieszflow.errors import ConfigError, DatasetError, InputError, RunError
-from rieszflow.generative import Config, columns_of, held_out_conditions, residual
+from rieszflow.generative import Config
 from rieszflow.generative import loop as training
-from rieszflow.generative.condition import Condition, describe_condition
+from rieszflow.generative.condition import Condition, condition_columns, describe_condition
 from rieszflow.generative.context import WATCHED, checked_levels, prepare
 from rieszflow.generative.processes import processes
 from rieszflow.generative.run import Run
+from rieszflow.generative.training_data import held_out_conditions, residual
 
 RECORDED = {
     "model": "recorded", "particles": 1500, "stages": 4, "initial_steps": 30, "max_steps": 30, "slices": 64, "momentum": 0.7,
     "step_schedule": [10.0, 0.5], "device": "cpu",
 }  # fmt: skip
 NETWORKS = {
-    "particles": 1500, "stages": 6, "initial_steps": 20, "max_step_increment": 20, "max_steps": 60, "slices": 64, "fit_steps": 400,
-    "width": 64, "device": "cpu",
+    "particles": 1500, "stages": 6, "initial_steps": 20, "max_step_increment": 20, "max_steps": 60, "slices": 64,
+    "fit_steps": 400, "width": 64, "device": "cpu",
 }  # fmt: skip
 IMAGES = {
     "model": "recorded", "particles": 500, "stages": 3, "initial_steps": 6, "max_steps": 6, "slices": 64,
@@ -76,18 +77,18 @@ def test_saved_and_loaded(by_class, tmp_path):
     assert torch.equal(again.sample(20, condition=5, seed=3), by_class.sample(20, condition=5, seed=3))
     x, labels = three(2000, 0)
     rf.GenerativeFlow.resume(tmp_path / "run", x, condition=labels)
-    with pytest.raises(RunError, match="are not the same"):
+    with pytest.raises(RunError, match="was trained on other data"):
         rf.GenerativeFlow.resume(tmp_path / "run", x, condition=labels.roll(1))
 
 
 @pytest.mark.parametrize(
     ("condition", "words"),
     [
-        (3, "label 3 given; the data have 2, 5, 9"),
-        ([2, 5], "2 labels given for 4 samples"),
-        ([2.0], "condition: [2.0] given; one label"),
+        (3, "must be a label of the training data, 2, 5, 9, got 3"),
+        ([2, 5], "one for each of 4, got 2"),
+        ([2.0], "`condition` must be one label for all samples or 4 labels, got [2.0]"),
         (np.ones((4, 1), int), "one label for all samples"),
-        ("two", "condition: 'two' given"),
+        ("two", "4 labels, got 'two'"),
     ],
 )
 def test_labels_that_are_refused(by_class, condition, words):
@@ -115,9 +116,10 @@ def test_numbers_beside_the_data(settings):
     with pytest.warns(rf.Notice, match=r"number 0 lies 1 outside of .* range \[.*, .* times their interquartile"):
         flow.sample(3, condition=[c.max().item() + 1], seed=7)
     for wrong, words in (
-        ([1.0, 2.0], "1 numbers (number 0) for all samples"), (None, "the model needs 1 numbers"),
-        ([[1.0]] * 2, "2 rows given for 3"),
-        ([math.nan], "NaN"), ("x", "condition: 'x' given"),
+        ([1.0, 2.0], "must have 1 numbers (number 0) for all or for each of 3, got [1.0, 2.0]"),
+        (None, "must have 1 numbers (number 0) for all or for each of 3, got None"),
+        ([[1.0]] * 2, "one for each of 3, got 2"),
+        ([math.nan], "NaN"), ("x", "got 'x'"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=re.escape(words)):
             flow.sample(3, condition=wrong)
@@ -157,11 +159,12 @@ def test_columns_of_a_table(tmp_path):
     small = {**RECORDED, "particles": 300, "stages": 1, "initial_steps": 5}
     flow = rf.GenerativeFlow(**small).fit(str(tmp_path / "people.csv"), condition="income,age")
     assert flow.sample(6, condition=[3000, 40], seed=1).shape == (6, 2)
-    assert columns_of(flow.config) == ["income", "age"]
+    assert condition_columns(flow.config) == ["income", "age"]
     with pytest.warns(rf.Notice, match="age lies"):
         flow.sample(2, condition=[3000, 99], seed=1)
     for given, words in (
-        ("age,shoes", "no column 'shoes'"), ("age,age", "got 'age' twice"), ("age,income,height,rent", "must be left for samples"),
+        ("age,shoes", "no column 'shoes'"), ("age,age", "got 'age' twice"),
+        ("age,income,height,rent", "must be left for samples"),
     ):  # fmt: skip
         with pytest.raises(DatasetError, match=words):
             rf.GenerativeFlow(**small).fit(str(tmp_path / "people.csv"), condition=given)
@@ -205,9 +208,9 @@ def test_what_is_not_known_does_not_matter():
     assert torch.equal(flow.sample(5, condition=hidden, seed=1), flow.sample(5, condition=data.held_out[:5], seed=1))
     hidden[..., :4] = math.nan
     for wrong, words in (
-        (hidden, "NaN or infinity where it is known"), (data.held_out[:3], "3 images given for 5 samples"),
+        (hidden, "must be finite where pixels are known"), (data.held_out[:3], "one for each of 5, got 3"),
         (np.array(7.0), "got a single number"),
-        (data.held_out[0, 0], "shape (8, 8) given"), (None, "needs the known part of images"),
+        (data.held_out[0, 0], "got shape (8, 8)"), (None, "must be the known part of images"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=re.escape(words)):
             flow.sample(5, condition=wrong)
@@ -279,8 +282,7 @@ def test_conditions_are_of_other_data_than_the_targets():
     data = load("digits")
     config = {**IMAGES, "targets": 400, "particles": 600}
     flow = rf.GenerativeFlow(**config).fit(data, condition="left-half")
-    condition = Condition.of(flow.config, data.shape, flow.run.data.get("condition"))
-    levels = checked_levels(flow.config, data.shape, condition, None)
+    levels = checked_levels(flow.config, flow.run.data, None)
     context = prepare(flow.run, data, levels, None, processes(torch.device("cpu")))
     half = [t.view(-1, 8, 8)[..., :4].flatten(1) for t in (context.targets, context.conditions)]
     assert context.conditions.shape == (600 + WATCHED, 64)
@@ -294,15 +296,15 @@ def test_conditions_that_cannot_be():
     x = torch.randn(100, 2, generator=g)
     small = {**RECORDED, "particles": 50, "stages": 1, "initial_steps": 1}
     for condition, error, words in (
-        (torch.zeros(99, dtype=torch.int64), InputError, "99 given for 100 data"),
-        (torch.zeros(100, dtype=torch.int64), ConfigError, "all data have the label 0"),
-        (torch.zeros(100, 1), ConfigError, "number 0 is the same in all training data"),
+        (torch.zeros(99, dtype=torch.int64), InputError, "must have a row for each of 100 data, got 99"),
+        (torch.zeros(100, dtype=torch.int64), ConfigError, "must have at least two labels, got 0 for all data"),
+        (torch.zeros(100, 1), ConfigError, "got number 0 that is the same in all training data"),
         (torch.zeros(100), InputError, "shape (100,)"),
         (torch.full((100, 1), math.inf), InputError, "NaN or infinity"),
-        ("class", ConfigError, "needs labels"),
-        ("left-half", ConfigError, "needs images"),
-        ("age", ConfigError, "needs numbers beside the data"),
-        ([[1], [2, 3]], InputError, "condition: [[1], [2, 3]] given; an array cannot be made of it"),
+        ("class", ConfigError, "it needs labels"),
+        ("left-half", ConfigError, "it needs images"),
+        ("age", ConfigError, "it needs numbers next to the data"),
+        ([[1], [2, 3]], InputError, "`condition` must be an array, got [[1], [2, 3]] ("),
     ):  # fmt: skip
         with pytest.raises(error, match=re.escape(words)):
             rf.GenerativeFlow(**small).fit(x, condition=condition)
@@ -319,10 +321,10 @@ def test_conditions_that_cannot_be():
         rf.GenerativeFlow(**small).fit(digits, condition="pool:3")
     with pytest.raises(ConfigError, match="must be that of the settings, 'class', or None"):
         rf.GenerativeFlow(**small, condition="class").fit(digits, condition="left-half")
-    with pytest.raises(InputError, match="held_out_condition: None given"):
+    with pytest.raises(InputError, match="`held_out_condition` must go with"):
         rf.GenerativeFlow(**small).fit(x, condition=torch.randn(100, 1), held_out=x[:20])
     for wrong in ("clas", "pool", 3, None):
-        with pytest.raises(ConfigError, match="^condition: "):
+        with pytest.raises(ConfigError, match="^`condition` must "):
             Config(condition=wrong)
 
 
@@ -371,10 +373,10 @@ def test_a_column_of_a_table_may_have_any_name(tmp_path, name):
         (np.array([2**63, 2**63 + 1] * 20, np.uint64), "must have labels below 2.63, got 9223372036854775809"),
         (np.ma.masked_equal([1, 2] * 20, 2), "`condition` must have a value for every point, got a masked array"),
         (2**60 + np.arange(40)[:, None], "condition: column 0 holds numbers near .* float64 rounds them"),
-        (np.array([1.0, 2.0] * 20), "labels .n,. of whole numbers or numbers .n, k. are accepted"),
-        (np.array([True, False] * 20), "labels .n,. of whole numbers or numbers .n, k. are accepted"),
+        (np.array([1.0, 2.0] * 20), "must be integer labels .n,. or numbers .n, k."),
+        (np.array([True, False] * 20), "must be integer labels .n,. or numbers .n, k."),
         ([True, 1, 2, 3] * 10, "must have integers as labels, got truth values"),
-        (["a", "b"] * 20, "labels .n,. of whole numbers or numbers .n, k. are accepted"),
+        (["a", "b"] * 20, "must be integer labels .n,. or numbers .n, k."),
     ],
 )
 def test_labels_and_numbers_that_are_not_what_they_seem(condition, says):
@@ -389,7 +391,7 @@ def test_labels_may_be_negative_and_large():
     flow = rf.GenerativeFlow(**settings).fit(x, condition=labels)
     for label in (-3, 2**53, 2**53 + 1, 2**62):
         assert flow.sample(2, condition=label, seed=0).shape == (2, 2)
-    with pytest.raises(InputError, match="label 9007199254740994 given"):
+    with pytest.raises(InputError, match="got 9007199254740994"):
         flow.sample(1, condition=2**53 + 2)
 
 
@@ -400,8 +402,8 @@ def test_a_heavy_tail_of_a_given_number_does_not_drown_another():
     data = Dataset.from_arrays("tensor", r.normal(size=(1000, 2)), condition=given)
     config = Config(model="recorded", condition="values")
     said = describe_condition(config, data)
-    condition = Condition.of(config, data.shape, said)
-    seen = condition.encoded(data.train_condition) / condition.weight
+    condition = Condition.from_config(config, data.shape, said)
+    seen = condition.encode(data.train_condition) / condition.weight
     assert seen.abs().amax(0)[1].item() == pytest.approx(4, rel=1e-6)
     both, age = (torch.pdist(part).mean() for part in (seen, seen[:, :1]))
     assert age > both / 3  # else distances between conditions hardly depend on it; 1/30 without compression

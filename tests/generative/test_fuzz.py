@@ -21,8 +21,8 @@ MUTATIONS = 400
 FAST = 30
 
 TINY = {
-    "particles": 40, "stages": 3, "initial_steps": 2, "max_step_increment": 1, "slices": 3, "fit_steps": 4, "width": 4, "layers": 1,
-    "device": "cpu",
+    "particles": 40, "stages": 3, "initial_steps": 2, "max_step_increment": 1, "slices": 3, "fit_steps": 4, "width": 4,
+    "layers": 1, "device": "cpu",
 }  # fmt: skip
 FILES = [
     "config.yaml", "metrics.jsonl", "evaluation.json", "state.safetensors", "networks/0001.safetensors",

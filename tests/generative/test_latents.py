@@ -10,7 +10,7 @@ from scipy.stats import kstest
 
 import rieszflow as rf
 from rieszflow.generative import Config, ConfigError
-from rieszflow.generative.latents import draw_latents
+from rieszflow.generative.levels import draw_latents
 
 SHAPES = [(1, 8, 8), (3, 7, 10), (1, 1, 5)]
 
@@ -48,8 +48,8 @@ def test_smooth_latents_are_correlated_as_defined(shape):
 
 def test_smooth_latents_need_images(tmp_path):
     flow = rf.GenerativeFlow(latents="smooth", device="cpu")
-    with pytest.raises(ConfigError, match=r"^latents: 'smooth' needs images"):
+    with pytest.raises(ConfigError, match="^`latents` must be 'uniform' for data that are not images"):
         flow.fit(torch.rand(100, 2, generator=generator(0)), run=tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ConfigError, match=r"^latents: 'white' given; 'uniform', 'smooth' are accepted"):
+    with pytest.raises(ConfigError, match="^`latents` must be 'uniform' or 'smooth', got 'white'"):
         Config(latents="white")

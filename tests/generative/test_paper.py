@@ -12,11 +12,9 @@ from torch import nn
 
 import rieszflow as rf
 from rieszflow.directions import PatchSlices, sample
-from rieszflow.generative import Config
-from rieszflow.generative.latents import draw_latents
+from rieszflow.generative import Config, PaperSettings
+from rieszflow.generative.levels import draw_latents, levels, step_sizes, upsample
 from rieszflow.generative.networks import build
-from rieszflow.generative.pyramid import grow, levels
-from rieszflow.generative.step_sizes import step_sizes
 
 # What the published scripts say: particles (as many targets), Adam's steps, batch, rate, loss, noise of particles and samples;
 # and of every level: factor, flow steps after which it ends, exponent of the first T, what T grows by and to, τ, P, scales.
@@ -69,23 +67,24 @@ def test_schedules_of_levels_are_those_of_the_scripts(name):
     assert [len(level) for level in wanted] == NETWORKS[name]
     side = 32 if name == "cifar10" else 64
     found = levels(config, (3, side, side))
-    assert config.first_targets and (config.particles, config.targets) == (M, M)
+    assert config.paper.first_targets and (config.particles, config.targets) == (M, M)
     for level, schedule, (factor, _, _, _, _, tau, slices, scales) in zip(found, wanted, facts, strict=True):
         own = level.config
-        assert (level.factor, own.slices, list(own.local_scales)) == (factor, slices, scales)
+        assert (level.factor, own.slices, [k for _, k in own.patch_slices]) == (factor, slices, scales)
         assert own.flow_steps() == [T for T, _ in schedule]
         momenta = [own.momentum_of(number + 1) for number in range(own.stages)]
         assert momenta == pytest.approx([m for _, m in schedule], abs=1e-9)
         assert (own.fit_steps, own.fit_batch_size, own.learning_rate, own.loss) == (fit_steps, batch, rate, loss)
-        assert (own.noise_std, level.sample_noise_std) == (noise, sample_noise_std) and own.reset_velocity
-        assert (own.continue_from == "flow") == (name == "celeba" and factor == 1)
-        assert (own.network, own.channels, own.layers, own.fit, own.ema) == ("ddpm", (32, 64, 128), 2, "plain", 0)
+        assert (own.noise_std, level.sample_noise_std) == (noise, sample_noise_std) and own.paper.reset_velocity
+        assert (own.paper.continue_from == "flow") == (name == "celeba" and factor == 1)
+        assert (own.network, own.channels, own.layers, own.paper.fit, own.ema) == ("ddpm", (32, 64, 128), 2, "plain", 0)
         assert config.latents == "uniform" and not config.clip
         # Steps on patches have c_d of the whole image, and CelebA's scales are divided by their number.
         d = math.prod(level.shape)
         steps = step_sizes(level, torch.rand(3, d, generator=generator(0)))
         if scales:
-            assert own.local_size == 7 and own.places == "one" and own.combine == "sum"
+            assert {size for size, _ in own.patch_slices} == {7} and own.patches_only
+            assert own.paper.single_patch and own.combine == "sum"
             share = 1 / len(scales) if name == "celeba" else 1
             assert steps == pytest.approx([tau * share * c(d) / c(3 * 49)] * len(scales))
         else:
@@ -101,9 +100,15 @@ def test_schedule_without_an_end(name, momentum, cap):
         T, exponent = min(T + min(2**exponent, 2048), cap), exponent + 1
     assert config.flow_steps() == wanted
     assert (config.particles, config.targets, config.slices, config.step_size) == (20_000, 20_000, 1000, 1.0)
-    assert (config.momentum, config.momentum_gain, config.reset_velocity, config.first_targets) == (momentum, 0, False, True)
+    assert (config.momentum, config.paper) == (momentum, PaperSettings(first_targets=True, fit="plain"))
     assert (config.fit_steps, config.fit_batch_size, config.learning_rate, config.loss) == (2000, 100, 1e-3, "squared")
-    assert (config.network, config.channels, config.layers, config.fit, config.ema) == ("ddpm", (32, 64, 128), 2, "plain", 0)
+    assert (config.network, config.channels, config.layers, config.paper.fit, config.ema) == (
+        "ddpm",
+        (32, 64, 128),
+        2,
+        "plain",
+        0,
+    )
     assert config.latents == "uniform" and config.directions == "independent" and not config.levels and not config.clip
 
 
@@ -120,7 +125,8 @@ def test_one_patch_a_step_is_the_papers_formula():
     shape, N, M, P = (2, 8, 8), 7, 9, 12
     d, g = math.prod(shape), generator(0)
     x, y = torch.rand(N, d, generator=g), torch.rand(M, d, generator=g)
-    config = Config(local_scales=(1, 3), local_size=2, places="one", combine="sum", step_size=0.7, slices=P, momentum=0.4)
+    config = Config(patch_slices=((2, 1), (2, 3)), patches_only=True, paper={"single_patch": True}, combine="sum",
+                    step_size=0.7, slices=P, momentum=0.4)  # fmt: skip
     level = levels(config, shape)[0]
     assert [kind.single_patch for kind in level.kinds()] == [True, True]
     flow = rf.ParticleFlow(y, slices=P, step_size=list(step_sizes(level, y)), momentum=0.4, directions=level.kinds(),
@@ -210,12 +216,12 @@ def test_network_is_the_papers(name, shape):
 
 
 def test_channels_of_the_papers_network():
-    with pytest.raises(rf.errors.ConfigError, match=r"channels: \[32, 48\] given; multiples of 32 are accepted"):
+    with pytest.raises(rf.errors.ConfigError, match=r"`channels` must be multiples of 32 .*got \[32, 48\]"):
         build(Config(network="ddpm", channels=(32, 48)), (1, 8, 8))
 
 
-VECTORS = {"particles": 40, "stages": 3, "initial_steps": 1, "max_step_increment": 1, "max_steps": 1, "slices": 8, "fit_steps": 2,
-           "fit_batch_size": 8, "step_size": 0.3, "device": "cpu", "seed": 4}  # fmt: skip
+VECTORS = {"particles": 40, "stages": 3, "initial_steps": 1, "max_step_increment": 1, "max_steps": 1, "slices": 8,
+           "fit_steps": 2, "fit_batch_size": 8, "step_size": 0.3, "device": "cpu", "seed": 4}  # fmt: skip
 
 
 def trained(data, held_out=None, **settings):
@@ -230,7 +236,7 @@ def test_at_rest_nothing_is_left_of_the_velocity():
     """One flow step a network: whatever the momentum is, at rest it is that of momentum 0."""
     data = torch.rand(60, 2, generator=generator(0))
     still = trained(data, momentum=0.0)
-    assert distances(trained(data, momentum=0.8, reset_velocity=True)) == distances(still)
+    assert distances(trained(data, momentum=0.8, paper={"reset_velocity": True})) == distances(still)
     assert distances(trained(data, momentum=0.8)) != distances(still)
 
 
@@ -240,7 +246,7 @@ def test_particles_go_on_from_the_flow():
     idle = {"momentum": 0.0, "learning_rate": 1e-30, "ema": 0.0, "network": nn.Sequential(nn.Linear(2, 2)), "stages": 4}
     nn.init.zeros_(idle["network"][0].weight)
     nn.init.zeros_(idle["network"][0].bias)
-    on, back = distances(trained(data, **idle, continue_from="flow")), distances(trained(data, **idle))
+    on, back = distances(trained(data, **idle, paper={"continue_from": "flow"})), distances(trained(data, **idle))
     assert on[0] == back[0]
     assert on[3] < on[2] < on[1] < on[0]
     # Every flow of the other run is a first step from the noise, on other slices: a quarter of it is left to chance.
@@ -253,7 +259,7 @@ def test_first_targets():
     settings = {"model": "recorded", "initial_steps": 60, "max_steps": 60, "stages": 1, "slices": 16, "targets": 80,
                 "momentum": 0.5, "step_size": None, "particles": 200}  # fmt: skip
     data, held_out = torch.cat([near, far]), torch.rand(50, 2, generator=generator(2))
-    samples = trained(data, held_out, **settings, first_targets=True).sample(100, seed=1)
+    samples = trained(data, held_out, **settings, paper={"first_targets": True}).sample(100, seed=1)
     assert (samples.mean(0) - 0.1).abs().max() < 0.2  # all targets together have a mean of 0.5
     samples = trained(data, held_out, **settings).sample(100, seed=1)
     assert (samples.mean(0) - 0.5).abs().max() < 0.2
@@ -262,11 +268,12 @@ def test_first_targets():
 def test_noise_of_samples():
     """Networks that learn nothing: samples are latents of the small images, grown, with noise of their own size."""
     data = torch.rand(30, 1, 4, 4, generator=generator(0))
-    flow = trained(data, network="ddpm", channels=[32], layers=1, learning_rate=1e-30, noise_std=0.3, sample_noise_std=0.01,
+    flow = trained(data, network="ddpm", channels=[32], layers=1, learning_rate=1e-30, noise_std=0.3,
+                   paper={"sample_noise_std": 0.01},
                    levels=[{"factor": 2, "stages": 1}, {"factor": 1, "stages": 1}])  # fmt: skip
     source = generator(7)
     latents = draw_latents(flow.config, (1, 2, 2), 20, source)
-    wanted = grow(latents, (1, 2, 2), (1, 4, 4), 0.01, source).clamp(0, 1)
+    wanted = upsample(latents, (1, 2, 2), (1, 4, 4), 0.01, source).clamp(0, 1)
     low, high = flow.run.data["low"], flow.run.data["high"]
     torch.testing.assert_close(flow.sample(20, seed=7).flatten(1), low + wanted * (high - low), rtol=0, atol=1e-5)
 
@@ -278,8 +285,8 @@ def test_plain_fit_is_the_scripts_loop():
     with torch.no_grad():
         for p in start.parameters():
             p.copy_(torch.randn(p.shape, generator=generator(1)))
-    flow = trained(data, network=copy.deepcopy(start), fit="plain", fit_steps=3, stages=1, first_targets=True, targets=30,
-                   learning_rate=0.01, momentum=0.0)  # fmt: skip
+    flow = trained(data, network=copy.deepcopy(start), paper={"fit": "plain", "first_targets": True}, fit_steps=3, stages=1,
+                   targets=30, learning_rate=0.01, momentum=0.0)  # fmt: skip
     found = flow.run.load_network(1)
     # The same by hand: where particles were and went, and the batches, drawn as the run draws them.
     y = rf.generative.training_data.dataset(data, None, flow.config).train.flatten(1)[:30]
@@ -301,10 +308,10 @@ def test_plain_fit_is_the_scripts_loop():
 
 
 def test_what_recordings_do_not_have():
-    with pytest.raises(rf.errors.ConfigError, match="^reset_velocity: given with model 'recorded'"):
-        Config(model="recorded", reset_velocity=True)
-    with pytest.raises(rf.errors.ConfigError, match="reset_velocity: given"):
-        Config(model="recorded", levels=({"factor": 2}, {"factor": 1, "reset_velocity": True}))
+    with pytest.raises(rf.errors.ConfigError, match="^`paper.reset_velocity` must have its default"):
+        Config(model="recorded", paper={"reset_velocity": True})
+    with pytest.raises(rf.errors.ConfigError, match=r"`levels\[1\].paper.reset_velocity` must"):
+        Config(model="recorded", levels=({"factor": 2}, {"factor": 1, "paper": {"reset_velocity": True}}))
 
 
 def test_celeba_is_made_small_as_in_the_paper():

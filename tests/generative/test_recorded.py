@@ -16,9 +16,9 @@ from rieszflow.generative import loop as training
 from rieszflow.generative.run import Run
 
 SMALL = {
-    "model": "recorded", "particles": 400, "target_batch_size": 300, "stages": 3, "initial_steps": 5, "max_steps": 5, "slices": 64,
-    "patch_slices": [[4, 2], [4, 1]], "step_schedule": [8.0, 2.0], "latents": "smooth", "clip": True, "device": "cpu",
-    "checkpoint_seconds": 1e-9,
+    "model": "recorded", "particles": 400, "target_batch_size": 300, "stages": 3, "initial_steps": 5, "max_steps": 5,
+    "slices": 64, "patch_slices": [[4, 2], [4, 1]], "step_schedule": [8.0, 2.0], "latents": "smooth", "clip": True,
+    "device": "cpu", "checkpoint_seconds": 1e-9,
 }  # fmt: skip
 LEVELS = {**SMALL, "levels": [{"factor": 2, "patch_slices": [[3, 1]]}, {"factor": 1, "stages": 2}], "noise_std": 0.05}
 
@@ -93,11 +93,13 @@ def test_a_damaged_or_missing_part_is_refused(whole, tmp_path):
 
 def test_settings_that_do_not_go_together():
     for change, says in (
-        ({"refresh_every": 2}, "^model: "), ({"network": "custom"}, "^model: "), ({"step_schedule": [1.0]}, "^step_schedule: "),
-        ({"step_schedule": [1.0, -1.0]}, "^step_schedule: "), ({"patch_slices": [[7]]}, "^patch_slices: "), ({"patch_slices": [7, 2]}, "^patch_slices: "),
-        ({"patch_slices": [[7, 1]], "local_scales": [1]}, "^patch_slices: "), ({"target_batch_size": 1}, "^target_batch_size: "),
-        ({"by_colour": [2]}, "^by_colour: 2 given"), ({"patch_slices": [[7, 1]], "by_colour": [0]}, "^by_colour: "),
-        ({"model": "other"}, "^model: "),
+        ({"refresh_every": 2}, "^`refresh_every` "), ({"network": "custom"}, "^`network` "),
+        ({"step_schedule": [1.0]}, "^`step_schedule"),
+        ({"step_schedule": [1.0, -1.0]}, "^`step_schedule"), ({"patch_slices": [[7]]}, "^`patch_slices"),
+        ({"patch_slices": [7, 2]}, "^`patch_slices"),
+        ({"patches_only": True}, "^`patch_slices` "), ({"target_batch_size": 1}, "^`target_batch_size` "),
+        ({"by_colour": [2]}, "^`by_colour` must .*got 2"), ({"patch_slices": [[7, 1]], "by_colour": [0]}, "^`by_colour"),
+        ({"model": "other"}, "^`model` "),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=says):
             Config(**{"model": "recorded", **change})

@@ -62,7 +62,11 @@ def main(python: str, dist: str) -> None:
     assert any(n.endswith("licenses/LICENSE") for n in names)
     own = {n.removeprefix("rieszflow/") for n in names if n.startswith("rieszflow/")}
     source = Path(__file__).parents[2] / "src" / "rieszflow"
-    wanted = {str(p.relative_to(source)) for p in source.rglob("*") if p.suffix in (".py", ".yaml") or p.name == "py.typed"}
+    wanted = {
+        str(p.relative_to(source))
+        for p in source.rglob("*")
+        if p.suffix in (".py", ".pyi", ".yaml", ".html") or p.name == "py.typed"
+    }
     assert own == wanted, f"missing {sorted(wanted - own)}, not ours {sorted(own - wanted)}"
     assert all(n.startswith(("rieszflow/", f"rieszflow-{version}.dist-info/")) for n in names)
     with tarfile.open(sdist) as packed_source:

@@ -14,23 +14,18 @@ from typing import Annotated, Any, Literal, TypeAlias
 from typer import Argument, Option
 
 from rieszflow._types import ScaleName
-from rieszflow.cli.error_handling import invocation
+from rieszflow.cli.commands import invocation
 from rieszflow.errors import InputError
-
-__all__ = [
-    "DataPath", "Force", "Json", "Keywords", "RunPath", "Scale", "check_new_file", "check_new_run", "check_writable",
-    "scale_line", "with_reading_options",
-]  # fmt: skip
 
 Keywords: TypeAlias = dict[str, Any]  # arguments of a function with options of many types
 
 RunPath = Annotated[Path, Argument(metavar="RUN", help="Folder of a run.")]
 DataPath = Annotated[Path | None, Option("--data", help="Folder or file of the data, if they were moved.")]
 Force = Annotated[bool, Option("--force", help="Overwrite existing files.")]
+Seed = Annotated[int, Option(min=0, help="Seed of all random numbers.")]
 Json = Annotated[bool, Option("--json", help="Print one line of JSON instead of tables.")]
 Scale = Annotated[
-    ScaleName,
-    Option(help="columns: divide every column by its interquartile range; none: do not; auto: only if columns have names."),
+    ScaleName, Option(help="Whether columns are divided by their interquartile ranges; auto: if they have names.")
 ]
 
 
@@ -44,31 +39,19 @@ def scale_line(scale: str) -> str:
 def _reading(
     columns: Annotated[str | None, Option(help="Columns to read, separated by commas; by default all numeric ones.")] = None,
     exclude: Annotated[str | None, Option(help="Columns to leave out, separated by commas.")] = None,
-    header: Annotated[
-        Literal["auto", "yes", "no"], Option(help="Whether the first row of CSV files holds column names.")
-    ] = "auto",
+    header: Annotated[Literal["auto", "yes", "no"], Option(help="Whether CSV files begin with column names.")] = "auto",
     delimiter: Annotated[str | None, Option(help="Cell separator of CSV files.", show_default="comma, or tab for .tsv")] = None,
     decimal: Annotated[str, Option(help="Decimal sign in text.")] = ".",
     thousands: Annotated[str | None, Option(help="Thousands separator in text.")] = None,
-    missing: Annotated[
-        list[str] | None,
-        Option(help="Text of a missing value ('' for empty cells); rows that contain it are skipped. Repeatable."),
-    ] = None,
+    missing: Annotated[list[str] | None, Option(help="Text of a missing value; its row is skipped. Repeatable.")] = None,
     dates: Annotated[bool, Option("--dates", help="Read dates and times as seconds.")] = False,
     encoding: Annotated[str, Option(help="Encoding of CSV files.")] = "utf-8",
 ) -> Keywords:
-    """Return the options as keyword arguments of `rieszflow.stream`."""
+    """Return the options for reading tables as keyword arguments of `rieszflow.stream`."""
     names = {"columns": columns, "exclude": exclude}
-    return {
-        **{name: next(csv.reader([text])) for name, text in names.items() if text is not None},
-        "header": {"yes": True, "no": False}.get(header, "auto"),
-        "delimiter": delimiter,
-        "decimal": decimal,
-        "thousands": thousands,
-        "missing": missing or None,
-        "dates": dates,
-        "encoding": encoding,
-    }
+    lists = {name: next(csv.reader([text])) for name, text in names.items() if text is not None}
+    rest: Keywords = {"header": {"yes": True, "no": False}.get(header, "auto"), "missing": missing or None, "dates": dates}
+    return {**lists, **rest, "delimiter": delimiter, "decimal": decimal, "thousands": thousands, "encoding": encoding}
 
 
 def with_reading_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from rieszflow.cli.app import app
-from rieszflow.cli.options import DataPath, Force, RunPath, check_new_file, check_writable
+from rieszflow.cli.commands import app
+from rieszflow.cli.options import DataPath, Force, RunPath, Seed, check_new_file, check_writable
 from rieszflow.cli.output import ProgressBars, print_table, show
 from rieszflow.errors import InputError
 
@@ -21,19 +21,12 @@ if TYPE_CHECKING:
 def sample(
     run: RunPath,
     n: Annotated[int, Option("-n", min=1, help="Number of samples.")] = 1000,
-    out: Annotated[
-        Path, Option(help="File for the samples, .npz (array x) or .npy; a figure (.png) is written with it.")
-    ] = Path("samples.npz"),
-    seed: Annotated[int, Option(min=0, help="Seed of the noise.")] = 0,
+    out: Annotated[Path, Option(help="File (.npz or .npy); a figure (.png) is written with it.")] = Path("samples.npz"),
+    seed: Seed = 0,
     batch_size: Annotated[int, Option(min=1, help="Number of samples computed at a time.")] = 500,
     label: Annotated[int | None, Option(help="Label of all samples, for a run trained with --by-class.")] = None,
-    condition: Annotated[
-        str | None, Option(help="Values of the columns that the run was trained with in --condition, such as 50,1200.5.")
-    ] = None,
-    observed: Annotated[
-        str | None,
-        Option(help="Images to complete, one or as many as samples: a .npy or .npz file, or held-out for held-out data."),
-    ] = None,
+    condition: Annotated[str | None, Option(help="Values of the columns of the run's --condition, such as 50,1200.5.")] = None,
+    observed: Annotated[str | None, Option(help="Images to complete: a .npy or .npz file, or held-out.")] = None,
     force: Force = False,
 ) -> None:
     """Draw new samples from a trained run, in the units of its data."""
@@ -60,7 +53,7 @@ def sample(
 
 
 def _condition(run: Run, n: int, label: int | None, condition: str | None, observed: str | None) -> object:
-    """Return the condition of --label, --condition or --observed, which must be the kind that the run was trained with."""
+    """Return the value of --label, --condition or --observed; the option must fit the condition that the run was trained on."""
     kind = run.config.condition
     accepted = {"": "no condition", "class": "--label"}.get(kind, "--observed")
     if kind.startswith(("columns:", "values")):
@@ -92,7 +85,7 @@ def _condition(run: Run, n: int, label: int | None, condition: str | None, obser
 def evaluate(
     run: RunPath,
     n: Annotated[int, Option("-n", min=4, help="Number of samples, and of held-out points if there are as many.")] = 2000,
-    seed: Annotated[int, Option(min=0, help="Seed of the noise, the classifier and the choice of real data.")] = 0,
+    seed: Seed = 0,
     data: DataPath = None,
     inception_weights: Annotated[
         Path | None, Option(help="Inception weights of torch-fidelity, for FID as in the literature.")
@@ -102,7 +95,8 @@ def evaluate(
     import torch
 
     from rieszflow import metrics, report
-    from rieszflow.generative import GenerativeFlow, held_out_conditions, load_data, residual
+    from rieszflow.generative import GenerativeFlow, load_data
+    from rieszflow.generative.training_data import held_out_conditions, residual
 
     flow = GenerativeFlow.load(run)
     assert flow.run is not None
@@ -124,14 +118,14 @@ def evaluate(
         pairs = [part for k in (0, 8) for part in (shown[k : k + 8], nearest[k : k + 8])]
         report.save_picture(flow.run.path / "images" / "nearest.png", report.picture(torch.cat(pairs), columns=8))
     report.write_report(flow.run)
-    print_table(*report.score_table(scores))
-    for note in report.score_notes(scores, flow.run.shape):
+    print_table(*report.page.score_table(scores))
+    for note in report.page.score_notes(scores, flow.run.shape):
         show(note)
     show(f"seed {seed}; all scores: {run / 'evaluation.json'}; report: {run / 'report.html'}")
 
 
 def _check_evaluation(run: Run, inception_weights: Path | None) -> None:
-    """Check what the report needs, and that all files can be written, before the scoring, which takes a while."""
+    """Fail early: check that the files of an evaluation can be read and written, since scoring takes a while."""
     import torch
 
     from rieszflow.metrics.distances import check_inception
@@ -151,7 +145,7 @@ def info(
 ) -> None:
     """Describe a run and its progress; without a run, list data sets and presets."""
     from rieszflow import report
-    from rieszflow._infra.text import printable
+    from rieszflow._infra.messages import printable
     from rieszflow.data import NAMED
     from rieszflow.generative import Run, presets
 
@@ -162,10 +156,8 @@ def info(
         return
     opened = Run.open(run)
     finished, total = opened.finished(), opened.config.total_stages()
-    show(
-        f"{run}: {printable(opened.data['name'])}, {opened.data['points']:,} training {report.noun(opened.shape)} of shape "
-        f"{opened.shape}, {finished} of {total} stages"
-    )
+    data = f"{opened.data['points']:,} training {report.page.noun(opened.shape)} of shape {opened.shape}"
+    show(f"{run}: {printable(opened.data['name'])}, {data}, {finished} of {total} stages")
     if opened.config.condition:
         show(f"condition: {printable(opened.config.condition[:60])}")
     if missing := opened.missing():
@@ -174,5 +166,5 @@ def info(
         meta = state[1]
         show(f"checkpoint: stage {meta['stage']}, {meta['phase']}, step {meta['step']}")
     if rows := opened.metrics():
-        print_table(*report.stage_table(rows))
-        show(report.stage_caption(rows))
+        print_table(*report.page.stage_table(rows))
+        show(report.page.stage_caption(rows))

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from rieszflow._infra.extras import extra
-from rieszflow.cli.app import app
-from rieszflow.cli.error_handling import invocation
+from rieszflow.cli.commands import app, invocation
 from rieszflow.cli.options import DataPath, Keywords, RunPath, check_new_run
 from rieszflow.cli.output import TrainingBars, show
 from rieszflow.errors import InputError
@@ -61,17 +60,18 @@ def train(
 
     from rieszflow import report
     from rieszflow.data import NAMED, load
-    from rieszflow.generative import Config, GenerativeFlow, columns_of
+    from rieszflow.generative import Config, GenerativeFlow
+    from rieszflow.generative.condition import condition_columns
 
     # Whether a file or folder holds images or vectors is known after loading; the settings used before are the same for both.
     config = Config.preset(name if name in NAMED else "images", preset, **overrides)
     config.torch_device()
-    content = load(dataset, data, config.held_out, config.seed, columns_of(config))
+    content = load(dataset, data, config.held_out, config.seed, condition_columns(config))
     if name not in NAMED and len(content.shape) != 3:
         config = Config.preset("vectors", preset, **overrides)
     targets = min(config.targets or len(content.train), len(content.train))
     show(
-        f"{content.name}: {len(content.train):,} training {report.noun(content.shape)} of shape {content.shape}, "
+        f"{content.name}: {len(content.train):,} training {report.page.noun(content.shape)} of shape {content.shape}, "
         f"{config.particles:,} particles flow towards {targets:,} of them; run: {out}"
     )
     invocation().run = out
@@ -98,7 +98,7 @@ def resume(run: RunPath, data: DataPath = None, tensorboard: TensorBoard = False
 
 def _parse_settings(items: list[str]) -> Keywords:
     """Parse the KEY=VALUE of every `--set`."""
-    from rieszflow.generative.yaml_text import parse_yaml
+    from rieszflow.generative.schema import parse_yaml
 
     values = {}
     for item in items:

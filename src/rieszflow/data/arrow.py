@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -10,34 +11,25 @@ from typing import Any, TypeAlias, TypeGuard
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import types
 
-from rieszflow._infra.notices import notice
-from rieszflow._infra.text import one_line
+from rieszflow._infra.messages import notice, one_line
 from rieszflow.data.options import TableOptions, cell_error, is_missing
 from rieszflow.data.points import as_points
 from rieszflow.errors import DatasetError
 
-t = pa.types
 Column: TypeAlias = "pa.Array[Any]"
 
 
 class Part:
-    """A file or a data frame: typed columns, and passes over some of them.
+    """One file of a table, or a data frame: the types of its columns, and passes over some of them."""
 
-    Attributes:
-        n: Number of rows, or None if unknown.
-        named: False for a CSV file without header.
-        typed: False if types were inferred from cells.
-        extensions: Names of the extension types of columns whose numbers mean something else.
-        index: Columns that hold a pandas index.
-        missing: Texts that mark a missing value.
-    """
-
-    n: int | None = None
-    named = typed = True
-    extensions: Mapping[str, str] = MappingProxyType({})
-    index: Collection[str] = ()
-    missing: Collection[str] = ()
+    n: int | None = None  # number of rows, if known
+    named = True  # False for a CSV file without header
+    typed = True  # False if types were inferred from cells
+    extensions: Mapping[str, str] = MappingProxyType({})  # extension types of columns whose numbers mean something else
+    index: Collection[str] = ()  # columns that hold a pandas index
+    missing: Collection[str] = ()  # texts that mark a missing value
 
     def __init__(self, name: str, types: dict[str, pa.DataType]) -> None:
         self.name, self.types = name, types
@@ -47,7 +39,7 @@ class Part:
         raise NotImplementedError
 
     def place(self, row: int) -> str:
-        """Describe for messages where a row is."""
+        """Describe the position of a row for messages."""
         return f"row {row}, counted from 0"
 
     def explain(self, columns: list[str], error: Exception) -> Exception:
@@ -58,55 +50,54 @@ class Part:
 def skip_reason(kind: pa.DataType, options: TableOptions) -> str | None:
     """Return why a column of this type is skipped; "text" if that depends on its cells, None if it is read."""
     kind = storage(kind)
-    if t.is_dictionary(kind) or t.is_run_end_encoded(kind):
-        return skip_reason(kind.value_type, options)
-    if t.is_integer(kind) or t.is_floating(kind) or t.is_boolean(kind) or t.is_decimal(kind):
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind):
         return None
-    if t.is_temporal(kind) and not t.is_interval(kind):
+    if types.is_temporal(kind) and not types.is_interval(kind):
         return None if options.dates else "dates or times; dates=True reads them as seconds"
     if is_list(kind):
         inner = skip_reason(kind.value_type, options)
         return None if inner is None else f"lists of {inner}"
     if _is_text(kind):
         return "text"
-    if t.is_null(kind):
+    if types.is_null(kind):
         return "empty: no value in it"
-    nested = t.is_struct(kind) or t.is_map(kind) or t.is_union(kind)
+    nested = types.is_struct(kind) or types.is_map(kind) or types.is_union(kind)
     return ("nested: " if nested else "") + str(kind)[:60]
 
 
 def storage(kind: pa.DataType) -> pa.DataType:
-    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    """Return the type of the values that a column of an extension, dictionary or run-end encoded type holds."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return storage(kind.storage_type)
+    return storage(kind.value_type) if types.is_dictionary(kind) or types.is_run_end_encoded(kind) else kind
 
 
 def is_list(kind: pa.DataType) -> TypeGuard[pa.ListType[Any]]:
-    return any(test(kind) for test in (t.is_list, t.is_large_list, t.is_fixed_size_list, t.is_list_view, t.is_large_list_view))
+    """Return True for a list type of any kind, with lists of equal or different lengths."""
+    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return lists or types.is_list_view(kind) or types.is_large_list_view(kind)
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind)
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
 def fits_float32(kind: pa.DataType) -> bool:
     """Return True if float32 holds every value of the type."""
     kind = storage(kind)
-    if t.is_dictionary(kind) or t.is_run_end_encoded(kind):
-        return fits_float32(kind.value_type)
     if is_list(kind):
         return fits_float32(kind.value_type)
-    small = t.is_integer(kind) and kind.bit_width <= 16
-    return small or t.is_boolean(kind) or t.is_float16(kind) or t.is_float32(kind)
+    small = types.is_integer(kind) and kind.bit_width <= 16
+    return small or types.is_boolean(kind) or types.is_float16(kind) or types.is_float32(kind)
 
 
 def to_seconds(column: Column) -> Column:
     """Convert times and durations to seconds, and dates to seconds since 1970."""
+    if types.is_date(column.type):
+        column = column.cast(pa.timestamp("s" if types.is_date32(column.type) else "ms"))
     kind = column.type
-    if t.is_date32(kind):
-        return pc.multiply(column.cast(pa.int32()).cast(pa.float64()), 86400.0)
-    if t.is_date64(kind):
-        return pc.divide(column.cast(pa.int64()).cast(pa.float64()), 1e3)
-    # Divide whole numbers first: nanoseconds since 1970 exceed the integers that float64 holds exactly.
-    ticks = column.cast(pa.int32() if t.is_time32(kind) else pa.int64()).cast(pa.int64())
+    # Divide integers first: float64 does not hold nanoseconds since 1970 exactly.
+    ticks = column.cast(pa.int32() if types.is_time32(kind) else pa.int64()).cast(pa.int64())
     per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[kind.unit]
     seconds = pc.divide(ticks, per_second)
     rest = pc.subtract(ticks, pc.multiply(seconds, per_second))
@@ -120,7 +111,7 @@ def label_values(column: Column | pa.ChunkedArray[Any]) -> list[object]:
 
 @dataclass(frozen=True)
 class _Place:
-    """A column of a part, for messages; `row` maps the index of a value in an array to its row in the part."""
+    """A column of a part, for messages; `row` maps the index of a value to its row in the part."""
 
     part: Part
     column: str
@@ -134,10 +125,7 @@ class _Place:
 
 
 class Reader:
-    """A pass over the chosen columns of all parts of a table, and over a column of labels.
-
-    If `options.missing` is given, rows that lack a number or a label are skipped.
-    """
+    """Passes over the chosen columns of a table and its labels; with `options.missing`, incomplete rows are skipped."""
 
     def __init__(
         self, name: str, parts: list[Part], columns: list[str], float32: bool, options: TableOptions, label: str | None
@@ -149,7 +137,7 @@ class Reader:
         self.lists = {c for c in columns if any(is_list(storage(part.types[c])) for part in parts)}
 
     def widths(self) -> dict[str, int]:
-        """Return how many numbers each column has in a row, according to the first rows."""
+        """Return how many numbers each column has in a row: one, unless it holds lists."""
         if self.lists:
             next(self.matrices(), None)
         return {c: self.found.get(c, 1) for c in self.columns}
@@ -174,8 +162,7 @@ class Reader:
         for part, batch, row in self._batches(self.columns if self.skips else [], True):
             values, missing = self._labels(part, batch)
             if self.skips:
-                bad = self._matrix(part, batch, row)[1] | missing
-                found += [value for value, out in zip(values, bad, strict=True) if not out]
+                found += itertools.compress(values, ~(self._matrix(part, batch, row)[1] | missing))
             else:
                 found += [None if out else value for value, out in zip(values, missing, strict=True)]
         return found
@@ -214,10 +201,8 @@ class Reader:
                 continue
             place = _Place(part, name, lambda k: row + k)
             values, missing = self._values(column, place)
-            if self.found.setdefault(name, values.shape[1]) != values.shape[1]:
-                raise DatasetError(
-                    f"{place}: lists must have {self.found[name]} numbers as earlier ones, got {values.shape[1]}"
-                )
+            if (width := self.found.setdefault(name, values.shape[1])) != values.shape[1]:
+                raise DatasetError(f"{place}: lists must have {width} numbers as earlier ones, got {values.shape[1]}")
             if not self.skips and missing.any():
                 where = place.of_value(int(missing.argmax()))
                 raise DatasetError(f"{place} has missing values ({where}); fill them, or give missing=[] to skip such rows")
@@ -231,19 +216,19 @@ class Reader:
             column = column.storage
         if isinstance(column, pa.DictionaryArray):
             column = column.dictionary_decode()
-        elif t.is_run_end_encoded(column.type):
+        elif types.is_run_end_encoded(column.type):
             column = pc.run_end_decode(column)  # type: ignore[attr-defined]  # the stubs lack it
         if is_list(column.type):
             return self._lists(column, place)
         if _is_text(column.type):
             column = self._parsed(column, place)
-        elif t.is_decimal(column.type) or t.is_null(column.type):
+        elif types.is_decimal(column.type) or types.is_null(column.type):
             column = column.cast(pa.float64())
-        elif t.is_temporal(column.type):
+        elif types.is_temporal(column.type):
             column = to_seconds(column)
         missing = column.is_null().to_numpy(zero_copy_only=False)
         if column.null_count:
-            column = column.fill_null(False if t.is_boolean(column.type) else 0)
+            column = column.fill_null(False if types.is_boolean(column.type) else 0)
         values = column.to_numpy(zero_copy_only=False)
         if values.dtype.kind in "iu":
             values = as_points(values[:, None], str(place))[:, 0]
@@ -251,6 +236,7 @@ class Reader:
         return values[:, None], missing | np.isnan(values) if self.skips else missing
 
     def _lists(self, column: Any, place: _Place) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers of a column of lists of one length, as `_values` does."""
         missing = column.is_null().to_numpy(zero_copy_only=False).copy()
         present = np.flatnonzero(~missing)
         lengths = pc.list_value_length(column).fill_null(-1).to_numpy(zero_copy_only=False)[present]

@@ -12,7 +12,6 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from rieszflow._infra.isolation import isolated_numerics
 from rieszflow.errors import InputError
 
 __all__ = ["DenseDirections", "Directions", "Sampler", "independent", "orthogonal", "sobol"]
@@ -72,11 +71,9 @@ class DenseDirections(Directions):
         self.xi = xi
         self.P, self.n = xi.shape
 
-    @isolated_numerics
     def _project(self, x: Tensor) -> Tensor:
         return torch.matmul(self.xi, x.transpose(-1, -2))
 
-    @isolated_numerics
     def adjoint(self, g: Tensor) -> Tensor:
         return torch.matmul(g.transpose(-1, -2), self.xi)
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra import validate
-from rieszflow._infra.isolation import isolated_numerics
 from rieszflow.directions.base import Directions
 from rieszflow.directions.hadamard import padded_dim, random_signs, transform
 from rieszflow.errors import InputError
@@ -173,7 +172,6 @@ class PatchDirections(Directions):
         self.P, self.n = sum(block.rows for block in blocks), signs.shape[-1]
 
     @cached_property
-    @isolated_numerics
     def xi(self) -> list[Tensor]:
         """Directions of every block as a matrix (rows, patch_dim + condition)."""
         m = self.kind.patch_dim + self.kind.condition
@@ -183,7 +181,6 @@ class PatchDirections(Directions):
             for block, s in zip(self.blocks, self.signs, strict=True)
         ]
 
-    @isolated_numerics
     def _project(self, x: Tensor) -> Tensor:
         k, flat, found = self.kind.condition, x.reshape(-1, x.shape[-1]), []
         condition, images = flat[:, :k] * self.kind.condition_scale, self._change_basis(flat[:, k:])
@@ -195,7 +192,6 @@ class PatchDirections(Directions):
             found.append(xi @ patch.T)
         return torch.cat(found).view(self.P, *x.shape[:-1]).movedim(0, -2)
 
-    @isolated_numerics
     def adjoint(self, g: Tensor) -> Tensor:
         flat, k = g.movedim(-2, 0).reshape(self.P, -1), self.kind.condition
         images = flat.new_zeros(flat.shape[1], math.prod(self.kind.shape))

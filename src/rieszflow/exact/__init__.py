@@ -6,7 +6,7 @@ from torch import Tensor
 
 from rieszflow._infra import validate
 from rieszflow._infra.autograd import with_derivatives
-from rieszflow._infra.isolation import isolated_numerics
+from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._types import Need, Pair, Points, PointsT, Statistic
 from rieszflow.exact import energy, pairs
 from rieszflow.kernels import Kernel, Riesz, check_kernel
@@ -94,18 +94,10 @@ def mmd2_gradient(
     move each other.
 
     Args:
-        x: As in `mmd2`.
-        y: As in `mmd2`.
-        kernel: As in `mmd2`.
-        statistic: As in `mmd2`.
-        x_weights: As in `mmd2`.
-        y_weights: As in `mmd2`.
+        x, y, kernel, statistic, x_weights, y_weights: As in `mmd2`.
 
     Returns:
         The gradient in the shape and dtype of x, detached; an array if x and y are arrays.
-
-    Raises:
-        InputError, InputTypeError: As `mmd2`.
 
     Example:
         >>> import torch

@@ -12,18 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from rieszflow._infra import ranks
+from rieszflow._infra.files import Json
 from rieszflow._infra.ranks import Group
 from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Dataset
 from rieszflow.errors import RunError
 from rieszflow.generative.condition import Condition, raw_conditions
 from rieszflow.generative.config import Config
-from rieszflow.generative.latents import draw_latents
+from rieszflow.generative.levels import Level, draw_latents, levels, pool, step_sizes
 from rieszflow.generative.networks import build, check_memory
 from rieszflow.generative.processes import Processes
-from rieszflow.generative.pyramid import Level, levels, shrink
 from rieszflow.generative.run import Run, StageMetrics
-from rieszflow.generative.step_sizes import step_sizes
 
 __all__ = ["WATCHED", "Context", "DrawCallback", "LevelData", "Pictures", "checked_levels", "level_data", "prepare"]
 
@@ -60,19 +59,15 @@ class Context:
     """Data, settings and processes of a training.
 
     Attributes:
-        run: the folder, with settings and a description of the data.
-        levels: of resolution, coarsest first.
         schedule: T_1, …, T_L.
         here: this process among those that train the run.
         targets: (M, d) at full size, on the CPU.
         held_out: (n, d) at full size, on the CPU, for the metrics.
         held_out_digest: a checksum of them.
         random_state: of the random source after the targets were chosen.
-        conditions: values of the condition for the particles, then for the fresh samples, as `Condition.join` takes them;
-            None without a condition.
+        conditions: values of the condition for the particles, then for the fresh samples; None without a condition.
         custom: the user's own network; None for a network of `Config.network`.
-        progress: called after every step; on the first process only.
-        draw: called after every stage; on the first process only.
+        progress, draw: the user's callbacks, on the first process only.
     """
 
     run: Run
@@ -114,12 +109,14 @@ class Context:
             self.progress(progress)
 
 
-def checked_levels(config: Config, shape: tuple[int, ...], condition: Condition, custom: nn.Module | None) -> list[Level]:
-    """Return the levels of a training, after checking settings, data and memory, before anything is written or computed.
+def checked_levels(config: Config, data: Json, custom: nn.Module | None) -> list[Level]:
+    """Return the levels of a training on described data, after checking that settings, data and memory fit together.
 
     Raises:
         ConfigError: the settings do not fit the data or the machine.
     """
+    shape = tuple(data["shape"])
+    condition = Condition.from_config(config, shape, data.get("condition"))
     found, device = levels(config, shape, condition), config.torch_device()
     for level in found:
         check_memory(level.config, level.shape, device, training=True)
@@ -149,7 +146,7 @@ def prepare(
     generator = torch.Generator().manual_seed(config.seed)
     train, held_out = data.train.flatten(1), data.held_out.flatten(1)[:WATCHED]
     known, known_held_out = raw_conditions(config, data)
-    order = torch.arange(len(train)) if config.first_targets else torch.randperm(len(train), generator=generator)
+    order = torch.arange(len(train)) if config.paper.first_targets else torch.randperm(len(train), generator=generator)
     targets = order[: config.targets]
     held_out = condition.join(None if known_held_out is None else known_held_out[:WATCHED], held_out)
     conditions = None
@@ -175,28 +172,20 @@ def prepare(
 
 @dataclass(frozen=True)
 class LevelData:
-    """The targets at the size of a level, on the device.
-
-    Attributes:
-        level: its settings and size.
-        targets: (m, d), this process's part.
-        watched: (n, d), some of all targets, for the metrics.
-        held_out: (n, d), held-out data, for the metrics.
-        step_sizes: τ for each kind of slices.
-    """
+    """The targets at the size of a level, on the device."""
 
     level: Level
-    targets: Tensor
-    watched: Tensor
-    held_out: Tensor
-    step_sizes: tuple[float, ...]
+    targets: Tensor  # (m, d), this process's part
+    watched: Tensor  # (n, d), some of all targets, for the metrics
+    held_out: Tensor  # (n, d), for the metrics
+    step_sizes: tuple[float, ...]  # τ for each kind of slices
 
 
 def level_data(context: Context, stage: int) -> LevelData:
     """Return the data of the level of a stage; of the last level after the last stage."""
     level = next((level for level in context.levels if stage <= level.last), context.levels[-1])
     targets, held_out = (
-        shrink(t, context.run.shape, level.factor, level.condition.leading).to(context.device)
+        pool(t, context.run.shape, level.factor, level.condition.leading).to(context.device)
         for t in (context.targets, context.held_out)
     )
     watched = targets[:WATCHED]

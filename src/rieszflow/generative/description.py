@@ -7,13 +7,17 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from rieszflow._infra.extras import extra
 from rieszflow._infra.files import MARK, Json, read_text
-from rieszflow._infra.text import short_repr
+from rieszflow._infra.messages import short_repr
 from rieszflow.errors import ConfigError, FileError, RunError
-from rieszflow.generative.checks import is_whole, shown
 from rieszflow.generative.config import Config
-from rieszflow.generative.yaml_text import YAML_BYTES, dump_yaml, parse_yaml
+from rieszflow.generative.schema import YAML_BYTES, StrictModel, dump_yaml, parse_yaml
+
+with extra("generative", "generative models"):
+    from pydantic import Field, model_validator
 
 __all__ = ["VERSION", "Description"]
 
@@ -22,12 +26,12 @@ VERSION = 7  # of a run: config.yaml, networks and checkpoints
 
 @dataclass(frozen=True)
 class Description:
-    """A config.yaml.
+    """The content of a config.yaml.
 
     Attributes:
-        config: settings.
-        data: name, path, shape, low, high, training points, fingerprint.
-        id: random id of the run, which all its files contain.
+        config: The settings.
+        data: Name, path, shape, low, high, columns, number of points and fingerprint of the training data, and the condition.
+        id: A random id of the run, which all its files contain.
     """
 
     config: Config
@@ -35,13 +39,13 @@ class Description:
     id: str
 
     def text(self) -> str:
-        content: Json = {"format": MARK, "version": VERSION, "run": self.id, "data": self.data}
-        content["config"] = self.config.to_dict()
-        return dump_yaml(content)
+        return dump_yaml(
+            {"format": MARK, "version": VERSION, "run": self.id, "data": self.data, "config": self.config.to_dict()}
+        )
 
     @classmethod
     def read(cls, file: Path) -> Description:
-        """Raises RunError for whatever in the file cannot be."""
+        """Read a config.yaml. Raises RunError for anything in it that rieszflow does not write."""
         try:
             content = parse_yaml(read_text(file, YAML_BYTES))
         except FileError:
@@ -55,7 +59,13 @@ class Description:
             raise RunError(f"{file}: is a run of version {found}, this rieszflow reads version {VERSION}; train again")
         if not isinstance(run := content.get("run"), str):
             raise RunError(f"{file}: `run` must be the id of the run, got {short_repr(run)}")
-        data = _checked_data(file, content.get("data"))
+        data = content.get("data")
+        if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+            raise RunError(f"{file}: `data` must be a mapping of names, got {short_repr(data)}")
+        try:
+            _Data(**data)
+        except ConfigError as error:
+            raise RunError(f"{file}: `data.{str(error)[1:]}") from None
         try:
             config = Config.from_dict(content.get("config"), str(file), whole=True)
         except ConfigError as error:
@@ -70,66 +80,66 @@ class Description:
         return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
-_NEEDED = ("name", "path", "shape", "low", "high", "columns", "points", "fingerprint")
-_LARGEST = 10**9  # numbers of a datum
+_Size = Annotated[int, Field(ge=1, le=10**9)]
+_Number = Annotated[float, Field(gt=-1e300, lt=1e300)]
+_Positive = Annotated[float, Field(gt=0, lt=1e300)]
+_NotNegative = Annotated[float, Field(ge=0, lt=1e300)]
+_Tail = Annotated[float, Field(ge=0, le=1e3)]
 
 
-def _checked_data(file: Path, data: object) -> Json:
-    """The data section of a config.yaml."""
-    if not isinstance(data, dict):
-        raise RunError(f"{file}: its data section is {shown(data)}; a mapping is needed")
-    if odd := [key for key in data if not isinstance(key, str)]:
-        raise RunError(f"{file}: its data section has the key {shown(odd[0])}; names are accepted")
-    if missing := [key for key in _NEEDED if key not in data]:
-        raise RunError(f"{file}: its data section lacks {', '.join(missing)}")
+class _Columns(StrictModel):
+    """The fields of `data.ColumnScaler`."""
 
-    def need(key: str, ok: bool, accepted: str) -> None:
-        if not ok:
-            raise RunError(f"{file}: data: {key}: {shown(data[key])} given; {accepted} accepted")
-
-    need("name", isinstance(data["name"], str), "text is")
-    need("path", data["path"] is None or isinstance(data["path"], str), "null or text is")
-    shape = data["shape"]
-    sound = isinstance(shape, list) and len(shape) in (1, 3) and all(is_whole(v, 1, _LARGEST) for v in shape)
-    need("shape", sound and math.prod(shape) <= _LARGEST, "a list (d) or (C, H, W) of whole numbers of at least 1 is")
-    need("low", _number(data["low"]), "a finite number is")
-    need("high", _number(data["high"]) and data["high"] > data["low"], "a finite number above low is")
-    fits = data["columns"] is None if len(shape) == 3 else _sound_columns(data["columns"], shape[0])
-    need("columns", fits, "null for images, centre, spread and tail of each column for vectors are")
-    condition = data.get("condition")
-    if condition is not None and not _sound_condition(condition):
-        raise RunError(f"{file}: data: condition: {shown(condition)} given; what rieszflow wrote there is accepted")
-    need("points", is_whole(data["points"], 1, _LARGEST), "a whole number of at least 1 is")
-    need("fingerprint", isinstance(data["fingerprint"], str), "text is")
-    return data
+    centre: list[_Number]
+    spread: list[_NotNegative]
+    tail: list[_Tail]
 
 
-def _sound_columns(said: object, d: int) -> bool:
-    """Return True if `said` can be the fields of `data.ColumnScaler` for d columns."""
-    if not isinstance(said, dict) or said.keys() != {"centre", "spread", "tail"}:
-        return False
-    if not all(isinstance(v, list) and len(v) == d and all(map(_number, v)) for v in said.values()):
-        return False
-    return bool(min(said["spread"]) >= 0 and min(said["tail"]) >= 0 and max(said["tail"]) <= 1e3)
+class _Condition(StrictModel):
+    """What `describe_condition` returns, for labels or for values."""
+
+    weight: _Positive
+    classes: list[Annotated[int, Field(ge=-(2**63), lt=2**63)]] | None = None
+    counts: list[_Size] | None = None
+    names: list[str] | None = None
+    centre: list[_Number] | None = None
+    spread: list[_Positive] | None = None
+    tail: list[_Tail] | None = None
+    low: list[_Number] | None = None
+    high: list[_Number] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> _Condition:
+        given = {name: value for name, value in dict(self).items() if isinstance(value, list)}
+        labels = given.keys() == {"classes", "counts"}
+        values = given.keys() == {"names", "centre", "spread", "tail", "low", "high"}
+        lengths = {len(value) for value in given.values()}
+        ordered = not labels or given["classes"] == sorted(set(given["classes"]))
+        if not (labels or values) or len(lengths) != 1 or 0 in lengths or not ordered:
+            raise ValueError("must describe labels or values as rieszflow does")
+        return self
 
 
-def _sound_condition(said: object) -> bool:
-    """Whether it can be what `describe_condition` returned."""
-    if not isinstance(said, dict) or not _number(said.get("weight")) or not said["weight"] > 0:
-        return False
-    lists = {key: value for key, value in said.items() if key != "weight"}
-    if not all(isinstance(v, list) and 0 < len(v) <= _LARGEST for v in lists.values()) or len({*map(len, lists.values())}) != 1:
-        return False
-    if lists.keys() == {"classes", "counts"}:
-        whole = all(is_whole(v, -(2**63), 2**63 - 1) for v in lists["classes"] + lists["counts"])
-        return whole and sorted(set(lists["classes"])) == lists["classes"] and min(lists["counts"]) > 0
-    if lists.keys() != {"names", "centre", "spread", "tail", "low", "high"} or not all(
-        isinstance(v, str) for v in lists.pop("names")
-    ):
-        return False
-    numbers = all(_number(v) for values in lists.values() for v in values)
-    return numbers and min(lists["spread"]) > 0 and min(lists["tail"]) >= 0 and max(lists["tail"]) <= 1e3
+class _Data(StrictModel):
+    """The section `data`."""
 
+    name: str
+    path: str | None
+    shape: list[_Size]
+    low: _Number
+    high: _Number
+    columns: _Columns | None
+    points: _Size
+    fingerprint: str
+    condition: _Condition | None = None
 
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+    @model_validator(mode="after")
+    def _check(self) -> _Data:
+        if len(self.shape) not in (1, 3) or math.prod(self.shape) > 10**9:
+            raise ValueError(f"`shape` must be [d] or [C, H, W] with at most 10^9 numbers, got {short_repr(self.shape)}")
+        if self.high <= self.low:
+            raise ValueError(f"`high` must be above `low`, got {self.high}")
+        lengths = None if self.columns is None else {len(v) for v in dict(self.columns).values()}
+        if lengths != (None if len(self.shape) == 3 else {self.shape[0]}):
+            raise ValueError("`columns` must be null for images, and describe each column of vectors")
+        return self

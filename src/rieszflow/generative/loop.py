@@ -23,20 +23,18 @@ from torch import Tensor, nn
 
 from rieszflow._infra import ranks
 from rieszflow._infra.files import Json, out_of_memory
-from rieszflow._infra.notices import notice
-from rieszflow._infra.text import one_line
+from rieszflow._infra.messages import notice, one_line
 from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Dataset
 from rieszflow.errors import RankError, RunError
 from rieszflow.generative.context import Context, DrawCallback, prepare
-from rieszflow.generative.fit import begin_fit, fit_step, own_random_state
-from rieszflow.generative.flows import flow_step
+from rieszflow.generative.levels import Level
 from rieszflow.generative.networks import build
 from rieszflow.generative.processes import processes, report_rank_errors, sigterm_as_error
-from rieszflow.generative.pyramid import Level
 from rieszflow.generative.run import RESTORES, Run, StageMetrics
 from rieszflow.generative.stages import blank_state, first_state, next_stage, write_network, write_recording
 from rieszflow.generative.state import FitPhase, FlowPhase, State
+from rieszflow.generative.steps import begin_fit, fit_step, flow_step, own_random_state
 
 __all__ = ["train"]
 
@@ -53,14 +51,6 @@ def train(
     """Train a run to its end, from its last checkpoint if there is one. A finished run stays as it is.
 
     If a network is missing, training starts again at the first stage, because the particles that led to the network are gone.
-
-    Args:
-        run: the folder.
-        data: the training data.
-        levels: the run's levels of resolution, from `checked_levels`.
-        network: the module, if the settings say "custom".
-        progress: called after every step.
-        draw: called after every stage.
 
     Raises:
         RunError: a file is damaged or of another run, another process is training the run, or one of the processes of this
@@ -148,11 +138,7 @@ def _save(context: Context, state: State) -> None:
 
 
 def _resume(context: Context) -> State:
-    """Return the state of the last checkpoint if all stages before it are there; otherwise the first state.
-
-    Raises:
-        RunError: a file is damaged or of another run, or a folder is in the place of a network.
-    """
+    """Return the state of the last checkpoint if all stages before it are there; otherwise the first state."""
     run, reason = context.run, ""
     if context.here.main:
         run.clear_temporaries()
@@ -180,11 +166,7 @@ def _resume(context: Context) -> State:
 
 
 def _restore(context: Context, tensors: dict[str, Tensor], header: Json) -> State:
-    """Return the state that `_save` wrote.
-
-    Raises:
-        RunError: it does not fit this run, or held-out data were others.
-    """
+    """Return the state that `_save` wrote."""
     run = context.run
     if header.get("held_out") != context.held_out_digest:
         raise RunError(f"{run.path}: began with other held-out data than those given now")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +14,22 @@ from torch import Tensor, nn
 from rieszflow import data
 from rieszflow._infra import validate
 from rieszflow._infra.files import Json, out_of_memory
-from rieszflow._infra.isolation import torch_defaults
-from rieszflow._infra.notices import notice
-from rieszflow._infra.text import one_line
+from rieszflow._infra.messages import notice, one_line
+from rieszflow._infra.numerics import torch_defaults
 from rieszflow._types import Points, Progress, ProgressCallback, Seed
 from rieszflow.constraints import Constraint, Pool
 from rieszflow.data import Dataset
 from rieszflow.data.datasets import holds_table
 from rieszflow.errors import ConfigError, InputError, RunError
 from rieszflow.flow.segments import Segment, replay
-from rieszflow.generative.condition import Condition, setting_of
+from rieszflow.generative.condition import Condition, condition_setting
 from rieszflow.generative.config import Config
 from rieszflow.generative.context import DrawCallback, checked_levels
 from rieszflow.generative.hub import OnHub
-from rieszflow.generative.latents import draw_latents
+from rieszflow.generative.levels import Level, draw_latents, levels, upsample
 from rieszflow.generative.loop import train
 from rieszflow.generative.networks import Displacement, build, check_memory, displace
 from rieszflow.generative.processes import processes, report_rank_errors
-from rieszflow.generative.pyramid import Level, grow, levels
 from rieszflow.generative.run import Run
 from rieszflow.generative.run_copies import Temporary, read_files, save_copy, write_files
 from rieszflow.generative.training_data import check_same, dataset, describe, load_data
@@ -143,8 +140,7 @@ class GenerativeFlow(OnHub):
             if not fits:
                 raise InputError(f"`condition` must fit data of shape {found.shape}, got {condition!r}")
         description = describe(found, self.config)
-        known = Condition.of(self.config, found.shape, description.get("condition"))
-        checked = checked_levels(self.config, found.shape, known, self.network)
+        checked = checked_levels(self.config, description, self.network)
         self.run = self._create_run(run, description)
         train(self.run, found, checked, network=self.network, progress=progress, draw=draw)
         return self
@@ -153,12 +149,12 @@ class GenerativeFlow(OnHub):
         """Put the condition that `fit` was given into the settings."""
         if condition is None:
             return
-        wanted = setting_of(condition, of_table)
+        wanted = condition_setting(condition, of_table)
         if self.config.condition not in ("", wanted):
             raise ConfigError(
                 f"`condition` must be that of the settings, {self.config.condition[:40]!r}, or None, got {wanted[:40]!r}"
             )
-        self.config = replace(self.config, condition=wanted)
+        self.config = self.config.with_settings(condition=wanted)
 
     def _create_run(self, folder: str | os.PathLike[str] | None, description: Json) -> Run:
         """Create the folder in the first process; the others wait and open it."""
@@ -207,8 +203,7 @@ class GenerativeFlow(OnHub):
         flow.run.check()
         found = load_data(flow.run) if data is None else dataset(data, held_out, flow.config, condition, held_out_condition)
         check_same(flow.run, found)
-        known = Condition.of(flow.config, found.shape, flow.run.data.get("condition"))
-        checked = checked_levels(flow.config, found.shape, known, network)
+        checked = checked_levels(flow.config, flow.run.data, network)
         train(flow.run, found, checked, network=network, progress=progress, draw=draw)
         return flow
 
@@ -248,8 +243,8 @@ class GenerativeFlow(OnHub):
             notice(f"{self.run.path}: training is not finished; samples go through {last} of {total} stages")
         device, generator = self.config.torch_device(), validate.generator(seed)
         x, shape, described = torch.empty(0), self.run.shape, self.run.data
-        known = Condition.of(self.config, shape, described.get("condition"))
-        values = known.asked(condition, n, described, generator)
+        known = Condition.from_config(self.config, shape, described.get("condition"))
+        values = known.parse(condition, n, described, generator)
         check_memory(levels(self.config, shape)[-1].config, shape, device, training=False, samples=n)
         for level in levels(self.config, self.run.shape, known):
             if level.first > last:
@@ -257,7 +252,7 @@ class GenerativeFlow(OnHub):
             if level.first == 1:
                 x = known.join(values, draw_latents(level.config, level.shape, n, generator))
             else:
-                x = grow(x, shape, level.shape, level.sample_noise_std, generator, level.config.upsampling, known.leading)
+                x = upsample(x, shape, level.shape, level.sample_noise_std, generator, level.config.upsampling, known.leading)
             x, shape = x.to(device), level.shape
             stages = _counted(range(level.first, min(last, level.last) + 1), last, progress)
             if self.config.model == "recorded":
@@ -270,7 +265,7 @@ class GenerativeFlow(OnHub):
         if not x.isfinite().all():
             raise RunError(f"{self.run.path}: samples must be finite, got NaN or infinity from its networks or recording")
         # In an unfinished run the last level may not have begun: the samples are enlarged to full size.
-        x = known.data(grow(x, shape, self.run.shape, 0.0, None, leading=known.leading)).cpu()
+        x = known.data(upsample(x, shape, self.run.shape, 0.0, None, leading=known.leading)).cpu()
         if len(self.run.shape) == 3:
             x = x.clamp(0, 1)
         return data.unscale_points(x, described["low"], described["high"], self.run.columns).view(n, *self.run.shape)

@@ -12,106 +12,95 @@ from torch.nn import functional
 
 from rieszflow._infra.extras import extra
 from rieszflow.errors import ConfigError
-from rieszflow.generative.condition import NOTHING, Condition
+from rieszflow.generative.condition import UNCONDITIONAL, Condition
 from rieszflow.generative.config import Config
-from rieszflow.generative.pyramid import Level
+from rieszflow.generative.levels import Level
 
 __all__ = ["Displacement", "as_data", "build", "check_memory", "displace"]
 
-_GROUPS = 32  # of channels that the paper's network normalises together
+_GROUPS = 32  # channels per normalisation group of the paper's network
 
 
 class Displacement(nn.Module):
-    """Φ(x) = scale · net((x − ½)·4): flat particles (B, d) in, displacements (B, d) out. With `plain`, net(x).
+    """Φ(x) = scale · net(4x − 2): displacements (B, d) of flat particles (B, d). With `plain`, net(x).
 
-    Particles near [0, 1] reach the network with a spread of about one, and what it has to learn, the displacement divided by
-    its root mean square, has size one at every l: the same learning rate serves all networks. `scale` is saved with
-    the weights.
+    Particles near [0, 1] reach the network with a spread of about one. It learns the displacement divided by its root mean
+    square, so the same learning rate serves all stages. `scale` is saved with the weights.
 
-    With a condition of k numbers before x they reach the network as k more channels, each of one number, or as k more
-    coordinates. What is known does not move.
+    A condition of k leading coordinates reaches the network as k more channels, or k more coordinates, and is not displaced.
     """
 
     scale: Tensor
 
     def __init__(
-        self,
-        net: nn.Module,
-        shape: tuple[int, ...],
-        plain: bool = False,
-        condition: Condition = NOTHING,
+        self, net: nn.Module, shape: tuple[int, ...], plain: bool = False, condition: Condition = UNCONDITIONAL
     ) -> None:
         super().__init__()
-        self.net, self.plain, self.condition = net, plain, condition
-        self.shape = shape
+        self.net, self.shape, self.plain, self.condition = net, shape, plain, condition
         self.register_buffer("scale", torch.ones(()))
 
     def forward(self, x: Tensor, normalised: bool = False) -> Tensor:
-        """Φ(x), or Φ(x) / scale."""
+        """Return Φ(x), or Φ(x) / scale if `normalised`."""
         k = self.condition.leading
         z = x[:, k:].reshape(-1, *self.shape)
         z = z if self.plain else 4 * z - 2
-        if k:  # a number for every pixel, or beside the others; of size one, whatever it weighs in the flow
+        if k:  # of size one, whatever the weight in the flow
             c = x[:, :k] / self.condition.weight
             z = torch.cat([z, c.view(*c.shape, *[1] * (z.ndim - 2)).expand(-1, -1, *z.shape[2:])], 1)
         out = self.net(z)
         if not isinstance(out, Tensor) or out.shape != (len(x), *self.shape):
-            given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise ConfigError(
-                f"network: returns {given} for an input of shape {(len(x), *self.shape)}; equal shapes are needed"
-            )
+            found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise ConfigError(f"`network` must return the shape of its input, {(len(x), *self.shape)}, got {found}")
         flat = out.flatten(1).float()
         if k:
             flat = torch.cat([flat.new_zeros(len(flat), k), flat], 1)
-        elif self.condition.known is not None:
-            flat = flat - self.condition.known.project(flat)
+        elif self.condition.constraint is not None:
+            flat = flat - self.condition.constraint.project(flat)
         return flat if normalised else flat * self.scale
 
 
 def build(
-    config: Config, shape: tuple[int, ...], custom: nn.Module | None = None, condition: Condition = NOTHING
+    config: Config, shape: tuple[int, ...], custom: nn.Module | None = None, condition: Condition = UNCONDITIONAL
 ) -> Displacement:
-    """A fresh network for data of a shape, (C, H, W) or (d,). Initialised from the config's seed, and from nothing else."""
-    kind = config.network
-    if kind == "auto":
-        kind = "unet" if len(shape) == 3 else "mlp"
-    plain = config.fit == "plain"
+    """Return a new network for data of shape (C, H, W) or (d,), initialised from the seed in the settings alone."""
+    kind, plain = config.network, config.paper.fit == "plain"
     if kind == "custom":
         if custom is None:
-            raise ConfigError("network: 'custom' given; pass the nn.Module itself as `network=`")
-        return Displacement(custom, shape, plain=plain, condition=condition)
+            raise ConfigError("`network` must be an nn.Module for the setting network='custom', got None")
+        return Displacement(custom, shape, plain, condition)
+    mlp = kind == "mlp" or (kind == "auto" and len(shape) != 3)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        net = _mlp(config, shape, condition.leading) if kind == "mlp" else _UNet(config, shape, condition.leading)
+        net = _mlp(config, shape, condition.leading) if mlp else _UNet(config, shape, condition.leading)
         return Displacement(net, shape, plain, condition)
 
 
 def check_memory(config: Config, shape: tuple[int, ...], device: torch.device, training: bool, samples: int = 0) -> None:
-    """Refuses settings that cannot work on this machine, before anything is allocated: the least that they need is counted.
+    """Refuse settings that need more memory than there is, before anything is allocated.
 
-    In float32: the weights, for training with gradients, average and the optimiser's two moments; all particles before and
-    after a step; the slices' tables, 1,152 numbers each; samples before and after a network.
+    Counted is the least that is needed, in float32: the weights, for training with gradients, average and both moments; all
+    particles before and after a step; the slices' tables of 1,152 numbers; samples before and after a network.
 
     Raises:
-        ConfigError: more is needed than the machine (or the GPU) has.
+        ConfigError: The machine or the GPU has less memory.
     """
     if device.type == "cuda":
-        there = torch.cuda.get_device_properties(device).total_memory
+        memory = torch.cuda.get_device_properties(device).total_memory
     elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     else:
         return
-    weights = 0 if config.model == "recorded" else _weights(config, shape)
+    weights = 0 if config.model == "recorded" else _count_weights(config, shape)
     need = {"weights": 4 * weights * (5 if training else 1), "samples": 2 * 4 * samples * math.prod(shape)}
     if training:
         need |= {"particles": 2 * 4 * config.particles * math.prod(shape), "slices": 4 * 1152 * config.slices}
-    if sum(need.values()) > there:
+    if sum(need.values()) > memory:
         parts = ", ".join(f"{size / 2**30:,.1f} GiB for {what}" for what, size in need.items() if size > 2**26)
-        raise ConfigError(f"the settings need {parts} at least, for data of shape {shape}; there are {there / 2**30:,.1f} GiB")
+        raise ConfigError(f"the settings need at least {parts} for data of shape {shape}; there are {memory / 2**30:,.1f} GiB")
 
 
-def _weights(config: Config, shape: tuple[int, ...]) -> int:
-    """How many numbers a network has, without making it; none of a custom one, which is there already."""
+def _count_weights(config: Config, shape: tuple[int, ...]) -> int:
+    """Return the number of weights of a network without making it; 0 for a custom one, which exists already."""
     if config.network == "custom":
         return 0
     if config.network == "mlp" or len(shape) != 3:
@@ -122,10 +111,10 @@ def _weights(config: Config, shape: tuple[int, ...]) -> int:
 
 
 class _UNet(nn.Module):
-    """diffusers' UNet2DModel as a plain map: its time input is held at 0, because every stage has a network of its own.
+    """UNet2DModel of diffusers as a map of images; its time input is held at 0, because every stage has its own network.
 
-    With `patch` p > 1 the network sees p × p pixels as one with p² times the channels: on a CPU most of a UNet's time
-    goes into its finest level, and this one is p² times smaller.
+    With `unet_patch_size` p the network sees p × p pixels as one pixel with p² times the channels. On a CPU most of a UNet's
+    time is spent at its finest size, which is then p² times smaller.
     """
 
     def __init__(self, config: Config, shape: tuple[int, ...], leading: int = 0) -> None:
@@ -134,46 +123,41 @@ class _UNet(nn.Module):
             from diffusers.models.unets.unet_2d import UNet2DModel
 
         if len(shape) != 3:
-            raise ConfigError(f"network: {config.network!r} needs images (C, H, W), the data have the shape {shape}; use 'mlp'")
-        levels, patch = len(config.channels), config.unet_patch_size
-        ddpm = config.network == "ddpm"
-        if ddpm and any(channels % _GROUPS for channels in config.channels):
-            raise ConfigError(
-                f"channels: {list(config.channels)} given; multiples of {_GROUPS} are accepted with network 'ddpm'"
-            )
-        if config.attention and config.channels[-1] < 8:
-            raise ConfigError(
-                f"attention: needs 8 channels or more at the coarse level, channels ends with {config.channels[-1]}"
-            )
-        factor = patch * 2 ** (levels - 1)
+            raise ConfigError(f"`network` must be 'mlp' for data of shape {shape}, got {config.network!r}, which needs images")
+        channels, size, ddpm = config.channels, config.unet_patch_size, config.network == "ddpm"
+        if ddpm and any(number % _GROUPS for number in channels):
+            raise ConfigError(f"`channels` must be multiples of {_GROUPS} with network 'ddpm', got {list(channels)}")
+        if config.attention and channels[-1] < 8:
+            raise ConfigError(f"`channels` must end with at least 8 with attention, got {channels[-1]}")
+        factor = size * 2 ** (len(channels) - 1)
         if factor > max(shape[1:]):
             raise ConfigError(
-                f"channels: patches of {patch} and {levels} levels shrink images by {factor}, more than "
-                f"{shape[1]} × {shape[2]} have; give fewer levels or a smaller patch"
+                f"`channels` and `unet_patch_size` must not shrink images of {shape[1]} × {shape[2]} by more than their size, "
+                f"got a factor of {factor}"
             )
-        # every level halves the sides: repeat the edge up to the next multiple, cut it off again behind
+        # Sides are padded to a multiple of the factor by repeating the edge, and the output is cropped.
         height, width = (side + -side % factor for side in shape[1:])
         top, left = (height - shape[1]) // 2, (width - shape[2]) // 2
         self.pad = (left, width - shape[2] - left, top, height - shape[1] - top)
-        self.fold, self.unfold = nn.PixelUnshuffle(patch), nn.PixelShuffle(patch)
-        down, up = ["DownBlock2D"] * levels, ["UpBlock2D"] * levels
+        self.fold, self.unfold = nn.PixelUnshuffle(size), nn.PixelShuffle(size)
+        down, up = ["DownBlock2D"] * len(channels), ["UpBlock2D"] * len(channels)
         if config.attention and not ddpm:
             down[-1], up[0] = "AttnDownBlock2D", "AttnUpBlock2D"
         self.unet = UNet2DModel(
-            sample_size=(height // patch, width // patch),
-            in_channels=(shape[0] + leading) * patch**2,
-            out_channels=shape[0] * patch**2,
+            sample_size=(height // size, width // size),
+            in_channels=(shape[0] + leading) * size**2,
+            out_channels=shape[0] * size**2,
             layers_per_block=config.layers,
-            block_out_channels=config.channels,
+            block_out_channels=channels,
             down_block_types=tuple(down),
             up_block_types=tuple(up),
             add_attention=config.attention or ddpm,
-            attention_head_dim=config.channels[-1] if ddpm else 8,
-            norm_num_groups=_GROUPS if ddpm else max(1, math.gcd(*config.channels) // 4),
+            attention_head_dim=channels[-1] if ddpm else 8,
+            norm_num_groups=_GROUPS if ddpm else max(1, math.gcd(*channels) // 4),
             norm_eps=1e-6 if ddpm else 1e-5,
         )
         if ddpm:
-            _as_in_paper(self.unet)
+            _init_as_in_paper(self.unet)
 
     def forward(self, x: Tensor) -> Tensor:
         left, _, top, _ = self.pad
@@ -183,14 +167,14 @@ class _UNet(nn.Module):
 
 
 class _NoTime(nn.Module):
-    """In the place of a time embedding."""
+    """Replaces the time embedding."""
 
     def forward(self, time: Tensor) -> None:
         return None
 
 
-def _as_in_paper(unet: nn.Module) -> None:
-    """A unet without time that begins as 0: residual blocks and attention add nothing at first, and nothing comes out."""
+def _init_as_in_paper(unet: nn.Module) -> None:
+    """Remove the time input, and initialise the unet to zero: residual blocks and attention add nothing at first."""
     unet.time_embedding = _NoTime()
     for module in unet.modules():
         if hasattr(module, "time_emb_proj"):
@@ -219,11 +203,12 @@ def displace(phi: Displacement, x: Tensor, clip: bool, batch_size: int = 500) ->
     phi.eval()
     out = torch.cat([part - phi(part) for part in x.split(batch_size)])
     out = out.clamp_(0, 1) if clip else out
-    return out if phi.condition.known is None else phi.condition.known.restore(out, x)
+    constraint = phi.condition.constraint
+    return out if constraint is None else constraint.restore(out, x)
 
 
 def as_data(x: Tensor, level: Level) -> Tensor:
-    """Particles as samples of the data: images are clipped to their range [0, 1], vectors may lie anywhere."""
+    """Return particles as samples: images are clipped to [0, 1], vectors stay as they are."""
     if len(level.shape) != 3:
         return x
     k = level.condition.leading

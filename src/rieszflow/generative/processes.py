@@ -17,8 +17,8 @@ import torch.distributed as dist
 
 from rieszflow._infra import ranks
 from rieszflow._infra.extras import extra
+from rieszflow._infra.messages import one_line
 from rieszflow._infra.ranks import Group
-from rieszflow._infra.text import one_line
 from rieszflow.errors import RankError, RunError
 
 with extra("generative", "generative models"):
@@ -29,14 +29,7 @@ __all__ = ["Processes", "processes", "report_rank_errors", "sigterm_as_error"]
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train a run.
-
-    Attributes:
-        number: how many there are.
-        rank: of this one, from 0.
-        device: the device of this one.
-        group: to communicate; None for a single process.
-    """
+    """This process among the `number` processes that train a run. `group` is None for a single process."""
 
     number: int
     rank: int
@@ -45,7 +38,7 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Return True for the process that writes files and shows progress."""
+        """True for the process that writes files and shows progress."""
         return self.rank == 0
 
     def wait(self) -> None:

@@ -29,8 +29,7 @@ from torch import Tensor
 from rieszflow._infra import files
 from rieszflow._infra.extras import extra
 from rieszflow._infra.files import Format, Json, atomically, load_header, load_tensors, read_text, save_tensors
-from rieszflow._infra.notices import notice
-from rieszflow._infra.text import one_line, short_repr
+from rieszflow._infra.messages import notice, one_line, short_repr
 from rieszflow.data import ColumnScaler
 from rieszflow.errors import FileError, RunError, WriteError
 from rieszflow.generative.config import Config
@@ -103,26 +102,20 @@ class Run:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WriteError(f"{path}: cannot be made ({error.strerror or one_line(error)})") from None
-        text = description.text()
         with run.exclusively():  # of two processes that create a run in one folder, the second must see the first
             run._check_empty()
             files.remove_leftovers(path)
-            atomically(path / "config.yaml", lambda t: t.write_text(text, encoding="utf-8"))
+            atomically(path / "config.yaml", lambda t: t.write_text(description.text(), encoding="utf-8"))
         return run
 
     def _check_empty(self) -> None:
-        if os.path.lexists(self.path) and not (
-            self.path.is_dir() and all(f.name == ".lock" or files.is_temporary(f.name) for f in self.path.iterdir())
-        ):
+        empty = self.path.is_dir() and all(f.name == ".lock" or files.is_temporary(f.name) for f in self.path.iterdir())
+        if os.path.lexists(self.path) and not empty:
             raise RunError(f"{self.path}: exists and is not an empty folder; choose another, or resume it")
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Run:
-        """Open the run in a folder.
-
-        Raises:
-            RunError: there is no run, or its config.yaml is damaged or of another version.
-        """
+        """Open the run in a folder. Raises RunError if there is none, or its config.yaml is damaged or of another version."""
         path = Path(path)
         file = path / "config.yaml"
         if not os.path.isfile(file):  # does not raise, whatever the name is
@@ -314,11 +307,7 @@ class Run:
         atomically(self.path / "metrics.jsonl", lambda t: t.write_text(text, encoding="utf-8"))
 
     def evaluation(self) -> Json | None:
-        """Return the scores of `rieszflow evaluate`; None if there are none, or, with a notice, if training went on since.
-
-        Raises:
-            RunError: damaged or edited.
-        """
+        """Return the scores of `rieszflow evaluate`; None if there are none, or, with a notice, if training went on since."""
         file = self.path / "evaluation.json"
         if not os.path.lexists(file):
             return None

@@ -12,13 +12,11 @@ from rieszflow._infra import ranks
 from rieszflow._types import Progress
 from rieszflow.errors import RunError
 from rieszflow.generative.context import WATCHED, Context, Pictures, level_data
-from rieszflow.generative.fit import new_fit, new_scaler
-from rieszflow.generative.flows import new_flow
-from rieszflow.generative.latents import draw_latents
+from rieszflow.generative.levels import draw_latents, upsample
 from rieszflow.generative.networks import as_data, displace
-from rieszflow.generative.pyramid import grow
 from rieszflow.generative.run import StageMetrics
 from rieszflow.generative.state import FitPhase, FlowPhase, PhaseName, State
+from rieszflow.generative.steps import new_fit, new_flow, new_scaler
 from rieszflow.sliced import energy_distance
 
 __all__ = ["blank_state", "first_state", "next_stage", "write_network", "write_recording"]
@@ -79,7 +77,7 @@ def next_stage(context: Context, state: State) -> None:
         _next_level(context, state)
     if state.stage > context.levels[-1].first:  # the last level has begun
         state.init_weights = {}
-    if state.data.level.config.reset_velocity:
+    if state.data.level.config.paper.reset_velocity:
         state.velocities = [None] * len(state.velocities)
     state.phase = FlowPhase(new_flow(context, state.data, state.stage, 0, state.slice_rng))
     state.x_old = _start_of_flow(context, state.x)
@@ -95,12 +93,12 @@ def _next_level(context: Context, state: State) -> None:
     small, data = state.data.level.shape, level_data(context, state.stage)
     level, config = data.level, data.level.config
     upsampling, leading = config.upsampling, level.condition.leading
-    state.x = grow(state.x, small, level.shape, 0.0, None, upsampling, leading)
+    state.x = upsample(state.x, small, level.shape, 0.0, None, upsampling, leading)
     if config.noise_std:
         noise = torch.randn(context.config.particles, state.x.shape[1] - leading, generator=state.data_rng)
         state.x[:, leading:] += config.noise_std * ranks.shard(noise, context.group).to(state.x)
-    state.fresh = grow(state.fresh, small, level.shape, level.sample_noise_std, state.data_rng, upsampling, leading)
-    state.path = grow(state.path, small, level.shape, 0.0, None, leading=leading)  # unchanged, in larger pixels
+    state.fresh = upsample(state.fresh, small, level.shape, level.sample_noise_std, state.data_rng, upsampling, leading)
+    state.path = upsample(state.path, small, level.shape, 0.0, None, leading=leading)  # unchanged, in larger pixels
     state.data = data
     state.velocities = [None] * len(data.step_sizes)
     state.fresh_velocities = [None] * len(data.step_sizes)
@@ -118,7 +116,7 @@ def write_network(context: Context, state: State, fit: FitPhase) -> None:
     error = (missed / size.clamp(min=1e-24)).item()
     if not math.isfinite(error):
         raise RunError(f"network {state.stage} returns non-finite values; try a smaller learning_rate")
-    if state.data.level.config.continue_from == "network":
+    if state.data.level.config.paper.continue_from == "network":
         state.x = fitted
     watched, watched_fitted = (ranks.all_gather_rows(t[:WATCHED], context.group)[:WATCHED] for t in (flowed, fitted))
     if context.here.main:
@@ -171,9 +169,9 @@ def _write(context: Context, state: State, tensors: dict[str, Tensor], row: Stag
 
 def _pictures(context: Context, state: State, particles: Tensor) -> Pictures:
     shown = (context.condition.data(t).cpu() for t in (particles, state.fresh, state.path))
-    particles, samples, path = (grow(t, state.data.level.shape, context.run.shape, 0.0, None) for t in shown)
+    particles, samples, path = (upsample(t, state.data.level.shape, context.run.shape, 0.0, None) for t in shown)
     condition, known = context.condition, None
     values = None if context.conditions is None else context.conditions[context.config.particles :]
-    if condition.kind == "observed" and condition.known is not None and values is not None:
-        known = condition.known.project(values)
+    if condition.kind == "observed" and condition.constraint is not None and values is not None:
+        known = condition.constraint.project(values)
     return Pictures(particles, samples, path, state.rows, values if condition.kind == "class" else None, known)

@@ -51,10 +51,9 @@ class FitPhase:
     Attributes:
         phi: Φ_l, which learns.
         average: the moving average of its weights, which is the result.
-        optimiser: Adam.
         random_state: of torch's default generator, which dropout draws from; as of the last checkpoint.
         model: `phi`, or a wrapper that averages its gradients over all processes.
-        generator: draws the batches; common to all processes, or one of this process's own.
+        generator: draws the batches.
         loss: normalised loss of the last step; None before the first.
     """
 
@@ -89,13 +88,11 @@ class State:
     """All that changes during a training. The functions that advance a training change it in place.
 
     Attributes:
-        stage: l, the stage at work, from 1; L + 1 at the end.
-        phase: the flow or the fit at work.
+        stage: l, from 1; L + 1 at the end.
         step: number of steps done in this phase.
         data: targets at the size of the stage's level. They follow from `stage`, so checkpoints do not contain them.
         data_rng: generator of all random numbers that do not depend on the device.
         slice_rng: generator of slices, on the device.
-        scaler: scales the loss in fp16.
         x: this process's particles (n, d).
         x_old: particles before this stage's flow (n, d); empty in a recording.
         velocities: v for each kind of slices, (n, d); None before its first step.

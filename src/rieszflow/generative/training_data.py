@@ -1,4 +1,4 @@
-"""The data of a run: given in Python, or found again by what config.yaml says of them."""
+"""The data of a run: passed in Python, or loaded again from the description in config.yaml."""
 
 from __future__ import annotations
 
@@ -16,11 +16,18 @@ from rieszflow._types import Points
 from rieszflow.constraints import Constraint
 from rieszflow.data import Dataset, as_points
 from rieszflow.errors import InputError, RunError
-from rieszflow.generative.condition import as_array, describe_condition, observation, observed, raw_conditions
+from rieszflow.generative.condition import (
+    as_array,
+    condition_columns,
+    describe_condition,
+    image_constraint,
+    is_image_part,
+    raw_conditions,
+)
 from rieszflow.generative.config import Config
 from rieszflow.generative.run import Run
 
-__all__ = ["check_same", "columns_of", "dataset", "describe", "held_out_conditions", "load_data", "residual"]
+__all__ = ["check_same", "dataset", "describe", "held_out_conditions", "load_data", "residual"]
 
 
 def dataset(
@@ -30,145 +37,132 @@ def dataset(
     condition: object = None,
     held_out_condition: object = None,
 ) -> Dataset:
-    """What `fit` was given, as a Dataset.
+    """Return the data that `fit` was given as a Dataset.
 
     Args:
-        x: training data (n, d), (n, H, W) or (n, C, H, W); a Dataset, which is returned; or what `data.load` takes.
-        held_out: data of the same form; None to keep a share back.
-        config: says which share, and the seed of the choice.
-        condition: labels (n,) or numbers (n, k) beside the data, if it is that.
-        held_out_condition: the same of `held_out`.
+        x: Training data (n, d), (n, H, W) or (n, C, H, W); a Dataset, which is returned; or a name or path for `data.load`.
+        held_out: Held-out data of the same form; None to hold out a fraction of x.
+        config: The settings, with this fraction and the seed of the choice.
+        condition: Labels (n,) or values (n, k); strings and constraints are ignored.
+        held_out_condition: The same for `held_out`.
 
     Raises:
-        InputError, InputTypeError: shapes, dtypes or values that are not accepted.
+        InputError, InputTypeError: Shapes, dtypes or values are not accepted.
     """
     if isinstance(x, (str, os.PathLike)):
-        return data.load(x, None, config.held_out, config.seed, columns_of(config))
+        return data.load(x, None, config.held_out, config.seed, condition_columns(config))
     if isinstance(x, Dataset):
         return x
     train = _points("data", x)
     test = None if held_out is None else _points("held_out", held_out)
     if test is not None and train.shape[1:] != test.shape[1:]:
-        raise InputError(f"held_out: data of shape {test.shape[1:]} given, data has {train.shape[1:]}")
-    beside = {}
+        raise InputError(f"`held_out` must have data of shape {train.shape[1:]}, got {test.shape[1:]}")
+    conditions = {}
     for name, value, points in (("condition", condition, train), ("held_out_condition", held_out_condition, test)):
         if value is not None and not isinstance(value, (str, Constraint)):
             if points is None:
-                raise InputError(f"{name}: given without held_out")
-            beside[name] = _beside(name, value, len(points))
-    if "condition" in beside and test is not None and "held_out_condition" not in beside:
-        raise InputError("held_out_condition: None given with a condition and held_out; that of held_out is needed")
-    return Dataset.from_arrays("tensor", train, test, config.held_out, config.seed, **beside)
+                raise InputError(f"`{name}` must be None without `held_out`")
+            conditions[name] = _labels_or_values(name, value, len(points))
+    if "condition" in conditions and test is not None and "held_out_condition" not in conditions:
+        raise InputError("`held_out_condition` must go with `condition` and `held_out`, got None")
+    return Dataset.from_arrays("tensor", train, test, config.held_out, config.seed, **conditions)
 
 
-def _beside(name: str, value: object, n: int) -> np.ndarray:
-    """Labels (n,) or numbers (n, k) beside n data."""
-    given = as_array(value)
-    labels = given.ndim == 1 and given.dtype.kind in "iu"
-    if not labels and (given.ndim != 2 or given.dtype.kind not in "iufb" or not given.shape[1]):
-        raise InputError(
-            f"{name}: shape {given.shape} of {given.dtype} given; labels (n,) of whole numbers or numbers (n, k) are accepted"
-        )
-    if len(given) != n:
-        raise InputError(f"{name}: {len(given)} given for {n} data; one for each is accepted")
-    if not labels and not np.isfinite(as_points(given, name)).all():
-        raise InputError(f"{name}: contains NaN or infinity")
+def _labels_or_values(name: str, value: object, n: int) -> np.ndarray:
+    """Return labels (n,) or values (n, k) for n data."""
+    array = as_array(value)
+    labels = array.ndim == 1 and array.dtype.kind in "iu"
+    if not labels and (array.ndim != 2 or array.dtype.kind not in "iufb" or not array.shape[1]):
+        raise InputError(f"`{name}` must be integer labels (n,) or numbers (n, k), got shape {array.shape} of {array.dtype}")
+    if len(array) != n:
+        raise InputError(f"`{name}` must have a row for each of {n} data, got {len(array)}")
+    if not labels and not np.isfinite(as_points(array, name)).all():
+        raise InputError(f"`{name}` must be finite, got NaN or infinity")
     if labels and isinstance(value, (list, tuple)) and any(isinstance(label, (bool, np.bool_)) for label in value):
         raise InputError(f"`{name}` must have integers as labels, got truth values")
-    if labels and given.max(initial=0) > np.iinfo(np.int64).max:
-        raise InputError(f"`{name}` must have labels below 2^63, got {given.max()}")
-    return given
-
-
-def columns_of(config: Config) -> list[str]:
-    """The columns of a table that the settings say are given."""
-    kind, _, names = config.condition.partition(":")
-    return [name.strip() for name in names.split(",")] if kind == "columns" else []
+    if labels and array.max(initial=0) > np.iinfo(np.int64).max:
+        raise InputError(f"`{name}` must have labels below 2^63, got {array.max()}")
+    return array
 
 
 def _points(name: str, x: Points) -> np.ndarray:
-    t = validate.points(name, data.as_points(x, name)).cpu()
-    if t.ndim not in (2, 4):
-        raise InputError(f"{name}: shape {tuple(t.shape)} given; (n, d), (n, H, W) or (n, C, H, W) is accepted")
-    return t.numpy()
+    points = validate.points(name, data.as_points(x, name)).cpu()
+    if points.ndim not in (2, 4):
+        raise InputError(f"`{name}` must have shape (n, d), (n, H, W) or (n, C, H, W), got {tuple(points.shape)}")
+    return points.numpy()
 
 
-def describe(given: Dataset, config: Config) -> Json:
-    """What config.yaml says of the data, with a fingerprint of the training part, and of the condition.
+def describe(content: Dataset, config: Config) -> Json:
+    """Return the description of data for config.yaml, with a fingerprint of the training part and its condition.
 
     Raises:
-        ConfigError: the data lack the condition that the settings name.
+        ConfigError: The data lack the condition in the settings.
     """
-    found = hashlib.blake2b(given.train.contiguous().numpy().tobytes(), digest_size=16)
-    known = raw_conditions(config, given)[0]
-    condition = {}
-    if known is not None and not observed(config.condition):
-        found.update(known.contiguous().numpy().tobytes())
-        condition = {"condition": describe_condition(config, given)}
-    digest = found.hexdigest()
+    digest = hashlib.blake2b(content.train.contiguous().numpy().tobytes(), digest_size=16)
+    conditions = raw_conditions(config, content)[0]
+    described = {}
+    if conditions is not None and not is_image_part(config.condition):
+        digest.update(conditions.contiguous().numpy().tobytes())
+        described = {"condition": describe_condition(config, content)}
     return {
-        "name": given.name,
-        "path": given.path,
-        "shape": list(given.shape),
-        "low": given.low,
-        "high": given.high,
-        "columns": given.columns and {key: list(value) for key, value in vars(given.columns).items()},
-        "points": len(given.train),
-        "fingerprint": digest,
-        **condition,
+        "name": content.name,
+        "path": content.path,
+        "shape": list(content.shape),
+        "low": content.low,
+        "high": content.high,
+        "columns": content.columns and {key: list(value) for key, value in vars(content.columns).items()},
+        "points": len(content.train),
+        "fingerprint": digest.hexdigest(),
+        **described,
     }
 
 
 def load_data(run: Run, moved: str | os.PathLike[str] | None = None) -> Dataset:
-    """The data that a run's config.yaml names.
+    """Load the data of a run.
 
     Args:
-        run: the run.
-        moved: where they are now, if not where they were.
+        run: The run.
+        moved: The current place of the data, if they were moved.
 
     Raises:
-        RunError: the run was trained on a tensor, which no file holds.
-        DatasetError: the data are not there, or damaged.
+        RunError: The run was trained on a tensor, which is not in a file.
+        DatasetError: The data are missing or damaged.
     """
-    if run.data["name"] == "tensor":
-        raise RunError(f"{run.path}: was trained on a tensor given in Python; pass it again as `data`")
     name, path = run.data["name"], run.data["path"]
+    if name == "tensor":
+        raise RunError(f"{run.path}: was trained on a tensor given in Python; pass it again as `data`")
     if moved is not None:
         name, path = (name, str(moved)) if name in data.NAMED else (str(moved), None)
-    return data.load(name, path, run.config.held_out, run.config.seed, columns_of(run.config))
+    return data.load(name, path, run.config.held_out, run.config.seed, condition_columns(run.config))
 
 
-def held_out_conditions(run: Run, given: Dataset, n: int, seed: int) -> Tensor | None:
-    """What n samples are asked for in an evaluation: what is known of held-out data, as `GenerativeFlow.sample` takes it."""
-    known = raw_conditions(run.config, given)[1]
-    if known is None:
+def held_out_conditions(run: Run, content: Dataset, n: int, seed: int) -> Tensor | None:
+    """Return the conditions of n held-out data, drawn at random, as `GenerativeFlow.sample` takes them."""
+    conditions = raw_conditions(run.config, content)[1]
+    if conditions is None:
         return None
-    rows = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))[torch.arange(n) % len(known)]
-    return given.unscale(known[rows]).view(n, *given.shape) if observed(run.config.condition) else known[rows]
+    rows = torch.randperm(len(conditions), generator=torch.Generator().manual_seed(seed))[torch.arange(n) % len(conditions)]
+    chosen = conditions[rows]
+    return content.unscale(chosen).view(n, *content.shape) if is_image_part(run.config.condition) else chosen
 
 
-def residual(run: Run, samples: Tensor, asked: Tensor | None, given: Dataset) -> float | None:
-    """Root mean square by which samples (n, C, H, W) in [0, 1] miss what is known of them; None where nothing of them is."""
-    if asked is None or not observed(run.config.condition):
+def residual(run: Run, samples: Tensor, condition: Tensor | None, content: Dataset) -> float | None:
+    """Return the root mean square error of samples (n, C, H, W) in [0, 1] on the known part; None if there is no such part."""
+    if condition is None or not is_image_part(run.config.condition):
         return None
-    off = samples.flatten(1) - given.scale(asked).flatten(1)
-    part = observation(run.config.condition, given.shape).project(off)
-    return float(part.pow(2).sum().div(part.ne(0).sum().clamp(min=1)).sqrt())
+    error = samples.flatten(1) - content.scale(condition).flatten(1)
+    known = image_constraint(run.config.condition, content.shape).project(error)
+    return float(known.pow(2).sum().div(known.ne(0).sum().clamp(min=1)).sqrt())
 
 
-def check_same(run: Run, given: Dataset) -> None:
-    """That data are those that a run began with.
-
-    Raises:
-        RunError: they are others, or of another shape or range.
-    """
-    now, then = describe(given, run.config), run.data
+def check_same(run: Run, content: Dataset) -> None:
+    """Check that data are those that a run began with. Raises RunError if they are not."""
+    now, then = describe(content, run.config), run.data
     if now["fingerprint"] != then["fingerprint"]:
         raise RunError(
-            f"{run.path}: began with {then['points']} training data of {then['name']}; "
-            f"those given now ({now['points']} of {now['name']}) are not the same"
+            f"{run.path}: was trained on other data: {then['points']} points of {then['name']}, "
+            f"got {now['points']} points of {now['name']} with other values"
         )
     for key in now.keys() & then.keys() - {"name", "path"}:
         if now[key] != then[key]:
-            file = run.path / "config.yaml"
-            raise RunError(f"{file}: {key} of the data is {then[key]!r}, the data given now have {now[key]!r}")
+            raise RunError(f"{run.path / 'config.yaml'}: `{key}` of the data must be {now[key]!r}, got {then[key]!r}")

@@ -1,9 +1,9 @@
 """Recorded steps: a flow's differences of distribution functions, small enough to be kept.
 
-A gradient of MMD² looks up 2(G − F) in a table for every slice. With that table, and without x and y, any other point can be
-moved as x was: a point that takes no part in F and G follows the same flow. Few bins are enough, because the noise of a slice
-exceeds what is lost between two edges. The functions are kept at the edges of the equal bins, as 8-bit integers in a unit per
-slice; they are linear in between and constant beyond the last edge.
+A gradient of MMD² looks up multiples of G − F in a table for every slice. With the table, and without x and y, any other point
+can be moved by the same flow. Few bins are enough, because the noise of a slice exceeds what is lost between two edges. The
+functions are kept at the edges of the equal bins, as 8-bit integers in a unit per slice; they are linear in between and
+constant beyond the last edge.
 """
 
 from __future__ import annotations
@@ -60,21 +60,21 @@ def record_step(pair: Pair, directions: Directions, bins: int, group: Group = No
         pair: Clouds (N, d) and (M, d), x without weights. With a group they are this rank's parts.
         directions: The slices.
         bins: The number B of equal bins.
-        group: As in `Problem`.
+        group: A torch.distributed process group, or None.
     """
-    x, y = pair.x.points, pair.y.points
-    tables, units, grids = [], [], choose_grids(x, y, directions, Riesz(1.0), bins=bins, group=group)
+    x, y, P, first = pair.x.points, pair.y.points, directions.P, 0
+    unit, table = np.empty(P, np.float32), np.empty((P, bins + 1), np.int8)
+    grids = choose_grids(x, y, directions, Riesz(1.0), bins=bins, group=group)
     for grid in grids:
         f = Histogram.from_points(grid, pair.x, workspace=_X, group=group).counts.cpu().numpy()
         g = Histogram.from_points(grid, pair.y, workspace=_Y, group=group).counts.cpu().numpy()
-        unit, table = np.empty(len(f), np.float32), np.empty((len(f), bins + 1), np.int8)
-        factor = 4 * Riesz(1.0).basis_constant(grid.directions.n) / directions.P / total(len(x), group)
-        parallel_for(loops.encode_step, len(f), 1, f, g, factor, unit, table)
-        tables.append(torch.from_numpy(table))
-        units.append(torch.from_numpy(unit))
+        factor = 4 * Riesz(1.0).basis_constant(grid.directions.n) / P / total(len(x), group)
+        rows, first = slice(first, first + len(f)), first + len(f)
+        parallel_for(loops.encode_step, len(f), 1, f, g, factor, unit[rows], table[rows])
     low, inverse = (torch.cat([getattr(grid, name) for grid in grids]).cpu() for name in ("low", "inverse"))
     scale = torch.tensor(grids[0].scale, dtype=torch.float64, device="cpu")
-    return StepTables(grids[0].shift.float().cpu(), scale, low, inverse, torch.cat(units), torch.cat(tables))
+    shift = grids[0].shift.float().cpu()
+    return StepTables(shift, scale, low, inverse, torch.from_numpy(unit), torch.from_numpy(table))
 
 
 def replay_step(step: StepTables, directions: Directions, z: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rieszflow._infra.isolation import torch_defaults
-from rieszflow._infra.notices import notice
+from rieszflow._infra.messages import notice
+from rieszflow._infra.numerics import torch_defaults
 from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Dataset
 from rieszflow.errors import InputError
@@ -30,18 +30,9 @@ from rieszflow.sliced import energy_distance
 
 __all__ = ["AROUND_ZERO", "BETTER", "evaluate", "train_classifier"]
 
-BETTER = {
-    "energy_distance_V": "lower",
-    "energy_distance_U": "lower",
-    "energy_pvalue": "higher",
-    "frechet_distance": "lower",
-    "kernel_distance": "lower",
-    "precision": "higher",
-    "recall": "higher",
-    "label_accuracy": "higher",
-    "inception_fid": "lower",
-    "inception_kid": "lower",
-}
+_LOWER = "energy_distance_V", "energy_distance_U", "frechet_distance", "kernel_distance", "inception_fid", "inception_kid"
+_HIGHER = "energy_pvalue", "precision", "recall", "label_accuracy"
+BETTER = dict.fromkeys(_LOWER, "lower") | dict.fromkeys(_HIGHER, "higher")
 AROUND_ZERO = (
     "energy_distance_U and kernel_distance are unbiased: around 0, and sometimes negative, if samples and data agree; then the "
     "p-value is uniform on [0, 1], and it is near 0 if they differ"

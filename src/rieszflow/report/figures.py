@@ -1,4 +1,4 @@
-"""Figures: grids of images, scatter plots, curves, histograms of two sketches, heat maps; also for TensorBoard."""
+"""Figures: grids of images, scatter plots, curves, histograms of two sketches and heat maps; also for TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from torch import Tensor
 
 from rieszflow._infra.extras import extra
 from rieszflow._infra.files import atomically
-from rieszflow._infra.notices import notice
-from rieszflow._infra.text import on_one_line
+from rieszflow._infra.messages import notice, on_one_line
 from rieszflow.sketch import SliceSketch
 from rieszflow.two_sample.pairwise import PairwiseDistances
 
@@ -28,11 +27,6 @@ with extra("cli", "figures"):
 if TYPE_CHECKING:
     from rieszflow.generative.context import Pictures
     from rieszflow.generative.run import Run, StageMetrics
-
-__all__ = [
-    "comparison", "distance_curves", "error_curve", "heat_map", "image_zoom", "picture", "save_picture", "to_tensorboard",
-    "trajectories",
-]  # fmt: skip
 
 
 def picture(x: Tensor, columns: int | None = None) -> Image.Image:
@@ -104,41 +98,26 @@ def _rendered(figure: Figure) -> Image.Image:
     return Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")
 
 
-def distance_curves(rows: Sequence[StageMetrics]) -> Image.Image:
-    """Plot the energy distances of metrics.jsonl against the stage."""
-    labels = {
-        "particles": "particles of the flow",
-        "network_particles": "particles after the network",
-        "fresh_samples": "fresh samples",
-    }
-    distances = [row.energy_distance for row in rows]
-    curves = {label: [e[key] for e in distances] for key, label in labels.items() if key in distances[-1]}
-    figure, axes = _curves(rows, curves, "energy distance to held-out data")
-    axes.axhline(distances[-1]["training_data"], color="grey", ls="--", lw=1, label="training data")
-    axes.set_yscale("symlog", linthresh=1e-3)
-    axes.legend(fontsize=8)
-    return _rendered(figure)
-
-
-def error_curve(rows: Sequence[StageMetrics]) -> Image.Image:
-    """Plot the fit errors of metrics.jsonl against the stage."""
-    errors = [row.fit_error or 0.0 for row in rows]
-    figure, axes = _curves(rows, {"fit error": errors}, "relative squared fit error")
-    axes.set_ylim(0, 1.1 * max(errors) or 1)
-    return _rendered(figure)
-
-
-def _curves(rows: Sequence[StageMetrics], curves: dict[str, list[float]], ylabel: str) -> tuple[Figure, Any]:
+def stage_curves(
+    rows: Sequence[StageMetrics], curves: dict[str, list[float]], ylabel: str, baseline: float | None = None
+) -> Image.Image:
+    """Plot values against the stage; with the baseline of training data, on a symmetric logarithmic scale."""
     figure, axes = _figure(5, 3.6, xlabel="stage", ylabel=ylabel)
     for label, values in curves.items():
         axes.plot([row.stage for row in rows], values, marker="o", ms=3, label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure, axes
+    if baseline is None:
+        axes.set_ylim(bottom=0)
+    else:
+        axes.axhline(baseline, color="grey", ls="--", lw=1, label="training data")
+        axes.set_yscale("symlog", linthresh=1e-3)
+        axes.legend(fontsize=8)
+    return _rendered(figure)
 
 
 def comparison(x: SliceSketch, y: SliceSketch, labels: tuple[str, str]) -> Image.Image:
     """Draw histograms of two sketches in the three columns and the random direction that differ most."""
-    panels: list[tuple[str, int, bool]] = []  # title, index, and whether it is that of a column
+    panels: list[tuple[str, int, bool]] = []  # title, index, True for a column
     if x.plan.settings.has_columns:
         names = y.names or [f"column {k}" for k in range(y.d)]
         panels += [(names[k], k, True) for k in y.feature_distances(x).argsort(descending=True)[:3].tolist()]

@@ -8,6 +8,7 @@ import io
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,9 +16,9 @@ from torch import Tensor
 
 from rieszflow._infra.extras import extra
 from rieszflow._infra.files import Json, atomically
-from rieszflow._infra.text import printable
+from rieszflow._infra.messages import printable
 from rieszflow.metrics.scores import AROUND_ZERO, BETTER
-from rieszflow.report.figures import distance_curves, error_curve, image_zoom, picture, save_picture, trajectories
+from rieszflow.report.figures import image_zoom, picture, save_picture, stage_curves, trajectories
 
 with extra("cli", "figures"):
     from PIL import Image
@@ -33,34 +34,14 @@ _ACROSS = 8  # images in a row of it
 _CLOUD = 2000  # points in a scatter plot
 _PLOT_WIDTH = 450  # of a plot on the page, in pixels: two of them fit side by side
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>rieszflow: {title}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<style>
-:root {{ color-scheme: light dark; --ink: #222; --paper: #fff; --soft: #5c5c5c; --line: #ccc; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --ink: #ddd; --paper: #17191c; --soft: #a3a3a3; --line: #45484d; }} }}
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2em auto; padding: 0 1em; }}
-body {{ color: var(--ink); background: var(--paper); overflow-wrap: anywhere; }}
-h2 {{ margin-top: 2em; border-bottom: 1px solid var(--line); }}
-figure {{ margin: 0; max-width: 100%; }} figcaption {{ color: var(--soft); font-size: 13px; }}
-img {{ width: 100%; height: auto; }} img.pixels {{ image-rendering: pixelated; }}
-table {{ border-collapse: collapse; font-size: 13px; overflow-wrap: normal; }}
-td, th {{ padding: 2px 10px; text-align: right; border-bottom: 1px solid var(--line); }}
-td:first-child, th:first-child, .settings td {{ text-align: left; }}
-.wide {{ overflow-x: auto; }} .pair {{ display: flex; gap: 16px; flex-wrap: wrap; }}
-</style></head><body>
-<h1>{title}</h1>
-<p>A generative flow moved noise towards the data along the sliced MMD flow. {method} Energy distances are measured to data held
-out of the training: lower is better; they are around 0, possibly negative, for equal distributions, and those of real training
-data show what can be reached. The method is described in docs/design.md of the project.</p>
-<p>{summary}</p>
-{sections}
-</body></html>
-"""
 _METHOD = {
     "networks": "Networks were trained, one after another, to do the same. They turn fresh noise into the samples below.",
     "recorded": "Its steps were recorded. Applied to fresh noise, which took no part in the flow, they give the samples below.",
+}
+_CURVES = {
+    "particles": "particles of the flow",
+    "network_particles": "particles after the network",
+    "fresh_samples": "fresh samples",
 }
 
 
@@ -106,7 +87,8 @@ def write_report(run: Run, rows: Sequence[StageMetrics] | None = None) -> Path:
     if rows:
         summary += f", {sum(rows[-1].seconds.values()):.0f} s"
     summary += "." if run.columns is None else ". Distances are those of columns scaled by their interquartile ranges."
-    page = _PAGE.format(
+    template = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+    page = template.substitute(
         title=_text(Path(run.data["name"]).name),
         method=_METHOD[run.config.model],
         summary=_text(summary),
@@ -146,31 +128,32 @@ def _stage_sections(run: Run, rows: Sequence[StageMetrics]) -> list[str]:
 
 
 def _curves(rows: Sequence[StageMetrics]) -> str:
-    first, last = rows[0], rows[-1]
-    over = f"over stages {first.stage} to {last.stage}"
-    fresh, training = ([row.energy_distance[key] for row in (first, last)] for key in ("fresh_samples", "training_data"))
-    distances = _inline(
-        distance_curves(rows),
-        f"Curves of energy distances to held-out data {over}: fresh samples go from {fresh[0]:.3g} to {fresh[1]:.3g}; "
-        f"a dashed line marks training data at {training[1]:.3g}.",
+    over = f"over stages {rows[0].stage} to {rows[-1].stage}"
+    distances = [row.energy_distance for row in rows]
+    fresh, baseline = [e["fresh_samples"] for e in distances], distances[-1]["training_data"]
+    curves = {label: [e[key] for e in distances] for key, label in _CURVES.items() if key in distances[-1]}
+    figures = _inline(
+        stage_curves(rows, curves, "energy distance to held-out data", baseline),
+        f"Curves of energy distances to held-out data {over}: fresh samples go from {fresh[0]:.3g} to {fresh[-1]:.3g}; "
+        f"a dashed line marks training data at {baseline:.3g}.",
         "Energy distance to held-out data after each stage; lower is better.",
     )
-    if last.fit_error is None:
-        return distances
-    return distances + _inline(
-        error_curve(rows),
-        f"Curve of the fit error {over}: from {first.fit_error:.3g} to {last.fit_error:.3g}.",
-        "Fit error: the share of the displacement that a network misses. Late displacements are small and mostly noise of the "
-        "random directions, which no network can predict.",
-    )
+    if errors := [row.fit_error for row in rows if row.fit_error is not None]:
+        figures += _inline(
+            stage_curves(rows, {"fit error": errors}, "relative squared fit error"),
+            f"Curve of the fit error {over}: from {errors[0]:.3g} to {errors[-1]:.3g}.",
+            "Fit error: the share of the displacement that a network misses. Late displacements are small and mostly noise of "
+            "the random directions, which no network can predict.",
+        )
+    return figures
 
 
 def _evaluation_section(run: Run, evaluation: Json) -> list[str]:
-    notes = [f"{note[0].upper()}{note[1:]}." for note in (*score_notes(evaluation, run.shape), *evaluation.get("cautions", []))]
+    notes = (*score_notes(evaluation, run.shape), *evaluation.get("cautions", []))
     alt = "Two rows of generated images, each above a row of the training images nearest to them."
     return [
         "<h2>Evaluation</h2>" + _table(*score_table(evaluation)),
-        *(f"<p>{_text(note)}</p>" for note in notes),
+        f"<ul>{''.join(f'<li>{_text(note)}</li>' for note in notes)}</ul>",
         _figure(run, "nearest", alt, "Samples, and below each its L2-nearest training image."),
     ]
 

@@ -13,15 +13,25 @@ from torch import Tensor
 from rieszflow import histograms
 from rieszflow._infra import ranks, validate
 from rieszflow._infra.files import Format, Json, load_tensors, out_of_memory, save_tensors
+from rieszflow._infra.messages import one_line
 from rieszflow._infra.ranks import Group
-from rieszflow._infra.text import one_line
 from rieszflow._infra.workspace import Workspace
-from rieszflow._types import Cloud, Progress, ProgressCallback
-from rieszflow.data import Stream
+from rieszflow._types import Cloud, Points, Progress, ProgressCallback
+from rieszflow.data import Stream, as_points
 from rieszflow.errors import FileError, InputError
 from rieszflow.sketch.plan import Plan, SliceSettings
 
-__all__ = ["SKETCH", "Counts", "Reservoir", "add_points", "read", "reservoir_capacity", "with_progress", "write"]
+__all__ = [
+    "SKETCH",
+    "Counts",
+    "Reservoir",
+    "add_points",
+    "point_weights",
+    "read",
+    "reservoir_capacity",
+    "with_progress",
+    "write",
+]
 
 SKETCH = Format("sketch", 5)
 _ROUNDING = 1.05  # weights are partly summed in float32, where the rounding errors of equal ones add up
@@ -51,6 +61,19 @@ def add_points(grid: histograms.BinGrid, x: Tensor, w: Tensor | None, counts: Te
     with torch.inference_mode():  # the tables may have been made in it
         counts += new
         tail_sums += sums
+
+
+def point_weights(x_weights: Points, x: object) -> Tensor:
+    """Check the weights (n,) of the points of a sketch, which need not sum to one."""
+    if not isinstance(x, (Tensor, np.ndarray)):
+        raise InputError("`x_weights` must be None unless x is one tensor or array of points")
+    weights = as_points(x_weights, "x_weights")
+    w = torch.from_numpy(weights) if isinstance(weights, np.ndarray) else weights  # `as_tensor` depends on the default device
+    if w.shape != (len(x),):
+        raise InputError(f"`x_weights` must have shape ({len(x)},), one weight per point, got {tuple(w.shape)}")
+    if not torch.isfinite(w).all() or (w < 0).any() or w.sum() <= 0:
+        raise InputError("`x_weights` must be finite, non-negative and not all zero")
+    return w.detach()
 
 
 class Counts:

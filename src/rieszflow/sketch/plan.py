@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rieszflow import directions, histograms
 from rieszflow._infra import validate
-from rieszflow._infra.notices import notice
+from rieszflow._infra.messages import notice
 from rieszflow._types import DirectionsName
 from rieszflow.data.options import column_difference
 from rieszflow.directions import KINDS, Directions
@@ -168,19 +168,15 @@ class Plan:
             ours, got = getattr(mine, name), getattr(theirs, name)
             if ours != got:
                 raise InputError(f"`other` must be a sketch with {name} = {ours!r}, as this one, got {name} = {got!r}")
-        if (problem := self._difference(other)) is not None:
-            raise InputError(f"`other` must be a sketch {problem}; make sketches that are to be compared with `empty()`")
-
-    def _difference(self, other: Plan) -> str | None:
-        mine, theirs = self.settings.names, other.settings.names
-        if mine is not None and theirs is not None and mine != theirs:
-            if set(mine) == set(theirs):
-                return "with the columns in the same order, got the same columns in another order"
-            return f"with the same columns; it {column_difference(theirs, mine, 'this one has')}"
-        if self.settings.spreads != other.settings.spreads:
-            return "with columns divided by the same spreads, got other spreads"
-        for a, b in zip(self.grids, other.grids, strict=True):
-            one, two = a.to_tensors(), b.to_tensors()
-            if any(not torch.equal(one[key].cpu().double(), two[key].cpu().double()) for key in one):
-                return "with the same bins, got bins that lie elsewhere"
-        return None
+        pairs = [(a.to_tensors(), b.to_tensors()) for a, b in zip(self.grids, other.grids, strict=True)]
+        if mine.names and theirs.names and mine.names != theirs.names:
+            problem = "the columns in the same order, got the same columns in another order"
+            if set(mine.names) != set(theirs.names):
+                problem = f"the same columns; it {column_difference(theirs.names, mine.names, 'this one has')}"
+        elif mine.spreads != theirs.spreads:
+            problem = "columns divided by the same spreads, got other spreads"
+        elif any(not torch.equal(a[key].cpu().double(), b[key].cpu().double()) for a, b in pairs for key in a):
+            problem = "the same bins, got bins that lie elsewhere"
+        else:
+            return
+        raise InputError(f"`other` must be a sketch with {problem}; make sketches that are to be compared with `empty()`")

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from rieszflow import histograms
 from rieszflow._infra import ranks, validate
-from rieszflow._infra.isolation import isolated_numerics
-from rieszflow._infra.notices import notice
+from rieszflow._infra.messages import notice
+from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud, DirectionsName, Points, PointSource, PointsT, ProgressCallback, ScaleName, Statistic
-from rieszflow.data import as_points, stream
-from rieszflow.data.scale import choose_spreads, spreads_of_rows
+from rieszflow.data import stream
+from rieszflow.data.streams import choose_spreads, spreads_of_rows
 from rieszflow.errors import InputError, InputTypeError
-from rieszflow.sketch.counts import Counts, read, reservoir_capacity, with_progress, write
+from rieszflow.sketch.counts import Counts, point_weights, read, reservoir_capacity, with_progress, write
 from rieszflow.sketch.plan import Plan, SliceSettings, notice_if_coarse
 
 __all__ = ["SliceSketch"]
@@ -62,6 +62,10 @@ class SliceSketch:
         seed: Seed of the random directions.
         n: Number of points counted.
         weight: Sum of their weights; n without weights.
+        weighted: True if points were counted with weights.
+        names: Names of the columns, or None.
+        scale: "columns" if columns are divided by their spreads `plan.settings.spreads`, "none" for raw units.
+        reservoir_size: Largest number of random points that are kept.
 
     Raises:
         InputTypeError, InputError: A wrong type, dtype or shape, NaN or infinity, an unknown name, a number out of range.
@@ -101,9 +105,11 @@ class SliceSketch:
         self._set(plan, Counts(plan, reservoir_capacity(reservoir_size, plan.settings.d)))
 
     def _set(self, plan: Plan, counts: Counts) -> None:
+        settings = plan.settings
         self.plan, self._counts = plan, counts
-        self.d, self.slices = plan.settings.d, plan.settings.slices
-        self.directions, self.seed = plan.settings.directions, plan.settings.seed
+        self.d, self.slices, self.directions, self.seed = settings.d, settings.slices, settings.directions, settings.seed
+        self.names = None if settings.names is None else list(settings.names)
+        self.scale: Literal["columns", "none"] = "none" if settings.spreads is None else "columns"
 
     @classmethod
     def from_counts(cls, plan: Plan, counts: Counts) -> SliceSketch:
@@ -129,9 +135,8 @@ class SliceSketch:
 
         Args:
             x: Points of shape (n, d): anything that `rieszflow.stream` accepts.
-            slices, directions, seed, reservoir_size: See `SliceSketch`.
+            slices, directions, seed, reservoir_size, progress: See `SliceSketch` and `update`.
             scale: See `SliceSketch`. Spreads are those of all points, or of the first batch if x is an iterator.
-            progress: See `update`.
         """
         cloud = stream(x)
         settings = SliceSettings(cloud.d, slices, directions, seed, cloud.names, choose_spreads(scale, [cloud]))
@@ -152,18 +157,7 @@ class SliceSketch:
 
     @property
     def weighted(self) -> bool:
-        """Return True if points were counted with weights."""
         return self._counts.weighted
-
-    @property
-    def names(self) -> list[str] | None:
-        """Return the names of the columns, if there are some."""
-        return None if self.plan.settings.names is None else list(self.plan.settings.names)
-
-    @property
-    def scale(self) -> Literal["columns", "none"]:
-        """Return "columns" if columns are divided by their spreads `plan.settings.spreads`, "none" for raw units."""
-        return "none" if self.plan.settings.spreads is None else "columns"
 
     @property
     def counts(self) -> tuple[Tensor, ...]:
@@ -172,14 +166,13 @@ class SliceSketch:
 
     @property
     def reservoir_size(self) -> int:
-        """Return the largest number of random points that are kept."""
         return self._counts.reservoir.size
 
     @property
     def reservoir(self) -> Tensor | None:
-        """Return a uniform random sample of the points counted: (k, d) float64, k = min(reservoir_size, n).
+        """Return a uniform random sample (k, d) of the points, float64, k = min(reservoir_size, n); None if none are kept.
 
-        None if no points are kept: with reservoir_size = 0, with weights, and in files of versions that did not keep points.
+        No points are kept with reservoir_size = 0 or weights, and in files of versions that did not keep points.
         """
         reservoir = self._counts.reservoir
         return torch.from_numpy(reservoir.rows) if reservoir.size > 0 and reservoir.seen == self.n else None
@@ -193,8 +186,7 @@ class SliceSketch:
         Args:
             x: Points of shape (n, d), on the sketch's device: anything that `rieszflow.stream` accepts. Columns of a table are
                 matched by name with those that the sketch was made of.
-            x_weights: Non-negative weights of shape (n,), for a single tensor or array; they need not sum to one. None for
-                one each.
+            x_weights: Non-negative weights of shape (n,) and of any sum, for a single tensor or array. None for one each.
             progress: Called after every batch with a `Progress` that counts the points of this call.
 
         Returns:
@@ -203,7 +195,7 @@ class SliceSketch:
         cloud = stream(x).align_columns(self.names, "the sketch")
         if cloud.d != self.d:
             raise InputError(f"`x` must have points of dimension d = {self.d}, as the sketch has, got d = {cloud.d}")
-        w = None if x_weights is None else _weights(x_weights, x)
+        w = None if x_weights is None else point_weights(x_weights, x)
         if self.n and self.weighted != (w is not None):
             raise InputError("`x_weights` must be given for all points of a sketch or for none, got both")
         notice_if_coarse(self.plan.random_grids[0], self.plan.settings.rescale(cloud.first))
@@ -216,12 +208,11 @@ class SliceSketch:
     def merge(self, other: SliceSketch) -> SliceSketch:
         """Add the points of another sketch, which must have the same slices and bins, to this one, and return this one."""
         self._check_equal(other)
-        if self.n and other.n:
-            if self.weighted != other.weighted:
-                raise InputError("`other` must have weights like this sketch, or none, got one sketch with and one without")
-            if not self.weighted and (self.reservoir is None) != (other.reservoir is None):
-                which = "this sketch" if self.reservoir is None else "the other sketch"
-                notice(f"merge: {which} keeps no sample of its points, so the sum keeps none, and drift_test will refuse it")
+        if self.n and other.n and self.weighted != other.weighted:
+            raise InputError("`other` must have weights if this sketch has weights, and none otherwise")
+        if self.n and other.n and not self.weighted and (self.reservoir is None) != (other.reservoir is None):
+            which = "this sketch" if self.reservoir is None else "the other sketch"
+            notice(f"merge: {which} keeps no sample of its points, so the sum keeps none, and drift_test will refuse it")
         self._counts.merge(other._counts)
         return self
 
@@ -356,15 +347,3 @@ class SliceSketch:
         unbiased, random = self._is_unbiased(statistic, sketch), len(self.plan.random_grids)
         pairs = zip(sketch._histograms()[:random], self._histograms()[:random], strict=True)
         return [histograms.CdfEvaluator(theirs, mine, unbiased).values() for theirs, mine in pairs]
-
-
-def _weights(x_weights: Points, x: object) -> Tensor:
-    if not isinstance(x, (Tensor, np.ndarray)):
-        raise InputError("`x_weights` must be None unless x is one tensor or array of points")
-    weights = as_points(x_weights, "x_weights")
-    w = torch.from_numpy(weights) if isinstance(weights, np.ndarray) else weights  # `as_tensor` depends on the default device
-    if w.shape != (len(x),):
-        raise InputError(f"`x_weights` must have shape ({len(x)},), one weight per point, got {tuple(w.shape)}")
-    if not torch.isfinite(w).all() or (w < 0).any() or w.sum() <= 0:
-        raise InputError("`x_weights` must be finite, non-negative and not all zero")
-    return w.detach()

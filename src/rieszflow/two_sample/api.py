@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -9,14 +10,14 @@ from typing import Literal
 import numpy as np
 import scipy.special
 import torch
+from numpy.random import Generator
 from torch import Tensor
 
 from rieszflow._infra import validate
-from rieszflow._infra.isolation import isolated_numerics
+from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._types import DirectionsName, PointSource, ProgressCallback, ScaleName
 from rieszflow.data import Stream, stream
-from rieszflow.data.scale import check_scale, choose_spreads
-from rieszflow.data.streams import common_columns
+from rieszflow.data.streams import check_scale, choose_spreads, common_columns
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sketch import Plan, SliceSketch
 from rieszflow.sketch.counts import with_progress
@@ -147,35 +148,32 @@ def two_sample_test(
     if one.d != two.d:
         raise InputError(f"`y` must have points of dimension d = {one.d}, as x has, got d = {two.d}")
     permutations = validate.positive_int("permutations", permutations)
-    spreads = choose_spreads(scale, [one, two])
-    return _test_points(one, two, (slices, directions), spreads, permutations, permutation_rng(seed), progress)
+    rng, spreads = permutation_rng(seed), choose_spreads(scale, [one, two])
+    settings = SliceSettings(one.d, slices, directions, _draw_seed(rng), one.names or two.names, spreads)
+    return _test_points(one, two, settings, permutations, rng, progress)
+
+
+def _draw_seed(rng: Generator) -> int:
+    return int(rng.integers(0, 2**63))
 
 
 def _test_points(
-    one: Stream,
-    two: Stream,
-    kind: tuple[int, DirectionsName],
-    spreads: tuple[float, ...] | None,
-    permutations: int,
-    rng: np.random.Generator,
-    progress: ProgressCallback | None = None,
+    one: Stream, two: Stream, settings: SliceSettings, permutations: int, rng: Generator, progress: ProgressCallback | None
 ) -> TwoSampleTest:
-    """Test two clouds with matched columns; `kind` is the number of slices and their kind."""
+    """Test two clouds with matched columns."""
     n, m = _count_two("x", one), _count_two("y", two)
-    settings = SliceSettings(one.d, *kind, int(rng.integers(0, 2**63)), one.names or two.names, spreads)
     # Bins are placed by the pooled points: bins that know the points of x would tell them from those of y.
     rows = np.random.default_rng(0).integers(0, n + m, 256)
     parts = ((one, rows[rows < n]), (two, rows[rows >= n] - n))
     some = torch.from_numpy(np.concatenate([cloud.rows(chosen) for cloud, chosen in parts if len(chosen)]))
     some = settings.rescale(some)
+    batches_x, batches_y = with_progress(one, progress, "x"), with_progress(two, progress, "y")
     if are_few(n + m, one.d):
-        return _test_exactly(
-            _Points(_gather(one, progress, "x"), _gather(two, progress, "y"), some, settings), permutations, rng
-        )
+        return _test_exactly(_Points(_gather(batches_x), _gather(batches_y), some, settings), permutations, rng)
     plan = Plan.fit(some, settings)
     size, K, L = block_sizes(n, m, _MOST_TIMES)
-    blocks_x = Blocks.deal(one, plan, size, K, rng, progress, "x")
-    return _test_blocks(blocks_x, Blocks.deal(two, plan, size, L, rng, progress, "y"), permutations, rng)
+    x, y = Blocks.deal(batches_x, n, plan, size, K, rng), Blocks.deal(batches_y, m, plan, size, L, rng)
+    return _test_blocks(x, y, permutations, rng)
 
 
 @isolated_numerics
@@ -237,13 +235,14 @@ def drift_test(
     kept = kept.to(dtype) if torch.equal(kept.to(dtype).double(), kept) else kept
     sample, rng, plan = stream(kept), permutation_rng(seed), reference.plan.with_dtype(kept.dtype)
     size, K, L = block_sizes(n, len(kept), _MOST_TIMES_DRIFT)
-    blocks_x = Blocks.deal(cloud, plan, size, K, rng, progress, "x")
-    blocks_y = Blocks(reference, Blocks.deal(sample, plan, size, L, rng, None, "reference").counts, size)
+    blocks_x = Blocks.deal(with_progress(cloud, progress, "x"), n, plan, size, K, rng)
+    blocks_y = Blocks(reference, Blocks.deal(sample, len(kept), plan, size, L, rng).counts, size)
     pooled = None
     if reference.scale == "columns" and len(kept) == reference.n:
         # Spreads of the reference alone would tell its points from those of x.
-        kind, spreads = (reference.slices, reference.directions), choose_spreads("columns", [cloud, sample])
-        pooled = _test_points(cloud, sample, kind, spreads, permutations, permutation_rng(seed))
+        pooled_rng, spreads = permutation_rng(seed), choose_spreads("columns", [cloud, sample])
+        settings = SliceSettings(cloud.d, reference.slices, reference.directions, _draw_seed(pooled_rng), None, spreads)
+        pooled = _test_points(cloud, sample, settings, permutations, pooled_rng, None)
     return _test_blocks(blocks_x, blocks_y, permutations, rng, pooled)
 
 
@@ -261,11 +260,11 @@ def check_scale_of(sketch: SliceSketch, scale: ScaleName, owner: str) -> None:
         raise InputError(f"`scale` must be 'auto' or {sketch.scale!r}, which the {owner}, got {scale!r}")
 
 
-def _gather(cloud: Stream, progress: ProgressCallback | None, what: str) -> Tensor:
-    return torch.from_numpy(np.concatenate([batch.cpu().numpy() for batch in with_progress(cloud, progress, what)]))
+def _gather(batches: Iterable[Tensor]) -> Tensor:
+    return torch.from_numpy(np.concatenate([batch.cpu().numpy() for batch in batches]))
 
 
-def _test_exactly(points: _Points, permutations: int, rng: np.random.Generator) -> TwoSampleTest:
+def _test_exactly(points: _Points, permutations: int, rng: Generator) -> TwoSampleTest:
     n, m = len(points.x), len(points.y)
     both, unit = in_range(np.concatenate([points.settings.rescale(part).numpy() for part in (points.x, points.y)]))
     distances = pair_distances(both)
@@ -277,9 +276,7 @@ def _test_exactly(points: _Points, permutations: int, rng: np.random.Generator) 
     return TwoSampleTest(found.pvalue, statistic, interval, found.permutations, (n, m), (n, m), "exact", points)
 
 
-def _test_blocks(
-    x: Blocks, y: Blocks, permutations: int, rng: np.random.Generator, pooled: TwoSampleTest | None = None
-) -> TwoSampleTest:
+def _test_blocks(x: Blocks, y: Blocks, permutations: int, rng: Generator, pooled: TwoSampleTest | None = None) -> TwoSampleTest:
     """Test blocks; the p-value is that of `pooled` if it is given."""
     gram = block_gram(x, y)
     statistic = y.sketch.distance(x.sketch, statistic="U")

@@ -23,27 +23,16 @@ class Comparison:
         y: Sketch of all points of y, with the same slices and bins.
         test: The test; None for two sketches, which have no points left to permute.
         statistic: Unbiased estimate of the energy distance (MMD²): around 0, and sometimes negative, if the samples agree.
+        pvalue, confidence_interval, permutations: Those of the test; None without a test.
     """
 
     x: SliceSketch
     y: SliceSketch
     test: TwoSampleTest | None
     statistic: float
-
-    @property
-    def confidence_interval(self) -> tuple[float, float] | None:
-        """Return the confidence interval of the test, or None without a test."""
-        return None if self.test is None else self.test.confidence_interval
-
-    @property
-    def pvalue(self) -> float | None:
-        """Return the p-value of the test, or None without a test."""
-        return None if self.test is None else self.test.pvalue
-
-    @property
-    def permutations(self) -> int | None:
-        """Return the number of permutations of the test, or None without a test."""
-        return None if self.test is None else self.test.permutations
+    pvalue: float | None = None
+    confidence_interval: tuple[float, float] | None = None
+    permutations: int | None = None
 
     @property
     def scale(self) -> Literal["columns", "none"]:
@@ -107,7 +96,7 @@ def compare(
             x, y, slices=256 if slices is None else slices, permutations=permutations, seed=seed, scale=scale, common=common,
             progress=progress,
         )  # fmt: skip
-        return Comparison(test.x, test.y, test, test.statistic)
+        return _comparison(test.x, test.y, test)
     if slices is not None:
         raise InputError(f"`slices` must be None with a sketch, which has its own, got {slices}")
     if common:
@@ -118,8 +107,11 @@ def compare(
     reference, points = (one, y) if one is not None else (two, x)
     assert reference is not None
     test = drift_test(points, reference, permutations=permutations, seed=seed, scale=scale, progress=progress)
-    sketches = (reference, test.x) if one is not None else (test.x, reference)
-    return Comparison(*sketches, test, test.statistic)
+    return _comparison(reference, test.x, test) if one is not None else _comparison(test.x, reference, test)
+
+
+def _comparison(x: SliceSketch, y: SliceSketch, test: TwoSampleTest) -> Comparison:
+    return Comparison(x, y, test, test.statistic, test.pvalue, test.confidence_interval, test.permutations)
 
 
 def _load(source: PointSource) -> SliceSketch:

@@ -7,6 +7,7 @@ random into blocks of equal size, whose histograms are counted in the same pass 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numba
@@ -16,13 +17,12 @@ from torch import Tensor
 
 from rieszflow import histograms
 from rieszflow._infra.jit import OPTIONS, parallel_for
-from rieszflow._infra.scaling import power_of_two
+from rieszflow._infra.numerics import power_of_two
 from rieszflow._infra.workspace import Workspace
-from rieszflow._types import Cloud, ProgressCallback
-from rieszflow.data import Stream
+from rieszflow._types import Cloud
 from rieszflow.kernels import Riesz
 from rieszflow.sketch import Plan, SliceSketch
-from rieszflow.sketch.counts import Counts, reservoir_capacity, with_progress
+from rieszflow.sketch.counts import Counts, reservoir_capacity
 from rieszflow.two_sample.permutations import PermutationTestResult, permutation_test
 
 __all__ = ["Blocks", "Gram", "are_few", "block_gram", "block_sizes", "in_range", "pair_distances"]
@@ -167,22 +167,13 @@ class Blocks:
     size: int
 
     @classmethod
-    def deal(
-        cls,
-        cloud: Stream,
-        plan: Plan,
-        size: int,
-        K: int,
-        rng: np.random.Generator,
-        progress: ProgressCallback | None,
-        what: str,
-    ) -> Blocks:
-        """Deal a cloud into K blocks of `size` points, in one pass."""
-        total = Counts(plan, reservoir_capacity(None, cloud.d))
+    def deal(cls, batches: Iterable[Tensor], n: int, plan: Plan, size: int, K: int, rng: np.random.Generator) -> Blocks:
+        """Deal a cloud of n points into K blocks of `size` points, in one pass."""
+        total = Counts(plan, reservoir_capacity(None, plan.settings.d))
         counts = [np.zeros((K, g.directions.P, g.B + 2 * histograms.TAIL), np.min_scalar_type(size)) for g in plan.random_grids]
         # The numbers of points that the blocks still need, and of those left over, determine who gets a point of a batch.
-        needed = np.array([size] * K + [cloud.count() - K * size])
-        for batch in with_progress(cloud, progress, what):
+        needed = np.array([size] * K + [n - K * size])
+        for batch in batches:
             total.update(plan, batch)
             drawn = rng.multivariate_hypergeometric(needed, len(batch), method="marginals")
             needed -= drawn

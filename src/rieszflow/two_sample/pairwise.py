@@ -18,10 +18,10 @@ import numpy as np
 
 from rieszflow._infra import validate
 from rieszflow._infra.extras import extra
-from rieszflow._infra.isolation import isolated_numerics
+from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._types import DirectionsName, PointSource, Progress, ProgressCallback, ScaleName, Statistic
 from rieszflow.data import Stream, load_labelled
-from rieszflow.data.scale import choose_spreads
+from rieszflow.data.streams import choose_spreads
 from rieszflow.errors import InputError
 from rieszflow.sketch.counts import with_progress
 from rieszflow.sketch.plan import SliceSettings
@@ -159,7 +159,7 @@ def pairwise_energy_distance(
     permutations = validate.nonnegative_int("permutations", permutations)
     points, labels = load_labelled(x, groups, obsm, layer)
     spreads = choose_spreads(scale, [points])
-    points = points.scaled(spreads)
+    points = points.scale_columns(spreads)
     unique, group, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     names = tuple(map(str, unique))
     if len(names) < 2:

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 
 import rieszflow as rf
 from rieszflow import report
-from rieszflow._infra.notices import Notice
+from rieszflow._infra.messages import Notice
 from rieszflow.data import DatasetError, load
-from rieszflow.flow.schedule import default_step_sizes
+from rieszflow.flow.steps import default_step_sizes
 from rieszflow.generative import Config, ConfigError, Run, presets
-from rieszflow.generative.pyramid import grow, levels, shrink
+from rieszflow.generative.levels import levels, pool, upsample
 
 TINY = {
     "particles": 150,
@@ -31,36 +31,45 @@ TINY = {
     "device": "cpu",
     "noise_std": 0.05,
 }
+PATCHES = {"patch_slices": [[7, 1], [7, 2]], "patches_only": True}
 TWO = [
     {"factor": 4, "stages": 2, "slices": 48},
-    {"factor": 1, "stages": 2, "local_scales": [1, 3], "momentum": 0.0, "step_size": 4.0, "unet_patch_size": 4},
+    {
+        "factor": 1,
+        "stages": 2,
+        "patch_slices": [[7, 1], [7, 3]],
+        "patches_only": True,
+        "momentum": 0.0,
+        "step_size": 4.0,
+        "unet_patch_size": 4,
+    },
 ]
 
 
 def test_shrink_and_grow():
     x = torch.rand(5, 3 * 8 * 12, generator=generator(0))
-    small = shrink(x, (3, 8, 12), 4)
+    small = pool(x, (3, 8, 12), 4)
     # average pooling: the mean over blocks of 4 × 4 pixels; float32 sums of 16 numbers below 1
     blocks = x.view(5, 3, 2, 4, 3, 4).mean((3, 5)).flatten(1)
     torch.testing.assert_close(small, blocks, rtol=0, atol=1e-6)
-    large = grow(small, (3, 2, 3), (3, 8, 12), 0.0, None)
+    large = upsample(small, (3, 2, 3), (3, 8, 12), 0.0, None)
     assert torch.equal(large.view(5, 3, 8, 12)[:, :, 5, 9], small.view(5, 3, 2, 3)[:, :, 1, 2])
-    torch.testing.assert_close(shrink(large, (3, 8, 12), 4), small, rtol=0, atol=1e-6)
-    noisy = grow(small.repeat(100, 1), (3, 2, 3), (3, 8, 12), 0.08, generator(1)) - large.repeat(100, 1)
+    torch.testing.assert_close(pool(large, (3, 8, 12), 4), small, rtol=0, atol=1e-6)
+    noisy = upsample(small.repeat(100, 1), (3, 2, 3), (3, 8, 12), 0.08, generator(1)) - large.repeat(100, 1)
     # 144,000 Gaussian numbers: their standard deviation is off by 0.2 %, five of which are granted
     assert noisy.std().item() == pytest.approx(0.08, rel=0.01)
-    assert grow(x[None], (3, 8, 12), (3, 8, 12), 0.1, None) is not None
+    assert upsample(x[None], (3, 8, 12), (3, 8, 12), 0.1, None) is not None
 
 
 def test_grow_smoothly():
     """Bilinear interpolation leaves straight lines straight, but at the border, and constants constant."""
     down, across = torch.meshgrid(torch.arange(4.0), torch.arange(6.0), indexing="ij")
     small = (2 * down - 3 * across + 5)[None, None].repeat(2, 3, 1, 1)
-    large = grow(small.reshape(2, -1), (3, 4, 6), (3, 16, 24), 0.0, None, "smooth").view(2, 3, 16, 24)
+    large = upsample(small.reshape(2, -1), (3, 4, 6), (3, 16, 24), 0.0, None, "smooth").view(2, 3, 16, 24)
     i, j = torch.meshgrid((torch.arange(16.0) + 0.5) / 4 - 0.5, (torch.arange(24.0) + 0.5) / 4 - 0.5, indexing="ij")
     # Sums of four float32 numbers of at most 20.
     torch.testing.assert_close(large[1, 2, 2:-2, 2:-2], (2 * i - 3 * j + 5)[2:-2, 2:-2], rtol=0, atol=1e-4)
-    assert torch.equal(grow(torch.ones(2, 12), (3, 2, 2), (3, 4, 4), 0.0, None, "smooth"), torch.ones(2, 48))
+    assert torch.equal(upsample(torch.ones(2, 12), (3, 2, 2), (3, 4, 4), 0.0, None, "smooth"), torch.ones(2, 48))
 
 
 def write_cifar(folder, train, test):
@@ -118,7 +127,7 @@ def test_the_flow_on_levels_learns():
     flow = rf.GenerativeFlow(
         particles=500, initial_steps=24, slices=128, fit_steps=60, fit_batch_size=50, channels=[16, 32], layers=1, device="cpu",
         clip=True, latents="smooth", noise_std=0.03,
-        levels=[{"factor": 4, "stages": 3}, {"factor": 1, "stages": 2, "local_scales": [1, 2], "momentum": 0.5}],
+        levels=[{"factor": 4, "stages": 3}, {"factor": 1, "stages": 2, "momentum": 0.5, **PATCHES}],
     )  # fmt: skip
     train, held_out = photographs[:500], photographs[500:]
     samples = flow.fit(train, held_out=held_out).sample(200, seed=3)
@@ -134,7 +143,7 @@ def test_patches_improve_photographs_at_the_default_step():
     """
     photographs = torch.from_numpy(patches(1400, 32, 32).transpose(0, 3, 1, 2).copy()).float() / 255
     y, held_out, z = (part.flatten(1) for part in photographs.split([600, 400, 400]))
-    x = grow(shrink(z, (3, 32, 32), 2), (3, 16, 16), (3, 32, 32), 0.05, generator(0))
+    x = upsample(pool(z, (3, 32, 32), 2), (3, 16, 16), (3, 32, 32), 0.05, generator(0))
     kinds = [rf.PatchSlices((3, 32, 32), 7, scale) for scale in (1, 2, 4)]
     flows = [
         rf.ParticleFlow(y, slices=512, step_size=step, directions=k, engine="bins",
@@ -181,12 +190,13 @@ class Stop(Exception):
 )  # fmt: skip
 def test_stopped_and_resumed_across_levels(tmp_path, stop_at, paper):
     data = torch.from_numpy(patches(100, 16, 16).transpose(0, 3, 1, 2).copy()).float() / 255
-    settings = {**TINY, "levels": [{"factor": 2, "stages": 2}, {"factor": 1, "stages": 2, "local_scales": [1, 2]}],
+    settings = {**TINY, "levels": [{"factor": 2, "stages": 2}, {"factor": 1, "stages": 2, **PATCHES}],
                 "checkpoint_seconds": 1e-9}  # fmt: skip
     if paper:
-        settings |= {"reset_velocity": True, "first_targets": True, "sample_noise_std": 0.02, "fit": "plain", "network": "ddpm",
-                     "channels": [32, 32], "step_size": 1.0}  # fmt: skip
-        settings["levels"][1] |= {"places": "one", "combine": "sum", "continue_from": "flow", "upsampling": "smooth"}
+        settings["paper"] = {"reset_velocity": True, "first_targets": True, "sample_noise_std": 0.02, "fit": "plain"}
+        settings |= {"network": "ddpm", "channels": [32, 32], "step_size": 1.0}
+        settings["levels"][1] |= {"combine": "sum", "upsampling": "smooth"}
+        settings["levels"][1]["paper"] = {"single_patch": True, "continue_from": "flow"}
     rf.GenerativeFlow(**settings).fit(data, run=tmp_path / "whole")
 
     def stop(p):
@@ -218,10 +228,10 @@ def test_samples_of_a_run_that_is_on_its_way(tmp_path):
     assert torch.equal(x, x[:, :, ::4, ::4].repeat_interleave(4, 2).repeat_interleave(4, 3))
 
 
-def test_momentum_and_schedule_begin_anew_in_every_level():
-    """The paper's recipes name their own beginnings, see test_paper.py."""
-    own = {"stages": 5, "momentum": 0.1, "momentum_gain": 0.05}
-    config = Config(initial_steps=4, max_step_increment=8, max_steps=20, momentum_cap=0.22,
+def test_momentum_and_schedule_restart_in_every_level():
+    """The presets of the paper set their own starts, see test_paper.py."""
+    own = {"stages": 5, "momentum": 0.1, "paper": {"momentum_gain": 0.05}}
+    config = Config(initial_steps=4, max_step_increment=8, max_steps=20, paper={"momentum_cap": 0.22},
                     levels=({"factor": 4, **own}, {"factor": 1, **own, "initial_steps": 2}))  # fmt: skip
     of_levels = levels(config, (3, 32, 32))
     assert [(v.factor, v.shape[1], v.first, v.last) for v in of_levels] == [(4, 8, 1, 5), (1, 32, 6, 10)]
@@ -249,24 +259,31 @@ def test_own_preset_in_ten_lines(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"levels": [{"stages": 2}]}, "levels[0]: {'stages': 2} given; a mapping with the key factor"),
+        ({"levels": [{"stages": 2}]}, "`levels[0].factor` must be a positive integer, got None"),
         (
             {"levels": [{"factor": 2, "sclices": 3}, {"factor": 1}]},
-            "levels[0]: no setting 'sclices' of a level; did you mean 'slices'?",
+            "`levels[0].sclices` is not known; did you mean 'slices'?",
         ),
         (
             {"levels": [{"factor": 1, "particles": 3}]},
-            "levels[0]: no setting 'particles' of a level; it is one of the whole run",
+            "`levels[0].particles` must be set for the whole run",
         ),
-        ({"levels": [{"factor": 2, "slices": 0}, {"factor": 1}]}, "levels[0]: slices: 0 given"),
-        ({"levels": [{"factor": 2}]}, "levels: factors [2] given; falling ones that divide one another and end at 1"),
-        ({"levels": [{"factor": 3}, {"factor": 2}, {"factor": 1}]}, "levels: factors [3, 2, 1] given"),
-        ({"levels": [{"factor": 0}]}, "levels[0]: factor: 0 given"),
-        ({"levels": "8, 4"}, "levels: '8, 4' given; a list of mappings is accepted"),
-        ({"local_scales": [1, 0]}, "local_scales: (1, 0) given"),
-        ({"local_scales": [1, 2], "local_steps": [1.0]}, "local_steps: 1 step sizes given for 2 local_scales"),
-        ({"noise_std": -1}, "noise_std: -1 given; a number of at least 0 is accepted"),
-        ({"momentum_gain": 1.0}, "momentum_gain: 1.0 given"),
+        (
+            {"levels": [{"factor": 2, "slices": 0}, {"factor": 1}]},
+            "`levels[0].slices` must be greater than or equal to 1, got 0",
+        ),
+        ({"levels": [{"factor": 2}]}, "`levels` must have factors that decrease to 1 and divide one another, got [2]"),
+        ({"levels": [{"factor": 3}, {"factor": 2}, {"factor": 1}]}, "divide one another, got [3, 2, 1]"),
+        ({"levels": [{"factor": 0}]}, "`levels[0].factor` must be a positive integer, got 0"),
+        ({"levels": "8, 4"}, "`levels` must be a list, got '8, 4'"),
+        ({"patch_slices": [[7, 1], [7, 0]]}, "`patch_slices[1][1]` must be greater than or equal to 1, got 0"),
+        (
+            {"patch_slices": [[7, 1], [7, 2]], "patches_only": True, "paper": {"patch_step_sizes": [1.0]}},
+            "`paper.patch_step_sizes` must have an entry for each of the `patch_slices`",
+        ),
+        ({"patches_only": True}, "`patch_slices` must not be empty with `patches_only`"),
+        ({"noise_std": -1}, "`noise_std` must be greater than or equal to 0, got -1"),
+        ({"paper": {"momentum_gain": 1.0}}, "`paper.momentum_gain` must be less than 1, got 1.0"),
     ],
 )
 def test_bad_settings(settings, says):
@@ -280,11 +297,11 @@ def test_bad_settings(settings, says):
         (
             {"levels": [{"factor": 8}, {"factor": 1}]},
             (1, 28, 28),
-            "levels: the factor 8 does not divide images of 28 × 28 pixels",
+            "`levels` must have factors that divide images of 28 × 28 pixels, got 8",
         ),
-        ({"levels": [{"factor": 2}, {"factor": 1}]}, (6,), "levels: need images"),
-        ({"local_scales": [1, 5]}, (1, 28, 28), "stretched by 5 do not fit into images of 28 × 28"),
-        ({"local_scales": [1]}, (6,), "local_scales: need images"),
+        ({"levels": [{"factor": 2}, {"factor": 1}]}, (6,), "`levels` need images"),
+        ({"patch_slices": [[7, 1], [7, 5]], "patches_only": True}, (1, 28, 28), "for images of 28 × 28 pixels, got 7 · 5"),
+        ({"patch_slices": [[7, 1]]}, (6,), "`patch_slices` need images"),
     ],
 )
 def test_settings_that_do_not_fit_the_data(tmp_path, settings, shape, says):
@@ -296,7 +313,7 @@ def test_settings_that_do_not_fit_the_data(tmp_path, settings, shape, says):
 def test_bad_celeba(tmp_path):
     with pytest.raises(DatasetError, match="no folder given"):
         load("celeba")
-    with pytest.raises(DatasetError, match="or no pictures"):
+    with pytest.raises(DatasetError, match="or no images"):
         load("celeba", tmp_path)
     write_celeba(tmp_path / "data", patches(3, 218, 178), patches(2, 218, 178))
     listing = tmp_path / "data" / "list_eval_partition.txt"

@@ -1,4 +1,4 @@
-"""The fit of a network: Φ_l(x_old) ≈ x_old − x, starting from Φ_{l−1}."""
+"""The steps of a stage: its flow, and the fit of its network, Φ_l(x_old) ≈ x_old − x, which starts from Φ_{l−1}."""
 
 from __future__ import annotations
 
@@ -12,11 +12,43 @@ import torch
 from torch import nn
 
 from rieszflow._infra import ranks
+from rieszflow.flow import ParticleFlow, geometric_schedule
 from rieszflow.generative.context import Context, LevelData
 from rieszflow.generative.networks import build
-from rieszflow.generative.state import FitPhase, State
+from rieszflow.generative.state import FitPhase, FlowPhase, State
 
-__all__ = ["begin_fit", "fit_step", "new_fit", "new_scaler", "own_random_state"]
+__all__ = ["begin_fit", "fit_step", "flow_step", "new_fit", "new_flow", "new_scaler", "own_random_state"]
+
+
+def new_flow(context: Context, data: LevelData, stage: int, step: int, slice_rng: torch.Generator) -> ParticleFlow:
+    """Return the flow of a stage after some steps, without its velocities."""
+    level, config = data.level, data.level.config
+    flow = ParticleFlow(
+        data.targets,
+        slices=config.slices,
+        step_size=list(data.step_sizes),
+        momentum=config.momentum_of(stage - level.first + 1),
+        directions=level.kinds(),
+        seed=slice_rng,
+        refresh_every=config.refresh_every,
+        target_batch_size=config.target_batch_size,
+        bounds=(0.0, 1.0) if config.clip else None,
+        group=context.group,
+        step_schedule=geometric_schedule(*config.step_schedule, level.steps()) if config.step_schedule else None,
+        combine=config.combine,
+        record=config.model == "recorded",
+        bins=config.bins,
+        frozen=0 if level.condition.constraint is None else level.condition.constraint,
+    )
+    flow.steps = sum(context.schedule[level.first - 1 : stage - 1]) + step
+    return flow
+
+
+def flow_step(state: State, phase: FlowPhase) -> None:
+    """v ← ∇ + m v, x ← x − τ N v, on every kind of slices in turn."""
+    phase.flow.velocities = list(state.velocities)
+    state.x = phase.flow.step(state.x)
+    state.velocities = list(phase.flow.velocities)
 
 
 def new_fit(context: Context, data: LevelData, stage: int, step: int, data_rng: torch.Generator) -> FitPhase:
@@ -50,7 +82,7 @@ def begin_fit(context: Context, state: State) -> None:
             module.net.load_state_dict(state.init_weights)
     # The clamp avoids a division by zero if no particle moved.
     scale = ranks.mean((state.x_old - state.x).pow(2), context.group).sqrt().clamp(min=1e-12)
-    if level.config.fit == "plain":
+    if level.config.paper.fit == "plain":
         scale = torch.ones_like(scale)
     for module in (fit.phi, fit.average):
         module.scale.copy_(scale)
@@ -60,7 +92,7 @@ def begin_fit(context: Context, state: State) -> None:
 def fit_step(context: Context, state: State, fit: FitPhase) -> None:
     """Make a step of Adam towards Φ_l(x_old) = x_old − x on a batch of particles, and update the average of the weights."""
     config = state.data.level.config
-    plain = config.fit == "plain"
+    plain = config.paper.fit == "plain"
     for group in fit.optimiser.param_groups:
         factor = 1.0 if plain else 0.5 * (1 + math.cos(math.pi * state.step / config.fit_steps))
         group["lr"] = config.learning_rate * factor

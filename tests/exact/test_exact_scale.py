@@ -12,7 +12,7 @@ import rieszflow as rf
 
 
 def power_of_two_times(v, t):
-    """v · 2^t in parts, for 2^t alone may be no number."""
+    """Return v · 2^t in parts, because 2^t alone may overflow."""
     whole = math.floor(t)
     v = v * 2.0 ** (t - whole)
     for part in (whole // 2, whole - whole // 2):

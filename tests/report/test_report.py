@@ -39,10 +39,10 @@ def test_the_table_of_stages():
         return StageMetrics(number, level, 7, 7 * number, distances, seconds, **more)
 
     rows = [row(1, 1, {"flow": 1.5, "finish": 0.5}), row(2, 1, {"flow": 4.0, "finish": 1.0})]
-    headings, cells = report.stage_table(rows)
+    headings, cells = report.page.stage_table(rows)
     assert headings == ["stage", "steps", "particles", "fresh", "seconds"]
     assert cells == [["1", "7", "0.5000", "0.2500", "2.0"], ["2", "7", "0.5000", "0.2500", "3.0"]]
-    headings, cells = report.stage_table([row(1, 4, {"fit": 1.0}, fit_error=0.1), rows[1]])
+    headings, cells = report.page.stage_table([row(1, 4, {"fit": 1.0}, fit_error=0.1), rows[1]])
     assert headings == ["stage", "pooled", "steps", "fit error", "particles", "fresh", "seconds"]
     assert [line[1:4] for line in cells] == [["4", "7", "0.100"], ["", "7", ""]]
 

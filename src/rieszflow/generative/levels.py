@@ -1,0 +1,177 @@
+"""Levels of resolution: the flow starts on images shrunk by average pooling, and continues on larger ones.
+
+A run without `levels` has one level of full size. See section 5 of the paper and its appendix on images.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rieszflow.directions import Kind, PatchSlices
+from rieszflow.errors import ConfigError
+from rieszflow.flow.segments import Plan
+from rieszflow.flow.steps import default_step_sizes
+from rieszflow.generative.condition import UNCONDITIONAL, Condition
+from rieszflow.generative.config import Config, UpsamplingName
+from rieszflow.kernels import Riesz
+
+__all__ = ["Level", "draw_latents", "levels", "pool", "step_sizes", "upsample"]
+
+
+@dataclass(frozen=True)
+class Level:
+    """Stages `first` … `last` of a run, with their settings, on data of shape `shape`, pooled by `factor`."""
+
+    config: Config
+    factor: int
+    shape: tuple[int, ...]
+    first: int
+    last: int
+    condition: Condition = UNCONDITIONAL
+
+    @property
+    def d(self) -> int:
+        """The dimension of a point: the leading condition and the datum."""
+        return self.condition.leading + math.prod(self.shape)
+
+    def kinds(self) -> list[Kind]:
+        """Return the kinds of slices that a flow step uses."""
+        config, (C, H, W) = self.config, (self.shape if len(self.shape) == 3 else (1, 1, 1))
+        single, k = config.paper.single_patch, self.condition.leading
+        try:
+            patches: list[Kind] = [
+                PatchSlices((C, H, W), size, stretch, stretch in config.by_colour, single, k)
+                for size, stretch in config.patch_slices
+            ]
+        except ValueError as error:
+            raise ConfigError(f"`patch_slices` do not fit: {error}") from None
+        return patches if config.patches_only else [config.directions, *patches]
+
+    @property
+    def sample_noise_std(self) -> float:
+        """Standard deviation of the noise that is added to samples when they are upsampled to this level."""
+        own = self.config.paper.sample_noise_std
+        return self.config.noise_std if own is None else own
+
+    def steps(self) -> int:
+        """Return the number of flow steps of the whole level."""
+        return sum(self.config.flow_steps())
+
+    def plan(self) -> Plan:
+        """Return what all steps of the level's recording have in common."""
+        kinds, bounds = self.kinds(), (0.0, 1.0) if self.config.clip else None
+        slices, bins = (self.config.slices,) * len(kinds), self.config.bins
+        return Plan(self.d, tuple(kinds), slices, bins, bounds, self.condition.constraint)
+
+
+def levels(config: Config, shape: tuple[int, ...], condition: Condition = UNCONDITIONAL) -> list[Level]:
+    """Return the levels of a run on data of a shape, the coarsest first.
+
+    Raises:
+        ConfigError: Levels or patches are set for data that are not images, or do not fit the size of the images.
+    """
+    if len(shape) != 3:
+        for name in ("levels", "patch_slices"):
+            if getattr(config, name):
+                raise ConfigError(f"`{name}` need images (C, H, W), got data of shape {shape}")
+    found: list[Level] = []
+    for factor, settings in config.level_configs():
+        if any(side % factor for side in shape[1:]):
+            raise ConfigError(f"`levels` must have factors that divide images of {shape[1]} × {shape[2]} pixels, got {factor}")
+        first = found[-1].last + 1 if found else 1
+        small = shape if factor == 1 else (shape[0], shape[1] // factor, shape[2] // factor)
+        found.append(Level(settings, factor, small, first, first + settings.stages - 1, condition))
+        found[-1].kinds()
+    return found
+
+
+def step_sizes(level: Level, y: Tensor) -> tuple[float, ...]:
+    """Return τ of every kind of slices, for targets y of shape (M, d)."""
+    config, kinds = level.config, level.kinds()
+    n, d = len(kinds), y.shape[1]
+    if given := config.paper.patch_step_sizes or (() if config.step_size is None else (config.step_size,) * n):
+        return tuple(tau * _paper_factor(kind, d) for tau, kind in zip(given, kinds, strict=True))
+    return tuple(default_step_sizes(y, kinds, [config.slices] * n, [config.momentum] * n, level.condition.constraint))
+
+
+def _paper_factor(kind: Kind, d: int) -> float:
+    """Return c_d / c_n: the paper scales gradients on a single patch of n numbers by the constant of the whole image."""
+    if not isinstance(kind, PatchSlices) or not kind.single_patch:
+        return 1.0
+    riesz = Riesz(1.0)
+    return riesz.basis_constant(d) / riesz.basis_constant(kind.patch_dim)
+
+
+def pool(x: Tensor, shape: tuple[int, ...], factor: int, leading: int = 0) -> Tensor:
+    """Pool flat images x (n, d) of a shape to (n, d / factor²) by averages, after `leading` numbers that stay as they are."""
+    if factor == 1:
+        return x
+    if leading:
+        return torch.cat([x[:, :leading], pool(x[:, leading:], shape, factor)], 1)
+    return torch.cat([functional.avg_pool2d(part.view(-1, *shape), factor).flatten(1) for part in x.split(10_000)])
+
+
+def upsample(
+    x: Tensor,
+    small: tuple[int, ...],
+    large: tuple[int, ...],
+    noise_std: float,
+    generator: torch.Generator | None,
+    upsampling: UpsamplingName = "repeat",
+    leading: int = 0,
+) -> Tensor:
+    """Upsample flat images x (…, d) of shape `small` to (…, d′) of shape `large`, and add Gaussian noise drawn on the CPU.
+
+    The first `leading` numbers, before the image, stay as they are.
+    """
+    if small == large:
+        return x
+    if leading:
+        images = upsample(x[..., leading:], small, large, noise_std, generator, upsampling)
+        return torch.cat([x[..., :leading], images], -1)
+    images = x.reshape(-1, *small)
+    factor = large[1] // small[1]
+    if upsampling == "repeat":
+        images = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    else:
+        parts = images.split(10_000)
+        images = torch.cat([functional.interpolate(part, scale_factor=factor, mode="bilinear") for part in parts])
+    images = images.reshape(*x.shape[:-1], math.prod(large))
+    if not noise_std:
+        return images
+    return images + noise_std * torch.randn(images.shape, generator=generator).to(images)
+
+
+_SPECTRUM = 1.5  # amplitudes decrease with the frequency as f^-1.5; in photographs the exponent is 1 to 2
+
+
+def draw_latents(config: Config, shape: tuple[int, ...], n: int, generator: torch.Generator | None) -> Tensor:
+    """Draw n flat latents (n, d), float32 on the CPU; every coordinate is uniform on [0, 1].
+
+    "uniform": independent coordinates, the paper's noise. "smooth", for images: periodic Gaussian noise with the spectrum of
+    a photograph, independent channels, mapped through the normal distribution function. The energy distance hardly sees the
+    pixel noise of independent latents, so the flow takes long to remove it; smooth latents have little
+    (`benchmarks/latents.py`).
+
+    Raises:
+        ConfigError: "smooth" for data that are not images.
+    """
+    d = math.prod(shape)
+    if config.latents == "uniform":
+        return torch.rand(n, d, generator=generator)
+    if len(shape) != 3:
+        raise ConfigError(f"`latents` must be 'uniform' for data that are not images, got 'smooth' for shape {shape}")
+    H, W = shape[1:]
+    rows, columns = torch.fft.fftfreq(H) * H, torch.fft.rfftfreq(W) * W
+    amplitude = (rows[:, None].square() + columns.square()).clamp(min=1) ** (-_SPECTRUM / 2)
+    # The variance is the mean of amplitude² over all frequencies, of which rfft keeps half.
+    power = (rows[:, None].square() + (torch.fft.fftfreq(W) * W).square()).clamp(min=1) ** -_SPECTRUM
+    white = torch.randn(n, *shape, generator=generator)
+    noise = torch.fft.irfft2(torch.fft.rfft2(white) * (amplitude / power.mean().sqrt()), s=(H, W))
+    uniform: Tensor = torch.special.ndtr(noise)
+    return uniform.flatten(1)

@@ -1,7 +1,10 @@
-"""What the README says runs as it stands there."""
+"""The README and the guides run as they stand."""
 
+import doctest
 import gc
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -12,26 +15,41 @@ import rieszflow as rf
 from rieszflow.generative import Config, RunError
 from rieszflow.generative.levels import levels
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README, TRAINING = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/training.md"))
 
 
-def test_the_api_in_ten_lines(tmp_path, monkeypatch):
-    """Twice, as in a notebook, in the same folder; and without a warning, that of a folder left open included."""
+def test_the_readme_prints_what_it_shows(tmp_path, monkeypatch):
+    """The Python examples are one session, and the command of the first door shows its real output."""
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    # CPython throws warnings of a finalizer away, even as errors: they are recorded instead.
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    examples = doctest.DocTestParser().get_doctest("".join(blocks), {}, "README.md", "README.md", 0)
+    with torch.random.fork_rng(devices=[]):
+        assert doctest.DocTestRunner().run(examples).failed == 0
+    shown = re.search(r"\$ rieszflow (compare .*)\n(.*?)```", README, re.DOTALL)
+    found = subprocess.run([sys.executable, "-m", "rieszflow", *shown[1].split()], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == shown[2].split()
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 100
+
+
+def test_the_guide_to_training_runs(tmp_path, monkeypatch):
+    """Twice, as in a notebook, in the same folder, and without a warning, even about a folder that was left open."""
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", TRAINING, re.DOTALL)
+    # CPython discards warnings of a finalizer, even as errors: they are recorded instead.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.manual_seed(0)
         names: dict = {}
-        exec(code.replace("stages=5, fit_steps=300", "stages=1, fit_steps=5"), names)  # the first time in a hurry
-        hurried = names["flow"].run.path
+        exec(code.replace("stages=5, fit_steps=300", "stages=1, fit_steps=5"), names)  # the first time quickly
+        first = names["flow"].run.path
         exec(code, names)
         gc.collect()
-        assert not hurried.exists() and names["flow"].run.path.is_dir()
+        assert not first.exists() and names["flow"].run.path.is_dir()
     assert [str(w.message) for w in caught if not issubclass(w.category, DeprecationWarning)] == []
-    x, y, moved = names["x"], names["y"], names["moved"]
-    assert rf.energy_distance(moved, y) < 0.5 * rf.energy_distance(x, y)
     assert names["new"].shape == (100, 50)
     assert torch.equal(names["again"].sample(100, seed=0), names["new"])
 
@@ -76,16 +94,18 @@ def test_saving_over_something(tmp_path):
         "docs/groups.md",
         "docs/paper.md",
         "docs/conditional.md",
+        "docs/training.md",
+        "docs/cli.md",
     ],
 )
 def test_every_picture_and_page_is_there(page):
-    file = Path(__file__).parent.parent / page
+    file = ROOT / page
     for target in re.findall(r"\]\(([^)]+)\)", file.read_text(encoding="utf-8")):
         assert (file.parent / target.partition("#")[0]).exists(), target
 
 
 def test_the_own_preset_is_one(tmp_path):
-    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    (block,) = re.findall(r"```yaml\n(.*?)```", TRAINING, re.DOTALL)
     (tmp_path / "mine.yaml").write_text(block)
     config = Config.preset("images", str(tmp_path / "mine.yaml"))
     assert len(block.splitlines()) <= 10 and config.total_stages() == 10

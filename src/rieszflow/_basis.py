@@ -17,8 +17,6 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Array", "gaussian", "student"]
-
 Array: TypeAlias = npt.NDArray[np.float64]
 
 _END = 40.0  # beyond it the Gaussian's function is 0 for large d, and follows its asymptotic series for small d
@@ -74,10 +72,9 @@ def _reciprocal_gamma(v: float) -> float:
 
 
 def student(t: Array, d: int, dof: float) -> Array:
-    """Return E g_d(t √dof / χ_dof), interpolated within 1e-8 of `_student`.
+    """Return E g_d(t √dof / χ_dof), interpolated within 1e-8: the basis function of the Matérn kernel of smoothness dof/2.
 
-    This is the basis function of the Matérn kernel of smoothness dof/2 and length 1, whose ω has Student's distribution. With
-    dof = 1 the kernel is exp(−ρ), the Laplace kernel.
+    Its ω has Student's distribution. With dof = 1 the kernel is exp(−ρ), the Laplace kernel.
     """
     out = np.zeros_like(t)
     near = t < _STUDENT_END

@@ -36,13 +36,9 @@ class Kernel(ABC):
 
     @abstractmethod
     def derivative(self, rho: Tensor) -> Tensor:
-        """Return `length` · k′(ρ), and 0 at ρ = 0 even if the kernel has a kink there.
+        """Return `length` · k′(ρ) for distances ρ ≥ 0 as in `value`, and 0 at ρ = 0 even if the kernel has a kink there.
 
-        It gives the gradient ∇ₓK(x, y) = k′(‖x − y‖) · (x − y)/‖x − y‖. The factor `length` keeps numbers of very short and
-        very long kernels within range.
-
-        Args:
-            rho: Distances ρ ≥ 0 of any shape, float32 or float64.
+        It gives the gradient ∇ₓK(x, y) = k′(‖x − y‖) · (x − y)/‖x − y‖. The factor `length` keeps the numbers within range.
         """
 
     @property
@@ -57,18 +53,14 @@ class Kernel(ABC):
 
     @abstractmethod
     def basis(self, t: Array, d: int) -> Array:
-        r"""Return the one-dimensional basis function f(t).
+        r"""Return the one-dimensional basis function f(t), for points in R^d and t ≥ 0 of any shape, float64.
 
         .. math:: k(\|x\|) = \mathbb{E}\, f(|\langle \xi, x \rangle|), \quad \xi \sim \mathcal{U}(S^{d-1})
-
-        Args:
-            t: Numbers t ≥ 0 of any shape, float64.
-            d: Dimension of the points.
         """
 
     def basis_scale(self, d: int) -> float | None:
         """Return the length over which f changes in R^d, a wavelength over 2π; None for a kernel with a degree."""
-        return self.length / math.sqrt(d)
+        return self.length / math.sqrt(d) if self.degree is None else None
 
 
 def check_kernel(kernel: object) -> None:
@@ -116,9 +108,6 @@ class Riesz(Kernel):
 
     def basis(self, t: Array, d: int) -> Array:
         return -self.basis_constant(d) * t**self.r
-
-    def basis_scale(self, d: int) -> float | None:
-        return None
 
     def basis_constant(self, d: int) -> float:
         r"""Return the constant of the basis function :math:`f(t) = -c_{d,r}\, t^r`, which for r = 1 grows like √d.

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from rieszflow.errors import InputError
 
-__all__ = ["DenseDirections", "Directions", "Sampler", "independent", "orthogonal", "sobol"]
-
 
 class Directions(ABC):
     """P directions ξ_1, …, ξ_P in R^d, of one dtype and device.

@@ -21,8 +21,6 @@ from rieszflow.directions.base import Directions
 from rieszflow.directions.hadamard import padded_dim, random_signs, transform
 from rieszflow.errors import InputError
 
-__all__ = ["PatchDirections", "PatchSlices"]
-
 
 @dataclass(frozen=True)
 class PatchSlices:

@@ -16,8 +16,6 @@ from rieszflow._infra.numerics import times_power_of_two, two_to
 from rieszflow._types import Cloud, Need, Pair
 from rieszflow.kernels import Kernel
 
-__all__ = ["distinct", "evaluate", "weights_of"]
-
 _PAIRS = 1 << 22  # pairs of points in one chunk: 32 MB of float64 an array
 _CLOSE = 1e-4  # squared distances below this share of ‖x‖² + ‖y‖² are computed from differences
 _ORDINARY = 100  # numbers from 2^−100 to 2^100 are squared as they are

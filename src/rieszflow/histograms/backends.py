@@ -21,8 +21,6 @@ from rieszflow.histograms import loops, patch_loops
 from rieszflow.histograms.grid import BinGrid, PiecewiseLinear, Projector, check_inside
 from rieszflow.histograms.loops import FIRST, PER_OCTAVE, STEEP, TAIL
 
-__all__ = ["Backend", "TorchBackend", "empty_lines", "select_backend"]
-
 _COUNTS, _LINES = Workspace(), Workspace()
 
 

@@ -18,8 +18,6 @@ from rieszflow.histograms.backends import select_backend
 from rieszflow.histograms.grid import BinGrid, Projector, check_inside, split_directions
 from rieszflow.kernels import Kernel
 
-__all__ = ["BINS", "choose_bins", "choose_grids", "make_projectors", "sample_points", "uses_cdf"]
-
 BINS = 1024  # equal bins of a slice, fewer for the gradients of few points
 _FEWEST_BINS = 128
 _PER_BIN = 8  # points; their random places within a bin are a small error compared to that of the slices

@@ -14,8 +14,6 @@ from torch import Tensor
 from rieszflow.directions import Directions, HadamardDirections, PatchDirections
 from rieszflow.errors import InputError
 
-__all__ = ["GRID_TENSORS", "BinGrid", "PiecewiseLinear", "Projector", "check_inside", "split_directions"]
-
 _PART = 1024  # dense directions at a time
 _PATCH_PART = 2048  # on patches, for which every tile of images is laid out once
 GRID_TENSORS = ("low", "inverse", "shift", "scale", "B")

@@ -27,8 +27,6 @@ from rieszflow.histograms.histogram import Histogram
 from rieszflow.histograms.loops import TAIL
 from rieszflow.kernels import Riesz
 
-__all__ = ["StepTables", "record_step", "replay_step"]
-
 _X, _Y = Workspace(), Workspace()
 
 

@@ -1,7 +1,8 @@
 """Numba's options, its cache on disk, and a parallel loop.
 
 Numba stores machine code next to the source, in the user's cache folder or in NUMBA_CACHE_DIR. If none of them is writable, it
-refuses to define a cached function; then every process compiles.
+refuses to define a cached function; then every process compiles. A folder that others can write to is never used, because Numba
+executes what it reads from its cache.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def points(name: str, x: object, check_finite: bool = True) -> Tensor:
 
 
 def plain_tensor(name: str, x: object, shape: str) -> Tensor:
-    """Return `x` as a dense float32 or float64 tensor, in the same memory if possible; refuse masked arrays, units and lists."""
+    """Return `x` as a dense float32 or float64 tensor, in the same memory if possible; refuse subclasses with extra data."""
     if isinstance(x, np.ndarray):
         return _from_array(name, x)
     if not isinstance(x, Tensor):

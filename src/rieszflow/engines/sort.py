@@ -1,7 +1,7 @@
 """The exact engine: both distribution functions of every slice at every point, by one sort of the joined projections.
 
-It takes O((N + M) log(N + M)) per slice in PyTorch operations. The derivative by x alone for float32 on the CPU, which flows need,
-has compiled loops with a radix sort, O(N + M).
+It takes O((N + M) log(N + M)) per slice in PyTorch operations. For the derivative by x alone of float32 points on the CPU, as
+flows need it, there are compiled loops with a radix sort, O(N + M).
 """
 
 from __future__ import annotations
@@ -76,9 +76,10 @@ def _on_part(part: Directions, pair: Pair, centre: Tensor, scale: float, need: N
     alpha, beta = (_self_factor(cloud, pair.unbiased) for cloud in (x, y))
     if need == Need(x=True):
         # In one expression, which frees the P × N projections as soon as it can.
-        return Result(
-            x=part.adjoint(_gradient(*(part.project(c.points, centre, scale) for c in (x, y)), x.weights, y.weights, alpha))
+        forces = _gradient(
+            part.project(x.points, centre, scale), part.project(y.points, centre, scale), x.weights, y.weights, alpha
         )
+        return Result(x=part.adjoint(forces))
     z, order = torch.cat([part.project(cloud.points, centre, scale) for cloud in (x, y)], -1).sort(dim=-1)
     N = x.points.shape[-2]
     (F, F_mid), (G, G_mid) = _distribution_functions(z, order, N, x.weights, y.weights)

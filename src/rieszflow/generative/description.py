@@ -96,7 +96,7 @@ class _Columns(StrictModel):
 
 
 class _Condition(StrictModel):
-    """What `describe_condition` returns, for labels or for values."""
+    """The result of `describe_condition`, for labels or for values."""
 
     weight: _Positive
     classes: list[Annotated[int, Field(ge=-(2**63), lt=2**63)]] | None = None

@@ -299,9 +299,9 @@ def test_bad_settings(settings, says):
             (1, 28, 28),
             "`levels` must have factors that divide images of 28 × 28 pixels, got 8",
         ),
-        ({"levels": [{"factor": 2}, {"factor": 1}]}, (6,), "`levels` need images"),
+        ({"levels": [{"factor": 2}, {"factor": 1}]}, (6,), "`levels` must be empty"),
         ({"patch_slices": [[7, 1], [7, 5]], "patches_only": True}, (1, 28, 28), "for images of 28 × 28 pixels, got 7 · 5"),
-        ({"patch_slices": [[7, 1]]}, (6,), "`patch_slices` need images"),
+        ({"patch_slices": [[7, 1]]}, (6,), "`patch_slices` must be empty"),
     ],
 )
 def test_settings_that_do_not_fit_the_data(tmp_path, settings, shape, says):

@@ -16,8 +16,8 @@ from rieszflow.errors import InputError
 
 if TYPE_CHECKING:
     from rieszflow.generative import Run
-    from rieszflow.generative.context import DrawCallback, Pictures
     from rieszflow.generative.run import StageMetrics
+    from rieszflow.generative.state import DrawCallback, Pictures
 
 TensorBoard = Annotated[bool, Option("--tensorboard", help="Write curves and images for TensorBoard to RUN/tensorboard, too.")]
 

@@ -19,33 +19,25 @@ from rieszflow.generative.schema import YAML_BYTES, StrictModel, dump_yaml, pars
 with extra("generative", "generative models"):
     from pydantic import Field, model_validator
 
-__all__ = ["VERSION", "Description"]
 
 VERSION = 7  # of a run: config.yaml, networks and checkpoints
 
 
 @dataclass(frozen=True)
 class Description:
-    """The content of a config.yaml.
-
-    Attributes:
-        config: The settings.
-        data: Name, path, shape, low, high, columns, number of points and fingerprint of the training data, and the condition.
-        id: A random id of the run, which all its files contain.
-    """
+    """The content of a config.yaml."""
 
     config: Config
-    data: Json
-    id: str
+    data: Json  # name, path, shape, range, columns, number of points and fingerprint of the training data, and the condition
+    id: str  # a random id of the run, which all its files contain
 
     def text(self) -> str:
-        return dump_yaml(
-            {"format": MARK, "version": VERSION, "run": self.id, "data": self.data, "config": self.config.to_dict()}
-        )
+        settings = self.config.to_dict()
+        return dump_yaml({"format": MARK, "version": VERSION, "run": self.id, "data": self.data, "config": settings})
 
     @classmethod
     def read(cls, file: Path) -> Description:
-        """Read a config.yaml. Raises RunError for anything in it that rieszflow does not write."""
+        """Read a config.yaml; raise RunError for anything in it that rieszflow does not write."""
         try:
             content = parse_yaml(read_text(file, YAML_BYTES))
         except FileError:
@@ -67,14 +59,13 @@ class Description:
         except ConfigError as error:
             raise RunError(f"{file}: `data.{str(error)[1:]}") from None
         try:
-            config = Config.from_dict(content.get("config"), str(file), whole=True)
+            return cls(Config.from_dict(content.get("config"), str(file), whole=True), data, run)
         except ConfigError as error:
             raise RunError(str(error)) from None
-        return cls(config, data, run)
 
     def settings_hash(self) -> str:
         """Return a hash of the settings and data that networks and checkpoints depend on."""
-        # The place of the data may change: their fingerprint identifies them.
+        # Data may be moved; their fingerprint identifies them.
         data = {key: value for key, value in self.data.items() if key not in ("name", "path")}
         content = json.dumps({"settings": self.config.fixed(), "data": data}, default=str, sort_keys=True)
         return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
@@ -87,17 +78,13 @@ _NotNegative = Annotated[float, Field(ge=0, lt=1e300)]
 _Tail = Annotated[float, Field(ge=0, le=1e3)]
 
 
-class _Columns(StrictModel):
-    """The fields of `data.ColumnScaler`."""
-
+class _Columns(StrictModel):  # the fields of `data.ColumnScaler`
     centre: list[_Number]
     spread: list[_NotNegative]
     tail: list[_Tail]
 
 
-class _Condition(StrictModel):
-    """What `describe_condition` returns, for labels or for values."""
-
+class _Condition(StrictModel):  # the fields that `describe_condition` returns, for labels or for values
     weight: _Positive
     classes: list[Annotated[int, Field(ge=-(2**63), lt=2**63)]] | None = None
     counts: list[_Size] | None = None
@@ -121,8 +108,6 @@ class _Condition(StrictModel):
 
 
 class _Data(StrictModel):
-    """The section `data`."""
-
     name: str
     path: str | None
     shape: list[_Size]

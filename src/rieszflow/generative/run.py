@@ -1,14 +1,7 @@
-"""The folder of a training run. Every file in it appears whole or not at all.
+"""The folder of a training run.
 
-config.yaml          settings and a description of the data
-networks/0001.safetensors …   one network, or one part of a recording, per stage
-state.safetensors    the checkpoint that `resume` continues from; once training is finished, only its header
-metrics.jsonl        one line per stage
-evaluation.json      the scores of `rieszflow evaluate`
-images/, report.html   what `rieszflow.report` draws
-
-All data files have checksums and the random id of their run; tensor files also have a hash of the settings and data that they
-depend on. Damaged files, files of other runs, and settings that were edited after training are refused.
+All data files are written atomically, with a checksum and the random id of their run; tensor files also have a hash of the
+settings and data that they depend on. Damaged files, files of other runs, and settings edited after training are refused.
 """
 
 from __future__ import annotations
@@ -39,7 +32,6 @@ from rieszflow.generative.description import VERSION, Description
 with extra("generative", "generative models"):
     from filelock import FileLock, Timeout
 
-__all__ = ["NETWORK", "RESTORES", "STATE", "Run", "StageMetrics"]
 
 NETWORK, STATE = Format("network", VERSION), Format("state", VERSION)
 RESTORES = "`resume` restores it from the checkpoint"
@@ -48,29 +40,17 @@ _MAX_TEXT_BYTES = 100_000_000
 
 @dataclass(frozen=True)
 class StageMetrics:
-    """A line of metrics.jsonl: the measurements after one stage.
+    """The measurements after one stage: a line of metrics.jsonl."""
 
-    Attributes:
-        stage: its number, from 1.
-        level: the factor by which its images are pooled.
-        flow_steps: steps of its flow.
-        flow_steps_total: steps of all flows so far.
-        energy_distance: unbiased energy distances to held-out data, by point cloud.
-        seconds: time spent so far, by phase.
-        displacement_rms: root mean square of the particles' displacements; None in a recording.
-        fit_error: fraction of the mean squared displacement that the network misses; None in a recording.
-        megabytes: size of a recording's part; None for a network.
-    """
-
-    stage: int
-    level: int
+    stage: int  # its number, from 1
+    level: int  # the factor by which its images are pooled
     flow_steps: int
-    flow_steps_total: int
-    energy_distance: dict[str, float]
-    seconds: dict[str, float]
-    displacement_rms: float | None = None
-    fit_error: float | None = None
-    megabytes: float | None = None
+    flow_steps_total: int  # of all stages so far
+    energy_distance: dict[str, float]  # unbiased estimates of the distance to held-out data, by point cloud
+    seconds: dict[str, float]  # time spent so far, by phase
+    displacement_rms: float | None = None  # root mean square of the particles' displacements; None in a recording
+    fit_error: float | None = None  # fraction of the mean squared displacement that the network misses; None in a recording
+    megabytes: float | None = None  # size of the stage's part of a recording; None for a network
 
     def to_dict(self) -> Json:
         return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
@@ -79,11 +59,15 @@ class StageMetrics:
 class Run:
     """The folder of one training run, opened by `Run.open` or made by `Run.create`.
 
+    It contains config.yaml, metrics.jsonl (a line per stage), networks/0001.safetensors, … (a network or a part of a recording
+    per stage), state.safetensors (the checkpoint; only its header once training is finished), evaluation.json (the scores of
+    `rieszflow evaluate`), images/ and report.html.
+
     Attributes:
-        path: the folder.
-        config: settings.
-        data: description of the training data: name, path, shape, low, high, number of points, fingerprint.
-        id: random id, which is in all files of the run.
+        path: The folder.
+        config: The settings.
+        data: The description of the training data: name, path, shape, low, high, number of points, fingerprint.
+        id: A random id, which all files of the run contain.
     """
 
     def __init__(self, path: Path, description: Description) -> None:
@@ -154,32 +138,30 @@ class Run:
         columns = self.data["columns"]
         return None if columns is None else ColumnScaler(**{key: tuple(value) for key, value in columns.items()})
 
-    # Networks, or parts of a recording: one file for each stage.
-
     def network_file(self, stage: int) -> Path:
         return self.path / "networks" / f"{stage:04d}.safetensors"
 
     def _stages(self) -> list[int]:
         """Return the numbers of the stages whose files exist, in order."""
         folder = self.path / "networks"
-        names = (file.name for file in folder.iterdir() if file.is_file()) if folder.is_dir() else ()
+        names = (file.name for file in folder.iterdir()) if folder.is_dir() else ()
         numbers = {int(name[:-12]) for name in names if re.fullmatch(r"[0-9]{4,9}\.safetensors", name)}
         return sorted(number for number in numbers if number and self.network_file(number).is_file())
 
     def finished(self) -> int:
-        """Return how many stages are finished, not counting those after a missing one."""
+        """Return the number of finished stages, not counting those after a missing one."""
         found = self._stages()
         return next((k for k, number in enumerate(found) if number != k + 1), len(found))
 
     def missing(self, last: int | None = None) -> list[int]:
-        """Return the missing ones of the stages 1 … `last`; by default, of all that have been trained."""
+        """Return the stages up to `last` that have no file; by default, up to the last that has been trained."""
         found = self._stages()
         if last is None:
             last = max([self._checkpointed() or 0, *found[-1:]])
         return [number for number in range(1, last + 1) if number not in found]
 
     def _checkpointed(self) -> int | None:
-        """Return how many stages were finished at the last checkpoint; None if that is unknown."""
+        """Return the number of stages that were finished at the last checkpoint; None if that is unknown."""
         file = self.path / "state.safetensors"
         try:
             header, _ = load_header(file, STATE)
@@ -205,16 +187,12 @@ class Run:
             )
 
     def check(self) -> None:
-        """Check by the headers of all networks that they belong to this run, its settings and its data."""
+        """Refuse networks whose headers do not belong to this run, its settings and its data."""
         for file in map(self.network_file, self._stages()):
             self._check_belongs(file, load_header(file, NETWORK)[0])
 
     def trained(self) -> int:
-        """Return the number of stages that samples go through: all that have been trained so far.
-
-        Raises:
-            RunError: a stage is missing or of another run, or there are more than config.yaml states.
-        """
+        """Return the number of stages trained so far; refuse missing and foreign ones, and more than config.yaml states."""
         if not self.path.is_dir():
             raise RunError(f"{self.path}: the folder of the run is missing; it was moved or removed")
         self.check()
@@ -236,11 +214,7 @@ class Run:
         save_tensors(self.network_file(stage), NETWORK, tensors, {"stage": stage, **self._header})
 
     def load_network(self, stage: int) -> dict[str, Tensor]:
-        """Return the tensors of a stage.
-
-        Raises:
-            RunError: the file is missing, damaged, or of another run or stage; or config.yaml was edited.
-        """
+        """Return the tensors of a stage; refuse a damaged or foreign file, and an edited config.yaml."""
         file = self.network_file(stage)
         tensors, header = self._load(file, NETWORK, "to train it again, remove it and resume the run")
         if header.get("stage") != stage:
@@ -257,8 +231,6 @@ class Run:
         with contextlib.suppress(RunError):
             return len(self.metrics()) >= total
         return False
-
-    # The checkpoint.
 
     def has_state(self) -> bool:
         return os.path.lexists(self.path / "state.safetensors")
@@ -277,14 +249,8 @@ class Run:
             raise RunError(f"{file}: damaged: its header does not state the stage; remove it and resume the run")
         return tensors, header
 
-    # Metrics and scores.
-
     def metrics(self) -> list[StageMetrics]:
-        """Return the lines of metrics.jsonl.
-
-        Raises:
-            RunError: lines are damaged, edited, missing, or of another run.
-        """
+        """Return the lines of metrics.jsonl; raise RunError if some are damaged, edited, missing, or of another run."""
         file, rows = self.path / "metrics.jsonl", []
         if os.path.lexists(file):
             for number, line in enumerate(read_text(file, _MAX_TEXT_BYTES).splitlines(), 1):
@@ -329,12 +295,12 @@ class Run:
 
 
 def _with_checksum(content: Json) -> Json:
-    """Return JSON-able content with its checksum as the last entry."""
+    """Return JSON content with its checksum as the last entry."""
     return {**content, "checksum": hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()}
 
 
 def _verify_checksum(where: str, text: str) -> Json:
-    """Return the content that was given to `_with_checksum`, from its JSON."""
+    """Parse JSON text and return its content without the checksum of `_with_checksum`, which must be correct."""
     try:
         content: Json = json.loads(text)
         checksum = content.pop("checksum")

@@ -27,8 +27,6 @@ from rieszflow.generative.condition import (
 from rieszflow.generative.config import Config
 from rieszflow.generative.run import Run
 
-__all__ = ["check_same", "dataset", "describe", "held_out_conditions", "load_data", "residual"]
-
 
 def dataset(
     x: Dataset | Points | str | os.PathLike[str],
@@ -37,18 +35,7 @@ def dataset(
     condition: object = None,
     held_out_condition: object = None,
 ) -> Dataset:
-    """Return the data that `fit` was given as a Dataset.
-
-    Args:
-        x: Training data (n, d), (n, H, W) or (n, C, H, W); a Dataset, which is returned; or a name or path for `data.load`.
-        held_out: Held-out data of the same form; None to hold out a fraction of x.
-        config: The settings, with this fraction and the seed of the choice.
-        condition: Labels (n,) or values (n, k); strings and constraints are ignored.
-        held_out_condition: The same for `held_out`.
-
-    Raises:
-        InputError, InputTypeError: Shapes, dtypes or values are not accepted.
-    """
+    """Return the arguments of `GenerativeFlow.fit` as a Dataset; strings and constraints in `condition` are ignored."""
     if isinstance(x, (str, os.PathLike)):
         return data.load(x, None, config.held_out, config.seed, condition_columns(config))
     if isinstance(x, Dataset):
@@ -69,7 +56,7 @@ def dataset(
 
 
 def _labels_or_values(name: str, value: object, n: int) -> np.ndarray:
-    """Return labels (n,) or values (n, k) for n data."""
+    """Return labels (n,) or values (n, k) for n data as an array, after checking them."""
     array = as_array(value)
     labels = array.ndim == 1 and array.dtype.kind in "iu"
     if not labels and (array.ndim != 2 or array.dtype.kind not in "iufb" or not array.shape[1]):
@@ -93,11 +80,7 @@ def _points(name: str, x: Points) -> np.ndarray:
 
 
 def describe(content: Dataset, config: Config) -> Json:
-    """Return the description of data for config.yaml, with a fingerprint of the training part and its condition.
-
-    Raises:
-        ConfigError: The data lack the condition in the settings.
-    """
+    """Return the description of data for config.yaml, with a fingerprint of the training part and its condition."""
     digest = hashlib.blake2b(content.train.contiguous().numpy().tobytes(), digest_size=16)
     conditions = raw_conditions(config, content)[0]
     described = {}
@@ -122,7 +105,7 @@ def load_data(run: Run, moved: str | os.PathLike[str] | None = None) -> Dataset:
 
     Args:
         run: The run.
-        moved: The current place of the data, if they were moved.
+        moved: The current path of the data, if they were moved.
 
     Raises:
         RunError: The run was trained on a tensor, which is not in a file.
@@ -156,7 +139,7 @@ def residual(run: Run, samples: Tensor, condition: Tensor | None, content: Datas
 
 
 def check_same(run: Run, content: Dataset) -> None:
-    """Check that data are those that a run began with. Raises RunError if they are not."""
+    """Raise RunError if data are not those that a run began with."""
     now, then = describe(content, run.config), run.data
     if now["fingerprint"] != then["fingerprint"]:
         raise RunError(

@@ -26,8 +26,8 @@ with extra("cli", "figures"):
     from PIL import Image
 
 if TYPE_CHECKING:
-    from rieszflow.generative.context import Pictures
     from rieszflow.generative.run import Run, StageMetrics
+    from rieszflow.generative.state import Pictures
 
 __all__ = [
     "comparison", "heat_map", "image_zoom", "picture", "save_picture", "stage_curves", "to_tensorboard", "trajectories",

@@ -24,8 +24,8 @@ with extra("cli", "figures"):
     from PIL import Image
 
 if TYPE_CHECKING:
-    from rieszflow.generative.context import Pictures
     from rieszflow.generative.run import Run, StageMetrics
+    from rieszflow.generative.state import Pictures
 
 __all__ = ["draw", "noun", "score_notes", "score_table", "stage_caption", "stage_table", "write_report"]
 

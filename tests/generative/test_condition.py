@@ -15,7 +15,7 @@ from rieszflow.data import Dataset, load
 from rieszflow.errors import ConfigError, DatasetError, InputError, RunError
 from rieszflow.generative import Config
 from rieszflow.generative import loop as training
-from rieszflow.generative.condition import Condition, condition_columns, describe_condition
+from rieszflow.generative.condition import Condition, describe_condition
 from rieszflow.generative.processes import processes
 from rieszflow.generative.run import Run
 from rieszflow.generative.state import WATCHED, checked_levels, prepare
@@ -159,7 +159,7 @@ def test_columns_of_a_table(tmp_path):
     small = {**RECORDED, "particles": 300, "stages": 1, "initial_steps": 5}
     flow = rf.GenerativeFlow(**small).fit(str(tmp_path / "people.csv"), condition="income,age")
     assert flow.sample(6, condition=[3000, 40], seed=1).shape == (6, 2)
-    assert condition_columns(flow.config) == ["income", "age"]
+    assert flow.config.condition_columns == ["income", "age"]
     with pytest.warns(rf.Notice, match="age lies"):
         flow.sample(2, condition=[3000, 99], seed=1)
     for given, words in (

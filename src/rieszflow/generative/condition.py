@@ -61,17 +61,7 @@ class Condition:
         return points[..., self.leading :]
 
     def parse(self, condition: object, n: int, data: Json, generator: torch.Generator | None) -> Tensor | None:
-        """Convert the `condition` of `GenerativeFlow.sample` to what `join` takes.
-
-        Args:
-            condition: The argument.
-            n: The number of samples.
-            data: The description of the data in config.yaml.
-            generator: Source of random labels, if `condition` is None.
-
-        Raises:
-            InputError, InputTypeError: The labels, shape or length do not fit, or the model needs a condition.
-        """
+        """Convert the `condition` of `GenerativeFlow.sample` for n samples to what `join` takes, or draw random labels."""
         if condition is not None:
             raise InputError("`condition` must be None for a model that was trained without one")
         return None
@@ -219,17 +209,6 @@ def image_constraint(name: str, shape: tuple[int, ...]) -> Constraint:
         raise ConfigError(f"`condition` {name[:40]!r} does not fit images of shape {shape} ({error})") from None
 
 
-def is_image_part(name: str) -> bool:
-    """Return True if the setting `condition` names a part of an image."""
-    return name.startswith(("pool:", "mask:")) or name in HALVES
-
-
-def condition_columns(config: Config) -> list[str]:
-    """Return the columns of a table that the setting `condition` names."""
-    kind, _, names = config.condition.partition(":")
-    return [name.strip() for name in names.split(",")] if kind == "columns" else []
-
-
 def condition_setting(condition: object, of_table: bool = False) -> str:
     """Return the setting for the argument `condition` of `fit`; in a table, all names are those of columns."""
     if isinstance(condition, Mask):
@@ -248,12 +227,10 @@ def raw_conditions(config: Config, data: Dataset) -> tuple[Tensor | None, Tensor
     name = config.condition
     if not name:
         return None, None
-    if is_image_part(name):
+    if config.conditions_on_image:
         return data.train.flatten(1), data.held_out.flatten(1)
-    if name == "class":
-        train, held_out = data.train_labels, data.held_out_labels
-    else:
-        train, held_out = data.train_condition, data.held_out_condition
+    labels = (data.train_labels, data.held_out_labels)
+    train, held_out = labels if name == "class" else (data.train_condition, data.held_out_condition)
     if train is None or held_out is None:
         what = "labels" if name == "class" else "numbers next to the data"
         raise ConfigError(f"`condition` must not be {name!r}: it needs {what}, and {data.name} has none")
@@ -266,7 +243,7 @@ def describe_condition(config: Config, data: Dataset) -> Json | None:
     The weight makes the mean distance between conditions `condition_weight` times that between data.
     """
     c, held_out = raw_conditions(config, data)
-    if c is None or held_out is None or is_image_part(config.condition):
+    if c is None or held_out is None or config.conditions_on_image:
         return None
     described: Json
     if config.condition == "class":
@@ -278,8 +255,8 @@ def describe_condition(config: Config, data: Dataset) -> Json | None:
         described = {"classes": classes.tolist(), "counts": counts.tolist()}
     else:
         values = c.numpy()
-        names = condition_columns(config)
-        names = names if len(names) == c.shape[1] else [f"number {j}" for j in range(c.shape[1])]
+        k, names = c.shape[1], config.condition_columns
+        names = names if len(names) == k else [f"number {j}" for j in range(k)]
         varies = np.ptp(values, axis=0) > 0
         if not varies.all():
             raise ConfigError(f"`condition` must vary, got {names[int(varies.argmin())]} that is the same in all training data")

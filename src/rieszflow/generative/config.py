@@ -7,16 +7,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
+from pydantic import AfterValidator, Field, model_validator
 
-from rieszflow._infra.extras import extra
 from rieszflow._infra.text import short_repr
 from rieszflow._types import DirectionsName
 from rieszflow.errors import ConfigError
 from rieszflow.generative.schema import StrictModel, read_preset, unknown_name
-
-with extra("generative", "generative models"):
-    from pydantic import AfterValidator, Field, model_validator
-
 
 UpsamplingName: TypeAlias = Literal["repeat", "smooth"]
 
@@ -39,6 +35,7 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 _LIST = Field(strict=False, max_length=100)  # not strict: lists of a YAML file become tuples
+Channels = Annotated[tuple[Annotated[int, Field(ge=1, le=10**5)], ...], Field(strict=False, min_length=1, max_length=16)]
 
 
 class PaperSettings(StrictModel):
@@ -148,10 +145,7 @@ class Config(StrictModel):
     """The network: "unet" (UNet2DModel of diffusers), "ddpm" (the same as in the paper: normalisation over groups of 32
     channels, attention in the middle only, no time input, initially zero), "mlp", "auto" (unet for images, mlp for vectors), or
     "custom" (your own module)."""
-    channels: Annotated[tuple[Annotated[int, Field(ge=1, le=10**5)], ...], Field(strict=False, min_length=1, max_length=16)] = (
-        32,
-        64,
-    )
+    channels: Channels = (32, 64)
     """Channels of the unet, one number for each halving of the image."""
     unet_patch_size: Annotated[int, Field(ge=1, le=1024)] = 1
     """p: the unet sees p × p pixels as one pixel with p² times the channels."""
@@ -200,14 +194,10 @@ class Config(StrictModel):
             )
         if self.target_batch_size is not None and self.refresh_every != 1:
             raise ValueError(f"`refresh_every` must be 1 with a `target_batch_size`, got {self.refresh_every}")
-        if self.model == "recorded":
-            for name, ok in (
-                ("refresh_every", self.refresh_every == 1),
-                ("network", self.network != "custom"),
-                ("paper.reset_velocity", not paper.reset_velocity),
-            ):
-                if not ok:
-                    raise ValueError(f"`{name}` must have its default with the model 'recorded'")
+        unfit = {"refresh_every": self.refresh_every != 1, "network": self.network == "custom"}
+        unfit["paper.reset_velocity"] = paper.reset_velocity
+        if self.model == "recorded" and any(unfit.values()):
+            raise ValueError(f"`{next(name for name in unfit if unfit[name])}` must have its default with the model 'recorded'")
         if self.levels:
             if self.condition not in ("", "class", "values"):
                 raise ValueError(f"`condition` must be 'class', 'values' or '' with levels, got {self.condition[:40]!r}")
@@ -215,6 +205,17 @@ class Config(StrictModel):
             if factors[-1] != 1 or any(a <= b or a % b for a, b in itertools.pairwise(factors)):
                 raise ValueError(f"`levels` must have factors that decrease to 1 and divide one another, got {factors}")
         return self
+
+    @property
+    def condition_columns(self) -> list[str]:
+        """The columns of a table that `condition` names."""
+        kind, _, names = self.condition.partition(":")
+        return [name.strip() for name in names.split(",")] if kind == "columns" else []
+
+    @property
+    def conditions_on_image(self) -> bool:
+        """True if `condition` names a part of an image."""
+        return self.condition.startswith(("pool:", "mask:")) or self.condition in HALVES
 
     def level_configs(self) -> list[tuple[int, Config]]:
         """Return the factor and the settings of every level; without `levels`, one level of factor 1."""
@@ -282,13 +283,7 @@ class Config(StrictModel):
 
     @classmethod
     def from_dict(cls, values: object, source: str, whole: bool = False) -> Config:
-        """Return the settings in a mapping.
-
-        Args:
-            values: The mapping.
-            source: The origin of the mapping, for messages.
-            whole: True to refuse a mapping that lacks settings.
-        """
+        """Return the settings in a mapping from `source`, which may lack settings unless it must be `whole`."""
         if not isinstance(values, dict):
             raise ConfigError(f"{source}: the settings must be a mapping, got {short_repr(values)}")
         try:

@@ -8,14 +8,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rieszflow._infra.extras import extra
+from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, snapshot_download
+
 from rieszflow._infra.text import one_line, printable
 from rieszflow.errors import InputTypeError, RunError
 from rieszflow.generative.run import Run
 from rieszflow.generative.run_copies import copy_files, new_folder
-
-with extra("generative", "generative models"):
-    from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 
 if TYPE_CHECKING:
     from torch import nn

@@ -32,11 +32,6 @@ class Level:
     last: int
     condition: Condition = UNCONDITIONAL
 
-    @property
-    def d(self) -> int:
-        """The dimension of a point: the leading condition and the datum."""
-        return self.condition.leading + math.prod(self.shape)
-
     def kinds(self) -> list[Kind]:
         """Return the kinds of slices that a flow step uses."""
         config, (C, H, W) = self.config, (self.shape if len(self.shape) == 3 else (1, 1, 1))
@@ -59,8 +54,8 @@ class Level:
     def plan(self) -> Plan:
         """Return the settings that all steps of the level's recording share."""
         kinds, bounds = self.kinds(), (0.0, 1.0) if self.config.clip else None
-        slices, bins = (self.config.slices,) * len(kinds), self.config.bins
-        return Plan(self.d, tuple(kinds), slices, bins, bounds, self.condition.constraint)
+        slices, d = (self.config.slices,) * len(kinds), self.condition.leading + math.prod(self.shape)
+        return Plan(d, tuple(kinds), slices, self.config.bins, bounds, self.condition.constraint)
 
 
 def levels(config: Config, shape: tuple[int, ...], condition: Condition = UNCONDITIONAL) -> list[Level]:
@@ -87,10 +82,10 @@ def step_sizes(level: Level, y: Tensor) -> tuple[float, ...]:
     given = config.paper.patch_step_sizes or (() if config.step_size is None else (config.step_size,) * n)
     if not given:
         return tuple(default_step_sizes(y, kinds, [config.slices] * n, [config.momentum] * n, level.condition.constraint))
-    # The paper scales gradients on a single patch of n numbers by the constant of the whole image: c_d / c_n.
+    # The paper scales gradients on a single patch by the constant of the whole image.
     c = Riesz(1.0).basis_constant
-    single = [kind.patch_dim if isinstance(kind, PatchSlices) and kind.single_patch else d for kind in kinds]
-    return tuple(tau * (c(d) / c(n)) for tau, n in zip(given, single, strict=True))
+    sizes = [kind.patch_dim if isinstance(kind, PatchSlices) and kind.single_patch else d for kind in kinds]
+    return tuple(tau * (c(d) / c(size)) for tau, size in zip(given, sizes, strict=True))
 
 
 def pool(x: Tensor, shape: tuple[int, ...], factor: int, leading: int = 0) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rieszflow._infra import ranks
-from rieszflow._infra.files import Json, out_of_memory
+from rieszflow._infra.files import Json, out_of_memory, remove_leftovers
 from rieszflow._infra.notices import notice
 from rieszflow._infra.text import one_line
 from rieszflow._types import Progress, ProgressCallback
@@ -54,7 +54,7 @@ def train(
 
 
 def _train(context: Context) -> None:
-    """Run the paper's algorithm."""
+    """Run the algorithm of the paper from the last checkpoint."""
     state = _resume(context)
     while state.stage <= context.last:  # for l = 1, …, L
         if isinstance(state.phase, FlowPhase):
@@ -126,7 +126,8 @@ def _resume(context: Context) -> State:
     """Return the state of the last checkpoint if all earlier stages have their files; otherwise the first state."""
     run, reason = context.run, ""
     if context.here.main:
-        run.clear_temporaries()
+        for folder in (run.path, run.path / "networks", run.path / "images"):
+            remove_leftovers(folder)
     ranks.wait(context.here.group)
     saved = run.load_state()
     for file in map(run.network_file, range(1, context.last + 1)):

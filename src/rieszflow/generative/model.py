@@ -71,13 +71,11 @@ class GenerativeFlow(OnHub):
             )
         if config is not None and settings:
             raise ConfigError(f"`config` must be passed without further settings, got {', '.join(settings)}")
-        if isinstance(network, nn.Module):
-            settings = {**(config.to_dict() if config else settings), "network": "custom"}
-            config = None
-        elif network is not None:
-            settings, network = {**settings, "network": network}, None
+        if network is not None:
+            name = "custom" if isinstance(network, nn.Module) else network
+            config, settings = None, {**(config.to_dict() if config else settings), "network": name}
         self.config = config or Config.from_dict(settings, "GenerativeFlow")
-        self.network: nn.Module | None = network
+        self.network = network if isinstance(network, nn.Module) else None
         self.run: Run | None = None
         self._temporary: Temporary | None = None  # the folder of a run, kept as long as this object
 
@@ -242,7 +240,7 @@ class GenerativeFlow(OnHub):
             x, shape = x.to(device), level.shape
             stages = _counted(range(level.first, min(last, level.last) + 1), last, progress)
             if self.config.model == "recorded":
-                x = torch.cat(replay(self._segments(level, stages), x.split(max(batch_size, _REPLAYED))))
+                x = torch.cat(replay(_segments(self.run, level, stages), x.split(max(batch_size, _REPLAYED))))
                 continue
             phi = build(level.config, shape, self.network, known).to(device)
             for stage in stages:
@@ -260,16 +258,6 @@ class GenerativeFlow(OnHub):
         if len(self.run.shape) == 3:
             x = x.clamp(0, 1)
         return data.unscale_points(x, described["low"], described["high"], self.run.columns).view(n, *self.run.shape)
-
-    def _segments(self, level: Level, stages: Iterator[int]) -> Iterator[Segment]:
-        """Yield the parts of a level's recording."""
-        assert self.run is not None
-        plan = level.plan()
-        for stage in stages:
-            try:
-                yield Segment.from_tensors(plan, self.run.load_network(stage))
-            except (KeyError, ValueError, TypeError, IndexError) as error:
-                raise RunError(f"{self.run.network_file(stage)}: does not fit the run ({one_line(error)})") from None
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Copy the run (networks, settings, metrics, checkpoint) to a folder.
@@ -303,6 +291,16 @@ class GenerativeFlow(OnHub):
         flow = cls(run.config, network=network)
         flow.run = run
         return flow
+
+
+def _segments(run: Run, level: Level, stages: Iterator[int]) -> Iterator[Segment]:
+    """Yield the parts of a level's recording."""
+    plan = level.plan()
+    for stage in stages:
+        try:
+            yield Segment.from_tensors(plan, run.load_network(stage))
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            raise RunError(f"{run.network_file(stage)}: does not fit the run ({one_line(error)})") from None
 
 
 def _counted(stages: range, last: int, progress: ProgressCallback | None) -> Iterator[int]:

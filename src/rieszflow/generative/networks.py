@@ -29,9 +29,7 @@ class Displacement(nn.Module):
 
     scale: Tensor
 
-    def __init__(
-        self, net: nn.Module, shape: tuple[int, ...], plain: bool = False, condition: Condition = UNCONDITIONAL
-    ) -> None:
+    def __init__(self, net: nn.Module, shape: tuple[int, ...], plain: bool, condition: Condition) -> None:
         super().__init__()
         self.net, self.shape, self.plain, self.condition = net, shape, plain, condition
         self.register_buffer("scale", torch.ones(()))

@@ -14,14 +14,11 @@ from types import FrameType
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
 
-from rieszflow._infra.extras import extra
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.text import one_line
 from rieszflow.errors import RankError, RunError
-
-with extra("generative", "generative models"):
-    from accelerate import PartialState
 
 
 @dataclass(frozen=True)

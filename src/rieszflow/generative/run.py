@@ -17,21 +17,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from rieszflow._infra import files
-from rieszflow._infra.extras import extra
 from rieszflow._infra.files import Format, Json, atomically, load_header, load_tensors, read_text, save_tensors
 from rieszflow._infra.notices import notice
 from rieszflow._infra.text import one_line, short_repr
 from rieszflow.data import ColumnScaler
 from rieszflow.errors import FileError, RunError, WriteError
 from rieszflow.generative.config import Config
-from rieszflow.generative.description import VERSION, Description
-
-with extra("generative", "generative models"):
-    from filelock import FileLock, Timeout
-
+from rieszflow.generative.description import VERSION, read_description, settings_hash, write_description
 
 NETWORK, STATE = Format("network", VERSION), Format("state", VERSION)
 RESTORES = "`resume` restores it from the checkpoint"
@@ -66,13 +62,13 @@ class Run:
     Attributes:
         path: The folder.
         config: The settings.
-        data: The description of the training data: name, path, shape, low, high, number of points, fingerprint.
+        data: The description of the training data in config.yaml.
         id: A random id, which all files of the run contain.
     """
 
-    def __init__(self, path: Path, description: Description) -> None:
-        self.path, self.config, self.data, self.id = path, description.config, description.data, description.id
-        self._header = {"run": self.id, "settings": description.settings_hash()}
+    def __init__(self, path: Path, run: str, data: Json, config: Config) -> None:
+        self.path, self.id, self.data, self.config = path, run, data, config
+        self._header = {"run": run, "settings": settings_hash(data, config)}
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], config: Config, data: Json) -> Run:
@@ -80,8 +76,7 @@ class Run:
         path = Path(path)
         if "\0" in str(path):
             raise RunError(f"`run` must be the name of a folder, got {str(path)!r}")
-        description = Description(config, data, secrets.token_hex(8))
-        run = cls(path, description)
+        run = cls(path, secrets.token_hex(8), data, config)
         run._check_empty()
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -90,7 +85,8 @@ class Run:
         with run.exclusively():  # of two processes that create a run in one folder, the second must see the first
             run._check_empty()
             files.remove_leftovers(path)
-            atomically(path / "config.yaml", lambda t: t.write_text(description.text(), encoding="utf-8"))
+            text = write_description(run.id, data, config)
+            atomically(path / "config.yaml", lambda t: t.write_text(text, encoding="utf-8"))
         return run
 
     def _check_empty(self) -> None:
@@ -100,16 +96,16 @@ class Run:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Run:
-        """Open the run in a folder. Raises RunError if there is none, or its config.yaml is damaged or of another version."""
+        """Open the run in a folder; raise RunError if there is none, or its config.yaml is damaged or of another version."""
         path = Path(path)
         file = path / "config.yaml"
         if not os.path.isfile(file):  # does not raise, whatever the name is
             raise RunError(f"{path}: not a run of rieszflow (it has no config.yaml)")
-        return cls(path, Description.read(file))
+        return cls(path, *read_description(file))
 
     @contextlib.contextmanager
     def exclusively(self) -> Iterator[None]:
-        """Lock the run for training. The system releases the lock of a process that ends, however it ends."""
+        """Lock the run for training. The system releases the lock when the process ends."""
         lock = FileLock(self.path / ".lock", blocking=False)
         try:
             lock.acquire()
@@ -122,11 +118,6 @@ class Run:
             yield
         finally:
             lock.release()
-
-    def clear_temporaries(self) -> None:
-        """Remove the temporary files of killed processes. Only for the process that trains the run."""
-        for folder in (self.path, self.path / "networks", self.path / "images"):
-            files.remove_leftovers(folder)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -207,7 +198,7 @@ class Run:
         return found[-1] if found else 0
 
     def save_network(self, stage: int, tensors: dict[str, Tensor]) -> None:
-        """Write the network of a stage. Those of later stages, from an earlier training, are removed first."""
+        """Write the network of a stage, after removing those of later stages, which are of an earlier training."""
         for number in reversed(self._stages()):
             if number > stage:
                 self.network_file(number).unlink()
@@ -222,7 +213,7 @@ class Run:
         return tensors
 
     def complete(self) -> bool:
-        """Return True if all stages and their metrics are there. Raises RunError for a damaged or foreign network."""
+        """Return True if all stages and their metrics are there; refuse damaged and foreign networks."""
         total = self.config.total_stages()
         if self.finished() < total or self.missing():
             return False
@@ -274,7 +265,7 @@ class Run:
         atomically(self.path / "metrics.jsonl", lambda t: t.write_text(text, encoding="utf-8"))
 
     def evaluation(self) -> Json | None:
-        """Return the scores of `rieszflow evaluate`; None if there are none, or, with a notice, if training went on since."""
+        """Return the scores of `rieszflow evaluate`; None if there are none, or if training continued since (with a notice)."""
         file = self.path / "evaluation.json"
         if not os.path.lexists(file):
             return None

@@ -67,12 +67,7 @@ def save_copy(run: Run, path: Path, overwrite: bool) -> None:
 
 @contextmanager
 def new_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder to fill, which is then renamed to `path`, so that it appears whole or not at all.
-
-    Raises:
-        RunError: `path` exists and is not an empty folder, nor, with `overwrite`, a run.
-        WriteError: The folder cannot be written.
-    """
+    """Yield a temporary folder to fill, which then replaces `path`, an empty or absent folder or, with `overwrite`, a run."""
     there = os.path.lexists(path) and (not path.is_dir() or any(path.iterdir()))
     if there and not overwrite:
         raise RunError(f"{path}: exists and is not an empty folder; choose another, or overwrite=True to replace a run")

@@ -8,15 +8,12 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rieszflow._infra.extras import extra
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from rieszflow._infra.files import read_text
 from rieszflow._infra.text import one_line, short_repr, shorten, suggestion
 from rieszflow.errors import ConfigError, FileError, InputError
-
-with extra("generative", "generative models"):
-    import yaml
-    from pydantic import BaseModel, ConfigDict, ValidationError
-
 
 YAML_BYTES = 4_000_000  # settings take about 1,000; the data section may have numbers for every column
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rieszflow._infra import ranks
 from rieszflow._infra.files import Json
-from rieszflow._types import Progress, ProgressCallback
+from rieszflow._types import ProgressCallback
 from rieszflow.data import Dataset
 from rieszflow.errors import RunError
 from rieszflow.flow import ParticleFlow
@@ -73,7 +73,7 @@ class Context:
     random_state: Tensor  # of the data generator after the targets were chosen
     conditions: Tensor | None  # of the particles, then of the fresh samples
     custom: nn.Module | None  # the user's own network
-    progress: ProgressCallback | None  # callbacks, on the first process only
+    report: ProgressCallback
     draw: DrawCallback | None
 
     @property
@@ -88,10 +88,6 @@ class Context:
     @property
     def condition(self) -> Condition:
         return self.levels[0].condition
-
-    def report(self, progress: Progress) -> None:
-        if self.progress is not None:
-            self.progress(progress)
 
 
 def checked_levels(config: Config, data: Json, custom: nn.Module | None) -> list[Level]:
@@ -142,7 +138,7 @@ def prepare(
         random_state=generator.get_state(),
         conditions=conditions,
         custom=copy.deepcopy(custom),
-        progress=progress if here.main else None,
+        report=progress if progress and here.main else lambda _: None,
         draw=draw if here.main else None,
     )
 

@@ -16,14 +16,7 @@ from rieszflow._types import Points
 from rieszflow.constraints import Constraint
 from rieszflow.data import Dataset, as_points
 from rieszflow.errors import InputError, RunError
-from rieszflow.generative.condition import (
-    as_array,
-    condition_columns,
-    describe_condition,
-    image_constraint,
-    is_image_part,
-    raw_conditions,
-)
+from rieszflow.generative.condition import as_array, describe_condition, image_constraint, raw_conditions
 from rieszflow.generative.config import Config
 from rieszflow.generative.run import Run
 
@@ -37,7 +30,7 @@ def dataset(
 ) -> Dataset:
     """Return the arguments of `GenerativeFlow.fit` as a Dataset; strings and constraints in `condition` are ignored."""
     if isinstance(x, (str, os.PathLike)):
-        return data.load(x, None, config.held_out, config.seed, condition_columns(config))
+        return data.load(x, None, config.held_out, config.seed, config.condition_columns)
     if isinstance(x, Dataset):
         return x
     train = _points("data", x)
@@ -84,7 +77,7 @@ def describe(content: Dataset, config: Config) -> Json:
     digest = hashlib.blake2b(content.train.contiguous().numpy().tobytes(), digest_size=16)
     conditions = raw_conditions(config, content)[0]
     described = {}
-    if conditions is not None and not is_image_part(config.condition):
+    if conditions is not None and not config.conditions_on_image:
         digest.update(conditions.contiguous().numpy().tobytes())
         described = {"condition": describe_condition(config, content)}
     return {
@@ -116,7 +109,7 @@ def load_data(run: Run, moved: str | os.PathLike[str] | None = None) -> Dataset:
         raise RunError(f"{run.path}: was trained on a tensor given in Python; pass it again as `data`")
     if moved is not None:
         name, path = (name, str(moved)) if name in data.NAMED else (str(moved), None)
-    return data.load(name, path, run.config.held_out, run.config.seed, condition_columns(run.config))
+    return data.load(name, path, run.config.held_out, run.config.seed, run.config.condition_columns)
 
 
 def held_out_conditions(run: Run, content: Dataset, n: int, seed: int) -> Tensor | None:
@@ -126,12 +119,12 @@ def held_out_conditions(run: Run, content: Dataset, n: int, seed: int) -> Tensor
         return None
     rows = torch.randperm(len(conditions), generator=torch.Generator().manual_seed(seed))[torch.arange(n) % len(conditions)]
     chosen = conditions[rows]
-    return content.unscale(chosen).view(n, *content.shape) if is_image_part(run.config.condition) else chosen
+    return content.unscale(chosen).view(n, *content.shape) if run.config.conditions_on_image else chosen
 
 
 def residual(run: Run, samples: Tensor, condition: Tensor | None, content: Dataset) -> float | None:
     """Return the root mean square error of samples (n, C, H, W) in [0, 1] on the known part; None if there is no such part."""
-    if condition is None or not is_image_part(run.config.condition):
+    if condition is None or not run.config.conditions_on_image:
         return None
     error = samples.flatten(1) - content.scale(condition).flatten(1)
     known = image_constraint(run.config.condition, content.shape).project(error)

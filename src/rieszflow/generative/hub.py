@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 
-from rieszflow._infra.text import one_line, printable
+from rieszflow._infra.messages import one_line, printable
 from rieszflow.errors import InputTypeError, RunError
 from rieszflow.generative.run import Run
 from rieszflow.generative.run_copies import copy_files, new_folder

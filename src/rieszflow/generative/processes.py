@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
+from rieszflow._infra.messages import one_line
 from rieszflow._infra.ranks import Group
-from rieszflow._infra.text import one_line
 from rieszflow.errors import RankError, RunError
 
 

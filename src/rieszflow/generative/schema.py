@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rieszflow._infra.files import read_text
-from rieszflow._infra.text import one_line, short_repr, shorten, suggestion
+from rieszflow._infra.messages import one_line, short_repr, shorten, suggestion
 from rieszflow.errors import ConfigError, FileError, InputError
 
 YAML_BYTES = 4_000_000  # settings take about 1,000; the data section may have numbers for every column

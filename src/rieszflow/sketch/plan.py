@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rieszflow import directions, histograms
 from rieszflow._infra import validate
-from rieszflow._infra.notices import notice
+from rieszflow._infra.messages import notice
 from rieszflow._types import DirectionsName
 from rieszflow.data.options import column_difference
 from rieszflow.directions import KINDS, Directions

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rieszflow._infra import validate
-from rieszflow._infra.notices import notice
+from rieszflow._infra.messages import notice
 
 __all__ = ["PermutationTestResult", "draw_splits", "permutation_rng", "permutation_test"]
 

@@ -47,7 +47,7 @@ class Target:
             memory, anything else that `rieszflow.stream` accepts, with `Riesz(1.0)` on the linear-time engine and without
             weights. A set of slices takes one pass over it, so there is one pass in `refresh_every` calls.
         kernel, slices, directions, engine, seed: As in `sliced_mmd2`.
-        y_weights: Non-negative weights of y, shape (M,) or (..., M), with sum one; None for 1/M each.
+        y_weights: As in `mmd2`.
         refresh_every: Number of calls that a set of slices serves, at least 1. With 1, every call has fresh slices, and a flow
             converges further (see `ParticleFlow`). More is for targets so much larger than x that passes over them take most of
             the time. None for the same slices in all calls, on the linear-time engine with `Riesz(1.0)`, so that all gradients
@@ -133,7 +133,7 @@ class Target:
         Args:
             x: Points of shape (N, d) or (..., N, d), with the batch dimensions, dtype and device of y; tensor or NumPy array.
             statistic: "V" or "U", as in `sliced_mmd2`.
-            x_weights: Non-negative weights of x, shape (N,) or (..., N), with sum one; None for 1/N each.
+            x_weights: As in `mmd2`.
 
         Returns:
             The gradient in the shape and dtype of x, detached; an array if x is one.

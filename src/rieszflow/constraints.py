@@ -2,8 +2,8 @@
 
 Pairs (condition, x) flow towards pairs (condition, data), and only x moves, so the flow ends in samples of the data given the
 condition. A condition may be coordinates that precede x, such as a one-hot label, or a part of x, such as some pixels of an
-image. The fixed part is an orthogonal projection of the point. Distances do not depend on the basis, so this is the flow of pairs
-in a basis whose first vectors span the fixed part.
+image. The fixed part is an orthogonal projection of the point. Distances do not depend on the basis, so this is the flow of
+pairs in a basis whose first vectors span the fixed part.
 
 References:
     Hagemann, Hertrich, Altekrüger et al., Posterior Sampling Based on Gradient Flows of the MMD with Negative Distance Kernel,
@@ -33,9 +33,9 @@ class Constraint(ABC):
     """An orthogonal projection P of points in R^d onto their fixed part."""
 
     @property
-    @abstractmethod
     def d(self) -> int | None:
         """The dimension of the points; None if it is arbitrary."""
+        return None
 
     @abstractmethod
     def project(self, x: Tensor) -> Tensor:
@@ -73,10 +73,6 @@ class FixedPrefix(Constraint):
     """A constraint that fixes the first k coordinates of a point."""
 
     k: int
-
-    @property
-    def d(self) -> int | None:
-        return None
 
     def project(self, x: Tensor) -> Tensor:
         return self.restore(torch.zeros_like(x), x)

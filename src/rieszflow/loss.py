@@ -242,7 +242,7 @@ class SlicedMMDLoss(nn.Module):
             raise InputError(f"`y` must have points of dimension d = {x.shape[1]}, as x has, got d = {y.shape[1]}")
 
     def _next_seed(self, x: Tensor) -> Tensor:
-        """Return the seed of this call's slices; a recomputation by a checkpoint gets the seed of the first computation."""
+        """Return the seed of this call's slices, in a recomputation by a checkpoint that of the first computation."""
         if not x.is_meta and not torch.compiler.is_compiling() and (recomputing() or may_be_recomputed()):
             call = self._call_by_draw()
         else:

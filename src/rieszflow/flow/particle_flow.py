@@ -84,9 +84,7 @@ class ParticleFlow:
         trajectory: Snapshots of the last `run`: particles by the number of the step.
 
     Raises:
-        InputError (a ValueError): step_size, momentum or bounds out of range, lists of different lengths, or what
-            `sliced_mmd2_gradient` refuses.
-        InputTypeError (a TypeError): a wrong type or dtype.
+        InputError, InputTypeError: As in `sliced_mmd2`, and for numbers out of range and lists of different lengths.
 
     Example:
         >>> import torch
@@ -194,9 +192,8 @@ class ParticleFlow:
             The new particles, detached. The new velocities are in `velocities`.
 
         Raises:
-            InputError (a ValueError): particles that do not fit the target or the velocity, or from which a recording cannot
-                continue; or an invalid value of `step_schedule`.
-            InputTypeError (a TypeError): a wrong type or dtype.
+            InputError, InputTypeError: Particles that do not fit the target or the velocity, or from which a recording cannot
+                continue; an invalid value of `step_schedule`.
         """
         x = validate.points("x", x, check_finite=False).detach()
         if self.recorder is not None:
@@ -264,8 +261,7 @@ class ParticleFlow:
             The particles after the last step, detached. An array if x is one.
 
         Raises:
-            InputError (a ValueError): steps out of range, NaN or infinity in x, or what `step` refuses.
-            InputTypeError (a TypeError): a wrong type or dtype.
+            InputError, InputTypeError: As in `step`, and for steps out of range, and NaN or infinity in x.
         """
         particles, wanted = validate.points("x", x).detach(), set(snapshots)
         steps = validate.positive_int("steps", steps)

@@ -99,9 +99,8 @@ class RecordedFlow:
             The points at the end of the flow, in the shape and dtype of z; an array if z is one.
 
         Raises:
-            InputError (a ValueError): another dimension, NaN or infinity, or batch_size below 1.
-            InputTypeError (a TypeError): a wrong type or dtype.
-            FileError: a part of the recording is missing or damaged.
+            InputError, InputTypeError: Another dimension or dtype, NaN or infinity, or batch_size below 1.
+            FileError: A part of the recording is missing or damaged.
         """
         start, batch_size = points("z", z).detach(), positive_int("batch_size", batch_size)
         if start.ndim != 2 or start.shape[1] != self.plan.d:

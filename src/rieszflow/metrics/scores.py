@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,18 +16,8 @@ from rieszflow._infra.notices import notice
 from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Dataset
 from rieszflow.errors import InputError
-from rieszflow.metrics.distances import (
-    check_inception,
-    energy_pvalue,
-    frechet_distance,
-    inception_distances,
-    kernel_distance,
-    nearest,
-    precision_recall,
-)
+from rieszflow.metrics import distances
 from rieszflow.sliced import energy_distance
-
-__all__ = ["AROUND_ZERO", "BETTER", "evaluate", "train_classifier"]
 
 _LOWER = "energy_distance_V", "energy_distance_U", "frechet_distance", "kernel_distance", "inception_fid", "inception_kid"
 _HIGHER = "energy_pvalue", "precision", "recall", "label_accuracy"
@@ -103,8 +92,7 @@ def train_classifier(data: Dataset, *, seed: int = 0, steps: int = 1500, batch_s
     return classifier, classifier.accuracy(data.held_out, data.held_out_labels)
 
 
-@dataclass(frozen=True)
-class _FeatureSpace:
+class _FeatureSpace(NamedTuple):
     name: str
     features: Callable[[Tensor], Tensor]
     classifier: Classifier | None = None
@@ -153,7 +141,7 @@ def evaluate(
     if n <= 3:
         raise InputError(f"at least 4 samples, held-out and training data are needed, got {n} to compare")
     if inception_weights is not None:
-        check_inception(samples, inception_weights)
+        distances.check_inception(samples, inception_weights)
     generator = torch.Generator().manual_seed(seed)
     sets = {"generated": samples[:n], "training_data": data.train[torch.randperm(len(data.train), generator=generator)[:n]]}
     real = data.held_out[torch.randperm(len(data.held_out), generator=generator)[:n]]
@@ -166,8 +154,8 @@ def evaluate(
     report("features")
     space = _feature_space(data, seed)
     if labels is not None and (space.classifier is None or labels.shape != (len(samples),)):
-        shape = tuple(labels.shape)
-        raise InputError(f"`labels` must have shape ({len(samples)},), and the data must have labels, got shape {shape}")
+        found = tuple(labels.shape)
+        raise InputError(f"`labels` must have shape ({len(samples)},), and the data must have labels, got shape {found}")
     real_features = space.features(real)
     size = real_features.square().mean().sqrt()  # the cubic kernel expects features of size one, as Inception's are nearly
     scores: dict[str, dict[str, float]] = {}
@@ -178,9 +166,8 @@ def evaluate(
                 scores.setdefault(score, {})[name] = value
     by_label = {}
     if labels is not None and space.classifier is not None and space.accuracy is not None:
-        scores["label_accuracy"] = {
-            "generated": space.classifier.accuracy(samples, labels), "training_data": space.accuracy,
-        }  # fmt: skip
+        accuracy = space.classifier.accuracy(samples, labels)
+        scores["label_accuracy"] = {"generated": accuracy, "training_data": space.accuracy}
         by_label = {"frechet_by_label": _frechet_by_label(samples, labels, data, space, generator)}
     cautions = []
     if n < _FEW:
@@ -191,20 +178,13 @@ def evaluate(
         notice(cautions[0])
     report("nearest training data")
     train = data.train.flatten(1)
-    memory = {k: nearest(v[:1000], train)[1].median().item() for k, v in (("generated", samples), ("held_out", real))}
+    memory = {k: distances.nearest(v[:1000], train)[1].median().item() for k, v in (("generated", samples), ("held_out", real))}
     report("scores")
     return {
-        "samples": n,
-        "held_out": n,
-        "seed": seed,
-        "feature_space": space.name,
-        "classifier_accuracy": space.accuracy,
-        "scores": scores,
-        **by_label,
-        "better": {score: BETTER[score] for score in scores},
-        "cautions": cautions,
+        "samples": n, "held_out": n, "seed": seed, "feature_space": space.name, "classifier_accuracy": space.accuracy,
+        "scores": scores, **by_label, "better": {score: BETTER[score] for score in scores}, "cautions": cautions,
         "nearest_training_distance": memory,
-    }
+    }  # fmt: skip
 
 
 def _measures(
@@ -215,13 +195,13 @@ def _measures(
     measures: dict[tuple[str, ...], Callable[[], Iterable[float]]] = {
         ("energy_distance_V",): lambda: [energy_distance(a, b, statistic="V").item()],
         ("energy_distance_U",): lambda: [energy_distance(a, b, statistic="U").item()],
-        ("energy_pvalue",): lambda: [energy_pvalue(a[:_TESTED], b[:_TESTED], permutations=_PERMUTATIONS, seed=seed)],
-        ("frechet_distance",): lambda: [frechet_distance(features, real_features)],
-        ("kernel_distance",): lambda: [kernel_distance(features / size, real_features / size)],
-        ("precision", "recall"): lambda: precision_recall(features, real_features),
+        ("energy_pvalue",): lambda: [distances.energy_pvalue(a[:_TESTED], b[:_TESTED], permutations=_PERMUTATIONS, seed=seed)],
+        ("frechet_distance",): lambda: [distances.frechet_distance(features, real_features)],
+        ("kernel_distance",): lambda: [distances.kernel_distance(features / size, real_features / size)],
+        ("precision", "recall"): lambda: distances.precision_recall(features, real_features),
     }
     if inception is not None:
-        measures["inception_fid", "inception_kid"] = lambda: inception_distances(x, real, inception).values()
+        measures["inception_fid", "inception_kid"] = lambda: distances.inception_distances(x, real, inception).values()
     return measures
 
 
@@ -240,7 +220,7 @@ def _frechet_by_label(
         rows = rows[torch.randperm(len(rows), generator=generator)[:n]]
         real_features = space.features(real[:n])
         sets = {"generated": mine[:n], "training_data": data.train[rows]}
-        found[str(label)] = {name: frechet_distance(space.features(x), real_features) for name, x in sets.items()}
+        found[str(label)] = {name: distances.frechet_distance(space.features(x), real_features) for name, x in sets.items()}
     return found
 
 

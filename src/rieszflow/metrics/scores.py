@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,13 +92,6 @@ def train_classifier(data: Dataset, *, seed: int = 0, steps: int = 1500, batch_s
     return classifier, classifier.accuracy(data.held_out, data.held_out_labels)
 
 
-class _FeatureSpace(NamedTuple):
-    name: str
-    features: Callable[[Tensor], Tensor]
-    classifier: Classifier | None = None
-    accuracy: float | None = None
-
-
 @torch_defaults
 def evaluate(
     samples: Tensor,
@@ -152,23 +145,24 @@ def evaluate(
             progress(Progress(what, next(done), total))
 
     report("features")
-    space = _feature_space(data, seed)
-    if labels is not None and (space.classifier is None or labels.shape != (len(samples),)):
+    has_labels = data.train_labels is not None and data.held_out_labels is not None
+    classifier, accuracy = train_classifier(data, seed=seed) if has_labels else (None, None)
+    features: Callable[[Tensor], Tensor] = (lambda x: x.flatten(1)) if classifier is None else classifier.features
+    if labels is not None and (classifier is None or labels.shape != (len(samples),)):
         found = tuple(labels.shape)
         raise InputError(f"`labels` must have shape ({len(samples)},), and the data must have labels, got shape {found}")
-    real_features = space.features(real)
+    real_features = features(real)
     size = real_features.square().mean().sqrt()  # the cubic kernel expects features of size one, as Inception's are nearly
     scores: dict[str, dict[str, float]] = {}
     for name, x in sets.items():
-        for names, measure in _measures(x, real, space.features(x), real_features, size, seed, inception_weights).items():
+        for names, measure in _measures(x, real, features(x), real_features, size, seed, inception_weights).items():
             report(names[0])
             for score, value in zip(names, measure(), strict=True):
                 scores.setdefault(score, {})[name] = value
     by_label = {}
-    if labels is not None and space.classifier is not None and space.accuracy is not None:
-        accuracy = space.classifier.accuracy(samples, labels)
-        scores["label_accuracy"] = {"generated": accuracy, "training_data": space.accuracy}
-        by_label = {"frechet_by_label": _frechet_by_label(samples, labels, data, space, generator)}
+    if labels is not None and classifier is not None and accuracy is not None:
+        scores["label_accuracy"] = {"generated": classifier.accuracy(samples, labels), "training_data": accuracy}
+        by_label = {"frechet_by_label": _frechet_by_label(samples, labels, data, features, generator)}
     cautions = []
     if n < _FEW:
         cautions.append(
@@ -180,8 +174,11 @@ def evaluate(
     train = data.train.flatten(1)
     memory = {k: distances.nearest(v[:1000], train)[1].median().item() for k, v in (("generated", samples), ("held_out", real))}
     report("scores")
+    space = f"64 features of a classifier trained on the labels of {data.name}"
+    if classifier is None:
+        space = "the data's own values (no labels to train a classifier on)"
     return {
-        "samples": n, "held_out": n, "seed": seed, "feature_space": space.name, "classifier_accuracy": space.accuracy,
+        "samples": n, "held_out": n, "seed": seed, "feature_space": space, "classifier_accuracy": accuracy,
         "scores": scores, **by_label, "better": {score: BETTER[score] for score in scores}, "cautions": cautions,
         "nearest_training_distance": memory,
     }  # fmt: skip
@@ -206,7 +203,7 @@ def _measures(
 
 
 def _frechet_by_label(
-    samples: Tensor, labels: Tensor, data: Dataset, space: _FeatureSpace, generator: torch.Generator
+    samples: Tensor, labels: Tensor, data: Dataset, features: Callable[[Tensor], Tensor], generator: torch.Generator
 ) -> dict[str, dict[str, float]]:
     """Return the Fréchet distances to the held-out data of each label, with equal numbers of data."""
     assert data.train_labels is not None and data.held_out_labels is not None
@@ -218,15 +215,7 @@ def _frechet_by_label(
             continue
         rows = train.nonzero().flatten()
         rows = rows[torch.randperm(len(rows), generator=generator)[:n]]
-        real_features = space.features(real[:n])
+        real_features = features(real[:n])
         sets = {"generated": mine[:n], "training_data": data.train[rows]}
-        found[str(label)] = {name: distances.frechet_distance(space.features(x), real_features) for name, x in sets.items()}
+        found[str(label)] = {name: distances.frechet_distance(features(x), real_features) for name, x in sets.items()}
     return found
-
-
-def _feature_space(data: Dataset, seed: int) -> _FeatureSpace:
-    if data.train_labels is None or data.held_out_labels is None:
-        return _FeatureSpace("the data's own values (no labels to train a classifier on)", lambda x: x.flatten(1))
-    classifier, accuracy = train_classifier(data, seed=seed)
-    name = f"64 features of a classifier trained on the labels of {data.name}"
-    return _FeatureSpace(name, classifier.features, classifier, accuracy)

@@ -1,7 +1,8 @@
-"""Time to the same gradient error against brute force, on Fashion-MNIST: how much sooner bins on Hadamard blocks get there.
+"""Compare the time to equal gradient error on Fashion-MNIST: bins on Hadamard blocks against the usual implementation.
 
-Both errors fall like 1/√P (paper, Theorem 4), so the time to one error is seconds · error². Measured at equal P, from a uniform
-start, half way, and near the data; the brute-force gradient is computed once each.
+Errors are relative to brute force. Both decrease like 1/√P (paper, Theorem 4), so the time to a given error is proportional to
+seconds · error². They are measured at equal P, at a uniform start, halfway, and near the data; each brute-force gradient is
+computed once.
 
 Run: python benchmarks/accuracy.py [--n 20000] [--slices 1024] [--repeats 3]
 """
@@ -50,7 +51,7 @@ def main() -> None:
     figure, axes = plt.subplots(figsize=(6, 2.2))
     axes.barh([r["start"] for r in rows], [r["time_to_same_error_ratio"] for r in rows], color="tab:green")
     axes.bar_label(axes.containers[0], fmt=" %.0f ×")
-    axes.set(xlabel="times shorter to the same error", title=f"{options.data}, N = M = {n:,}, P = {options.slices}")
+    axes.set(xlabel="speed-up to equal error", title=f"{options.data}, N = M = {n:,}, P = {options.slices}")
     axes.invert_yaxis()
     save(options, f"accuracy-{options.data}-{n}", {"n": n, "slices": options.slices, "rows": rows}, figure)
 

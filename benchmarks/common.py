@@ -1,4 +1,4 @@
-"""What benchmarks and experiments share: their options, timing in turn, the usual implementation, results as JSON and PNG."""
+"""Shared code of benchmarks and experiments: options, interleaved timing, the usual implementation, JSON and PNG output."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ BENCHMARKS, EXPERIMENTS = Path("docs/benchmarks"), Path("docs/experiments")
 
 
 def usual(x: torch.Tensor, y: torch.Tensor, xi: torch.Tensor) -> torch.Tensor:
-    """The usual implementation: dense directions, a sort of the joined projections, one to invert it, and one for x."""
+    """Compute the gradient of MMD² as usual: dense directions, and three sorts (joint projections, their order, and x)."""
     N, M = len(x), len(y)
     px, py = xi @ x.T, xi @ y.T
     order = torch.cat([px, py], 1).sort(dim=1).indices
-    joined_rank = order.sort(dim=1).indices[:, :N]  # place of every x among all
+    joined_rank = order.sort(dim=1).indices[:, :N]  # rank of every x among all points
     places = torch.arange(N).expand_as(px)
-    own_rank = torch.empty_like(places).scatter_(1, px.sort(dim=1).indices, places)  # place of every x among x
+    own_rank = torch.empty_like(places).scatter_(1, px.sort(dim=1).indices, places)  # rank of every x among x
     F, G = (own_rank + 0.5) / N, (joined_rank - own_rank) / M
     scale = rf.Riesz().basis_constant(x.shape[1]) / len(xi)
-    return scale / N * (2 * (G - F)).T @ xi
+    return scale / N * (4 * (G - F)).T @ xi
 
 
 def independent(P: int, d: int, g: torch.Generator) -> torch.Tensor:
@@ -41,17 +41,17 @@ def independent(P: int, d: int, g: torch.Generator) -> torch.Tensor:
 
 
 def seconds(way: Callable[[], Any]) -> tuple[float, Any]:
-    """How long a call takes, and what it gives."""
+    """Return the duration of a call in seconds and its result."""
     start = time.perf_counter()
     result = way()
     return time.perf_counter() - start, result
 
 
 def in_turn(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of every way, A B C A B C …, after one round that is not counted.
+    """Time alternatives in turn (A B C A B C …) after one warm-up round.
 
-    Each call that counts comes right after one that does not: else a way would pay for the memory that the one before it left
-    in pieces: the usual implementation frees some gigabytes.
+    Each timed call follows an untimed call of the same alternative. Otherwise it would pay for the memory that the previous
+    alternative has fragmented: the usual implementation frees several gigabytes.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for k in range(repeats + 1):
@@ -66,7 +66,7 @@ def in_turn(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[
 
 
 def ratios(seconds: dict[str, list[float]], base: str) -> dict[str, dict[str, float]]:
-    """base / way, round by round: median, least, greatest."""
+    """Return the median, minimum and maximum of the ratios base / way over all rounds."""
     found = {}
     for name, times in seconds.items():
         pairs = [a / b for a, b in zip(seconds[base], times, strict=True)]
@@ -75,7 +75,7 @@ def ratios(seconds: dict[str, list[float]], base: str) -> dict[str, dict[str, fl
 
 
 def parser(doc: str | None, out: Path = BENCHMARKS, **defaults: int) -> argparse.ArgumentParser:
-    """Options of whole numbers by their defaults, and the folder for the results."""
+    """Create a parser for integer options with these defaults and for the output folder."""
     found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in defaults.items():
         found.add_argument(f"--{name}", type=int, default=default)
@@ -84,14 +84,14 @@ def parser(doc: str | None, out: Path = BENCHMARKS, **defaults: int) -> argparse
 
 
 def options(doc: str | None) -> argparse.Namespace:
-    """Those of an experiment."""
+    """Parse the options of an experiment."""
     found = parser(doc, EXPERIMENTS)
-    found.add_argument("--full", action="store_true", help="the paper's size instead of one for a few minutes")
+    found.add_argument("--full", action="store_true", help="use the paper's size instead of a quick one")
     return found.parse_args()
 
 
 def save(given: argparse.Namespace, name: str, content: dict[str, Any], figure: Figure | None = None) -> None:
-    """NAME.json and NAME.png in the folder that was asked for; the name of a full experiment ends in -full."""
+    """Write NAME.json and NAME.png to the chosen folder; the name of a full experiment ends in -full."""
     stem = given.out / (name + ("-full" if getattr(given, "full", False) else ""))
     machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "machine": platform.machine()}
     text = json.dumps({"machine": machine, **content}, indent=1) + "\n"
@@ -102,7 +102,7 @@ def save(given: argparse.Namespace, name: str, content: dict[str, Any], figure: 
 
 
 def images(name: str, n: int, g: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]:
-    """n training and up to n held-out images, flat, and their shape."""
+    """Return n training images and up to n held-out ones, flattened, and their shape."""
     data = load(name)
     train = data.train.flatten(1)[torch.randperm(len(data.train), generator=g)[:n]]
     held_out = data.held_out.flatten(1)[torch.randperm(len(data.held_out), generator=g)[:n]]

@@ -1,10 +1,10 @@
-"""How far one gradient on bins is from what this machine allows, stage by stage.
+"""Compare the stages of one gradient on bins with lower bounds for this machine.
 
-Three floors, each a count over a rate that is measured here, with all threads: bytes that must move between memory and the
-caches (points read, gradient written), additions of the fast transform (over the rate of multiply-adds in a matrix product:
-one slot each), and accesses to tables (increments or look-ups at random places of a table in the first-level cache). The three
-could overlap at best, so their greatest is the floor; their sum is what a processor that overlaps nothing would need. Seconds
-are the least of several calls.
+Each of three lower bounds is a count divided by a rate that is measured here with all threads: bytes that must move between
+memory and the caches (points read, gradient written), additions of the fast transform (divided by the rate of multiply-adds in
+a matrix product, one slot each), and accesses to tables (increments or look-ups at random positions of a table in the L1
+cache). At best the three overlap completely, so the largest is the lower bound; their sum is the time without any overlap.
+Seconds are the minimum over several calls.
 
 Run: python benchmarks/floor.py [--n 20000] [--d 784] [--repeats 7]
 """
@@ -57,7 +57,7 @@ def least(way: Callable[[], Any], repeats: int) -> float:
 
 
 def rates(repeats: int) -> dict[str, float]:
-    """Bytes, additions and table accesses a second."""
+    """Measure bytes, additions and table accesses per second."""
     rng, T = np.random.default_rng(0), threads()
     memory = torch.ones(1 << 26)
     a = torch.randn(2048, 2048)

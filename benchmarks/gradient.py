@@ -1,7 +1,7 @@
-"""One gradient (r = 1), the engines against the usual implementation, timed in turn in one process.
+"""Time one gradient (r = 1) with each engine and with the usual implementation, in turn in one process.
 
-The usual implementation, written plainly in torch (common.py): dense independent directions, a sort of the joined projections,
-a second sort to invert it, a third for x.
+The usual implementation in PyTorch (common.py) uses dense independent directions and three sorts: one of the joint projections,
+a second to invert it, and a third for x.
 
 Run: python benchmarks/gradient.py [--n 20000] [--d 784] [--slices 1024] [--repeats 5]
 """
@@ -23,7 +23,7 @@ def main() -> None:
     xi = independent(options.slices, options.d, g)
     target = rf.Target(
         y, slices=options.slices, engine="bins", seed=g, refresh_every=None
-    )  # always the same slices: what a flow on a large target costs
+    )  # cached slices, as in a flow towards a large target
     target.gradient(x)
     kept = target.kept[0].target
     slow, exact = usual(x, y, xi), rf.sliced_mmd2_gradient(x, y, directions=xi, engine="sort")
@@ -36,7 +36,7 @@ def main() -> None:
             "usual": lambda: usual(x, y, independent(options.slices, options.d, g)),
             "sort": lambda: rf.sliced_mmd2_gradient(x, y, engine="sort", **arguments),
             "bins": lambda: rf.sliced_mmd2_gradient(x, y, engine="bins", **arguments),
-            "bins, target kept": lambda: target.gradient(x),
+            "bins, cached target": lambda: target.gradient(x),
         },
         options.repeats,
     )

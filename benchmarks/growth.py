@@ -1,8 +1,8 @@
-"""Growth with N = M: time per particle, and peak memory beyond inputs and output, each size in a process of its own.
+"""Measure time per particle and peak memory beyond inputs and output as functions of N = M, each size in its own process.
 
-Points lie in memory-mapped files. Memory is the growth of the resident set that belongs to no file (RssAnon) from before the
-first call, compiled code and all, less the gradient itself, watched every few milliseconds. Seconds are the least of
-three to forty calls after the first, for a process' first calls touch memory that the system has yet to find.
+Points lie in memory-mapped files. Memory is the growth of the anonymous resident set (RssAnon) since before the first call,
+including compiled code and minus the gradient itself, sampled every few milliseconds. Seconds are the minimum of three to forty
+calls after the first, because the first calls of a process touch memory that is not mapped yet.
 
 Run: python benchmarks/growth.py [--d 784] [--slices 1024] [--largest 1000000] [--scratch FOLDER]
 """
@@ -24,7 +24,7 @@ import rieszflow as rf
 
 
 def anonymous() -> int:
-    """Bytes of this process that belong to no file."""
+    """Return the anonymous resident memory of this process in bytes."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
     return int(line.split()[1]) * 1024
 

@@ -1,6 +1,6 @@
-"""Does it pay to start from smooth latents? Particles alone, no networks: energy distance and pixel noise after equal steps.
+"""Compare the energy distance and the pixel noise of particles from white and from smooth latents after equally many steps.
 
-Pixel noise is seen in the total variation: the mean absolute difference of neighbouring pixels.
+Pixel noise is measured by the total variation: the mean absolute difference of neighbouring pixels.
 
 Run: python benchmarks/latents.py [--data fashion-mnist] [--particles 2000] [--steps 450]
 """

@@ -1,8 +1,8 @@
-"""A training loss and its gradient: rieszflow against the energy distance by autograd, timed in turn in one process.
+"""Time a training loss and its gradient with rieszflow and with autograd, in turn in one process.
 
-The others are `torch.cdist` and, if it is installed, GeomLoss (`SamplesLoss("energy")`). `SlicedMMDLoss` is timed as it is
-("auto", which takes all pairs of small batches), and for every batch on slices, as "auto" takes them for large batches. Where
-slices become faster than all pairs, "auto" should change from one to the other.
+The alternatives are `torch.cdist` and, if it is installed, GeomLoss (`SamplesLoss("energy")`). `SlicedMMDLoss` is timed with
+its default ("auto", which compares all pairs of small batches), and with slices for all batches. "auto" should switch at the
+batch size from which slices are faster than all pairs.
 
 Run: python benchmarks/losses.py [--repeats 5] [--largest 8192] [--threads 0]
 """
@@ -24,7 +24,7 @@ except ImportError:
     geomloss = None
 
 BATCHES, DIMENSIONS, BASE = (64, 128, 256, 512, 1024, 2048, 4096, 8192), (2, 784), "torch.cdist"
-PAIRS = 4096  # the largest batch whose pairs are all looked at
+PAIRS = 4096  # the largest batch for which all pairs are compared
 
 
 def cdist(x: Tensor, y: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""How much of what a flow does to particles is the noise of its slices, which no network can learn?
+"""Measure how much of the displacement in a flow is projection noise, which no network can learn.
 
-Particles from smooth latents in the box, Fashion-MNIST, momentum 0.8: some steps that are the same for all, then some more
-twice, with other slices. The noise's share is half the mean square of the two displacements' difference over the mean square
-of a displacement. Beside it the energy distance that the steps led to (U-statistic, 2,000 held-out images), and the time
-of a step. Step sizes in units of the targets' mean distance, times 1 − m.
+Particles start from smooth latents in the box (Fashion-MNIST, momentum 0.8). After some common steps, the flow is continued
+twice with different slices. The share of noise is half the mean squared difference of the two displacements, divided by the
+mean square of a displacement. The final energy distance (U-statistic, 2,000 held-out images) and the time per step are reported
+as well. Step sizes are in units of the mean distance between targets times 1 − m.
 
 Run: python benchmarks/noise.py [--particles 10000] [--before 32]
 """
@@ -22,7 +22,7 @@ from rieszflow.generative.levels import draw_latents
 
 MOMENTUM = 0.8
 STEPS = (64, 256)
-WAYS = list(itertools.product((8, 2, 1), (1.5, 0.4)))  # reuse, step size
+WAYS = list(itertools.product((8, 2, 1), (1.5, 0.4)))  # refresh_every, step size
 
 
 def main() -> None:
@@ -62,7 +62,8 @@ def main() -> None:
             }
         )
         print(
-            f"{steps:>4} steps of {step}, slices used {refresh_every} times: noise {noise:.2f}, energy distance {distance(one):.4f}, "
+            f"{steps:>4} steps of {step}, slices used {refresh_every} times: noise {noise:.2f}, "
+            f"energy distance {distance(one):.4f}, "
             f"{1e3 * seconds:.0f} ms a step",
             flush=True,
         )

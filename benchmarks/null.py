@@ -1,16 +1,16 @@
-"""Both tests under the null hypothesis: how often they reject at level 0.05 where nothing differs. And intervals, and power.
+"""Measure the level of both tests under the null hypothesis at 0.05, the coverage of their intervals, and their power.
 
-Null: x of n and y of m independent points of one distribution, for the drift test y as a sketch of its own. Distributions with
-ties, without spread, with heavy tails; tiny and unequal samples. A share may exceed the level by chance: in one of a thousand
-cells of a test that is right it is above 0.085 of 400 repeats, and above 0.13 of the 100 that large samples have. Slices are
-few, for a test is as right with few as with many.
+Null: n points x and m points y are independent and identically distributed; the drift test uses a sketch of y. Distributions
+include ties, constants and heavy tails; some samples are tiny or of unequal size. A share may exceed the level by chance: for a
+correct test, one cell in a thousand is above 0.085 (400 repeats) or 0.13 (100 repeats, for large samples). Few slices are used,
+because the level does not depend on their number.
 
-Intervals: how many of them hold D², which is known from large samples.
+Intervals: the share of intervals that contain the energy distance, which is known from large samples.
 
-Power: normal points shifted along one axis against a reference of 20,000, by the two-sample test that has the reference's
-points and by the drift test that has a sketch of them.
+Power: normal points, shifted along one axis, are tested against a reference of 20,000 points, by the two-sample test, which has
+all points of the reference, and by the drift test, which has a sketch of them.
 
-Cells are dealt to as many processes as there are cores, of one thread each.
+Cells are distributed over one single-threaded process per core.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/null.py [--repeats 400] [--power 100]
 """
@@ -117,14 +117,14 @@ def power(n: int, shift: float, repeats: int, d: int = 10, m: int = 20_000) -> d
 
 
 def share(n: int, m: int, repeats: int) -> int:
-    """Of the repeats: large samples take their time."""
+    """Return the number of repeats, which is smaller for large samples."""
     return repeats if n + m <= 100 else max(1, repeats // 4)
 
 
 def cells(
     pool: ProcessPoolExecutor, title: str, way: Callable, names: Iterable[str], sizes: tuple, repeats: int
 ) -> dict[str, list[dict[str, float]]]:
-    """What `way` finds for every name and size, printed in Markdown: of the two-sample test / of the drift test."""
+    """Evaluate `way` for every name and size and print a Markdown table: two-sample test / drift test."""
     waiting = {name: [pool.submit(way, name, n, m, share(n, m, repeats)) for n, m in sizes] for name in names}
     print(f"\n| {title} | " + " | ".join(f"{n:,} : {m:,}" for n, m in sizes) + " |\n|---|" + "---|" * len(sizes))
     rows = {}
@@ -137,7 +137,7 @@ def cells(
 def main() -> None:
     options = parser(__doc__, repeats=400, power=100).parse_args()
     with ProcessPoolExecutor(initializer=warnings.simplefilter, initargs=("ignore", rf.Notice)) as pool:
-        # Notices are of p-values that cannot be small.
+        # Notices report p-values that cannot be small.
         rejected = cells(pool, f"rejected at {LEVEL}, n : m", null, CASES, SIZES, options.repeats)
         intervals = cells(pool, "intervals that hold D², n : m", covered, INTERVALS, INTERVAL_SIZES, options.repeats)
         shifts = [(200, shift) for shift in (0.0, 0.15, 0.3, 0.45)] + [(5000, shift) for shift in (0.0, 0.04, 0.08, 0.12)]
@@ -148,7 +148,7 @@ def main() -> None:
         for (n, m), cell in zip(SIZES, row, strict=True)
         for v in cell.values()
     ]
-    print(f"\nleast probable of {len(chances)} shares, for a test that rejects as often as it may: {min(chances):.2g}")
+    print(f"\nleast probable of {len(chances)} shares under a test of exactly this level: {min(chances):.2g}")
     curves: dict[int, dict[float, dict[str, float]]] = {}
     for (n, shift), row in zip(shifts, found, strict=True):
         curves.setdefault(n, {})[shift] = row

@@ -1,4 +1,4 @@
-"""Energy distances between all groups of cells: the numbers beside scperturb's on scanpy's bundled cells, and the time.
+"""Compare energy distances between groups of cells with those of scperturb on scanpy's bundled cells, and time both.
 
 Run: pip install -r benchmarks/peers.txt; python benchmarks/pairwise.py [--cells 200000] [--groups 300] [--peer-cells 5000]
 """
@@ -16,7 +16,7 @@ import rieszflow as rf
 
 
 def cells(n: int, groups: int) -> SimpleNamespace:
-    """Cells in 50 dimensions, groups of different sizes, some of them alike."""
+    """Draw cells in 50 dimensions, in groups of different sizes, some of them similar."""
     rng = np.random.default_rng(0)
     group = rng.choice(groups, n, p=rng.dirichlet(np.full(groups, 5.0)))
     middles = rng.normal(size=(groups // 2 + 1, 50)) * 0.3
@@ -24,7 +24,7 @@ def cells(n: int, groups: int) -> SimpleNamespace:
 
 
 def theirs(data: scanpy.AnnData, by: str) -> np.ndarray:
-    """Their E-distance with Euclidean distances and N − 1, which is the unbiased one in this convention."""
+    """Compute scperturb's E-distance with Euclidean distances and N − 1, which is the unbiased energy distance."""
     table = scperturb.edist(data, obs_key=by, dist="euclidean", sample_correct=True, verbose=False)
     return table.sort_index().sort_index(axis=1).to_numpy(float)
 

@@ -1,4 +1,4 @@
-"""What a slice on patches costs, beside a slice of the whole image: one gradient, timed in turn in one run.
+"""Time one gradient on slices of patches and one on slices of whole images, in turn in one process.
 
 Run: python benchmarks/patches.py [--repeats 9]
 """
@@ -28,7 +28,7 @@ def main(repeats: int) -> None:
             for name, kind in kinds.items():
                 start = time.perf_counter()
                 rf.sliced_mmd2_gradient(x, y, slices=P, directions=kind, engine="bins", seed=turn)
-                if turn:  # the first one compiles, and fills caches
+                if turn:  # the first one compiles and fills caches
                     seconds[name].append(time.perf_counter() - start)
         for name, found in seconds.items():
             ratios = [a / b for a, b in zip(found, seconds["whole"], strict=True)]

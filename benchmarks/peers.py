@@ -1,10 +1,11 @@
-"""Against other libraries: one gradient of a distance between two clouds, and its value; timed in turn in one process.
+"""Compare the gradient and the value of a distance between two clouds with other libraries, timed in turn in one process.
 
-Gradients, on Fashion-MNIST half way between noise and data: the energy distance by GeomLoss (`SamplesLoss("energy")`) and by
+Gradients, on Fashion-MNIST halfway between noise and data: the energy distance by GeomLoss (`SamplesLoss("energy")`) and by
 autograd through `torch.cdist`, both exact and quadratic, and POT's sliced Wasserstein distance, which is another functional
-for the same task. A sliced gradient is a random one: its error is against the exact one of its own functional (for POT against
-8 times the slices), falls like 1/√P, and so the time to one error is seconds · error². Values: dcor in d dimensions, SciPy in
-one.
+for the same task. Sliced gradients are random. Their error is relative to the exact gradient of their own functional (for POT,
+to 8 times the slices) and decreases like 1/√P, so the time to equal error is proportional to seconds · error².
+
+Values: dcor in d dimensions, and SciPy in one dimension.
 
 Run: pip install -r benchmarks/peers.txt; python benchmarks/peers.py [--n 20000] [--slices 1024] [--repeats 3]
 """
@@ -53,7 +54,7 @@ def gradients(n: int, slices: int, repeats: int, g: torch.Generator) -> list[dic
     reference["POT, sliced Wasserstein"] = torch.stack([wasserstein(slices) for _ in range(8)]).mean(0)
     rows: list[dict[str, Any]] = []
     for name, way in ways.items():
-        times = repeats if "sliced" in name.lower() else 1  # the others find the same every time
+        times = repeats if "sliced" in name.lower() else 1  # the others are deterministic
         errors = [((way() - reference[name]).norm() / reference[name].norm()).item() for _ in range(times)]
         error = statistics.mean(e * e for e in errors) ** 0.5
         row = {"way": name, "seconds": statistics.median(seconds[name]), "all_seconds": seconds[name], "error": error}
@@ -77,17 +78,17 @@ def gradients(n: int, slices: int, repeats: int, g: torch.Generator) -> list[dic
 def values(n: int, slices: int, repeats: int, g: torch.Generator) -> list[dict[str, Any]]:
     images = load("fashion-mnist").train.flatten(1)
     x, y = images[:n], 0.9 * images[n : 2 * n]
-    # In one dimension the only slice is the line itself.
+    # In one dimension the only slice is the line.
     s, t = torch.randn(1_000_000, 1, generator=g), 1.1 * torch.randn(1_000_000, 1, generator=g)
     tasks = {
         f"N = M = {n:,}, d = {x.shape[1]}": {
-            "rieszflow, sliced": lambda: 2 * rf.sliced_mmd2(x, y, slices=slices, engine="bins", seed=g).item(),
+            "rieszflow, sliced": lambda: rf.sliced_mmd2(x, y, slices=slices, engine="bins", seed=g).item(),
             "rieszflow, exact": lambda: rf.energy_distance(x, y).item(),
             "dcor": lambda: float(dcor.energy_distance(x.numpy(), y.numpy())),
         },
         "N = M = 1,000,000, d = 1": {
-            "rieszflow, sort": lambda: 2 * rf.sliced_mmd2(s, t, slices=1, engine="sort").item(),
-            "rieszflow, bins": lambda: 2 * rf.sliced_mmd2(s, t, slices=1, engine="bins").item(),
+            "rieszflow, sort": lambda: rf.sliced_mmd2(s, t, slices=1, engine="sort").item(),
+            "rieszflow, bins": lambda: rf.sliced_mmd2(s, t, slices=1, engine="bins").item(),
             "SciPy": lambda: scipy.stats.energy_distance(s[:, 0].numpy(), t[:, 0].numpy()) ** 2,
         },
     }

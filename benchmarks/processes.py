@@ -1,14 +1,13 @@
-"""A flow step over processes: seconds at equal threads in all, bytes sent, and a model of both (docs/scaling.md).
+"""Time a flow step on several processes with equal threads in total, count the bytes sent, and fit a model (docs/scaling.md).
 
-Every job is started by torchrun (gloo): k processes of 2 / k threads. Particles and targets, N = M, lie in parts on the ranks;
-the targets' tables are kept. Seconds are the median of some steps, on the slowest rank. What is sent is counted at
-torch.distributed.all_reduce.
+torchrun (gloo) starts every job with k processes of 2 / k threads. Particles and targets, N = M, are distributed over the
+ranks; the histograms of the targets are cached. Seconds are the median over several steps on the slowest rank. Bytes are
+counted in calls of torch.distributed.all_reduce.
 
-The model: step = N · a + b + c, with a seconds a particle on two threads and b for what a step costs without particles, both
-fitted to the steps of one process, and c for one all-reduce of its tables, measured by itself. It predicts two processes.
+The model is step = N · a + b + c, with a seconds per particle on two threads and b seconds per step, both fitted to one
+process, and c seconds for one all-reduce of the histograms, measured separately. It predicts the time on two processes.
 
-From it, what a step of 10⁹ particles takes on 1,000 processes of two such threads, a ring all-reduce over links of 25 Gbit/s
-in it.
+The model also estimates a step of 10⁹ particles on 1,000 processes of two such threads, with a ring all-reduce over 25 Gbit/s.
 
 Run: python benchmarks/processes.py [--d 784] [--slices 1024] [--repeats 7] [--sizes 4000 20000 100000 300000]
      python benchmarks/processes.py --d 12288 --slices 16384 --sizes 500 1000 2000 4000
@@ -31,22 +30,22 @@ from common import parser, save
 
 import rieszflow as rf
 
-LINK, DELAY = 25e9 / 8, 10e-6  # bytes a second and seconds a message between two processes
+LINK, DELAY = 25e9 / 8, 10e-6  # bytes per second and seconds per message between two processes
 
 
 def job(out: str, N: int, d: int, slices: int, repeats: int) -> None:
-    """What every process does."""
+    """Run the job of one process."""
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
     torch.set_num_threads(2 // world)
-    # Every rank draws its own part; only the sizes of parts matter here.
+    # Every rank draws its own part; only the sizes of the parts matter.
     n = N // world
     g = torch.Generator().manual_seed(rank)
     x, y = torch.rand(n, d, generator=g), torch.rand(n, d, generator=g) ** 2
     group = dist.group.WORLD if world > 1 else None
     flow = rf.ParticleFlow(
         y, slices=slices, engine="bins", seed=g, refresh_every=None, group=group
-    )  # one set of slices, used all along
+    )  # one set of slices throughout
     flow.gradient(x)
     sent, seconds = 0, []
     original = dist.all_reduce
@@ -82,7 +81,7 @@ def run(processes: int, N: int, options) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         out = f"{folder}/out.json"
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), __file__]
-        # torchrun would take some of a script's options for its own: plain words
+        # positional arguments, because torchrun would take some options as its own
         arguments = ["job", out, N, options.d, options.slices, options.repeats]
         environment = {**os.environ, "OMP_NUM_THREADS": str(2 // processes)}
         subprocess.run([*command, *map(str, arguments)], check=True, capture_output=True, env=environment)
@@ -105,7 +104,7 @@ def main() -> None:
     for row in rows:
         for k in (1, 2):
             found = row[f"processes {k}"]
-            # two threads in all, so the particles' part is the same for one process and for two
+            # two threads in total, so a is the same for one process and for two
             found["predicted"] = row["N"] * a + b + found["reduce"]
             off = found["predicted"] / found["seconds"] - 1
             print(

@@ -1,6 +1,6 @@
-"""What writing a flow down costs: steps with and without a recording, in turn.
+"""Time the steps of a flow with and without a recording, in turn.
 
-Particles and targets are noise and images of Fashion-MNIST, on slices of whole images and of patches.
+Particles are noise and targets are images of Fashion-MNIST. Slices are of whole images and of patches.
 
 Run: python benchmarks/recording.py [--n 10000] [--slices 1024] [--steps 5] [--repeats 5]
 """

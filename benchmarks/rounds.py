@@ -1,7 +1,8 @@
-"""Two or three rounds of random signs and Hadamard transform: error of the gradient against brute force, beside Haar blocks.
+"""Compare the gradient error of two and three rounds of random signs and Hadamard transforms with that of Haar blocks.
 
-Clouds are padded with zeros to n = 2^k by hand, so that all three kinds are blocks of n dense directions in R^n. Also the
-worst case of few sign patterns: how far mean |ξ_j|, averaged over many blocks, is from the sphere's on a coordinate axis.
+Clouds are padded with zeros to n = 2^k, so that all three kinds are blocks of n dense directions in R^n. The worst case
+of few sign patterns is measured as well: the deviation of the mean |ξ_j| over many blocks from that of the sphere, on a
+coordinate axis.
 
 Run: python benchmarks/rounds.py [--repeats 20]
 """
@@ -18,7 +19,7 @@ from rieszflow.data import load
 
 
 def hadamard(n: int, rounds: int, g: torch.Generator) -> torch.Tensor:
-    """The block H·D_k ⋯ H·D₁ as a matrix."""
+    """Return the block H·D_k ⋯ H·D₁ as a matrix."""
     H = torch.ones(1, 1)
     while len(H) < n:
         H = torch.cat([torch.cat([H, H], 1), torch.cat([H, -H], 1)]) / math.sqrt(2)

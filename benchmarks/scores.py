@@ -1,6 +1,7 @@
-"""The CRPS and the energy score of ensembles, rieszflow against scoringrules' Numba backend, timed in turn in one process.
+"""Time the CRPS and the energy score of ensembles in rieszflow and in scoringrules' Numba backend, in turn in one process.
 
-Both are fair estimates in float64. Values only, and for rieszflow the gradient by the samples, too.
+Both are fair estimates in float64. Values are timed for both libraries; rieszflow is also timed with the gradient with respect
+to the samples.
 
 Run: python benchmarks/scores.py [--forecasts 10000] [--repeats 20] [--threads 0]
 """

@@ -1,4 +1,4 @@
-"""Time and error over d and P, at N = M = 2,000: no cliff anywhere? Error against brute force, time of the second call.
+"""Measure the error against brute force and the time of the second call as functions of d and P, for N = M = 2,000.
 
 Run: python benchmarks/sizes.py [--n 2000]
 """
@@ -22,7 +22,7 @@ def main() -> None:
         y = torch.rand(options.n, d, generator=g) ** 2
         exact = rf.mmd2_gradient(x, y)
         for P in counts:
-            if P * d > 2**26:  # the largest corner says nothing new and takes minutes
+            if P * d > 2**26:  # the largest corner adds nothing and takes minutes
                 continue
             for _ in range(2):
                 start = time.perf_counter()

@@ -1,7 +1,7 @@
-"""How fast a sketch is built: rows a second, and bytes of rows a second over the memory's bandwidth.
+"""Measure how fast sketches are built: rows per second, and bytes per second relative to the memory bandwidth.
 
-From an array in memory, and from a .npy file on disk that the system has read before. The columns are counted as well. The
-bandwidth is that of a sum over a large array with all threads. Seconds are the least of several passes.
+Sketches are built from an array in memory and from a cached .npy file, including histograms of single columns. The bandwidth is
+that of a sum over a large array with all threads. Seconds are the minimum over several passes.
 
 Run: python benchmarks/sketch.py [--repeats 5]
 """
@@ -45,7 +45,7 @@ def main() -> None:
             )
     figure, axes = plt.subplots(figsize=(6, 2.4))
     axes.barh([f"d = {r['d']}, P = {r['slices']}, {r['source']}" for r in rows], [r["rows_per_second"] for r in rows])
-    axes.set(xlabel="rows a second", xscale="log")
+    axes.set(xlabel="rows per second", xscale="log")
     axes.invert_yaxis()
     save(options, "sketch", {"bytes_per_second": bandwidth, "rows": rows}, figure)
 

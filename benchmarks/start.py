@@ -1,4 +1,4 @@
-"""What a process pays before its first gradient: imports, and compiled loops that are read from the disk.
+"""Time the start of a process up to its first gradient, including imports and loading compiled loops from disk.
 
 Run: python benchmarks/start.py [--repeats 9]
 """
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     repeats = parser.parse_args().repeats
     for code in WAYS.values():
-        seconds(code)  # files into memory, loops compiled if they never were
+        seconds(code)  # fills the file cache and compiles loops if necessary
     found: dict[str, list[float]] = {name: [] for name in WAYS}
     for _ in range(repeats):
         for name, code in WAYS.items():

@@ -1,7 +1,8 @@
-"""The two-sample test at scale, and against dcor's energy test: time, and power at equal level.
+"""Compare the two-sample test with dcor's energy test: time for large samples, and power at equal level.
 
-Time: ours at N = M = 100,000, d = 100, 999 permutations; dcor at a size that it manages, for its time and memory are quadratic.
-Power: both at N = M = 200 on the same pairs of normal clouds, shifted along one axis, d = 100, level 0.05, 199 permutations.
+Time: ours is measured with N = M = 100,000, d = 100 and 999 permutations, and dcor's with fewer points, because its time and
+memory are quadratic. Power: both are measured with N = M = 200 on the same pairs of normal clouds, shifted along one axis, with
+d = 100, level 0.05 and 199 permutations.
 
 Run: pip install -r benchmarks/peers.txt; python benchmarks/two_sample.py [--n 100000] [--dcor 2000] [--pairs 100]
 """

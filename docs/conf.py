@@ -1,4 +1,7 @@
-"""The site. `make docs` builds it into docs/_build/html; a warning is an error there."""
+"""Configuration of the documentation site, which `make docs` builds into docs/_build/html with warnings as errors."""
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 
 import rieszflow
 
@@ -16,6 +19,8 @@ extensions = [
 exclude_patterns = ["_build", "**/GALLERY_HEADER.rst"]
 default_role = "py:obj"  # `name` in a docstring is a link where there is such a name, and code elsewhere
 myst_heading_anchors = 3
+myst_enable_extensions = ["dollarmath"]
+html_math_renderer = "mathml"
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
@@ -46,14 +51,21 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_theme_options = {"navigation_with_keys": True}
 
-# The pages link to one another as files of the repository; what lies outside of this folder has a page of its own here.
-OUTSIDE = {"(../CONTRIBUTING.md)": "(contributing.md)", "(../README.md)": "(figures.md)"}
+# Pages link to one another as files of the repository. Files outside of this folder have a page of their own here.
+OUTSIDE = {"(../CONTRIBUTING.md)": "(contributing.md)", "(../README.md)": "(start.md)"}
 
 
 def setup(app):
-    app.connect("source-read", _inside)
+    app.connect("source-read", _replace_links)
+    app.add_html_math_renderer("mathml", (_visit_math, None), (_visit_math, None))
 
 
-def _inside(app, docname, source):
+def _replace_links(app, docname, source):
     for address, page in OUTSIDE.items():
         source[0] = source[0].replace(address, page)
+
+
+def _visit_math(self, node):
+    """Render a formula as MathML, which browsers display without scripts or requests to other sites."""
+    self.body.append(tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block)))
+    raise nodes.SkipNode

@@ -1,4 +1,4 @@
-"""The drawings of docs/design.md. Run: python docs/drawings.py"""
+"""Draw the figures of docs/design.md. Run: python docs/drawings.py"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 OUT = Path(__file__).parent / "drawings"
-X, Y, GREY = "#0072B2", "#D55E00", "#555555"  # told apart by all eyes
+X, Y, GREY = "#0072B2", "#D55E00", "#555555"  # distinguishable with colour blindness
 
 
 def save(figure: Figure, name: str) -> None:
@@ -18,7 +18,7 @@ def save(figure: Figure, name: str) -> None:
 
 
 def slices() -> None:
-    """Two clouds, their projections on one direction, and the two distribution functions."""
+    """Draw two clouds, their projections on one direction, and the two distribution functions."""
     g = np.random.default_rng(3)
     x, y = g.normal(size=(12, 2)) * 0.7 + (-1.2, 0.4), g.normal(size=(12, 2)) * (0.8, 0.5) + (1.2, -0.3)
     direction = np.array([np.cos(0.45), np.sin(0.45)])
@@ -43,7 +43,7 @@ def slices() -> None:
     at = float(np.sort(x @ direction)[5])
     f, h = np.interp(at, grid, F), np.interp(at, grid, G)
     right.annotate("", (at, h), (at, f), arrowprops={"arrowstyle": "<->", "color": "black"})
-    right.annotate("F − G: how hard a particle\nhere is pulled to the right", (at, (f + h) / 2), xytext=(-142, 74),
+    right.annotate("F − G: how strongly a particle\nhere is pulled to the right", (at, (f + h) / 2), xytext=(-142, 74),
                    textcoords="offset points", arrowprops={"arrowstyle": "-", "color": GREY})  # fmt: skip
     right.set(title="The gradient is a difference of two distribution functions", xlabel="position on the slice",
               ylabel="share of points", ylim=(-0.03, 1.05))  # fmt: skip
@@ -52,7 +52,7 @@ def slices() -> None:
 
 
 def passes() -> None:
-    """The way of a point through the two passes of the linear-time engine."""
+    """Draw the path of a point through the two passes of the linear-time engine."""
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     axes = figure.subplots()
     first = [("load", "64 points"), ("project", "fast transform"), ("count", "one bin a slice")]
@@ -85,7 +85,7 @@ def passes() -> None:
 
 
 def training() -> None:
-    """The training loop."""
+    """Draw the training loop."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     axes = figure.subplots()
     boxes = [

@@ -2,14 +2,14 @@
 Compare two samples
 ===================
 
-Are two samples of one distribution? How far apart are they, and in which columns?
+Test whether two samples come from one distribution, and find the columns in which they differ.
 """
 
 # %%
-# The data are scikit-learn's: 442 patients with diabetes, and nine measurements of
-# each, in different units. Do the two sexes differ in them? Tables with named columns
-# are scaled: every column is divided by its interquartile range in the pooled samples,
-# so that the result does not depend on units. ``scale="none"`` keeps raw units.
+# The data are from scikit-learn: 442 patients with diabetes and nine measurements of
+# each, in different units. Do the two sexes differ? Tables with named columns are
+# scaled: every column is divided by its interquartile range in the pooled samples, so
+# that the result does not depend on units. ``scale="none"`` keeps raw units.
 
 import matplotlib.pyplot as plt
 from sklearn.datasets import load_diabetes
@@ -22,21 +22,23 @@ one, two = table[sex == 1], table[sex == 2]
 print(one.shape, two.shape)
 
 # %%
-# Data frames go in as they are, and columns are matched by name. Arrow tables, files,
-# NumPy arrays and tensors are taken as well.
+# Columns of data frames are matched by name. Arrow tables, files, NumPy arrays and
+# tensors are accepted as well.
 #
-# * The *distance* is half the energy distance, unbiased: around 0 where nothing
-#   differs, and at times below it.
-# * The *p-value* is exact, by permutations. 0.001 is the least that 999 of them can give.
+# * The *statistic* is the unbiased energy distance, which is around 0 for equal
+#   distributions and can be negative.
+# * The *p-value* is exact; 0.001 is the smallest possible with 999 permutations.
 
 found = rf.compare(one, two, seed=0)
 low, high = found.confidence_interval
-print(f"distance {found.statistic:.4f}, 95 % interval {low:.4f} to {high:.4f}")
+print(
+    f"energy distance {found.statistic:.4f}, 95 % interval {low:.4f} to {high:.4f}"
+)
 print(f"p-value {found.pvalue}, scale {found.scale}")
 
 # %%
-# Which columns differ? The energy coefficient of a column is 0 where both samples
-# are alike in it, and 1 where they are apart.
+# Which columns differ? The energy coefficient of a column is 0 for equal
+# distributions and 1 for two different constants.
 
 columns = found.columns()
 figure, axes = plt.subplots(figsize=(6, 3.4), layout="constrained")
@@ -49,22 +51,23 @@ axes.set_xlabel("energy coefficient")
 plt.show()
 
 # %%
-# What if nothing differs? Two random halves of one of them:
+# For comparison, two random halves of one sample:
 
 halves = one.sample(frac=1, random_state=0)
 same = rf.compare(halves[:117], halves[117:], seed=0)
 low, high = same.confidence_interval
-print(f"distance {same.statistic:.4f}, 95 % interval {low:.4f} to {high:.4f}")
+print(
+    f"energy distance {same.statistic:.4f}, 95 % interval {low:.4f} to {high:.4f}"
+)
 print(f"p-value {same.pvalue}")
 
 # %%
-# The same at a terminal, for files of any size: ``rieszflow compare one.parquet
+# On the command line, for files of any size: ``rieszflow compare one.parquet
 # two.parquet``.
 #
-# Clouds that are small enough for all pairs need no slices: `~rieszflow.mmd2` takes
-# them all, and is differentiable. `~rieszflow.energy_distance`, the statisticians'
-# number, is twice that. They keep the units of arrays, so the columns are divided here.
+# `~rieszflow.energy_distance` and `~rieszflow.mmd2` compute the same number from all
+# pairs and are differentiable. They do not scale columns, so we divide the columns by
+# the same spreads first.
 
 x, y = (sample.to_numpy() / found.x.plan.settings.spreads for sample in (one, two))
-print(rf.mmd2(x, y, statistic="U").item())
 print(rf.energy_distance(x, y, statistic="U").item())

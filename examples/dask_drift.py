@@ -1,9 +1,9 @@
-"""Drift in a table that a Dask cluster holds: a sketch of every partition on its worker, all of them added up in a tree.
+"""Detect drift in a Dask data frame: sketch every partition on its worker and add the sketches in a tree.
 
-No row leaves its worker but the 256 that say where the bins are, and the random ones that a sketch keeps for tests.
+The only rows that leave their worker are the 256 that determine the bins and the random ones that a sketch keeps for tests.
 
 Run: python examples/dask_drift.py
-Needs: pip install 'dask[dataframe,distributed]' and rieszflow with its extra `tables`.
+Needs: pip install 'dask[dataframe,distributed]' and rieszflow with the `tables` extra.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import rieszflow as rf
 
 
 def sketch(frame: dd.DataFrame, slices: int = 256) -> rf.SliceSketch:
-    """The sketch of a Dask data frame with columns of numbers."""
-    # They should be typical: of a sorted table take random ones, by `frame.sample`.
+    """Sketch a Dask data frame with numeric columns."""
+    # The rows should be typical: for a sorted table, use random ones (`frame.sample`).
     rows = frame.head(256, npartitions=-1)
     empty = rf.SliceSketch(
         rows.to_numpy(float), slices=slices, names=list(frame.columns)
@@ -28,9 +28,9 @@ def sketch(frame: dd.DataFrame, slices: int = 256) -> rf.SliceSketch:
 
 
 def add_up(frame: dd.DataFrame, empty: rf.SliceSketch) -> rf.SliceSketch:
-    """The rows of a frame in the slices and bins of an empty sketch; of another frame's, to be compared with it."""
+    """Sketch a frame on the slices and bins of an empty sketch, so that the sketches of several frames are comparable."""
     parts = [dask.delayed(count)(part, empty) for part in frame.to_delayed()]
-    # Four at a time: no machine holds all of them, and none waits for the last.
+    # Add four sketches at a time, so that no machine has to hold all of them.
     while len(parts) > 1:
         fours = [parts[k : k + 4] for k in range(0, len(parts), 4)]
         parts = [dask.delayed(total)(four) for four in fours]
@@ -62,16 +62,16 @@ def main() -> None:
         print(f"reference: {reference.n} rows from 16 partitions on 2 workers")
         today = pd.DataFrame(rng.normal(size=(20_000, 6)), columns=list("abcdef"))
         for name, frame in (
-            ("the same", today),
-            ("column c moved by 0.1", today.assign(c=today["c"] + 0.1)),
+            ("no drift", today),
+            ("column c shifted by 0.1", today.assign(c=today["c"] + 0.1)),
         ):
             test = rf.drift_test(frame, reference)
             print(
-                f"{name}: distance {test.statistic:.5f}, p-value {test.pvalue:.3f}"
+                f"{name}: energy distance {test.statistic:.5f}, p-value {test.pvalue:.3f}"
             )
         alone = reference.empty().update(table)
         print(
-            f"the same as from one machine: {abs(alone.distance(reference)) < 1e-12}"
+            f"equal to the sketch made on a single machine: {abs(alone.distance(reference)) < 1e-12}"
         )
 
 

@@ -2,12 +2,12 @@
 Groups of cells
 ===============
 
-How far are all groups from one another? Time is linear in the cells, and not quadratic.
+Compute the energy distances between all pairs of groups, in time linear in the number of cells.
 """
 
 # %%
-# The data come along with scanpy: 700 blood cells, 50 principal components of each,
-# in ten annotated types.
+# The data are from scanpy: 700 blood cells with 50 principal components each, in ten
+# annotated types.
 
 import matplotlib.pyplot as plt
 import scanpy
@@ -18,8 +18,8 @@ cells = scanpy.datasets.pbmc68k_reduced()
 print(cells.obs["bulk_labels"].value_counts())
 
 # %%
-# AnnData goes in as it is: `obsm` names the points, and the second argument the
-# column of `obs` with the groups.
+# For AnnData objects, `obsm` selects the points, and the second argument names the
+# column of `obs` that contains the groups.
 
 found = rf.pairwise_energy_distance(
     cells, "bulk_labels", obsm="X_pca", permutations=999, seed=0
@@ -32,11 +32,10 @@ for pair in found.pairs()[:3] + found.pairs()[-3:]:
     )
 
 # %%
-# The distance is 2E‖X−Y‖ − E‖X−X′‖ − E‖Y−Y′‖, unbiased, of Euclidean distances that
-# are not squared. It is the number that scperturb calls ``edist(dist="euclidean",
-# sample_correct=True)``.
+# The distance is the unbiased 2E‖X−Y‖ − E‖X−X′‖ − E‖Y−Y′‖ with Euclidean distances,
+# the same number as scperturb's ``edist(dist="euclidean", sample_correct=True)``.
 #
-# `order` puts groups side by side that are alike, and `frame` is a pandas table.
+# `order` places similar groups next to each other; `frame` returns a pandas DataFrame.
 
 table = found.frame().iloc[found.order(), found.order()]
 figure, axes = plt.subplots(figsize=(6.5, 5.2), layout="constrained")
@@ -49,6 +48,6 @@ figure.colorbar(drawn, label="energy distance")
 plt.show()
 
 # %%
-# At a terminal, with a table and such a picture as the result: ``rieszflow pairwise
-# cells.h5ad --by bulk_labels --obsm X_pca``. What it costs for 200,000 cells in 300
-# groups is in :doc:`/groups`.
+# The command ``rieszflow pairwise cells.h5ad --by bulk_labels --obsm X_pca --out
+# pairs.csv`` writes a table and a heat map. :doc:`/groups` has timings for 200,000
+# cells in 300 groups.

@@ -2,7 +2,7 @@
 Move points
 ===========
 
-Particles flow from one corner to two moons, along the gradient of D² and with momentum.
+Move particles from a corner to two moons by gradient descent with momentum on the energy distance.
 """
 
 import matplotlib.pyplot as plt
@@ -24,7 +24,7 @@ flow = rf.ParticleFlow(
 moved = flow.run(start, steps=max(STEPS), snapshots=STEPS)
 
 # %%
-# The step size may be left out: then it is found from the data.
+# With ``step_size=None`` the step size is chosen from the data.
 
 figure, axes = plt.subplots(
     1, len(STEPS), figsize=(15, 2.8), sharex=True, sharey=True, layout="tight"

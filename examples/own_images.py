@@ -2,12 +2,11 @@
 Train on your own images
 ========================
 
-A folder of equally large pictures becomes a model that turns noise into more of them.
+Train a model that generates images like those in a folder.
 """
 
 # %%
-# The pictures here are scikit-learn's digits, written out as PNG files, as yours
-# may lie on a disk.
+# The images here are scikit-learn's digits, written as PNG files.
 
 import tempfile
 from pathlib import Path
@@ -25,9 +24,9 @@ for k, image in enumerate(load_digits().images):
     Image.fromarray((image * 15.9).astype("uint8")).save(folder / f"{k:04}.png")
 
 # %%
-# `rieszflow.data.load` reads them as numbers between 0 and 1, and keeps some back.
-# A recorded flow needs no network: particles move from noise to the images, and
-# what moved them is written down. New noise then goes the same way.
+# `rieszflow.data.load` reads them as numbers between 0 and 1 and holds out some of
+# them. A recorded flow needs no network: particles move from noise to the images, and
+# every step is recorded. To generate samples, new noise follows the recording.
 
 dataset = rf.data.load(folder, held_out=0.2, seed=0)
 print(dataset.train.shape, dataset.held_out.shape)
@@ -44,8 +43,8 @@ flow = rf.GenerativeFlow(
 ).fit(dataset)
 
 # %%
-# Fresh samples, and below each the training image that is nearest to it. Samples
-# are not copies.
+# The top row shows new samples, the bottom row the nearest training image of each. The
+# samples are not copies.
 
 samples = flow.sample(12, seed=1)
 nearest = dataset.train[
@@ -59,8 +58,8 @@ for row, shown in zip(axes, (samples, nearest), strict=True):
 plt.show()
 
 # %%
-# How good are they? The energy distance to images that were kept back, unbiased,
-# beside that of training images. Around 0 is as good as the data.
+# Measure the quality by the unbiased energy distance to held-out images, and compare it
+# with that of the training images. Values around 0 are as good as the data.
 
 held = dataset.held_out.flatten(1)
 fresh = flow.sample(1000, seed=2)
@@ -69,8 +68,8 @@ for name, x in (("samples", fresh), ("training images", dataset.train)):
     print(f"{name}: {distance.item():.4f}")
 
 # %%
-# A run of a few minutes is better made at a terminal, where it shows its progress
-# and can be resumed after anything:
+# Longer runs are best started from the command line, which shows progress and can
+# resume an interrupted run:
 #
 # .. code-block:: sh
 #
@@ -78,4 +77,5 @@ for name, x in (("samples", fresh), ("training images", dataset.train)):
 #    rieszflow evaluate runs/photos
 #    rieszflow sample runs/photos -n 1000 --out samples.npz
 #
-# Settings for larger images are in the presets: :doc:`/fashion-mnist` and :doc:`/photographs` show what they give.
+# There are presets for larger images: see :doc:`/fashion-mnist` and
+# :doc:`/photographs`.

@@ -1,9 +1,9 @@
-"""Drift in a table that Spark holds: a sketch of every partition on its executor, added up as they come.
+"""Detect drift in a Spark data frame: sketch every partition on its executor and add the sketches on the driver.
 
-No row leaves its executor but the 256 that say where the bins are, and the random ones that a sketch keeps for tests.
+The only rows that leave their executor are the 256 that determine the bins and the random ones that a sketch keeps for tests.
 
 Run: python examples/spark_drift.py
-Needs: pip install pyspark pandas, Java, and rieszflow with its extra `tables` on every executor.
+Needs: pip install pyspark pandas, Java, and rieszflow with the `tables` extra on every executor.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import rieszflow as rf
 
 
 def sketch(frame: DataFrame, slices: int = 256) -> rf.SliceSketch:
-    """The sketch of a Spark data frame with columns of numbers."""
-    # They should be typical: of a sorted table take random ones, by `frame.sample`.
+    """Sketch a Spark data frame with numeric columns."""
+    # The rows should be typical: for a sorted table, use random ones (`frame.sample`).
     rows = frame.limit(256).toPandas()
     empty = rf.SliceSketch(
         rows.to_numpy(float), slices=slices, names=list(frame.columns)
@@ -29,7 +29,7 @@ def sketch(frame: DataFrame, slices: int = 256) -> rf.SliceSketch:
 
 
 def add_up(frame: DataFrame, empty: rf.SliceSketch) -> rf.SliceSketch:
-    """The rows of a frame in the slices and bins of an empty sketch; of another frame's, to be compared with it."""
+    """Sketch a frame on the slices and bins of an empty sketch, so that the sketches of several frames are comparable."""
 
     def counted(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         part = empty.empty()
@@ -59,9 +59,11 @@ def main() -> None:
         assert (one == other).all()
     distance = reference.distance(fresh, statistic="U")
     test = rf.drift_test(later, reference)
-    print(f"{reference}, the same as of one machine, count for count")
-    print(f"distance {distance:.6f}, p-value {test.pvalue}")
-    print(f"most in {rf.compare(reference, fresh).columns(1)[0][0]}")
+    print(f"{reference}, with the same counts as on a single machine")
+    print(f"energy distance {distance:.6f}, p-value {test.pvalue}")
+    print(
+        f"largest difference in column {rf.compare(reference, fresh).columns(1)[0][0]}"
+    )
     spark.stop()
 
 

@@ -1,13 +1,13 @@
 """
-Use it as a loss
-================
+Use the distance as a loss
+==========================
 
-A network learns to turn noise into data, with nothing but the distance between its outputs and a batch.
+Train a network that turns noise into data, with the distance between its outputs and a batch as the only loss.
 """
 
 # %%
-# `~rieszflow.SlicedMMDLoss` is a module. Every call takes fresh slices. With
-# ``statistic="U"`` its value and its gradient are unbiased, for small batches too.
+# `~rieszflow.SlicedMMDLoss` is a module that draws new slices at every call. With
+# ``statistic="U"`` its value and gradient are unbiased, even for small batches.
 
 import matplotlib.pyplot as plt
 import torch
@@ -42,27 +42,29 @@ for _ in range(1200):
     optimizer.step()
     schedule.step()
     values.append(value.item())
-print(f"D² at first {values[0]:.4f}, at last {sum(values[-50:]) / 50:.5f}")
+print(
+    f"MMD²: first step {values[0]:.4f}, mean of last 50 {sum(values[-50:]) / 50:.5f}"
+)
 
 # %%
-# What the network makes of new noise. It is continuous, so between the two moons some
-# points are left on their way.
+# Plot the output of the network for new noise. A network is a continuous map, so some
+# points lie between the two moons.
 
 with torch.no_grad():
     made = network(torch.randn(1000, 2, generator=generator))
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 left.plot(values, linewidth=0.8)
-left.set(xlabel="step", ylabel="D²")
+left.set(xlabel="step", ylabel="MMD²")
 left.set_yscale("symlog", linthresh=1e-3)
 right.scatter(*data.T, s=1, color="lightgrey", label="data")
-right.scatter(*made.T, s=2, color="#D55E00", label="made of noise")
+right.scatter(*made.T, s=2, color="#D55E00", label="generated")
 right.legend()
 plt.show()
 print(rf.energy_distance(made, data, statistic="U").item())
 
 # %%
-# The loss works in ``torch.func.grad`` and ``vmap``, under ``torch.compile`` and
-# autocast, and takes float16 and bfloat16. The dimensions behind the first make one
-# point, so images go in as they are. To watch a distance and not to train by it,
-# there is `~rieszflow.metrics.SlicedEnergyDistance`, a metric of torchmetrics that
-# also adds up over processes.
+# The loss works with ``torch.func.grad`` and ``vmap``, ``torch.compile``, autocast,
+# float16 and bfloat16. All dimensions after the first are flattened, so images need no
+# reshaping. To monitor a distance during training, use
+# `~rieszflow.metrics.SlicedEnergyDistance`, a torchmetrics metric that also works with
+# several processes.

@@ -1,14 +1,13 @@
 """
-Watch drift
-===========
+Monitor drift
+=============
 
-A reference is counted once, into a sketch of fixed size. Then every new batch is tested against it.
+Summarise reference data in a sketch of fixed size, and test every new batch against it.
 """
 
 # %%
-# Let the reference be handwritten digits, 64 numbers each, and let a scanner lose
-# contrast: from day 10 on, a little more every day. A batch of a day has 100
-# digits.
+# The reference consists of handwritten digits with 64 pixels each. A scanner loses
+# contrast from day 10 on, a little more every day. Each day's batch has 100 digits.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,28 +27,28 @@ def batch(day):
 
 
 # %%
-# A `~rieszflow.SliceSketch` holds counts on random lines, and some random points
-# for tests. It does not grow with the data: `update` adds points to it, `merge`
-# adds up the sketches of several machines, and `save` writes it to a file. Pixels share
-# one unit and need no scaling; without ``scale="none"`` a notice would say that some
-# pixels vary much more than others.
+# A `~rieszflow.SliceSketch` holds histograms of projections onto random lines, and a
+# random sample of the points for tests. Its size does not depend on the number of
+# points: `update` adds points, `merge` adds the sketch of another machine, and `save`
+# writes a file. Pixels share one unit and need no scaling; without ``scale="none"`` a
+# notice would report that some pixels vary much more than others.
 
 sketch = rf.SliceSketch.from_points(reference, slices=256, seed=0, scale="none")
 print(sketch)
 
 # %%
-# `~rieszflow.drift_test` gives the distance with an interval, and a p-value that is
-# exact even for small batches.
+# `~rieszflow.drift_test` computes the distance with a confidence interval, and a
+# p-value that is exact even for small batches.
 
 days = range(20)
 found = [rf.drift_test(batch(day), sketch, seed=day) for day in days]
 for day in days:
     distance, p = found[day].statistic, found[day].pvalue
-    print(f"day {day:2}: distance {distance:7.4f}, p-value {p:.3f}")
+    print(f"day {day:2}: energy distance {distance:7.4f}, p-value {p:.3f}")
 
 # %%
-# In the picture, full dots are days with a p-value of 0.01 at most. Without drift,
-# that is one day in a hundred.
+# Filled dots are days with a p-value of at most 0.01. Without drift, one day in a
+# hundred is expected.
 
 figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
 for day, test in zip(days, found, strict=True):
@@ -64,20 +63,22 @@ for day, test in zip(days, found, strict=True):
         markerfacecolor="#0072B2" if drifted else "white",
     )
 axes.axhline(0, color="grey", linewidth=0.8)
-axes.axvline(9.5, color="#D55E00", linestyle=":", label="contrast begins to fall")
+axes.axvline(
+    9.5, color="#D55E00", linestyle=":", label="contrast starts to decrease"
+)
 axes.set_xlabel("day")
-axes.set_ylabel("distance D²")
+axes.set_ylabel("energy distance")
 axes.legend()
 plt.show()
 
 # %%
-# Who works with scikit-learn has the same as an estimator. Its verdict is one for
-# all rows that are given together.
+# The scikit-learn estimator `~rieszflow.sklearn.EnergyDrift` predicts the same label
+# for all rows of a batch.
 
 drift = EnergyDrift(alpha=0.01, permutations=199, scale="none").fit(reference)
 print(set(drift.predict(batch(0)).tolist()), set(drift.predict(batch(19)).tolist()))
 
 # %%
-# At a terminal: ``rieszflow sketch reference.parquet -o reference.sketch``, and
-# every day ``rieszflow compare reference.sketch today.parquet``. Sketches made by
-# the workers of Dask are in :doc:`/scaling`.
+# On the command line: ``rieszflow sketch reference.parquet -o reference.sketch``, and
+# every day ``rieszflow compare reference.sketch today.parquet``. :doc:`/scaling` shows
+# how to build sketches on Dask and Spark workers.

@@ -1,13 +1,13 @@
-"""The paper's flow as it is usually computed, the same flow on this library's engine, and this library's recipe, side by side.
+"""Compare the paper's flow as usually implemented, the same flow on this library's engine, and this library's recipe.
 
 All move the same number of particles to the same images. Their Fréchet distance to held-out images, in the features of one
-classifier, and their energy distance are written down over seconds and over steps. Scoring is not counted.
+classifier, and their energy distance are recorded as functions of seconds and steps, excluding the time for scoring.
 
   usual    uniform latents, independent directions, sorting (`usual` in benchmarks/common.py), τ = 1, the paper's momentum and P
   engine   the same latents, τ, momentum and P; this library's directions and engine
-  recipe   the data's `cpu` preset: its latents, kinds of slices, lengths of steps and momentum, for --rounds steps
+  recipe   the `cpu` preset of the data: its latents, kinds of slices, step lengths and momentum, for --rounds steps
 
-Run: python experiments/against_paper.py [--data digits] [--minutes 60] [--particles 20000]      (digits: some minutes)
+Run: python experiments/against_paper.py [--data digits] [--minutes 60] [--particles 20000]      (digits: a few minutes)
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def usual_steps(x: Tensor, y: Tensor, momentum: float) -> Iterator[Tensor]:
     g, v = torch.Generator().manual_seed(1), torch.zeros_like(x)
     while True:
         v = usual(x, y, independent(P, x.shape[1], g)) + momentum * v
-        x = x - len(x) * v
+        x = x - 0.5 * len(x) * v  # the flow of ½ MMD²
         yield x
 
 
@@ -56,14 +56,15 @@ def engine_steps(x: Tensor, y: Tensor, momentum: float) -> Iterator[Tensor]:
 def recipe_steps(x: Tensor, y: Tensor, config: Config, shape: tuple[int, ...], rounds: int) -> Iterator[Tensor]:
     first, last = config.step_schedule
     flow = rf.ParticleFlow(y, slices=config.slices, step_size=None, momentum=config.momentum, bounds=(0.0, 1.0), seed=1,
-                           directions=levels(config, shape)[0].kinds(), step_schedule=rf.geometric_schedule(first, last, rounds))  # fmt: skip
+                           directions=levels(config, shape)[0].kinds(),
+                           step_schedule=rf.geometric_schedule(first, last, rounds))  # fmt: skip
     for _ in range(rounds):
         x = flow.step(x)
         yield x
 
 
 def scored(steps: Iterator[Tensor], score: Score, limit: float, keep: Callable[[Rows], object]) -> Rows:
-    """Scores after 1, 2, 3, 4, 6, 8, … steps, and at the end."""
+    """Score the particles after 1, 2, 3, 4, 6, 8, … steps and at the end."""
     rows: Rows = []
     seconds, number, due = 0.0, 0, 1
     while True:
@@ -83,7 +84,7 @@ def scored(steps: Iterator[Tensor], score: Score, limit: float, keep: Callable[[
 
 
 def reached(rows: Rows, level: float) -> float | None:
-    """Seconds until the Fréchet distance is at most `level`, between two scores on logarithmic axes. None if it never is."""
+    """Return the seconds until the Fréchet distance is at most `level`, interpolated on logarithmic axes, or None."""
     if rows[0]["Fréchet"] <= level:
         return rows[0]["seconds"]
     for a, b in itertools.pairwise(rows):
@@ -94,14 +95,14 @@ def reached(rows: Rows, level: float) -> float | None:
 
 
 def compared(found: dict[str, Rows]) -> list[dict[str, Any]]:
-    """At what the usual way has come to, half way and in the end: seconds of every way, and how many times sooner they are."""
+    """Compare the seconds that each flow needs to reach the levels of the usual implementation halfway and at the end."""
     best = list(itertools.accumulate((row["Fréchet"] for row in found["usual"]), min))
     table = []
     for level in (best[len(best) // 2], best[-1]):
         seconds = {name: reached(rows, level) for name, rows in found.items()}
         base = seconds["usual"]
         times = {name: None if t is None or base is None else base / t for name, t in seconds.items()}
-        table.append({"Fréchet": level, "seconds": seconds, "times sooner": times})
+        table.append({"Fréchet": level, "seconds": seconds, "times as fast": times})
     return table
 
 
@@ -126,7 +127,11 @@ def drawn(found: dict[str, Rows], floor: dict[str, float], data: str) -> Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=list(MOMENTUM), default="fashion-mnist")
-    parser.add_argument("--minutes", type=float, help="of the usual way, the others have an eighth of it; 60, digits 3")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="minutes of the usual implementation, an eighth of it for the others; default 60, for digits 3",
+    )
     parser.add_argument("--particles", type=int, default=20_000, help="as many targets; all images, if there are fewer")
     parser.add_argument("--rounds", type=int, default=300, help="steps of the recipe")
     parser.add_argument("--out", type=Path, default=Path("docs/experiments"), help="folder for the JSON and the PNG")
@@ -171,8 +176,8 @@ def main() -> None:
     for row in compared(found):
         print(f"Fréchet distance {row['Fréchet']:.2f}:", end="")
         for name, t in row["seconds"].items():
-            times = row["times sooner"][name]
-            print(f"  {name} never" if t is None else f"  {name} {t:.1f} s, {times:.0f} times sooner", end="")
+            times = row["times as fast"][name]
+            print(f"  {name} never" if t is None else f"  {name} {t:.1f} s, {times:.0f} times as fast", end="")
         print()
 
 

@@ -1,8 +1,8 @@
-"""Samples asked for by label: whether a classifier recovers the label, and what another learns from samples alone.
+"""Evaluate samples by label: how often a classifier recognises the label, and how well another one learns from samples alone.
 
-  accuracy of a classifier trained on real data: on real held-out data, and on samples with the wanted label
-  accuracy on real held-out data of a classifier trained on samples, on as many real data, and on all real data
-  Fréchet distances, of every label and over all; of a run without labels beside them, if one is given
+  accuracy of a classifier trained on real data, on real held-out data and on samples with the requested label
+  accuracy on real held-out data of classifiers trained on samples, on equally many real images, and on all real images
+  Fréchet distances, by label and of all samples; also for a run without labels, if one is given
 
 Run: rieszflow train fashion-mnist --by-class --out runs/by-class
      python experiments/by_class.py runs/by-class [--without runs/fashion-mnist-cpu]
@@ -27,7 +27,7 @@ from rieszflow.metrics import evaluate, frechet_distance, train_classifier
 
 
 def learned_from(data: Dataset, x: Tensor, labels: Tensor, seed: int) -> float:
-    """Accuracy on held-out data of a classifier that was trained on x."""
+    """Return the held-out accuracy of a classifier trained on x."""
     return train_classifier(dataclasses.replace(data, train=x, train_labels=labels), seed=seed, steps=3000)[1]
 
 

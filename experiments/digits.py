@@ -1,9 +1,9 @@
-"""Which model suits the digits: recorded flows and sequences of networks, at several lengths.
+"""Compare models for the digits: recorded flows and sequences of networks of several lengths.
 
-Every model is trained for some seeds. Several sets of fresh samples of each are compared with the 270 held-out digits, for one
-set of 270 is noise. Beside them stand sets of training digits.
+Every model is trained with several seeds. Several sets of new samples from each are compared with the 270 held-out digits,
+because scores of a single set of 270 are noisy. Sets of training digits are scored for reference.
 
-Run: python experiments/digits.py [--only NAME ...] [--seeds 2] [--out FILE.json]     (a quarter of an hour)
+Run: python experiments/digits.py [--only NAME ...] [--seeds 2] [--out FILE.json]     (15 minutes)
 """
 
 from __future__ import annotations

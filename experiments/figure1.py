@@ -1,7 +1,8 @@
-"""The paper's Figure 1: run time of 1,000 gradients over N, and the sliced gradient's relative error over P and d.
+"""Reproduce Figure 1 of the paper: run time of 1,000 gradients against N, and error of the sliced gradient against P and d.
 
-Run time: d = 100, brute force against slices, seconds per gradient measured on a few and multiplied by 1,000. Error: against
-brute force, N = M = 1,000, mean of several draws of every kind of direction, with the line √(d/P) of Theorem 4.
+Run time: brute force and slices for d = 100; the seconds per gradient are measured on a few gradients and multiplied by 1,000.
+Error: relative to brute force for N = M = 1,000, averaged over several draws of every kind of direction, with the line √(d/P)
+of Theorem 4.
 
 Run: python experiments/figure1.py [--full]
 """
@@ -18,7 +19,7 @@ KINDS = ("independent", "orthogonal", "hadamard", "sobol")
 
 
 def clouds(n: int, d: int, g: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Uniform noise, and three Gaussians of standard deviation 0.1 with random centres in the unit cube."""
+    """Draw uniform noise, and three Gaussians of standard deviation 0.1 with random centres in the unit cube."""
     centres = torch.rand(3, d, generator=g)
     y = centres[torch.randint(3, (n,), generator=g)] + 0.1 * torch.randn(n, d, generator=g)
     return torch.rand(n, d, generator=g), y

@@ -1,10 +1,10 @@
-"""Columns of a table given others: scikit-learn's diabetes data, against a linear model with Gaussian noise.
+"""Sample columns of a table given others: scikit-learn's diabetes data, compared with a linear model with Gaussian noise.
 
-Given age, sex, body mass index and blood pressure, samples are of six blood values and of the progression a year later, all
-with mean 0 and variance 1 in training. The energy score of samples is lower for better models. Several splits into training and
-held-out data.
+Given age, sex, body mass index and blood pressure, the models sample six blood values and the progression after one year, all
+scaled to mean 0 and variance 1 on the training data. Better models have a lower energy score. Scores are computed for several
+splits into training and held-out data.
 
-Run: python experiments/given.py [--splits 5]      (some minutes)
+Run: python experiments/given.py [--splits 5]      (a few minutes)
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NETWORKS: dict[str, Any] = {
 
 
 def linear(c: Tensor, y: Tensor, at: Tensor, g: torch.Generator) -> Tensor:
-    """Samples of the linear model with Gaussian noise."""
+    """Sample from the linear model with Gaussian noise."""
     ones = torch.ones(len(c), 1).double()
     B = torch.linalg.lstsq(torch.cat([c, ones], 1), y).solution
     rest = y - torch.cat([c, ones], 1) @ B
@@ -48,7 +48,7 @@ def linear(c: Tensor, y: Tensor, at: Tensor, g: torch.Generator) -> Tensor:
 
 
 def flowed(settings: dict[str, Any], c: Tensor, y: Tensor, at: Tensor) -> Tensor:
-    """Samples of a model of ours."""
+    """Sample from a generative flow."""
     flow = rf.GenerativeFlow(**settings).fit(y, condition=c)
     n = len(at) * ANSWERS
     return flow.sample(n, condition=at.repeat_interleave(ANSWERS, 0), seed=1).view(len(at), ANSWERS, -1).double()

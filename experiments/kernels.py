@@ -1,7 +1,7 @@
-"""The paper's kernel comparison: flows of D² with Gaussian, inverse multiquadric, Laplace and Riesz kernels.
+"""Compare kernels as in the paper: MMD flows with Gaussian, inverse multiquadric, Laplace and Riesz kernels.
 
-Exact gradients; every flow gets the best of several step sizes, judged by its own last W₁, so that a kernel is not blamed for a
-bad one. Points in the plane start far from their target; digits start as uniform noise. W₁ is exact (an assignment problem).
+Gradients are exact. Every flow uses the best of several step sizes, judged by its final W₁, so that no kernel suffers from a
+bad choice. Points in the plane start far from their target; digits start as uniform noise. W₁ is exact (an assignment problem).
 
 Run: python experiments/kernels.py [--full]
 """
@@ -16,7 +16,7 @@ from rieszflow.report import picture
 
 
 def kernels(scale: float) -> dict[str, rf.Kernel]:
-    """Parameters from far below to far above the target's own size."""
+    """Return kernels with parameters from far below to far above the size of the target."""
     found: dict[str, rf.Kernel] = {f"Riesz r = {r}": rf.Riesz(r) for r in (0.5, 1.0, 1.5)}
     for factor in (0.05, 0.25, 1.0, 4.0):
         found[f"Gaussian {factor} s"] = rf.Gaussian(factor * scale)
@@ -31,10 +31,10 @@ def wasserstein(x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def run(kernel: rf.Kernel, start: torch.Tensor, y: torch.Tensor, marks: list[int], scale: float) -> dict:
-    """The flow with the step size that ends best."""
+    """Run the flow with several step sizes and return the best result."""
     best = None
-    # Sizes of a step in units of the target's, for the force that the kernel exerts at that distance.
-    size = rf.mmd2_gradient(torch.zeros(1, y.shape[1]), scale * torch.eye(1, y.shape[1]), kernel=kernel).norm().item()
+    # Step sizes in units of the target's size, for the gradient of ½ MMD² at that distance.
+    size = rf.mmd2_gradient(torch.zeros(1, y.shape[1]), scale * torch.eye(1, y.shape[1]), kernel=kernel).norm().item() / 2
     for step in (0.01, 0.1, 1.0, 10.0):
         flow = rf.ParticleFlow(y, kernel=kernel, slices=None, step_size=step * scale / max(size, 1e-6), momentum=0.5)
         x = flow.run(start, steps=marks[-1], snapshots=marks)
@@ -68,7 +68,8 @@ def main() -> None:
             results[label] = run(kernel, start, y, marks, scale)
             r = results[label]
             print(
-                f"{name:>7} {label:>30}: W1 {r['W1'][0]:.3f} to {r['W1'][-1]:.4f}, 2D² {r['energy_distance'][-1]:.5f}",
+                f"{name:>7} {label:>30}: W1 {r['W1'][0]:.3f} to {r['W1'][-1]:.4f}, "
+                f"energy distance {r['energy_distance'][-1]:.5f}",
                 flush=True,
             )
         figure = Figure(figsize=(16, 8), layout="tight")

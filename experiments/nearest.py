@@ -1,6 +1,6 @@
-"""Samples of a run beside their L2-nearest training images, and how near they are: is it memorising?
+"""Show samples of a run with their L2-nearest training images and the distances, to detect memorisation.
 
-Held-out images are the yardstick: a model that memorised would lie much nearer to the training data than they do.
+Held-out images are the reference: samples of a model that memorises would be much closer to the training data.
 
 Run: python experiments/nearest.py RUN [--full]     (RUN: runs/demo after `make demo`)
 """

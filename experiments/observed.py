@@ -1,7 +1,7 @@
-"""Several answers to what is known of held-out images: pictures, and whether the answers' spread is right.
+"""Complete partially observed held-out images several times, and check whether the spread of the completions is right.
 
-The truth of a held-out image should be like one more answer. Of every image its rank among the answers is taken, in some
-directions of what is not known; ranks should be uniform. Intervals between answers should hold the truth as often as they say.
+The true image should be distributed like one more completion. Its ranks among the completions, along several directions of
+the unknown part, should be uniform, and intervals between completions should contain the truth with their nominal probability.
 
 Run: rieszflow train fashion-mnist --observe left-half --out runs/left-half
      python experiments/observed.py runs/left-half [--images 200 --answers 100]
@@ -31,7 +31,7 @@ SHARES = (0.5, 0.8, 0.9)
 
 
 def covered(ranks: Tensor, answers: int) -> dict[str, float]:
-    """How often the truth lies in the middle share of the answers."""
+    """Return how often the truth lies within the given central share of the completions."""
     place = (ranks.double() + 0.5) / (answers + 1)
     return {f"{share:.0%}": ((place - 0.5).abs() <= share / 2).double().mean().item() for share in SHARES}
 
@@ -83,8 +83,8 @@ def main() -> None:
     figure = Figure(figsize=(6, 3.2), layout="tight")
     axes = figure.add_subplot()
     axes.hist(ranks.flatten().numpy(), bins=21, range=(-0.5, args.answers + 0.5), density=True)
-    axes.axhline(1 / (args.answers + 1), color="grey", ls="--", label="as it should be")
-    axes.set(xlabel=f"rank of the truth among {args.answers} answers", ylabel="share", title=kind[:40])
+    axes.axhline(1 / (args.answers + 1), color="grey", ls="--", label="uniform")
+    axes.set(xlabel=f"rank of the truth among {args.answers} completions", ylabel="share", title=kind[:40])
     axes.legend()
     args.out.mkdir(parents=True, exist_ok=True)
     name = f"observed-{Path(data.name).stem}-{kind[:20].replace(':', '-')}"

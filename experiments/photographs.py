@@ -1,4 +1,4 @@
-"""Small real colour images: patches of the two photographs that scikit-learn ships.
+"""Write small colour images: patches of the two photographs that are shipped with scikit-learn.
 
 Run: python experiments/photographs.py [FILE.npz] [--side 32] [--n 6000]
 """
@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_images
 
 
 def patches(n: int, height: int, width: int, seed: int = 0) -> np.ndarray:
-    """(n, height, width, 3) bytes, cut out at random places."""
+    """Cut out patches at random positions; return bytes of shape (n, height, width, 3)."""
     photographs, rng = load_sample_images().images, np.random.default_rng(seed)
     found = []
     for _ in range(n):
@@ -26,8 +26,8 @@ def patches(n: int, height: int, width: int, seed: int = 0) -> np.ndarray:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", nargs="?", type=Path, default=Path("runs/photographs.npz"))
-    parser.add_argument("--side", type=int, default=32, help="pixels along a patch's side")
-    parser.add_argument("--n", type=int, default=6000, help="patches")
+    parser.add_argument("--side", type=int, default=32, help="pixels along the side of a patch")
+    parser.add_argument("--n", type=int, default=6000, help="number of patches")
     arguments = parser.parse_args()
     arguments.file.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(arguments.file, x=patches(arguments.n, arguments.side, arguments.side))

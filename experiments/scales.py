@@ -1,6 +1,6 @@
-"""What kinds of slices move particles of Fashion-MNIST best: Fréchet and energy distance over seconds.
+"""Compare kinds of slices on Fashion-MNIST by the Fréchet and energy distance as functions of time.
 
-Particles, and fresh points that are moved by what the flow wrote down, against 4,000 held-out images.
+Particles, and new points that follow the recording, are compared with 4,000 held-out images.
 
 Run: python experiments/scales.py [--only NAME ...] [--out FILE.json] [--picture FILE.png]     (an hour for all)
 """
@@ -33,7 +33,7 @@ def patches(size: int, scale: int) -> rf.PatchSlices:
 
 BEST: list[Any] = ["hadamard", patches(10, 2), patches(7, 1)]
 ALL: list[Any] = ["hadamard", patches(7, 4), patches(7, 2), patches(7, 1)]
-# Of every setting the number of single steps is about the same, so that equal slices are compared.
+# All settings have about the same number of single steps and thus of slices.
 SETTINGS: dict[str, dict[str, Any]] = {
     "whole images": {"kinds": ["hadamard"], "steps": 1800},
     "patches 7 × 7, stretched 4, 2, 1": {"kinds": ALL[1:]},
@@ -73,7 +73,7 @@ def run(
     latents_name: str = "smooth",
     summed: bool = False,
 ) -> list[dict[str, float]]:
-    """Scores over seconds of flow; what it costs to follow the fresh points is not counted."""
+    """Score particles over the seconds of the flow, excluding the time for moving the new points."""
     rounds = steps or 1800 // len(kinds)
     flow = rf.ParticleFlow(
         y, slices=P, step_size=None, momentum=momentum, directions=kinds, target_batch_size=particles, bounds=bounds, seed=1,
@@ -109,7 +109,7 @@ def draw(found: dict[str, list[dict[str, float]]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", help="names of settings, or how they begin")
+    parser.add_argument("--only", nargs="*", help="names of settings, or their beginnings")
     parser.add_argument("--particles", type=int, default=8000)
     parser.add_argument("--out", type=Path, default=Path("runs/scales.json"))
     parser.add_argument("--picture", type=Path, default=Path("runs/scales.png"))

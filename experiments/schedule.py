@@ -1,9 +1,9 @@
-"""Energy distance against flow steps and against seconds: the paper's flow, and ours, on the same data.
+"""Plot the energy distance of the paper's flow and of ours over flow steps and seconds, on the same data.
 
-The paper's: a uniform start, fresh independent directions at every step, P = 1,000, τ = 1 and momentum 0.8; its seconds are its
-steps times those of one step of the usual implementation (dense directions, three sorts), measured here. Ours: whole
-orthogonal blocks of a fast transform whose tables of the target are kept, τ by the data's size, from the same start, and from
-smooth latents kept in the box [0, 1]^d.
+The paper's flow uses a uniform start, new independent directions in every step, P = 1,000, τ = 1 and momentum 0.8. Its seconds
+are the number of steps times the measured time of one step of the usual implementation (dense directions, three sorts). Ours
+uses whole orthogonal blocks of a fast transform with cached targets and automatic τ, once from the same start and once from
+smooth latents kept in [0, 1]^d.
 
 Run: python experiments/schedule.py [--full]
 """

@@ -1,4 +1,4 @@
-"""Finds what benchmarks and experiments share: benchmarks/common.py."""
+"""Import the code that benchmarks and experiments share, benchmarks/common.py."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The paper's Figure 2: particles after 2^k steps of the flow, without and with momentum, from a uniform start.
+"""Reproduce Figure 2 of the paper: particles after 2^k steps from a uniform start, without and with momentum.
 
 Run: python experiments/trajectories.py [--full]
 """

@@ -191,7 +191,7 @@ def test_who_is_scaled():
 
 def test_many_clouds_give_one_notice():
     """More clouds than rows are looked at: every one still gives a row."""
-    from rieszflow.data.scale import choose_spreads
+    from rieszflow.data.streams import choose_spreads
 
     clouds = [rf.stream(cloud) for cloud in np.random.default_rng(0).normal(size=(300, 2, 2)) * [1, 100]]
     with pytest.warns(rf.Notice, match="the spread of column 1 is .* times that of column 0"):

@@ -26,7 +26,7 @@ def test_target_is_the_plain_gradient():
 
 
 def test_target_follows_points_that_move():
-    """Tables made for points far away would be coarse at the target, so they are made again when the points leave their range."""
+    """Tables for points far away would be coarse at the target, so they are rebuilt when the points leave their range."""
     _, y = clouds(1, 10, 3000, 10, torch.float32)
     target = rf.Target(y, slices=40, seed=generator(4), refresh_every=4, engine="bins")
     for shift in (0.0, 100.0, 100.0, 100.0, 100.0, 100.0, 100.0, 100.0, 100.0):

@@ -1,4 +1,4 @@
-from ._infra.notices import Notice
+from ._infra.messages import Notice
 from ._types import Progress
 from .constraints import Mask, Pool
 from .data import stream

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rieszflow import engines, exact, sliced
 from rieszflow._infra import validate
 from rieszflow._infra.autograd import draw_outside_transforms, may_be_recomputed, recomputing, second_derivative
-from rieszflow._infra.isolation import isolated_numerics
+from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._types import DirectionsName, EngineName, Need, Pair, Statistic
 from rieszflow.directions import KINDS, PatchSlices
 from rieszflow.engines import Problem

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from rieszflow._infra import validate
 from rieszflow._infra.autograd import with_derivatives
-from rieszflow._infra.isolation import isolated_numerics
 from rieszflow._infra.jit import OPTIONS, SUMS, parallel_for
-from rieszflow._infra.scaling import two_to
+from rieszflow._infra.numerics import isolated_numerics, two_to
 from rieszflow._types import Points, PointsT
 from rieszflow.errors import DerivativeError, InputError, InputTypeError
 from rieszflow.exact.pairs import distinct

@@ -7,7 +7,7 @@ import torch
 from rieszflow import engines
 from rieszflow._infra import validate
 from rieszflow._infra.autograd import recomputing, with_derivatives
-from rieszflow._infra.isolation import isolated_numerics
+from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._types import EngineName, Need, Pair, Points, PointsT, Seed, Statistic
 from rieszflow.directions import Kind, sample
 from rieszflow.engines import Problem, Result

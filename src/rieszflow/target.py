@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rieszflow import directions, engines
 from rieszflow._infra import ranks, validate
-from rieszflow._infra.isolation import isolated_numerics
+from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import BufferPool
 from rieszflow._types import Batches, Cloud, EngineName, Need, Pair, Points, PointSource, PointsT, Seed, Statistic

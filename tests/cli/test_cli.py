@@ -24,8 +24,8 @@ from problems import content
 from rich.console import Console
 
 from rieszflow import Progress, cli, report
-from rieszflow._infra.notices import notice
-from rieszflow.cli import error_handling, output
+from rieszflow._infra.messages import notice
+from rieszflow.cli import commands, output
 from rieszflow.generative import Config, Run
 from rieszflow.generative.run import StageMetrics
 
@@ -369,7 +369,7 @@ def test_notices_and_warnings_are_lines(tmp_path, monkeypatch):
     lines = [line for line in done.stderr.splitlines() if not line.startswith("note: compiling")]
     assert lines == ["note: one thing", "note: another", "warning: old (FutureWarning of torch/nn.py)"]
     assert json.loads(done.stdout)["notices"] == ["one\nthing", "another"]
-    monkeypatch.setattr(error_handling, "_rank", lambda _: 1)
+    monkeypatch.setattr(commands, "_rank", lambda _: 1)
     assert called("compare", "x.npy", "x.npy", "--json", "--out", "d.png", cwd=tmp_path).stderr == ""
 
 
@@ -509,8 +509,8 @@ def test_a_variable_of_another_program_does_not_silence_us(monkeypatch):
             monkeypatch.delenv(name, raising=False)
             if value is not None:
                 monkeypatch.setenv(name, str(value))
-        assert error_handling._rank("train") == error_handling._rank("resume") == rank
-        assert error_handling._rank("sample") == error_handling._rank("") == 0
+        assert commands._rank("train") == commands._rank("resume") == rank
+        assert commands._rank("sample") == commands._rank("") == 0
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "presets" in called("info").stdout

@@ -17,8 +17,7 @@ from test_datasets import cifar_batches, idx
 import rieszflow as rf
 from rieszflow import Notice
 from rieszflow.data import Dataset, DatasetError, as_points, load
-from rieszflow.data.files import read_points
-from rieszflow.data.images import is_image_folder
+from rieszflow.data.files import is_image_folder, read_points
 from rieszflow.generative import Config
 from rieszflow.generative.training_data import dataset
 

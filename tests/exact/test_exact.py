@@ -221,7 +221,7 @@ def test_a_shared_weight_vector_collects_the_derivatives_of_a_batch():
 
 
 def test_equal_weights_are_equal_in_float32():
-    """1/3 and 1/7 rounded to float32 would leave the clouds with different total weights, an error of 1e-8 of E‖X − Y‖ = 1e4."""
+    """1/3 and 1/7 rounded to float32 would leave the clouds with different total weights, an error of 1e-8 of E‖X − Y‖."""
     x, y = torch.tensor([[0.0], [1e4]]).repeat(3, 1), torch.tensor([[0.0], [1e4]]).repeat(7, 1)
     assert abs(rf.mmd2(x, y).item()) < 1e-11
 

@@ -23,7 +23,7 @@ from torch import nn
 import rieszflow as rf
 from rieszflow._infra import files
 from rieszflow._infra.files import atomically, load_tensors, save_tensors
-from rieszflow._infra.notices import Notice
+from rieszflow._infra.messages import Notice
 from rieszflow.errors import FileError, WriteError
 from rieszflow.generative import Config, ConfigError, Run, RunError
 from rieszflow.generative.networks import check_memory
@@ -141,7 +141,7 @@ def test_a_kill_while_a_missing_network_is_trained_again(run, whole):
 def test_later_networks_of_an_earlier_training_are_not_kept(run, monkeypatch):
     """Training again may give other weights, as on a GPU: networks of later stages would not fit them."""
     network(run, 1).unlink()
-    monkeypatch.setattr(rf.flow.schedule, "_STEP", 0.3)
+    monkeypatch.setattr(rf.flow.steps, "_STEP", 0.3)
     before = [network(run, n).read_bytes() for n in (2, 3)]
     with pytest.warns(Notice), pytest.raises(Stop):
         rf.GenerativeFlow.resume(run, points(), progress=stop_at(2, "flow", 1))

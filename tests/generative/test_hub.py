@@ -12,7 +12,7 @@ from problems import generator
 
 import rieszflow as rf
 from rieszflow import report
-from rieszflow._infra.notices import Notice
+from rieszflow._infra.messages import Notice
 from rieszflow.errors import ConfigError, FileError, InputTypeError, RunError
 
 SETTINGS = {

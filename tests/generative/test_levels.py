@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 import rieszflow as rf
 from rieszflow import report
-from rieszflow._infra.notices import Notice
+from rieszflow._infra.messages import Notice
 from rieszflow.data import DatasetError, load
-from rieszflow.flow.schedule import default_step_sizes
+from rieszflow.flow.steps import default_step_sizes
 from rieszflow.generative import Config, ConfigError, Run, presets
 from rieszflow.generative.levels import levels, pool, upsample
 

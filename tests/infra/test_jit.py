@@ -79,8 +79,8 @@ def test_no_folder_is_made_for_a_user_without_home(tmp_path, monkeypatch, home):
 def test_imports_where_nothing_can_be_kept(tmp_path):
     """Numba's own setting leaves only the place for notebooks, which does not suit files: what a read-only container gives."""
     code = (
-        "from rieszflow.engines import sort_loops; from rieszflow._infra.jit import CACHED; "
-        "print(CACHED, sort_loops.gradient.stats.cache_path)"
+        "from rieszflow.engines import sort; from rieszflow._infra.jit import CACHED; "
+        "print(CACHED, sort.radix_gradient.stats.cache_path)"
     )
     assert python(code, tmp_path, NUMBA_CACHE_LOCATOR_CLASSES="IPythonCacheLocator").stdout == "False None\n"
     assert not list(tmp_path.iterdir())

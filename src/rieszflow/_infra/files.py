@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load
 from torch import Tensor
 
-from rieszflow._infra.text import one_line
+from rieszflow._infra.messages import one_line
 from rieszflow.errors import FileError, InputError, WriteError
 
 __all__ = [

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rieszflow._infra.text import one_line
+from rieszflow._infra.messages import one_line
 from rieszflow.errors import InputError, InputTypeError, RankError
 
 __all__ = [

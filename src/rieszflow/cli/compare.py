@@ -1,7 +1,9 @@
-"""rieszflow compare | sketch."""
+"""rieszflow compare | sketch | pairwise."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from functools import partial
 from pathlib import Path
@@ -9,14 +11,18 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from rieszflow._infra.text import on_one_line
-from rieszflow.cli.app import app
-from rieszflow.cli.error_handling import invocation
+from rieszflow._infra.messages import on_one_line
+from rieszflow.cli.commands import app, invocation
 from rieszflow.cli.options import Force, Json, Keywords, Scale, Seed, check_new_file, scale_line, with_reading_options
 from rieszflow.cli.output import ProgressBars, print_table, show
 from rieszflow.errors import InputError
 
 SOURCE = "a .npy, .npz, .csv, .tsv or .parquet file, a folder of tables or of images"
+_CONVENTION = "energy distance (MMD², unbiased: around 0, possibly negative, for equal distributions)"
+
+
+def _print_json(content: Keywords) -> None:
+    print(json.dumps({**content, "notices": invocation().notices}))
 
 
 @app.command(epilog="Example: `rieszflow compare january.csv february.csv --out differences.png`")
@@ -54,23 +60,15 @@ def compare(
     columns = found.columns(top)
     if as_json:
         content = {
-            "a": a,
-            "b": b,
-            "distance": found.statistic,
-            "estimator": "U",
-            "confidence_interval": found.confidence_interval,
-            "pvalue": found.pvalue,
-            "n": [found.x.n, found.y.n],
-            "d": found.x.d,
-            "slices": found.x.slices,
-            "scale": found.scale,
+            "a": a, "b": b, "distance": found.statistic, "estimator": "U",
+            "confidence_interval": found.confidence_interval, "pvalue": found.pvalue,
+            "n": [found.x.n, found.y.n], "d": found.x.d, "slices": found.x.slices, "scale": found.scale,
             "columns": [{"name": name, "energy_coefficient": value} for name, value in columns],
-            "notices": invocation().notices,
-        }
-        print(json.dumps(content))
+        }  # fmt: skip
+        _print_json(content)
         return
     show(on_one_line(f"{a}: {found.x.n} points; {b}: {found.y.n} points; d = {found.x.d}, {found.x.slices} slices"))
-    distance = f"energy distance (MMD², unbiased: around 0, possibly negative, for equal distributions): {found.statistic:.6g}"
+    distance = f"{_CONVENTION}: {found.statistic:.6g}"
     if found.confidence_interval is None:
         show(f"{distance}; no test, because two sketches contain no points to permute")
     else:
@@ -111,7 +109,7 @@ def sketch(
         raise InputError(f"--scale must be auto with a sketch, which has its own, got {scale}")
     check_new_file(out, ".sketch", force=force)
     from rieszflow.data import Stream, stream
-    from rieszflow.data.scale import choose_spreads
+    from rieszflow.data.streams import choose_spreads
     from rieszflow.sketch import Plan, SliceSketch
     from rieszflow.sketch.plan import SliceSettings
 
@@ -133,3 +131,64 @@ def sketch(
     stored = 0 if total.reservoir is None else len(total.reservoir)
     show(f"{out}: {total.n} points, d = {total.d}, {out.stat().st_size / 1e6:.1f} MB, including {stored} random points")
     show(scale_line(total.scale))
+
+
+@app.command(epilog="Example: `rieszflow pairwise cells.h5ad --by perturbation --obsm X_pca --out pairwise.csv`")
+@with_reading_options
+def pairwise(
+    source: Annotated[str, Argument(metavar="SOURCE", help="A .csv, .tsv, .parquet or .h5ad file.")],
+    by: Annotated[str, Option(help="Column of group labels; in obs for an .h5ad file.")],
+    obsm: Annotated[str | None, Option(help="Key in obsm of an .h5ad file that holds the points.", show_default="X")] = None,
+    layer: Annotated[str | None, Option(help="Layer of an .h5ad file that holds the points.", show_default="X")] = None,
+    slices: Annotated[int, Option(min=1, help="Number of random directions.")] = 256,
+    permutations: Annotated[int, Option(min=0, help="Number of permutations of each test; 0 for no tests.")] = 999,
+    seed: Seed = 0,
+    top: Annotated[int, Option(min=0, help="Number of pairs to list from each end of the ranking.")] = 5,
+    out: Annotated[Path | None, Option(help="Table (.csv) of all pairs; a heat map (.png) is written with it.")] = None,
+    force: Force = False,
+    as_json: Json = False,
+    scale: Scale = "auto",
+    *,
+    reading: Keywords,
+) -> None:
+    """Compute the energy distances between all groups of points, with p-values and a heat map of similar groups."""
+    if out is not None:
+        check_new_file(out, ".csv", force=force, figure=True)
+
+    from rieszflow import report
+    from rieszflow._infra.files import atomically
+    from rieszflow.data import stream
+    from rieszflow.data.options import TableOptions
+    from rieszflow.two_sample.pairwise import pairwise_energy_distance
+
+    points: object = source
+    if TableOptions(**reading) != TableOptions():
+        points = stream(source, **{**reading, "exclude": [*reading.get("exclude", ()), by]})
+    with ProgressBars() as progress:
+        found = pairwise_energy_distance(
+            points, by, obsm=obsm, layer=layer,
+            slices=slices, permutations=permutations, seed=seed, scale=scale, progress=progress,
+        )  # fmt: skip
+    pairs = found.pairs()
+    if out is not None:
+        text = io.StringIO()
+        rows = csv.DictWriter(text, list(pairs[0]), lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(pairs)
+        atomically(out, lambda file: file.write_text(text.getvalue(), encoding="utf-8"))
+        report.save_picture(out.with_suffix(".png"), report.heat_map(found))
+    if as_json:
+        content = {"source": source, "by": by, "estimator": "U", "scale": found.scale, "pairs": pairs}
+        _print_json(content)
+        return
+    show(on_one_line(f"{source}: {int(found.sizes.sum())} points in {len(found)} groups by {by}, {slices} slices"))
+    show(_CONVENTION)
+    show(scale_line(found.scale))
+    shown = pairs if len(pairs) <= 2 * top else [*pairs[:top], *pairs[len(pairs) - top :]]
+    cells = [[f"{v:.4g}" if isinstance(v, float) else on_one_line(str(v)) for v in row.values()] for row in shown]
+    if shown:
+        print_table([name.replace("_", " ") for name in shown[0]], cells)
+    if out is not None:
+        show(f"all {len(pairs)} pairs: {out}; heat map: {out.with_suffix('.png')}")
+    elif len(shown) < len(pairs):
+        show(f"{len(shown)} of {len(pairs)} pairs; --out pairwise.csv writes all pairs and a heat map")

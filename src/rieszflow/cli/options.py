@@ -14,13 +14,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 from typer import Argument, Option
 
 from rieszflow._types import ScaleName
-from rieszflow.cli.error_handling import invocation
+from rieszflow.cli.commands import invocation
 from rieszflow.errors import InputError
-
-__all__ = [
-    "DataPath", "Force", "Json", "Keywords", "RunPath", "Scale", "Seed", "check_new_file", "check_new_run", "check_writable",
-    "scale_line", "with_reading_options",
-]  # fmt: skip
 
 Keywords: TypeAlias = dict[str, Any]  # arguments of a function with options of many types
 
@@ -52,18 +47,11 @@ def _reading(
     dates: Annotated[bool, Option("--dates", help="Read dates and times as seconds.")] = False,
     encoding: Annotated[str, Option(help="Encoding of CSV files.")] = "utf-8",
 ) -> Keywords:
-    """Return the options as keyword arguments of `rieszflow.stream`."""
+    """Return the options for reading tables as keyword arguments of `rieszflow.stream`."""
     names = {"columns": columns, "exclude": exclude}
-    return {
-        **{name: next(csv.reader([text])) for name, text in names.items() if text is not None},
-        "header": {"yes": True, "no": False}.get(header, "auto"),
-        "delimiter": delimiter,
-        "decimal": decimal,
-        "thousands": thousands,
-        "missing": missing or None,
-        "dates": dates,
-        "encoding": encoding,
-    }
+    lists = {name: next(csv.reader([text])) for name, text in names.items() if text is not None}
+    rest: Keywords = {"header": {"yes": True, "no": False}.get(header, "auto"), "missing": missing or None, "dates": dates}
+    return {**lists, **rest, "delimiter": delimiter, "decimal": decimal, "thousands": thousands, "encoding": encoding}
 
 
 def with_reading_options(command: Callable[..., None]) -> Callable[..., None]:

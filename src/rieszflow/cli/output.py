@@ -13,13 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rieszflow._infra.text import on_one_line
+from rieszflow._infra.messages import on_one_line
 from rieszflow._types import Progress
 
 if TYPE_CHECKING:
     from rieszflow.generative import Config
-
-__all__ = ["ProgressBars", "TrainingBars", "console", "print_message", "print_table", "show"]
 
 if not os.environ.get("COLUMNS", "").strip("0"):  # Rich would print nothing in 0 columns
     os.environ.pop("COLUMNS", None)
@@ -29,7 +27,7 @@ _ASCII = {"→": "->", "×": "x", "–": "-", "—": "-", "−": "-", "≥": ">=
 
 
 def _transliterate(error: UnicodeError) -> tuple[str, int]:
-    """Replace what an encoding lacks by ASCII: "D2" for "D²", "..." for "…", "?" as a last resort."""
+    """Replace characters that an encoding lacks by ASCII: "D2" for "D²", "..." for "…", "?" as a last resort."""
     assert isinstance(error, UnicodeEncodeError)
     text = ""
     for char in error.object[error.start : error.end]:
@@ -66,7 +64,7 @@ def print_table(headings: list[str], rows: list[list[str]]) -> None:
 
 
 class ProgressBars:
-    """Progress bars that are visible on a terminal only; a `progress` callback."""
+    """A `progress` callback that shows progress bars, on a terminal only."""
 
     speed_estimate_period = 30.0  # seconds
 
@@ -123,7 +121,7 @@ class TrainingBars(ProgressBars):
     def __call__(self, at: Progress, **_: str) -> None:
         flow, _fit = self.schedule[at.stage - 1]
         done = sum(map(sum, self.schedule[: at.stage - 1])) + (flow if at.what == "fit" else 0) + at.done
-        # Rich estimates the speed from the last thousand updates: in steps of a thousandth they cover the whole training.
+        # Rich estimates the speed from the last thousand updates, so update in steps of a thousandth of the training.
         if (now := 1000 * done // self.steps) != self.shown:
             self.shown = now
             self.bars.update(self.total, description=f"stage {at.stage} of {at.stages}", completed=done)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from rieszflow.cli.app import app
+from rieszflow.cli.commands import app
 from rieszflow.cli.options import DataPath, Force, RunPath, Seed, check_new_file, check_writable
 from rieszflow.cli.output import ProgressBars, print_table, show
 from rieszflow.errors import InputError
@@ -53,7 +53,7 @@ def sample(
 
 
 def _condition(run: Run, n: int, label: int | None, condition: str | None, observed: str | None) -> object:
-    """Return the condition of --label, --condition or --observed, which must be the kind that the run was trained with."""
+    """Return the value of --label, --condition or --observed; the option must fit the condition that the run was trained on."""
     kind = run.config.condition
     accepted = {"": "no condition", "class": "--label"}.get(kind, "--observed")
     if kind.startswith(("columns:", "values")):
@@ -125,7 +125,7 @@ def evaluate(
 
 
 def _check_evaluation(run: Run, inception_weights: Path | None) -> None:
-    """Check what the report needs, and that all files can be written, before the scoring, which takes a while."""
+    """Fail early: check that the files of an evaluation can be read and written, since scoring takes a while."""
     import torch
 
     from rieszflow.metrics.distances import check_inception
@@ -145,7 +145,7 @@ def info(
 ) -> None:
     """Describe a run and its progress; without a run, list data sets and presets."""
     from rieszflow import report
-    from rieszflow._infra.text import printable
+    from rieszflow._infra.messages import printable
     from rieszflow.data import NAMED
     from rieszflow.generative import Run, presets
 

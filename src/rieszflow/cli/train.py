@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from rieszflow._infra.extras import extra
-from rieszflow.cli.app import app
-from rieszflow.cli.error_handling import invocation
+from rieszflow.cli.commands import app, invocation
 from rieszflow.cli.options import DataPath, Keywords, RunPath, check_new_run
 from rieszflow.cli.output import TrainingBars, show
 from rieszflow.errors import InputError

@@ -2,8 +2,8 @@
 
 No file is ever executed, and nothing is downloaded unless a Hugging Face data set is requested by name (`hf:mnist`).
 
-Modules, from the lowest: points, dataset (arrays in memory); paths, images, files (arrays and images in files); options,
-batches, arrow, csv_file, tables (tables); streams, scale, labels (points in batches); datasets (`load`).
+Modules, from the lowest: points, dataset (arrays in memory); paths, files (arrays and images in files); options, streams
+(points in batches); arrow, csv_file, tables (tables); sources (`stream`); labels; datasets (`load`).
 """
 
 from rieszflow.data.dataset import ColumnScaler, Dataset, scale_points, unscale_points

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -12,8 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
-from rieszflow._infra.notices import notice
-from rieszflow._infra.text import one_line
+from rieszflow._infra.messages import notice, one_line
 from rieszflow.data.options import TableOptions, cell_error, is_missing
 from rieszflow.data.points import as_points
 from rieszflow.errors import DatasetError
@@ -22,22 +22,14 @@ Column: TypeAlias = "pa.Array[Any]"
 
 
 class Part:
-    """A file or a data frame: typed columns, and passes over some of them.
+    """One file of a table, or a data frame: the types of its columns, and passes over some of them."""
 
-    Attributes:
-        n: Number of rows, or None if unknown.
-        named: False for a CSV file without header.
-        typed: False if types were inferred from cells.
-        extensions: Names of the extension types of columns whose numbers mean something else.
-        index: Columns that hold a pandas index.
-        missing: Texts that mark a missing value.
-    """
-
-    n: int | None = None
-    named = typed = True
-    extensions: Mapping[str, str] = MappingProxyType({})
-    index: Collection[str] = ()
-    missing: Collection[str] = ()
+    n: int | None = None  # number of rows, if known
+    named = True  # False for a CSV file without header
+    typed = True  # False if types were inferred from cells
+    extensions: Mapping[str, str] = MappingProxyType({})  # extension types of columns whose numbers mean something else
+    index: Collection[str] = ()  # columns that hold a pandas index
+    missing: Collection[str] = ()  # texts that mark a missing value
 
     def __init__(self, name: str, types: dict[str, pa.DataType]) -> None:
         self.name, self.types = name, types
@@ -47,7 +39,7 @@ class Part:
         raise NotImplementedError
 
     def place(self, row: int) -> str:
-        """Describe for messages where a row is."""
+        """Describe the position of a row for messages."""
         return f"row {row}, counted from 0"
 
     def explain(self, columns: list[str], error: Exception) -> Exception:
@@ -58,8 +50,6 @@ class Part:
 def skip_reason(kind: pa.DataType, options: TableOptions) -> str | None:
     """Return why a column of this type is skipped; "text" if that depends on its cells, None if it is read."""
     kind = storage(kind)
-    if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
-        return skip_reason(kind.value_type, options)
     if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind):
         return None
     if types.is_temporal(kind) and not types.is_interval(kind):
@@ -76,8 +66,10 @@ def skip_reason(kind: pa.DataType, options: TableOptions) -> str | None:
 
 
 def storage(kind: pa.DataType) -> pa.DataType:
-    """Return the type that an extension type is stored as; other types unchanged."""
-    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    """Return the type of the values that a column of an extension, dictionary or run-end encoded type holds."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return storage(kind.storage_type)
+    return storage(kind.value_type) if types.is_dictionary(kind) or types.is_run_end_encoded(kind) else kind
 
 
 def is_list(kind: pa.DataType) -> TypeGuard[pa.ListType[Any]]:
@@ -93,8 +85,6 @@ def _is_text(kind: pa.DataType) -> bool:
 def fits_float32(kind: pa.DataType) -> bool:
     """Return True if float32 holds every value of the type."""
     kind = storage(kind)
-    if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
-        return fits_float32(kind.value_type)
     if is_list(kind):
         return fits_float32(kind.value_type)
     small = types.is_integer(kind) and kind.bit_width <= 16
@@ -103,11 +93,9 @@ def fits_float32(kind: pa.DataType) -> bool:
 
 def to_seconds(column: Column) -> Column:
     """Convert times and durations to seconds, and dates to seconds since 1970."""
+    if types.is_date(column.type):
+        column = column.cast(pa.timestamp("s" if types.is_date32(column.type) else "ms"))
     kind = column.type
-    if types.is_date32(kind):
-        return pc.multiply(column.cast(pa.int32()).cast(pa.float64()), 86400.0)
-    if types.is_date64(kind):
-        return pc.divide(column.cast(pa.int64()).cast(pa.float64()), 1e3)
     # Divide integers first: float64 does not hold nanoseconds since 1970 exactly.
     ticks = column.cast(pa.int32() if types.is_time32(kind) else pa.int64()).cast(pa.int64())
     per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[kind.unit]
@@ -123,7 +111,7 @@ def label_values(column: Column | pa.ChunkedArray[Any]) -> list[object]:
 
 @dataclass(frozen=True)
 class _Place:
-    """A column of a part, for messages; `row` maps the index of a value in an array to its row in the part."""
+    """A column of a part, for messages; `row` maps the index of a value to its row in the part."""
 
     part: Part
     column: str
@@ -137,10 +125,7 @@ class _Place:
 
 
 class Reader:
-    """A pass over the chosen columns of all parts of a table, and over a column of labels.
-
-    If `options.missing` is given, rows that lack a number or a label are skipped.
-    """
+    """Passes over the chosen columns of a table and its labels; with `options.missing`, incomplete rows are skipped."""
 
     def __init__(
         self, name: str, parts: list[Part], columns: list[str], float32: bool, options: TableOptions, label: str | None
@@ -152,7 +137,7 @@ class Reader:
         self.lists = {c for c in columns if any(is_list(storage(part.types[c])) for part in parts)}
 
     def widths(self) -> dict[str, int]:
-        """Return how many numbers each column has in a row, according to the first rows."""
+        """Return how many numbers each column has in a row: one, unless it holds lists."""
         if self.lists:
             next(self.matrices(), None)
         return {c: self.found.get(c, 1) for c in self.columns}
@@ -177,8 +162,7 @@ class Reader:
         for part, batch, row in self._batches(self.columns if self.skips else [], True):
             values, missing = self._labels(part, batch)
             if self.skips:
-                bad = self._matrix(part, batch, row)[1] | missing
-                found += [value for value, out in zip(values, bad, strict=True) if not out]
+                found += itertools.compress(values, ~(self._matrix(part, batch, row)[1] | missing))
             else:
                 found += [None if out else value for value, out in zip(values, missing, strict=True)]
         return found
@@ -217,10 +201,8 @@ class Reader:
                 continue
             place = _Place(part, name, lambda k: row + k)
             values, missing = self._values(column, place)
-            if self.found.setdefault(name, values.shape[1]) != values.shape[1]:
-                raise DatasetError(
-                    f"{place}: lists must have {self.found[name]} numbers as earlier ones, got {values.shape[1]}"
-                )
+            if (width := self.found.setdefault(name, values.shape[1])) != values.shape[1]:
+                raise DatasetError(f"{place}: lists must have {width} numbers as earlier ones, got {values.shape[1]}")
             if not self.skips and missing.any():
                 where = place.of_value(int(missing.argmax()))
                 raise DatasetError(f"{place} has missing values ({where}); fill them, or give missing=[] to skip such rows")
@@ -254,6 +236,7 @@ class Reader:
         return values[:, None], missing | np.isnan(values) if self.skips else missing
 
     def _lists(self, column: Any, place: _Place) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers of a column of lists of one length, as `_values` does."""
         missing = column.is_null().to_numpy(zero_copy_only=False).copy()
         present = np.flatnonzero(~missing)
         lengths = pc.list_value_length(column).fill_null(-1).to_numpy(zero_copy_only=False)[present]

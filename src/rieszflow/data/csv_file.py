@@ -1,4 +1,4 @@
-"""A file of separated values: its header, its types, a pass over its numbers, and the lines that messages name."""
+"""CSV files: header, types of the columns, batches, and the line of an error. Needs pyarrow."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from rieszflow._infra.notices import notice
-from rieszflow._infra.text import one_line
+from rieszflow._infra.messages import notice, one_line
 from rieszflow.data.arrow import Part
 from rieszflow.data.options import TableOptions, cell_error, check_distinct, delimiter_hint
 from rieszflow.data.paths import suffix
@@ -44,13 +43,9 @@ class CsvFile(Part):
         self._infer_types()
 
     def _infer_types(self) -> None:
-        first = None
         try:
             with self.batches(None) as reader:
-                schema = reader.schema
-                first = reader.read_next_batch()
-        except StopIteration:
-            pass
+                schema, first = reader.schema, next(iter(reader), None)
         except _ARROW_ERRORS as error:
             raise self.explain(self.columns, error) from None
         for k, name in enumerate(self.columns):
@@ -86,8 +81,8 @@ class CsvFile(Part):
 
     def _open_text(self) -> io.TextIOWrapper:
         encoding = self.options.encoding
-        # The first name must not include a byte order mark.
-        encoding = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
+        if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
+            encoding = "utf-8-sig"  # keeps a byte order mark out of the first name
         packed = suffix(self.file).endswith(".gz")
         raw = gzip.open(self.file) if packed else open(self.file, "rb")  # noqa: SIM115  (closed with the text)
         return io.TextIOWrapper(cast("IO[bytes]", raw), encoding, newline="")
@@ -141,9 +136,8 @@ class CsvFile(Part):
         numbers = [float(self.options.normalized(cell)) for cell in first]
         if any(numbers == [k + start for k in range(len(numbers))] for start in (0, 1)):
             shown = self.delimiter.join(first[:4]) + ("…" if len(first) > 4 else "")
-            raise DatasetError(
-                f"{self.file}: its first row, {shown}, can be a header or a point; give header=True or header=False"
-            )
+            advice = "give header=True or header=False"
+            raise DatasetError(f"{self.file}: its first row, {shown}, can be a header or a point; {advice}")
 
     def _encoding_error(self) -> DatasetError:
         with open(self.file, "rb") as file:
@@ -155,9 +149,8 @@ class CsvFile(Part):
             advice = "it is compressed, and its name must end in .gz"
         return DatasetError(f"{self.file}: must be text in the encoding {self.options.encoding}; {advice}")
 
-    # The methods below read the file line by line, which is slow, to name the line of an error.
-
     def _cells(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield the rows after the header and their lines; slow, only to name the line of an error."""
         with self._open_text() as text:
             for line, row in self._rows(text):
                 if row and line > self.header_lines:
@@ -182,13 +175,12 @@ class CsvFile(Part):
                         f"{self.file}: line {line} must have {len(self.columns)} cells as the first line, got {len(row)}{hint}"
                     )
                 for k, name in wanted:
-                    known = row[k].strip() in self.missing or self.options.is_number(row[k]) or "inf" in row[k].lower()
-                    if not known:
-                        return cell_error(str(self.file), name, f"line {line}", row[k])
+                    cell = row[k]
+                    if not (cell.strip() in self.missing or self.options.is_number(cell) or "inf" in cell.lower()):
+                        return cell_error(str(self.file), name, f"line {line}", cell)
         except UnicodeError:
             return self._encoding_error()
         except _READ_ERRORS:
             pass
-        return DatasetError(
-            f"{self.file}: not a table of values separated by {self.delimiter!r}, or damaged ({one_line(error)})"
-        )
+        problem = f"not a table of values separated by {self.delimiter!r}, or damaged"
+        return DatasetError(f"{self.file}: {problem} ({one_line(error)})")

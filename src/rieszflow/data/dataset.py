@@ -19,8 +19,8 @@ _REACH = 4.0  # a column within this many spreads of its median is scaled linear
 def column_spreads(rows: np.ndarray, deviation: np.ndarray | None = None) -> np.ndarray:
     """Return the interquartile range (d,) of every column of points (m, d), or its standard deviation if that is 0.
 
-    The spread is 1 for constant columns, and if float64 cannot divide by it. `deviation` are the standard deviations of all
-    points if `rows` is a sample.
+    The spread is 1 for constant columns, and if float64 cannot divide by it. If `rows` is a sample, `deviation` has the
+    standard deviations of all points.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         if deviation is None:
@@ -41,7 +41,7 @@ class ColumnScaler:
 
     Attributes:
         centre: Median of every column, (d,).
-        spread: Interquartile ranges, or standard deviations if those are 0, (d,); 0 for constant columns.
+        spread: Interquartile ranges, or standard deviations if these are 0, (d,); 0 for constant columns.
         tail: Tail strengths k ≥ 0, (d,).
     """
 
@@ -72,7 +72,7 @@ class ColumnScaler:
         return (0.5 + self.compress(x) / 2).float()
 
     def inverse_transform(self, x: Tensor) -> Tensor:
-        """Return values (n, d) in their own units, in the dtype of x, or in float64 if float32 would lose digits."""
+        """Return values (n, d) in their own units, in the dtype of x, or float64 if float32 would lose digits."""
         centre, spread, tail = self._tensors(x)
         w = 2 * x.double() - 1
         z = torch.where(tail > 0, torch.sinh(tail * w.clamp(-_REACH, _REACH)) / torch.where(tail > 0, tail, 1), w)
@@ -113,10 +113,9 @@ class Dataset:
 
     Attributes:
         name: The name or path given to `load`; "tensor" for data given in Python.
-        train: (n, C, H, W) or (n, d), float32.
-        held_out: Like `train`, never trained on.
+        train, held_out: (n, C, H, W) or (n, d), float32; `held_out` is never trained on.
         train_labels, held_out_labels: (n,) int64, or None for data without labels.
-        low, high: The values of images that were mapped to 0 and 1; `unscale` maps back. 0 and 1 for vectors.
+        low, high: The values of images that were mapped to 0 and 1; 0 and 1 for vectors.
         path: The `path` given to `load`.
         columns: The scaling of the columns of vectors; None for images, which have one unit.
         train_condition, held_out_condition: (n, k) float64, numbers to condition a model on, in their own units, or None.
@@ -149,12 +148,8 @@ class Dataset:
 
         Conditions are labels (n,) or numbers (n, k) to condition a model on.
         """
-        parts = RawData(as_points(train, name), test=None if test is None else as_points(test, name))
-        if condition is not None and condition.ndim == 1:
-            parts.labels, parts.test_labels = condition, held_out_condition
-        else:
-            parts.condition, parts.test_condition = condition, held_out_condition
-        return parts.split(name, held_out, seed)
+        test = None if test is None else as_points(test, name)
+        return RawData(as_points(train, name), condition, test, held_out_condition).split(name, held_out, seed)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -172,19 +167,17 @@ class Dataset:
 
 @dataclass
 class RawData:
-    """Arrays (n, …) of any real dtype as read, channels first; the test part only if the data set has one."""
+    """Arrays (n, …) of any real dtype, channels first, and their labels (n,) or numbers (n, k) to condition a model on."""
 
     train: np.ndarray
-    labels: np.ndarray | None = None
-    test: np.ndarray | None = None
-    test_labels: np.ndarray | None = None
     condition: np.ndarray | None = None
+    test: np.ndarray | None = None
     test_condition: np.ndarray | None = None
 
     def split(self, name: str, held_out: float, seed: int) -> Dataset:
-        """Return a data set whose held-out part is the test part, or otherwise a random share of the data."""
+        """Return a data set whose held-out part is the test part, or a random share of the data if there is none."""
         _check_values(name, self.train)
-        data = [(self.train, self.test), (self.labels, self.test_labels), (self.condition, self.test_condition)]
+        data = [(self.train, self.test), (self.condition, self.test_condition)]
         if self.test is None:
             n = len(self.train)
             if n < 4:
@@ -205,9 +198,15 @@ class RawData:
         train, test = (scale_points(torch.from_numpy(np.ascontiguousarray(a)), low, high, columns) for a in arrays)
         if not torch.isfinite(test).all():
             raise DatasetError(f"{name}: held-out values exceed those for training so far that float32 cannot hold them")
-        labels = [None if x is None else torch.from_numpy(np.asarray(x, dtype=np.int64)) for x in data[1]]
-        conditions = [None if x is None else torch.from_numpy(np.asarray(x, dtype=np.float64)) for x in data[2]]
-        return Dataset(name, train, test, labels[0], labels[1], low, high, None, columns, conditions[0], conditions[1])
+        found = Dataset(name, train, test, low=low, high=high, columns=columns)
+        labelled = self.condition is not None and self.condition.ndim == 1
+        dtype = np.int64 if labelled else np.float64
+        given = [None if x is None else torch.from_numpy(np.asarray(x, dtype=dtype)) for x in data[1]]
+        if labelled:
+            found.train_labels, found.held_out_labels = given
+        else:
+            found.train_condition, found.held_out_condition = given
+        return found
 
 
 def _check_values(name: str, values: np.ndarray) -> None:

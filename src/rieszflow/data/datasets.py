@@ -15,11 +15,9 @@ import torch
 from torch.nn import functional
 
 from rieszflow._infra.extras import extra
-from rieszflow._infra.notices import notice
-from rieszflow._infra.text import suggestion
+from rieszflow._infra.messages import notice, suggestion
 from rieszflow.data.dataset import Dataset, RawData
-from rieszflow.data.files import ACCEPTED, read_idx_folder, read_path
-from rieszflow.data.images import is_image_folder, open_image, to_chw
+from rieszflow.data.files import ACCEPTED, is_image_folder, open_image, read_idx_folder, read_path, to_chw
 from rieszflow.data.options import check_distinct, check_known
 from rieszflow.data.paths import PARQUET, all_files, entries, folders_below, is_table, path_hint, searched_paths, suffix
 from rieszflow.data.sources import stream
@@ -50,8 +48,7 @@ def load(
     Args:
         name: "digits", "fashion-mnist", "mnist", "cifar10", "celeba", "hf:NAME" (needs `datasets` and a network), or the path
             of a folder of images or of IDX files, of a .npy or .npz file, or of a table that `rieszflow.stream` reads.
-        path: Folder of the files of a named data set, which may lie one or two levels below; None for the folder of Debian's
-            package.
+        path: Folder with the files of a named data set, at most two levels below; None for the folder of Debian's package.
         held_out: Share of held-out data, in (0, 1), if the data set has no test part.
         seed: Seed of the split.
         condition: Columns of a table to condition on; the other columns are the data. See `Dataset.train_condition`.
@@ -112,7 +109,7 @@ def _read_table(path: Path, condition: Sequence[str]) -> RawData:
     rest = [j for j in range(len(names)) if j not in chosen]
     if not rest:
         raise DatasetError(f"{path}: at least one column must be left for samples, got all of them as conditions")
-    return RawData(x[:, rest], condition=x[:, chosen])
+    return RawData(x[:, rest], x[:, chosen])
 
 
 def _digits(path: Path | None) -> RawData:
@@ -136,7 +133,7 @@ def _mnist(path: Path | None) -> RawData:
 
 
 def _given_folder(path: Path | None, name: str, files: str) -> tuple[Path, str]:
-    """Return the folder that the user gave, and advice for messages if it lacks the files."""
+    """Return the given folder, and advice for messages about missing files."""
     advice = f"give the folder of {files} with --data, or use hf:{name} with a network"
     if path is None:
         raise DatasetError(f"{name}: no folder given; {advice}")
@@ -227,10 +224,7 @@ def _celeba(path: Path | None) -> RawData:
 
 
 def _resized_celeba(image: Image) -> np.ndarray:
-    """Resize the centre of an image, 140 × 140, to 64 × 64 as in the paper: by bicubic interpolation without antialiasing.
-
-    The paper keeps floats outside of [0, 255]. Here they are rounded to bytes, a quarter of the memory.
-    """
+    """Resize the centre of an image, 140 × 140, to 64 × 64 as in the paper, with values rounded to bytes to save memory."""
     left, top = (image.width - 140) // 2, (image.height - 140) // 2
     centre = torch.tensor(np.asarray(image.crop((left, top, left + 140, top + 140)).convert("RGB")))
     small = functional.interpolate(centre.movedim(-1, 0)[None].float(), size=(64, 64), mode="bicubic", antialias=False)
@@ -238,6 +232,7 @@ def _resized_celeba(image: Image) -> np.ndarray:
 
 
 def _hugging_face(name: str) -> RawData:
+    """Load a data set from the Hugging Face hub, or from the cache of its library."""
     if name not in HUGGING_FACE:
         accepted = ", ".join("hf:" + n for n in HUGGING_FACE)
         raise DatasetError(f"`name` must be one of {accepted}, got 'hf:{name}'{_hint('hf:' + name)}")

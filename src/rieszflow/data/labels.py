@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rieszflow._infra.extras import extra
-from rieszflow._infra.text import one_line
+from rieszflow._infra.messages import one_line
 from rieszflow._types import PointSource
 from rieszflow.data.options import TableOptions, is_missing
 from rieszflow.data.paths import is_table, quoted
@@ -26,19 +26,14 @@ _FREE = 1 << 20  # bytes that a data set may claim without storing them: HDF5 om
 def load_labelled(
     x: PointSource, groups: object, obsm: str | None = None, layer: str | None = None
 ) -> tuple[Stream, np.ndarray]:
-    """Return points and the label of each.
+    """Return points, and the label of each as a string in an object array (n,).
 
-    In a CSV file a label is the unparsed text of its cell; elsewhere it is the given object, so that integers stay integers and
-    strings stay strings. All labels must have one type.
+    In a CSV file a label is the unparsed text of its cell. All labels must have one type.
 
     Args:
-        x: Anything that `stream` accepts except iterators; a `Stream`; an AnnData object; the path of an .h5ad file.
+        x: Anything that `stream` accepts except iterators, an AnnData object, or the path of an .h5ad file.
         groups: The labels, one for every point; or the name of the column of a table, or of `obs`, that holds them.
-        obsm: Key of the points in the `obsm` of an AnnData object; None for its matrix X.
-        layer: Key of the points in the `layers` of an AnnData object; None for its matrix X.
-
-    Returns:
-        The points, and the labels as strings, an object array (n,). Different labels give different strings.
+        obsm, layer: Key of the points in the `obsm` or the `layers` of an AnnData object; None for its matrix X.
 
     Raises:
         InputError, InputTypeError, DatasetError: `stream` refuses x; the column or key does not exist; the numbers of labels
@@ -76,11 +71,11 @@ def _check_order(index: Any, own: Any) -> None:
 
 
 def _to_strings(labels: list[object]) -> np.ndarray:
+    """Return labels as strings (n,); different labels must give different strings, so all must have one type."""
     nested = next((type(label).__name__ for label in labels if isinstance(label, (list, tuple, dict, set, np.ndarray))), None)
     if nested is not None:
         raise InputTypeError(f"`groups` must have one label for every point, of shape (n,), got a {nested} as a label")
-    missing = [k for k, label in enumerate(labels) if is_missing(label)]
-    if missing:
+    if missing := [k for k, label in enumerate(labels) if is_missing(label)]:
         raise InputError(
             f"`groups` must have a label for every point, got {len(missing)} of {len(labels)} missing (the first is that of "
             f"point {missing[0]}); drop these points, for a table with missing=[] of `rieszflow.stream` (--missing '')"
@@ -159,10 +154,10 @@ def _annotated_points(cells: Any, groups: object, obsm: str | None, layer: str |
 
 
 def _dense_points(what: str, matrix: Any) -> Stream:
+    """Return the points of a matrix of annotated data, which may be a view or lie in an open file."""
     if matrix is None:
         raise InputError("`x` must hold points, got annotated data without X; choose points with obsm or layer")
-    if is_frame(matrix):
-        # The index of this frame names the cells.
+    if is_frame(matrix):  # its index names the cells
         return stream(matrix.reset_index(drop=True) if hasattr(matrix, "reset_index") else matrix)
     if not isinstance(matrix, np.ndarray):
         if hasattr(matrix, "toarray") or hasattr(matrix, "to_memory"):

@@ -6,20 +6,17 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from rieszflow._infra.text import suggestion
+from rieszflow._infra.messages import suggestion
 from rieszflow.data.paths import quoted
 from rieszflow.errors import DatasetError, InputError
 
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
-# Numbers as people write them: with separators of thousands, a decimal comma, a currency or a percent sign.
+# Numbers with separators of thousands, a decimal comma, a currency or a percent sign.
 FORMATTED_NUMBER = re.compile(
     r"\s*[$€£¥]?\s*[+-]?(\d+[.,]?\d*|[.,]\d+|\d{1,3}([,.' _\u00a0\u202f]\d{3})+([.,]\d+)?)([eE][+-]?\d+)?\s*[%$€£¥]?\s*"
 )
 # Cells that mark a missing value if other cells of the column are numbers.
 MISSING_MARKERS = {"", "?", "-", "--", ".", "*", "na", "n/a", "nan", "none", "null", "nil", "missing", "unknown", "#n/a"}
-
-_INDEX = re.compile(r"__index_level_\d+__")
-_UNNAMED = re.compile(r"|Unnamed: 0(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -65,6 +62,11 @@ class TableOptions:
         """Return True if a cell is a number in the format of these options."""
         return NUMBER.fullmatch(self.normalized(cell)) is not None
 
+    def resemble_numbers(self, cells: Collection[str]) -> bool:
+        """Return True if some cells are numbers, in this or another format, or all of them mark missing values."""
+        formatted = any(self.is_number(cell) or FORMATTED_NUMBER.fullmatch(cell) for cell in cells)
+        return formatted or (bool(cells) and all(cell.strip().lower() in MISSING_MARKERS for cell in cells))
+
     def normalized(self, cell: str) -> str:
         """Return a cell without separators of thousands and with a decimal point."""
         cell = cell.strip()
@@ -99,7 +101,7 @@ def cell_error(name: str, column: str, place: str, cell: str) -> DatasetError:
 
 
 def column_difference(mine: Sequence[str], theirs: Sequence[str], whose: str) -> str:
-    """Describe how two sets of column names differ; `whose` is the beginning of a clause such as "b.csv has"."""
+    """Describe how two sets of column names differ; `whose` is the subject and verb of the other, such as "b.csv has"."""
     extra, lacking = [n for n in mine if n not in set(theirs)], [n for n in theirs if n not in set(mine)]
     if extra and lacking:
         return f"has different columns: it has {quoted(extra)}, {whose} {quoted(lacking)}"
@@ -123,20 +125,8 @@ def check_known(name: str, columns: list[str], wanted: Iterable[str]) -> None:
             )
 
 
-def without_index(names: list[str], columns: list[str], skipped: dict[str, str], index: Collection[str]) -> list[str]:
-    """Return the columns without those of a pandas index, in `index` or with typical names, and add these to `skipped`."""
-    kept = []
-    for column in columns:
-        unnamed = column == names[0] and len(names) > 1 and _UNNAMED.fullmatch(column)
-        if column in index or unnamed or _INDEX.fullmatch(column):
-            skipped[column] = "an index written by pandas"
-        else:
-            kept.append(column)
-    return kept
-
-
 def delimiter_hint(names: list[str], options: TableOptions) -> str:
-    """Return the end of a message that suggests another delimiter for a CSV file with one column, or an empty string."""
+    """Return the end of a message that suggests another delimiter for a CSV file with a single column, or ""."""
     other = next((c for c in (";", "\t", "|") if c in names[0]), None) if len(names) == 1 else None
     if other is None or options.delimiter is not None:
         return ""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from rieszflow._infra.text import suggestion
+from rieszflow._infra.messages import suggestion
 from rieszflow.errors import DatasetError
 
 TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -18,7 +18,7 @@ _SYSTEM = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@ea
 
 
 def quoted(names: Sequence[str], most: int = 6) -> str:
-    """Return names for a message: all of them if they are few, otherwise the first ones and the number of the others."""
+    """Quote names for a message: the first ones, and the number of the others."""
     shown = ", ".join(map(repr, names[:most]))
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
@@ -40,16 +40,8 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
     return sorted(visible, key=lambda e: e.name)
 
 
-def suppress_oserror(predicate: Callable[[], bool]) -> bool:
-    """Return the value of a predicate, or False if it raises OSError, as circular links and private folders do."""
-    try:
-        return predicate()
-    except OSError:
-        return False
-
-
 def all_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return all files below a folder, and the links to folders that are not followed because these are read already."""
+    """Return all files below a folder, and the links that are not followed because their folders are read already."""
     found, repeated, seen = [], [], set()
     places, links = [folder], list[Path]()
     while places or links:
@@ -59,7 +51,7 @@ def all_files(folder: Path) -> tuple[list[Path], list[Path]]:
             continue
         seen.add(real)
         for entry in entries(place):
-            if suppress_oserror(entry.is_dir):
+            if os.path.isdir(entry.path):  # unlike `entry.is_dir`, never raises, as for circular links
                 (links if entry.is_symlink() else places).append(Path(entry.path))
             else:
                 found.append(Path(entry.path))
@@ -70,7 +62,7 @@ def folders_below(path: Path, depth: int = 2) -> list[Path]:
     """Return a folder and those below it, the nearest first."""
     found = level = [path] if path.is_dir() else []
     for _ in range(depth):
-        level = [Path(e.path) for folder in level for e in entries(folder) if suppress_oserror(e.is_dir)]
+        level = [Path(e.path) for folder in level for e in entries(folder) if os.path.isdir(e.path)]
         found = found + level
     return found
 
@@ -102,12 +94,7 @@ def is_system(path: Path) -> bool:
 
 
 def table_format(folder: Path, below: Sequence[Path]) -> str | None:
-    """Return the format of a table with a log of its current files, if a folder is, contains or lies in one, or None.
-
-    Args:
-        folder: The folder.
-        below: All paths in it, at any depth.
-    """
+    """Return the format of a table with a log of its current files, if the folder is, contains or lies in one, or None."""
     around = [folder, *folder.absolute().parents]
     names = {path.name for path in below}
     for log, kind in _LOGS.items():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from rieszflow._infra.text import one_line
+from rieszflow._infra.messages import one_line
 from rieszflow._types import Points
 from rieszflow.errors import DatasetError, InputTypeError
 

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from rieszflow._infra.extras import extra
 from rieszflow._types import Points, PointSource, ProgressCallback
-from rieszflow.data.files import read_points
-from rieszflow.data.images import is_image_folder
+from rieszflow.data.files import is_image_folder, read_points
 from rieszflow.data.options import TableOptions
 from rieszflow.data.paths import PARQUET, TEXT, is_table, suffix
 from rieszflow.data.points import as_points, conversion_hint, imported, is_array, is_frame
@@ -49,8 +48,8 @@ def stream(
       (m, C, H, W). In a batch that is a tuple or list, such as (points, labels), the first entry is read, with a notice; in a
       dict the only entry, or the one called "x", "image", "images", "pixel_values" or "data".
 
-    A batch (m,) could hold m points or one, and is refused, as is a list of single points: stack them. Integers of up to
-    16 bits, booleans and half precision become float32, longer integers float64. Images have values in [0, 1].
+    Batches (m,) and lists of single points are ambiguous and refused: stack them. Integers of up to 16 bits, booleans and half
+    precision become float32, longer integers float64. Images have values in [0, 1].
 
     Tables are matched with other tables by the names of their columns. Columns without numbers are skipped, and a notice names
     them with the reason. A column with numbers and other text is an error.
@@ -58,15 +57,14 @@ def stream(
     Args:
         source: See above.
         progress: Callback for every batch of every pass, with the number of points read in this pass and the total, or None.
-            With `ParticleFlow(stream("huge.npy", progress=bar))` it shows the progress of a long step.
         columns: Columns of a table to read, in this order; None for all that hold numbers.
         exclude: Columns to skip.
         header: True if the first row of a CSV file has the names; "auto": if that row does not consist of numbers.
         delimiter: Separator of the cells of a CSV file; None for a comma, or a tab in .tsv files.
         decimal: Decimal separator in text, "." or ",".
         thousands: Separator of thousands in text.
-        missing: Texts that mark a missing value, in addition to empty cells and nulls; rows with one are then skipped, and a
-            notice counts them. None: a missing value is an error.
+        missing: Texts that mark a missing value, in addition to empty cells and nulls; rows with one are then skipped, with a
+            notice. None: a missing value is an error.
         dates: Read dates, times and durations as seconds (dates since 1970).
         encoding: Encoding of CSV files.
 
@@ -118,6 +116,7 @@ def _file(path: Path, options: TableOptions) -> Stream:
 
 
 def _batches(source: PointSource) -> Stream:
+    """Return the points of an array or of an iterable of batches."""
     kind = type(source)
     if is_array(source):
         array = imported(source, "source")
@@ -151,7 +150,7 @@ def _array(name: str, array: Points) -> Stream:
 
 
 def _npy(path: Path) -> Stream:
-    """Return the points of a .npy file; read, since mapping needs address space for the whole file, unless it is by columns."""
+    """Return the points of a .npy file: read in blocks, or mapped into memory if they are stored by columns."""
     try:
         with open(path, "rb") as file:
             version = np.lib.format.read_magic(file)
@@ -193,7 +192,7 @@ def _npy(path: Path) -> Stream:
 
 
 def _repeated_passes(source: Iterable[object]) -> Callable[[], Iterable[object]]:
-    """Return a function that starts passes. A stream reads its first batch in the first pass, and all batches in the second."""
+    """Return a function that starts passes; an iterator allows the two that a stream makes, for its first batch and for all."""
     iterators = list(itertools.tee(iter(source)))
 
     def batches() -> Iterable[object]:

@@ -1,18 +1,20 @@
-"""Streams: points that are read in batches, and the conversion of a batch to a tensor."""
+"""Streams: points that are read in batches, and the spreads that their columns are divided by."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rieszflow._infra import validate
-from rieszflow._infra.notices import notice
-from rieszflow._types import Progress, ProgressCallback
+from rieszflow._infra.messages import notice
+from rieszflow._types import Progress, ProgressCallback, ScaleName
+from rieszflow.data.dataset import column_spreads
 from rieszflow.data.options import column_difference
 from rieszflow.data.paths import quoted
 from rieszflow.data.points import as_points
@@ -21,6 +23,12 @@ from rieszflow.errors import InputError, InputTypeError
 BATCH_ROWS = 1 << 16
 BATCH_NUMBERS = 1 << 24  # at most
 _ENTRIES = ("x", "image", "images", "pixel_values", "data")
+
+_ROWS = 1 << 14  # the quartiles of this many rows are off by 1 % of the spread
+_NUMBERS = 1 << 24  # coordinates, at most, of the sample
+_LOOK = 256  # rows of an array that decide if a notice is given
+_UNEQUAL = 10.0  # ratio of an array's spreads above which a notice is given
+_FEWEST = 30  # rows; with fewer, spreads differ by chance
 
 
 class Stream:
@@ -102,17 +110,10 @@ class Stream:
         return self.n
 
     def align_columns(self, names: list[str] | None, whose: str, skipped: Mapping[str, str] = MappingProxyType({})) -> Stream:
-        """Return the same points with their columns in the order of another cloud.
+        """Return the same points with their columns in the order `names` of another cloud, called `whose` in messages.
 
-        Clouds without names are matched by position, with a notice if only one of the two has names.
-
-        Args:
-            names: Names of the other cloud's columns, or None.
-            whose: Name of the other cloud, for messages.
-            skipped: Columns that the other cloud has, but not as numbers, with the reason.
-
-        Raises:
-            InputError: The two clouds have different columns.
+        Clouds without names are matched by position, with a notice if only one of the two has names. `skipped` are the columns
+        of the other cloud that hold no numbers. Raises InputError if the two clouds have different columns.
         """
         if names is None or self.names is None:
             if (names is None) != (self.names is None):
@@ -131,18 +132,13 @@ class Stream:
         raise InputError(f"{self.name}: {difference}; columns are matched by name: choose those to compare")
 
     def split_labels(self, column: str) -> tuple[Stream, list[object]]:
-        """Return the points without one column of their table, and that column as labels, None if one is missing.
+        """Return the points without one column of their table, and that column as labels; None stands for a missing one.
 
-        In a CSV file labels are the text of the cells, elsewhere the values of the column. If `missing` was given, rows
-        without a label are skipped.
-
-        Raises:
-            InputError, DatasetError: The points are not a table, or the table lacks that column.
+        In a CSV file labels are the text of the cells. If `missing` was given, rows without a label are skipped.
         """
         if self._split_labels is None:
-            raise InputError(
-                f"`groups` must be a list with a label for every point, since x is not a table, got the name {column!r}"
-            )
+            accepted = "a list with a label for every point, since x is not a table"
+            raise InputError(f"`groups` must be {accepted}, got the name {column!r}")
         found, labels = self._split_labels(column)
         found.progress = self.progress
         return found, labels
@@ -171,11 +167,7 @@ class Stream:
 
 
 def common_columns(x: Stream, y: Stream) -> tuple[Stream, Stream]:
-    """Return two streams with the columns that both have, in the order of the first; a notice names the others.
-
-    Raises:
-        InputError: A stream has no names, or no name is common to both.
-    """
+    """Return two streams with the columns that both have, in the order of the first; a notice names the others."""
     for cloud in (x, y):
         if cloud.names is None:
             raise InputError(f"{cloud.name}: must have column names to find the common ones, got points without names")
@@ -225,3 +217,82 @@ def _points_entry(batch: object, name: str) -> object:
     if len(batch) > 1:
         notice(f"{source}: the first of {len(batch)} entries of every batch is read, the others are skipped")
     return batch[0]
+
+
+def check_scale(scale: object) -> None:
+    """Raise InputError unless `scale` is one of the names in `ScaleName`."""
+    if not isinstance(scale, str) or scale not in get_args(ScaleName):
+        raise InputError(f"`scale` must be one of {', '.join(map(repr, get_args(ScaleName)))}, got {scale!r}")
+
+
+def choose_spreads(scale: ScaleName, clouds: Sequence[Stream]) -> tuple[float, ...] | None:
+    """Return the spreads to divide the columns of all clouds by, or None for raw units.
+
+    "auto" scales named columns, and gives a notice for arrays whose spreads differ more than tenfold. The spreads are those of
+    the pooled points, so that a permutation test on scaled points stays exact.
+    """
+    check_scale(scale)
+    if other := next((cloud for cloud in clouds if cloud.d != clouds[0].d), None):
+        raise InputError(f"{other.name}: must have points of dimension {clouds[0].d}, as {clouds[0].name} has, got {other.d}")
+    named = any(cloud.names is not None and not cloud.common_unit for cloud in clouds)
+    if scale == "columns" or (scale == "auto" and named):
+        return tuple(_pooled_spreads(clouds).tolist())
+    if scale == "auto" and not any(cloud.common_unit for cloud in clouds):
+        random = np.random.default_rng(0)
+        sizes = [cloud.n or len(cloud.first) for cloud in clouds]
+        some = [cloud.rows(random.integers(0, n, max(1, _LOOK // len(clouds)))) for cloud, n in zip(clouds, sizes, strict=True)]
+        _notice_unequal(clouds[0].name, np.concatenate(some), sum(sizes))
+    return None
+
+
+def spreads_of_rows(scale: ScaleName, rows: Tensor, named: bool, common_unit: bool) -> tuple[float, ...] | None:
+    """Return the spreads of the columns of points (m, d) for `scale`, as `choose_spreads` does."""
+    check_scale(scale)
+    array = rows.double().cpu().numpy()
+    if scale == "columns" or (scale == "auto" and named):
+        return tuple(column_spreads(array).tolist())
+    if scale == "auto" and not common_unit:
+        _notice_unequal("rows", array[np.random.default_rng(0).integers(0, len(array), _LOOK)], len(array))
+    return None
+
+
+def _pooled_spreads(clouds: Sequence[Stream]) -> np.ndarray:
+    """Compute spreads in one pass: quartiles from a sample of the points, standard deviations from all of them."""
+    d = clouds[0].d
+    most = max(_LOOK, min(_ROWS, _NUMBERS // d))
+    # Rows are drawn by position, not by value, so that a change of unit does not change the sample.
+    random = np.random.default_rng(0)
+    rows, keys = np.empty((0, d)), np.empty(0)
+    origin = clouds[0].first[0].double().cpu().numpy()
+    sums, squares, n = np.zeros(d), np.zeros(d), 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for cloud in clouds:
+            for batch in [cloud.first] if cloud.once else cloud:
+                points = batch.double().cpu().numpy()
+                drawn = random.random(len(points))
+                keep = drawn < keys.max() if len(keys) == most else np.ones(len(points), bool)
+                rows, keys = np.concatenate([rows, points[keep]]), np.concatenate([keys, drawn[keep]])
+                if len(keys) > most:
+                    least = np.argpartition(keys, most)[:most]
+                    rows, keys = rows[least], keys[least]
+                points = points - origin
+                sums, squares, n = sums + points.sum(0), squares + (points**2).sum(0), n + len(points)
+        variance = squares / n - (sums / n) ** 2
+        # The difference cancels if the origin is far from the mean; `squares` is 0 exactly for constant columns.
+        deviation = np.where(squares > 0, np.sqrt(np.maximum(variance, 1e-12 * squares / n)), 0)
+    return column_spreads(rows, deviation)
+
+
+def _notice_unequal(name: str, rows: np.ndarray, n: int) -> None:
+    """Give a notice if the spreads of the columns of a sample of n points are very unequal."""
+    varying = np.flatnonzero(np.ptp(rows, axis=0) > 0)
+    if len(varying) < 2 or n < _FEWEST:
+        return
+    spreads = column_spreads(rows)[varying]
+    least, most = int(spreads.argmin()), int(spreads.argmax())
+    if spreads[most] > _UNEQUAL * spreads[least]:
+        notice(
+            f"{name}: the spread of column {varying[most]} is {spreads[most] / spreads[least]:.3g} times that of column "
+            f'{varying[least]} and dominates the distance; scale="columns" divides every column by its spread, '
+            'scale="none" keeps the units without this notice'
+        )

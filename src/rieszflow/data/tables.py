@@ -1,4 +1,4 @@
-"""Tables in, points out: CSV files, Parquet files, folders of them, and data frames. Needs pyarrow.
+"""Points from tables: CSV files, Parquet files, folders of them, and data frames. Needs pyarrow.
 
 Columns of numbers, booleans, decimals, dictionaries of numbers and lists of equally many numbers are read. A notice names every
 column that is skipped, with the reason. A column with numbers and other text is an error that names its column and line.
@@ -7,6 +7,7 @@ column that is skipped, with the reason. A column with numbers and other text is
 from __future__ import annotations
 
 import functools
+import re
 import warnings
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
@@ -16,39 +17,27 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from rieszflow._infra.notices import Notice, notice
-from rieszflow._infra.text import one_line
+from rieszflow._infra.messages import Notice, notice, one_line
 from rieszflow._types import PointSource
 from rieszflow.data.arrow import Column, Part, Reader, fits_float32, is_list, skip_reason, storage
 from rieszflow.data.csv_file import CsvFile
-from rieszflow.data.options import (
-    FORMATTED_NUMBER,
-    MISSING_MARKERS,
-    TableOptions,
-    cell_error,
-    check_distinct,
-    check_known,
-    column_difference,
-    delimiter_hint,
-    without_index,
-)  # fmt: skip
+from rieszflow.data.options import TableOptions, cell_error, check_distinct, check_known, column_difference, delimiter_hint
 from rieszflow.data.paths import PARQUET, is_system, is_table, quoted, suffix, table_format
 from rieszflow.data.points import conversion_hint, is_frame
 from rieszflow.data.streams import BATCH_ROWS, Stream, rows_per_batch
 from rieszflow.errors import DatasetError, InputTypeError
 
+_INDEX = re.compile(r"__index_level_\d+__")
+_UNNAMED = re.compile(r"|Unnamed: 0(\.\d+)?")
+
 
 def open_table(name: str, source: PointSource, options: TableOptions) -> Stream:
-    """Open a table: a data frame, a file, several files or a folder of files with the same columns.
-
-    Raises:
-        DatasetError: Not a table, damaged, without numbers, with missing values, or files with different columns.
-    """
+    """Open a table: a data frame, a file, several files or a folder of files with the same columns."""
     return _open(name, parts_of(source, options), options)[0]
 
 
 def parts_of(source: PointSource, options: TableOptions) -> list[Part]:
-    """Return a data frame, or every file of a table."""
+    """Return the parts of a table: a data frame, or all of its files."""
     if is_frame(source):
         return [_Frame(source)]
     files = source if isinstance(source, list) else [Path(str(source))]
@@ -72,6 +61,8 @@ class _Typed(Part):
 
 
 class _Frame(_Typed):
+    """A data frame of any library that exports Arrow tables."""
+
     def __init__(self, frame: Any) -> None:
         name, index = type(frame).__name__, []
         try:
@@ -94,6 +85,8 @@ class _Frame(_Typed):
 
 
 class _ParquetFile(_Typed):
+    """A Parquet file."""
+
     def __init__(self, file: Path) -> None:
         self.file = file
         with self._open() as content:
@@ -120,13 +113,10 @@ class _ParquetFile(_Typed):
 
 
 def _extensions(schema: pa.Schema) -> dict[str, str]:
-    """Return the columns of extension types whose numbers mean something else, such as pandas periods, with their types.
-
-    Embeddings and images are lists and read as lists. An unregistered type is found in the metadata of its field.
-    """
+    """Return the extension types of columns whose numbers mean something else, such as pandas periods; not those of lists."""
     found = {}
     for field in schema:
-        name = (field.metadata or {}).get(b"ARROW:extension:name", b"").decode(errors="replace")
+        name = (field.metadata or {}).get(b"ARROW:extension:name", b"").decode(errors="replace")  # of an unregistered type
         if isinstance(field.type, pa.BaseExtensionType):
             name = getattr(field.type, "extension_name", str(field.type))
         if name and name != "arrow.bool8" and not is_list(storage(field.type)):
@@ -162,7 +152,7 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _split_labels(name: str, parts: list[Part], options: TableOptions, column: str) -> tuple[Stream, list[object]]:
-    """Return a table without one column, and that column as labels, None if one is missing."""
+    """Return a table without one column, and that column as labels; None stands for a missing one."""
     check_known(name, list(parts[0].types), [column])
     for part in parts:
         if kind := part.extensions.get(column):
@@ -176,6 +166,7 @@ def _split_labels(name: str, parts: list[Part], options: TableOptions, column: s
 
 
 def _open(name: str, parts: list[Part], options: TableOptions, label: str | None = None) -> tuple[Stream, Reader]:
+    """Return the points of a table and their reader, after checks that involve all columns and parts."""
     names = list(parts[0].types)
     for part in parts:
         if set(part.types) != set(names):
@@ -186,7 +177,7 @@ def _open(name: str, parts: list[Part], options: TableOptions, label: str | None
     skipped, float32 = _skipped_columns(parts, wanted, options)
     columns = [c for c in wanted if c not in skipped]
     if options.columns is None:
-        columns = without_index(names, columns, skipped, {c for part in parts for c in part.index})
+        columns = _without_index(names, columns, skipped, {c for part in parts for c in part.index})
     elif skipped:
         column = next(c for c in wanted if c in skipped)
         raise DatasetError(f"{name}: column {column!r} must hold numbers to be chosen, got {skipped[column]}")
@@ -212,8 +203,20 @@ def _open(name: str, parts: list[Part], options: TableOptions, label: str | None
     return found, reader
 
 
+def _without_index(names: list[str], columns: list[str], skipped: dict[str, str], index: Collection[str]) -> list[str]:
+    """Return the columns except those of a pandas index, listed in `index` or so named, which are added to `skipped`."""
+    kept = []
+    for column in columns:
+        unnamed = column == names[0] and len(names) > 1 and _UNNAMED.fullmatch(column)
+        if column in index or unnamed or _INDEX.fullmatch(column):
+            skipped[column] = "an index written by pandas"
+        else:
+            kept.append(column)
+    return kept
+
+
 def _skipped_columns(parts: list[Part], wanted: list[str], options: TableOptions) -> tuple[dict[str, str], bool]:
-    """Return the columns that are skipped, with the reason, and True if float32 holds all of the others."""
+    """Return the columns that are skipped, with the reason, and whether float32 holds the values of all others."""
     skipped, float32 = {}, True
 
     def reason_for(part: Part, column: str) -> str | None:
@@ -244,21 +247,16 @@ def _skipped_columns(parts: list[Part], wanted: list[str], options: TableOptions
 
 
 def _first_rows(part: Part, columns: list[str]) -> dict[str, Column]:
-    if not columns:
-        return {}
+    """Return the first batch of some columns; the pass over the numbers reports errors."""
     try:
-        batch = next(iter(part.batches(columns, ())), None)
+        batch = next(iter(part.batches(columns, ())), None) if columns else None
     except (pa.ArrowException, OSError, UnicodeError):
         return {}
     return {} if batch is None else {c: batch.column(c) for c in columns}
 
 
 def _holds_numbers(part: Part, column: str, values: Column | None, options: TableOptions) -> bool:
-    """Return True if cells of text are numbers in the format of the options.
-
-    Raises:
-        DatasetError: Some are numbers and some are not, or they are numbers in another format.
-    """
+    """Return True if all cells are numbers in the format of the options, False if none is; otherwise raise DatasetError."""
     cells = [] if values is None else values.to_pylist()[:BATCH_ROWS]
     known = [(k, v) for k, v in enumerate(cells) if v is not None and v.strip() and v not in (options.missing or ())]
     numbers = [options.is_number(v) for _, v in known]
@@ -266,9 +264,7 @@ def _holds_numbers(part: Part, column: str, values: Column | None, options: Tabl
         if part.typed:
             notice(f"{part.name}: the text of column {column!r} is read as numbers")
         return True
-    formatted = any(numbers) or any(FORMATTED_NUMBER.fullmatch(v) for _, v in known)
-    markers = bool(known) and all(v.strip().lower() in MISSING_MARKERS for _, v in known)
-    if not formatted and not markers:
+    if not options.resemble_numbers([v for _, v in known]):
         return False
     row, cell = next(pair for pair, valid in zip(known, numbers, strict=True) if not valid)
     raise cell_error(part.name, column, part.place(row), cell)

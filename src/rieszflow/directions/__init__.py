@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra import validate
-from rieszflow._infra.isolation import isolated_numerics
+from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._types import DirectionsName
 from rieszflow.directions.base import DenseDirections, Directions, Sampler, independent, orthogonal, sobol
 from rieszflow.directions.hadamard import HadamardDirections, hadamard

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from rieszflow import histograms
-from rieszflow._infra.notices import notice
+from rieszflow._infra.messages import notice
 from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Batches, Cloud, Need, Pair
 from rieszflow.directions import Directions

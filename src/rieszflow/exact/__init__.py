@@ -6,7 +6,7 @@ from torch import Tensor
 
 from rieszflow._infra import validate
 from rieszflow._infra.autograd import with_derivatives
-from rieszflow._infra.isolation import isolated_numerics
+from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._types import Need, Pair, Points, PointsT, Statistic
 from rieszflow.exact import energy, pairs
 from rieszflow.kernels import Kernel, Riesz, check_kernel

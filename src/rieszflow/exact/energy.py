@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
+import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._infra.jit import parallel_for
+from rieszflow._infra.jit import SUMS, parallel_for
 from rieszflow._types import Cloud, Need, Pair
-from rieszflow.exact import loops
 from rieszflow.exact.pairs import distinct, weights_of
 from rieszflow.kernels import Kernel, Riesz
-
-__all__ = ["evaluate", "supports"]
 
 _MIN_PAIRS = 1 << 12  # for fewer pairs of points the call overhead dominates
 _FEW_DIMS = 8  # up to this dimension differences are faster than a matrix product, and exact
@@ -83,7 +82,7 @@ def _sums(x: Cloud, y: Cloud, w: Tensor, slope: bool, own: bool = False) -> _Sum
     potential, pull = np.empty(N), np.empty((N * slope, d))
     if d <= _FEW_DIMS:
         rows = np.ascontiguousarray(Q.T, np.float64)
-        parallel_for(loops.from_differences, N, 1 + _SHARE // (M * d), P, rows, b, potential, pull)
+        parallel_for(from_differences, N, 1 + _SHARE // (M * d), P, rows, b, potential, pull)
     else:
         # Distances are invariant to shifts; near the origin ‖x‖² + ‖y‖² − 2⟨x, y⟩ cancels least.
         centre = Q.mean(0, np.float64).astype(np.float32)
@@ -96,7 +95,94 @@ def _sums(x: Cloud, y: Cloud, w: Tensor, slope: bool, own: bool = False) -> _Sum
             products = torch.from_numpy(near_P[these]) @ torch.from_numpy(near_Q).T
             mine = P[these], Q, near_P[these], norms_P[these], norms_Q, b, start if own else -M
             found = products.numpy(), potential[these], pull[these]
-            parallel_for(loops.from_products, len(products), 1 + _SHARE // M, *mine, *found)
+            parallel_for(from_products, len(products), 1 + _SHARE // M, *mine, *found)
             if slope:
                 pull[these] -= (products @ torch.from_numpy(near_Q)).numpy()
     return _Sums(torch.from_numpy(potential), torch.from_numpy(pull) if slope else None)
+
+
+_TWO, _ZERO, _ONE = np.float32(2), np.float32(0), np.float32(1)
+# Squared distances below this share s of ‖x‖² + ‖y‖² are computed from differences. For larger ones, an error of
+# 2⁻²⁴ (‖x‖² + ‖y‖²) in the square is an error of at most 2⁻²⁴/(2s) = 3e-5 of the distance, and of at most
+# 2⁻²⁴/(2√s) = 1e-6 of √(‖x‖² + ‖y‖²).
+_CLOSE = np.float32(1e-3)
+
+
+@numba.njit(**SUMS)
+def from_differences(first, last, worker, tile, x, y, b, potential, slope):
+    """Compute the sums of rows first … last − 1 of x (N, d) against y (d, M), for few dimensions.
+
+    Writes Σ_j b_j ρ_ij to potential (N,), and Σ_j b_j (x_i − y_j)/ρ_ij to slope (N or 0, d).
+    """
+    d, M = y.shape
+    rho = np.empty(M)
+    for i in range(first, last):
+        rho[:] = 0.0
+        for k in range(d):
+            xi = np.float64(x[i, k])
+            for j in range(M):
+                rho[j] += (xi - y[k, j]) ** 2
+        total = 0.0
+        for j in range(M):
+            rho[j] = math.sqrt(rho[j])
+            total += b[j] * rho[j]
+        potential[i] = total
+        if slope.shape[0] == 0:
+            continue
+        for j in range(M):
+            rho[j] = b[j] / rho[j] if rho[j] > 0 else 0.0
+        for k in range(d):
+            xi, pulled = np.float64(x[i, k]), 0.0
+            for j in range(M):
+                pulled += rho[j] * (xi - y[k, j])
+            slope[i, k] = pulled
+
+
+@numba.njit(**SUMS)
+def from_products(first, last, worker, tile, x, y, centred_x, norms_x, norms_y, b, own, products, potential, slope):
+    """Compute the sums of rows first … last − 1 of x (n, d) against y (M, d), given the products (n, M) of the centred points.
+
+    Writes Σ_j b_j ρ_ij to potential (n,). If slope (n or 0, d) is not empty, leaves w_ij = b_j/ρ_ij in products, 0 for close
+    pairs, and writes Σ_j w_ij x_i for the centred x, plus Σ_j b_j (x_i − y_j)/ρ_ij over close pairs, to slope. If x and y are
+    the same cloud, `own` is the index in y of the first row of x; otherwise it is −M.
+    """
+    M, d = y.shape
+    for i in range(first, last):
+        norm, close, total = norms_x[i], 0, 0.0
+        for j in range(M):
+            norms = norm + norms_y[j]
+            square = norms - _TWO * products[i, j]
+            products[i, j] = square
+            close += square <= _CLOSE * norms
+        if own >= 0:
+            products[i, own + i] = _ZERO
+            close -= 1
+        if slope.shape[0] > 0:
+            slope[i] = 0.0
+        if close > 0:
+            for j in range(M):
+                if products[i, j] > _CLOSE * (norm + norms_y[j]) or j == own + i:
+                    continue
+                square_64 = 0.0
+                for k in range(d):
+                    square_64 += (np.float64(x[i, k]) - np.float64(y[j, k])) ** 2
+                rho_64 = math.sqrt(square_64)
+                total += b[j] * rho_64
+                products[i, j] = _ZERO
+                if slope.shape[0] > 0 and rho_64 > 0:
+                    for k in range(d):
+                        slope[i, k] += b[j] / rho_64 * (np.float64(x[i, k]) - np.float64(y[j, k]))
+        if slope.shape[0] == 0:
+            for j in range(M):
+                total += b[j] * np.float64(math.sqrt(products[i, j]))
+        else:
+            weight = 0.0
+            for j in range(M):
+                rho = math.sqrt(products[i, j])
+                total += b[j] * np.float64(rho)
+                inverse = np.float32(b[j]) / rho if rho > _ZERO else _ZERO
+                products[i, j] = inverse
+                weight += np.float64(inverse)
+            for k in range(d):
+                slope[i, k] += weight * np.float64(centred_x[i, k])
+        potential[i] = total

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rieszflow._infra.scaling import times_power_of_two, two_to
+from rieszflow._infra.numerics import times_power_of_two, two_to
 from rieszflow._types import Cloud, Need, Pair
 from rieszflow.kernels import Kernel
 

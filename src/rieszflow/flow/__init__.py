@@ -2,6 +2,6 @@
 
 from rieszflow.flow.particle_flow import ParticleFlow
 from rieszflow.flow.recording import RecordedFlow
-from rieszflow.flow.schedule import geometric_schedule
+from rieszflow.flow.steps import geometric_schedule
 
 __all__ = ["ParticleFlow", "RecordedFlow", "geometric_schedule"]

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from rieszflow._infra import ranks, validate
-from rieszflow._infra.isolation import isolated_numerics
+from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import BufferPool
 from rieszflow._types import EngineName, Points, PointSource, PointsT, Progress, ProgressCallback, Seed
@@ -21,10 +21,9 @@ from rieszflow.constraints import ConstraintLike, as_constraint
 from rieszflow.directions import Kind
 from rieszflow.errors import InputError
 from rieszflow.exact import mmd2_gradient
-from rieszflow.flow.moves import apply_moves, update_velocity
 from rieszflow.flow.recording import RecordedFlow, Recorder
-from rieszflow.flow.schedule import default_step_sizes
 from rieszflow.flow.segments import Plan, Step
+from rieszflow.flow.steps import apply_moves, default_step_sizes, update_velocity
 from rieszflow.histograms import replay_step
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 from rieszflow.target import Target

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra.files import Format, Json, load_header, load_tensors, save_tensors, tensor_shapes
-from rieszflow._infra.text import one_line
+from rieszflow._infra.messages import one_line
 from rieszflow._infra.validate import points, positive_int
 from rieszflow._types import PointsT, Progress, ProgressCallback
 from rieszflow.errors import FileError, InputError, RunError

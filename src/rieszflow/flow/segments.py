@@ -13,12 +13,12 @@ from torch import Tensor
 
 from rieszflow import directions
 from rieszflow._infra.files import Json
-from rieszflow._infra.isolation import isolated_numerics
+from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._infra.validate import positive_int
 from rieszflow._infra.workspace import BufferPool
 from rieszflow.constraints import Constraint, FixedPrefix, as_constraint
 from rieszflow.directions import Kind, PatchSlices
-from rieszflow.flow.moves import apply_moves, update_velocity
+from rieszflow.flow.steps import apply_moves, update_velocity
 from rieszflow.histograms import StepTables, replay_step
 
 __all__ = ["Plan", "Segment", "Step", "replay"]

@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rieszflow._infra.files import Json
-from rieszflow._infra.notices import notice
-from rieszflow._infra.text import one_line, shorten
+from rieszflow._infra.messages import notice, one_line, shorten
 from rieszflow.constraints import Constraint, FixedPrefix, Mask, Pool
 from rieszflow.data import ColumnScaler, Dataset, as_points, scale_points
 from rieszflow.data.points import plain_numbers

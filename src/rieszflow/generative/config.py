@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import torch
 
 from rieszflow._infra.extras import extra
-from rieszflow._infra.text import short_repr
+from rieszflow._infra.messages import short_repr
 from rieszflow._types import DirectionsName
 from rieszflow.errors import ConfigError
 from rieszflow.generative.schema import StrictModel, read_preset, unknown_name

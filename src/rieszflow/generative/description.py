@@ -11,7 +11,7 @@ from typing import Annotated
 
 from rieszflow._infra.extras import extra
 from rieszflow._infra.files import MARK, Json, read_text
-from rieszflow._infra.text import short_repr
+from rieszflow._infra.messages import short_repr
 from rieszflow.errors import ConfigError, FileError, RunError
 from rieszflow.generative.config import Config
 from rieszflow.generative.schema import YAML_BYTES, StrictModel, dump_yaml, parse_yaml

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rieszflow._infra.extras import extra
-from rieszflow._infra.text import one_line, printable
+from rieszflow._infra.messages import one_line, printable
 from rieszflow.errors import InputTypeError, RunError
 from rieszflow.generative.run import Run
 from rieszflow.generative.run_copies import copy_files, new_folder

@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from rieszflow.directions import Kind, PatchSlices
 from rieszflow.errors import ConfigError
-from rieszflow.flow.schedule import default_step_sizes
 from rieszflow.flow.segments import Plan
+from rieszflow.flow.steps import default_step_sizes
 from rieszflow.generative.condition import UNCONDITIONAL, Condition
 from rieszflow.generative.config import Config, UpsamplingName
 from rieszflow.kernels import Riesz

@@ -23,8 +23,7 @@ from torch import Tensor, nn
 
 from rieszflow._infra import ranks
 from rieszflow._infra.files import Json, out_of_memory
-from rieszflow._infra.notices import notice
-from rieszflow._infra.text import one_line
+from rieszflow._infra.messages import notice, one_line
 from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Dataset
 from rieszflow.errors import RankError, RunError

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from rieszflow import data
 from rieszflow._infra import validate
 from rieszflow._infra.files import Json, out_of_memory
-from rieszflow._infra.isolation import torch_defaults
-from rieszflow._infra.notices import notice
-from rieszflow._infra.text import one_line
+from rieszflow._infra.messages import notice, one_line
+from rieszflow._infra.numerics import torch_defaults
 from rieszflow._types import Points, Progress, ProgressCallback, Seed
 from rieszflow.constraints import Constraint, Pool
 from rieszflow.data import Dataset

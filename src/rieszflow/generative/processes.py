@@ -17,8 +17,8 @@ import torch.distributed as dist
 
 from rieszflow._infra import ranks
 from rieszflow._infra.extras import extra
+from rieszflow._infra.messages import one_line
 from rieszflow._infra.ranks import Group
-from rieszflow._infra.text import one_line
 from rieszflow.errors import RankError, RunError
 
 with extra("generative", "generative models"):

@@ -29,8 +29,7 @@ from torch import Tensor
 from rieszflow._infra import files
 from rieszflow._infra.extras import extra
 from rieszflow._infra.files import Format, Json, atomically, load_header, load_tensors, read_text, save_tensors
-from rieszflow._infra.notices import notice
-from rieszflow._infra.text import one_line, short_repr
+from rieszflow._infra.messages import notice, one_line, short_repr
 from rieszflow.data import ColumnScaler
 from rieszflow.errors import FileError, RunError, WriteError
 from rieszflow.generative.config import Config

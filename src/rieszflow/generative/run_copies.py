@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rieszflow._infra.files import aside, copy_within, open_regular
-from rieszflow._infra.text import one_line
+from rieszflow._infra.messages import one_line
 from rieszflow.errors import RunError, WriteError
 from rieszflow.generative.run import Run
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rieszflow._infra.extras import extra
 from rieszflow._infra.files import read_text
-from rieszflow._infra.text import one_line, short_repr, shorten, suggestion
+from rieszflow._infra.messages import one_line, short_repr, shorten, suggestion
 from rieszflow.errors import ConfigError, FileError, InputError
 
 with extra("generative", "generative models"):

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 from rieszflow.histograms.backends import select_backend
 from rieszflow.histograms.choose import BINS, choose_bins, choose_grids, make_projectors, uses_cdf
-from rieszflow.histograms.evaluators import CdfEvaluator, Evaluator, FftEvaluator
 from rieszflow.histograms.grid import GRID_TENSORS, BinGrid, Projector, split_directions
-from rieszflow.histograms.histogram import Histogram, count_batches
+from rieszflow.histograms.histogram import CdfEvaluator, Evaluator, FftEvaluator, Histogram, count_batches
 from rieszflow.histograms.loops import TAIL, tail_edge
 from rieszflow.histograms.replay import StepTables, record_step, replay_step
 

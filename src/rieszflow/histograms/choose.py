@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._infra.notices import notice
+from rieszflow._infra.messages import notice
+from rieszflow._infra.numerics import power_of_two, within_range
 from rieszflow._infra.ranks import Group, all_reduce_range, all_reduce_sum, offset
-from rieszflow._infra.scaling import power_of_two, within_range
 from rieszflow._types import Batches
 from rieszflow.directions import Directions, HadamardDirections, PatchDirections
 from rieszflow.errors import InputError

@@ -21,7 +21,7 @@ import numba
 import numpy as np
 
 from rieszflow._infra.jit import OPTIONS
-from rieszflow.directions.loops import backward, forward
+from rieszflow.directions.hadamard import backward, forward
 
 TAIL = 64
 PER_OCTAVE = 2

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from rieszflow._infra.jit import OPTIONS
-from rieszflow.directions.loops import butterflies, load_points, scale_rows, store_points
+from rieszflow.directions.hadamard import butterflies, load_points, scale_rows, store_points
 from rieszflow.histograms.loops import count_rows, extend_rows, look_up_rows
 
 

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from rieszflow._infra import validate
 from rieszflow._infra.extras import extra
-from rieszflow._infra.isolation import torch_defaults
-from rieszflow._infra.scaling import power_of_two
+from rieszflow._infra.numerics import power_of_two, torch_defaults
 from rieszflow._types import Points
 from rieszflow.errors import InputError
 from rieszflow.two_sample.permutations import Gram, pair_distances, permutation_rng

@@ -13,9 +13,9 @@ from torch import Tensor
 from rieszflow import histograms
 from rieszflow._infra import validate
 from rieszflow._infra.extras import extra
-from rieszflow._infra.isolation import isolated_numerics
+from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._types import DirectionsName, ScaleName, Statistic
-from rieszflow.data.scale import spreads_of_rows
+from rieszflow.data.streams import spreads_of_rows
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.loss import flat_points
 from rieszflow.sketch.counts import add_points

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rieszflow._infra.isolation import torch_defaults
-from rieszflow._infra.notices import notice
+from rieszflow._infra.messages import notice
+from rieszflow._infra.numerics import torch_defaults
 from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Dataset
 from rieszflow.errors import InputError

@@ -1,4 +1,4 @@
-"""Figures: grids of images, scatter plots, curves, histograms of two sketches, heat maps; also for TensorBoard."""
+"""Figures: grids of images, scatter plots, curves, histograms of two sketches and heat maps; also for TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from torch import Tensor
 
 from rieszflow._infra.extras import extra
 from rieszflow._infra.files import atomically
-from rieszflow._infra.notices import notice
-from rieszflow._infra.text import on_one_line
+from rieszflow._infra.messages import notice, on_one_line
 from rieszflow.sketch import SliceSketch
 from rieszflow.two_sample.pairwise import PairwiseDistances
 
@@ -28,10 +27,6 @@ with extra("cli", "figures"):
 if TYPE_CHECKING:
     from rieszflow.generative.context import Pictures
     from rieszflow.generative.run import Run, StageMetrics
-
-__all__ = [
-    "comparison", "heat_map", "image_zoom", "picture", "save_picture", "stage_curves", "to_tensorboard", "trajectories",
-]  # fmt: skip
 
 
 def picture(x: Tensor, columns: int | None = None) -> Image.Image:
@@ -122,7 +117,7 @@ def stage_curves(
 
 def comparison(x: SliceSketch, y: SliceSketch, labels: tuple[str, str]) -> Image.Image:
     """Draw histograms of two sketches in the three columns and the random direction that differ most."""
-    panels: list[tuple[str, int, bool]] = []  # title, index, and whether it is that of a column
+    panels: list[tuple[str, int, bool]] = []  # title, index, True for a column
     if x.plan.settings.has_columns:
         names = y.names or [f"column {k}" for k in range(y.d)]
         panels += [(names[k], k, True) for k in y.feature_distances(x).argsort(descending=True)[:3].tolist()]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rieszflow._infra.extras import extra
 from rieszflow._infra.files import Json, atomically
-from rieszflow._infra.text import printable
+from rieszflow._infra.messages import printable
 from rieszflow.metrics.scores import AROUND_ZERO, BETTER
 from rieszflow.report.figures import image_zoom, picture, save_picture, stage_curves, trajectories
 

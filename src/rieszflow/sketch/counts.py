@@ -13,8 +13,8 @@ from torch import Tensor
 from rieszflow import histograms
 from rieszflow._infra import ranks, validate
 from rieszflow._infra.files import Format, Json, load_tensors, out_of_memory, save_tensors
+from rieszflow._infra.messages import one_line
 from rieszflow._infra.ranks import Group
-from rieszflow._infra.text import one_line
 from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud, Points, Progress, ProgressCallback
 from rieszflow.data import Stream, as_points

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from rieszflow import directions, histograms
 from rieszflow._infra import validate
-from rieszflow._infra.notices import notice
+from rieszflow._infra.messages import notice
 from rieszflow._types import DirectionsName, ScaleName
 from rieszflow.data.options import column_difference
-from rieszflow.data.scale import check_scale
+from rieszflow.data.streams import check_scale
 from rieszflow.directions import KINDS, Directions
 from rieszflow.errors import InputError
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from rieszflow import histograms
 from rieszflow._infra import ranks, validate
-from rieszflow._infra.isolation import isolated_numerics
-from rieszflow._infra.notices import notice
+from rieszflow._infra.messages import notice
+from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud, DirectionsName, Points, PointSource, PointsT, ProgressCallback, ScaleName, Statistic
 from rieszflow.data import stream
-from rieszflow.data.scale import choose_spreads, spreads_of_rows
+from rieszflow.data.streams import choose_spreads, spreads_of_rows
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sketch.counts import Counts, point_weights, read, with_progress, write
 from rieszflow.sketch.plan import Plan, SliceSettings, notice_if_coarse

@@ -13,11 +13,10 @@ from numpy.random import Generator
 from torch import Tensor
 
 from rieszflow._infra import validate
-from rieszflow._infra.isolation import isolated_numerics
+from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._types import DirectionsName, PointSource, ProgressCallback, ScaleName
 from rieszflow.data import Stream, stream
-from rieszflow.data.scale import choose_spreads
-from rieszflow.data.streams import common_columns
+from rieszflow.data.streams import choose_spreads, common_columns
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sketch import Plan, SliceSketch
 from rieszflow.sketch.counts import with_progress

@@ -18,10 +18,10 @@ import numpy as np
 
 from rieszflow._infra import validate
 from rieszflow._infra.extras import extra
-from rieszflow._infra.isolation import isolated_numerics
+from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._types import DirectionsName, PointSource, Progress, ProgressCallback, ScaleName, Statistic
 from rieszflow.data import Stream, load_labelled
-from rieszflow.data.scale import choose_spreads
+from rieszflow.data.streams import choose_spreads
 from rieszflow.errors import InputError
 from rieszflow.sketch.counts import with_progress
 from rieszflow.sketch.plan import SliceSettings

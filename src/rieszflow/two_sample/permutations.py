@@ -21,8 +21,8 @@ from torch import Tensor
 from rieszflow import histograms
 from rieszflow._infra import validate
 from rieszflow._infra.jit import OPTIONS, parallel_for
-from rieszflow._infra.notices import notice
-from rieszflow._infra.scaling import power_of_two
+from rieszflow._infra.messages import notice
+from rieszflow._infra.numerics import power_of_two
 from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud
 from rieszflow.kernels import Riesz

@@ -1,12 +1,9 @@
-"""Isolation of numerical code from global PyTorch and NumPy settings, such as lower precision or errors on underflow.
-
-The same seed and the same points give the same bits, whatever these settings are. New tensors also name their dtype and device
-throughout the library.
-"""
+"""Isolation of numerical code from global PyTorch and NumPy settings, and scaling by powers of two, which does not round."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Iterator
 from functools import wraps
@@ -14,8 +11,9 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
-__all__ = ["isolated_numerics", "torch_defaults"]
+from rieszflow.errors import InputError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -79,3 +77,31 @@ def _full_precision() -> Iterator[None]:
             if _inside == 0:
                 for matmul, value in zip(_MATMULS, _before, strict=True):
                     matmul.fp32_precision = value
+
+
+def power_of_two(largest: float, dtype: torch.dtype) -> float:
+    """Return the power of two that scales numbers up to `largest` to about one; 1 for 0 and infinity."""
+    limit = 120 if dtype == torch.float32 else 1000
+    return 2.0 ** -max(-limit, min(limit, math.frexp(largest)[1])) if 0 < largest < math.inf else 1.0
+
+
+def within_range(largest: float, dtype: torch.dtype) -> float:
+    """Return the largest difference between points, or raise an InputError if the dtype cannot hold it."""
+    if not math.isfinite(largest):
+        raise InputError(f"`x` and `y` must have differences that {dtype} can hold, got larger ones; divide all points by 4")
+    return largest
+
+
+def two_to(n: Tensor) -> Tensor:
+    """Return 2^n in float64 for integers from −1022 to 1023, without the rounding of the power functions."""
+    return ((n.long() + 1023) << 52).view(torch.float64)
+
+
+def times_power_of_two(v: Tensor, t: Tensor) -> Tensor:
+    """Return v · 2^t in float64 for t from −3000 to 3000, without overflow of intermediate results."""
+    n = t.floor()
+    v = v * torch.exp2(t - n)
+    third = (n / 3).trunc()
+    for part in (third, third, n - 2 * third):
+        v = v * two_to(part)
+    return v

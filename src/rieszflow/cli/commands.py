@@ -1,4 +1,4 @@
-"""Error handling around every command: notices and warnings, refused input, interrupts, exit codes."""
+"""The Typer application, and what surrounds every command: notices and warnings, error messages, interrupts, exit codes."""
 
 from __future__ import annotations
 
@@ -13,33 +13,26 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
+from typer import Option
 from typer.core import TyperGroup
 
-from rieszflow._infra.notices import Notice
+from rieszflow import __version__
+from rieszflow._infra.messages import Notice
 from rieszflow.cli.output import console, print_message
 from rieszflow.errors import RieszflowError
 
-__all__ = ["Commands", "invocation"]
-
 
 class Invocation(logging.Handler):
-    """The state of the running command; as a logging handler it prints the library's log records.
-
-    Attributes:
-        rank: Rank of this process under torchrun; 0 without it. Only rank 0 prints, apart from errors.
-        notices: Texts of the notices so far.
-        run: Folder of the run that the command trains.
-        interrupted: True after Ctrl-C.
-    """
+    """The state of the running command; as a logging handler it prints the library's log records."""
 
     def __init__(self, rank: int = 0) -> None:
         super().__init__()
-        self.rank = rank
+        self.rank = rank  # under torchrun, otherwise 0; only rank 0 prints, apart from errors
         self.notices: list[str] = []
-        self.run: Path | None = None
+        self.run: Path | None = None  # folder of the run that the command trains
         self.interrupted = False
         self._warnings: list[str] = []
 
@@ -167,3 +160,26 @@ def _report(error: Exception) -> int | None:
         return None
     _invocation.fail(message)
     return code
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="rieszflow",
+    help="Compare samples of distributions, and train generative models, with the sliced MMD of the Riesz kernel.",
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    add_completion=False,
+)
+
+
+def _version(requested: bool) -> None:
+    if requested:
+        console.print(f"rieszflow {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass

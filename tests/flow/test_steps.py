@@ -4,7 +4,7 @@ import pytest
 import torch
 from problems import generator
 
-from rieszflow.flow.moves import update_positions, update_velocity
+from rieszflow.flow.steps import update_positions, update_velocity
 
 
 def _cloud(shape, dtype, seed):

@@ -1,12 +1,27 @@
-"""Text for messages: names, values and errors from outside, on one line and of limited length."""
+"""Warnings about the input, and text for messages."""
 
 from __future__ import annotations
 
 import difflib
 import reprlib
+import sys
+import warnings
 from collections.abc import Iterable
 
-__all__ = ["on_one_line", "one_line", "printable", "short_repr", "shorten", "suggestion"]
+
+class Notice(UserWarning):
+    """A warning about input that was dropped, guessed or converted; the message says what.
+
+    Notices are Python warnings: `warnings.simplefilter("ignore", rieszflow.Notice)` silences them, "error" makes them errors.
+    """
+
+
+def notice(message: str) -> None:
+    """Warn at the line of the caller's code that led here, behind the frames of this package and of PyTorch's autograd."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in ("rieszflow", "torch"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, Notice, stacklevel=level)
 
 
 def shorten(text: str, limit: int) -> str:

@@ -15,7 +15,7 @@ LINES, FILES, LONGEST, ANY = 15_200, 100, 350, 90
 
 # A room imports only itself and rooms before it.
 ROOMS = (
-    "errors", "_types", "_infra", "_basis", "kernels", "exact", "constraints", "directions", "data", "histograms", "engines",
+    "errors", "_types", "_infra", "kernels", "exact", "constraints", "directions", "data", "histograms", "engines",
     "sliced", "target", "loss", "sketch", "two_sample", "sklearn", "scoring", "flow", "metrics", "generative", "report",
     "__init__", "cli", "__main__",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Types that several rooms share. PyTorch is not imported here, so that the command line prints its help at once."""
+"""Types that several rooms share, without importing PyTorch, so that the command line prints its help at once."""
 
 from __future__ import annotations
 
@@ -9,11 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 if TYPE_CHECKING:
     import numpy as np
     import torch
-
-__all__ = [
-    "Batches", "Cloud", "DirectionsName", "EngineName", "Need", "Pair", "PointSource", "Points", "PointsT", "Progress",
-    "ProgressCallback", "ScaleName", "Seed", "Statistic",
-]  # fmt: skip
 
 Statistic: TypeAlias = Literal["V", "U"]
 """V: all pairs, never negative. U: without the pairs of a point with itself, unbiased."""

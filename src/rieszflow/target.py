@@ -28,7 +28,7 @@ __all__ = ["Target"]
 
 @dataclass
 class _CachedSlices:
-    """A set of slices that serves several calls: its seed, the calls so far, and the engine's cache of the target."""
+    """A set of slices that serves several calls: its seed, the calls so far, and the target's histograms."""
 
     seed: int
     uses: int
@@ -65,7 +65,7 @@ class Target:
         y: The points, or the first batch of them.
         frozen: The constraint; None if there is none.
         generator: Generator of the directions; None for torch's default generator.
-        memory: Memory of gradients, which is used again.
+        memory: Memory of gradients and of the particles of a flow, which is reused.
 
     Raises:
         InputError (a ValueError): What `sliced_mmd2_gradient` refuses, and a setting that the engine does not support.
@@ -104,13 +104,13 @@ class Target:
         self.refresh_every = None if refresh_every is None else validate.positive_int("refresh_every", refresh_every)
         self._problem = Problem(kernel, Need(x=True), self.group)
         engines.choose(engine, self._problem, self.y, self.y)
-        self._caching_engine = engines.caching_engine(engine, self._problem)
-        if self._stream is not None and (self._caching_engine is None or y_weights is not None):
+        self._can_cache = engines.can_cache(engine, self._problem)
+        if self._stream is not None and (not self._can_cache or y_weights is not None):
             raise InputError(
                 "`y` must be a tensor or array unless the kernel is Riesz(1.0), the engine 'bins' or 'auto' and y unweighted, "
                 "got batches"
             )
-        if refresh_every is None and (self._caching_engine is None or self.y.ndim > 2):
+        if refresh_every is None and (not self._can_cache or self.y.ndim > 2):
             raise InputError(
                 "`refresh_every` must be an integer unless the kernel is Riesz(1.0), the engine 'bins' or 'auto' and y one "
                 "cloud (M, d), got None"
@@ -124,7 +124,7 @@ class Target:
                 )
         self.target_batch_size = target_batch_size
         self._calls, self._cached = 0, list[_CachedSlices]()
-        self.memory = BufferPool()  # of gradients, and of the particles of a flow
+        self.memory = BufferPool()
 
     @isolated_numerics
     def gradient(self, x: PointsT, *, statistic: Statistic = "V", x_weights: Points | None = None) -> PointsT:
@@ -157,21 +157,21 @@ class Target:
         if self._stream is not None or self.refresh_every is None:
             return self._evaluate_cached(x, unbiased)
         engine = engines.choose(self.engine, self._problem, x.points, self.y)
-        if engine is self._caching_engine and self.refresh_every != 1 and x.points.ndim == 2:
+        if engine.name == "bins" and self._can_cache and self.refresh_every != 1 and x.points.ndim == 2:
             return self._evaluate_cached(x, unbiased)
         seed, y = self._next_seed(), self._next_batch()
         return engine.evaluate(Pair(x, y, unbiased), self._sample(seed), self._problem)
 
     def _evaluate_cached(self, x: Cloud, unbiased: bool) -> Result:
         """Evaluate on the cached slices whose turn it is, or on fresh ones if these have served their calls."""
-        engine, every = self._caching_engine, self.refresh_every
-        assert engine is not None
+        every = self.refresh_every
         turn = 0 if every is None else self._calls % every
         if turn < len(self._cached) and (every is None or self._cached[turn].uses < every):
             slices = self._cached[turn]
         else:
             seed = self._next_seed()
-            slices = _CachedSlices(seed, 0, engine.cache(self._source, x.points, self._sample(seed), self._problem))
+            target = CachedTarget.for_points(x.points, self._source, self._sample(seed), self._problem)
+            slices = _CachedSlices(seed, 0, target)
         result = slices.target.evaluate(x, unbiased)
         slices.uses += 1
         self._cached[turn : turn + 1] = [] if result.stale else [slices]
@@ -179,21 +179,19 @@ class Target:
         return result
 
     def _next_batch(self) -> Cloud:
-        """Return the targets of the next call: all, or the next `target_batch_size`."""
-        M, call = len(self.y), self._calls
-        self._calls += 1
-        # Every rank contributes its share.
+        """Return the targets of the next call: all, or this rank's share of the next `target_batch_size`."""
+        M = len(self.y)
         size = M if self.target_batch_size is None else -(-self.target_batch_size * M // ranks.total(M, self.group))
+        start = self._calls * size % M
+        rest = start + size - M
+        self._calls += 1
         if size >= M:
             return Cloud(self.y, self.y_weights).detached()
-        start = call * size % M
-        rest = start + size - M
         return Cloud(self.y[start : start + size] if rest <= 0 else torch.cat([self.y[start:], self.y[:rest]]))
 
     def _check_recordable(self) -> None:
         """Raise an InputError if the steps of a flow cannot be recorded."""
-        engine = self._caching_engine
-        if engine is None or engine.name != "bins" or self._stream is not None or self.refresh_every != 1 or self.y.ndim != 2:
+        if not self._can_cache or self._stream is not None or self.refresh_every != 1 or self.y.ndim != 2:
             raise InputError(
                 "`record` must be False unless the kernel is Riesz(1.0), the engine 'bins' or 'auto', refresh_every=1 and "
                 "the target a cloud (M, d) in memory"
@@ -236,11 +234,11 @@ class Target:
         """Continue from a `state`, and count the target again. Raises KeyError if it has other slices."""
         cached = []
         for k in range(int(state["entries"])):
-            if self._caching_engine is None:
+            if not self._can_cache:
                 raise KeyError("entries")
             prefix, seed = f"{k}.", int(state[f"{k}.seed"])
             own = {key.removeprefix(prefix): v.to(self.y.device) for key, v in state.items() if key.startswith(prefix)}
-            target = self._caching_engine.restore_cache(self._source, own, self._sample(seed), self._problem)
+            target = CachedTarget.from_state(own, self._source, self._sample(seed), self.group)
             cached.append(_CachedSlices(seed, int(own["uses"]), target))
         self._calls, self._cached = int(state["calls"]), cached
 

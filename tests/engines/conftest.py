@@ -8,5 +8,5 @@ from rieszflow.histograms import backends
 @pytest.fixture
 def torch_backend(monkeypatch):
     """Count and look up with the backend of CUDA, here on the CPU."""
-    for name in ("_HADAMARD", "_PATCHES", "_TILED"):
+    for name in ("_FUSED", "_TILED"):
         monkeypatch.setattr(backends, name, backends.TorchBackend())

@@ -41,7 +41,7 @@ def test_bins_keep_their_bound(x_shape, y_shape, n):
     xi = torch.ones(1, 1)
     got, exact = (rf.sliced_mmd2_gradient(x, y, directions=xi, engine=e)[:, 0] * n for e in ("bins", "sort"))
     problem = Problem(rf.Riesz(1.0), Need(x=True))
-    (t,) = engines.ENGINES["bins"].cache(Cloud(y), x, directions.DenseDirections(xi), problem).histograms
+    (t,) = engines.CachedTarget.for_points(x, Cloud(y), directions.DenseDirections(xi), problem).histograms
     grid = t.grid
     f = Histogram.from_points(grid, Cloud(x)).counts
     u = (grid.project(x)[0].numpy() - grid.low.numpy()[0]) * grid.inverse.numpy()[0]

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from rieszflow.errors import DerivativeError
 
-__all__ = ["draw_outside_transforms", "may_be_recomputed", "recomputing", "second_derivative", "with_derivatives"]
-
 
 def second_derivative(name: str) -> DerivativeError:
     """Return the error for a second derivative of the functional `name`."""
@@ -22,10 +20,9 @@ def second_derivative(name: str) -> DerivativeError:
 
 
 def with_derivatives(name: str, value: Tensor, inputs: Sequence[Tensor | None], derivatives: Sequence[Tensor | None]) -> Tensor:
-    """Attach a value (...) to the graph of its inputs (..., N, d) or (..., N), whose derivatives are known.
+    """Attach a value (...) to the graph of its inputs, given its derivatives by them; a batch may share an input.
 
-    Inputs may have fewer batch dimensions than their derivatives, as weights that a batch shares. PyTorch's
-    `once_differentiable` is not enough: if the upstream gradient is a constant, a second derivative would be zero.
+    PyTorch's `once_differentiable` is not enough: if the upstream gradient is a constant, a second derivative would be zero.
     """
     leaves = [t for t in inputs if t is not None and t.requires_grad]
     # An empty tensor that depends on every leaf, so that a second backward pass is detected without saving the inputs.

@@ -9,27 +9,19 @@ from importlib import metadata
 
 from rieszflow.errors import MissingPackageError
 
-__all__ = ["extra"]
-
 
 @contextmanager
 def extra(name: str, what: str) -> Iterator[None]:
-    """Raise MissingPackageError for a failed import in this block.
-
-    Args:
-        name: The extra in pyproject.toml.
-        what: What its packages are needed for; the message begins with it.
-    """
+    """Turn a failed import in this block into MissingPackageError: `what` needs a package of the extra `name`."""
     try:
         yield
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
         if package == "rieszflow":
             raise
-        missing = isinstance(error, ModuleNotFoundError)
-        why = (
-            f"needs {package}, which is not installed" if missing else f"{package or 'a package'} cannot be imported ({error})"
-        )
+        why = f"{package or 'a package'} cannot be imported ({error})"
+        if isinstance(error, ModuleNotFoundError):
+            why = f"needs {package}, which is not installed"
         raise MissingPackageError(f"{what}: {why}: {_command(name)}") from None
 
 

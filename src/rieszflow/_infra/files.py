@@ -25,18 +25,13 @@ from torch import Tensor
 from rieszflow._infra.messages import one_line
 from rieszflow.errors import FileError, InputError, WriteError
 
-__all__ = [
-    "MARK", "Format", "Json", "aside", "atomically", "copy_within", "is_temporary", "load_header", "load_tensors",
-    "open_regular", "out_of_memory", "read_text", "remove_leftovers", "save_tensors", "tensor_shapes",
-]  # fmt: skip
-
 MARK = "rieszflow"  # marks all files of this library
 Json: TypeAlias = dict[str, Any]  # JSON has no narrower type
 
 
 @dataclass(frozen=True)
 class Format:
-    """The kind of a tensor file, and the version of its layout: a higher version refuses older files."""
+    """The kind of a tensor file, and the version of its layout; files of other versions are refused."""
 
     kind: str
     version: int
@@ -62,7 +57,7 @@ def atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextlib.contextmanager
 def aside(path: Path) -> Iterator[Path]:
-    """Yield a hidden path next to `path`, whose content is removed in the end, as are those that killed processes left."""
+    """Yield a hidden path next to `path`, which is removed in the end, together with those that killed processes left."""
     if not path.name or "\0" in path.name:
         raise InputError(f"{str(path)!r}: the name of a file or folder is needed")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,11 +71,8 @@ def aside(path: Path) -> Iterator[Path]:
         _remove(temporary)
 
 
-_count = itertools.count()  # two threads may write to one path
-
-
 def _here() -> str:
-    """Identify the machine and the container, in which process numbers are unique."""
+    """Return an identifier of the machine and the container, in which process numbers are unique."""
     try:
         space = os.stat("/proc/self/ns/pid").st_ino
     except OSError:
@@ -89,6 +81,7 @@ def _here() -> str:
 
 
 _HERE = _here()
+_count = itertools.count()  # two threads may write to one path
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-\d+\.tmp(\.[^.]*)?", re.DOTALL)
 
 
@@ -170,8 +163,7 @@ def read_text(path: Path, most: int) -> str:
 def save_tensors(path: Path, form: Format, tensors: dict[str, Tensor], meta: Json) -> str:
     """Write tensors and JSON-able metadata as safetensors, with kind, version and checksum in the header; return the checksum.
 
-    Equal contents give equal files. At most one tensor at a time is copied in memory, if it is on another device or not
-    contiguous. Raises WriteError like `atomically`.
+    Equal contents give equal files, and at most one tensor at a time is copied in memory. Raises WriteError like `atomically`.
     """
     digest = hashlib.blake2b(json.dumps(meta).encode(), digest_size=16)
     form_meta = {"version": form.version, "kind": form.kind, "meta": meta}
@@ -263,7 +255,7 @@ def _load(path: Path, form: Format, whole: bool) -> tuple[dict[str, Tensor], Jso
 
 
 def _read(path: Path, whole: bool) -> tuple[dict[str, Tensor], Json]:
-    """Return the tensors of a safetensors file, if `whole`, and its metadata."""
+    """Return the metadata of a safetensors file, and its tensors if `whole`."""
     if os.fsencode(path).decode(errors="ignore") == str(path):
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()} if whole else {}  # noqa: SIM118  (not a mapping)

@@ -1,8 +1,8 @@
-"""Numba's options, its cache on disk, a log message when a compilation begins, and a parallel loop.
+"""Numba's options, its cache on disk, and a parallel loop.
 
-Numba stores machine code next to the source, in the user's cache folder or in NUMBA_CACHE_DIR. If none of them is writable, as
-in a read-only container, it refuses to define a cached function; then every process compiles. A folder that others can write to
-is never used, because Numba executes what it reads from its cache.
+Numba stores machine code next to the source, in the user's cache folder or in NUMBA_CACHE_DIR. If none of them is writable, it
+refuses to define a cached function; then every process compiles. A folder that others can write to is never used, because Numba
+executes what it reads from its cache.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from typing import Any
 import numba
 import torch
 from numba.core import event
-
-__all__ = ["CACHED", "OPTIONS", "SUMS", "parallel_for", "threads", "tile_width"]
 
 _LOG = logging.getLogger("rieszflow")
 _PACKAGE = Path(__file__).parents[1]
@@ -78,12 +76,8 @@ class _Announcer(event.Listener):
         if self.announced or not event.data["dispatcher"].py_func.__module__.startswith("rieszflow."):
             return
         self.announced = True
-        _LOG.info(
-            "compiling for this machine, once; this takes some seconds"
-            if CACHED
-            else "compiling for this machine, which takes some seconds in every process, because no cache folder is writable; "
-            "NUMBA_CACHE_DIR names one"
-        )
+        where = "once" if CACHED else "in every process, because no cache folder is writable (set NUMBA_CACHE_DIR)"
+        _LOG.info("compiling for this machine, %s; this takes some seconds", where)
 
     def on_end(self, event: event.Event) -> None:
         pass

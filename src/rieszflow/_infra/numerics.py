@@ -86,7 +86,7 @@ def power_of_two(largest: float, dtype: torch.dtype) -> float:
 
 
 def within_range(largest: float, dtype: torch.dtype) -> float:
-    """Return the largest difference between points, or raise an InputError if the dtype cannot hold it."""
+    """Return the largest difference between points, or raise InputError if the dtype cannot hold it."""
     if not math.isfinite(largest):
         raise InputError(f"`x` and `y` must have differences that {dtype} can hold, got larger ones; divide all points by 4")
     return largest

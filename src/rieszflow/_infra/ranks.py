@@ -18,11 +18,6 @@ from torch import Tensor
 from rieszflow._infra.messages import one_line
 from rieszflow.errors import InputError, InputTypeError, RankError
 
-__all__ = [
-    "Group", "all_gather_rows", "all_reduce_range", "all_reduce_sum", "broadcast_int", "check", "mean", "offset", "sending",
-    "shard", "total", "wait",
-]  # fmt: skip
-
 Group: TypeAlias = Any  # dist.ProcessGroup or None: PyTorch builds without torch.distributed have no such class
 Values = TypeVar("Values", Tensor, npt.NDArray[Any])
 

@@ -22,23 +22,6 @@ from rieszflow._infra.ranks import Group, all_reduce_sum
 from rieszflow._types import Cloud, Pair, Points, PointsT, Seed, Statistic
 from rieszflow.errors import InputError, InputTypeError
 
-__all__ = [
-    "Answer",
-    "clouds",
-    "fits_memory",
-    "generator",
-    "integer_seed",
-    "nonnegative_int",
-    "pair",
-    "plain_tensor",
-    "points",
-    "positive_float",
-    "positive_int",
-    "real",
-    "statistic",
-    "weights",
-]
-
 _SMALL = 1 << 24  # bytes that are always assumed to be available
 
 Answer: TypeAlias = Callable[[Tensor], PointsT]
@@ -58,10 +41,7 @@ def points(name: str, x: object, check_finite: bool = True) -> Tensor:
 
 
 def plain_tensor(name: str, x: object, shape: str) -> Tensor:
-    """Return `x` as a dense float32 or float64 tensor, in the same memory if possible.
-
-    Objects that are more than their values, such as masked arrays or arrays with units, are refused.
-    """
+    """Return `x` as a dense float32 or float64 tensor, in the same memory if possible; refuse subclasses with extra data."""
     if isinstance(x, np.ndarray):
         return _from_array(name, x)
     if not isinstance(x, Tensor):
@@ -139,16 +119,8 @@ def pair(x: PointsT, y: PointsT, check_finite: bool = True) -> tuple[Tensor, Ten
     ):
         if a != b:
             raise error(f"`y` must have {needed} {a}, as x has, got {b}")
-    return one, two, cast("Answer[PointsT]", _to_array if arrays else _to_tensor)
-
-
-def _to_array(t: Tensor) -> np.ndarray:
-    array: np.ndarray = t.detach().numpy()[()]  # a NumPy scalar if t has no dimensions
-    return array
-
-
-def _to_tensor(t: Tensor) -> Tensor:
-    return t
+    # Of a tensor without dimensions, [()] makes a NumPy scalar.
+    return one, two, cast("Answer[PointsT]", (lambda t: t.detach().numpy()[()]) if arrays else (lambda t: t))
 
 
 def clouds(

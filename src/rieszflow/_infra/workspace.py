@@ -14,8 +14,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["BufferPool", "Workspace", "empty_like"]
-
 _HUGE = 1 << 21
 # Python's default is memory that a forked process shares with its parent.
 _PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
@@ -23,11 +21,10 @@ _current = threading.local()
 
 
 class Workspace(threading.local):
-    """The memory of one scratch array, kept between calls. Every thread has its own.
+    """The memory of one scratch array, kept between calls; every thread has its own.
 
-    Loops sweep tables of some megabytes once for every tile of points. In pages of 4 KB the tables' addresses overflow the
-    processor's translation cache, so the memory is in huge pages if the system has them; fresh memory would cost a page fault
-    for every page.
+    It is in huge pages if the system has them: in pages of 4 KB, the addresses of tables of some megabytes overflow the
+    processor's translation cache. Fresh memory would also cost a page fault for every page.
     """
 
     _buffer = np.empty(0, np.uint8)
@@ -59,7 +56,7 @@ def empty_like(x: Tensor) -> Tensor:
 class BufferPool:
     """The memory of recent results, reused as soon as no tensor refers to it any more.
 
-    A step of a flow makes two arrays and frees two. Fresh ones of a gigabyte would cost nearly as much as the step itself.
+    A step of a flow makes and frees two arrays. Allocating a gigabyte takes nearly as long as the step itself.
     """
 
     _MOST = 3  # the particles, their velocity and their gradient

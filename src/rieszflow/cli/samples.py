@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from rieszflow.cli.commands import app
-from rieszflow.cli.options import DataPath, Force, RunPath, Seed, check_new_file, check_writable
+from rieszflow.cli.options import DATA_FORMATS, DataPath, Force, RunPath, Seed, check_new_file, check_writable
 from rieszflow.cli.output import ProgressBars, print_table, show
 from rieszflow.errors import InputError
 
@@ -53,7 +53,7 @@ def sample(
 
 
 def _condition(run: Run, n: int, label: int | None, condition: str | None, observed: str | None) -> object:
-    """Return the value of --label, --condition or --observed; the option must fit the condition that the run was trained on."""
+    """Return the value of --label, --condition or --observed, the option that the run was trained for."""
     kind = run.config.condition
     accepted = {"": "no condition", "class": "--label"}.get(kind, "--observed")
     if kind.startswith(("columns:", "values")):
@@ -150,8 +150,7 @@ def info(
     from rieszflow.generative import Run, presets
 
     if run is None:
-        files = "hf:NAME, a folder of images or IDX files, a .npy or .npz file, a .csv or .parquet table"
-        show(f"data sets: {', '.join(NAMED)}, {files}")
+        show(f"data sets: {', '.join(NAMED)}, {DATA_FORMATS}")
         show("presets:   " + ", ".join(f"{d} {n}" for d, n in presets()))
         return
     opened = Run.open(run)

@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from rieszflow._infra.extras import extra
 from rieszflow.cli.commands import app, invocation
-from rieszflow.cli.options import DataPath, Keywords, RunPath, check_new_run
+from rieszflow.cli.options import DATA_FORMATS, DataPath, Keywords, RunPath, check_new_run
 from rieszflow.cli.output import TrainingBars, show
 from rieszflow.errors import InputError
 
@@ -24,12 +24,7 @@ TensorBoard = Annotated[bool, Option("--tensorboard", help="Write curves and ima
 @app.command(epilog="Example: `rieszflow train fashion-mnist --preset cpu --out runs/fashion`")
 def train(
     dataset: Annotated[
-        str,
-        Argument(
-            metavar="DATASET",
-            help="digits, fashion-mnist, mnist, cifar10, celeba, hf:NAME, a folder of images or IDX files, a .npy or .npz "
-            "file, a .csv or .parquet table.",
-        ),
+        str, Argument(metavar="DATASET", help=f"digits, fashion-mnist, mnist, cifar10, celeba, {DATA_FORMATS}.")
     ],
     data: Annotated[Path | None, Option(help="Folder that contains the files of a named data set.")] = None,
     preset: Annotated[str, Option(help="Name of a preset (see `rieszflow info`), or a YAML file.")] = "cpu",
@@ -63,7 +58,7 @@ def train(
     from rieszflow.generative import Config, GenerativeFlow
     from rieszflow.generative.condition import condition_columns
 
-    # Whether a file or folder holds images or vectors is known after loading; the settings used before are the same for both.
+    # Only loading tells whether a file or folder holds images or vectors; the settings used before are the same for both.
     config = Config.preset(name if name in NAMED else "images", preset, **overrides)
     config.torch_device()
     content = load(dataset, data, config.held_out, config.seed, condition_columns(config))

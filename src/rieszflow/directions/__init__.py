@@ -1,7 +1,6 @@
 """Directions ξ_1, …, ξ_P on the unit sphere, to project points on.
 
-To add a kind, write a function of type `base.Sampler` that returns `DenseDirections` or a subclass of `Directions` of its own
-(see `hadamard.py`). Add it to `KINDS`, and its name to `_types.DirectionsName`.
+A new kind is a function of type `base.Sampler`, an entry in `KINDS`, and a name in `_types.DirectionsName`.
 """
 
 from __future__ import annotations
@@ -24,33 +23,25 @@ __all__ = ["KINDS", "DenseDirections", "Directions", "HadamardDirections", "Kind
 Kind: TypeAlias = DirectionsName | Tensor | PatchSlices
 """Values of the argument `directions` of public functions: a name, a tensor (P, d) of unit rows, or `PatchSlices`."""
 
-KINDS: dict[str, Sampler] = {
-    "independent": independent,
-    "orthogonal": orthogonal,
-    "hadamard": hadamard,
-    "sobol": sobol,
-}
-
-# Up to this dimension Haar blocks are cheap and need no padding; above it, a QR factorisation costs more than its slices.
-_MAX_HAAR_DIM = 64
+KINDS: dict[str, Sampler] = {"independent": independent, "orthogonal": orthogonal, "hadamard": hadamard, "sobol": sobol}
+_MAX_HAAR_DIM = 64  # above it, a QR factorisation costs more than its slices
 _SIGNS = 2  # numbers per structured direction
 
 
 @isolated_numerics
 def sample(kind: Kind, P: int, d: int, like: Tensor, generator: torch.Generator | None = None) -> Directions:
-    """Draw P directions in R^d, or check those given as a tensor.
+    """Draw P directions in R^d, or check those given as a tensor, which sets P.
 
     Args:
-        kind: See `Kind`. A tensor is used as it is and sets P.
+        kind: A name, a tensor or `PatchSlices`, see `Kind`.
         P: Number of directions, at least 1.
         d: Dimension of the points.
         like: Tensor whose dtype and device the directions get.
         generator: Source of random numbers; None for torch's default generator of the CPU.
 
     Raises:
-        InputError (a ValueError): An unknown name, a tensor whose rows are not unit vectors in R^d, a kind that does not fit
-            the dimension, or more directions than fit into memory.
-        InputTypeError (a TypeError): A tensor of a wrong dtype or layout.
+        InputError: An unknown name, rows that are not unit vectors in R^d, or more directions than fit into memory.
+        InputTypeError: A tensor of a wrong dtype or layout.
     """
     if isinstance(kind, Tensor):
         return _from_tensor(kind, d, like)

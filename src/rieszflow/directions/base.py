@@ -14,28 +14,21 @@ from torch import Tensor
 
 from rieszflow.errors import InputError
 
-__all__ = ["DenseDirections", "Directions", "Sampler", "independent", "orthogonal", "sobol"]
-
 
 class Directions(ABC):
     """P directions ξ_1, …, ξ_P in R^d, of one dtype and device.
 
-    Attributes:
-        P: Number of directions.
-        n: Dimension in which they are uniform on the sphere, which determines the constant of slicing. It differs from d if
-            points are zero-padded (`HadamardDirections`) or cut into patches (`PatchDirections`).
+    They are uniform on the sphere in R^n, which determines the constant of slicing. n differs from d if points are zero-padded
+    (`HadamardDirections`) or cut into patches (`PatchDirections`).
     """
 
     P: int
     n: int
 
     def project(self, x: Tensor, shift: Tensor | None = None, scale: float = 1.0) -> Tensor:
-        """Return the projections ⟨ξ_p, (x_i − shift)·scale⟩ of shape (..., P, N).
+        """Return the projections ⟨ξ_p, (x_i − shift)·scale⟩ (..., P, N) of points (..., N, d); without shift, ⟨ξ_p, x_i⟩.
 
-        Args:
-            x: Points of shape (..., N, d), with the dtype and device of the directions.
-            shift: Origin of shape (..., 1, d). If None, `scale` is ignored, too.
-            scale: Factor of the points, a power of two.
+        The shift is an origin (..., 1, d), the scale a power of two.
         """
         return self._project(x if shift is None else (x - shift) * scale)
 
@@ -59,8 +52,7 @@ class Directions(ABC):
 Sampler: TypeAlias = Callable[[int, int, Tensor, torch.Generator], Directions]
 """A function (P, d, like, generator) that draws P directions in R^d with the dtype and device of the tensor `like`.
 
-Random numbers are drawn on the generator's device and do not depend on `like`, so that a seed means the same directions in
-float32 and float64, and on every device.
+Random numbers do not depend on `like`, so that a seed means the same directions for all dtypes and devices.
 """
 
 
@@ -93,12 +85,11 @@ def independent(P: int, d: int, like: Tensor, generator: torch.Generator) -> Den
 def orthogonal(P: int, d: int, like: Tensor, generator: torch.Generator) -> DenseDirections:
     """Draw blocks of d orthogonal directions, each block from the Haar measure.
 
-    Every direction is uniform on the sphere, so means over directions are unbiased. The squared projections of any z on a block
-    sum to ‖z‖², so the error is smaller than that of P independent directions, most of all if P is a multiple of d.
+    The squared projections of any z on a block sum to ‖z‖², so the error is smaller than that of P independent directions, most
+    of all if P is a multiple of d.
 
     References:
-        Mezzadri, How to Generate Random Matrices from the Classical Compact Groups, Notices of the AMS 54 (2007): QR of a
-        Gaussian matrix with positive diagonal of R.
+        Mezzadri, How to Generate Random Matrices from the Classical Compact Groups, Notices of the AMS 54 (2007).
     """
     blocks = []
     for start in range(0, P, d):
@@ -111,7 +102,7 @@ def orthogonal(P: int, d: int, like: Tensor, generator: torch.Generator) -> Dens
 def sobol(P: int, d: int, like: Tensor, generator: torch.Generator) -> DenseDirections:
     """Draw quasi-Monte-Carlo directions: scrambled Sobol points mapped through the normal quantile function and normalised.
 
-    Scrambling makes every direction uniform on the sphere. They are best for small d and P a power of two.
+    They are best for small d and P a power of two.
 
     References:
         Hertrich, Jahn and Quellmalz, Fast Summation of Radial Kernels via QMC Slicing (ICLR 2025).

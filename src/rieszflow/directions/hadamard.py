@@ -1,10 +1,11 @@
 """Structured orthogonal directions: rows of H·D₂·H·D₁ in R^n for n = 2^k ≥ d, where points are zero-padded.
 
 H is the orthonormal Hadamard matrix, D₁ and D₂ are diagonal matrices of random signs. Projecting a point on a block of n
-directions takes 2n log₂ n additions instead of 2n² operations.
+directions takes 2n log₂ n additions. Every row has the second moments of the uniform distribution on the sphere, and its higher
+ones up to O(1/n); points are therefore padded to `MIN_DIM` numbers or more.
 
-Every row has exactly the second moments of the uniform distribution on the sphere, and the higher ones up to O(1/n); points are
-therefore padded to `MIN_DIM` numbers or more.
+The compiled loops transform points in tiles of T: tile[j·T + i] is coordinate j of the i-th point. Every butterfly is one
+operation on T neighbours, and a tile stays in the second-level cache.
 
 References:
     Yu et al., Orthogonal Random Features (NeurIPS 2016), section 4.
@@ -41,14 +42,7 @@ def hadamard(P: int, d: int, like: Tensor, generator: torch.Generator) -> Hadama
 
 
 class HadamardDirections(Directions):
-    """Consecutive rows of Hadamard blocks.
-
-    Args:
-        signs: D₁ and D₂ of every block, shape (blocks, 2, n), entries −1 and 1.
-        P: Number of rows.
-        d: Dimension of the points.
-        first: Index of the first row, counted from that of the first block.
-    """
+    """P consecutive rows, from `first` on, of Hadamard blocks with the signs D₁ and D₂ (blocks, 2, n), for points in R^d."""
 
     def __init__(self, signs: Tensor, P: int, d: int, first: int = 0) -> None:
         self.signs, self.P, self.d, self.first = signs, P, d, first

@@ -1,9 +1,8 @@
 """Directions on patches of images.
 
-A direction on a patch of size × size pixels and all C channels is stretched to (stretch·size)² pixels by repeating each pixel,
-and placed in the image with periodic boundary. Its inner product with an image is that with the pooled patch: sums over
-stretch × stretch pixels, divided by `stretch`. So a patch has C·size² numbers whatever its stretch, and nothing is copied for a
-slice. Directions on a patch are Hadamard directions, for which its numbers are zero-padded to n = 2^k.
+A Hadamard direction on a patch of size × size pixels and C channels is stretched to (stretch·size)² pixels and placed in the
+image with periodic boundary. Its inner product with an image is that with the pooled patch: sums over stretch × stretch pixels,
+divided by `stretch`. So a patch has C·size² numbers whatever its stretch.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +20,6 @@ from rieszflow._infra import validate
 from rieszflow.directions.base import Directions
 from rieszflow.directions.hadamard import padded_dim, random_signs, transform
 from rieszflow.errors import InputError
-
-__all__ = ["PatchDirections", "PatchSlices"]
 
 
 @dataclass(frozen=True)
@@ -148,8 +146,7 @@ class PatchSlices:
         return torch.from_numpy(flat.reshape(self.n_patches, self.patch_dim, k * k).astype(np.int32))
 
 
-@dataclass(frozen=True)
-class _Block:
+class _Block(NamedTuple):
     """The first `rows` directions of a Hadamard block on the patch of number `patch`."""
 
     patch: int

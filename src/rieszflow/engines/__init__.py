@@ -1,39 +1,36 @@
 """Engines: MMD² and its derivatives on all slices, a one-dimensional problem many times.
 
-`sort` is exact and the reference, for Riesz(1.0). `bins` takes linear time and no memory that grows with N, for all kernels. A
-new engine is one file with a subclass of `Engine` and one entry in `ENGINES`; `tests/engines/test_contract.py` then covers it.
+`sort` is exact and the reference, for Riesz(1.0). `bins` takes linear time and memory independent of N, for all kernels. A new
+engine is a subclass of `Engine` and an entry in `ENGINES`, which `tests/engines/test_contract.py` covers.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from rieszflow._types import Need
 from rieszflow.engines.base import Engine, Problem, Result
 from rieszflow.engines.bins import Bins, CachedTarget
 from rieszflow.engines.sort import Sort
 from rieszflow.errors import InputError
+from rieszflow.histograms import uses_cdf
 
-__all__ = ["ENGINES", "Bins", "CachedTarget", "Engine", "Problem", "Result", "caching_engine", "choose"]
+__all__ = ["ENGINES", "Bins", "CachedTarget", "Engine", "Problem", "Result", "can_cache", "choose"]
 
-_BINS = Bins()
-ENGINES: dict[str, Engine] = {"sort": Sort(), "bins": _BINS}
-
-# Below this number the tables of the bins cost more than the points, and the exact engine is about as fast.
-_FEW = 4096
+ENGINES: dict[str, Engine] = {"sort": Sort(), "bins": Bins()}
+_FEW = 4096  # with fewer points the tables of the bins cost more than the points, and sorting is about as fast
 
 
 def choose(name: str, problem: Problem, x: Tensor, y: Tensor) -> Engine:
-    """Return the engine of a name.
+    """Return the engine of a name, or raise InputError if there is none, or if it does not support the problem.
 
-    Of the engines that support the problem, "auto" prefers an exact one for few points, float64 and derivatives by weights.
-
-    Raises:
-        InputError: An unknown name, or a problem that the engine does not support.
+    "auto" prefers the exact engine for few points, float64 and derivatives by weights.
     """
     if isinstance(name, str) and name == "auto":
         precise = problem.need.weights or x.dtype.itemsize > 4 or x.shape[-2] + y.shape[-2] < _FEW
-        by_preference = sorted(ENGINES.values(), key=lambda engine: engine.exact, reverse=precise)
-        found = next((engine for engine in by_preference if engine.refusal(problem) is None), _BINS)
+        found = ENGINES["sort" if precise else "bins"]
+        if found.refusal(problem) is not None:
+            found = ENGINES["bins"]
     elif isinstance(name, str) and name in ENGINES:
         found = ENGINES[name]
     else:
@@ -44,6 +41,6 @@ def choose(name: str, problem: Problem, x: Tensor, y: Tensor) -> Engine:
     return found
 
 
-def caching_engine(name: str, problem: Problem) -> Bins | None:
-    """Return the engine that can cache targets, if the name and the problem allow it."""
-    return _BINS if name in ("auto", _BINS.name) and _BINS.can_cache(problem) else None
+def can_cache(name: str, problem: Problem) -> bool:
+    """Return True if targets can be cached for this engine and problem."""
+    return name in ("auto", "bins") and uses_cdf(problem.kernel) and problem.need == Need(x=True)

@@ -1,4 +1,4 @@
-"""The contract of engines, which compute MMD² and its derivatives on given slices."""
+"""The contract of engines."""
 
 from __future__ import annotations
 
@@ -15,26 +15,14 @@ from rieszflow.directions import Directions
 from rieszflow.errors import InputError
 from rieszflow.kernels import Kernel
 
-__all__ = ["Engine", "Problem", "Result"]
-
 
 @dataclass(frozen=True)
 class Problem:
-    """What to compute, independent of the points.
-
-    Attributes:
-        kernel: The kernel K.
-        need: The value and the derivatives that are needed.
-        group: A torch.distributed process group if points are this rank's parts of clouds over all ranks; None if the clouds
-            are complete.
-    """
+    """The kernel, the needed results, and the process group whose ranks hold parts of the clouds; None if they are complete."""
 
     kernel: Kernel
     need: Need
     group: Group = None
-
-
-_TENSORS = ("value", "x", "y", "a", "b")
 
 
 @dataclass
@@ -43,10 +31,8 @@ class Result:
 
     Attributes:
         value: MMD², float64 of the clouds' batch shape.
-        x: Derivative by the points of x, in their shape and dtype.
-        y: Derivative by the points of y.
-        a: Derivative by the weights of x, (..., N).
-        b: Derivative by the weights of y, (..., M).
+        x, y: Derivatives by the points, in their shape and dtype.
+        a, b: Derivatives by the weights of x (..., N) and y (..., M).
         stale: True if x left the cached bin range; the result is valid, but the cache should be rebuilt before the next call.
     """
 
@@ -59,7 +45,7 @@ class Result:
 
     def __iadd__(self, part: Result) -> Result:
         """Add the result on further slices, in the memory of the first one."""
-        for name in _TENSORS:
+        for name in ("value", "x", "y", "a", "b"):
             old, new = getattr(self, name), getattr(part, name)
             if new is not None:
                 setattr(self, name, new if old is None else old.add_(new))
@@ -72,28 +58,20 @@ class Engine(ABC):
 
     Attributes:
         name: Name in the `engine` argument.
-        exact: True if results are those of brute force on the same slices, up to rounding.
         takes_batches: True if `_evaluate` accepts clouds with batch dimensions; otherwise `evaluate` calls it for each cloud.
     """
 
     name: ClassVar[str]
-    exact: ClassVar[bool]
     takes_batches: ClassVar[bool]
 
     @abstractmethod
     def refusal(self, problem: Problem) -> str | None:
-        """Return why this engine does not support a problem, in a sentence that begins with the argument; None if it does."""
+        """Return a message why this engine does not support a problem, which begins with the argument; None if it does."""
 
     def evaluate(self, pair: Pair, directions: Directions, problem: Problem) -> Result:
-        """Return MMD² and its derivatives, averaged over the slices.
+        """Return the means of MMD² and its derivatives over the slices, for detached clouds and a supported problem.
 
-        Args:
-            pair: Detached clouds (..., N, d) and (..., M, d). With a group they are this rank's parts, (N, d) and (M, d).
-            directions: The slices, for points of dimension d.
-            problem: A problem that this engine supports.
-
-        Raises:
-            InputError: Batches with a group; points that the engine cannot hold or resolve.
+        Raises InputError for batches with a group, and for points that the engine cannot hold or resolve.
         """
         if pair.x.points.ndim == 2 or (self.takes_batches and problem.group is None):
             return self._evaluate(pair, directions, problem)
@@ -118,9 +96,8 @@ class Engine(ABC):
 
 def _members(cloud: Cloud) -> list[Cloud]:
     """Return the clouds of a batch."""
-    points, w = cloud.points, cloud.weights
-    flat = points.flatten(0, -3)
+    points, w = cloud.points.flatten(0, -3), cloud.weights
     if w is None:
-        return [Cloud(p) for p in flat]
-    weights = w.expand(*points.shape[:-2], w.shape[-1]).flatten(0, -2)
-    return [Cloud(p, v) for p, v in zip(flat, weights, strict=True)]
+        return [Cloud(p) for p in points]
+    weights = w.expand(*cloud.points.shape[:-2], w.shape[-1]).flatten(0, -2)
+    return [Cloud(p, v) for p, v in zip(points, weights, strict=True)]

@@ -1,4 +1,4 @@
-"""The linear-time engine, an adapter of `rieszflow.histograms` to the contract of engines."""
+"""The linear-time engine, an adapter of `rieszflow.histograms` to the contract of engines, and its cache."""
 
 from __future__ import annotations
 
@@ -9,24 +9,22 @@ from torch import Tensor
 
 from rieszflow import histograms
 from rieszflow._infra.messages import notice
+from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import Workspace
-from rieszflow._types import Batches, Cloud, Need, Pair
+from rieszflow._types import Batches, Cloud, Pair
 from rieszflow.directions import Directions
 from rieszflow.engines.base import Engine, Problem, Result
 from rieszflow.histograms import BINS, GRID_TENSORS, BinGrid, CdfEvaluator, Evaluator, FftEvaluator, Histogram
 from rieszflow.kernels import Riesz
-
-__all__ = ["Bins", "CachedTarget"]
 
 _DRIFT = 0.02  # additional share of projections outside the range that makes a cache stale
 _X, _Y = Workspace(), Workspace()
 
 
 class Bins(Engine):
-    """Linear time; exact but for the bins."""
+    """MMD² from histograms, in linear time; exact up to the width of the bins."""
 
     name: ClassVar[str] = "bins"
-    exact: ClassVar[bool] = False
     takes_batches: ClassVar[bool] = False
 
     def refusal(self, problem: Problem) -> str | None:
@@ -57,38 +55,34 @@ class Bins(Engine):
             )
         return total
 
-    def can_cache(self, problem: Problem) -> bool:
-        """Return True if `cache` can cache a target for this problem."""
-        return histograms.uses_cdf(problem.kernel) and problem.need == Need(x=True)
-
-    def cache(self, y: Cloud | Batches, x: Tensor, directions: Directions, problem: Problem) -> CachedTarget:
-        """Cache a target y on these slices, for points distributed like x (N, d)."""
-        points = y.points if isinstance(y, Cloud) else y
-        grids = histograms.choose_grids(x, points, directions, problem.kernel, bins=None, group=problem.group)
-        return CachedTarget(grids, y, problem)
-
-    def restore_cache(
-        self, y: Cloud | Batches, state: dict[str, Tensor], directions: Directions, problem: Problem
-    ) -> CachedTarget:
-        """Rebuild the cache with this `state` from the same target and slices. Raise KeyError if the state does not fit."""
-        grids = [
-            BinGrid.from_tensors(part, {name: state[f"{k}.{name}"] for name in GRID_TENSORS})
-            for k, part in enumerate(histograms.split_directions(directions))
-        ]
-        return CachedTarget(grids, y, problem)
-
 
 class CachedTarget:
     """The histograms of a target on all parts of the slices, so that a call costs nothing for the target."""
 
-    def __init__(self, grids: Sequence[BinGrid], y: Cloud | Batches, problem: Problem) -> None:
-        self._group = problem.group
+    def __init__(self, grids: Sequence[BinGrid], y: Cloud | Batches, group: Group) -> None:
+        self._group = group
         if isinstance(y, Cloud):
-            self.histograms = [Histogram.from_points(grid, y, group=self._group) for grid in grids]
+            self.histograms = [Histogram.from_points(grid, y, group=group) for grid in grids]
         else:
-            self.histograms = histograms.count_batches(grids, y, self._group)
+            self.histograms = histograms.count_batches(grids, y, group)
         self._outside = [y.outside() for y in self.histograms]
         self._slices = sum(grid.directions.P for grid in grids)
+
+    @classmethod
+    def for_points(cls, x: Tensor, y: Cloud | Batches, directions: Directions, problem: Problem) -> CachedTarget:
+        """Count a target y on these slices, in bins for y and for points distributed like x (N, d)."""
+        points = y.points if isinstance(y, Cloud) else y
+        grids = histograms.choose_grids(x, points, directions, problem.kernel, bins=None, group=problem.group)
+        return cls(grids, y, problem.group)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor], y: Cloud | Batches, directions: Directions, group: Group) -> CachedTarget:
+        """Rebuild the cache of this `state` from the same target and slices. Raises KeyError if the state does not fit."""
+        grids = [
+            BinGrid.from_tensors(part, {name: state[f"{k}.{name}"] for name in GRID_TENSORS})
+            for k, part in enumerate(histograms.split_directions(directions))
+        ]
+        return cls(grids, y, group)
 
     def evaluate(self, x: Cloud, unbiased: bool) -> Result:
         """Return the result of `Bins.evaluate` for x (N, d) and this target."""
@@ -100,5 +94,5 @@ class CachedTarget:
         return total
 
     def state(self) -> dict[str, Tensor]:
-        """Return what `Bins.restore_cache` needs in addition to the target and the slices."""
+        """Return what `from_state` needs in addition to the target and the slices."""
         return {f"{k}.{name}": v for k, y in enumerate(self.histograms) for name, v in y.grid.to_tensors().items()}

@@ -1,7 +1,7 @@
 """The exact engine: both distribution functions of every slice at every point, by one sort of the joined projections.
 
-In PyTorch operations, O((N + M) log(N + M)) per slice. The derivative by x alone on the CPU in float32, which flows
-need, has compiled loops with a radix sort, O(N + M).
+It takes O((N + M) log(N + M)) per slice in PyTorch operations. For the derivative by x alone of float32 points on the CPU, as
+flows need it, there are compiled loops with a radix sort, O(N + M).
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ _PROJECTIONS = 1 << 26  # at a time: 256 MB of float32
 
 
 class Sort(Engine):
-    """Exact on every slice for Riesz(1.0), in O((N + M) log(N + M)) per slice; derivatives by weights, too."""
+    """MMD² for Riesz(1.0), exact on every slice, with derivatives by points and weights."""
 
     name: ClassVar[str] = "sort"
-    exact: ClassVar[bool] = True
     takes_batches: ClassVar[bool] = True
 
     def refusal(self, problem: Problem) -> str | None:
@@ -59,10 +58,7 @@ class Sort(Engine):
 
 
 def _centre(y: Tensor) -> Tensor:
-    """Return an origin for all points, (..., 1, d), near which projections keep more digits.
-
-    It is the median of some points, because an outlier would pull the mean away from all others.
-    """
+    """Return the median of some points as an origin (..., 1, d), near which projections keep more digits than near 0."""
     some = y[..., :31, :].sort(dim=-2).values
     middle = (some.shape[-2] - 1) // 2
     return some[..., middle : middle + 1, :]

@@ -19,11 +19,11 @@ _MIN_PAIRS = 1 << 12  # for fewer pairs of points the call overhead dominates
 _FEW_DIMS = 8  # up to this dimension differences are faster than a matrix product, and exact
 _PRODUCTS = 1 << 20  # entries of a matrix product at a time: 4 MB
 _SHARE = 1 << 15  # numbers that justify another thread
-_RANGE = 2.0**40  # coordinates between its inverse and this have squares and squared differences within float32's range
+_RANGE = 2.0**40  # between 1/_RANGE and this, squares of coordinates and of differences are within float32's range
 
 
 def supports(clouds: Pair, kernel: Kernel) -> bool:
-    """Return True if `evaluate` accepts these clouds: large enough to benefit, with squares within the range of float32."""
+    """Return True if `evaluate` accepts these clouds: large enough to benefit, with squares in the range of float32."""
     x, y = clouds.x.points, clouds.y.points
     if kernel != Riesz(1.0) or x.dtype != torch.float32 or x.ndim != 2 or x.device.type != "cpu":
         return False

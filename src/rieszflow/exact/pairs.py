@@ -1,7 +1,7 @@
-"""MMD² over all pairs of points for any kernel, in chunks and in float64, in O((N + M) d) memory and a chunk.
+"""MMD² over all pairs of points for any kernel, in float64 and in chunks of pairs.
 
-Derivatives follow their formulas instead of the graph of the sums, so no graph over N × M pairs is kept and derivatives at
-coincident points are finite. Points may have any magnitude: they are scaled by a power of two, and results are scaled back.
+Derivatives follow their formulas: no graph over N × M pairs is kept, and they are finite at coincident points. Points may have
+any magnitude: they are scaled by a power of two, and results are scaled back.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from torch import Tensor
 from rieszflow._infra.numerics import times_power_of_two, two_to
 from rieszflow._types import Cloud, Need, Pair
 from rieszflow.kernels import Kernel
-
-__all__ = ["distinct", "evaluate", "weights_of"]
 
 _PAIRS = 1 << 22  # pairs of points in one chunk: 32 MB of float64 an array
 _CLOSE = 1e-4  # squared distances below this share of ‖x‖² + ‖y‖² are computed from differences
@@ -165,22 +163,13 @@ def _pull(x: Tensor, y: _Measure, scaled: _ScaledKernel, own: bool = False) -> T
 
 
 class _Chunk(NamedTuple):
-    """A run of points of x against all of y.
+    """Some consecutive points of x against all of y."""
 
-    Attributes:
-        start: Index of the first of these points.
-        x: These points, minus the mean of y.
-        y: All points of y, minus their mean.
-        rho: Distances of shape (..., n, M).
-        close: Indices (..., i, j) of the close pairs, in bounded parts.
-        uncentred: These points and y, before the mean was subtracted.
-    """
-
-    start: int
-    x: Tensor
-    y: Tensor
-    rho: Tensor
-    close: list[tuple[Tensor, ...]]
+    start: int  # index of the first point of x
+    x: Tensor  # minus the mean of y
+    y: Tensor  # minus its mean
+    rho: Tensor  # distances (..., n, M)
+    close: list[tuple[Tensor, ...]]  # indices (..., i, j) of the close pairs, in bounded parts
     uncentred: tuple[Tensor, Tensor]
 
     def differences(self, indices: tuple[Tensor, ...]) -> Tensor:

@@ -28,8 +28,6 @@ from rieszflow.histograms import replay_step
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 from rieszflow.target import Target
 
-__all__ = ["ParticleFlow"]
-
 T = TypeVar("T")
 
 

@@ -29,8 +29,6 @@ from rieszflow._types import PointsT, Progress, ProgressCallback
 from rieszflow.errors import FileError, InputError, RunError
 from rieszflow.flow.segments import Plan, Segment, Step, replay
 
-__all__ = ["RecordedFlow"]
-
 _FORMAT, _END_FORMAT = Format("recorded flow", 1), Format("end of a recorded flow", 1)
 _END = "end.safetensors"  # states how many parts a folder has
 _PUSHED = 256_000_000  # bytes of points and velocities that are moved each time that the parts are read

@@ -21,8 +21,6 @@ from rieszflow.directions import Kind, PatchSlices
 from rieszflow.flow.steps import apply_moves, update_velocity
 from rieszflow.histograms import StepTables, replay_step
 
-__all__ = ["Plan", "Segment", "Step", "replay"]
-
 Velocities: TypeAlias = Sequence[Tensor | None]  # of every kind of slices; None at rest
 
 

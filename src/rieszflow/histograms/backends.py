@@ -1,13 +1,13 @@
 """The passes over the points of a cloud: counting into bins, and looking up piecewise linear functions.
 
-All work that grows with the number of points is here. An array of all P × N projections never exists: every pass projects the
-points again, a tile at a time. On the CPU the projection is fused with the fast transform, or is a matrix product.
+Every pass projects the points again, a tile at a time. On the CPU the projection is a fused fast transform or a matrix product.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -21,22 +21,20 @@ from rieszflow.histograms import loops, patch_loops
 from rieszflow.histograms.grid import BinGrid, PiecewiseLinear, Projector, check_inside
 from rieszflow.histograms.loops import FIRST, PER_OCTAVE, STEEP, TAIL
 
-__all__ = ["Backend", "TorchBackend", "empty_lines", "select_backend"]
-
 _COUNTS, _LINES = Workspace(), Workspace()
 
 
 class Backend(ABC):
     """The passes over points on one kind of device and directions."""
 
-    tile: int  # projections at a time
-    shortest: int = 1  # points of a tile, at least
+    tile: int  # number of projections at a time
+    shortest: int = 1  # smallest number of points at a time
 
     def _size(self, projector: Projector) -> int:
         return max(self.shortest, self.tile // projector.directions.P)
 
     def extent(self, projector: Projector, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the least and the greatest projection on every slice, (P,) each."""
+        """Return the smallest and the largest projection on every slice, (P,) each."""
         ends = [(tile.amin(1), tile.amax(1)) for _, tile in projector.tiles(x, self._size(projector))]
         return torch.stack([e[0] for e in ends]).amin(0), torch.stack([e[1] for e in ends]).amax(0)
 
@@ -44,18 +42,10 @@ class Backend(ABC):
     def count(
         self, grid: BinGrid, cloud: Cloud, *, tail_sums: bool = False, scale: float = 1.0, workspace: Workspace | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Count a cloud (N, d) into bins.
+        """Count a cloud (N, d), with weights 1 if it has none, and multiply all results by `scale`.
 
-        Args:
-            grid: The bins.
-            cloud: The points; one without weights counts 1 for every point.
-            tail_sums: Whether to sum the positions in the geometric bins.
-            scale: A factor for all results.
-            workspace: Memory for the counts, which are valid until its next use; None for new memory.
-
-        Returns:
-            The counts (P, bins), float32, and the sums of count·u over the positions u in the geometric bins,
-            (P, 2·TAIL) float64, or None.
+        Returns the counts (P, bins), float32, in the memory of a workspace until its next use; and, if `tail_sums`, the sums of
+        weight·u over the positions u in the geometric bins, (P, 2·TAIL) float64.
         """
 
     @abstractmethod
@@ -73,7 +63,7 @@ def empty_lines(P: int, bins: int) -> np.ndarray:
 
 
 class _Cpu(Backend):
-    one_table = False  # all threads count into one table, on slices of their own
+    one_table = False  # True if all threads count into one table, on different slices
 
     def count(
         self, grid: BinGrid, cloud: Cloud, *, tail_sums: bool = False, scale: float = 1.0, workspace: Workspace | None = None
@@ -114,26 +104,18 @@ def _bins_and_weights(grid: BinGrid, cloud: Cloud) -> tuple[tuple[object, ...], 
 
 
 class _Fused(_Cpu):
-    """The backend of structured directions: a tile of points is projected and used while it is in the cache.
-
-    Args:
-        loop: The compiled pass.
-        arguments: The directions of a projector, as the loop takes them.
-        width: Numbers of a point in a tile.
-    """
-
-    def __init__(
-        self,
-        loop: Callable[..., object],
-        arguments: Callable[[Projector], tuple[object, ...]],
-        width: Callable[[Projector], int],
-    ) -> None:
-        self._loop, self._arguments, self._width = loop, arguments, width
+    """The backend of structured directions: a tile of points is projected and used while it is in the cache."""
 
     def _run(self, projector: Projector, x: Tensor, *args: object) -> None:
+        directions = projector.directions
+        if isinstance(directions, PatchDirections):
+            loop, arguments, width = _patches(directions)
+        else:
+            assert isinstance(directions, HadamardDirections)
+            loop, arguments, width = _hadamard(directions)
         points = x.detach().numpy()
         source = points, projector.shift.numpy(), points.dtype.type(projector.scale)
-        parallel_for(self._loop, len(x), tile_width(self._width(projector)), source, self._arguments(projector), *args)
+        parallel_for(loop, len(x), tile_width(width), source, arguments, *args)
 
     def extent(self, projector: Projector, x: Tensor) -> tuple[Tensor, Tensor]:
         extent = np.empty((threads(), 2, projector.directions.P), np.float32)
@@ -228,30 +210,30 @@ def _middle(counts: Tensor) -> Tensor:
 
 
 def _spread_part(counts: Tensor) -> Tensor:
-    """See `loops.spread_part`."""
+    """Return the part of the counts that is spread over the bins; see `loops.spread_part`."""
     padded = torch.nn.functional.pad(counts, (1, 1))
     return torch.minimum(counts, STEEP * torch.minimum(padded[:, :-2], padded[:, 2:]))
 
 
-def _hadamard(projector: Projector) -> tuple[object, ...]:
-    assert isinstance(projector.directions, HadamardDirections)
-    return projector.directions.signs[0].numpy(), projector.directions.P
+_Pass: TypeAlias = tuple[Callable[..., object], tuple[object, ...], int]
+"""A compiled pass, the directions as it takes them, and the numbers of a point in a tile."""
 
 
-def _patches(projector: Projector) -> tuple[object, ...]:
-    directions = projector.directions
-    assert isinstance(directions, PatchDirections)
+def _hadamard(directions: HadamardDirections) -> _Pass:
+    return loops.hadamard_pass, (directions.signs[0].numpy(), directions.P), directions.n
+
+
+def _patches(directions: PatchDirections) -> _Pass:
     places, rows = (np.array([getattr(block, name) for block in directions.blocks], np.int32) for name in ("patch", "rows"))
     kind, basis = directions.kind, directions.kind.colour_basis
     colours = np.empty((0, 0), np.float32) if basis is None else basis.float().numpy()
     unit, condition_scale = np.float32(1 / (kind.stretch * directions.n)), np.float32(kind.condition_scale * kind.stretch)
-    return directions.signs.numpy(), places, rows, directions.pixels.numpy(), unit, colours, kind.condition, condition_scale
+    args = directions.signs.numpy(), places, rows, directions.pixels.numpy(), unit, colours, kind.condition, condition_scale
+    # A tile of images may be twice as large: it is swept once per patch instead of once per level of the transform.
+    return patch_loops.patch_pass, args, kind.d // 2
 
 
-_HADAMARD = _Fused(loops.hadamard_pass, _hadamard, lambda projector: projector.directions.n)
-# A tile of images may be twice as large: it is swept once per patch instead of once per level of the transform.
-_PATCHES = _Fused(patch_loops.patch_pass, _patches, lambda projector: len(projector.shift) // 2)
-_TILED, _TORCH = _Tiled(), TorchBackend()
+_FUSED, _TILED, _TORCH = _Fused(), _Tiled(), TorchBackend()
 
 
 def select_backend(projector: Projector) -> Backend:
@@ -259,6 +241,5 @@ def select_backend(projector: Projector) -> Backend:
     directions = projector.directions
     if projector.shift.device.type != "cpu":
         return _TORCH
-    if isinstance(directions, PatchDirections):
-        return _PATCHES
-    return _HADAMARD if isinstance(directions, HadamardDirections) and directions.first == 0 else _TILED
+    fused = isinstance(directions, PatchDirections) or (isinstance(directions, HadamardDirections) and directions.first == 0)
+    return _FUSED if fused else _TILED

@@ -18,16 +18,14 @@ from rieszflow.histograms.backends import select_backend
 from rieszflow.histograms.grid import BinGrid, Projector, check_inside, split_directions
 from rieszflow.kernels import Kernel
 
-__all__ = ["BINS", "choose_bins", "choose_grids", "make_projectors", "sample_points", "uses_cdf"]
-
 BINS = 1024  # equal bins of a slice, fewer for the gradients of few points
 _FEWEST_BINS = 128
 _PER_BIN = 8  # points; their random places within a bin are a small error compared to that of the slices
-_SAMPLE = 128  # points of each cloud, at most, that decide the range, and half as many at least
+_SAMPLE = 128  # points of each cloud that decide the range; at least half as many
 _MOST_BINS = 16384
 _PER_WAVE = 6.0  # equal bins in a kernel's basis_scale, which is a wave length over 2π
 _RIESZ_BINS = 4096
-_WIDEST = 1e4  # times the widest slice: a kernel is 1 − 1e-8 there, and its digits beyond the fourth are in doubt
+_WIDEST = 1e4  # times the widest slice: there a kernel is 1 − 1e-8, and only four digits of it are certain
 
 
 def uses_cdf(kernel: Kernel) -> bool:
@@ -76,7 +74,7 @@ def _rows(x: Tensor | Batches, rows: np.ndarray, group: Group) -> np.ndarray:
 def n_bins_for(directions: Directions, points: int) -> int:
     """Return the number of bins for a gradient: for few points, filling and cumulating tables must cost less than counting.
 
-    Dense directions, which serve small d, keep all bins: integers project to integers, and empty bins keep them apart.
+    Dense directions, which serve small d, have all bins, which keep the projections of integers apart.
     """
     many = points // _PER_BIN if isinstance(directions, (HadamardDirections, PatchDirections)) else BINS
     return max(_FEWEST_BINS, min(BINS, 1 << max(0, many.bit_length() - 1)))

@@ -14,10 +14,7 @@ from torch import Tensor
 from rieszflow.directions import Directions, HadamardDirections, PatchDirections
 from rieszflow.errors import InputError
 
-__all__ = ["GRID_TENSORS", "BinGrid", "PiecewiseLinear", "Projector", "check_inside", "split_directions"]
-
-_PART = 1024  # dense directions at a time
-_PATCH_PART = 2048  # on patches, for which every tile of images is laid out once
+_PART, _PATCH_PART = 1024, 2048  # dense directions at a time, and directions on patches
 GRID_TENSORS = ("low", "inverse", "shift", "scale", "B")
 """The keys of `BinGrid.to_tensors`."""
 
@@ -36,8 +33,7 @@ class Projector:
 
     Attributes:
         directions: The P slices, in float32.
-        shift: An origin near the points, of shape (d,), because projections keep the most digits near it. It has the dtype and
-            device of the points.
+        shift: An origin (d,) near the points, where projections keep the most digits, in their dtype and on their device.
         scale: A power of two that brings the points near one: very small numbers would lose digits, very large ones overflow.
     """
 

@@ -5,12 +5,10 @@ only source of error, because F changes by the bin's counts f over it, whatever 
 
 .. math:: |\hat F(t) - F(t)| \le f_{b(t)}, \qquad |\hat G(t) - G(t)| \le g_{b(t)}.
 
-Inside a bin F rises linearly, which is right up to O(B⁻²) for smooth densities. Point masses, which their neighbours reveal
-(`loops.STEEP`), count as ties, by their mid-rank.
+Inside a bin F rises linearly, which is right up to O(B⁻²) for smooth densities. Point masses (`loops.STEEP`) count as ties.
 
-Other kernels are convolved along the bins by FFT. The counts of a bin are spread evenly over it. Then the derivative of the
-potential at bin edges is a discrete convolution with the differences of the kernel's one-dimensional slice; between the edges
-it is taken as linear. Bins have one width on all slices, cover all points, and resolve the slice (`Kernel.basis_scale`).
+Other kernels are convolved along the bins by FFT. With the counts of a bin spread evenly over it, the potential's derivative at
+bin edges is a discrete convolution with differences of the kernel's basis function; between the edges it is taken as linear.
 """
 
 from __future__ import annotations
@@ -64,7 +62,7 @@ class Histogram:
         workspace: Workspace | None = None,
         group: Group = None,
     ) -> Histogram:
-        """Count a cloud (N, d), or that of all ranks of a group; see `Backend.count` for `tail_sums` and `workspace`."""
+        """Count a cloud (N, d), or that of all ranks of a group; `tail_sums` and `workspace` as in `Backend.count`."""
         n, w = len(cloud.points), cloud.weights
         scale = 1 / n if w is None and group is None else 1.0
         counts, sums = select_backend(grid).count(grid, cloud, tail_sums=tail_sums, scale=scale, workspace=workspace)
@@ -94,7 +92,7 @@ class Histogram:
 
 
 def count_batches(grids: Sequence[BinGrid], batches: Batches, group: Group = None) -> list[Histogram]:
-    """Count a cloud that comes in batches on all parts of the slices, in one pass."""
+    """Count a cloud that comes in batches, on all parts of the slices in one pass."""
     n = 0
     sums = [torch.zeros(g.directions.P, g.B + 2 * TAIL, dtype=torch.float64, device=g.shift.device) for g in grids]
     for batch in batches:
@@ -109,13 +107,9 @@ _SLICES = 64  # at a time, while numbers are float64
 
 
 class Evaluator(ABC):
-    """MMD² between two clouds on a part of the slices, from their histograms x and y on one grid.
+    """MMD² between two clouds on a part of the slices, from their histograms x and y on one grid."""
 
-    Attributes:
-        unit: The factor from the derivative of projections to that of points.
-    """
-
-    unit: float = 1.0
+    unit: float = 1.0  # factor from the derivative by projections to that by points
 
     def __init__(self, x: Histogram, y: Histogram, unbiased: bool) -> None:
         self.x, self.y, self.grid, self.unbiased = x, y, x.grid, unbiased
@@ -140,7 +134,7 @@ class Evaluator(ABC):
         return self._gradient(x, self.x, self.y, P)
 
     def gradient_y(self, y: Cloud, P: int) -> Tensor:
-        """Return the same for the points of y."""
+        """Return the contribution to the gradient by the points of y."""
         return self._gradient(y, self.y, self.x, P)
 
     def _gradient(self, cloud: Cloud, own: Histogram, other: Histogram, P: int) -> Tensor:
@@ -166,7 +160,7 @@ class CdfEvaluator(Evaluator):
         """Return ∫(F − G)², ∫F(1 − F) and ∫G(1 − G) on every slice, (P,) float64 each, in the points' unit."""
         x, y = self.x, self.y
         assert x.tail_sums is not None and y.tail_sums is not None
-        # On the CPU for all devices: tables are small, and the sums go along the bins.
+        # On the CPU for all devices, because tables are small.
         out = np.empty((len(x.counts), 3))
         tables = (v.cpu().numpy() for v in (x.counts, y.counts, x.tail_sums, y.tail_sums, self.grid.inverse))
         parallel_for(loops.integrals, len(out), 1, *tables, out)
@@ -185,7 +179,7 @@ class CdfEvaluator(Evaluator):
 
 
 class FftEvaluator(Evaluator):
-    """MMD² for any kernel, by convolution. Everything is in the unit of the projections, which are near one."""
+    """MMD² for any kernel, by convolution, in the unit of the projections, which are near one."""
 
     def __init__(self, x: Histogram, y: Histogram, unbiased: bool, kernel: Kernel) -> None:
         super().__init__(x, y, unbiased)
@@ -196,7 +190,7 @@ class FftEvaluator(Evaluator):
         self.unit = 2.0 ** (self.octaves * ((kernel.degree or 0.0) - 1))
 
     def _slice(self, v: np.ndarray) -> np.ndarray:
-        """Return the kernel's slice at distances between projections."""
+        """Return the kernel's basis function at distances between projections."""
         t = v if self.kernel.degree is not None else v / self.grid.scale
         return self.kernel.basis(t, self.grid.directions.n)
 

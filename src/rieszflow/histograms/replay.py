@@ -1,9 +1,7 @@
-"""Recorded steps: a flow's differences of distribution functions, small enough to be kept.
+"""Recorded steps: the functions 2(G − F) on all slices, from which any point's gradient follows without x and y.
 
-A gradient of MMD² looks up multiples of G − F in a table for every slice. With the table, and without x and y, any other point
-can be moved by the same flow. Few bins are enough, because the noise of a slice exceeds what is lost between two edges. The
-functions are kept at the edges of the equal bins, as 8-bit integers in a unit per slice; they are linear in between and
-constant beyond the last edge.
+They are stored at the edges of a few equal bins, as 8-bit integers in a unit per slice. They are linear in between and constant
+beyond; what is lost is less than the noise of a slice.
 """
 
 from __future__ import annotations
@@ -26,8 +24,6 @@ from rieszflow.histograms.grid import BinGrid, PiecewiseLinear, split_directions
 from rieszflow.histograms.histogram import Histogram
 from rieszflow.histograms.loops import TAIL
 from rieszflow.kernels import Riesz
-
-__all__ = ["StepTables", "record_step", "replay_step"]
 
 _X, _Y = Workspace(), Workspace()
 
@@ -54,14 +50,7 @@ class StepTables:
 
 
 def record_step(pair: Pair, directions: Directions, bins: int, group: Group = None) -> StepTables:
-    """Return the gradient by the points of x on these slices, for the kernel Riesz(1.0), as a function of the point.
-
-    Args:
-        pair: Clouds (N, d) and (M, d), x without weights. With a group they are this rank's parts.
-        directions: The slices.
-        bins: The number B of equal bins.
-        group: A torch.distributed process group, or None.
-    """
+    """Return the gradient of MMD² for Riesz(1.0) by the points of x, which have no weights, as a function of the point."""
     x, y, P, first = pair.x.points, pair.y.points, directions.P, 0
     unit, table = np.empty(P, np.float32), np.empty((P, bins + 1), np.int8)
     grids = choose_grids(x, y, directions, Riesz(1.0), bins=bins, group=group)

@@ -1,4 +1,4 @@
-"""Distances between two sets of features, and how well one covers the other."""
+"""Distances between two sets of features, and how well one set covers the other."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def frechet_distance(x: Points, y: Points) -> float:
 
     .. math:: \|m_1 - m_2\|^2 + \operatorname{tr}\bigl(S_1 + S_2 - 2 (S_1 S_2)^{1/2}\bigr)
 
-    Its mean is positive for equal distributions and decreases like 1/n: compare only distances of equal n.
+    Its mean is positive for equal distributions and decreases like 1/n, so compare only distances of equal n.
 
     Args:
         x, y: Features of shape (n, d) and (m, d), n, m ≥ 2, float32 or float64.
@@ -129,7 +129,7 @@ def precision_recall(x: Points, y: Points, *, k: int = 3) -> tuple[float, float]
     """Return improved precision and recall of generated features x with respect to real features y, in [0, 1].
 
     Precision is the share of x within the k-th-neighbour ball of some real point (are samples realistic?), recall the share of
-    y within that of some generated point (is everything covered?). Both depend on n and m: compare at equal sizes.
+    y within that of some generated point (is everything covered?). Both depend on n and m, so compare at equal sizes.
 
     Args:
         x, y: Generated and real features of shape (n, d) and (m, d), n, m > k, float32 or float64.

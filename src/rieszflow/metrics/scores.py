@@ -102,7 +102,7 @@ def evaluate(
     labels: Tensor | None = None,
     progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
-    """Compute all scores of a generated set with respect to held-out data, and those of an equally large real training set.
+    """Compute all scores of a generated set against held-out data, and those of equally many training data.
 
     Args:
         samples: Samples of shape `(n, *shape)`, with values in [0, 1] like those of the data set.

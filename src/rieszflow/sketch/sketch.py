@@ -163,9 +163,9 @@ class SliceSketch:
 
     @property
     def reservoir(self) -> Tensor | None:
-        """Return a uniform random sample (k, d) of the points, float64, k = min(reservoir_size, n); None if none are kept.
+        """Return a uniform random sample (k, d) of the points, float64, k = min(reservoir_size, n).
 
-        No points are kept with reservoir_size = 0 or weights, and in files of versions that did not keep points.
+        None if `reservoir_size` is 0, if points have weights, and for files of versions that did not keep points.
         """
         reservoir = self._counts.reservoir
         return torch.from_numpy(reservoir.rows) if reservoir.size > 0 and reservoir.seen == self.n else None
@@ -200,7 +200,9 @@ class SliceSketch:
 
     def merge(self, other: SliceSketch) -> SliceSketch:
         """Add the points of another sketch, which must have the same slices and bins, to this one, and return this one."""
-        self._check_equal(other)
+        if not isinstance(other, SliceSketch):
+            raise InputTypeError(f"`other` must be a SliceSketch, got {type(other).__name__}")
+        self.plan.check_equal(other.plan)
         if self.n and other.n and self.weighted != other.weighted:
             raise InputError("`other` must have weights if this sketch has weights, and none otherwise")
         if self.n and other.n and not self.weighted and (self.reservoir is None) != (other.reservoir is None):
@@ -314,15 +316,11 @@ class SliceSketch:
         return f"SliceSketch({self.n} points, d = {self.d}, {self.slices} slices{scaled})"
 
     def _as_sketch(self, other: PointSource) -> SliceSketch:
+        """Return the sketch of points, or a sketch if it can be compared with this one."""
         if not isinstance(other, SliceSketch):
             return self.empty().update(other)
-        self._check_equal(other)
-        return other
-
-    def _check_equal(self, other: object) -> None:
-        if not isinstance(other, SliceSketch):
-            raise InputTypeError(f"`other` must be a SliceSketch, got {type(other).__name__}")
         self.plan.check_equal(other.plan)
+        return other
 
     def _histograms(self) -> list[histograms.Histogram]:
         if self.n == 0:

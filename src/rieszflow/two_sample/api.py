@@ -142,7 +142,7 @@ def two_sample_test(
 def _test_points(
     one: Stream, two: Stream, settings: SliceSettings, permutations: int, rng: Generator, progress: ProgressCallback | None
 ) -> TwoSampleTest:
-    """Test two clouds with matched columns."""
+    """Test two clouds with equal columns, by all pairs of points or on slices."""
     n, m = _check_count("x", one), _check_count("y", two)
     # Bins are placed by pooled points: bins placed by x alone would distinguish its points from those of y.
     rows = np.random.default_rng(0).integers(0, n + m, 256)
@@ -231,6 +231,7 @@ def _check_count(name: str, cloud: Stream) -> int:
 
 
 def _test_exactly(points: _Points, permutations: int, rng: Generator) -> TwoSampleTest:
+    """Test by the distances of all pairs of points."""
     n, m, settings = len(points.x), len(points.y), points.settings
     distances, unit = scaled_distances(np.concatenate([settings.rescale(part).numpy() for part in (points.x, points.y)]))
     gram = Gram.from_distances(distances, n)

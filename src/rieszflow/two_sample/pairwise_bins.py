@@ -28,7 +28,7 @@ from rieszflow.sketch.plan import SliceSettings
 from rieszflow.two_sample.permutations import Gram
 
 _MAX_EDGES = 1 << 14  # of the bins before merging, from all groups together
-_MAX_GROUP_EDGES = 512
+_MAX_GROUP_EDGES = 512  # from one group
 _MAX_COORDINATES = 1 << 26  # of the points that the edges are placed between
 _TAIL = 64  # geometric bins on either side, two per octave: an outlier falls into a bin of its own magnitude
 _CUTS = (0.1, 0.05, 0.02, 0.0)  # quantiles cut off on either side to measure a group's width; the next one if the width is 0

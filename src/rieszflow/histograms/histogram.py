@@ -1,4 +1,4 @@
-r"""From the histograms of two clouds to MMD² and its gradients.
+r"""Histograms of point clouds on slices, and MMD² with its gradients from two of them.
 
 For r = 1 the derivative in every slice, 2(G − F) up to a constant, needs distribution functions only. A point's own bin is the
 only source of error, because F changes by the bin's counts f over it, whatever the data are:

@@ -3,24 +3,21 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
 
 
 def main() -> None:
-    """Run the command line; if it cannot be imported, print why on one line."""
-    try:
-        _app()()
-    except KeyboardInterrupt:  # after the imports, before the command handles Ctrl-C itself
-        _interrupted()
-
-
-def _app() -> Callable[[], object]:
-    """Import the command line. Ctrl-C during the import prints one line instead of a traceback."""
+    """Run the command line. An interrupt or a missing package ends it with one line instead of a traceback."""
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if ours:
-        signal.signal(signal.SIGINT, _interrupted)
     try:
+        if ours:
+            signal.signal(signal.SIGINT, _interrupted)
         from rieszflow.cli import app
+
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        app()
+    except KeyboardInterrupt:  # before the command handles Ctrl-C itself
+        _interrupted()
     except ImportError as error:
         from rieszflow.errors import MissingPackageError
 
@@ -28,9 +25,6 @@ def _app() -> Callable[[], object]:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    if ours:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    return app
 
 
 def _interrupted(*_: object) -> None:

@@ -113,7 +113,7 @@ def test_train_leaves_a_whole_run(run):
     ids=["twice", "in every network"],
 )
 def test_killed_anywhere_and_resumed_is_bit_identical(run, tmp_path, targets):
-    """SIGKILL in flows and in fits; each time `resume` goes on; the networks end up byte for byte equal."""
+    """Killed during flows and fits, and resumed each time, a training gives the same networks, byte for byte."""
     path = tmp_path / "killed"
     command = train_arguments(path)
     for target in targets:
@@ -196,7 +196,7 @@ def test_report_is_self_contained(run):
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
 def test_report_in_a_browser(run, tmp_path):
-    """Opened in headless Chromium: it renders with its pictures and asks no network for anything."""
+    """Headless Chromium renders it with all images and without any network request."""
     page = (run / "report.html").read_text()
     picture, requested = open_in_chromium(page, tmp_path / "report")
     # The pictures are dark grids on a white page: a page without them would be nearly all white.
@@ -274,7 +274,7 @@ def test_mistakes_end_in_one_line(run, tmp_path, arguments, says):
         (["evaluate", "run", "--seed", "-1"], "Invalid value for '--seed'"),
     ],
 )
-def test_typers_refusals_are_one_line_too(arguments, says):
+def test_errors_of_typer_are_one_line(arguments, says):
     done = called(*arguments)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and says in done.stderr
@@ -313,7 +313,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
 
 @pytest.mark.parametrize("after", [KeyboardInterrupt, ImportError])
 def test_interrupted(points, tmp_path, monkeypatch, after):
-    """Ctrl-C names the run if there is one to resume, in words for a shell; a library may make another error of it."""
+    """The message has the command that resumes the run, quoted for a shell, even if a library changes the exception."""
 
     def interrupted(*_, **__):
         # as the system does it; raises KeyboardInterrupt in a function of ours, or an error of a half-imported library
@@ -342,7 +342,7 @@ def test_interrupted(points, tmp_path, monkeypatch, after):
 
 
 def test_interrupted_while_importing(tmp_path):
-    """A second after the start PyTorch is being imported: one line, no traceback."""
+    """Interrupted while PyTorch is being imported, it prints one line and no traceback."""
     command = [sys.executable, "-m", "rieszflow", "train", "digits"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     time.sleep(1)
@@ -353,7 +353,7 @@ def test_interrupted_while_importing(tmp_path):
 
 
 def test_notices_and_warnings_are_lines(tmp_path, monkeypatch):
-    """Notices once each, in --json too; other libraries' warnings are marked as such; nothing by other processes."""
+    """Each notice is printed once, also with --json; warnings of other libraries are marked; only rank 0 prints."""
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(50, 2)))
     drawn = report.comparison
 
@@ -373,15 +373,15 @@ def test_notices_and_warnings_are_lines(tmp_path, monkeypatch):
     assert called("compare", "x.npy", "x.npy", "--json", "--out", "d.png", cwd=tmp_path).stderr == ""
 
 
-def test_what_the_library_logs_is_a_note(monkeypatch):
+def test_log_records_are_printed_as_notes(monkeypatch):
     monkeypatch.setattr("rieszflow.generative.presets", lambda: logging.getLogger("rieszflow").info("compiling") or [])
     assert called("info").stderr == "note: compiling\n"
     assert not logging.getLogger("rieszflow").handlers
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
-def test_terminals_without_our_signs(points, tmp_path, encoding):
-    """Every command prints its figures, and names that cannot be spelt do not stop it."""
+def test_encodings_that_lack_letters(points, tmp_path, encoding):
+    """Every command prints its numbers, even if the encoding lacks letters of a name."""
     path = tmp_path / "größe数"
     shutil.copytree(points, path)
     np.save(tmp_path / "größe数.npy", np.random.default_rng(0).normal(size=(50, 2)))
@@ -403,14 +403,14 @@ def test_terminals_without_our_signs(points, tmp_path, encoding):
     assert done.returncode == 1 and spelt in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_spelling():
+def test_transliteration():
     signs = "D² = 1 × 2 … → ≥ Fréchet “a” \udcff 数"
     assert signs.encode("ascii", "rieszflow") == b'D2 = 1 x 2 ... -> >= Frechet "a" ? ?'
 
 
 @pytest.mark.parametrize("columns", [80, 40])
 def test_tables_in_narrow_terminals(points, tmp_path, monkeypatch, columns):
-    """No heading and no figure is cut or folded; a table that would be wider than the terminal is a list."""
+    """No heading and no number is cut or wrapped; a table wider than the terminal becomes a list."""
     path = tmp_path / "run"
     shutil.copytree(points, path)
     monkeypatch.setenv("COLUMNS", str(columns))
@@ -427,7 +427,7 @@ def test_tables_in_narrow_terminals(points, tmp_path, monkeypatch, columns):
 
 
 def test_names_are_not_markup(tmp_path):
-    """What Rich and Matplotlib take for markup, mathematics or "not to be shown", and what steers a terminal."""
+    """Names that look like Rich markup, mathematics, hidden labels or escape sequences are printed as text."""
     x = np.random.default_rng(0).normal(size=(50, 2))
     for names in (("[red].npy", "_x.npy"), ("a$\\b$.npy", ":bug:.npy"), ("\x1b[31mx.npy", "数.npy")):
         for name in names:
@@ -457,15 +457,15 @@ def test_remaining_time_from_the_first_steps(monkeypatch):
         assert overall.completed == overall.total
 
 
-def test_a_training_says_when_its_samples_were_best(points, tmp_path, monkeypatch):
-    """Only of the last level, and only if they have become worse by more than the distance of real data, which is noise."""
+def test_best_stage_is_named(points, tmp_path, monkeypatch):
+    """Only stages of the last level count, and only if later ones are worse by more than the noise of real data."""
 
     def rows(*fresh, noise=-0.001, levels=None):
         levels = levels or [1] * len(fresh)
         distances = [{"fresh_samples": value, "training_data": noise} for value in fresh]
         return [StageMetrics(k, level, 8, 8 * k, e, {}) for k, (level, e) in enumerate(zip(levels, distances, strict=True), 1)]
 
-    best = cli.train._best_stage
+    best = cli.runs._best_stage
     assert best(rows(0.5, 0.25, 0.2525)).startswith("fresh samples were best after stage 2, at 0.2500; later")
     assert best(rows(0.5, 0.25, 0.2515)) == best(rows(0.5, 0.25, 0.125)) == best(rows(0.5)) == ""
     assert best(rows(0.1, 0.25, 0.125, levels=[2, 1, 1])) == ""
@@ -474,8 +474,8 @@ def test_a_training_says_when_its_samples_were_best(points, tmp_path, monkeypatc
     assert rieszflow("resume", tmp_path / "run").stdout.splitlines()[-1].startswith("fresh samples were best after stage 2")
 
 
-def test_nobody_reads_on(points):
-    """As in `| head -0`: quiet."""
+def test_closed_pipe(points):
+    """A reader that closes the pipe, as `| head -0` does, causes no message."""
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run([sys.executable, "-m", "rieszflow", "info", points], stdout=writer, stderr=subprocess.PIPE, text=True)
@@ -494,7 +494,7 @@ def test_closed_streams(monkeypatch, name):
 
 @pytest.mark.parametrize("name", ["FORCE_COLOR", "TTY_COMPATIBLE"])
 def test_no_bars_in_a_pipe(monkeypatch, name):
-    """Build servers set these variables, and Rich takes every pipe for a terminal then."""
+    """Build servers set these variables, which make Rich take every pipe for a terminal."""
     monkeypatch.setenv(name, "1")
     pipe = io.StringIO()
     monkeypatch.setattr(output, "console", Console(file=pipe))
@@ -556,7 +556,7 @@ def test_nothing_is_overwritten_without_force(points, tmp_path, command, files):
     assert done.returncode == 0 and (tmp_path / files[0]).read_bytes() != b"dear", done.stderr
 
 
-def test_comparing_leaves_no_file_unasked(tmp_path):
+def test_compare_writes_no_unrequested_file(tmp_path):
     x = np.random.default_rng(0).normal(size=(20, 2))
     np.save(tmp_path / "x.npy", x)
     (tmp_path / "x.csv").write_text("a,b,g\n" + "".join(f"{a},{b},{k % 5}\n" for k, (a, b) in enumerate(x)))
@@ -567,7 +567,7 @@ def test_comparing_leaves_no_file_unasked(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", ["evaluation.json", "report.html", "images/nearest.png", "full"])
-def test_evaluate_finds_out_first_whether_it_can_write(points, tmp_path, monkeypatch, wrong):
+def test_evaluate_checks_first_that_it_can_write(points, tmp_path, monkeypatch, wrong):
     shutil.copytree(points, tmp_path / "run")
     if wrong == "full":
 

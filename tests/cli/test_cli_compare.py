@@ -111,7 +111,7 @@ def test_invalid_options_end_in_one_line(folder, arguments, says):
 
 
 def test_options_of_tables(tmp_path):
-    """The same table in two spellings is at distance 0; what is left out is said on stderr and in the JSON."""
+    """The same table in two spellings is at distance 0; skipped columns are reported on stderr and in the JSON."""
     numbers = [(40.25, 3000.5), (1234.5, -2.0), (7.0, 1e3)]
     rows = "".join(f"{a},{b},x\n" for a, b in numbers)
     (tmp_path / "a.csv").write_text("age,income,name\n" + rows)

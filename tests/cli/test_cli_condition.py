@@ -40,7 +40,7 @@ def test_evaluation_by_label(folder):
 
 
 @pytest.mark.slow
-def test_the_other_half(folder):
+def test_complete_images(folder):
     done = called("sample", "left", "--observed", "held-out", "-n", 4, "--out", "known.npy", cwd=folder)
     assert done.returncode == 0
     first = np.load(folder / "known.npy")
@@ -52,7 +52,7 @@ def test_the_other_half(folder):
     assert "Above each row, the known part of these samples" in (folder / "left/report.html").read_text()
 
 
-def test_columns_that_are_given(folder):
+def test_condition_on_columns(folder):
     pytest.importorskip("pyarrow")
     g = np.random.default_rng(0)
     rows = g.normal(size=(200, 3)) + np.array([40, 0, 5])
@@ -88,7 +88,7 @@ def test_columns_that_are_given(folder):
         (["sample", "left", "--observed", "by-class/config.yaml"], "existing .npy or .npz file"),
     ],
 )
-def test_what_is_refused_in_one_line(folder, arguments, words):
+def test_invalid_conditions_end_in_one_line(folder, arguments, words):
     where = ["--out", "new"] if arguments[0] == "train" else []
     done = called(*arguments, *where, cwd=folder)
     assert done.returncode == 1 and words in done.stderr and done.stderr.count("\n") == 1

@@ -119,7 +119,7 @@ def test_arrays_of_other_libraries_keep_their_shape():
 
 
 def test_arrays_that_mean_more_than_their_numbers_are_refused():
-    """Iterable ones are refused, too: iterating over them yields rows instead of batches."""
+    """Iterable objects are refused, too, because iterating over them yields rows instead of batches."""
     pandas, sparse = pytest.importorskip("pandas"), pytest.importorskip("scipy.sparse")
     x = np.arange(24.0).reshape(4, 3, 2)
     for source, advice in (
@@ -145,7 +145,7 @@ def test_a_notice_names_the_entry_of_a_batch():
 
 
 def test_kinds_of_numbers():
-    """Floats are kept or widened without loss; integers keep all their digits."""
+    """Floats are kept or widened without loss, and integers keep all digits."""
     numbers = [[0.0, 1.0], [2.0, 200.0]]
     for dtype in (np.float16, np.float32, np.uint8, np.int16, np.uint16, ">f4", ">i2"):
         got = whole(np.array(numbers, dtype))

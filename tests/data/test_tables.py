@@ -242,7 +242,7 @@ def test_index_columns_of_csv(tmp_path):
     ],
 )
 def test_cells_that_are_not_plain_numbers(tmp_path, cells, says, options, want):
-    """They are an error that names the line, or are read with an option; their column is never skipped."""
+    """Formatted numbers are an error that names the line, or are read with an option; their column is never skipped."""
     delimiter = ";" if options and options.get("delimiter") else ","
     file = write(tmp_path / "a.csv", f"u{delimiter}v\n" + "".join(f"{k}{delimiter}{c}\n" for k, c in enumerate(cells)))
     with pytest.raises(ValueError, match=says) as error:
@@ -615,7 +615,7 @@ def test_bad_options(tmp_path):
 
 @pytest.mark.parametrize("damage", ["cut in half", "cut late", "overwritten"])
 def test_damaged_compressed_files(tmp_path, damage):
-    """Errors of the decompressor, also while a message searches for the line, become one line."""
+    """Errors of the decompressor become one line, even those raised while the line of another error is searched."""
     numbers = np.random.default_rng(0).normal(size=(60_000, 3))
     text = "a,b,c\n" + "".join(",".join(map(repr, row)) + "\n" for row in numbers.tolist())
     whole = bytearray(gzip.compress(text.encode(), 1))

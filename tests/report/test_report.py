@@ -32,7 +32,7 @@ def run(tmp_path_factory):
 
 
 def test_the_table_of_stages():
-    """Seconds are those of a stage, though the file counts them from the start; what no stage has is no column."""
+    """Seconds are those of each stage, though the file counts them from the start; empty columns are omitted."""
 
     def row(number, level, seconds, **more):
         distances = {"particles": 0.5, "fresh_samples": 0.25, "training_data": 0.0}
@@ -49,7 +49,7 @@ def test_the_table_of_stages():
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (1, 28, 28), (3, 32, 32), (2, 16, 16)])
 def test_small_images_are_shown_large(tmp_path, shape):
-    """A pixel is three times as large at least, and sharp; a scatter plot is shown as it is."""
+    """Pixels are enlarged at least three times and stay sharp; scatter plots keep their size."""
     report.save_picture(tmp_path / "images" / "x.png", report.picture(torch.zeros(64, *shape)))
     found = report.page._figure(SimpleNamespace(path=tmp_path, shape=shape), "x", "x", "x")
     width = int(re.search(r'style="width: (\d+)px"><img class=pixels', found)[1])
@@ -92,7 +92,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_words_and_boxes(run):
+def test_text_and_tables(run):
     page = Page((run.path / "report.html").read_text(encoding="utf-8"))
     assert page.around_tables == [("div", "wide")] * 3 and not page.open[1:]
     first, last = run.metrics()
@@ -103,7 +103,7 @@ def test_words_and_boxes(run):
         assert words in " ".join(page.text.split())
 
 
-def test_every_score_says_which_way_is_better(run):
+def test_direction_of_every_score(run):
     page = (run.path / "report.html").read_text(encoding="utf-8")
     rows = re.findall(r"<tr><td>(\w+)</td><td>0.2500</td><td>-0.1250</td><td>(\w+)</td></tr>", page)
     assert dict(rows) == metric_scores.BETTER and set(metric_scores.BETTER.values()) == {"lower", "higher"}
@@ -119,8 +119,8 @@ def test_an_evaluation_of_an_earlier_version(run, tmp_path):
     assert "<td>higher</td>" in page and "are few" not in page
 
 
-def test_names_that_are_no_text(run, tmp_path):
-    """A file's name may hold bytes that are no UTF-8; Python passes them on as lone surrogates."""
+def test_names_that_are_not_text(run, tmp_path):
+    """File names may contain bytes that are not UTF-8, which Python passes on as lone surrogates."""
     shutil.copytree(run.path, tmp_path / "run")
     opened = Run.open(tmp_path / "run")
     opened.data["name"] = "<b>\udcff.npy"
@@ -136,8 +136,8 @@ def test_long_names_are_shortened():
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
-def test_on_a_phone_and_in_the_dark(run, tmp_path):
-    """500 pixels wide nothing is beyond the right edge, and a dark page is dark with readable words."""
+def test_narrow_and_dark_page(run, tmp_path):
+    """At a width of 500 pixels nothing extends beyond the right edge, and the dark page has readable text."""
     script = (
         "<script>onload = () => document.title = [document.documentElement.scrollWidth, innerWidth, "
         "...[...document.images].map(i => i.getBoundingClientRect().right)]</script>"

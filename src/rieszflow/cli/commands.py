@@ -78,7 +78,7 @@ class Commands(TyperGroup):
                 stream.reconfigure(errors="rieszflow")
         code: int | None
         try:
-            with _interrupts_recorded(current), _warnings_printed(current):
+            with _handlers_installed(current):
                 code = super().main(args or ["--help"], standalone_mode=False)
                 if sys.stdout is not None:
                     sys.stdout.flush()
@@ -102,48 +102,37 @@ class Commands(TyperGroup):
 
 
 @contextmanager
-def _warnings_printed(current: Invocation) -> Iterator[None]:
-    """Print log records and warnings on one line each."""
+def _handlers_installed(current: Invocation) -> Iterator[None]:
+    """Print log records and warnings on one line each, and record Ctrl-C, which other code may turn into another error."""
+
+    def interrupt(*_: object) -> None:
+        current.interrupted = True
+        raise KeyboardInterrupt
+
     log = logging.getLogger("rieszflow")
-    level = log.level
+    level, handler = log.level, signal.getsignal(signal.SIGINT)
+    replace = threading.current_thread() is threading.main_thread() and handler is signal.default_int_handler
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its notes about a folder for fonts concern nobody here
     with warnings.catch_warnings():
         warnings.simplefilter("always", Notice)
         warnings.showwarning = current.show_warning
         log.addHandler(current)
         log.setLevel(logging.INFO)
+        if replace:
+            signal.signal(signal.SIGINT, interrupt)
         try:
             yield
         finally:
+            if replace:  # a second Ctrl-C during cleanup ends the process at once
+                signal.signal(signal.SIGINT, signal.SIG_DFL if current.interrupted else handler)
             log.removeHandler(current)
             log.setLevel(level)
 
 
-@contextmanager
-def _interrupts_recorded(current: Invocation) -> Iterator[None]:
-    """Record Ctrl-C, because other code may turn the KeyboardInterrupt into an error, such as a failed import."""
-
-    def interrupt(*_: object) -> None:
-        current.interrupted = True
-        raise KeyboardInterrupt
-
-    old = signal.getsignal(signal.SIGINT)
-    replace = threading.current_thread() is threading.main_thread() and old is signal.default_int_handler
-    if replace:
-        signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        if replace:  # a second Ctrl-C during cleanup ends the process at once
-            signal.signal(signal.SIGINT, signal.SIG_DFL if current.interrupted else old)
-
-
 def _rank(command: str) -> int:
-    """Return the rank under torchrun for a command that runs in several processes, otherwise 0.
-
-    RANK and WORLD_SIZE count only if both are set and consistent: another program may have set one of them.
-    """
+    """Return the rank under torchrun for a command that runs in several processes, otherwise 0."""
     rank, size = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+    # Another program may have set one of these variables.
     consistent = rank.isdecimal() and size.isdecimal() and int(rank) < int(size)
     return int(rank) if consistent and command in ("train", "resume") else 0
 

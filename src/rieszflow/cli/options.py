@@ -19,6 +19,8 @@ from rieszflow.errors import InputError
 
 Keywords: TypeAlias = dict[str, Any]  # arguments of a function with options of many types
 
+DATA_FORMATS = "hf:NAME, a folder of images or IDX files, a .npy or .npz file, a .csv or .parquet table"
+
 RunPath = Annotated[Path, Argument(metavar="RUN", help="Folder of a run.")]
 DataPath = Annotated[Path | None, Option("--data", help="Folder or file of the data, if they were moved.")]
 Force = Annotated[bool, Option("--force", help="Overwrite existing files.")]

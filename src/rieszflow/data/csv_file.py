@@ -170,10 +170,9 @@ class CsvFile(Part):
         try:
             for line, row in self._cells():
                 if len(row) != len(self.columns):
+                    expected = f"{len(self.columns)} cells as the first line"
                     hint = delimiter_hint(self.columns, self.options)
-                    return DatasetError(
-                        f"{self.file}: line {line} must have {len(self.columns)} cells as the first line, got {len(row)}{hint}"
-                    )
+                    return DatasetError(f"{self.file}: line {line} must have {expected}, got {len(row)}{hint}")
                 for k, name in wanted:
                     cell = row[k]
                     if not (cell.strip() in self.missing or self.options.is_number(cell) or "inf" in cell.lower()):

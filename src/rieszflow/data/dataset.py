@@ -109,7 +109,7 @@ def scale_points(x: Tensor, low: float, high: float, columns: ColumnScaler | Non
 
 @dataclass
 class Dataset:
-    """Training and held-out data.
+    """Training and held-out data in the units of the training.
 
     Attributes:
         name: The name or path given to `load`; "tensor" for data given in Python.
@@ -211,9 +211,8 @@ class RawData:
 
 def _check_values(name: str, values: np.ndarray) -> None:
     if values.ndim not in (2, 4) or 0 in values.shape:
-        raise DatasetError(
-            f"{name}: must have shape (n, d), (n, H, W), (n, C, H, W) or (n, H, W, C), without empty axes, got {values.shape}"
-        )
+        accepted = "shape (n, d), (n, H, W), (n, C, H, W) or (n, H, W, C), without empty axes"
+        raise DatasetError(f"{name}: must have {accepted}, got {values.shape}")
     if values.dtype.kind != "f":
         return
     if not np.isfinite(values).all():

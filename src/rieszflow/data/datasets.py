@@ -76,15 +76,15 @@ def load(
         data = _read_table(Path(name), condition) if holds_table(name) else read_path(Path(name))
     else:
         problem = "is a broken link" if os.path.islink(name) else "does not exist"
-        raise DatasetError(
-            f"`name` must be one of {', '.join(KNOWN)}, or the path of {ACCEPTED}; got {name!r}, which {problem}{_hint(name)}"
-        )
+        accepted = f"one of {', '.join(KNOWN)}, or the path of {ACCEPTED}"
+        raise DatasetError(f"`name` must be {accepted}; got {name!r}, which {problem}{_hint(name)}")
     dataset = data.split(name, held_out, seed)
     dataset.path = None if path is None else os.path.abspath(path)
     return dataset
 
 
 def _hint(name: str) -> str:
+    """Return the end of a message that suggests a similar name of a data set, or a similar path."""
     similar = suggestion(name.lower().replace("_", "-"), KNOWN, 0.75)
     return f"; {similar}" if similar else path_hint(Path(name))
 
@@ -100,6 +100,7 @@ def holds_table(name: str | os.PathLike[str]) -> bool:
 
 
 def _read_table(path: Path, condition: Sequence[str]) -> RawData:
+    """Read a table, with some of its columns as conditions."""
     rows = stream(path)
     x, names = torch.cat(list(rows)).numpy(), list(rows.names or [])
     if not condition:

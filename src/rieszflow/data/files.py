@@ -68,13 +68,12 @@ def read_points(path: Path) -> np.ndarray:
 def read_path(path: Path) -> RawData:
     """Read a .npy or .npz file, or a folder of images or IDX files."""
     if path.is_dir():
-        if _find_idx(path, _IDX[0]):
-            if is_image_folder(path):
-                notice(f"{path}: read the IDX files, skipped the images next to them")
-            return read_idx_folder(path, str(path), "the four files of an IDX data set are needed")
-        if is_image_folder(path) or not _idx_folders(path):
+        has_idx, has_images = _find_idx(path, _IDX[0]) is not None, is_image_folder(path)
+        if has_idx and has_images:
+            notice(f"{path}: read the IDX files, skipped the images next to them")
+        if not has_idx and (has_images or not _idx_folders(path)):
             return read_image_folder(path)
-        return read_idx_folder(path, str(path), "")
+        return read_idx_folder(path, str(path), "the four files of an IDX data set are needed")
     suffix = path.suffix.lower()
     if suffix in (".npy", ".npz") and path.is_file():
         return read_numpy(path)
@@ -153,7 +152,7 @@ def _find_idx(folder: Path, stem: str) -> Path | None:
 
 
 def _idx_folders(path: Path, name: str = "") -> list[Path]:
-    """Return the folder itself if it has all four files, otherwise those below it whose names are not another data set's."""
+    """Return the folder if it has all four files, otherwise those below it that are not named like another data set."""
     folders = [f for f in folders_below(path) if all(_find_idx(f, stem) for stem in _IDX)]
     if path in folders:
         return [path]
@@ -300,10 +299,9 @@ def _read_image(file: Path) -> tuple[np.ndarray, list[str]]:
             raise DatasetError(f"{file}: an image of floats must lie in [0, 1], {found}")
         return values[None], remarks
     if mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr", "CMYK"):
-        raise DatasetError(
-            f"{file}: an image must have grey values or colours of 8 bits, grey values of 16 bits or floats in [0, 1], got "
-            f"Pillow's mode {mode}, which has no agreed range; save the array as .npy"
-        )
+        accepted = "grey values or colours of 8 bits, grey values of 16 bits or floats in [0, 1]"
+        found = f"Pillow's mode {mode}, which has no agreed range; save the array as .npy"
+        raise DatasetError(f"{file}: an image must have {accepted}, got {found}")
     if mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         if np.min(rgba.getchannel("A").getextrema()) < 255:

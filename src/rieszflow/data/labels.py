@@ -64,10 +64,8 @@ def _check_order(index: Any, own: Any) -> None:
     """Refuse labels whose pandas index is that of the points in another order: pandas would match them by it."""
     both = hasattr(index, "equals") and hasattr(own, "equals")
     if both and not index.equals(own) and index.is_unique and set(index) == set(own):
-        raise InputError(
-            "`groups` must be in the order of the points, got their index in another order; groups.reindex(...) puts them into "
-            "order, groups.to_numpy() takes them as they stand"
-        )
+        advice = "groups.reindex(...) sorts them, groups.to_numpy() takes them as they are"
+        raise InputError(f"`groups` must be in the order of the points, got their index in another order; {advice}")
 
 
 def _to_strings(labels: list[object]) -> np.ndarray:
@@ -76,10 +74,9 @@ def _to_strings(labels: list[object]) -> np.ndarray:
     if nested is not None:
         raise InputTypeError(f"`groups` must have one label for every point, of shape (n,), got a {nested} as a label")
     if missing := [k for k, label in enumerate(labels) if is_missing(label)]:
-        raise InputError(
-            f"`groups` must have a label for every point, got {len(missing)} of {len(labels)} missing (the first is that of "
-            f"point {missing[0]}); drop these points, for a table with missing=[] of `rieszflow.stream` (--missing '')"
-        )
+        found = f"{len(missing)} of {len(labels)} missing (the first is that of point {missing[0]})"
+        advice = "drop these points, for a table with missing=[] of `rieszflow.stream` (--missing '')"
+        raise InputError(f"`groups` must have a label for every point, got {found}; {advice}")
     types = sorted({type(label).__name__ for label in labels})
     if len(types) > 1:
         raise InputTypeError(f"`groups` must have labels of one type, got {' and '.join(types)}; convert them to strings first")
@@ -161,10 +158,10 @@ def _dense_points(what: str, matrix: Any) -> Stream:
         return stream(matrix.reset_index(drop=True) if hasattr(matrix, "reset_index") else matrix)
     if not isinstance(matrix, np.ndarray):
         if hasattr(matrix, "toarray") or hasattr(matrix, "to_memory"):
-            raise InputTypeError(
-                f"`x` must have dense points, got a sparse {what}; choose dense ones, such as obsm='X_pca', or convert it with "
-                ".toarray() (after .to_memory(), if the file is still open)"
+            advice = (
+                "choose dense ones, such as obsm='X_pca', or convert it with .toarray(), for an open file after .to_memory()"
             )
+            raise InputTypeError(f"`x` must have dense points, got a sparse {what}; {advice}")
         matrix = matrix[()] if hasattr(matrix, "id") else matrix  # a data set of an open .h5ad file
     elif type(matrix).__module__.startswith("anndata"):
         matrix = np.asarray(matrix)  # a view

@@ -120,9 +120,8 @@ def check_known(name: str, columns: list[str], wanted: Iterable[str]) -> None:
     """Raise DatasetError unless all wanted columns exist."""
     for column in wanted:
         if column not in columns:
-            raise DatasetError(
-                f"{name}: no column {column!r}; {suggestion(column, columns) or 'it has ' + quoted(columns, 20)}"
-            )
+            hint = suggestion(column, columns) or f"it has {quoted(columns, 20)}"
+            raise DatasetError(f"{name}: no column {column!r}; {hint}")
 
 
 def delimiter_hint(names: list[str], options: TableOptions) -> str:

@@ -32,16 +32,15 @@ def as_points(array: object, name: str) -> Points:
     numbers keep their values. Types of up to 16 bits become float32, longer integers float64.
 
     Args:
-        array: A NumPy array, a tensor, or an array (n, ...) of another library that supports DLPack. Other array-like objects,
-            such as a Series of pandas, are refused, and the message names the call that converts them.
+        array: A NumPy array, a tensor, or an array (n, ...) of another library that supports DLPack.
         name: Name of the argument or file, for messages.
 
     Returns:
-        A NumPy array if the input is one, otherwise a tensor; float32 or float64. NaN and infinity pass.
+        A NumPy array if the input is one, otherwise a tensor; float32 or float64. NaN and infinity are kept.
 
     Raises:
         InputTypeError: Not an array of real numbers, masked values, or a sparse or meta tensor.
-        DatasetError: A single number, channels that may be first or last, or integers that float64 would flatten.
+        DatasetError: A single number, channels that may be first or last, or integers that float64 cannot tell apart.
 
     Example:
         >>> as_points(np.full((2, 4, 5, 3), 51, np.uint8), "x").shape, as_points(np.full((2, 1, 1), 51, np.uint8), "x").max()
@@ -51,7 +50,7 @@ def as_points(array: object, name: str) -> Points:
 
 
 def plain_numbers(x: object, name: str) -> Points:
-    """Return `x` as a plain array or tensor of real numbers, none of them missing."""
+    """Return an array of any library as a plain NumPy array or tensor of real numbers; refuse all else."""
     x = imported(x, name)
     found: Points = _plain_tensor(x, name) if isinstance(x, Tensor) else _plain_array(x, name)
     if found.ndim == 0:
@@ -72,7 +71,7 @@ def is_frame(x: object) -> bool:
 
 
 def imported(x: object, name: str) -> Points:
-    """Return `x` if it is a tensor or a NumPy array; convert an array of another library to a tensor on the same memory."""
+    """Return a tensor or NumPy array as it is, and an array of another library as a tensor on the same memory."""
     if isinstance(x, (Tensor, np.ndarray)):
         return x
     if not is_array(x):
@@ -81,14 +80,13 @@ def imported(x: object, name: str) -> Points:
     try:
         found: Tensor = from_dlpack(x)
     except Exception as error:  # any library may raise anything
-        raise InputTypeError(
-            f"{name}: must be an array that DLPack can export, got {type(x).__name__} ({one_line(error)}){conversion_hint(x)}"
-        ) from None
+        got = f"{type(x).__name__} ({one_line(error)}){conversion_hint(x)}"
+        raise InputTypeError(f"{name}: must be an array that DLPack can export, got {got}") from None
     return found
 
 
 def conversion_hint(x: object) -> str:
-    """Return the end of a message that says how to convert `x` to an array or a table; empty if unknown."""
+    """Return the end of a message that names the call that converts `x` to an array or a table, or ""."""
     call = next((name for name in _CONVERSIONS if hasattr(type(x), name)), None)
     how = {None: None, "__array__": "numpy.asarray(...)", "magnitude": ".magnitude"}.get(call, f".{call}()")
     return "" if how is None else f"; {how} converts it"
@@ -134,15 +132,13 @@ def channels_first(x: Points, name: str) -> Points:
         return x.transpose(0, 3, 1, 2) if isinstance(x, np.ndarray) else x.permute(0, 3, 1, 2)
     # (n, 64, 4, 4) are 64 channels; (n, 64, 64, 4) are probably not.
     if (first in (1, 3) and last in (1, 3)) or (last in (2, 4) and first > 4 and middle != last):
-        raise DatasetError(
-            f"{name}: must be images (n, C, H, W) with C = 1 or 3, or vectors (n, {first * middle * last}), got shape "
-            f"{tuple(x.shape)}, whose channels may be axis 1 or axis 3"
-        )
+        accepted = f"images (n, C, H, W) with C = 1 or 3, or vectors (n, {first * middle * last})"
+        raise DatasetError(f"{name}: must be {accepted}, got shape {tuple(x.shape)}, whose channels may be axis 1 or axis 3")
     return x
 
 
 def to_unit(x: Points, name: str) -> Points:
-    """Convert to floats: images of bytes and of uint16 divided by the maximum of their type, others with the same values."""
+    """Convert to floats, and divide images of uint8 and uint16 by the maximum of their type."""
     kind = str(x.dtype).removeprefix("torch.")
     if kind in ("float32", "float64"):
         return x
@@ -175,7 +171,5 @@ def _check_float64(x: Points, name: str) -> None:
     bad = ~exact & (spread > 0) & (step > MAX_ROUNDING * spread)
     if bad.any():
         k = int(bad.argmax())
-        raise DatasetError(
-            f"{name}: column {k} holds numbers near {size[k]:.6g} with a spread of {spread[k]:.6g}; float64 rounds them to "
-            f"multiples of {step[k]:.6g}; subtract an offset first"
-        )
+        problem = f"column {k} holds numbers near {size[k]:.6g} with a spread of {spread[k]:.6g}"
+        raise DatasetError(f"{name}: {problem}; float64 rounds them to multiples of {step[k]:.6g}; subtract an offset first")

@@ -1,4 +1,4 @@
-"""`stream`: points in batches from anything that holds points, such as arrays, files, tables, loaders and iterators."""
+"""`stream`: points in batches from arrays, files, tables, data loaders and iterators."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def stream(
 ) -> Stream:
     """Return the points of any source as a `Stream`.
 
-    Accepted sources, and what a point of each is:
+    Accepted sources:
 
     - a tensor or array (n, …): n points, flattened; (n,) holds n points of dimension 1;
     - a file: .npy (read in pieces), .npz, .csv, .tsv (also .gz), .parquet; a folder of such tables with equal columns, or of
@@ -105,6 +105,7 @@ def _table(name: str, source: PointSource, options: TableOptions) -> Stream:
 
 
 def _file(path: Path, options: TableOptions) -> Stream:
+    """Return the points of a file or a folder."""
     if suffix(path) == ".npy" and path.is_file():
         return _npy(path)
     folder_of_tables = path.is_dir() and not is_image_folder(path) and any(map(is_table, path.rglob("*")))
@@ -137,6 +138,7 @@ def _batches(source: PointSource) -> Stream:
 
 
 def _array(name: str, array: Points) -> Stream:
+    """Return the points of an array in memory, or mapped into it."""
     if isinstance(array, Tensor) and (array.is_nested or array.layout != torch.strided):
         as_points(array, name)  # raises
     if isinstance(array, np.matrix):
@@ -173,7 +175,7 @@ def _npy(path: Path) -> Stream:
         return _array(str(path), np.load(path, mmap_mode="r"))
 
     def read(blocks: Sequence[tuple[int, int]]) -> Iterator[np.ndarray]:
-        """Yield blocks of rows, each given by its first row and its length."""
+        """Yield blocks of rows, each given by its first row and its length; mapping would need address space for all."""
         with open(path, "rb") as file:
             for first, length in blocks:
                 file.seek(start + first * d * dtype.itemsize)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -24,8 +25,8 @@ BATCH_ROWS = 1 << 16
 BATCH_NUMBERS = 1 << 24  # at most
 _ENTRIES = ("x", "image", "images", "pixel_values", "data")
 
-_ROWS = 1 << 14  # the quartiles of this many rows are off by 1 % of the spread
-_NUMBERS = 1 << 24  # coordinates, at most, of the sample
+_SAMPLE_ROWS = 1 << 14  # the quartiles of this many rows are off by 1 % of the spread
+_SAMPLE_NUMBERS = 1 << 24  # upper limit for wide tables
 _LOOK = 256  # rows of an array that decide if a notice is given
 _UNEQUAL = 10.0  # ratio of an array's spreads above which a notice is given
 _FEWEST = 30  # rows; with fewer, spreads differ by chance
@@ -59,14 +60,13 @@ class Stream:
         is_table: bool = False,
         once: bool = False,
         split_labels: Callable[[str], tuple[Stream, list[object]]] | None = None,
-        first: Tensor | None = None,
     ) -> None:
         self.name, self._batches, self.n, self.names = name, batches, n, names
         self._rows, self._split_labels = rows, split_labels
         self.skipped, self.is_table, self.once = dict(skipped), is_table, once
         self.progress: ProgressCallback | None = None
         self._shape: tuple[int, ...] | None = None  # of a point before it is flattened
-        if first is None and (first := next(iter(self), None)) is None:
+        if (first := next(iter(self), None)) is None:
             raise InputError(f"{self.name}: must have at least one point, got none")
         self.first, self.d = first, first.shape[1]
         self.common_unit = len(self._shape or ()) > 1
@@ -88,10 +88,8 @@ class Stream:
             if self.progress is not None:
                 self.progress(Progress("points", done, self.n))
         if self.n not in (None, done):
-            raise InputError(
-                f"{self.name}: must have the same points in every pass, got {done} after {self.n}; give a source that can be "
-                "read more than once, and a file that does not change"
-            )
+            advice = "give a source that can be read more than once, and a file that does not change"
+            raise InputError(f"{self.name}: must have the same points in every pass, got {done} after {self.n}; {advice}")
         self.n = done
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
@@ -157,13 +155,13 @@ class Stream:
         return self._map(lambda x: x[:, order], names)
 
     def _map(self, function: Callable[[Tensor], Tensor], names: list[str] | None) -> Stream:
-        """Return the stream of `function(batch)`."""
-        rows = None if self._rows is None else lambda indices: function(torch.from_numpy(self.rows(indices)))
-        first = function(self.first)
-        return Stream(
-            self.name, lambda: map(function, self), self.n, names,
-            rows=rows, skipped=self.skipped, is_table=self.is_table, once=self.once, first=first,
-        )  # fmt: skip
+        """Return the stream of `function(batch)` for all batches of points."""
+        found = copy.copy(self)
+        found._batches, found.names, found.first = (lambda: map(function, self)), names, function(self.first)
+        found._rows = None if self._rows is None else lambda indices: function(torch.from_numpy(self.rows(indices)))
+        found.d, found.common_unit = found.first.shape[1], False
+        found._shape = found._split_labels = found.progress = None
+        return found
 
 
 def common_columns(x: Stream, y: Stream) -> tuple[Stream, Stream]:
@@ -202,9 +200,8 @@ def _points_entry(batch: object, name: str) -> object:
     if isinstance(batch, Mapping):
         known = [key for key in _ENTRIES if key in batch]
         if len(batch) != 1 and len(known) != 1:
-            raise InputTypeError(
-                f"{name}: a mapping must have one key, or one of {quoted(_ENTRIES)}, got {quoted([str(key) for key in batch])}"
-            )
+            keys = quoted([str(key) for key in batch])
+            raise InputTypeError(f"{name}: a mapping must have one key, or one of {quoted(_ENTRIES)}, got {keys}")
         key = known[0] if known else next(iter(batch))
         if len(batch) > 1:
             notice(f"{source}: the entry {key!r} of every batch is read, the others are skipped")
@@ -259,7 +256,7 @@ def spreads_of_rows(scale: ScaleName, rows: Tensor, named: bool, common_unit: bo
 def _pooled_spreads(clouds: Sequence[Stream]) -> np.ndarray:
     """Compute spreads in one pass: quartiles from a sample of the points, standard deviations from all of them."""
     d = clouds[0].d
-    most = max(_LOOK, min(_ROWS, _NUMBERS // d))
+    most = max(_LOOK, min(_SAMPLE_ROWS, _SAMPLE_NUMBERS // d))
     # Rows are drawn by position, not by value, so that a change of unit does not change the sample.
     random = np.random.default_rng(0)
     rows, keys = np.empty((0, d)), np.empty(0)

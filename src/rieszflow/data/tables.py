@@ -128,10 +128,8 @@ def _files_in(folder: Path) -> list[Path]:
     """Return the tables below a folder, all of one kind."""
     below = list(folder.rglob("*"))
     if kind := table_format(folder, below):
-        raise DatasetError(
-            f"{folder}: must be a folder of plain tables, got a table of {kind}, whose log says which files are current; read "
-            "it with a library for this format and pass the data frame"
-        )
+        advice = "whose log lists the current files; read it with a library for this format and pass the data frame"
+        raise DatasetError(f"{folder}: must be a folder of plain tables, got a table of {kind}, {advice}")
     files = [f.relative_to(folder) for f in below if f.is_file() and not is_system(f.relative_to(folder))]
     hidden = [next((part for part in f.parts if part.startswith((".", "_"))), "") for f in files]
     if any(hidden):

@@ -34,7 +34,7 @@ def picture(x: Tensor, columns: int | None = None) -> Image.Image:
     if x.ndim == 2:
         return _scatter([x], [""])
     n, C, H, W = x.shape
-    if C not in (1, 3):  # not a colour image: the channels side by side
+    if C not in (1, 3):  # draw the channels side by side
         x, W, C = x.permute(0, 2, 1, 3).reshape(n, 1, H, C * W), C * W, 1
     columns = columns or math.ceil(math.sqrt(n))
     rows, gap = math.ceil(n / columns), max(1, W // 14)
@@ -67,6 +67,7 @@ def trajectories(path: Tensor, shape: tuple[int, ...]) -> Image.Image:
 
 
 def _scatter(clouds: list[Tensor], labels: list[str]) -> Image.Image:
+    """Draw the first two coordinates of clouds, the later ones darker."""
     figure, axes = _figure(5, 5, xlabel="first coordinate", ylabel="second coordinate")
     for k, (x, label) in enumerate(zip(clouds, labels, strict=True)):
         second = x[:, 1] if x.shape[1] > 1 else torch.zeros(len(x))
@@ -85,15 +86,16 @@ def _figure(width: float, height: float, **settings: str) -> tuple[Figure, Any]:
 
 
 def _rendered(figure: Figure) -> Image.Image:
+    """Return a figure as an image, with a notice if the font lacks letters."""
     buffer = io.BytesIO()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         figure.savefig(buffer, format="png")
     texts = {str(warning.message) for warning in caught}
-    for text in texts:
-        if not text.startswith("Glyph"):  # one for every letter
-            warnings.warn(text, stacklevel=2)
-    if any(text.startswith("Glyph") for text in texts):
+    missing_glyphs = {text for text in texts if text.startswith("Glyph")}  # one for every letter
+    for text in texts - missing_glyphs:
+        warnings.warn(text, stacklevel=2)
+    if missing_glyphs:
         notice("Matplotlib's font lacks letters of some names; the figure shows boxes instead")
     return Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")
 
@@ -154,7 +156,7 @@ def heat_map(found: PairwiseDistances) -> Image.Image:
 
 
 def _short_name(text: str, limit: int) -> str:
-    """Return the name of a file or column, shortened in the middle, which is less telling than its ends."""
+    """Return the name of a file or column on one line, shortened in the middle."""
     text = on_one_line(text)
     return text if len(text) <= limit else f"{text[: limit // 2]}…{text[1 - limit // 2 :]}"
 

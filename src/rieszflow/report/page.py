@@ -27,12 +27,9 @@ if TYPE_CHECKING:
     from rieszflow.generative.run import Run, StageMetrics
     from rieszflow.generative.state import Pictures
 
-__all__ = ["draw", "noun", "score_notes", "score_table", "stage_caption", "stage_table", "write_report"]
-
-_GRID = 64  # images in a grid
-_ACROSS = 8  # images in a row of it
+_GRID, _ACROSS = 64, 8  # images in a grid, and in a row of it
 _CLOUD = 2000  # points in a scatter plot
-_PLOT_WIDTH = 450  # of a plot on the page, in pixels: two of them fit side by side
+_PLOT_WIDTH = 450  # pixels; two plots fit side by side on the page
 
 _METHOD = {
     "networks": "Networks were trained, one after another, to do the same. They turn fresh noise into the samples below.",
@@ -74,7 +71,7 @@ def _in_rows(pictures: Pictures) -> tuple[Tensor, int | None]:
 
 
 def write_report(run: Run, rows: Sequence[StageMetrics] | None = None) -> Path:
-    """Write report.html from the files in the run's folder, and return its path. `rows` are its metrics, if known."""
+    """Write report.html from the files in the run's folder, and return its path; `rows` are the run's metrics, if known."""
     rows, evaluation = run.metrics() if rows is None else rows, run.evaluation()
     sections = [*(_stage_sections(run, rows) if rows else []), *(_evaluation_section(run, evaluation) if evaluation else [])]
     settings = "".join(f"<tr><td>{_text(k)}</td><td>{_text(v)}</td></tr>" for k, v in run.config.to_dict().items())
@@ -82,11 +79,10 @@ def write_report(run: Run, rows: Sequence[StageMetrics] | None = None) -> Path:
         "<h2>Settings</h2><details><summary>config.yaml</summary><div class=wide>"
         f"<table class=settings>{settings}</table></div></details>"
     )
-    summary = f"Trained on {run.data['points']:,} {noun(run.shape)} of shape {tuple(run.shape)}: "
-    summary += f"{len(rows)} of {run.config.total_stages()} stages"
-    if rows:
-        summary += f", {sum(rows[-1].seconds.values()):.0f} s"
-    summary += "." if run.columns is None else ". Distances are those of columns scaled by their interquartile ranges."
+    data = f"{run.data['points']:,} {noun(run.shape)} of shape {tuple(run.shape)}"
+    seconds = f", {sum(rows[-1].seconds.values()):.0f} s" if rows else ""
+    scale = "" if run.columns is None else " Distances are those of columns scaled by their interquartile ranges."
+    summary = f"Trained on {data}: {len(rows)} of {run.config.total_stages()} stages{seconds}.{scale}"
     template = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
     page = template.substitute(
         title=_text(Path(run.data["name"]).name),
@@ -101,24 +97,24 @@ def write_report(run: Run, rows: Sequence[StageMetrics] | None = None) -> Path:
 
 
 def _stage_sections(run: Run, rows: Sequence[StageMetrics]) -> list[str]:
+    """Return the sections about the training: samples, their way from noise to data, and curves."""
     images, number = len(run.shape) == 3, len(rows)
     kind = "Grid of small images" if images else "Scatter plot of the first two coordinates"
-    rows_of = ""
+    layout = ""
     if images and run.config.condition == "class":
-        rows_of = f" A row for each label: {', '.join(map(str, run.data['condition']['classes'][: 2 * _ACROSS]))}."
+        layout = f" A row for each label: {', '.join(map(str, run.data['condition']['classes'][: 2 * _ACROSS]))}."
     elif images and run.config.condition not in ("", "values"):
-        rows_of = " Above each row, the known part of these samples."
+        layout = " Above each row, the known part of these samples."
     figures = [
         _figure(run, f"{name}-{number:04d}", f"{kind}: {what}, after stage {number}.", caption)
         for name, what, caption in (
-            ("samples", "samples made from fresh noise", f"Samples made from fresh noise.{rows_of}"),
+            ("samples", "samples made from fresh noise", f"Samples made from fresh noise.{layout}"),
             ("particles", "particles of the flow", "Particles of the flow, which samples should resemble."),
         )
     ]
+    alt = f"Scatter plot: samples as noise, pale, and after stages up to number {number}, ever darker."
     if images:
         alt = f"Grid of images: a column for each sample, noise in the top row, after stage {number} in the last row."
-    else:
-        alt = f"Scatter plot: samples as noise, pale, and after stages up to number {number}, ever darker."
     caption = "Samples: noise first, then after each stage" + (" (16 rows of them)." if number > 15 else ".")
     return [
         f"<h2>Samples</h2><div class=pair>{''.join(figures)}</div>",
@@ -168,7 +164,7 @@ def score_table(evaluation: Json) -> tuple[list[str], list[list[str]]]:
 
 
 def score_notes(evaluation: Json, shape: tuple[int, ...]) -> list[str]:
-    """Return what a reader of the scores of an evaluation needs to know."""
+    """Return sentences that explain the scores of an evaluation."""
     what, nearest = noun(shape), evaluation["nearest_training_distance"]
     notes = [
         f"{evaluation['samples']} generated {what}, and as many from the training data for comparison, were compared with "
@@ -186,7 +182,7 @@ def score_notes(evaluation: Json, shape: tuple[int, ...]) -> list[str]:
 
 
 def noun(shape: tuple[int, ...]) -> str:
-    """Return the noun for data of this shape."""
+    """Return "images" or "points", for data of this shape."""
     return "images" if len(shape) == 3 else "points"
 
 
@@ -225,17 +221,17 @@ def _image_file(run: Run, name: str) -> Path:
 
 
 def _figure(run: Run, name: str, alt: str, caption: str) -> str:
-    """Return a figure of data, or "" if there is none. Pixels of images are enlarged at least three times."""
+    """Return a figure from a file, or "" if it does not exist; pixels of images are enlarged at least three times."""
     file = _image_file(run, name)
     if not file.is_file():
         return ""
     with Image.open(file) as image:
-        return _inline(
-            image, alt, caption, round(image.width * max(1, 3 / image_zoom(run.shape))) if len(run.shape) == 3 else 0
-        )
+        width = round(image.width * max(1, 3 / image_zoom(run.shape))) if len(run.shape) == 3 else 0
+        return _inline(image, alt, caption, width)
 
 
 def _inline(image: Image.Image, alt: str, caption: str, pixelated_width: int = 0) -> str:
+    """Return a figure with an image as a data URL."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -26,8 +26,8 @@ from rieszflow.errors import InputError
 
 if TYPE_CHECKING:
     from rieszflow.generative import Run
-    from rieszflow.generative.context import DrawCallback, Pictures
     from rieszflow.generative.run import StageMetrics
+    from rieszflow.generative.state import DrawCallback, Pictures
 
 TensorBoard = Annotated[bool, Option("--tensorboard", help="Write curves and images for TensorBoard to RUN/tensorboard, too.")]
 
@@ -219,12 +219,11 @@ def train(
     from rieszflow import report
     from rieszflow.data import NAMED, load
     from rieszflow.generative import Config, GenerativeFlow
-    from rieszflow.generative.condition import condition_columns
 
     # Only loading tells whether a file or folder holds images or vectors; the settings used before are the same for both.
     config = Config.preset(name if name in NAMED else "images", preset, **overrides)
     config.torch_device()
-    content = load(dataset, data, config.held_out, config.seed, condition_columns(config))
+    content = load(dataset, data, config.held_out, config.seed, config.condition_columns)
     if name not in NAMED and len(content.shape) != 3:
         config = Config.preset("vectors", preset, **overrides)
     targets = min(config.targets or len(content.train), len(content.train))

@@ -146,16 +146,15 @@ class SlicedMMDLoss(nn.Module):
 
     Fresh slices make the loss an unbiased estimate at every step, so a few hundred slices a step suffice. It computes in
     float32 for narrower batches, also under autocast, and works in `torch.compile` with `fullgraph=True`, in `torch.func.grad`
-    and `vmap`, and in an activation checkpoint, which recomputes it on the same slices. For that, a call in a checkpoint or
-    under `torch.no_grad` draws one number from torch's default generator, which the checkpoint must restore
-    (`preserve_rng_state=True`, the default). Points on the meta device give a value on the meta device.
+    and `vmap`, on the meta device, and in an activation checkpoint, which recomputes it on the same slices. For that, a call in
+    a checkpoint or under `torch.no_grad` draws one number from torch's default generator, which the checkpoint must restore
+    (`preserve_rng_state=True`, the default).
 
     Args:
         kernel: As in `sliced_mmd2`.
-        slices: Number P of directions at every call, or "auto", because a training step needs fewer than a single estimate. If
-            `directions` and `engine` are "auto" as well, "auto" computes the exact `mmd2` for batches of up to 1,024 points
-            (512 for d > 64). Otherwise it takes whole blocks on bins: the smallest multiple of d from 256 on for d ≤ 64, the
-            next power of two between 256 and 1,024 for larger d.
+        slices: Number P of directions at every call, or "auto". If `directions` and `engine` are "auto" as well, "auto" is the
+            exact `mmd2` for batches of up to 1,024 points (512 for d > 64). Otherwise it is whole blocks on bins: the smallest
+            multiple of d from 256 on for d ≤ 64, the next power of two between 256 and 1,024 for larger d.
         directions, engine: As in `sliced_mmd2`, but `directions` is no tensor.
         statistic: "V", or "U", which is unbiased in the samples, too, and preferable for small batches.
         seed: Non-negative integer: equal modules use equal slices at equal calls. None to draw one from torch's default
@@ -220,9 +219,7 @@ class SlicedMMDLoss(nn.Module):
             The value, a scalar: float64 if x or y is, else float32.
 
         Raises:
-            InputTypeError (a TypeError): A wrong type or dtype.
-            InputError (a ValueError): A wrong shape, no points, NaN or infinity.
-            DerivativeError (a RuntimeError): A second derivative, in the backward pass.
+            InputError, InputTypeError, DerivativeError: As in `mmd2`.
         """
         x, y = flat_points("x", x), flat_points("y", y)
         if x.dtype != y.dtype:

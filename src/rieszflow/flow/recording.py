@@ -134,8 +134,8 @@ class RecordedFlow:
         """Open a file that `save` wrote, or the folder that a flow recorded to, whose parts are read when they are needed.
 
         Raises:
-            FileError: a file is missing, damaged, truncated, or of another kind or version; parts are of different recordings;
-                a single part is given; or the folder lacks the file that `ParticleFlow.recorded` writes at the end.
+            FileError: A file is missing, damaged, or of another kind or version; parts are of different recordings; a single
+                part is given; or the folder lacks the file that `ParticleFlow.recorded` writes at the end.
         """
         path = Path(path)
         if not path.is_dir():

@@ -11,15 +11,15 @@ from problems import generator
 import rieszflow as rf
 from rieszflow import metrics
 from rieszflow.errors import DatasetError, InputError, InputTypeError
-from rieszflow.two_sample import gram
 from rieszflow.two_sample import pairwise as module
+from rieszflow.two_sample import permutations as machine
 
 
 @pytest.fixture(autouse=True, params=["exact", "sliced"])
 def method(request, monkeypatch):
     """Both ways to compare few points: by the distances of all pairs, and as more points are compared."""
     if request.param == "sliced":
-        monkeypatch.setattr(gram, "_FEW_POINTS", 0)
+        monkeypatch.setattr(machine, "_FEW_POINTS", 0)
     return request.param
 
 

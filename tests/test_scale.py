@@ -146,7 +146,7 @@ def test_a_sketch_stores_its_spreads(tmp_path):
         lambda: raw.distance(sketch),
         lambda: sketch.merge(rf.SliceSketch.from_points(SAME, slices=64)),
     ):
-        with pytest.raises(ValueError, match="divided by the same spreads"):
+        with pytest.raises(ValueError, match="divided by the same spreads, got other spreads"):
             refuse()
     for scale, other in (("none", sketch), ("columns", raw)):
         with pytest.raises(ValueError, match="`scale` must be 'auto' or '(columns|none)', which the reference has"):

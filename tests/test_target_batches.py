@@ -56,9 +56,9 @@ def test_a_flow_towards_batches_goes_on_exactly():
     end = whole.run(x, steps=9)
     first, second = flow(), flow()
     half = first.run(x, steps=4)
-    second.target.load_state(first.target.state())
-    second.velocity = first.velocity
-    second.target.generator.set_state(first.target.generator.get_state())
+    second.targets[0].load_state(first.targets[0].state())
+    second.velocities = list(first.velocities)
+    second.targets[0].generator.set_state(first.targets[0].generator.get_state())
     assert torch.equal(second.run(half, steps=5), end)
     far, near = rf.mmd2(x, y).item(), rf.mmd2(end, y).item()
     assert near < 0.5 * far

@@ -18,7 +18,7 @@ import rieszflow as rf
 from rieszflow import histograms, metrics
 from rieszflow._infra.files import load_tensors, save_tensors
 from rieszflow.sketch.counts import SKETCH
-from rieszflow.two_sample import gram
+from rieszflow.two_sample import permutations as machine
 from rieszflow.two_sample.permutations import permutation_test
 
 ERROR = 1e-6
@@ -28,13 +28,13 @@ ERROR = 1e-6
 def method(request, monkeypatch):
     """Both ways to test few points: by the distances of all pairs, and as more points are tested."""
     if request.param == "sliced":
-        monkeypatch.setattr(gram, "_FEW_POINTS", 0)
+        monkeypatch.setattr(machine, "_FEW_POINTS", 0)
     return request.param
 
 
 @pytest.fixture
 def sliced(monkeypatch):
-    monkeypatch.setattr(gram, "_FEW_POINTS", 0)
+    monkeypatch.setattr(machine, "_FEW_POINTS", 0)
 
 
 def rejected(pvalues, level):
@@ -197,7 +197,7 @@ def test_the_statistic_is_the_distance_of_all_points(sliced, monkeypatch, n, m):
         seen.append(statistic(weights[None])[0])
         return permutation_test(statistic, weights, *others)
 
-    monkeypatch.setattr(gram, "permutation_test", spy)
+    monkeypatch.setattr(machine, "permutation_test", spy)
     g = generator(0)
     x, y = torch.randn(n, 2, generator=g), torch.randn(m, 2, generator=g) + 0.5
     test = rf.two_sample_test(x, y, slices=8, permutations=99)
@@ -325,7 +325,7 @@ def test_few_points_are_tested_exactly_and_many_in_slices(monkeypatch):
         assert low / scale < want[0] < high / scale < 1
     wide = torch.randn(1500, 2, generator=g), torch.randn(600, 2, generator=g)
     assert rf.two_sample_test(*wide, slices=4, permutations=19).method == "sliced"
-    monkeypatch.setattr(gram, "_FEW_NUMBERS", 3 * 150 - 1)
+    monkeypatch.setattr(machine, "_FEW_NUMBERS", 3 * 150 - 1)
     assert rf.two_sample_test(x, y, slices=4, permutations=19).method == "sliced"
 
 
@@ -344,7 +344,7 @@ def test_sketches_of_an_exact_test_are_made_when_they_are_used(monkeypatch):
     assert "_sketches" not in found.__dict__ and found == again
     for test in (found, again):
         assert (test.x.n, test.y.n, test.x.slices) == (90, 60, 8) and test.x is test.x
-    monkeypatch.setattr(gram, "_FEW_POINTS", 0)
+    monkeypatch.setattr(machine, "_FEW_POINTS", 0)
     same = rf.two_sample_test(x, y, slices=8, permutations=19)
     assert found.y.distance(found.x) == same.y.distance(same.x) == again.y.distance(again.x)
 
@@ -384,7 +384,7 @@ def test_pair_distances_keep_their_digits():
     a sum of d squares loses, d·2⁻⁵³, and what cancels in 1 − 1/100 of it, is below 1e-13."""
     g = np.random.default_rng(0)
     x = np.concatenate([g.normal(size=(40, 6)), 1e6 + 1e-6 * g.normal(size=(20, 6)), np.ones((3, 6))])
-    found, want = gram.pair_distances(x), np.sqrt(((x[:, None] - x) ** 2).sum(-1))
+    found, want = machine.pair_distances(x), np.sqrt(((x[:, None] - x) ** 2).sum(-1))
     # The points' own mean is subtracted, which rounds to 2⁻⁵³ of the largest coordinate.
     np.testing.assert_allclose(found, want, rtol=1e-13, atol=4 * 1e6 * 2.0**-53 * np.sqrt(6))
     np.testing.assert_array_equal(found, found.T)
@@ -398,7 +398,7 @@ def test_squares_of_a_gram_are_its_quadratic_form(N):
     matrix, w = g.normal(size=(N, N)), g.normal(size=(5, N))
     matrix = matrix + matrix.T
     want = np.einsum("bi,ij,bj->b", w, matrix, w)
-    np.testing.assert_allclose(gram.Gram(matrix, w[0], w[0], 1, 1, 1.0).squares(w), want, atol=1e-12 * N**2)
+    np.testing.assert_allclose(machine.Gram(matrix, w[0], w[0], 1, 1, 1.0).squares(w), want, atol=1e-12 * N**2)
 
 
 def test_outliers_decide_nothing():
@@ -447,7 +447,7 @@ def test_products_of_a_grams_rows_are_integrals(slices):
     """Against the sum over bins of h (ac + bd + (ad + bc)/2) / 3, from a to b and from c to d over a bin of width h. Both are
     some hundred additions of numbers that bins of up to 2³² widths spread: 1e-12 of the largest."""
     B, random = 16, np.random.default_rng(0)
-    own, shared = gram._root(B)
+    own, shared = machine._root(B)
     tail = np.diff([histograms.tail_edge(k, B) for k in range(histograms.TAIL + 1)])
     widths = np.concatenate([tail[::-1], np.ones(B), tail])
     f = random.dirichlet(np.ones(len(widths)), size=(6, slices))
@@ -459,7 +459,7 @@ def test_products_of_a_grams_rows_are_integrals(slices):
     for i, j in itertools.product(range(6), repeat=2):
         a, b, c, d = left[i], F[i], left[j], F[j]
         wanted[i, j] = (h * (a * c + b * d + (a * d + b * c) / 2) / 3).sum()
-    gram._embed(0, slices, 0, 1, f, own, shared, np.sqrt(1 / inverse))
+    machine._embed(0, slices, 0, 1, f, own, shared, np.sqrt(1 / inverse))
     rows = f.reshape(6, -1)
     assert np.abs(rows @ rows.T - wanted).max() < 1e-12 * wanted.max()
     assert not rows[0].any()

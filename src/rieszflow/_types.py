@@ -34,15 +34,10 @@ PointsT = TypeVar("PointsT", "torch.Tensor", "np.ndarray")
 
 @dataclass(frozen=True)
 class Cloud:
-    """Points and their weights.
+    """Points and their weights."""
 
-    Attributes:
-        points: (..., N, d), float32 or float64.
-        weights: (N,) or (..., N), non-negative, with sum one. None for 1/N each, which bins count exactly, as integers.
-    """
-
-    points: torch.Tensor
-    weights: torch.Tensor | None = None
+    points: torch.Tensor  # (..., N, d), float32 or float64
+    weights: torch.Tensor | None = None  # (N,) or (..., N), with sum one; None for 1/N each, which bins count as integers
 
     def detached(self) -> Cloud:
         return Cloud(self.points.detach(), None if self.weights is None else self.weights.detach())
@@ -89,18 +84,17 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """The state of a long computation. Every `progress` callback is called with one.
+    """The state of a long computation, the argument of every `progress` callback.
 
     Attributes:
-        what: the unit of the count: "points", "x", "y" or "reference" in a pass over points, "steps" in a flow, "stages" in
+        what: The unit of the count: "points", "x", "y" or "reference" in a pass over points, "steps" in a flow, "stages" in
             sampling, "flow" or "fit" for the steps of a training.
-        done: the number of units that are done.
-        total: the number of all units; None if it is not known.
-        stage: the number of the current training stage, from 1; 0 outside of training. A stage is one network, or one part
-            of a recorded flow.
-        stages: the number of training stages.
-        loss: the last normalised loss of a fit.
-        row: the stage's line of metrics.jsonl; only when the stage is finished.
+        done: Number of units that are done.
+        total: Number of all units; None if it is not known.
+        stage: Number of the current training stage (a network, or a part of a recorded flow), from 1; 0 outside of training.
+        stages: Number of training stages.
+        loss: The last normalised loss of a fit.
+        row: The stage's line of metrics.jsonl; only when the stage is finished.
 
     Example:
         >>> Progress("points", 500, 1000).share

@@ -1,9 +1,9 @@
 """Constraints that keep part of a point fixed while the rest of it flows.
 
 Pairs (condition, x) flow towards pairs (condition, data), and only x moves, so the flow ends in samples of the data given the
-condition. A condition may be coordinates that precede x, such as a one-hot label, or a part of x: some pixels of an image, or
-the means of its blocks. The fixed part is always an orthogonal projection of the point. Distances do not depend on the basis,
-so this is the flow of pairs in a basis whose first vectors span the fixed part.
+condition. A condition may be coordinates that precede x, such as a one-hot label, or a part of x, such as some pixels of an
+image. The fixed part is an orthogonal projection of the point. Distances do not depend on the basis, so this is the flow of
+pairs in a basis whose first vectors span the fixed part.
 
 References:
     Hagemann, Hertrich, Altekrüger et al., Posterior Sampling Based on Gradient Flows of the MMD with Negative Distance Kernel,
@@ -33,9 +33,9 @@ class Constraint(ABC):
     """An orthogonal projection P of points in R^d onto their fixed part."""
 
     @property
-    @abstractmethod
     def d(self) -> int | None:
-        """The dimension of the points; None if any will do."""
+        """The dimension of the points; None if it is arbitrary."""
+        return None
 
     @abstractmethod
     def project(self, x: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Constraint(ABC):
 
     @staticmethod
     def from_dict(content: Json) -> Constraint:
-        """Return the constraint from what `to_dict` returned. Raises KeyError, TypeError or ValueError for anything else."""
+        """Return the constraint from what `to_dict` returned. Raises KeyError, TypeError or ValueError if it is malformed."""
         if "leading" in content:
             return FixedPrefix(validate.positive_int("leading", content["leading"]))
         if "pool" in content:
@@ -73,10 +73,6 @@ class FixedPrefix(Constraint):
     """A constraint that fixes the first k coordinates of a point."""
 
     k: int
-
-    @property
-    def d(self) -> int | None:
-        return None
 
     def project(self, x: Tensor) -> Tensor:
         return self.restore(torch.zeros_like(x), x)
@@ -213,12 +209,7 @@ ConstraintLike: TypeAlias = int | Constraint
 
 
 def as_constraint(frozen: object, d: int) -> Constraint | None:
-    """Return the constraint on points in R^d that `frozen` stands for; None for 0.
-
-    Raises:
-        InputError (a ValueError): it does not fit the points, or fixes all coordinates.
-        InputTypeError (a TypeError): neither an integer nor a `Mask` or `Pool`.
-    """
+    """Return the constraint on points in R^d that `frozen` stands for, None for 0; or raise InputError or InputTypeError."""
     if isinstance(frozen, Constraint):
         if frozen.d not in (None, d):
             raise InputError(f"`frozen` must fit the points, which have d = {d}, got {frozen!r} with d = {frozen.d}")

@@ -1,7 +1,6 @@
 """MMD² on slices as a loss to train networks with: a module, and the `torch.library` operator behind it.
 
-The operator is one node in the graphs of `torch.compile` and `torch.export`. Its forward pass returns the value and the
-gradients, because both come from the same counts.
+The operator is one node in graphs of `torch.compile` and `torch.export`. It returns value and gradients from the same counts.
 """
 
 from __future__ import annotations
@@ -36,8 +35,6 @@ _Results = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class _Options:
-    """The options of a loss."""
-
     kernel: Kernel
     slices: int | Literal["auto"]
     directions: DirectionsName | PatchSlices
@@ -130,19 +127,12 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: VmapInfo,
-        in_dims: tuple[int | None, ...],
-        x: Tensor,
-        y: Tensor,
-        seed: Tensor,
-        index: int,
-        need_x: bool,
-        need_y: bool,
+        info: VmapInfo, in_dims: tuple[int | None, ...], x: Tensor, y: Tensor, seed: Tensor, index: int, *need: bool
     ) -> tuple[_Results, tuple[int, int | None, int | None]]:
         if in_dims[2] is not None:
             raise InputError("`SlicedMMDLoss` must be one module for all members of a vmap, got a vmap over modules")
         # Inside vmap a batched tensor does not show an outer grad or backward; the tensor below it does.
-        need_x, need_y = need_x or x.requires_grad, need_y or y.requires_grad
+        need_x, need_y = need[0] or x.requires_grad, need[1] or y.requires_grad
         x, y = (
             t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
             for t, dim in ((x, in_dims[0]), (y, in_dims[1]))
@@ -156,18 +146,16 @@ class SlicedMMDLoss(nn.Module):
 
     Fresh slices make the loss an unbiased estimate at every step, so a few hundred slices a step suffice. It computes in
     float32 for narrower batches, also under autocast, and works in `torch.compile` with `fullgraph=True`, in `torch.func.grad`
-    and `vmap`, and in an activation checkpoint, which recomputes it on the same slices. For that, a call in a checkpoint or
-    under `torch.no_grad` draws one number from torch's default generator, which the checkpoint must restore
-    (`preserve_rng_state=True`, the default). Points on the meta device give a value on the meta device.
+    and `vmap`, on the meta device, and in an activation checkpoint, which recomputes it on the same slices. For that, a call in
+    a checkpoint or under `torch.no_grad` draws one number from torch's default generator, which the checkpoint must restore
+    (`preserve_rng_state=True`, the default).
 
     Args:
         kernel: As in `sliced_mmd2`.
-        slices: Number P of directions at every call, or "auto", because a training step needs fewer than a single estimate. If
-            `directions` and `engine` are "auto" as well, "auto" computes the exact `mmd2` for batches of up to 1,024 points
-            (512 for d > 64). Otherwise it takes whole blocks on bins: the smallest multiple of d from 256 on for d ≤ 64, the
-            next power of two between 256 and 1,024 for larger d.
-        directions: As in `sliced_mmd2`, but not a tensor.
-        engine: As in `sliced_mmd2`.
+        slices: Number P of directions at every call, or "auto". If `directions` and `engine` are "auto" as well, "auto" is the
+            exact `mmd2` for batches of up to 1,024 points (512 for d > 64). Otherwise it is whole blocks on bins: the smallest
+            multiple of d from 256 on for d ≤ 64, the next power of two between 256 and 1,024 for larger d.
+        directions, engine: As in `sliced_mmd2`, but `directions` is no tensor.
         statistic: "V", or "U", which is unbiased in the samples, too, and preferable for small batches.
         seed: Non-negative integer: equal modules use equal slices at equal calls. None to draw one from torch's default
             generator. A generator is not accepted, because the seed is saved.
@@ -231,9 +219,7 @@ class SlicedMMDLoss(nn.Module):
             The value, a scalar: float64 if x or y is, else float32.
 
         Raises:
-            InputTypeError (a TypeError): A wrong type or dtype.
-            InputError (a ValueError): A wrong shape, no points, NaN or infinity.
-            DerivativeError (a RuntimeError): A second derivative, in the backward pass.
+            InputError, InputTypeError, DerivativeError: As in `mmd2`.
         """
         x, y = flat_points("x", x), flat_points("y", y)
         if x.dtype != y.dtype:
@@ -245,7 +231,7 @@ class SlicedMMDLoss(nn.Module):
         return apply(x, y, self._next_seed(x), self._index, *need)[0]
 
     def _check_meta(self, x: Tensor, y: Tensor) -> None:
-        """Refuse points of which only some are on the meta device, and shapes that do not fit."""
+        """Refuse a mixture of meta and other devices, and shapes that do not fit."""
         if not (x.is_meta and y.is_meta):
             places = ", ".join(f"{name} on {t.device}" for name, t in (("x", x), ("y", y), ("the module", self.seed)))
             raise InputError(f"`x` and `y` must both be on the meta device if either of them or the module is, got {places}")
@@ -253,7 +239,7 @@ class SlicedMMDLoss(nn.Module):
             raise InputError(f"`y` must have points of dimension d = {x.shape[1]}, as x has, got d = {y.shape[1]}")
 
     def _next_seed(self, x: Tensor) -> Tensor:
-        """Return the seed of this call's slices; a recomputation by a checkpoint gets the seed of the first computation."""
+        """Return the seed of this call's slices, in a recomputation by a checkpoint that of the first computation."""
         if not x.is_meta and not torch.compiler.is_compiling() and (recomputing() or may_be_recomputed()):
             call = self._call_by_draw()
         else:

@@ -45,14 +45,14 @@ def energy_score(
     with n = 1, or :math:`n = 1 - \sum_i w_i^2` for the fair score, which makes the second sum an unbiased estimate of
     :math:`\mathbb{E}\|X - X'\|` for independent members with any weights.
 
-    It is a strictly proper score: its mean over many y is lowest for samples of the distribution that y is drawn from. Sums are
-    in float64, points may have any magnitude, and memory does not grow with the number of pairs.
+    It is a strictly proper score: its mean over many y is lowest for samples of the distribution that y is drawn from. Points
+    may have any magnitude, and memory does not grow with the number of pairs.
 
     Args:
         samples: Members of every forecast, shape (..., m, d); float32 or float64; tensor or NumPy array.
         y: Observations of shape (..., d), with the dtype and device of `samples`.
-        fair: If True, E‖X − X'‖ is estimated from distinct pairs, so that the mean score does not depend on m. If False, the
-            m samples are scored as a distribution of their own.
+        fair: If True, E‖X − X'‖ is estimated without bias, so that the mean score does not depend on m. If False, the m samples
+            are scored as a distribution of their own.
         weights: Non-negative weights of the members, shape (m,) or (..., m), with sum one and the dtype of `samples`; None for
             1/m each. They have no derivative.
         nan_policy: "raise" refuses NaN. "omit" leaves out members with NaN and renormalises the other weights; a forecast with
@@ -64,10 +64,9 @@ def energy_score(
         both are arrays, it is a NumPy number or array.
 
     Raises:
-        InputError (a ValueError): Shapes that do not fit, infinity, NaN with "raise", bad weights, or fewer than two members of
-            positive weight with `fair`.
-        InputTypeError (a TypeError): A wrong type or dtype.
-        DerivativeError (a RuntimeError): A second derivative, in the backward pass, or weights that require a gradient.
+        InputError, InputTypeError: Shapes or dtypes that do not fit, infinity, NaN with "raise", bad weights, or fewer than two
+            members of positive weight with `fair`.
+        DerivativeError: A second derivative, in the backward pass, or weights that require a gradient.
 
     Example:
         >>> samples = torch.tensor([[0.0], [1.0]])
@@ -82,8 +81,7 @@ def energy_score(
     Y = validate.plain_tensor("y", y, "(..., d)")
     if isinstance(samples, Tensor) != isinstance(y, Tensor):
         raise InputTypeError(f"`y` must have the type of `samples`, {type(samples).__name__}, got {type(y).__name__}")
-    shape = (*X.shape[:-2], X.shape[-1])
-    if Y.shape != shape:
+    if Y.shape != (shape := (*X.shape[:-2], X.shape[-1])):
         raise InputError(f"`y` must have shape {shape} for `samples` of shape {tuple(X.shape)}, got {tuple(Y.shape)}")
     if Y.dtype != X.dtype or Y.device != X.device:
         raise InputTypeError(f"`y` must be {X.dtype} on {X.device} as `samples` is, got {Y.dtype} on {Y.device}")
@@ -151,7 +149,7 @@ def _evaluate_with_nan(x: Tensor, y: Tensor, w: Tensor, fair: bool, grad: bool, 
 
 
 def _pair_weight(w: Tensor, fair: bool) -> Tensor:
-    """Return n, the total weight of the pairs."""
+    """Return n, the total weight of the pairs, (B,)."""
     return distinct(w) if fair else torch.ones_like(w[:, 0])
 
 
@@ -168,7 +166,7 @@ def _evaluate(x: Tensor, y: Tensor, w: Tensor, n: Tensor, grad: bool) -> tuple[T
 
 
 def _all_pairs_on_line(x: Tensor, y: Tensor, w: Tensor, n: Tensor, grad: bool) -> tuple[Tensor, Tensor | None]:
-    """Return the scores of x (B, m) from all pairs, on the CPU."""
+    """Score x (B, m) by all pairs, on the CPU."""
     B, m = x.shape
     score, gradient = np.empty(B), np.empty((B * grad, m))
     parallel_for(_line_loop, B, 1 + _SHARE // m**2, x.numpy(), y.numpy(), w.numpy(), n.numpy(), score, gradient)
@@ -176,17 +174,13 @@ def _all_pairs_on_line(x: Tensor, y: Tensor, w: Tensor, n: Tensor, grad: bool) -
 
 
 def _sorted(x: Tensor, y: Tensor, w: Tensor, n: Tensor, grad: bool) -> tuple[Tensor, Tensor | None]:
-    """Return the scores of x (B, m) by sorting, since Σ_{i<j} w_i w_j |x_i − x_j| = Σ_k W_k (W − W_k) (x_(k+1) − x_(k)).
-
-    W_k is the total weight of the k smallest values, W that of all.
-    """
+    """Score x (B, m) by sorting: Σ_{i<j} w_i w_j |x_i − x_j| = Σ_k W_k (W − W_k) (x_(k+1) − x_(k)), W_k = w_(1) + … + w_(k)."""
     values, order = x.sort(1)
-    w = w.expand_as(x)
+    w, away = w.expand_as(x), x - y[:, None]
     below = w.gather(1, order).cumsum(1)
     total = below[:, -1:]
-    gaps = values.diff(dim=1)
-    away = x - y[:, None]
-    score = (w * away.abs()).sum(1) - (below[:, :-1] * (total - below[:, :-1]) * gaps).sum(1) / n
+    pairs = below[:, :-1] * (total - below[:, :-1]) * values.diff(dim=1)
+    score = (w * away.abs()).sum(1) - pairs.sum(1) / n
     if not grad:
         return score, None
     # Coincident samples share the mean of their ranks, so that nothing pushes them apart.
@@ -197,7 +191,7 @@ def _sorted(x: Tensor, y: Tensor, w: Tensor, n: Tensor, grad: bool) -> tuple[Ten
 
 
 def _compiled(x: Tensor, y: Tensor, w: Tensor, n: Tensor, grad: bool) -> tuple[Tensor, Tensor | None]:
-    """Return the scores of x (B, m, d) from all pairs, on the CPU."""
+    """Score x (B, m, d) by all pairs, on the CPU."""
     B, m, d = x.shape
     moved, target, shift = np.empty((B, d, m)), np.empty((B, d)), np.empty(B, np.int64)
     parallel_for(_scale_loop, B, 1 + _SHARE // (m * d), x.numpy(), y.numpy(), moved, target, shift)
@@ -208,7 +202,7 @@ def _compiled(x: Tensor, y: Tensor, w: Tensor, n: Tensor, grad: bool) -> tuple[T
 
 
 def _chunked(x: Tensor, y: Tensor, w: Tensor, n: Tensor, grad: bool) -> tuple[Tensor, Tensor | None]:
-    """Return the scores of x (B, m, d) from all pairs, on any device."""
+    """Score x (B, m, d) by all pairs, on any device."""
     B, m, _ = x.shape
     exponent = torch.frexp(torch.maximum(x.abs().amax((1, 2)), y.abs().amax(1))).exponent
     unit = two_to((-exponent).clamp(-1000, 1000))
@@ -238,10 +232,7 @@ def _chunked(x: Tensor, y: Tensor, w: Tensor, n: Tensor, grad: bool) -> tuple[Te
 
 @numba.njit(**SUMS)
 def _line_loop(first, last, worker, tile, x, y, w, distinct, score, gradient):
-    """Write the scores of forecasts first … last − 1, and their gradients unless that array is empty.
-
-    x (B, m), y (B,), w (B or 1, m), distinct (B or 1,), score (B,), gradient (B or 0, m).
-    """
+    """Score forecasts of x (B, m), y (B,), w (B or 1, m), distinct (B or 1,); write gradients (B, m) unless B = 0 there."""
     m = x.shape[1]
     for b in range(first, last):
         c = b if w.shape[0] > 1 else 0
@@ -282,10 +273,7 @@ def _scale_loop(first, last, worker, tile, x, y, x_out, y_out, shift):
 
 @numba.njit(**SUMS)
 def _space_loop(first, last, worker, tile, x, y, w, distinct, parts, gradient):
-    """Write the contributions of members first … last − 1 to the scores, and their gradients unless that array is empty.
-
-    x (B, d, m), y (B, d), w (B or 1, m), distinct (B or 1,), parts (B, m), gradient (B or 0, d, m).
-    """
+    """Write the parts (B, m) of the scores due to members of x (B, d, m), and gradients (B, d, m) unless B = 0 there."""
     _, d, m = x.shape
     grad = gradient.shape[0] > 0
     rho = np.empty(m)

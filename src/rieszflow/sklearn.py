@@ -26,14 +26,12 @@ __all__ = ["EnergyDrift"]
 class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """A detector of drift away from a reference, by `drift_test`.
 
-    It stores a sketch of the reference with a random sample of its points. The verdict is one for all rows that are passed
-    together: a row by itself does not drift.
+    It stores a sketch of the reference with a random sample of its points. All rows that are passed together get one verdict,
+    because drift is a property of a distribution and not of a row.
 
     Args:
         alpha: Level of the test, the largest probability of a false alarm.
-        slices: Number P of random directions.
-        permutations: See `two_sample_test`.
-        directions: See `SliceSketch`.
+        slices, permutations, directions: See `two_sample_test`.
         scale: See `SliceSketch`; "auto" is "columns" if the reference has feature names.
         random_state: Seed of the directions and the permutations, an integer; None for 0.
 
@@ -74,8 +72,7 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
                 that float64 would round.
         """
         self._level()
-        seed = self._seed()
-        points = self._points(X, reset=True)
+        seed, points = self._seed(), self._points(X, reset=True)
         scale = "columns" if self.scale == "auto" and hasattr(self, "feature_names_in_") else self.scale
         self.sketch_ = SliceSketch.from_points(points, slices=self.slices, directions=self.directions, seed=seed, scale=scale)
         return self
@@ -83,14 +80,12 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
     def test(self, X: PointSource) -> TwoSampleTest:
         """Test points (n, d), n ≥ 2, against the reference."""
         check_is_fitted(self)
-        points = self._points(X, reset=False)
-        return drift_test(points, self.sketch_, permutations=self.permutations, seed=self._seed())
+        return drift_test(self._points(X, reset=False), self.sketch_, permutations=self.permutations, seed=self._seed())
 
     def score(self, X: PointSource, y: object = None) -> float:
         """Return the negative energy distance of points (n, d) from the reference, unbiased: around 0 without drift."""
         check_is_fitted(self)
-        points = self._points(X, reset=False)
-        return -self.sketch_.distance(points, statistic="U")
+        return -self.sketch_.distance(self._points(X, reset=False), statistic="U")
 
     def predict(self, X: PointSource) -> np.ndarray:
         """Return −1 for every row if the rows together have drifted, else 1, like the outlier detectors of scikit-learn."""
@@ -103,7 +98,10 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
             X = as_points(X, "X").cpu().numpy()
         elif hasattr(type(X), "collect"):
             raise InputTypeError(f"`X` must be an array or a data frame in memory, got {type(X).__name__}{conversion_hint(X)}")
-        for part in _columns(X):
+        columns = [X]
+        if hasattr(X, "columns"):  # of an Arrow table, or of a data frame, each with its own type
+            columns = list(X.columns) if hasattr(type(X), "column_names") else [X[name] for name in X.columns]
+        for part in columns:
             array = part if isinstance(part, np.ndarray) else np.asarray(part)
             if array.dtype.kind == "O":
                 array = np.array(array.tolist())
@@ -121,10 +119,3 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
 
     def _seed(self) -> int:
         return validate.integer_seed(0 if self.random_state is None else self.random_state, "random_state")
-
-
-def _columns(X: Any) -> list[Any]:
-    """Return the columns of a data frame, each with its own type, or an array as one."""
-    if not hasattr(X, "columns"):
-        return [X]
-    return list(X.columns) if hasattr(type(X), "column_names") else [X[name] for name in X.columns]  # Arrow, or a frame

@@ -44,8 +44,7 @@ def sliced_mmd2(
     O((N + M) P log d) time, compared to O(N M d) for all pairs.
 
     Args:
-        x: Points of shape (N, d), or (..., N, d) with batch dimensions; float32 or float64; tensor or NumPy array.
-        y: Points of shape (M, d) or (..., M, d), with the batch dimensions, dtype and device of x.
+        x, y: As in `mmd2`.
         kernel: `Riesz(1.0)`; with engine "bins" any other, too. A kernel much narrower than the data is refused, because bins
             do not resolve it. Gradients of `Riesz(r)` with r < 1 are inaccurate, and a warning says so.
         slices: Number P of directions. Prefer whole blocks: a multiple of d for "orthogonal", of the next power of two for
@@ -57,20 +56,15 @@ def sliced_mmd2(
             error on a slice is at most the share of points in a bin, about 1e-3 in total. "auto" is "bins" for float32 with
             4096 points or more, and for other kernels.
         seed: Seed of the directions: an integer, a torch.Generator, or None for torch's default generator.
-        statistic: "V" for means over all pairs, which is non-negative; "U" for means over the pairs i ≠ k, which is unbiased in
-            the samples.
-        x_weights: Non-negative weights of x, shape (N,) or (..., N), with sum one and the dtype of x; None for 1/N each.
-        y_weights: Weights of y, in the same way.
+        statistic: "V" for means over all pairs, which is non-negative; "U" for means over the pairs i ≠ k, which is unbiased.
+        x_weights, y_weights: As in `mmd2`.
 
     Returns:
-        The value, in the kernel's unit (length^r for Riesz): a scalar, or of the shape of the batch. A tensor can be
-        differentiated once, by x, y and the weights. If x and y are arrays, it is a NumPy number or array.
+        The value, as in `mmd2`.
 
     Raises:
-        InputTypeError (a TypeError): A wrong type or dtype.
-        InputError (a ValueError): A wrong shape, no points, NaN or infinity, an unknown name, bad weights, a kernel or a
-            derivative that the engine does not support, or points further apart than the dtype can hold.
-        DerivativeError (a RuntimeError): A second derivative, in the backward pass.
+        InputError, InputTypeError, DerivativeError: As in `mmd2`. InputError also for a kernel or a derivative that the engine
+            does not support, and for points further apart than the dtype can hold.
 
     Example:
         >>> x, y = torch.zeros(5, 2), torch.tensor([[3.0, 4.0]])
@@ -111,10 +105,10 @@ def sliced_mmd2_gradient(
 
     .. math::
         \nabla_{x_i} = a_i \frac{c_{d,1}}{P} \sum_{p=1}^{P}
-        4 \big[ G_p(\langle \xi_p, x_i \rangle) - F_p(\langle \xi_p, x_i \rangle) \big] \xi_p
+        4 [ G_p(\langle \xi_p, x_i \rangle) - F_p(\langle \xi_p, x_i \rangle) ] \xi_p
 
-    with the distribution functions F_p and G_p of the projected x and y, which take mid-ranks at ties. Copies of a point have
-    the same gradient only on average, because their projections can differ by rounding.
+    with the distribution functions F_p and G_p of the projected x and y, which take mid-ranks at ties. Copies of a point can
+    have different gradients, because their projections can differ by rounding.
 
     Args:
         x, y, kernel, slices, directions, engine, seed, statistic, x_weights, y_weights: As in `sliced_mmd2`.
@@ -151,7 +145,7 @@ def energy_distance(
     .. math::
         2\, \mathbb{E} \|X - Y\|^r - \mathbb{E} \|X - X'\|^r - \mathbb{E} \|Y - Y'\|^r
 
-    This is `mmd2` with the kernel `Riesz(r)`. SciPy's `energy_distance`, in one dimension, is its square root for r = 1.
+    This is `mmd2` with the kernel `Riesz(r)`. SciPy's `energy_distance` in one dimension is its square root for r = 1.
 
     Args:
         x, y, statistic, x_weights, y_weights: As in `mmd2`.

@@ -38,25 +38,25 @@ class _CachedSlices:
 class Target:
     """Points y to move other points towards, with results that are cached between calls.
 
-    `gradient(x)` is `sliced_mmd2_gradient(x, y)` on random slices. With `Riesz(1.0)` and the linear-time engine, a set of
-    slices can serve `refresh_every` calls, so that the target is counted once for the set instead of in every call. There are
-    `refresh_every` sets, used in turn, so that successive calls use different slices. A cached set takes 5 KB a slice.
+    `gradient(x)` is `sliced_mmd2_gradient(x, y)` on random slices. With `Riesz(1.0)` and the linear-time engine, there can be
+    `refresh_every` sets of slices, used in turn, each of which serves as many calls, so that the target is counted once for a
+    set. A cached set takes 5 KB a slice.
 
     Args:
         y: Points of shape (M, d) or (..., M, d); float32 or float64; tensor or NumPy array. Or, for a target too large for
             memory, anything else that `rieszflow.stream` accepts, with `Riesz(1.0)` on the linear-time engine and without
             weights. A set of slices takes one pass over it, so there is one pass in `refresh_every` calls.
         kernel, slices, directions, engine, seed: As in `sliced_mmd2`.
-        y_weights: Non-negative weights of y, shape (M,) or (..., M), with sum one; None for 1/M each.
+        y_weights: As in `mmd2`.
         refresh_every: Number of calls that a set of slices serves, at least 1. With 1, every call has fresh slices, and a flow
-            converges further (see `ParticleFlow`). More is for targets so much larger than x that passes over them take most of
-            the time. None for the same slices in all calls, on the linear-time engine with `Riesz(1.0)`, so that all gradients
-            are those of one function; they are drawn again only if x leaves the range of the bins.
+            converges further (see `ParticleFlow`). More is for targets much larger than x. None for the same slices in all
+            calls, on the linear-time engine with `Riesz(1.0)`, so that all gradients are those of one function; they are drawn
+            again only if x leaves the range of the bins.
         target_batch_size: Number of targets that a call uses, in turn; y should be in random order then. None for all.
             Projection noise dominates beyond a few thousand targets, so subsampling a very large target costs no accuracy.
         group: A torch.distributed process group whose ranks hold parts of the clouds: y, y_weights (with sum one over all
-            ranks) and the points of `gradient`. Every rank makes the same calls, with the first rank's slices. The ranks add up
-            tables of 4 (B + 128) P bytes for B bins, whatever N is, and results are those of one process up to rounding. On the
+            ranks) and the points of `gradient`. Every rank makes the same calls, with the first rank's slices. Results are
+            those of one process up to rounding; tables of 4 (B + 128) P bytes are exchanged for B bins, whatever N is. On the
             linear-time engine only. None if all points are here.
         frozen: Part of a point that does not move: a number of leading coordinates, a `Mask` or a `Pool`. It is projected like
             the rest, and the gradient is zero there.
@@ -68,8 +68,7 @@ class Target:
         memory: Memory of gradients and of the particles of a flow, which is reused.
 
     Raises:
-        InputError (a ValueError): What `sliced_mmd2_gradient` refuses, and a setting that the engine does not support.
-        InputTypeError (a TypeError): A wrong type or dtype.
+        InputError, InputTypeError: As in `sliced_mmd2`, and for a setting that the engine does not support.
 
     Example:
         >>> target = Target(torch.zeros(3000, 2), slices=256, seed=2, engine="bins")
@@ -133,13 +132,13 @@ class Target:
         Args:
             x: Points of shape (N, d) or (..., N, d), with the batch dimensions, dtype and device of y; tensor or NumPy array.
             statistic: "V" or "U", as in `sliced_mmd2`.
-            x_weights: Non-negative weights of x, shape (N,) or (..., N), with sum one; None for 1/N each.
+            x_weights: As in `mmd2`.
 
         Returns:
             The gradient in the shape and dtype of x, detached; an array if x is one.
 
         Raises:
-            InputError, InputTypeError: What `sliced_mmd2_gradient` refuses.
+            InputError, InputTypeError: As in `sliced_mmd2`.
         """
         points = validate.points("x", x)
         y = self.y if self._stream is None else self.y.to(points.dtype)

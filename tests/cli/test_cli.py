@@ -465,7 +465,7 @@ def test_best_stage_is_named(points, tmp_path, monkeypatch):
         distances = [{"fresh_samples": value, "training_data": noise} for value in fresh]
         return [StageMetrics(k, level, 8, 8 * k, e, {}) for k, (level, e) in enumerate(zip(levels, distances, strict=True), 1)]
 
-    best = cli.train._best_stage
+    best = cli.runs._best_stage
     assert best(rows(0.5, 0.25, 0.2525)).startswith("fresh samples were best after stage 2, at 0.2500; later")
     assert best(rows(0.5, 0.25, 0.2515)) == best(rows(0.5, 0.25, 0.125)) == best(rows(0.5)) == ""
     assert best(rows(0.1, 0.25, 0.125, levels=[2, 1, 1])) == ""

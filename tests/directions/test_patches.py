@@ -138,7 +138,7 @@ def test_flow_with_patches_keeps_its_tables():
     x, y = torch.rand(2500, 256, generator=g), 0.3 * torch.rand(2500, 256, generator=g)
     flow = rf.ParticleFlow(y, slices=256, step_size=1.0, directions=rf.PatchSlices((1, 16, 16), 7), refresh_every=8, seed=g)
     moved = flow.run(x, steps=60)
-    assert len(flow.target._cached) == 8
+    assert len(flow.targets[0]._cached) == 8
     assert rf.mmd2(moved[:500], y[:500]) < 0.05 * rf.mmd2(x[:500], y[:500])
 
 

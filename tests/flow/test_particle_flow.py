@@ -23,7 +23,7 @@ def test_one_step_is_the_formula():
     torch.testing.assert_close(first, x - 0.5 * 0.3 * 6 * v)
     v = gradient(first) + 0.5 * v
     torch.testing.assert_close(second, first - 0.5 * 0.3 * 6 * v)
-    torch.testing.assert_close(flow.velocity, v)
+    torch.testing.assert_close(flow.velocities[0], v)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.8])
@@ -81,7 +81,7 @@ def test_continued_flow_is_the_same_flow():
     first = rf.ParticleFlow(y, slices=4, momentum=0.6, seed=g)
     half = first.run(x, steps=4)
     second = rf.ParticleFlow(y, slices=4, momentum=0.6, seed=g)
-    second.velocity = first.velocity
+    second.velocities = list(first.velocities)
     assert torch.equal(second.run(half, steps=6), whole)
 
 
@@ -104,7 +104,7 @@ def test_memory_is_used_again_only_when_nobody_looks_at_it(refresh_every):
     end = x
     for _ in range(8):
         end = one.step(end)
-        for t in (end, one.velocity[:5], end.numpy()[1:3]):
+        for t in (end, one.velocities[0][:5], end.numpy()[1:3]):
             kept.append(t)
             copies.append(torch.as_tensor(t).clone())
     assert all(torch.equal(torch.as_tensor(t), copy) for t, copy in zip(kept, copies, strict=True))
@@ -129,7 +129,7 @@ def test_kinds_taking_turns_are_flows_in_turn():
     for _ in range(4):
         expected, found = two.step(one.step(expected)), both.step(found)
     assert torch.equal(found, expected)
-    assert torch.equal(both.velocities[0], one.velocity) and torch.equal(both.velocities[1], two.velocity)
+    assert torch.equal(both.velocities[0], one.velocities[0]) and torch.equal(both.velocities[1], two.velocities[0])
 
 
 def test_summed_kinds_see_the_same_particles():

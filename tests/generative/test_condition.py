@@ -15,10 +15,10 @@ from rieszflow.data import Dataset, load
 from rieszflow.errors import ConfigError, DatasetError, InputError, RunError
 from rieszflow.generative import Config
 from rieszflow.generative import loop as training
-from rieszflow.generative.condition import Condition, condition_columns, describe_condition
-from rieszflow.generative.context import WATCHED, checked_levels, prepare
+from rieszflow.generative.condition import Condition, describe_condition
 from rieszflow.generative.processes import processes
 from rieszflow.generative.run import Run
+from rieszflow.generative.state import WATCHED, checked_levels, prepare
 from rieszflow.generative.training_data import held_out_conditions, residual
 
 RECORDED = {
@@ -113,7 +113,7 @@ def test_numbers_beside_the_data(settings):
         assert abs((x[336] - x[64]) / 2 - spread) < 0.5 * spread + spread / 4
     rows = torch.linspace(0.1, 1.9, 40)[:, None]
     assert flow.sample(40, condition=rows, seed=6).shape == (40, 1)
-    with pytest.warns(rf.Notice, match=r"number 0 lies 1 outside of .* range \[.*, .* times their interquartile"):
+    with pytest.warns(rf.Notice, match=r"number 0 lies 1 outside .* range \[.*, .* times their interquartile"):
         flow.sample(3, condition=[c.max().item() + 1], seed=7)
     for wrong, words in (
         ([1.0, 2.0], "must have 1 numbers (number 0) for all or for each of 3, got [1.0, 2.0]"),
@@ -159,7 +159,7 @@ def test_columns_of_a_table(tmp_path):
     small = {**RECORDED, "particles": 300, "stages": 1, "initial_steps": 5}
     flow = rf.GenerativeFlow(**small).fit(str(tmp_path / "people.csv"), condition="income,age")
     assert flow.sample(6, condition=[3000, 40], seed=1).shape == (6, 2)
-    assert condition_columns(flow.config) == ["income", "age"]
+    assert flow.config.condition_columns == ["income", "age"]
     with pytest.warns(rf.Notice, match="age lies"):
         flow.sample(2, condition=[3000, 99], seed=1)
     for given, words in (
@@ -219,7 +219,7 @@ def test_what_is_not_known_does_not_matter():
             flow.sample(5, condition=wrong)
     swapped = data.held_out[:5].numpy().astype(">f8")
     torch.testing.assert_close(flow.sample(5, condition=swapped, seed=1), flow.sample(5, condition=data.held_out[:5], seed=1))
-    with pytest.warns(rf.Notice, match="outside of"):
+    with pytest.warns(rf.Notice, match="exceed the data's range"):
         flow.sample(5, condition=3 * data.held_out[:5], seed=1)
 
 

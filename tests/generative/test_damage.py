@@ -155,10 +155,10 @@ def test_a_folder_in_the_place_of_a_network(run):
     network(run, 2).unlink()
     network(run, 2).mkdir()
     refused(lambda: sample(run), "0002.safetensors: is missing; a folder is in its place")
-    refused(lambda: resume(run), "0002.safetensors: a folder is in the place of a network; remove it")
+    refused(lambda: resume(run), "0002.safetensors: must be the file of a network, got a folder; remove it")
     network(run, 1).unlink()
     (run / "state.safetensors").unlink()
-    refused(lambda: resume(run), "0002.safetensors: a folder is in the place of a network; remove it")
+    refused(lambda: resume(run), "0002.safetensors: must be the file of a network, got a folder; remove it")
     network(run, 2).rmdir()
     with pytest.warns(Notice, match="state.safetensors is missing: training starts again"):
         resume(run)
@@ -270,7 +270,7 @@ def test_resumed_with_a_module_made_anew(tmp_path):
 def test_other_held_out_data_are_refused(tmp_path):
     with pytest.raises(Stop):
         rf.GenerativeFlow(**TINY).fit(points(), held_out=points(2), run=tmp_path / "run", progress=stop_at(2, "flow", 1))
-    refused(lambda: rf.GenerativeFlow.resume(tmp_path / "run", points(), held_out=points(3)), "began with other held-out data")
+    refused(lambda: rf.GenerativeFlow.resume(tmp_path / "run", points(), held_out=points(3)), "held-out data differ from those")
 
 
 # Settings and data that were edited afterwards.
@@ -362,7 +362,7 @@ def test_too_little_memory_is_no_damaged_file(tmp_path, monkeypatch, error):
     stopped(tmp_path / "run", (2, "fit", 2), points())
     rf.SliceSketch.from_points(points(), slices=4).save(tmp_path / "a.sketch")
     for name, action in (
-        ("rieszflow.generative.loop.blank_state", lambda: resume(tmp_path / "run")),
+        ("rieszflow.generative.stages.blank_state", lambda: resume(tmp_path / "run")),
         ("rieszflow._infra.files._read", lambda: resume(tmp_path / "run")),
         ("rieszflow.sketch.counts._read_plan", lambda: rf.SliceSketch.load(tmp_path / "a.sketch")),
         ("rieszflow.generative.networks.Displacement.load_state_dict", lambda: sample(tmp_path / "run")),

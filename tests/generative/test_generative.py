@@ -257,7 +257,7 @@ def test_custom_network_with_dropout(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(original, net.parameters(), strict=True))
     with pytest.raises(RunError, match="needs the nn.Module"):
         rf.GenerativeFlow.load(tmp_path / "run")
-    with pytest.raises(ConfigError, match="equal shapes"):
+    with pytest.raises(ConfigError, match="must return the shape of its input"):
         rf.GenerativeFlow(**settings, network=nn.Linear(2, 3)).fit(data)
 
 

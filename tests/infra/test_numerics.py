@@ -72,7 +72,7 @@ def of(function):
 
 def flow(**settings):
     moving = rf.ParticleFlow(Y, slices=40, momentum=0.5, seed=generator(3), **settings)
-    return [moving.run(X, steps=3), moving.velocity]
+    return [moving.run(X, steps=3), moving.velocities[0]]
 
 
 def sketch():

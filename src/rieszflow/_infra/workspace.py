@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-_HUGE = 1 << 21
+_HUGE = 1 << 21  # bytes of a huge page
 # Python's default is memory that a forked process shares with its parent.
 _PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 _current = threading.local()

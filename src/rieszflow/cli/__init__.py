@@ -6,7 +6,7 @@ Commands import PyTorch and the rest of the library when they run, because that 
 from rieszflow._infra.extras import extra
 
 with extra("cli", "the command line"):
-    from rieszflow.cli import compare, samples, train
+    from rieszflow.cli import compare, runs
     from rieszflow.cli.commands import app
 
-__all__ = ["app", "compare", "samples", "train"]
+__all__ = ["app", "compare", "runs"]

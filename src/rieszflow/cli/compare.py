@@ -48,9 +48,9 @@ def compare(
 
     from rieszflow import report
     from rieszflow.data import stream
-    from rieszflow.two_sample.compare import compare, is_sketch
+    from rieszflow.two_sample import compare
 
-    x, y = (path if is_sketch(path) else stream(path, **reading) for path in (a, b))
+    x, y = (path if path.endswith(".sketch") else stream(path, **reading) for path in (a, b))
     with ProgressBars() as progress:
         found = compare(
             x, y, slices=slices, permutations=permutations, seed=seed, scale=scale, common=common, progress=progress

@@ -69,14 +69,13 @@ class PatchSlices:
             C, H, W, size, stretch = (validate.positive_int("", v) for v in (*self.shape, self.size, self.stretch))
         except (TypeError, ValueError):
             raise InputError(f"`shape`, `size` and `stretch` must be (C, H, W) and positive integers, got {self!r}") from None
-        for name, value in (("shape", (C, H, W)), ("size", size), ("stretch", stretch)):
+        condition = validate.nonnegative_int("condition", self.condition)
+        for name, value in (("shape", (C, H, W)), ("size", size), ("stretch", stretch), ("condition", condition)):
             object.__setattr__(self, name, value)
         if size * stretch > min(H, W):
             raise InputError(
                 f"`size` · `stretch` must be at most {min(H, W)} for images of {H} × {W} pixels, got {size} · {stretch}"
             )
-        if isinstance(self.condition, bool) or not isinstance(self.condition, int) or self.condition < 0:
-            raise InputError(f"`condition` must be a non-negative integer, got {self.condition!r}")
         for name in ("by_colour", "single_patch"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"`{name}` must be True or False, got {getattr(self, name)!r}")
@@ -157,10 +156,9 @@ class PatchDirections(Directions):
     """Directions on patches, block after block.
 
     Attributes:
-        signs: D₁ and D₂ of every block, shape (blocks, 2, n), entries −1 and 1.
+        signs: D₁ and D₂ of every block, shape (blocks, 2, n).
         blocks: Patch and number of directions of every block.
-        pixels: Pixels that a patch's numbers are sums of, shape (n_patches, patch_dim, stretch²), int32. With `by_colour` they
-            index the image in the colour basis.
+        pixels: Pixels that a patch's numbers are sums of, as in `PatchSlices._pixels`; `by_colour`, in the colour basis.
         kind: Images and patches.
     """
 

@@ -32,10 +32,9 @@ def mmd2(
     with X, X' independent of the distribution μ of x, and Y, Y' of the distribution ν of y. For `Riesz(1.0)` it is the energy
     distance.
 
-    Sums are in float64, with a relative error of about 1e-12 of E|K(X, Y)| before the result is rounded to the dtype of the
-    points. For `Riesz(1.0)` with at least 64 float32 points in more than 8 dimensions on the CPU it is about 1e-7, because all
-    but small distances are computed in float32. Points may have any magnitude; a result beyond the range of the dtype is
-    infinity.
+    Sums are in float64, with an error of about 1e-12 of E|K(X, Y)| before the result is rounded to the dtype of the points. For
+    `Riesz(1.0)` with at least 64 float32 points in more than 8 dimensions on the CPU it is about 1e-7, because all but small
+    distances are computed in float32. Points may have any magnitude; a result beyond the range of the dtype is infinity.
 
     Args:
         x: Points of shape (N, d), or (..., N, d) with batch dimensions; float32 or float64; tensor or NumPy array.
@@ -43,8 +42,8 @@ def mmd2(
         kernel: `Riesz`, `Gaussian`, `Laplace`, `InverseMultiquadric` or `Matern`.
         statistic: "V" for means over all pairs, which is non-negative up to rounding; "U" for means over the pairs i ≠ k, which
             is unbiased.
-        x_weights: Non-negative weights of x, shape (N,) or (..., N), with sum one and the dtype of x; None for 1/N each.
-        y_weights: Weights of y, in the same way.
+        x_weights, y_weights: Non-negative weights, shape (N,) or (..., N) and (M,) or (..., M), with sum one and the dtype of
+            the points; None for equal weights.
 
     Returns:
         The value, in the kernel's unit (length^r for Riesz): a scalar, or of the shape of the batch. A tensor can be
@@ -88,7 +87,7 @@ def mmd2_gradient(
 
     .. math::
         \nabla_{x_i} \mathrm{MMD}_K^2
-        = 2 a_i \Big[ \frac{1}{n} \sum_k a_k \nabla_1 K(x_i, x_k) - \sum_j b_j \nabla_1 K(x_i, y_j) \Big]
+        = 2 a_i [ \frac{1}{n} \sum_k a_k \nabla_1 K(x_i, x_k) - \sum_j b_j \nabla_1 K(x_i, y_j) ]
 
     with weights a of x and b of y, n = 1 for the V-statistic and n = 1 − Σ a_k² for the U-statistic. Coincident points do not
     move each other.

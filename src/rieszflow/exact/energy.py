@@ -38,8 +38,7 @@ def supports(clouds: Pair, kernel: Kernel) -> bool:
 def evaluate(clouds: Pair, need: Need) -> tuple[Tensor | None, list[Tensor | None]]:
     """Return the value and the derivatives by x, its weights, y and its weights, in float64; None for those not needed.
 
-    In up to 8 dimensions everything is computed in float64. In more, distances are computed in float32, with errors of at most
-    1e-6 of their scale, and those of close points in float64. Sums over the pairs of a point are in float64.
+    In more than 8 dimensions, distances except for close points are in float32, with errors of at most 1e-6 of their scale.
     """
     x, y = clouds.x.detached(), clouds.y.detached()
     a, b = weights_of(x), weights_of(y)

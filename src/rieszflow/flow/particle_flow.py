@@ -41,30 +41,26 @@ class ParticleFlow:
     library reports; so τ is the paper's step size.
 
     The caller holds the particles, the flow holds their velocities. Slices may be of several kinds, such as whole images and
-    patches. Then every step takes one step on each kind in turn, with its own velocity, step size and momentum.
+    patches. A step then moves along the slices of each kind in turn, with a velocity, step size and momentum of their own.
 
     Args:
-        y: Target points (M, d) or (..., M, d); float32 or float64; tensor or NumPy array. With slices also batches of points,
-            see `Target`.
+        y: Target points, as in `Target`. Without slices, a tensor or array.
         kernel: Any kernel. On slices, kernels other than `Riesz(1.0)` must not be too narrow for the data, see `sliced_mmd2`.
         slices: Number P of random directions, or a list with one for every kind. None for the exact gradient by brute force,
             O(NM) a step.
         step_size: τ > 0, or a list with one for every kind. None: 0.4 (1 − m) times the mean distance between targets, or
             between their patches, divided between the kinds.
         momentum: m in [0, 1), or a list with one for every kind.
-        directions: As in `sliced_mmd2_gradient`, or a list of several kinds. Unused without slices, as are engine, seed,
-            refresh_every and target_batch_size.
-        engine: As in `sliced_mmd2_gradient`.
-        seed: Seed of the directions: an integer, a torch.Generator whose state advances, or None for torch's default.
-        y_weights: Non-negative weights of y, (M,) or (..., M), with sum one. None for 1/M each.
+        directions: As in `sliced_mmd2`, or a list of several kinds. Unused without slices, as are engine, seed, refresh_every
+            and target_batch_size.
+        engine, seed, y_weights, target_batch_size: As in `Target`.
         refresh_every: Number of steps that a set of slices serves, see `Target`; 1 for fresh slices in every step. On slices
             seen before, particles make little progress: with 8, a step for N = M takes a quarter less time, but four times as
             many steps are needed. Only on the linear-time engine.
-        target_batch_size: Number of targets that a step sees, see `Target`. None for all.
         bounds: (low, high). Coordinates are clipped to this interval after every step (projected gradient descent), for targets
             that lie in the box, such as images in [0, 1]^d. None for no bounds.
-        group: A torch.distributed process group whose ranks hold parts of the particles and of the target, see `Target`. Only
-            with slices. None if all points are here.
+        group: A torch.distributed process group whose ranks hold parts of the particles and of the target, as in `Target`. Only
+            with slices.
         step_schedule: Function of the number of previous steps that returns the factor of τ, see `geometric_schedule`. None
             for 1.
         combine: With several kinds, "alternate" moves the particles on each kind in turn; "sum" evaluates all gradients at the
@@ -73,9 +69,9 @@ class ParticleFlow:
             which they are written. Requires `Riesz(1.0)` on the linear-time engine. Particles move by the recorded gradients,
             and `run` and `step` only continue from the last particles.
         bins: Number of bins of the tables of a recording.
-        frozen: The part of a particle that does not move: a number k of leading coordinates, a `Mask` or a `Pool`. Slices see
-            it, and `bounds` do not apply to it. Pairs (condition, x) flow towards pairs (condition, data), and x becomes a
-            sample of the data given the condition.
+        frozen: Part of a particle that does not move: a number of leading coordinates, a `Mask` or a `Pool`. Slices see it, and
+            `bounds` do not apply to it. Pairs (condition, x) flow towards pairs (condition, data), and x becomes a sample of
+            the data given the condition.
 
     Attributes:
         targets: Sources of gradients, a `Target` for every kind of slices.
@@ -88,9 +84,7 @@ class ParticleFlow:
         trajectory: Snapshots of the last `run`: particles by the number of the step.
 
     Raises:
-        InputError (a ValueError): step_size, momentum or bounds out of range, lists of different lengths, or what
-            `sliced_mmd2_gradient` refuses.
-        InputTypeError (a TypeError): a wrong type or dtype.
+        InputError, InputTypeError: As in `sliced_mmd2`, and for numbers out of range and lists of different lengths.
 
     Example:
         >>> import torch
@@ -167,20 +161,6 @@ class ParticleFlow:
             plan = Plan(self.targets[0].y.shape[1], tuple(kinds), tuple(counts), bins, self.bounds, self.frozen)
             self.recorder = Recorder(plan, None if isinstance(record, bool) else Path(record))
 
-    @property
-    def velocity(self) -> Tensor | None:
-        """The velocity v on the first kind of slices."""
-        return self.velocities[0]
-
-    @velocity.setter
-    def velocity(self, v: Tensor | None) -> None:
-        self.velocities[0] = v
-
-    @property
-    def target(self) -> Target | _BruteForce:
-        """The target on the first kind of slices."""
-        return self.targets[0]
-
     def state(self) -> dict[str, Tensor]:
         """Return what is needed to continue with the same slices, besides `velocities` and `steps`. See `load_state`."""
         return {f"{k}.{name}": t for k, target in enumerate(self.targets) for name, t in target.state().items()}
@@ -192,18 +172,14 @@ class ParticleFlow:
             target.load_state({name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)})
 
     def recorded(self) -> RecordedFlow:
-        """Return the recording of all steps so far, which moves new points.
-
-        Raises:
-            InputError: the flow was made without `record`.
-        """
+        """Return the recording of all steps so far, or raise InputError if the flow was made without `record`."""
         if self.recorder is None:
             raise InputError("`record` must be True to make a recording; this flow was made without it")
         return self.recorder.recorded()
 
     def gradient(self, x: Tensor) -> Tensor:
         """Return ∇MMD² at the particles x on the first kind of slices, in their shape, detached."""
-        return self.target.gradient(x)
+        return self.targets[0].gradient(x)
 
     @isolated_numerics
     def step(self, x: Tensor) -> Tensor:
@@ -216,9 +192,8 @@ class ParticleFlow:
             The new particles, detached. The new velocities are in `velocities`.
 
         Raises:
-            InputError (a ValueError): particles that do not fit the target or the velocity, or from which a recording cannot
-                continue; or an invalid value of `step_schedule`.
-            InputTypeError (a TypeError): a wrong type or dtype.
+            InputError, InputTypeError: Particles that do not fit the target or the velocity, or from which a recording cannot
+                continue; an invalid value of `step_schedule`.
         """
         x = validate.points("x", x, check_finite=False).detach()
         if self.recorder is not None:
@@ -242,7 +217,7 @@ class ParticleFlow:
         return x
 
     def _next_velocity(self, k: int, x: Tensor, length: float) -> Tensor:
-        """Return ∇MMD²(x) + m v on a kind of slices, and record the gradient if there is a recording."""
+        """Return ∇MMD²(x) + m v on a kind of slices, and record the gradient if steps are recorded."""
         target, velocity, recorder = self.targets[k], self.velocities[k], self.recorder
         if velocity is not None and velocity.shape != x.shape:
             raise InputError(
@@ -286,8 +261,7 @@ class ParticleFlow:
             The particles after the last step, detached. An array if x is one.
 
         Raises:
-            InputError (a ValueError): steps out of range, NaN or infinity in x, or what `step` refuses.
-            InputTypeError (a TypeError): a wrong type or dtype.
+            InputError, InputTypeError: As in `step`, and for steps out of range, and NaN or infinity in x.
         """
         particles, wanted = validate.points("x", x).detach(), set(snapshots)
         steps = validate.positive_int("steps", steps)
@@ -304,7 +278,7 @@ class ParticleFlow:
 
 
 class _BruteForce:
-    """A target whose gradients are exact."""
+    """A target whose gradients are over all pairs of points."""
 
     def __init__(self, y: PointSource, kernel: Kernel, y_weights: Points | None, frozen: ConstraintLike) -> None:
         if not isinstance(y, (Tensor, np.ndarray)):

@@ -1,8 +1,7 @@
 """Recordings of flows, which new points can follow: a generative model without a network.
 
-A step of a flow moves a particle by a sum of functions of its projections, 2(G − F) on every slice. Once these functions are
-recorded, neither the particles nor the target are needed: new points that start like the particles end like them, and there may
-be any number of them.
+A step of a flow moves a particle by a sum of functions of its projections, 2(G − F) on every slice. With these functions, and
+without particles and target, any number of new points that start like the particles end like them.
 
 References:
     Liutkus et al., Sliced-Wasserstein Flows, ICML 2019, and Dai and Seljak, Sliced Iterative Normalizing Flows, ICML 2021,
@@ -37,7 +36,7 @@ _SEGMENT = 64_000_000  # bytes of a recording in memory before they are written 
 
 @dataclass(frozen=True)
 class _Part:
-    """A segment in a file, which is read whenever it is needed."""
+    """A segment in a file, to be read when it is needed."""
 
     path: Path
     n_steps: int
@@ -50,7 +49,7 @@ class _Part:
 class RecordedFlow:
     """A recording of a flow, which moves new points as the flow moved its particles.
 
-    `ParticleFlow(..., record=True).recorded()` returns one, and `RecordedFlow.load` opens a file or folder.
+    `ParticleFlow(..., record=True).recorded()` makes one, and `RecordedFlow.load` opens a file or folder.
 
     Attributes:
         plan: The settings that all steps share: dimension, kinds of slices, bins, bounds and constraint.
@@ -100,9 +99,8 @@ class RecordedFlow:
             The points at the end of the flow, in the shape and dtype of z; an array if z is one.
 
         Raises:
-            InputError (a ValueError): another dimension, NaN or infinity, or batch_size below 1.
-            InputTypeError (a TypeError): a wrong type or dtype.
-            FileError: a part of the recording is missing or damaged.
+            InputError, InputTypeError: Another dimension or dtype, NaN or infinity, or batch_size below 1.
+            FileError: A part of the recording is missing or damaged.
         """
         start, batch_size = points("z", z).detach(), positive_int("batch_size", batch_size)
         if start.ndim != 2 or start.shape[1] != self.plan.d:
@@ -127,11 +125,7 @@ class RecordedFlow:
         return out.numpy() if isinstance(z, np.ndarray) else out
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the recording to one safetensors file, with version and checksum.
-
-        Raises:
-            WriteError: the file cannot be written; what was there before is untouched.
-        """
+        """Write the recording to one safetensors file, or raise WriteError and leave what was there before untouched."""
         steps = [step for part in self._parts for step in self._segment(part).steps]
         _write(Path(path), Segment(self.plan, steps), {"after": ""})
 
@@ -140,8 +134,8 @@ class RecordedFlow:
         """Open a file that `save` wrote, or the folder that a flow recorded to, whose parts are read when they are needed.
 
         Raises:
-            FileError: a file is missing, damaged, truncated, or of another kind or version; parts are of different recordings;
-                a single part is given; or the folder lacks the file that `ParticleFlow.recorded` writes at the end.
+            FileError: A file is missing, damaged, or of another kind or version; parts are of different recordings; a single
+                part is given; or the folder lacks the file that `ParticleFlow.recorded` writes at the end.
         """
         path = Path(path)
         if not path.is_dir():

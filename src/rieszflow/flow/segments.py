@@ -26,22 +26,13 @@ Velocities: TypeAlias = Sequence[Tensor | None]  # of every kind of slices; None
 
 @dataclass(frozen=True)
 class Plan:
-    """The settings that all steps of a recording share.
+    """The settings that all steps of a recording share."""
 
-    Attributes:
-        d: Dimension of the points.
-        kinds: The kinds of slices.
-        slices: P of every kind.
-        bins: B of all tables.
-        bounds: (low, high) that points are clipped to after every move, or None.
-        frozen: The constraint, or None.
-    """
-
-    d: int
+    d: int  # dimension of the points
     kinds: tuple[Kind, ...]
-    slices: tuple[int, ...]
+    slices: tuple[int, ...]  # of every kind
     bins: int
-    bounds: tuple[float, float] | None
+    bounds: tuple[float, float] | None  # that points are clipped to after every move
     frozen: Constraint | None = None
 
     def to_dict(self) -> Json:
@@ -90,23 +81,14 @@ def _kind(content: object, d: int) -> Kind:
 
 @dataclass(frozen=True)
 class Step:
-    """One step on slices of one kind: v ← ∇MMD²(x) + m v.
+    """One step on slices of one kind: v ← ∇MMD²(x) + m v."""
 
-    Attributes:
-        kind: Index of the kind of slices.
-        seed: Seed of the slices.
-        momentum: m.
-        length: ½ τ N: points move by −length · v.
-        moves: True if points move now, along all velocities since the last move; only after the last of summed kinds.
-        tables: ∇MMD² as a function of the point.
-    """
-
-    kind: int
-    seed: int
-    momentum: float
-    length: float
-    moves: bool
-    tables: StepTables
+    kind: int  # index of the kind of slices
+    seed: int  # of the slices
+    momentum: float  # m
+    length: float  # ½ τ N: points move by −length · v
+    moves: bool  # True if points move now, along all velocities since the last move
+    tables: StepTables  # ∇MMD² as a function of the point
 
     @property
     def nbytes(self) -> int:
@@ -163,11 +145,7 @@ class Segment:
 
     @classmethod
     def from_tensors(cls, plan: Plan, tensors: dict[str, Tensor]) -> Segment:
-        """Return the segment from what `to_tensors` returned.
-
-        Raises:
-            ValueError, KeyError: Wrong names, shapes, dtypes or values.
-        """
+        """Return the segment from what `to_tensors` returned. Raises KeyError or ValueError if it is malformed."""
         n = len(tensors["kind"])
         if any((tensors[name].shape, tensors[name].dtype) != ((n,), dtype) for name, dtype in _NUMBERS.items()):
             raise ValueError("arrays of steps with unequal lengths or wrong dtypes")

@@ -26,19 +26,10 @@ _TARGETS = 2000  # used to estimate distances
 def default_step_sizes(
     y: Tensor, kinds: Sequence[Kind], slices: Sequence[int], momenta: Sequence[float], frozen: Constraint | None = None
 ) -> list[float]:
-    """Return τ for every kind of slices: a share of the targets' mean distance, which is divided between the kinds.
+    """Return τ for every kind of slices: a share of the mean distance between targets (..., M, d), without the frozen part.
 
-    The norm of the gradient hardly depends on the dimension, and with momentum m the steps add up to τ / (1 − m).
-
-    Args:
-        y: Targets of shape (M, d) or (..., M, d); some thousand of them are used.
-        kinds: The kinds of slices, at least one.
-        slices: P of every kind.
-        momenta: m of every kind.
-        frozen: The constraint, whose part of the points does not count as distance.
-
-    Raises:
-        InputError: All targets are equal.
+    The norm of the gradient hardly depends on the dimension, and with momentum m the steps add up to τ / (1 − m). Raises
+    InputError if all targets are equal.
     """
     y = y.detach().reshape(-1, y.shape[-1])
     y = y[torch.linspace(0, len(y) - 1, min(len(y), _TARGETS), device="cpu").round().long().to(y.device)].float()
@@ -56,8 +47,8 @@ def default_step_sizes(
 def _patch_distance(y: Tensor, kind: PatchSlices, P: int) -> float:
     """Return E‖patch of Y − patch of Y′‖ times the number of positions, which share the gradient of a step.
 
-    A position has P / positions slices for patches of n coordinates. If that is less than n, noise dominates the step, and it
-    is shortened accordingly.
+    The P slices are divided between the positions. If there are fewer than n at a position, noise dominates, and the step is
+    shortened accordingly.
     """
     generator = torch.Generator(y.device).manual_seed(0)
     p = kind.sample(1024, y.shape[1], y, generator).project(y)
@@ -89,7 +80,7 @@ _TILE = 1 << 15  # coordinates
 
 
 def update_velocity(gradient: Tensor, velocity: Tensor | None, momentum: float) -> Tensor:
-    """Return v ← ∇MMD² + m v, in the memory of the gradient, because allocating it would take longer than the addition."""
+    """Return ∇MMD² + m v in the memory of the gradient, because allocating memory would take longer than the addition."""
     if velocity is None:
         return gradient
     if not _can_loop(gradient, velocity):

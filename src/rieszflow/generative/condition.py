@@ -1,8 +1,6 @@
-"""Conditions of samples: a class, values next to the data, or a known part of an image.
+"""Conditions of samples: labels or values, scaled coordinates that precede the datum, or a known part of an image.
 
-A point of a conditional flow is a pair of a condition and a datum. Labels (one-hot) and values are coordinates that precede
-those of the datum, scaled so that their distances weigh as much as those of the data. The known part of an image, pixels or
-means of blocks, belongs to the datum itself. The condition never moves (see `rieszflow.constraints`).
+The flow never moves the condition (see `rieszflow.constraints`).
 """
 
 from __future__ import annotations
@@ -23,42 +21,21 @@ from rieszflow.data.points import plain_numbers
 from rieszflow.errors import ConfigError, InputError
 from rieszflow.generative.config import HALVES, Config, is_condition
 
-__all__ = [
-    "UNCONDITIONAL", "Condition", "as_array", "condition_columns", "condition_setting", "describe_condition",
-    "image_constraint", "is_image_part", "raw_conditions",
-]  # fmt: skip
-
-_MAX_PAIRWISE = 2000  # data whose mutual distances determine the weight of a condition
+_MAX_PAIRWISE = 2000  # number of data whose pairwise distances determine the weight of a condition
 
 
 @dataclass(frozen=True)
 class Condition:
-    """The condition of an unconditional model; subclasses turn labels, values or images into part of a point.
+    """The condition of an unconditional model; subclasses turn labels, values or images into part of a point."""
 
-    Attributes:
-        kind: "class", "values", "observed", or "" if there is no condition.
-        constraint: The fixed part of a point; None if there is none.
-        leading: k, the number of coordinates that precede those of the datum.
-        weight: The factor of these coordinates.
-    """
-
-    kind: ClassVar[str] = ""
-    constraint: Constraint | None = None
-    leading: int = 0
-    weight: float = 1.0
+    kind: ClassVar[str] = ""  # or "class", "values", "observed"
+    constraint: Constraint | None = None  # the fixed part of a point
+    leading: int = 0  # k, the number of coordinates that precede those of the datum
+    weight: float = 1.0  # the factor of these coordinates
 
     @staticmethod
     def from_config(config: Config, shape: tuple[int, ...], described: Json | None) -> Condition:
-        """Return the condition of a run.
-
-        Args:
-            config: The settings.
-            shape: The shape of a datum.
-            described: What `describe_condition` returned.
-
-        Raises:
-            ConfigError: The condition does not fit the data.
-        """
+        """Return the condition of a run on data of a shape, `described` by `describe_condition`."""
         if not config.condition:
             return UNCONDITIONAL
         if described is None:
@@ -83,17 +60,7 @@ class Condition:
         return points[..., self.leading :]
 
     def parse(self, condition: object, n: int, data: Json, generator: torch.Generator | None) -> Tensor | None:
-        """Return the argument `condition` for n samples as `join` takes it.
-
-        Args:
-            condition: The argument of `GenerativeFlow.sample`.
-            n: The number of samples.
-            data: The description of the data in config.yaml.
-            generator: Source of random labels.
-
-        Raises:
-            InputError, InputTypeError: Unknown labels, a wrong length or shape, or no condition for a model that needs one.
-        """
+        """Convert the `condition` of `GenerativeFlow.sample` for n samples to what `join` takes, or draw random labels."""
         if condition is not None:
             raise InputError("`condition` must be None for a model that was trained without one")
         return None
@@ -104,7 +71,7 @@ UNCONDITIONAL = Condition()
 
 @dataclass(frozen=True, kw_only=True)
 class _ClassCondition(Condition):
-    """Labels, sorted, with their counts in training."""
+    """Sorted labels with their counts in the training data."""
 
     kind: ClassVar[str] = "class"
     classes: tuple[int, ...]
@@ -122,18 +89,16 @@ class _ClassCondition(Condition):
         if labels.dtype.kind not in "iu" or labels.ndim > 1:
             raise InputError(f"`condition` must be one label for all samples or {n} labels, got {_shown(condition)}")
         if unknown := sorted({int(v) for v in labels.flat} - set(self.classes)):
-            raise InputError(f"`condition` must be a label of the training data, {self._listed()}, got {unknown[0]}")
+            first, last = self.classes[0], self.classes[-1]
+            consecutive = last - first + 1 == len(self.classes) > 2
+            known = f"{first} to {last}" if consecutive else ", ".join(map(str, self.classes))
+            raise InputError(f"`condition` must be a label of the training data, {known}, got {unknown[0]}")
         return _repeat(labels.astype(np.int64).reshape(-1), n)
-
-    def _listed(self) -> str:
-        first, last = self.classes[0], self.classes[-1]
-        consecutive = last - first + 1 == len(self.classes) > 2
-        return f"{first} to {last}" if consecutive else ", ".join(map(str, self.classes))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _ValueCondition(Condition):
-    """Values next to the data: their names, scaling (which compresses heavy tails), and range (k,) in training."""
+    """Values next to the data: their names, scaling (which compresses heavy tails), and range in the training data."""
 
     kind: ClassVar[str] = "values"
     names: tuple[str, ...]
@@ -157,7 +122,7 @@ class _ValueCondition(Condition):
         for name, far, spread, low, high in zip(self.names, outside, self.columns.spread, self.low, self.high, strict=True):
             if far > 0:
                 notice(
-                    f"condition: {name} lies {far:g} outside of the range [{low:g}, {high:g}] of the training data, "
+                    f"condition: {name} lies {far:g} outside the range [{low:g}, {high:g}] of the training data, "
                     f"{far / spread:.1f} times their interquartile range; samples there are extrapolated"
                 )
         return _repeat(values, n)
@@ -191,7 +156,7 @@ class _ImageCondition(Condition):
             raise InputError("`condition` must be finite where pixels are known, got NaN or infinity")
         x = scale_points(x, data["low"], data["high"])
         if (far := max(-x.min().item(), x.max().item() - 1)) > 1e-6:
-            notice(f"condition: values lie {far:.3g} of the data's range outside of it; samples there are extrapolated")
+            notice(f"condition: values exceed the data's range by {far:.3g} of its width; samples there are extrapolated")
         flat = x.flatten(1)
         if isinstance(known, Pool) and tuple(x.shape[1:]) == pooled != shape:
             flat = known.unpool(flat)
@@ -199,7 +164,7 @@ class _ImageCondition(Condition):
 
 
 def as_array(condition: object) -> np.ndarray:
-    """Return labels, values or images as an array. Raises InputError for rows of different lengths and masked arrays."""
+    """Return labels or values as an array; refuse rows of different lengths and masked arrays."""
     if np.ma.is_masked(condition):
         raise InputError("`condition` must have a value for every point, got a masked array")
     if isinstance(condition, Tensor):
@@ -226,11 +191,7 @@ def _shown(condition: object) -> str:
 
 
 def image_constraint(name: str, shape: tuple[int, ...]) -> Constraint:
-    """Return the known part of images (C, H, W) that a setting `condition` names.
-
-    Raises:
-        ConfigError: The data are not images, or have no such part.
-    """
+    """Return the known part of images (C, H, W) that the setting `condition` names."""
     if len(shape) != 3:
         raise ConfigError(f"`condition` must not be {name!r} for data of shape {shape}: it needs images (C, H, W)")
     C, H, W = shape
@@ -247,24 +208,8 @@ def image_constraint(name: str, shape: tuple[int, ...]) -> Constraint:
         raise ConfigError(f"`condition` {name[:40]!r} does not fit images of shape {shape} ({error})") from None
 
 
-def is_image_part(name: str) -> bool:
-    """Return True if a setting `condition` names a part of an image."""
-    return name.startswith(("pool:", "mask:")) or name in HALVES
-
-
-def condition_columns(config: Config) -> list[str]:
-    """Return the columns of a table that the setting `condition` names."""
-    kind, _, names = config.condition.partition(":")
-    return [name.strip() for name in names.split(",")] if kind == "columns" else []
-
-
 def condition_setting(condition: object, of_table: bool = False) -> str:
-    """Return the setting `condition` for the argument of `fit`.
-
-    Args:
-        condition: The argument.
-        of_table: True if the data are a table, which has no labels or parts of images, so that names are those of columns.
-    """
+    """Return the setting for the argument `condition` of `fit`; in a table, all names are those of columns."""
     if isinstance(condition, Mask):
         return f"mask:{condition.to_dict()['mask']}"
     if isinstance(condition, Pool):
@@ -277,20 +222,14 @@ def condition_setting(condition: object, of_table: bool = False) -> str:
 
 
 def raw_conditions(config: Config, data: Dataset) -> tuple[Tensor | None, Tensor | None]:
-    """Return the conditions of the training and the held-out data: labels (n,), values (n, k), or the images (n, d).
-
-    Raises:
-        ConfigError: The data have no labels or no values.
-    """
+    """Return the conditions of the training and the held-out data: labels (n,), values (n, k), or the images (n, d)."""
     name = config.condition
     if not name:
         return None, None
-    if is_image_part(name):
+    if config.conditions_on_image:
         return data.train.flatten(1), data.held_out.flatten(1)
-    if name == "class":
-        train, held_out = data.train_labels, data.held_out_labels
-    else:
-        train, held_out = data.train_condition, data.held_out_condition
+    labels = (data.train_labels, data.held_out_labels)
+    train, held_out = labels if name == "class" else (data.train_condition, data.held_out_condition)
     if train is None or held_out is None:
         what = "labels" if name == "class" else "numbers next to the data"
         raise ConfigError(f"`condition` must not be {name!r}: it needs {what}, and {data.name} has none")
@@ -298,12 +237,12 @@ def raw_conditions(config: Config, data: Dataset) -> tuple[Tensor | None, Tensor
 
 
 def describe_condition(config: Config, data: Dataset) -> Json | None:
-    """Return the encoding of labels or values for config.yaml; None for images and without a condition.
+    """Return the encoding of labels or values for config.yaml; None if there are none.
 
-    The mean distance between encoded conditions is `condition_weight` times that between data.
+    The weight makes the mean distance between conditions `condition_weight` times that between data.
     """
     c, held_out = raw_conditions(config, data)
-    if c is None or held_out is None or is_image_part(config.condition):
+    if c is None or held_out is None or config.conditions_on_image:
         return None
     described: Json
     if config.condition == "class":
@@ -315,8 +254,8 @@ def describe_condition(config: Config, data: Dataset) -> Json | None:
         described = {"classes": classes.tolist(), "counts": counts.tolist()}
     else:
         values = c.numpy()
-        names = condition_columns(config)
-        names = names if len(names) == c.shape[1] else [f"number {j}" for j in range(c.shape[1])]
+        k, names = c.shape[1], config.condition_columns
+        names = names if len(names) == k else [f"number {j}" for j in range(k)]
         varies = np.ptp(values, axis=0) > 0
         if not varies.all():
             raise ConfigError(f"`condition` must vary, got {names[int(varies.argmin())]} that is the same in all training data")

@@ -7,17 +7,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
+from pydantic import AfterValidator, Field, model_validator
 
-from rieszflow._infra.extras import extra
 from rieszflow._infra.messages import short_repr
 from rieszflow._types import DirectionsName
 from rieszflow.errors import ConfigError
 from rieszflow.generative.schema import StrictModel, read_preset, unknown_name
-
-with extra("generative", "generative models"):
-    from pydantic import AfterValidator, Field, model_validator
-
-__all__ = ["HALVES", "Config", "PaperSettings", "UpsamplingName", "is_condition"]
 
 UpsamplingName: TypeAlias = Literal["repeat", "smooth"]
 
@@ -39,18 +34,15 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-# Lists of a YAML file become tuples.
-_LIST = Field(strict=False, max_length=100)
-Counts = Annotated[tuple[Count, ...], _LIST]
-Channels = Annotated[tuple[Annotated[int, Field(ge=1, le=10**5)], ...], Field(strict=False)]
-Pairs = Annotated[tuple[Annotated[tuple[Count, Count], Field(strict=False)], ...], _LIST]
+_LIST = Field(strict=False, max_length=100)  # not strict: lists of a YAML file become tuples
+Channels = Annotated[tuple[Annotated[int, Field(ge=1, le=10**5)], ...], Field(strict=False, min_length=1, max_length=16)]
 
 
 class PaperSettings(StrictModel):
     """Settings that reproduce the published scripts of the paper; only the `paper` presets use them."""
 
     first_targets: bool = False
-    """Use the first `targets` of the training data instead of a random choice. The same for all levels."""
+    """Use the first `targets` of the training data in all levels instead of a random choice."""
     momentum_gain: Fraction = 0.0
     """Increase of the momentum m from stage to stage."""
     momentum_cap: Fraction = 0.8
@@ -58,30 +50,30 @@ class PaperSettings(StrictModel):
     reset_velocity: bool = False
     """Start the flow of every stage at rest. By default particles keep their velocity within a level."""
     continue_from: Literal["network", "flow"] = "network"
-    """Start the next stage from where the "network" moved the particles, as it will move samples, or where the "flow" did."""
+    """Start the next stage where the "network" moved the particles, as it will move samples, or where the "flow" did."""
     sample_noise_std: NotNegative | None = None
     """`noise_std` for samples. None: as for the particles."""
     patch_step_sizes: Annotated[tuple[Positive, ...], _LIST] = ()
     """τ of each of the `patch_slices`; needs `patches_only`. Empty: `step_size` for all."""
     single_patch: bool = False
-    """In a step, place all slices of one kind on the same random patch, with the constant c_d of the whole image if step
-    sizes are set. By default patches tile the image."""
+    """Place all slices of one kind in a step on the same random patch; step sizes, if set, are for the constant c_d of the
+    whole image. By default patches tile the image."""
     fit: Literal["normalised", "plain"] = "normalised"
-    """How networks are fitted. "normalised": they see 4x − 2 and learn displacements of mean square 1, gradients are clipped at
-    norm 1, and the learning rate decreases to 0 along a cosine. "plain": none of these."""
+    """How networks are fitted. "normalised": on inputs 4x − 2 and displacements of mean square 1, with gradients clipped at
+    norm 1, and a learning rate that decreases to 0 along a cosine. "plain": none of these."""
 
 
 class Config(StrictModel):
     """The settings of a run: everything needed to repeat it, except the data.
 
-    Stage l of a level has T_l flow steps. The schedule is the paper's: T_1 = `initial_steps`,
+    Stage l of a level has T_l flow steps, by the paper's schedule: T_1 = `initial_steps`,
     T_{l+1} = min(T_l + min(2^{l−1} T_1, `max_step_increment`), `max_steps`).
 
-    In the config.yaml of a run that has begun, `device`, `mixed_precision` and `checkpoint_seconds` may be changed, and, unless
-    there is a `step_schedule`, `stages` (of the last level) raised.
+    In the config.yaml of a run that has begun, `device`, `mixed_precision` and `checkpoint_seconds` may be changed, and
+    `stages` (of the last level) raised, unless there is a `step_schedule`.
 
     Raises:
-        ConfigError: A setting is unknown or not valid. The message names it.
+        ConfigError: A setting is unknown or not valid.
 
     Example:
         >>> Config(initial_steps=32, max_step_increment=64, max_steps=150, stages=5).flow_steps()
@@ -89,8 +81,8 @@ class Config(StrictModel):
     """
 
     model: Literal["networks", "recorded"] = "networks"
-    """What is kept of the flow. "networks": the paper's networks, which learn its displacements. "recorded": its steps, which
-    are repeated for new points (see `rieszflow.RecordedFlow`)."""
+    """The kind of model. "networks": the paper's networks, which learn the flow's displacements. "recorded": the steps of the
+    flow, which are repeated for new points (see `rieszflow.RecordedFlow`)."""
 
     # The flow.
     particles: Annotated[int, Field(ge=2, le=10**9)] = 4000
@@ -108,7 +100,7 @@ class Config(StrictModel):
     step_size: Positive | None = None
     """τ. None: 0.4 (1 − `momentum`) times the mean distance between targets."""
     step_schedule: Annotated[tuple[Positive, Positive], Field(strict=False)] | None = None
-    """Factors of τ at the first and the last flow step of a level, which decrease geometrically between them. None: 1."""
+    """Factors of τ at the first and the last flow step of a level, with a geometric decrease between them. None: 1."""
     momentum: Fraction = 0.7
     """m, the fraction of the last velocity that is kept."""
     initial_steps: Count = 16
@@ -122,39 +114,38 @@ class Config(StrictModel):
     latents: Literal["uniform", "smooth"] = "uniform"
     """The noise: "uniform" on [0, 1]^d as in the paper or, for images, "smooth"."""
     condition: Annotated[str, AfterValidator(_check_condition)] = ""
-    """What samples can be conditioned on. "class": labels. "values": numbers next to the data; "columns:age,income": columns of
-    a table. Known parts of images: "left-half" etc.; "pool:4": means of 4 × 4 pixels; "mask:…": a `rieszflow.Mask` as text."""
+    """The condition of samples. "class": labels. "values": numbers next to the data. "columns:age,income": columns of a table.
+    Known parts of images: "left-half" etc.; "pool:4": means of 4 × 4 pixels; "mask:…": a `rieszflow.Mask` as text."""
     condition_weight: Positive = 1.0
     """Mean distance between conditions (labels or values) relative to the mean distance between data."""
     stages: Annotated[int, Field(ge=1, le=10**5)] = 10
     """L, the number of stages of a level. Each stage is a network, or a part of a recording, in a file of its own."""
     bins: Annotated[int, Field(ge=8, le=1024)] = 64
-    """Bins of a recording's tables: bytes per slice and step."""
+    """Bins of a recording's tables, which take this many bytes per slice and step."""
 
     # Images.
     levels: Annotated[tuple[dict[str, object], ...], _LIST] = ()
-    """Resolutions of images, the coarsest first: mappings with the key `factor`, by which images are pooled, and settings of
-    this level. Factors decrease to 1, and each divides the one before. Schedule and momentum restart in every level."""
+    """Resolutions of images, the coarsest first: mappings with the pooling `factor` and settings of this level. Factors
+    decrease to 1, and each divides the one before. Schedule and momentum restart in every level."""
     noise_std: NotNegative = 0.0
-    """Standard deviation of the noise that is added when images are upsampled to this level."""
+    """Standard deviation of the noise added to images upsampled to this level."""
     upsampling: UpsamplingName = "repeat"
     """How images are upsampled to this level: "repeat" pixels, as in the paper, or "smooth", by bilinear interpolation."""
-    patch_slices: Pairs = ()
-    """Pairs [size, stretch] of slices on patches, used in addition to slices of the whole image (see `rieszflow.PatchSlices`);
-    `slices` of each."""
+    patch_slices: Annotated[tuple[Annotated[tuple[Count, Count], Field(strict=False)], ...], _LIST] = ()
+    """Pairs [size, stretch] of further slices, on patches (see `rieszflow.PatchSlices`); `slices` of each."""
     patches_only: bool = False
     """Use `patch_slices` only, and no slices of the whole image."""
-    by_colour: Counts = ()
+    by_colour: Annotated[tuple[Count, ...], _LIST] = ()
     """Stretches of `patch_slices` at which every slice has one colour channel: brightness, or one of two colour differences."""
     combine: Literal["alternate", "sum"] = "alternate"
-    """How kinds of slices are used. "sum": add their gradients, taken at the same particles. "alternate": they take turns."""
+    """How kinds of slices are used. "sum": add their gradients at the same particles. "alternate": they take turns."""
 
     # The network and its fit.
     network: Literal["auto", "unet", "ddpm", "mlp", "custom"] = "auto"
-    """The network: "unet" (UNet2DModel of diffusers), "ddpm" (the same as configured in the paper: normalisation over groups of
-    32 channels, attention in the middle only, no time input, zero at first), "mlp", "auto" (unet for images, mlp for vectors),
-    or "custom" (your own module)."""
-    channels: Annotated[Channels, Field(min_length=1, max_length=16)] = (32, 64)
+    """The network: "unet" (UNet2DModel of diffusers), "ddpm" (the same as in the paper: normalisation over groups of 32
+    channels, attention in the middle only, no time input, initially zero), "mlp", "auto" (unet for images, mlp for vectors), or
+    "custom" (your own module)."""
+    channels: Channels = (32, 64)
     """Channels of the unet, one number for each halving of the image."""
     unet_patch_size: Annotated[int, Field(ge=1, le=1024)] = 1
     """p: the unet sees p × p pixels as one pixel with p² times the channels."""
@@ -171,7 +162,7 @@ class Config(StrictModel):
     learning_rate: Positive = 1e-3
     """Learning rate at the first step."""
     loss: Literal["squared", "absolute"] = "squared"
-    """Error of a displacement."""
+    """The error of a displacement."""
     ema: Fraction = 0.0
     """Decay of the moving average of the weights. 0: no average."""
     paper: PaperSettings = PaperSettings()
@@ -183,7 +174,7 @@ class Config(StrictModel):
     device: str = "auto"
     """The device to train on: "auto", "cpu", "cuda", …"""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Precision of the fit. fp16 is for GPUs; a CPU uses float32 instead."""
+    """Precision of the fit. A CPU uses float32 instead of fp16."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Fraction of the data held out for the metrics, if the data set has no test part."""
     checkpoint_seconds: Positive = 60.0
@@ -203,14 +194,10 @@ class Config(StrictModel):
             )
         if self.target_batch_size is not None and self.refresh_every != 1:
             raise ValueError(f"`refresh_every` must be 1 with a `target_batch_size`, got {self.refresh_every}")
-        if self.model == "recorded":
-            for name, ok in (
-                ("refresh_every", self.refresh_every == 1),
-                ("network", self.network != "custom"),
-                ("paper.reset_velocity", not paper.reset_velocity),
-            ):
-                if not ok:
-                    raise ValueError(f"`{name}` must have its default with the model 'recorded'")
+        unfit = {"refresh_every": self.refresh_every != 1, "network": self.network == "custom"}
+        unfit["paper.reset_velocity"] = paper.reset_velocity
+        if self.model == "recorded" and any(unfit.values()):
+            raise ValueError(f"`{next(name for name in unfit if unfit[name])}` must have its default with the model 'recorded'")
         if self.levels:
             if self.condition not in ("", "class", "values"):
                 raise ValueError(f"`condition` must be 'class', 'values' or '' with levels, got {self.condition[:40]!r}")
@@ -219,8 +206,19 @@ class Config(StrictModel):
                 raise ValueError(f"`levels` must have factors that decrease to 1 and divide one another, got {factors}")
         return self
 
+    @property
+    def condition_columns(self) -> list[str]:
+        """The columns of a table that `condition` names."""
+        kind, _, names = self.condition.partition(":")
+        return [name.strip() for name in names.split(",")] if kind == "columns" else []
+
+    @property
+    def conditions_on_image(self) -> bool:
+        """True if `condition` names a part of an image."""
+        return self.condition.startswith(("pool:", "mask:")) or self.condition in HALVES
+
     def level_configs(self) -> list[tuple[int, Config]]:
-        """Return the factor and the settings of every level; without `levels`, one of factor 1 with these settings."""
+        """Return the factor and the settings of every level; without `levels`, one level of factor 1."""
         if not self.levels:
             return [(1, self)]
         found = []
@@ -258,11 +256,7 @@ class Config(StrictModel):
         return steps
 
     def torch_device(self) -> torch.device:
-        """Return the device to work on; "auto" is CUDA if it is available.
-
-        Raises:
-            ConfigError: This machine has no such device.
-        """
+        """Return the device to work on; "auto" is CUDA if it is available."""
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
@@ -273,19 +267,15 @@ class Config(StrictModel):
             reason = str(error).split(".")[0].split("\n")[0]
             raise ConfigError(f"`device` must be available on this machine, got {short_repr(self.device)} ({reason})") from None
 
-    def with_settings(self, **settings: Any) -> Config:
-        """Return a copy with other settings."""
-        return Config(**{**dict(self), **settings})
-
     def to_dict(self) -> dict[str, object]:
         """Return the settings as they are written to YAML."""
         return self.model_dump(mode="json")
 
     def fixed(self) -> dict[str, object]:
-        """Return the settings that trained networks depend on, as JSON: they may not change any more."""
+        """Return the settings that trained networks depend on, as JSON; they must not change any more."""
         configs = [config for _, config in self.level_configs()]
         stages: list[int | None] = [config.stages for config in configs]
-        if not configs[-1].step_schedule:  # a schedule depends on the number of steps; without one, stages may be added
+        if not configs[-1].step_schedule:  # stages may be added, because step sizes do not depend on their number
             stages[-1] = None
         levels = [{key: value for key, value in level.items() if key != "stages"} for level in self.levels]
         settings = {key: value for key, value in self.to_dict().items() if key not in _FREE_SETTINGS}
@@ -293,16 +283,7 @@ class Config(StrictModel):
 
     @classmethod
     def from_dict(cls, values: object, source: str, whole: bool = False) -> Config:
-        """Return the settings in a mapping.
-
-        Args:
-            values: The mapping.
-            source: The origin of the mapping, for messages.
-            whole: True to refuse a mapping that lacks settings.
-
-        Raises:
-            ConfigError: It is not a mapping, or settings are missing, unknown or not valid.
-        """
+        """Return the settings in a mapping from `source`, which may lack settings unless it must be `whole`."""
         if not isinstance(values, dict):
             raise ConfigError(f"{source}: the settings must be a mapping, got {short_repr(values)}")
         try:
@@ -332,7 +313,7 @@ class Config(StrictModel):
         return cls.from_dict(_overlay(values, overrides) if isinstance(values, dict) else values, f"preset {name}")
 
 
-# Settings of a whole run, which levels cannot override; the free ones may change after training has begun.
+# Levels cannot override the settings of a whole run; the free ones may change after training has begun.
 _FREE_SETTINGS = frozenset({"device", "mixed_precision", "checkpoint_seconds"})
 _RUN_SETTINGS = _FREE_SETTINGS | {
     "model", "particles", "targets", "target_batch_size", "clip", "latents", "condition", "condition_weight", "levels",
@@ -341,7 +322,7 @@ _RUN_SETTINGS = _FREE_SETTINGS | {
 
 
 def _overlay(base: Mapping[str, object], own: Mapping[str, object]) -> dict[str, Any]:
-    """Return the settings `base`, replaced by `own`; the section `paper` is merged."""
+    """Return the settings `base` updated by `own`; the section `paper` is merged."""
     merged: dict[str, Any] = {**base, **own}
     old, new = base.get("paper"), own.get("paper")
     if isinstance(old, (dict, PaperSettings)) and isinstance(new, dict):

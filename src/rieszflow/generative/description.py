@@ -5,79 +5,59 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from rieszflow._infra.extras import extra
+from pydantic import Field, model_validator
+
 from rieszflow._infra.files import MARK, Json, read_text
 from rieszflow._infra.messages import short_repr
 from rieszflow.errors import ConfigError, FileError, RunError
 from rieszflow.generative.config import Config
 from rieszflow.generative.schema import YAML_BYTES, StrictModel, dump_yaml, parse_yaml
 
-with extra("generative", "generative models"):
-    from pydantic import Field, model_validator
-
-__all__ = ["VERSION", "Description"]
-
 VERSION = 7  # of a run: config.yaml, networks and checkpoints
 
 
-@dataclass(frozen=True)
-class Description:
-    """The content of a config.yaml.
+def write_description(run: str, data: Json, config: Config) -> str:
+    """Return the text of a config.yaml."""
+    return dump_yaml({"format": MARK, "version": VERSION, "run": run, "data": data, "config": config.to_dict()})
 
-    Attributes:
-        config: The settings.
-        data: Name, path, shape, low, high, columns, number of points and fingerprint of the training data, and the condition.
-        id: A random id of the run, which all its files contain.
-    """
 
-    config: Config
-    data: Json
-    id: str
+def read_description(file: Path) -> tuple[str, Json, Config]:
+    """Read the id, the data and the settings of a config.yaml; raise RunError for what rieszflow does not write."""
+    try:
+        content = parse_yaml(read_text(file, YAML_BYTES))
+    except FileError:
+        raise
+    except ValueError as error:
+        raise RunError(f"{file}: not readable YAML ({error})") from None
+    if not isinstance(content, dict) or content.get("format") != MARK:
+        raise RunError(f"{file}: not written by rieszflow")
+    if content.get("version") != VERSION:
+        found = short_repr(content.get("version"))
+        raise RunError(f"{file}: is a run of version {found}, this rieszflow reads version {VERSION}; train again")
+    if not isinstance(run := content.get("run"), str):
+        raise RunError(f"{file}: `run` must be the id of the run, got {short_repr(run)}")
+    data = content.get("data")
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise RunError(f"{file}: `data` must be a mapping of names, got {short_repr(data)}")
+    try:
+        _Data(**data)
+    except ConfigError as error:
+        raise RunError(f"{file}: `data.{str(error)[1:]}") from None
+    try:
+        return run, data, Config.from_dict(content.get("config"), str(file), whole=True)
+    except ConfigError as error:
+        raise RunError(str(error)) from None
 
-    def text(self) -> str:
-        return dump_yaml(
-            {"format": MARK, "version": VERSION, "run": self.id, "data": self.data, "config": self.config.to_dict()}
-        )
 
-    @classmethod
-    def read(cls, file: Path) -> Description:
-        """Read a config.yaml. Raises RunError for anything in it that rieszflow does not write."""
-        try:
-            content = parse_yaml(read_text(file, YAML_BYTES))
-        except FileError:
-            raise
-        except ValueError as error:
-            raise RunError(f"{file}: not readable YAML ({error})") from None
-        if not isinstance(content, dict) or content.get("format") != MARK:
-            raise RunError(f"{file}: not written by rieszflow")
-        if content.get("version") != VERSION:
-            found = short_repr(content.get("version"))
-            raise RunError(f"{file}: is a run of version {found}, this rieszflow reads version {VERSION}; train again")
-        if not isinstance(run := content.get("run"), str):
-            raise RunError(f"{file}: `run` must be the id of the run, got {short_repr(run)}")
-        data = content.get("data")
-        if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
-            raise RunError(f"{file}: `data` must be a mapping of names, got {short_repr(data)}")
-        try:
-            _Data(**data)
-        except ConfigError as error:
-            raise RunError(f"{file}: `data.{str(error)[1:]}") from None
-        try:
-            config = Config.from_dict(content.get("config"), str(file), whole=True)
-        except ConfigError as error:
-            raise RunError(str(error)) from None
-        return cls(config, data, run)
-
-    def settings_hash(self) -> str:
-        """Return a hash of the settings and data that networks and checkpoints depend on."""
-        # The place of the data may change: their fingerprint identifies them.
-        data = {key: value for key, value in self.data.items() if key not in ("name", "path")}
-        content = json.dumps({"settings": self.config.fixed(), "data": data}, default=str, sort_keys=True)
-        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+def settings_hash(data: Json, config: Config) -> str:
+    """Return a hash of the settings and data that networks and checkpoints depend on."""
+    # Data may be moved; their fingerprint identifies them.
+    described = {key: value for key, value in data.items() if key not in ("name", "path")}
+    content = json.dumps({"settings": config.fixed(), "data": described}, default=str, sort_keys=True)
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 _Size = Annotated[int, Field(ge=1, le=10**9)]
@@ -87,17 +67,13 @@ _NotNegative = Annotated[float, Field(ge=0, lt=1e300)]
 _Tail = Annotated[float, Field(ge=0, le=1e3)]
 
 
-class _Columns(StrictModel):
-    """The fields of `data.ColumnScaler`."""
-
+class _Columns(StrictModel):  # the fields of `data.ColumnScaler`
     centre: list[_Number]
     spread: list[_NotNegative]
     tail: list[_Tail]
 
 
-class _Condition(StrictModel):
-    """The result of `describe_condition`, for labels or for values."""
-
+class _Condition(StrictModel):  # the fields that `describe_condition` returns, for labels or for values
     weight: _Positive
     classes: list[Annotated[int, Field(ge=-(2**63), lt=2**63)]] | None = None
     counts: list[_Size] | None = None
@@ -121,8 +97,6 @@ class _Condition(StrictModel):
 
 
 class _Data(StrictModel):
-    """The section `data`."""
-
     name: str
     path: str | None
     shape: list[_Size]

@@ -8,21 +8,18 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rieszflow._infra.extras import extra
+from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, snapshot_download
+
 from rieszflow._infra.messages import one_line, printable
 from rieszflow.errors import InputTypeError, RunError
 from rieszflow.generative.run import Run
 from rieszflow.generative.run_copies import copy_files, new_folder
-
-with extra("generative", "generative models"):
-    from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 
 if TYPE_CHECKING:
     from torch import nn
 
     from rieszflow.generative.model import GenerativeFlow
 
-__all__ = ["OnHub"]
 
 _PUBLISHED = ("config.yaml", "metrics.jsonl", "networks/*.safetensors", "images/way.png")
 _SCORES = ("evaluation.json", "images/nearest.png")
@@ -47,10 +44,10 @@ Source: Hertrich, Wald, Altekrüger, Hagemann, *Generative Sliced MMD Flows with
 
 
 class OnHub(ModelHubMixin):
-    """`save_pretrained`, `from_pretrained` and `push_to_hub` of huggingface_hub, for `GenerativeFlow`.
+    """The `save_pretrained`, `from_pretrained` and `push_to_hub` of `GenerativeFlow`.
 
-    They publish what samples need (settings, networks or recording), metrics, scores and two pictures, but no checkpoints.
-    The published config.yaml contains the name and the path of the training data.
+    They publish settings, networks or recording, metrics, scores and two pictures, but no checkpoints. The published
+    config.yaml contains the name and the path of the training data.
     """
 
     run: Run | None
@@ -69,18 +66,18 @@ class OnHub(ModelHubMixin):
         """Write the published files of a model to a folder, with a model card.
 
         Args:
-            save_directory: the folder, which must be empty or absent.
-            overwrite: replace the model that is there. A folder that holds no model is never replaced.
-            config: unused; part of huggingface_hub's signature.
-            repo_id: where to push to; None for the name of the folder.
+            save_directory: The folder, which must be empty or absent.
+            config: Unused; part of huggingface_hub's signature.
+            repo_id: The repository to push to; None for the name of the folder.
             push_to_hub: True to call `push_to_hub` as well.
-            model_card_kwargs: keyword arguments of `generate_model_card`.
-            options: keyword arguments of `push_to_hub`; refused without it.
+            overwrite: True to replace an existing model. A folder that holds no model is never replaced.
+            model_card_kwargs: Keyword arguments of `generate_model_card`.
+            options: Keyword arguments of `push_to_hub`; refused without it.
 
         Raises:
-            InputTypeError: options are given without `push_to_hub`.
-            RunError: nothing is trained, the folder is not empty, a link leads out of the run, or scores were edited.
-            WriteError: the folder cannot be written; nothing is left behind.
+            InputTypeError: There are options without `push_to_hub`.
+            RunError: Nothing is trained, the folder is not empty, a link leads out of the run, or scores were edited.
+            WriteError: The folder cannot be written; nothing is left behind.
         """
         if options and not push_to_hub:
             raise InputTypeError(f"`{next(iter(options))}` must go with push_to_hub=True, got push_to_hub={push_to_hub!r}")
@@ -95,7 +92,7 @@ class OnHub(ModelHubMixin):
         run = _trained(self.run)
         patterns = _PUBLISHED if run.evaluation() is None else _PUBLISHED + _SCORES
         copy_files(run, [file for pattern in patterns for file in sorted(run.path.glob(pattern))], save_directory)
-        # The Hub counts downloads by this file. Settings are read from config.yaml alone.
+        # The Hub counts downloads of config.json; settings are read from config.yaml only.
         content = {"library_name": "rieszflow", "model": run.config.model, "shape": run.shape}
         (save_directory / "config.json").write_text(json.dumps(content), encoding="utf-8")
 
@@ -111,25 +108,22 @@ class OnHub(ModelHubMixin):
         revision: str | None = None,
         network: nn.Module | None = None,
     ) -> GenerativeFlow:
-        """Open a published model: a folder, or a repository of the Hub, from which only the files of a model are fetched.
+        """Open a published model in a folder or a repository of the Hub, from which only the files of a model are fetched.
 
         Args:
-            pretrained_model_name_or_path: the folder, or OWNER/NAME.
-            force_download: as in `huggingface_hub.snapshot_download`, and so are all that follow except `network`.
-            token: access token.
-            cache_dir: folder for fetched files.
-            local_files_only: True to fetch nothing.
-            revision: branch, tag or commit.
-            network: the module that the model was trained with, if it was custom.
+            pretrained_model_name_or_path: The folder, or OWNER/NAME.
+            force_download, token, cache_dir, local_files_only, revision: As in `huggingface_hub.snapshot_download`.
+            network: The module that the model was made with, if any.
 
         Raises:
-            RunError: neither a folder nor a repository that can be fetched, not a run of rieszflow, or a damaged one.
+            RunError: There is no such folder or repository, or it is not a run of rieszflow, or is damaged.
         """
-        folder = Path(pretrained_model_name_or_path)
+        name = str(pretrained_model_name_or_path)
+        folder = Path(name)
         if not folder.is_dir():
             try:
                 fetched = snapshot_download(
-                    str(pretrained_model_name_or_path),
+                    name,
                     revision=revision,
                     cache_dir=cache_dir,
                     force_download=force_download,
@@ -138,9 +132,7 @@ class OnHub(ModelHubMixin):
                     allow_patterns=[*_PUBLISHED, *_SCORES, "config.json"],
                 )
             except (OSError, ValueError) as error:  # huggingface_hub's errors are subclasses of these
-                raise RunError(
-                    f"{pretrained_model_name_or_path}: must be a folder or a repository that can be fetched ({one_line(error)})"
-                ) from error
+                raise RunError(f"{name}: must be a folder or a repository that can be fetched ({one_line(error)})") from error
             folder = Path(fetched)
         found: GenerativeFlow = cls.load(folder, network=network)  # type: ignore[attr-defined]  # of the subclass
         return found
@@ -154,9 +146,9 @@ class OnHub(ModelHubMixin):
         """Return the card of a trained model, with its scores if it was evaluated.
 
         Args:
-            args: unused; part of huggingface_hub's signature.
-            repository: name of the repository, for the example.
-            metadata: more fields of the card, such as `license="mit"`; they take precedence over those of a subclass.
+            args: Unused; part of huggingface_hub's signature.
+            repository: Name of the repository, for the example.
+            metadata: More fields of the card, such as `license="mit"`; they take precedence over those of a subclass.
         """
         run = _trained(self.run)
         declared = self._hub_mixin_info.model_card_data.to_dict()  # type: ignore[no-untyped-call]  # untyped there
@@ -221,7 +213,7 @@ def _example(run: Run, repository: str) -> str:
 
 
 def _scores(run: Run) -> str:
-    """Return a table of the scores of `rieszflow evaluate`."""
+    """Return the scores of `rieszflow evaluate` as Markdown."""
     found = run.evaluation()
     if found is None:
         return "It was not evaluated.\n"

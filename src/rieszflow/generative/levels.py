@@ -1,6 +1,6 @@
-"""Levels of resolution: the flow starts on images shrunk by average pooling, and continues on larger ones.
+"""Levels of resolution: the flow starts on images reduced by average pooling, and continues on larger ones (paper, section 5).
 
-A run without `levels` has one level of full size. See section 5 of the paper and its appendix on images.
+A run without `levels` has one level of full size.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from rieszflow.generative.condition import UNCONDITIONAL, Condition
 from rieszflow.generative.config import Config, UpsamplingName
 from rieszflow.kernels import Riesz
 
-__all__ = ["Level", "draw_latents", "levels", "pool", "step_sizes", "upsample"]
-
 
 @dataclass(frozen=True)
 class Level:
@@ -33,11 +31,6 @@ class Level:
     first: int
     last: int
     condition: Condition = UNCONDITIONAL
-
-    @property
-    def d(self) -> int:
-        """The dimension of a point: the leading condition and the datum."""
-        return self.condition.leading + math.prod(self.shape)
 
     def kinds(self) -> list[Kind]:
         """Return the kinds of slices that a flow step uses."""
@@ -58,27 +51,19 @@ class Level:
         own = self.config.paper.sample_noise_std
         return self.config.noise_std if own is None else own
 
-    def steps(self) -> int:
-        """Return the number of flow steps of the whole level."""
-        return sum(self.config.flow_steps())
-
     def plan(self) -> Plan:
-        """Return what all steps of the level's recording have in common."""
+        """Return the settings that all steps of the level's recording share."""
         kinds, bounds = self.kinds(), (0.0, 1.0) if self.config.clip else None
-        slices, bins = (self.config.slices,) * len(kinds), self.config.bins
-        return Plan(self.d, tuple(kinds), slices, bins, bounds, self.condition.constraint)
+        slices, d = (self.config.slices,) * len(kinds), self.condition.leading + math.prod(self.shape)
+        return Plan(d, tuple(kinds), slices, self.config.bins, bounds, self.condition.constraint)
 
 
 def levels(config: Config, shape: tuple[int, ...], condition: Condition = UNCONDITIONAL) -> list[Level]:
-    """Return the levels of a run on data of a shape, the coarsest first.
-
-    Raises:
-        ConfigError: Levels or patches are set for data that are not images, or do not fit the size of the images.
-    """
+    """Return the levels of a run on data of a shape, the coarsest first; raise ConfigError if they do not fit it."""
     if len(shape) != 3:
         for name in ("levels", "patch_slices"):
             if getattr(config, name):
-                raise ConfigError(f"`{name}` need images (C, H, W), got data of shape {shape}")
+                raise ConfigError(f"`{name}` must be empty for data that are not images (C, H, W), got data of shape {shape}")
     found: list[Level] = []
     for factor, settings in config.level_configs():
         if any(side % factor for side in shape[1:]):
@@ -86,7 +71,7 @@ def levels(config: Config, shape: tuple[int, ...], condition: Condition = UNCOND
         first = found[-1].last + 1 if found else 1
         small = shape if factor == 1 else (shape[0], shape[1] // factor, shape[2] // factor)
         found.append(Level(settings, factor, small, first, first + settings.stages - 1, condition))
-        found[-1].kinds()
+        found[-1].kinds()  # raises an error for patches that do not fit
     return found
 
 
@@ -94,21 +79,17 @@ def step_sizes(level: Level, y: Tensor) -> tuple[float, ...]:
     """Return τ of every kind of slices, for targets y of shape (M, d)."""
     config, kinds = level.config, level.kinds()
     n, d = len(kinds), y.shape[1]
-    if given := config.paper.patch_step_sizes or (() if config.step_size is None else (config.step_size,) * n):
-        return tuple(tau * _paper_factor(kind, d) for tau, kind in zip(given, kinds, strict=True))
-    return tuple(default_step_sizes(y, kinds, [config.slices] * n, [config.momentum] * n, level.condition.constraint))
-
-
-def _paper_factor(kind: Kind, d: int) -> float:
-    """Return c_d / c_n: the paper scales gradients on a single patch of n numbers by the constant of the whole image."""
-    if not isinstance(kind, PatchSlices) or not kind.single_patch:
-        return 1.0
-    riesz = Riesz(1.0)
-    return riesz.basis_constant(d) / riesz.basis_constant(kind.patch_dim)
+    given = config.paper.patch_step_sizes or (() if config.step_size is None else (config.step_size,) * n)
+    if not given:
+        return tuple(default_step_sizes(y, kinds, [config.slices] * n, [config.momentum] * n, level.condition.constraint))
+    # The paper scales gradients on a single patch by the constant of the whole image.
+    c = Riesz(1.0).basis_constant
+    sizes = [kind.patch_dim if isinstance(kind, PatchSlices) and kind.single_patch else d for kind in kinds]
+    return tuple(tau * (c(d) / c(size)) for tau, size in zip(given, sizes, strict=True))
 
 
 def pool(x: Tensor, shape: tuple[int, ...], factor: int, leading: int = 0) -> Tensor:
-    """Pool flat images x (n, d) of a shape to (n, d / factor²) by averages, after `leading` numbers that stay as they are."""
+    """Average-pool flat images x (n, d) of a shape to (n, d / factor²); the first `leading` coordinates are unchanged."""
     if factor == 1:
         return x
     if leading:
@@ -127,7 +108,7 @@ def upsample(
 ) -> Tensor:
     """Upsample flat images x (…, d) of shape `small` to (…, d′) of shape `large`, and add Gaussian noise drawn on the CPU.
 
-    The first `leading` numbers, before the image, stay as they are.
+    The first `leading` coordinates, which precede the image, are unchanged.
     """
     if small == large:
         return x
@@ -147,19 +128,15 @@ def upsample(
     return images + noise_std * torch.randn(images.shape, generator=generator).to(images)
 
 
-_SPECTRUM = 1.5  # amplitudes decrease with the frequency as f^-1.5; in photographs the exponent is 1 to 2
+_SPECTRUM = 1.5  # amplitudes decrease with the frequency f as f^-1.5; in photographs the exponent is between 1 and 2
 
 
 def draw_latents(config: Config, shape: tuple[int, ...], n: int, generator: torch.Generator | None) -> Tensor:
     """Draw n flat latents (n, d), float32 on the CPU; every coordinate is uniform on [0, 1].
 
-    "uniform": independent coordinates, the paper's noise. "smooth", for images: periodic Gaussian noise with the spectrum of
-    a photograph, independent channels, mapped through the normal distribution function. The energy distance hardly sees the
-    pixel noise of independent latents, so the flow takes long to remove it; smooth latents have little
-    (`benchmarks/latents.py`).
-
-    Raises:
-        ConfigError: "smooth" for data that are not images.
+    "uniform": independent coordinates, as in the paper. "smooth", for images: periodic Gaussian noise with the spectrum of a
+    photograph and independent channels, mapped through the normal distribution function. Independent latents have much pixel
+    noise, which the energy distance hardly sees, so the flow removes it slowly (`benchmarks/latents.py`).
     """
     d = math.prod(shape)
     if config.latents == "uniform":

@@ -1,14 +1,7 @@
-"""The main algorithm: flow some steps, fit a network to the displacement of the particles, continue from the network's output.
+"""The training loop of section 4 of the paper, and its checkpoints.
 
-For l = 1, …, L (paper, section 4): x_old = x; T_l flow steps move x; Φ_l is fitted to Φ_l(x_old) ≈ x_old − x, starting from
-Φ_{l−1}; x = x_old − Φ_l(x_old). A recorded flow has no networks: the T_l steps are recorded, and x goes on from where it is.
-
-A `Context` holds all that does not change, a `State` all that does. A checkpoint is a saved state: a run that was killed
-continues from its last checkpoint, on a CPU to bit-identical networks.
-
-With torchrun or `accelerate launch` every rank holds a part of the particles and of the targets. Flow steps add up their tables
-(see `Target`), and the fit is data-parallel, each rank drawing its share of a batch from its own particles. Random numbers that
-all need (latents, noise, slices) are drawn alike on all ranks. The first rank writes the run's folder, which all must see.
+A killed run continues from its last checkpoint, on a CPU to bit-identical networks. With several processes each holds a part of
+the particles and targets and draws its share of a batch from its own particles; all draw the same latents, noise and slices.
 """
 
 from __future__ import annotations
@@ -22,21 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from rieszflow._infra import ranks
-from rieszflow._infra.files import Json, out_of_memory
+from rieszflow._infra.files import Json, out_of_memory, remove_leftovers
 from rieszflow._infra.messages import notice, one_line
 from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Dataset
 from rieszflow.errors import RankError, RunError
-from rieszflow.generative.context import Context, DrawCallback, prepare
+from rieszflow.generative import stages
 from rieszflow.generative.levels import Level
 from rieszflow.generative.networks import build
 from rieszflow.generative.processes import processes, report_rank_errors, sigterm_as_error
 from rieszflow.generative.run import RESTORES, Run, StageMetrics
-from rieszflow.generative.stages import blank_state, first_state, next_stage, write_network, write_recording
-from rieszflow.generative.state import FitPhase, FlowPhase, State
-from rieszflow.generative.steps import begin_fit, fit_step, flow_step, own_random_state
-
-__all__ = ["train"]
+from rieszflow.generative.state import Context, DrawCallback, FitPhase, FlowPhase, State, prepare
 
 
 def train(
@@ -51,10 +40,6 @@ def train(
     """Train a run to its end, from its last checkpoint if there is one. A finished run stays as it is.
 
     If a network is missing, training starts again at the first stage, because the particles that led to the network are gone.
-
-    Raises:
-        RunError: a file is damaged or of another run, another process is training the run, or one of the processes of this
-            run has ended.
     """
     here = processes(run.config.torch_device())
     with contextlib.ExitStack() as stack:
@@ -68,35 +53,37 @@ def train(
 
 
 def _train(context: Context) -> None:
-    """Run the paper's algorithm."""
+    """Run the algorithm of the paper from the last checkpoint."""
     state = _resume(context)
     while state.stage <= context.last:  # for l = 1, …, L
         if isinstance(state.phase, FlowPhase):
             _flow(context, state, state.phase)  # T_l times: v ← ∇ + m v, x ← x − τ N v
             with _timed(state):
                 if context.config.model == "recorded":
-                    write_recording(context, state, state.phase)
+                    stages.write_recording(context, state, state.phase)
                 else:
-                    begin_fit(context, state)  # Φ_l ← Φ_{l−1}
+                    stages.begin_fit(context, state)  # Φ_l ← Φ_{l−1}
                     _save(context, state)
         if isinstance(state.phase, FitPhase):
             _fit(context, state, state.phase)  # Φ_l(x_old) ≈ x_old − x
             with _timed(state):
-                write_network(context, state, state.phase)  # x ← x_old − Φ_l(x_old)
+                stages.write_network(context, state, state.phase)  # x ← x_old − Φ_l(x_old)
         with _timed(state):
-            next_stage(context, state)  # x_old ← x, on larger images if a level begins
+            stages.next_stage(context, state)  # x_old ← x, on larger images if a level begins
             _save(context, state)
 
 
 def _flow(context: Context, state: State, phase: FlowPhase) -> None:
-    _advance(context, state, context.schedule[state.stage - 1], lambda: flow_step(state, phase))
+    _advance(context, state, context.schedule[state.stage - 1], lambda: stages.flow_step(state, phase))
     if not torch.isfinite(state.x).all():
         raise RunError("the particles diverged to NaN or infinity; try a smaller step_size or momentum")
 
 
 def _fit(context: Context, state: State, phase: FitPhase) -> None:
-    with own_random_state(phase):
-        _advance(context, state, state.data.level.config.fit_steps, lambda: fit_step(context, state, phase))
+    # Dropout draws from torch's default generator, whose state the fit must not share with the caller.
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(phase.random_state)
+        _advance(context, state, state.data.level.config.fit_steps, lambda: stages.fit_step(context, state, phase))
 
 
 def _advance(context: Context, state: State, steps: int, step: Callable[[], None]) -> None:
@@ -110,7 +97,7 @@ def _advance(context: Context, state: State, steps: int, step: Callable[[], None
         state.seconds[phase.name] += now - last
         last = now
         # All ranks save together, by the clock of the first one.
-        if ranks.broadcast_int(int(now - saved > context.config.checkpoint_seconds), context.group):
+        if ranks.broadcast_int(int(now - saved > context.config.checkpoint_seconds), context.here.group):
             if isinstance(phase, FitPhase):
                 phase.random_state = torch.get_rng_state()
             _save(context, state)
@@ -127,26 +114,24 @@ def _timed(state: State) -> Iterator[None]:
     state.seconds["finish"] += time.perf_counter() - started
 
 
-# Checkpoints. Any number of processes can read them, regardless of how many wrote them.
-
-
 def _save(context: Context, state: State) -> None:
-    """Write a checkpoint; after the last stage without tensors, because the particles are no longer needed."""
+    """Write a checkpoint that any number of processes can read; after the last stage without tensors, no longer needed."""
     tensors = {} if state.stage > context.last else state.to_tensors(context.here)
     if context.here.main:
         context.run.save_state(tensors, {**state.header(), "held_out": context.held_out_digest})
 
 
 def _resume(context: Context) -> State:
-    """Return the state of the last checkpoint if all stages before it are there; otherwise the first state."""
+    """Return the state of the last checkpoint if all earlier stages have their files; otherwise the first state."""
     run, reason = context.run, ""
     if context.here.main:
-        run.clear_temporaries()
-    context.here.wait()
+        for folder in (run.path, run.path / "networks", run.path / "images"):
+            remove_leftovers(folder)
+    ranks.wait(context.here.group)
     saved = run.load_state()
     for file in map(run.network_file, range(1, context.last + 1)):
         if file.is_dir():
-            raise RunError(f"{file}: a folder is in the place of a network; remove it, and resume")
+            raise RunError(f"{file}: must be the file of a network, got a folder; remove it, and resume")
     if saved is None:
         if run.finished() or run.missing():
             reason = f"{run.path / 'state.safetensors'} is missing"
@@ -160,7 +145,7 @@ def _resume(context: Context) -> State:
         return _restore(context, *saved)
     if reason and context.here.main:
         notice(f"{reason}: training starts again at stage 1")
-    state = first_state(context)
+    state = stages.first_state(context)
     _save(context, state)
     return state
 
@@ -169,10 +154,11 @@ def _restore(context: Context, tensors: dict[str, Tensor], header: Json) -> Stat
     """Return the state that `_save` wrote."""
     run = context.run
     if header.get("held_out") != context.held_out_digest:
-        raise RunError(f"{run.path}: began with other held-out data than those given now")
+        raise RunError(f"{run.path}: the held-out data differ from those that the run began with")
     try:
         finished = not tensors and header["stage"] > context.last
-        state = blank_state(context, header["stage"], "flow" if finished else header["phase"], header["step"])
+        fitting = not finished and header["phase"] != "flow"
+        state = stages.blank_state(context, header["stage"], header["step"], fitting)
         if not finished:
             state.seconds = {name: float(header["seconds"][name]) for name in state.seconds}
             state.load_tensors(tensors, context.here)
@@ -198,6 +184,6 @@ def _restore_metrics(run: Run, rows: list[StageMetrics]) -> None:
         found, reason = run.metrics()[: len(rows)], "metrics.jsonl: differs from the checkpoint"
     except RunError as error:
         found, reason = [], str(error).removesuffix(f"; {RESTORES}")
-    if repr(found) != repr(rows):  # unlike ==, NaN equals NaN
+    if repr(found) != repr(rows):  # unlike ==, repr treats NaNs as equal
         run.write_metrics(rows)
         notice(f"{reason}: it was restored from the checkpoint")

@@ -1,4 +1,4 @@
-"""`GenerativeFlow`: train, sample, save, load, in a few lines of Python."""
+"""`GenerativeFlow`: train a generative model, draw samples, save it and load it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rieszflow import data
-from rieszflow._infra import validate
+from rieszflow._infra import ranks, validate
 from rieszflow._infra.files import Json, out_of_memory
 from rieszflow._infra.messages import notice, one_line
 from rieszflow._infra.numerics import torch_defaults
@@ -24,36 +24,34 @@ from rieszflow.errors import ConfigError, InputError, RunError
 from rieszflow.flow.segments import Segment, replay
 from rieszflow.generative.condition import Condition, condition_setting
 from rieszflow.generative.config import Config
-from rieszflow.generative.context import DrawCallback, checked_levels
 from rieszflow.generative.hub import OnHub
 from rieszflow.generative.levels import Level, draw_latents, levels, upsample
 from rieszflow.generative.loop import train
-from rieszflow.generative.networks import Displacement, build, check_memory, displace
+from rieszflow.generative.networks import build, check_memory, displace
 from rieszflow.generative.processes import processes, report_rank_errors
 from rieszflow.generative.run import Run
 from rieszflow.generative.run_copies import Temporary, read_files, save_copy, write_files
+from rieszflow.generative.state import DrawCallback, checked_levels
 from rieszflow.generative.training_data import check_same, dataset, describe, load_data
 
-__all__ = ["GenerativeFlow"]
-
-_REPLAYED = 4000  # points that a part of a recording moves at a time, at least
+_REPLAYED = 4000  # smallest batch of points that a recording moves
 
 
 class GenerativeFlow(OnHub):
     """A model that turns noise into data along the sliced MMD flow: networks trained along the flow, or a recording of it.
 
     Args:
-        config: settings; None for a `Config` of `settings`.
-        network: a module that maps `(B, *shape)` to `(B, *shape)`, of which each stage trains a copy; or a name of
+        config: The settings; None for a `Config` of `settings`.
+        network: A module that maps `(B, *shape)` to `(B, *shape)`, of which each stage trains a copy; or a name of
             `Config.network`; None for the network in the settings.
-        settings: fields of `Config`, instead of `config`.
+        settings: Fields of `Config`, instead of `config`.
 
     Attributes:
-        config: the settings.
-        run: the folder of networks, checkpoints and metrics (`rieszflow.generative.Run`); None before `fit`.
+        config: The settings.
+        run: The folder of networks, checkpoints and metrics (`rieszflow.generative.Run`); None before `fit`.
 
     Raises:
-        ConfigError: unknown setting, or value out of range.
+        ConfigError: A setting is unknown or not valid.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
@@ -65,21 +63,18 @@ class GenerativeFlow(OnHub):
         Hertrich, Wald, Altekrüger, Hagemann, *Generative Sliced MMD Flows with Riesz Kernels*, ICLR 2024, section 4.
     """
 
-    # `settings` are fields of Config, each of its own type.
     def __init__(self, config: Config | None = None, *, network: nn.Module | str | None = None, **settings: Any) -> None:
         if config is not None and not isinstance(config, Config):
             raise ConfigError(
                 f"`config` must be a Config, got {type(config).__name__}; pass a dictionary as GenerativeFlow(**dictionary)"
             )
         if config is not None and settings:
-            raise ConfigError(f"`config` must be given alone, got settings as well ({', '.join(settings)})")
-        if isinstance(network, nn.Module):
-            settings = {**(config.to_dict() if config else settings), "network": "custom"}
-            config = None
-        elif network is not None:
-            settings, network = {**settings, "network": network}, None
+            raise ConfigError(f"`config` must be passed without further settings, got {', '.join(settings)}")
+        if network is not None:
+            name = "custom" if isinstance(network, nn.Module) else network
+            config, settings = None, {**(config.to_dict() if config else settings), "network": name}
         self.config = config or Config.from_dict(settings, "GenerativeFlow")
-        self.network: nn.Module | None = network
+        self.network = network if isinstance(network, nn.Module) else None
         self.run: Run | None = None
         self._temporary: Temporary | None = None  # the folder of a run, kept as long as this object
 
@@ -112,28 +107,31 @@ class GenerativeFlow(OnHub):
         """Train on data.
 
         Args:
-            data: vectors (n, d) or images (n, C, H, W), of any real dtype; or a `rieszflow.data.Dataset`, or a name or path
-                that `rieszflow.data.load` accepts. Values of bytes are scaled to [0, 1] and channels moved to the front, as
-                by `rieszflow.data.as_points`. Samples have the data's own values.
-            condition: the condition that samples can be given: labels (n,) of integers, or "class" for those of a Dataset;
-                numbers (n, k), one row for each datum, or the names of a table's columns, "age,income"; for images a `Mask`
-                or a `Pool`, or a name of `Config.condition`, such as "left-half". None for the condition in the settings.
-            held_out: data of the same form for the energy distances in the metrics; None to hold out a part of `data`.
-            held_out_condition: labels or numbers of `held_out`.
-            run: folder for networks, checkpoints and metrics, which must be empty or absent; None for a temporary one
-                that lives as long as this object (`save` keeps it).
-            progress: called with a `Progress` after every step.
-            draw: called with the run and `Pictures` after every stage.
+            data: Vectors (n, d) or images (n, C, H, W) of any real dtype, converted by `rieszflow.data.as_points`; a
+                `rieszflow.data.Dataset`; or a name or path that `rieszflow.data.load` accepts.
+            condition: What samples can be conditioned on: integer labels (n,), or "class" for those of a Dataset; numbers
+                (n, k), or the names of a table's columns, "age,income"; for images a `Mask`, a `Pool`, or a name of
+                `Config.condition`, such as "left-half". None for the condition in the settings.
+            held_out: Data of the same form for the energy distances in the metrics; None to hold out a part of `data`.
+            held_out_condition: Labels or numbers of `held_out`.
+            run: Folder for networks, checkpoints and metrics, which must be empty or absent; None for a temporary one
+                that exists as long as this object (`save` keeps it).
+            progress: Called with a `Progress` after every step.
+            draw: Called with the run and `Pictures` after every stage.
 
         Returns:
             This object.
 
         Raises:
-            RunError: the folder is not empty, or cannot be trained in.
-            ConfigError: the settings do not fit the data or the machine.
-            InputError, InputTypeError: data or condition are not accepted.
+            RunError: The folder is not empty, or training in it is not possible.
+            ConfigError: The settings do not fit the data or the machine.
+            InputError, InputTypeError: Data or condition are not accepted.
         """
-        self._set_condition(condition, isinstance(data, (str, os.PathLike)) and holds_table(data))
+        if condition is not None:
+            wanted = condition_setting(condition, isinstance(data, (str, os.PathLike)) and holds_table(data))
+            if (own := self.config.condition) not in ("", wanted):
+                raise ConfigError(f"`condition` must be that of the settings, {own[:40]!r}, or None, got {wanted[:40]!r}")
+            self.config = Config(**{**dict(self.config), "condition": wanted})
         found = dataset(data, held_out, self.config, condition, held_out_condition)
         if isinstance(condition, Constraint):
             fits = condition.shape == found.shape if isinstance(condition, Pool) else condition.d == math.prod(found.shape)
@@ -145,27 +143,14 @@ class GenerativeFlow(OnHub):
         train(self.run, found, checked, network=self.network, progress=progress, draw=draw)
         return self
 
-    def _set_condition(self, condition: object, of_table: bool) -> None:
-        """Put the condition that `fit` was given into the settings."""
-        if condition is None:
-            return
-        wanted = condition_setting(condition, of_table)
-        if self.config.condition not in ("", wanted):
-            raise ConfigError(
-                f"`condition` must be that of the settings, {self.config.condition[:40]!r}, or None, got {wanted[:40]!r}"
-            )
-        self.config = self.config.with_settings(condition=wanted)
-
     def _create_run(self, folder: str | os.PathLike[str] | None, description: Json) -> Run:
         """Create the folder in the first process; the others wait and open it."""
-        temporary: Temporary | None = None
-        if folder is None:
-            temporary = Temporary()
-            folder = temporary.path
+        temporary = Temporary() if folder is None else None
+        folder = temporary.path if temporary else Path(folder or "")
         here = processes(self.config.torch_device())
         run = Run.create(folder, self.config, description) if here.main else None
-        with report_rank_errors(Path(folder)):
-            here.wait()
+        with report_rank_errors(folder):
+            ranks.wait(here.group)
         self._temporary = temporary  # removes an older one
         return Run.open(folder) if run is None else run
 
@@ -186,17 +171,15 @@ class GenerativeFlow(OnHub):
         """Continue a run from its last checkpoint; on a CPU the networks are bit-identical to those of an uninterrupted run.
 
         Args:
-            run: its folder.
-            data: the data that `fit` was given; None if the run names a data set that `rieszflow.data.load` finds.
-            condition: as given to `fit`, if it was labels or numbers.
-            held_out: as given to `fit`.
-            held_out_condition: as given to `fit`.
-            network: the module that `fit` was given, if any.
-            progress: as in `fit`.
-            draw: as in `fit`.
+            run: Its folder.
+            data: The data of `fit`; None if `rieszflow.data.load` finds the data set that the run names.
+            condition: The `condition` of `fit`, if it was labels or numbers.
+            held_out, held_out_condition: Those of `fit`.
+            network: The module that the model was made with, if any.
+            progress, draw: As in `fit`.
 
         Raises:
-            RunError: no run, a damaged or foreign file, or other data than the run began with.
+            RunError: There is no run, a file is damaged or foreign, or the data differ from those that the run began with.
         """
         flow = cls.load(run, network=network)
         assert flow.run is not None
@@ -217,24 +200,24 @@ class GenerativeFlow(OnHub):
         batch_size: int = 500,
         progress: ProgressCallback | None = None,
     ) -> Tensor:
-        """Return new samples: fresh latents, moved through all stages. One stage is in memory at a time.
+        """Draw samples: move fresh latents through all stages. One stage is in memory at a time.
 
         Args:
-            n: number of samples.
-            condition: the values of the condition, for all samples or for each: a label or n labels; numbers (k,) or (n, k),
-                in their own units; an image (C, H, W) or n images, of which only the known part is used, or pooled images.
-                None for a model without a condition; for labels None draws them with their frequencies in the training data.
-            seed: of the latents: an integer, or a CPU torch.Generator, which advances; None for torch's default generator.
-            batch_size: number of latents that go through a network at a time; at least 4,000 for a recorded flow.
-            progress: called after every stage with a `Progress`.
+            n: Number of samples.
+            condition: The condition, one for all samples or one for each: labels; numbers (k,) or (n, k) in their own units;
+                images (C, H, W) or (n, C, H, W), of which only the known part is used, or pooled images. None for a model
+                without a condition, or to draw labels with their frequencies in the training data.
+            seed: Seed of the latents: an integer, or a CPU torch.Generator, which advances; None for torch's default one.
+            batch_size: Number of latents that go through a network at a time; at least 4,000 for a recorded flow.
+            progress: Called after every stage with a `Progress`.
 
         Returns:
-            Samples (n, d) or (n, C, H, W), on the CPU, in the data's own values; images are clipped to their range. float32,
-            or float64 if float32 could not distinguish those values.
+            Samples (n, d) or (n, C, H, W), on the CPU, in the units of the data; images are clipped to their range. float32,
+            or float64 if float32 could not distinguish the values.
 
         Raises:
-            RunError: nothing is trained yet; a network is missing, damaged or of another run; or config.yaml was edited.
-            InputError: `n` or `batch_size` is below 1; or the condition is unknown to the model, or of another shape or length.
+            RunError: Nothing is trained yet; a network is missing, damaged or of another run; or config.yaml was edited.
+            InputError: `n` or `batch_size` is below 1, or the condition does not fit the model or `n`.
         """
         n, batch_size = validate.positive_int("n", n), validate.positive_int("batch_size", batch_size)
         if self.run is None or (last := self.run.trained()) == 0:
@@ -256,48 +239,34 @@ class GenerativeFlow(OnHub):
             x, shape = x.to(device), level.shape
             stages = _counted(range(level.first, min(last, level.last) + 1), last, progress)
             if self.config.model == "recorded":
-                x = torch.cat(replay(self._segments(level, stages), x.split(max(batch_size, _REPLAYED))))
+                x = torch.cat(replay(_segments(self.run, level, stages), x.split(max(batch_size, _REPLAYED))))
                 continue
             phi = build(level.config, shape, self.network, known).to(device)
             for stage in stages:
-                self._load_weights(phi, stage)
+                try:
+                    phi.load_state_dict(self.run.load_network(stage))
+                except RuntimeError as error:
+                    if out_of_memory(error):
+                        raise
+                    raise RunError(f"{self.run.network_file(stage)}: does not fit the network ({one_line(error)})") from None
                 x = displace(phi, x, level.config.clip, batch_size)
         if not x.isfinite().all():
             raise RunError(f"{self.run.path}: samples must be finite, got NaN or infinity from its networks or recording")
-        # In an unfinished run the last level may not have begun: the samples are enlarged to full size.
+        # In an unfinished run the last level may not have begun, so the samples are enlarged to full size.
         x = known.data(upsample(x, shape, self.run.shape, 0.0, None, leading=known.leading)).cpu()
         if len(self.run.shape) == 3:
             x = x.clamp(0, 1)
         return data.unscale_points(x, described["low"], described["high"], self.run.columns).view(n, *self.run.shape)
 
-    def _segments(self, level: Level, stages: Iterator[int]) -> Iterator[Segment]:
-        """Yield the parts of a level's recording."""
-        assert self.run is not None
-        plan = level.plan()
-        for stage in stages:
-            try:
-                yield Segment.from_tensors(plan, self.run.load_network(stage))
-            except (KeyError, ValueError, TypeError, IndexError) as error:
-                raise RunError(f"{self.run.network_file(stage)}: does not fit the run ({one_line(error)})") from None
-
-    def _load_weights(self, phi: Displacement, stage: int) -> None:
-        assert self.run is not None
-        try:
-            phi.load_state_dict(self.run.load_network(stage))
-        except RuntimeError as error:
-            if out_of_memory(error):
-                raise
-            raise RunError(f"{self.run.network_file(stage)}: does not fit the network ({one_line(error)})") from None
-
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Copy the run (networks, settings, metrics, checkpoint) to a folder.
 
         Args:
-            path: the folder, which must be empty or absent.
-            overwrite: True to replace the run that is there. A folder that is not a run is never replaced.
+            path: The folder, which must be empty or absent.
+            overwrite: True to replace an existing run. A folder that is not a run is never replaced.
 
         Raises:
-            RunError: nothing is trained, something else is at the path, or a link leads out of the run.
+            RunError: Nothing is trained, something else is at the path, or a link leads out of the run.
         """
         if self.run is None:
             raise RunError("nothing to save: call fit first")
@@ -308,11 +277,11 @@ class GenerativeFlow(OnHub):
         """Open the folder of a run.
 
         Args:
-            path: the folder.
-            network: the module that `fit` was given, if any.
+            path: The folder.
+            network: The module that the model was made with, if any.
 
         Raises:
-            RunError: not a run of rieszflow, or damaged.
+            RunError: The folder is not a run of rieszflow, or is damaged.
         """
         run = Run.open(path)
         if (run.config.network == "custom") != (network is not None):
@@ -323,8 +292,18 @@ class GenerativeFlow(OnHub):
         return flow
 
 
+def _segments(run: Run, level: Level, stages: Iterator[int]) -> Iterator[Segment]:
+    """Yield the parts of a level's recording."""
+    plan = level.plan()
+    for stage in stages:
+        try:
+            yield Segment.from_tensors(plan, run.load_network(stage))
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            raise RunError(f"{run.network_file(stage)}: does not fit the run ({one_line(error)})") from None
+
+
 def _counted(stages: range, last: int, progress: ProgressCallback | None) -> Iterator[int]:
-    """Yield stages, and report each as soon as it is done."""
+    """Yield stages, and report each when the next is requested."""
     for stage in stages:
         yield stage
         if progress is not None:

@@ -1,4 +1,4 @@
-"""The networks Φ that displace particles: built by name, and applied in batches."""
+"""The networks Φ that predict the displacements of particles."""
 
 from __future__ import annotations
 
@@ -16,25 +16,20 @@ from rieszflow.generative.condition import UNCONDITIONAL, Condition
 from rieszflow.generative.config import Config
 from rieszflow.generative.levels import Level
 
-__all__ = ["Displacement", "as_data", "build", "check_memory", "displace"]
-
 _GROUPS = 32  # channels per normalisation group of the paper's network
 
 
 class Displacement(nn.Module):
-    """Φ(x) = scale · net(4x − 2): displacements (B, d) of flat particles (B, d). With `plain`, net(x).
+    """The map Φ(x) = scale · net(4x − 2), or net(x) if `plain`, of flat particles (B, d) to displacements (B, d).
 
-    Particles near [0, 1] reach the network with a spread of about one. It learns the displacement divided by its root mean
-    square, so the same learning rate serves all stages. `scale` is saved with the weights.
-
-    A condition of k leading coordinates reaches the network as k more channels, or k more coordinates, and is not displaced.
+    The network sees particles with a spread of about one, and learns displacements divided by their root mean square `scale`,
+    so one learning rate fits all stages. The k leading coordinates of a condition are k further channels or coordinates of its
+    input, and are not displaced.
     """
 
     scale: Tensor
 
-    def __init__(
-        self, net: nn.Module, shape: tuple[int, ...], plain: bool = False, condition: Condition = UNCONDITIONAL
-    ) -> None:
+    def __init__(self, net: nn.Module, shape: tuple[int, ...], plain: bool, condition: Condition) -> None:
         super().__init__()
         self.net, self.shape, self.plain, self.condition = net, shape, plain, condition
         self.register_buffer("scale", torch.ones(()))
@@ -44,7 +39,7 @@ class Displacement(nn.Module):
         k = self.condition.leading
         z = x[:, k:].reshape(-1, *self.shape)
         z = z if self.plain else 4 * z - 2
-        if k:  # of size one, whatever the weight in the flow
+        if k:  # independent of the condition's weight in the flow
             c = x[:, :k] / self.condition.weight
             z = torch.cat([z, c.view(*c.shape, *[1] * (z.ndim - 2)).expand(-1, -1, *z.shape[2:])], 1)
         out = self.net(z)
@@ -62,27 +57,33 @@ class Displacement(nn.Module):
 def build(
     config: Config, shape: tuple[int, ...], custom: nn.Module | None = None, condition: Condition = UNCONDITIONAL
 ) -> Displacement:
-    """Return a new network for data of shape (C, H, W) or (d,), initialised from the seed in the settings alone."""
-    kind, plain = config.network, config.paper.fit == "plain"
-    if kind == "custom":
+    """Return a new network for data of shape (C, H, W) or (d,), initialised from the seed in the settings."""
+    plain = config.paper.fit == "plain"
+    if config.network == "custom":
         if custom is None:
             raise ConfigError("`network` must be an nn.Module for the setting network='custom', got None")
         return Displacement(custom, shape, plain, condition)
-    mlp = kind == "mlp" or (kind == "auto" and len(shape) != 3)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        net = _mlp(config, shape, condition.leading) if mlp else _UNet(config, shape, condition.leading)
-        return Displacement(net, shape, plain, condition)
+        return Displacement(_network(config, shape, condition.leading), shape, plain, condition)
+
+
+def _network(config: Config, shape: tuple[int, ...], leading: int = 0) -> nn.Module:
+    """Return a UNet or an MLP whose input has `leading` further channels or coordinates."""
+    if config.network in ("unet", "ddpm") or (config.network == "auto" and len(shape) == 3):
+        return _UNet(config, shape, leading)
+    sizes = [(shape[0] + leading) * math.prod(shape[1:])] + [config.width] * config.layers
+    hidden: list[nn.Module] = [nn.Flatten()]
+    for a, b in itertools.pairwise(sizes):
+        hidden += [nn.Linear(a, b), nn.SiLU()]
+    return nn.Sequential(*hidden, nn.Linear(sizes[-1], math.prod(shape)), nn.Unflatten(1, shape))
 
 
 def check_memory(config: Config, shape: tuple[int, ...], device: torch.device, training: bool, samples: int = 0) -> None:
-    """Refuse settings that need more memory than there is, before anything is allocated.
+    """Refuse settings that need more memory than the machine or the GPU has, before anything is allocated.
 
-    Counted is the least that is needed, in float32: the weights, for training with gradients, average and both moments; all
-    particles before and after a step; the slices' tables of 1,152 numbers; samples before and after a network.
-
-    Raises:
-        ConfigError: The machine or the GPU has less memory.
+    This is a lower bound in float32: the weights, for training with gradients, average and both moments; particles before and
+    after a step; the slices' tables of 1,152 numbers; samples before and after a network.
     """
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory
@@ -90,7 +91,10 @@ def check_memory(config: Config, shape: tuple[int, ...], device: torch.device, t
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     else:
         return
-    weights = 0 if config.model == "recorded" else _count_weights(config, shape)
+    weights = 0
+    if config.model == "networks" and config.network != "custom":
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):  # without memory for the weights
+            weights = sum(p.numel() for p in _network(config, shape).parameters())
     need = {"weights": 4 * weights * (5 if training else 1), "samples": 2 * 4 * samples * math.prod(shape)}
     if training:
         need |= {"particles": 2 * 4 * config.particles * math.prod(shape), "slices": 4 * 1152 * config.slices}
@@ -99,22 +103,11 @@ def check_memory(config: Config, shape: tuple[int, ...], device: torch.device, t
         raise ConfigError(f"the settings need at least {parts} for data of shape {shape}; there are {memory / 2**30:,.1f} GiB")
 
 
-def _count_weights(config: Config, shape: tuple[int, ...]) -> int:
-    """Return the number of weights of a network without making it; 0 for a custom one, which exists already."""
-    if config.network == "custom":
-        return 0
-    if config.network == "mlp" or len(shape) != 3:
-        d, width = math.prod(shape), config.width
-        return (2 * d + 1) * width + d + (config.layers - 1) * (width + 1) * width
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return sum(p.numel() for p in _UNet(config, shape).parameters())
-
-
 class _UNet(nn.Module):
-    """UNet2DModel of diffusers as a map of images; its time input is held at 0, because every stage has its own network.
+    """The UNet2DModel of diffusers with a constant time input, because every stage has its own network.
 
-    With `unet_patch_size` p the network sees p × p pixels as one pixel with p² times the channels. On a CPU most of a UNet's
-    time is spent at its finest size, which is then p² times smaller.
+    It sees p × p pixels as one pixel with p² times the channels, p = `unet_patch_size`: on a CPU most of a UNet's time is spent
+    at the finest resolution.
     """
 
     def __init__(self, config: Config, shape: tuple[int, ...], leading: int = 0) -> None:
@@ -167,14 +160,14 @@ class _UNet(nn.Module):
 
 
 class _NoTime(nn.Module):
-    """Replaces the time embedding."""
+    """A time embedding that is not used."""
 
     def forward(self, time: Tensor) -> None:
         return None
 
 
 def _init_as_in_paper(unet: nn.Module) -> None:
-    """Remove the time input, and initialise the unet to zero: residual blocks and attention add nothing at first."""
+    """Remove the time input, and initialise residual blocks, attention and output to zero."""
     unet.time_embedding = _NoTime()
     for module in unet.modules():
         if hasattr(module, "time_emb_proj"):
@@ -188,18 +181,9 @@ def _init_as_in_paper(unet: nn.Module) -> None:
                 nn.init.zeros_(module.weight)
 
 
-def _mlp(config: Config, shape: tuple[int, ...], leading: int = 0) -> nn.Module:
-    d = math.prod(shape)
-    sizes = [(shape[0] + leading) * math.prod(shape[1:])] + [config.width] * config.layers
-    hidden: list[nn.Module] = [nn.Flatten()]
-    for a, b in itertools.pairwise(sizes):
-        hidden += [nn.Linear(a, b), nn.SiLU()]
-    return nn.Sequential(*hidden, nn.Linear(sizes[-1], d), nn.Unflatten(1, shape))
-
-
 @torch.no_grad()
 def displace(phi: Displacement, x: Tensor, clip: bool, batch_size: int = 500) -> Tensor:
-    """Return x − Φ(x), computed in batches and clipped to [0, 1] like the flow's particles if `clip`."""
+    """Return x − Φ(x), computed in batches and, if `clip`, clipped to [0, 1] like the flow's particles."""
     phi.eval()
     out = torch.cat([part - phi(part) for part in x.split(batch_size)])
     out = out.clamp_(0, 1) if clip else out
@@ -208,7 +192,7 @@ def displace(phi: Displacement, x: Tensor, clip: bool, batch_size: int = 500) ->
 
 
 def as_data(x: Tensor, level: Level) -> Tensor:
-    """Return particles as samples: images are clipped to [0, 1], vectors stay as they are."""
+    """Return particles as samples: images are clipped to [0, 1], vectors are unchanged."""
     if len(level.shape) != 3:
         return x
     k = level.condition.leading

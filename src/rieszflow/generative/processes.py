@@ -14,22 +14,16 @@ from types import FrameType
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
 
-from rieszflow._infra import ranks
-from rieszflow._infra.extras import extra
 from rieszflow._infra.messages import one_line
 from rieszflow._infra.ranks import Group
 from rieszflow.errors import RankError, RunError
 
-with extra("generative", "generative models"):
-    from accelerate import PartialState
-
-__all__ = ["Processes", "processes", "report_rank_errors", "sigterm_as_error"]
-
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among the `number` processes that train a run. `group` is None for a single process."""
+    """The `number` of processes that train a run, and the rank of this one; `group` is None if there is only one."""
 
     number: int
     rank: int
@@ -41,13 +35,9 @@ class Processes:
         """True for the process that writes files and shows progress."""
         return self.rank == 0
 
-    def wait(self) -> None:
-        """Return when all processes have made this call."""
-        ranks.wait(self.group)
-
 
 def processes(device: torch.device) -> Processes:
-    """Return the processes of this job, after forming their group. `device` is the one in the settings."""
+    """Form the group of this job's processes; `device` is the one in the settings."""
     try:
         state = PartialState(cpu=device.type == "cpu")
     except ValueError as error:  # environment variables left by another program
@@ -65,14 +55,14 @@ def processes(device: torch.device) -> Processes:
 
 
 def _destroy_group() -> None:
-    """Destroy the process group, whose running threads would sometimes abort the process at its end."""
+    """Destroy the process group, whose threads would sometimes abort the process at its end."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 @contextlib.contextmanager
 def report_rank_errors(path: Path) -> Iterator[None]:
-    """Raise a RunError that names the run and the cure if another process of the training is lost."""
+    """Convert a RankError, raised if another process of the training is lost, to a RunError that says what to do."""
     try:
         yield
     except RankError as error:

@@ -1,14 +1,7 @@
-"""The folder of a training run. Every file in it appears whole or not at all.
+"""The folder of a training run.
 
-config.yaml          settings and a description of the data
-networks/0001.safetensors …   one network, or one part of a recording, per stage
-state.safetensors    the checkpoint that `resume` continues from; once training is finished, only its header
-metrics.jsonl        one line per stage
-evaluation.json      the scores of `rieszflow evaluate`
-images/, report.html   what `rieszflow.report` draws
-
-All data files have checksums and the random id of their run; tensor files also have a hash of the settings and data that they
-depend on. Damaged files, files of other runs, and settings that were edited after training are refused.
+All data files are written atomically, with a checksum and the random id of their run; tensor files also have a hash of the
+settings and data that they depend on. Damaged files, files of other runs, and settings edited after training are refused.
 """
 
 from __future__ import annotations
@@ -24,21 +17,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from rieszflow._infra import files
-from rieszflow._infra.extras import extra
 from rieszflow._infra.files import Format, Json, atomically, load_header, load_tensors, read_text, save_tensors
 from rieszflow._infra.messages import notice, one_line, short_repr
 from rieszflow.data import ColumnScaler
 from rieszflow.errors import FileError, RunError, WriteError
 from rieszflow.generative.config import Config
-from rieszflow.generative.description import VERSION, Description
-
-with extra("generative", "generative models"):
-    from filelock import FileLock, Timeout
-
-__all__ = ["NETWORK", "RESTORES", "STATE", "Run", "StageMetrics"]
+from rieszflow.generative.description import VERSION, read_description, settings_hash, write_description
 
 NETWORK, STATE = Format("network", VERSION), Format("state", VERSION)
 RESTORES = "`resume` restores it from the checkpoint"
@@ -47,29 +35,17 @@ _MAX_TEXT_BYTES = 100_000_000
 
 @dataclass(frozen=True)
 class StageMetrics:
-    """A line of metrics.jsonl: the measurements after one stage.
+    """The measurements after one stage: a line of metrics.jsonl."""
 
-    Attributes:
-        stage: its number, from 1.
-        level: the factor by which its images are pooled.
-        flow_steps: steps of its flow.
-        flow_steps_total: steps of all flows so far.
-        energy_distance: unbiased energy distances to held-out data, by point cloud.
-        seconds: time spent so far, by phase.
-        displacement_rms: root mean square of the particles' displacements; None in a recording.
-        fit_error: fraction of the mean squared displacement that the network misses; None in a recording.
-        megabytes: size of a recording's part; None for a network.
-    """
-
-    stage: int
-    level: int
+    stage: int  # its number, from 1
+    level: int  # the factor by which its images are pooled
     flow_steps: int
-    flow_steps_total: int
-    energy_distance: dict[str, float]
-    seconds: dict[str, float]
-    displacement_rms: float | None = None
-    fit_error: float | None = None
-    megabytes: float | None = None
+    flow_steps_total: int  # of all stages so far
+    energy_distance: dict[str, float]  # unbiased estimates of the distance to held-out data, by point cloud
+    seconds: dict[str, float]  # time spent so far, by phase
+    displacement_rms: float | None = None  # root mean square of the particles' displacements; None in a recording
+    fit_error: float | None = None  # fraction of the mean squared displacement that the network misses; None in a recording
+    megabytes: float | None = None  # size of the stage's part of a recording; None for a network
 
     def to_dict(self) -> Json:
         return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
@@ -78,16 +54,20 @@ class StageMetrics:
 class Run:
     """The folder of one training run, opened by `Run.open` or made by `Run.create`.
 
+    It contains config.yaml, metrics.jsonl (a line per stage), networks/0001.safetensors, … (a network or a part of a recording
+    per stage), state.safetensors (the checkpoint; only its header once training is finished), evaluation.json (the scores of
+    `rieszflow evaluate`), images/ and report.html.
+
     Attributes:
-        path: the folder.
-        config: settings.
-        data: description of the training data: name, path, shape, low, high, number of points, fingerprint.
-        id: random id, which is in all files of the run.
+        path: The folder.
+        config: The settings.
+        data: The description of the training data in config.yaml.
+        id: A random id, which all files of the run contain.
     """
 
-    def __init__(self, path: Path, description: Description) -> None:
-        self.path, self.config, self.data, self.id = path, description.config, description.data, description.id
-        self._header = {"run": self.id, "settings": description.settings_hash()}
+    def __init__(self, path: Path, run: str, data: Json, config: Config) -> None:
+        self.path, self.id, self.data, self.config = path, run, data, config
+        self._header = {"run": run, "settings": settings_hash(data, config)}
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], config: Config, data: Json) -> Run:
@@ -95,8 +75,7 @@ class Run:
         path = Path(path)
         if "\0" in str(path):
             raise RunError(f"`run` must be the name of a folder, got {str(path)!r}")
-        description = Description(config, data, secrets.token_hex(8))
-        run = cls(path, description)
+        run = cls(path, secrets.token_hex(8), data, config)
         run._check_empty()
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -105,7 +84,8 @@ class Run:
         with run.exclusively():  # of two processes that create a run in one folder, the second must see the first
             run._check_empty()
             files.remove_leftovers(path)
-            atomically(path / "config.yaml", lambda t: t.write_text(description.text(), encoding="utf-8"))
+            text = write_description(run.id, data, config)
+            atomically(path / "config.yaml", lambda t: t.write_text(text, encoding="utf-8"))
         return run
 
     def _check_empty(self) -> None:
@@ -115,16 +95,16 @@ class Run:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Run:
-        """Open the run in a folder. Raises RunError if there is none, or its config.yaml is damaged or of another version."""
+        """Open the run in a folder; raise RunError if there is none, or its config.yaml is damaged or of another version."""
         path = Path(path)
         file = path / "config.yaml"
         if not os.path.isfile(file):  # does not raise, whatever the name is
             raise RunError(f"{path}: not a run of rieszflow (it has no config.yaml)")
-        return cls(path, Description.read(file))
+        return cls(path, *read_description(file))
 
     @contextlib.contextmanager
     def exclusively(self) -> Iterator[None]:
-        """Lock the run for training. The system releases the lock of a process that ends, however it ends."""
+        """Lock the run for training. The system releases the lock when the process ends."""
         lock = FileLock(self.path / ".lock", blocking=False)
         try:
             lock.acquire()
@@ -138,11 +118,6 @@ class Run:
         finally:
             lock.release()
 
-    def clear_temporaries(self) -> None:
-        """Remove the temporary files of killed processes. Only for the process that trains the run."""
-        for folder in (self.path, self.path / "networks", self.path / "images"):
-            files.remove_leftovers(folder)
-
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.data["shape"])
@@ -153,32 +128,30 @@ class Run:
         columns = self.data["columns"]
         return None if columns is None else ColumnScaler(**{key: tuple(value) for key, value in columns.items()})
 
-    # Networks, or parts of a recording: one file for each stage.
-
     def network_file(self, stage: int) -> Path:
         return self.path / "networks" / f"{stage:04d}.safetensors"
 
     def _stages(self) -> list[int]:
         """Return the numbers of the stages whose files exist, in order."""
         folder = self.path / "networks"
-        names = (file.name for file in folder.iterdir() if file.is_file()) if folder.is_dir() else ()
+        names = (file.name for file in folder.iterdir()) if folder.is_dir() else ()
         numbers = {int(name[:-12]) for name in names if re.fullmatch(r"[0-9]{4,9}\.safetensors", name)}
         return sorted(number for number in numbers if number and self.network_file(number).is_file())
 
     def finished(self) -> int:
-        """Return how many stages are finished, not counting those after a missing one."""
+        """Return the number of finished stages, not counting those after a missing one."""
         found = self._stages()
         return next((k for k, number in enumerate(found) if number != k + 1), len(found))
 
     def missing(self, last: int | None = None) -> list[int]:
-        """Return the missing ones of the stages 1 … `last`; by default, of all that have been trained."""
+        """Return the stages up to `last` that have no file; by default, up to the last that has been trained."""
         found = self._stages()
         if last is None:
             last = max([self._checkpointed() or 0, *found[-1:]])
         return [number for number in range(1, last + 1) if number not in found]
 
     def _checkpointed(self) -> int | None:
-        """Return how many stages were finished at the last checkpoint; None if that is unknown."""
+        """Return the number of stages that were finished at the last checkpoint; None if that is unknown."""
         file = self.path / "state.safetensors"
         try:
             header, _ = load_header(file, STATE)
@@ -204,16 +177,12 @@ class Run:
             )
 
     def check(self) -> None:
-        """Check by the headers of all networks that they belong to this run, its settings and its data."""
+        """Refuse networks whose headers do not belong to this run, its settings and its data."""
         for file in map(self.network_file, self._stages()):
             self._check_belongs(file, load_header(file, NETWORK)[0])
 
     def trained(self) -> int:
-        """Return the number of stages that samples go through: all that have been trained so far.
-
-        Raises:
-            RunError: a stage is missing or of another run, or there are more than config.yaml states.
-        """
+        """Return the number of stages trained so far; refuse missing and foreign ones, and more than config.yaml states."""
         if not self.path.is_dir():
             raise RunError(f"{self.path}: the folder of the run is missing; it was moved or removed")
         self.check()
@@ -228,18 +197,14 @@ class Run:
         return found[-1] if found else 0
 
     def save_network(self, stage: int, tensors: dict[str, Tensor]) -> None:
-        """Write the network of a stage. Those of later stages, from an earlier training, are removed first."""
+        """Write the network of a stage, after removing those of later stages, which are of an earlier training."""
         for number in reversed(self._stages()):
             if number > stage:
                 self.network_file(number).unlink()
         save_tensors(self.network_file(stage), NETWORK, tensors, {"stage": stage, **self._header})
 
     def load_network(self, stage: int) -> dict[str, Tensor]:
-        """Return the tensors of a stage.
-
-        Raises:
-            RunError: the file is missing, damaged, or of another run or stage; or config.yaml was edited.
-        """
+        """Return the tensors of a stage; refuse a damaged or foreign file, and an edited config.yaml."""
         file = self.network_file(stage)
         tensors, header = self._load(file, NETWORK, "to train it again, remove it and resume the run")
         if header.get("stage") != stage:
@@ -247,7 +212,7 @@ class Run:
         return tensors
 
     def complete(self) -> bool:
-        """Return True if all stages and their metrics are there. Raises RunError for a damaged or foreign network."""
+        """Return True if all stages and their metrics are there; refuse damaged and foreign networks."""
         total = self.config.total_stages()
         if self.finished() < total or self.missing():
             return False
@@ -256,8 +221,6 @@ class Run:
         with contextlib.suppress(RunError):
             return len(self.metrics()) >= total
         return False
-
-    # The checkpoint.
 
     def has_state(self) -> bool:
         return os.path.lexists(self.path / "state.safetensors")
@@ -276,14 +239,8 @@ class Run:
             raise RunError(f"{file}: damaged: its header does not state the stage; remove it and resume the run")
         return tensors, header
 
-    # Metrics and scores.
-
     def metrics(self) -> list[StageMetrics]:
-        """Return the lines of metrics.jsonl.
-
-        Raises:
-            RunError: lines are damaged, edited, missing, or of another run.
-        """
+        """Return the lines of metrics.jsonl; raise RunError if some are damaged, edited, missing, or of another run."""
         file, rows = self.path / "metrics.jsonl", []
         if os.path.lexists(file):
             for number, line in enumerate(read_text(file, _MAX_TEXT_BYTES).splitlines(), 1):
@@ -307,7 +264,7 @@ class Run:
         atomically(self.path / "metrics.jsonl", lambda t: t.write_text(text, encoding="utf-8"))
 
     def evaluation(self) -> Json | None:
-        """Return the scores of `rieszflow evaluate`; None if there are none, or, with a notice, if training went on since."""
+        """Return the scores of `rieszflow evaluate`; None if there are none, or if training continued since (with a notice)."""
         file = self.path / "evaluation.json"
         if not os.path.lexists(file):
             return None
@@ -328,12 +285,12 @@ class Run:
 
 
 def _with_checksum(content: Json) -> Json:
-    """Return JSON-able content with its checksum as the last entry."""
+    """Return JSON content with its checksum as the last entry."""
     return {**content, "checksum": hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()}
 
 
 def _verify_checksum(where: str, text: str) -> Json:
-    """Return the content that was given to `_with_checksum`, from its JSON."""
+    """Parse JSON text and return its content without the checksum of `_with_checksum`, which must be correct."""
     try:
         content: Json = json.loads(text)
         checksum = content.pop("checksum")

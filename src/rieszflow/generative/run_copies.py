@@ -1,7 +1,4 @@
-"""Copies of the folder of a run: saved, published, or inside a copied or pickled model.
-
-A run from elsewhere may contain links. None is followed out of the run, because private files could be copied.
-"""
+"""Copies of a run's folder. Links out of the run, which could lead to private files, are not followed."""
 
 from __future__ import annotations
 
@@ -17,8 +14,6 @@ from rieszflow._infra.files import aside, copy_within, open_regular
 from rieszflow._infra.messages import one_line
 from rieszflow.errors import RunError, WriteError
 from rieszflow.generative.run import Run
-
-__all__ = ["Temporary", "copy_files", "new_folder", "read_files", "save_copy", "write_files"]
 
 
 class Temporary:
@@ -38,11 +33,7 @@ def _all_files(folder: Path) -> Iterator[Path]:
 
 
 def copy_files(run: Run, files: Iterable[Path], to: Path) -> None:
-    """Copy files of a run to a new folder.
-
-    Raises:
-        FileError: one of them leads out of the run or is not a regular file.
-    """
+    """Copy files of a run to a new folder; refuse links out of the run and files that are not regular."""
     roots = [run.path]
     if run.path.parent.name == "snapshots":  # the Hugging Face Hub's cache, which links to files in blobs
         roots.append(run.path.parent.parent / "blobs")
@@ -76,12 +67,7 @@ def save_copy(run: Run, path: Path, overwrite: bool) -> None:
 
 @contextmanager
 def new_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder to fill, which is then renamed to `path`, so that it appears whole or not at all.
-
-    Raises:
-        RunError: `path` exists and is not an empty folder; with `overwrite`, it is not a run.
-        WriteError: the folder cannot be written.
-    """
+    """Yield a temporary folder to fill, which then replaces `path`, an empty or absent folder or, with `overwrite`, a run."""
     there = os.path.lexists(path) and (not path.is_dir() or any(path.iterdir()))
     if there and not overwrite:
         raise RunError(f"{path}: exists and is not an empty folder; choose another, or overwrite=True to replace a run")
@@ -96,9 +82,8 @@ def new_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
                 path.rmdir()
             os.replace(temporary, path)
     except OSError as error:
-        raise WriteError(
-            f"{path}: cannot be written ({error.strerror or one_line(error)}); what was there before is untouched"
-        ) from error
+        reason = error.strerror or one_line(error)
+        raise WriteError(f"{path}: cannot be written ({reason}); what was there before is untouched") from error
 
 
 def _replace(path: Path, new: Path) -> None:

@@ -1,4 +1,4 @@
-"""The form of settings: strict pydantic models with our messages, YAML text, and the presets of the library."""
+"""Strict pydantic models with our messages, safe YAML, and the presets of the library."""
 
 from __future__ import annotations
 
@@ -8,24 +8,18 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rieszflow._infra.extras import extra
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from rieszflow._infra.files import read_text
 from rieszflow._infra.messages import one_line, short_repr, shorten, suggestion
 from rieszflow.errors import ConfigError, FileError, InputError
 
-with extra("generative", "generative models"):
-    import yaml
-    from pydantic import BaseModel, ConfigDict, ValidationError
-
-__all__ = [
-    "YAML_BYTES", "StrictModel", "describe_error", "dump_yaml", "parse_yaml", "presets", "read_preset", "unknown_name",
-]  # fmt: skip
-
-YAML_BYTES = 4_000_000  # settings take some 1,000; the data section may have numbers for every column
+YAML_BYTES = 4_000_000  # settings take about 1,000; the data section may have numbers for every column
 
 
 class StrictModel(BaseModel):
-    """A pydantic model that converts nothing but integers to floats, and raises ConfigError."""
+    """A pydantic model that converts only integers to floats, and raises ConfigError."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
@@ -39,7 +33,7 @@ class StrictModel(BaseModel):
 
 
 def unknown_name(name: object, model: type[BaseModel]) -> str:
-    """Return the message about a name that is no field of a model."""
+    """Return the message about a name that is not a field of a model."""
     known = suggestion(name, model.model_fields)
     return f"`{shorten(str(name), 60)}` is not known" + (f"; {known}" if known else "")
 
@@ -63,7 +57,7 @@ def describe_error(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses aliases, of which a few lines unfold to gigabytes, and duplicate keys, and reads 1e-3."""
+    """A safe loader that reads 1e-3 as a number, and refuses duplicate keys and aliases, which can expand to gigabytes."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -82,7 +76,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """A dumper that quotes what `_Loader` would read as a number, and writes no aliases."""
+    """A safe dumper that quotes strings that `_Loader` would read as numbers, and writes no aliases."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
@@ -99,15 +93,15 @@ def dump_yaml(content: object) -> str:
 
 
 def parse_yaml(text: str) -> object:
-    """Parse a YAML text. Raises InputError, with a message of one line, for anything that is wrong with it."""
+    """Parse YAML text; raise InputError, with a message of one line, for anything wrong with it."""
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except Exception as error:  # the parser's own, and what its constructors raise for !!int "", 2001-99-99 etc.
+    except Exception as error:  # the parser's errors, and those of its constructors for !!int "", 2001-99-99 etc.
         raise InputError(one_line(error)) from None
 
 
 def presets() -> list[tuple[str, str]]:
-    """Return all pairs (data set, name) of presets that come with the library."""
+    """Return the library's presets as pairs (data set, name)."""
     folder = resources.files("rieszflow.generative") / "presets"
     names = sorted(f.name for f in folder.iterdir() if f.name.endswith(".yaml"))
     return [(dataset, name) for dataset, name, _ in (file.rsplit(".", 2) for file in names)]

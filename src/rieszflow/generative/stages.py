@@ -1,48 +1,44 @@
-"""The beginning and the end of stages: noise, larger images at a new level, and the files written after a flow or a fit."""
+"""The steps of a stage: its flow, the fit of its network Φ_l(x_old) ≈ x_old − x, and what happens before and after."""
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import gc
 import math
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rieszflow._infra import ranks
 from rieszflow._types import Progress
 from rieszflow.errors import RunError
-from rieszflow.generative.context import WATCHED, Context, Pictures, level_data
+from rieszflow.flow import ParticleFlow, geometric_schedule
 from rieszflow.generative.levels import draw_latents, upsample
-from rieszflow.generative.networks import as_data, displace
+from rieszflow.generative.networks import as_data, build, displace
 from rieszflow.generative.run import StageMetrics
-from rieszflow.generative.state import FitPhase, FlowPhase, PhaseName, State
-from rieszflow.generative.steps import new_fit, new_flow, new_scaler
+from rieszflow.generative.state import WATCHED, Context, FitPhase, FlowPhase, LevelData, Pictures, State, Tensors, level_data
 from rieszflow.sliced import energy_distance
-
-__all__ = ["blank_state", "first_state", "next_stage", "write_network", "write_recording"]
 
 _PATHS = 12  # fresh samples whose paths through the stages are kept for a picture
 
 
-def blank_state(context: Context, stage: int, phase: PhaseName, step: int) -> State:
+def blank_state(context: Context, stage: int, step: int, fitting: bool) -> State:
     """Return a state without particles, whose flow, networks and generators are ready to load a checkpoint."""
-    data = level_data(context, stage)
-    data_rng, slice_rng = torch.Generator(), torch.Generator(context.device).manual_seed(context.config.seed + 1)
+    data, device = level_data(context, stage), context.here.device
+    data_rng, slice_rng = torch.Generator(), torch.Generator(device).manual_seed(context.config.seed + 1)
     data_rng.set_state(context.random_state)
     empty = data.targets.new_empty(0, data.targets.shape[1])
-    new_phase: FlowPhase | FitPhase
-    if phase == "flow":
-        new_phase = FlowPhase(new_flow(context, data, stage, step, slice_rng))
-    else:
-        new_phase = new_fit(context, data, stage, step, data_rng)
     return State(
         stage=stage,
-        phase=new_phase,
+        phase=new_fit(context, data, stage, step, data_rng) if fitting else new_flow(context, data, stage, step, slice_rng),
         step=step,
         data=data,
         data_rng=data_rng,
         slice_rng=slice_rng,
-        scaler=new_scaler(context),
+        # Small gradients would vanish in fp16; in other precisions the scaler does nothing.
+        scaler=torch.amp.GradScaler(device.type, enabled=_autocast_dtype(context) is torch.float16),
         x=empty,
         x_old=empty,
         velocities=[None] * len(data.step_sizes),
@@ -54,14 +50,14 @@ def blank_state(context: Context, stage: int, phase: PhaseName, step: int) -> St
 
 def first_state(context: Context) -> State:
     """Return the state before the first flow, when x is noise."""
-    state = blank_state(context, 1, "flow", 0)
+    state = blank_state(context, 1, 0, fitting=False)
 
     def latents(n: int, first: int) -> Tensor:
         noise = draw_latents(context.config, state.data.level.shape, n, state.data_rng)
         known = None if context.conditions is None else context.conditions[first : first + n]
-        return context.condition.join(known, noise).to(context.device)
+        return context.condition.join(known, noise).to(context.here.device)
 
-    state.x = ranks.shard(latents(context.config.particles, 0), context.group)
+    state.x = ranks.shard(latents(context.config.particles, 0), context.here.group)
     state.x_old = _start_of_flow(context, state.x)
     state.fresh = latents(WATCHED, context.config.particles)
     state.path = state.fresh[None, :_PATHS].clone()
@@ -71,7 +67,7 @@ def first_state(context: Context) -> State:
 
 
 def next_stage(context: Context, state: State) -> None:
-    """l ← l + 1, x_old ← x; on larger images if a level begins."""
+    """Begin the next stage: l ← l + 1, x_old ← x; on larger images if a level begins."""
     state.stage, state.step = state.stage + 1, 0
     if state.data.level.last < state.stage <= context.last:
         _next_level(context, state)
@@ -79,7 +75,7 @@ def next_stage(context: Context, state: State) -> None:
         state.init_weights = {}
     if state.data.level.config.paper.reset_velocity:
         state.velocities = [None] * len(state.velocities)
-    state.phase = FlowPhase(new_flow(context, state.data, state.stage, 0, state.slice_rng))
+    state.phase = new_flow(context, state.data, state.stage, 0, state.slice_rng)
     state.x_old = _start_of_flow(context, state.x)
 
 
@@ -96,7 +92,7 @@ def _next_level(context: Context, state: State) -> None:
     state.x = upsample(state.x, small, level.shape, 0.0, None, upsampling, leading)
     if config.noise_std:
         noise = torch.randn(context.config.particles, state.x.shape[1] - leading, generator=state.data_rng)
-        state.x[:, leading:] += config.noise_std * ranks.shard(noise, context.group).to(state.x)
+        state.x[:, leading:] += config.noise_std * ranks.shard(noise, context.here.group).to(state.x)
     state.fresh = upsample(state.fresh, small, level.shape, level.sample_noise_std, state.data_rng, upsampling, leading)
     state.path = upsample(state.path, small, level.shape, 0.0, None, leading=leading)  # unchanged, in larger pixels
     state.data = data
@@ -104,73 +100,177 @@ def _next_level(context: Context, state: State) -> None:
     state.fresh_velocities = [None] * len(data.step_sizes)
 
 
-def write_network(context: Context, state: State, fit: FitPhase) -> None:
-    """x ← x_old − Φ_l(x_old), so that the network's errors are corrected later; write the network, its metrics and pictures.
+def new_flow(context: Context, data: LevelData, stage: int, step: int, slice_rng: torch.Generator) -> FlowPhase:
+    """Return the flow of a stage after some steps, without its velocities."""
+    level, config = data.level, data.level.config
+    flow = ParticleFlow(
+        data.targets,
+        slices=config.slices,
+        step_size=list(data.step_sizes),
+        momentum=config.momentum_of(stage - level.first + 1),
+        directions=level.kinds(),
+        seed=slice_rng,
+        refresh_every=config.refresh_every,
+        target_batch_size=config.target_batch_size,
+        bounds=(0.0, 1.0) if config.clip else None,
+        group=context.here.group,
+        step_schedule=geometric_schedule(*config.step_schedule, sum(config.flow_steps())) if config.step_schedule else None,
+        combine=config.combine,
+        record=config.model == "recorded",
+        bins=config.bins,
+        frozen=0 if level.condition.constraint is None else level.condition.constraint,
+    )
+    flow.steps = sum(context.schedule[level.first - 1 : stage - 1]) + step
+    return FlowPhase(flow)
 
-    Raises:
-        RunError: the network returns non-finite values.
-    """
-    clip, flowed = context.config.clip, state.x
+
+def flow_step(state: State, phase: FlowPhase) -> None:
+    """Make a step with every kind of slices in turn: v ← ∇ + m v, x ← x − τ N v."""
+    phase.flow.velocities = list(state.velocities)
+    state.x = phase.flow.step(state.x)
+    state.velocities = list(phase.flow.velocities)
+
+
+def new_fit(context: Context, data: LevelData, stage: int, step: int, data_rng: torch.Generator) -> FitPhase:
+    """Return new networks and an optimiser for the fit of a stage that begins or continues at a step."""
+    level, config, here = data.level, data.level.config, context.here
+    average, phi = (
+        build(config, level.shape, copy.deepcopy(context.custom), level.condition).to(here.device) for _ in range(2)
+    )
+    average.requires_grad_(False)
+    phi.requires_grad_(True).train()
+    optimiser = torch.optim.Adam(phi.parameters(), lr=config.learning_rate)
+    model: nn.Module = phi
+    generator = data_rng
+    if here.group is not None:
+        with ranks.sending(here.group):
+            model = nn.parallel.DistributedDataParallel(phi, None if here.device.type == "cpu" else [here.device])
+        # Every process draws its own share of a batch. A single process uses the common generator, and resumes exactly.
+        seed = np.random.SeedSequence((config.seed, stage, step, here.rank)).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(seed) >> 1)
+    random_state = torch.Generator().manual_seed(config.seed + 1_000_003 * stage).get_state()
+    return FitPhase(phi, average, optimiser, random_state, model, generator)
+
+
+def begin_fit(context: Context, state: State) -> None:
+    """Begin the fit of Φ_l with the weights of Φ_{l−1}, scaled to the size of the displacements."""
+    level = state.data.level
+    fit = new_fit(context, state.data, state.stage, 0, state.data_rng)
+    if state.stage > level.first:
+        fit.average.load_state_dict(context.run.load_network(state.stage - 1))
+        fit.phi.load_state_dict(fit.average.state_dict())
+    elif state.init_weights:
+        for module in (fit.average, fit.phi):
+            module.net.load_state_dict(state.init_weights)
+    # The clamp avoids a division by zero if no particle moved.
+    scale = ranks.mean((state.x_old - state.x).pow(2), context.here.group).sqrt().clamp(min=1e-12)
+    if level.config.paper.fit == "plain":
+        scale = torch.ones_like(scale)
+    for module in (fit.phi, fit.average):
+        module.scale.copy_(scale)
+    state.phase, state.step = fit, 0
+
+
+def fit_step(context: Context, state: State, fit: FitPhase) -> None:
+    """Make a step of Adam towards Φ_l(x_old) = x_old − x on a batch of particles, and update the average of the weights."""
+    config, here = state.data.level.config, context.here
+    plain = config.paper.fit == "plain"
+    for group in fit.optimiser.param_groups:
+        factor = 1.0 if plain else 0.5 * (1 + math.cos(math.pi * state.step / config.fit_steps))
+        group["lr"] = config.learning_rate * factor
+    size = max(1, config.fit_batch_size // here.number)
+    rows = torch.randint(len(state.x), (size,), generator=fit.generator).to(here.device)
+    x = state.x_old[rows]
+    v = x - state.x[rows]
+    dtype = _autocast_dtype(context)
+    with ranks.sending(here.group):
+        with contextlib.nullcontext() if dtype is None else torch.autocast(here.device.type, dtype):
+            residual = fit.model(x, normalised=True) - v / fit.phi.scale
+        errors = residual.pow(2) if config.loss == "squared" else residual.abs()
+        # Plain displacements become small. A sum keeps gradients far above Adam's ε, as in the paper's scripts.
+        loss = errors.sum(1).mean() if plain else errors.mean()
+        fit.optimiser.zero_grad()
+        state.scaler.scale(loss).backward()
+    state.scaler.unscale_(fit.optimiser)
+    if not plain:
+        torch.nn.utils.clip_grad_norm_(fit.phi.parameters(), 1.0)
+    state.scaler.step(fit.optimiser)
+    state.scaler.update()
+    # The decay grows with the number of steps, so that the average of a few steps forgets its start.
+    decay = min(config.ema, (1 + state.step) / (10 + state.step))
+    with torch.no_grad():
+        for old, new in zip(fit.average.state_dict().values(), fit.phi.state_dict().values(), strict=True):
+            old.lerp_(new, 1 - decay) if old.is_floating_point() else old.copy_(new)
+    fit.loss = loss.item()
+
+
+def _autocast_dtype(context: Context) -> torch.dtype | None:
+    """Return the dtype of mixed precision; None for float32."""
+    precision = context.config.mixed_precision
+    if precision == "bf16":
+        return torch.bfloat16
+    return torch.float16 if precision == "fp16" and context.here.device.type != "cpu" else None
+
+
+def write_network(context: Context, state: State, fit: FitPhase) -> None:
+    """Continue from x ← x_old − Φ_l(x_old), so that later stages correct the error of Φ_l; write Φ_l and its metrics."""
+    clip, group, flowed = context.config.clip, context.here.group, state.x
     fitted, wanted = displace(fit.average, state.x_old, clip), state.x_old - flowed
-    missed, size = (ranks.mean(t.pow(2), context.group) for t in (fitted - flowed, wanted))
+    missed, size = (ranks.mean(t.pow(2), group) for t in (fitted - flowed, wanted))
     error = (missed / size.clamp(min=1e-24)).item()
     if not math.isfinite(error):
         raise RunError(f"network {state.stage} returns non-finite values; try a smaller learning_rate")
     if state.data.level.config.paper.continue_from == "network":
         state.x = fitted
-    watched, watched_fitted = (ranks.all_gather_rows(t[:WATCHED], context.group)[:WATCHED] for t in (flowed, fitted))
+    watched, watched_fitted = (ranks.all_gather_rows(t[:WATCHED], group)[:WATCHED] for t in (flowed, fitted))
     if context.here.main:
         state.fresh = displace(fit.average, state.fresh, clip)
         clouds = {"particles": watched, "network_particles": watched_fitted}
-        row = _metrics(context, state, clouds, displacement_rms=size.sqrt().item(), fit_error=error)
-        _write(context, state, fit.average.state_dict(), row, watched)
-    context.here.wait()
+        weights = fit.average.state_dict()
+        _write(context, state, weights, clouds, displacement_rms=size.sqrt().item(), fit_error=error)
+    ranks.wait(group)
 
 
 def write_recording(context: Context, state: State, phase: FlowPhase) -> None:
-    """Write the part of a recording that the last flow made, its metrics and pictures. Particles stay where they are."""
+    """Write the part of a recording that the last flow made, and its metrics. Particles stay where they are."""
     assert phase.flow.recorder is not None
     segment = phase.flow.recorder.segment
-    watched = ranks.all_gather_rows(state.x[:WATCHED], context.group)[:WATCHED]
+    watched = ranks.all_gather_rows(state.x[:WATCHED], context.here.group)[:WATCHED]
     if context.here.main:
         state.fresh, velocities = segment.push(state.fresh, state.fresh_velocities)
         state.fresh_velocities = list(velocities)
-        row = _metrics(context, state, {"particles": watched}, megabytes=segment.nbytes / 1e6)
-        _write(context, state, segment.to_tensors(), row, watched)
-    context.here.wait()
+        _write(context, state, segment.to_tensors(), {"particles": watched}, megabytes=segment.nbytes / 1e6)
+    ranks.wait(context.here.group)
 
 
-def _metrics(context: Context, state: State, clouds: dict[str, Tensor], **measured: float) -> StageMetrics:
-    clouds |= {"fresh_samples": as_data(state.fresh, state.data.level), "training_data": state.data.watched}
-    held_out = state.data.held_out
-    return StageMetrics(
+def _write(context: Context, state: State, tensors: Tensors, clouds: Tensors, **measured: float) -> None:
+    """Write a stage's file and metrics, draw its pictures, and report progress."""
+    level, held_out = state.data.level, state.data.held_out
+    watched = {**clouds, "fresh_samples": as_data(state.fresh, level), "training_data": state.data.watched}
+    row = StageMetrics(
         stage=state.stage,
-        level=state.data.level.factor,
+        level=level.factor,
         flow_steps=context.schedule[state.stage - 1],
         flow_steps_total=sum(context.schedule[: state.stage]),
-        energy_distance={name: energy_distance(x, held_out, statistic="U").item() for name, x in clouds.items()},
+        energy_distance={name: energy_distance(x, held_out, statistic="U").item() for name, x in watched.items()},
         seconds=dict(state.seconds),
         **measured,
     )
-
-
-def _write(context: Context, state: State, tensors: dict[str, Tensor], row: StageMetrics, particles: Tensor) -> None:
-    """Write a stage's file and metrics, draw its pictures, and report progress."""
     state.path = torch.cat([state.path, state.fresh[None, :_PATHS]])
     # The network before the checkpoint: a run killed between the two repeats this stage, with the same result.
     context.run.save_network(state.stage, tensors)
     state.rows = [*state.rows[: state.stage - 1], row]
     context.run.write_metrics(state.rows)
     if context.draw is not None:
-        context.draw(context.run, _pictures(context, state, particles))
+        context.draw(context.run, _pictures(context, state, clouds["particles"]))
         gc.collect()  # figures leave reference cycles that keep frames, and so gigabytes of particles, alive
     context.report(Progress(state.phase.name, state.step, state.step, state.stage, context.last, None, row.to_dict()))
 
 
 def _pictures(context: Context, state: State, particles: Tensor) -> Pictures:
-    shown = (context.condition.data(t).cpu() for t in (particles, state.fresh, state.path))
-    particles, samples, path = (upsample(t, state.data.level.shape, context.run.shape, 0.0, None) for t in shown)
     condition, known = context.condition, None
+    shown = (condition.data(t).cpu() for t in (particles, state.fresh, state.path))
+    particles, samples, path = (upsample(t, state.data.level.shape, context.run.shape, 0.0, None) for t in shown)
     values = None if context.conditions is None else context.conditions[context.config.particles :]
     if condition.kind == "observed" and condition.constraint is not None and values is not None:
         known = condition.constraint.project(values)

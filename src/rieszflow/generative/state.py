@@ -1,11 +1,13 @@
-"""The part of a training that changes, and its form in a checkpoint.
+"""A training: what stays constant (`Context`), and what changes and is saved in checkpoints (`State`).
 
-A stage has two phases: particles flow, and then, unless the flow is recorded, a network is fitted to where they went.
+A stage has two phases: particles flow, and then, unless the flow is recorded, a network is fitted to their displacements.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
 
@@ -14,17 +16,153 @@ from torch import Tensor, nn
 
 from rieszflow._infra import ranks
 from rieszflow._infra.files import Json
+from rieszflow._types import ProgressCallback
+from rieszflow.data import Dataset
+from rieszflow.errors import RunError
 from rieszflow.flow import ParticleFlow
 from rieszflow.flow.segments import Segment
-from rieszflow.generative.context import LevelData
-from rieszflow.generative.networks import Displacement
+from rieszflow.generative.condition import Condition, raw_conditions
+from rieszflow.generative.config import Config
+from rieszflow.generative.levels import Level, draw_latents, levels, pool, step_sizes
+from rieszflow.generative.networks import Displacement, build, check_memory
 from rieszflow.generative.processes import Processes
-from rieszflow.generative.run import StageMetrics
-
-__all__ = ["FitPhase", "FlowPhase", "PhaseName", "State"]
+from rieszflow.generative.run import Run, StageMetrics
 
 PhaseName: TypeAlias = Literal["flow", "fit"]
 Tensors: TypeAlias = dict[str, Tensor]
+
+WATCHED = 2000  # points in the energy distances of metrics.jsonl; also the number of fresh samples
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Points to draw after a stage, scaled to [0, 1] and at the full size of the data.
+
+    Attributes:
+        particles: (n, d), after the flow.
+        samples: (n, d), from fresh latents.
+        path: (stages, n, d), some of those samples after every stage, starting with their latents.
+        rows: The lines of metrics.jsonl so far.
+        labels: (n,), the labels requested for the samples; None without such a condition.
+        known: (n, d), the known part of the samples, zero elsewhere; None without such a condition.
+    """
+
+    particles: Tensor
+    samples: Tensor
+    path: Tensor
+    rows: Sequence[StageMetrics]
+    labels: Tensor | None = None
+    known: Tensor | None = None
+
+
+DrawCallback: TypeAlias = Callable[[Run, Pictures], object]
+"""Called with the run and its `Pictures` after every stage."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Data, settings and processes of a training."""
+
+    run: Run
+    levels: Sequence[Level]
+    schedule: Sequence[int]  # T_1, …, T_L
+    here: Processes
+    targets: Tensor  # (M, d) at full size, on the CPU
+    held_out: Tensor  # (n, d) at full size, on the CPU, for the metrics
+    held_out_digest: str  # a checksum of `held_out`
+    random_state: Tensor  # of the data generator after the targets were chosen
+    conditions: Tensor | None  # of the particles, then of the fresh samples
+    custom: nn.Module | None  # the user's own network
+    report: ProgressCallback
+    draw: DrawCallback | None
+
+    @property
+    def config(self) -> Config:
+        return self.run.config
+
+    @property
+    def last(self) -> int:
+        """L, the number of the last stage."""
+        return self.levels[-1].last
+
+    @property
+    def condition(self) -> Condition:
+        return self.levels[0].condition
+
+
+def checked_levels(config: Config, data: Json, custom: nn.Module | None) -> list[Level]:
+    """Return the levels of a training, or raise ConfigError if settings, described data and memory do not fit together."""
+    shape, device = tuple(data["shape"]), config.torch_device()
+    condition = Condition.from_config(config, shape, data.get("condition"))
+    found = levels(config, shape, condition)
+    for level in found:
+        check_memory(level.config, level.shape, device, training=True)
+        if config.model == "networks":
+            build(level.config, level.shape, custom, condition)
+        draw_latents(level.config, level.shape, 1, torch.Generator())
+    return found
+
+
+def prepare(
+    run: Run,
+    data: Dataset,
+    levels: Sequence[Level],
+    custom: nn.Module | None,
+    here: Processes,
+    progress: ProgressCallback | None = None,
+    draw: DrawCallback | None = None,
+) -> Context:
+    """Return the context of a run's training on data."""
+    config, condition = run.config, levels[0].condition
+    if here.number > config.particles:
+        raise RunError(f"`particles` must be at least the number of processes, {here.number}, got {config.particles}")
+    generator = torch.Generator().manual_seed(config.seed)
+    train, held_out = data.train.flatten(1), data.held_out.flatten(1)[:WATCHED]
+    known, known_held_out = raw_conditions(config, data)
+    order = torch.arange(len(train)) if config.paper.first_targets else torch.randperm(len(train), generator=generator)
+    targets = order[: config.targets]
+    held_out = condition.join(None if known_held_out is None else known_held_out[:WATCHED], held_out)
+    conditions = None
+    if known is not None:
+        # Take conditions of data that are not targets, as far as possible: a particle with the condition of a target would move
+        # to that very target, and the pair would be memorised.
+        conditions = known[order[(len(targets) + torch.arange(config.particles + WATCHED)) % len(order)]]
+    return Context(
+        run=run,
+        levels=levels,
+        schedule=config.flow_steps(),
+        here=here,
+        targets=condition.join(None if known is None else known[targets], train[targets]),
+        held_out=held_out,
+        held_out_digest=hashlib.blake2b(held_out.contiguous().numpy().tobytes(), digest_size=16).hexdigest(),
+        random_state=generator.get_state(),
+        conditions=conditions,
+        custom=copy.deepcopy(custom),
+        report=progress if progress and here.main else lambda _: None,
+        draw=draw if here.main else None,
+    )
+
+
+@dataclass(frozen=True)
+class LevelData:
+    """The targets at the size of a level, on the device."""
+
+    level: Level
+    targets: Tensor  # (m, d), this process's part
+    watched: Tensor  # (n, d), some of all targets, for the metrics
+    held_out: Tensor  # (n, d), for the metrics
+    step_sizes: tuple[float, ...]  # τ for each kind of slices
+
+
+def level_data(context: Context, stage: int) -> LevelData:
+    """Return the data of the level of a stage; of the last level after the last stage."""
+    level, here = next((level for level in context.levels if stage <= level.last), context.levels[-1]), context.here
+    targets, held_out = (
+        pool(t, context.run.shape, level.factor, level.condition.leading).to(here.device)
+        for t in (context.targets, context.held_out)
+    )
+    watched = targets[:WATCHED]
+    return LevelData(level, ranks.shard(targets, here.group), watched, held_out, step_sizes(level, watched))
 
 
 @dataclass
@@ -46,25 +184,16 @@ class FlowPhase:
 
 @dataclass
 class FitPhase:
-    """A network is being fitted.
-
-    Attributes:
-        phi: Φ_l, which learns.
-        average: the moving average of its weights, which is the result.
-        random_state: of torch's default generator, which dropout draws from; as of the last checkpoint.
-        model: `phi`, or a wrapper that averages its gradients over all processes.
-        generator: draws the batches.
-        loss: normalised loss of the last step; None before the first.
-    """
+    """A network is being fitted."""
 
     name: ClassVar[PhaseName] = "fit"
-    phi: Displacement
-    average: Displacement
+    phi: Displacement  # Φ_l, which learns
+    average: Displacement  # the result: the moving average of its weights
     optimiser: torch.optim.Optimizer
-    random_state: Tensor
-    model: nn.Module
-    generator: torch.Generator
-    loss: float | None = None
+    random_state: Tensor  # of torch's default generator, which dropout draws from, at the last checkpoint
+    model: nn.Module  # `phi`, or a wrapper that averages its gradients over all processes
+    generator: torch.Generator  # draws the batches
+    loss: float | None = None  # normalised, of the last step
 
     def to_tensors(self) -> Tensors:
         slots = self.optimiser.state_dict()["state"]
@@ -85,41 +214,25 @@ class FitPhase:
 
 @dataclass
 class State:
-    """All that changes during a training. The functions that advance a training change it in place.
+    """The changing part of a training. The functions that advance a training change it in place."""
 
-    Attributes:
-        stage: l, from 1; L + 1 at the end.
-        step: number of steps done in this phase.
-        data: targets at the size of the stage's level. They follow from `stage`, so checkpoints do not contain them.
-        data_rng: generator of all random numbers that do not depend on the device.
-        slice_rng: generator of slices, on the device.
-        x: this process's particles (n, d).
-        x_old: particles before this stage's flow (n, d); empty in a recording.
-        velocities: v for each kind of slices, (n, d); None before its first step.
-        fresh: samples that never were particles (n, d), after the last stage.
-        fresh_velocities: their velocities in a recording; None before the level's first step.
-        path: some of them after every stage, (stages, n, d).
-        init_weights: initial weights of each level's first network if it is the user's own; otherwise empty.
-        seconds: time spent in flows, in fits, and after them on metrics, pictures and checkpoints.
-        rows: the lines of metrics.jsonl.
-    """
-
-    stage: int
+    stage: int  # l, from 1; L + 1 at the end
     phase: FlowPhase | FitPhase
-    step: int
-    data: LevelData
-    data_rng: torch.Generator
-    slice_rng: torch.Generator
+    step: int  # number of steps done in this phase
+    data: LevelData  # follows from `stage`, so checkpoints do not contain it
+    data_rng: torch.Generator  # draws all random numbers that do not depend on the device
+    slice_rng: torch.Generator  # draws slices, on the device
     scaler: torch.amp.GradScaler
-    x: Tensor
-    x_old: Tensor
-    velocities: list[Tensor | None]
-    fresh: Tensor
-    fresh_velocities: list[Tensor | None]
-    path: Tensor
-    init_weights: Tensors = field(default_factory=dict)
+    x: Tensor  # (n, d), this process's particles
+    x_old: Tensor  # (n, d), particles before this stage's flow; empty in a recording
+    velocities: list[Tensor | None]  # v for each kind of slices, (n, d); None before its first step
+    fresh: Tensor  # (n, d), samples from latents that were never particles, after the last stage
+    fresh_velocities: list[Tensor | None]  # in a recording; None before the level's first step
+    path: Tensor  # (stages, n, d), some of the fresh samples after every stage
+    init_weights: Tensors = field(default_factory=dict)  # of each level's first network, if it is the user's own
+    # Time spent in flows, in fits, and after them on metrics, pictures and checkpoints.
     seconds: dict[str, float] = field(default_factory=lambda: {"flow": 0.0, "fit": 0.0, "finish": 0.0})
-    rows: list[StageMetrics] = field(default_factory=list)
+    rows: list[StageMetrics] = field(default_factory=list)  # of metrics.jsonl
 
     def header(self) -> Json:
         """Return the JSON-able part of a checkpoint."""
@@ -136,11 +249,7 @@ class State:
         return tensors | _prefixed("scaler", scale) | _prefixed("init", self.init_weights) | self.phase.to_tensors()
 
     def load_tensors(self, tensors: Tensors, here: Processes) -> None:
-        """Restore the output of `to_tensors`, for any number of processes.
-
-        Raises:
-            KeyError, RuntimeError, ValueError: the tensors do not fit this state.
-        """
+        """Restore the output of `to_tensors`, for any number of processes."""
         self.fresh, self.path = (tensors[name].to(here.device) for name in ("fresh", "path"))
         self.x, self.x_old = (ranks.shard(tensors[name].to(here.device), here.group) for name in ("x", "x_old"))
         velocities = [tensors.get(f"velocity.{k}") for k in range(len(self.velocities))]

@@ -16,18 +16,9 @@ from rieszflow._types import Points
 from rieszflow.constraints import Constraint
 from rieszflow.data import Dataset, as_points
 from rieszflow.errors import InputError, RunError
-from rieszflow.generative.condition import (
-    as_array,
-    condition_columns,
-    describe_condition,
-    image_constraint,
-    is_image_part,
-    raw_conditions,
-)
+from rieszflow.generative.condition import as_array, describe_condition, image_constraint, raw_conditions
 from rieszflow.generative.config import Config
 from rieszflow.generative.run import Run
-
-__all__ = ["check_same", "dataset", "describe", "held_out_conditions", "load_data", "residual"]
 
 
 def dataset(
@@ -37,20 +28,9 @@ def dataset(
     condition: object = None,
     held_out_condition: object = None,
 ) -> Dataset:
-    """Return the data that `fit` was given as a Dataset.
-
-    Args:
-        x: Training data (n, d), (n, H, W) or (n, C, H, W); a Dataset, which is returned; or a name or path for `data.load`.
-        held_out: Held-out data of the same form; None to hold out a fraction of x.
-        config: The settings, with this fraction and the seed of the choice.
-        condition: Labels (n,) or values (n, k); strings and constraints are ignored.
-        held_out_condition: The same for `held_out`.
-
-    Raises:
-        InputError, InputTypeError: Shapes, dtypes or values are not accepted.
-    """
+    """Return the arguments of `GenerativeFlow.fit` as a Dataset; strings and constraints in `condition` are ignored."""
     if isinstance(x, (str, os.PathLike)):
-        return data.load(x, None, config.held_out, config.seed, condition_columns(config))
+        return data.load(x, None, config.held_out, config.seed, config.condition_columns)
     if isinstance(x, Dataset):
         return x
     train = _points("data", x)
@@ -69,7 +49,7 @@ def dataset(
 
 
 def _labels_or_values(name: str, value: object, n: int) -> np.ndarray:
-    """Return labels (n,) or values (n, k) for n data."""
+    """Return labels (n,) or values (n, k) for n data as an array, after checking them."""
     array = as_array(value)
     labels = array.ndim == 1 and array.dtype.kind in "iu"
     if not labels and (array.ndim != 2 or array.dtype.kind not in "iufb" or not array.shape[1]):
@@ -93,15 +73,11 @@ def _points(name: str, x: Points) -> np.ndarray:
 
 
 def describe(content: Dataset, config: Config) -> Json:
-    """Return the description of data for config.yaml, with a fingerprint of the training part and its condition.
-
-    Raises:
-        ConfigError: The data lack the condition in the settings.
-    """
+    """Return the description of data for config.yaml, with a fingerprint of the training part and its condition."""
     digest = hashlib.blake2b(content.train.contiguous().numpy().tobytes(), digest_size=16)
     conditions = raw_conditions(config, content)[0]
     described = {}
-    if conditions is not None and not is_image_part(config.condition):
+    if conditions is not None and not config.conditions_on_image:
         digest.update(conditions.contiguous().numpy().tobytes())
         described = {"condition": describe_condition(config, content)}
     return {
@@ -122,7 +98,7 @@ def load_data(run: Run, moved: str | os.PathLike[str] | None = None) -> Dataset:
 
     Args:
         run: The run.
-        moved: The current place of the data, if they were moved.
+        moved: The current path of the data, if they were moved.
 
     Raises:
         RunError: The run was trained on a tensor, which is not in a file.
@@ -133,7 +109,7 @@ def load_data(run: Run, moved: str | os.PathLike[str] | None = None) -> Dataset:
         raise RunError(f"{run.path}: was trained on a tensor given in Python; pass it again as `data`")
     if moved is not None:
         name, path = (name, str(moved)) if name in data.NAMED else (str(moved), None)
-    return data.load(name, path, run.config.held_out, run.config.seed, condition_columns(run.config))
+    return data.load(name, path, run.config.held_out, run.config.seed, run.config.condition_columns)
 
 
 def held_out_conditions(run: Run, content: Dataset, n: int, seed: int) -> Tensor | None:
@@ -143,12 +119,12 @@ def held_out_conditions(run: Run, content: Dataset, n: int, seed: int) -> Tensor
         return None
     rows = torch.randperm(len(conditions), generator=torch.Generator().manual_seed(seed))[torch.arange(n) % len(conditions)]
     chosen = conditions[rows]
-    return content.unscale(chosen).view(n, *content.shape) if is_image_part(run.config.condition) else chosen
+    return content.unscale(chosen).view(n, *content.shape) if run.config.conditions_on_image else chosen
 
 
 def residual(run: Run, samples: Tensor, condition: Tensor | None, content: Dataset) -> float | None:
     """Return the root mean square error of samples (n, C, H, W) in [0, 1] on the known part; None if there is no such part."""
-    if condition is None or not is_image_part(run.config.condition):
+    if condition is None or not run.config.conditions_on_image:
         return None
     error = samples.flatten(1) - content.scale(condition).flatten(1)
     known = image_constraint(run.config.condition, content.shape).project(error)
@@ -156,7 +132,7 @@ def residual(run: Run, samples: Tensor, condition: Tensor | None, content: Datas
 
 
 def check_same(run: Run, content: Dataset) -> None:
-    """Check that data are those that a run began with. Raises RunError if they are not."""
+    """Raise RunError if data are not those that a run began with."""
     now, then = describe(content, run.config), run.data
     if now["fingerprint"] != then["fingerprint"]:
         raise RunError(

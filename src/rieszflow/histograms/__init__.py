@@ -1,7 +1,7 @@
 """Histograms on slices: the linear-time core below the engines, the sketches and the tests.
 
-There are two passes over the points, a tile at a time: project and count; project again, look up, transform back. An array of
-size P × N never exists; memory is O(P·B) for P slices of a part and B bins. Data goes through the files in this order:
+There are two passes over the points, a tile at a time: project and count; project again, look up, transform back. Memory is
+O(P·B) for P slices and B bins; an array of size P × N never exists. Data goes through the files in this order:
 
     grid        how points are projected, and where the bins are
     choose      from points to grids

@@ -1,4 +1,4 @@
-r"""Histograms of clouds, and MMD² and its gradients computed from them.
+r"""Histograms of point clouds on slices, and MMD² with its gradients from two of them.
 
 For r = 1 the derivative in every slice, 2(G − F) up to a constant, needs distribution functions only. A point's own bin is the
 only source of error, because F changes by the bin's counts f over it, whatever the data are:
@@ -124,10 +124,7 @@ class Evaluator(ABC):
 
     @abstractmethod
     def derivative(self, own: Histogram, other: Histogram, factor: float, weighted: bool) -> PiecewiseLinear:
-        """Return `factor` times the derivative by a point of the cloud `own`, over its weight.
-
-        If points are `weighted`, `factor` does not contain the weight; if not, it contains the common weight Σw² of all points.
-        """
+        """Return `factor` times the derivative by a point of the cloud `own`, over its weight if points are `weighted`."""
 
     def gradient_x(self, x: Cloud, P: int) -> Tensor:
         """Return the contribution of this part to the gradient by the points of x, on P slices in all."""

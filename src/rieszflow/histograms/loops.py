@@ -1,13 +1,11 @@
 """The compiled loops on the CPU: count, cumulate, look up, integrate.
 
-A slice's table has TAIL geometric bins, B equal ones over the range, and TAIL geometric ones. There are two geometric bins per
-octave and 32 octaves: a point 10⁷ ranges away still has a bin of its own magnitude, so outliers and heavy tails cost neither
-memory nor resolution.
+A slice's table has TAIL geometric bins, B equal ones over the range, and TAIL geometric ones, two per octave: a point 10⁷
+ranges away still has a bin of its own magnitude, so outliers and heavy tails cost neither memory nor resolution.
 
-`hadamard_pass` is the hot path of the library. A thread never holds more than a tile of projections: row r
-of a tile holds m projections on slice first + r, from place r·T on. Functions take many rows, because Numba counts references
-to every array at a call, inlined or not, which costs as much as the work on a row. All numbers are 32 bits wide, constants too:
-with Numba's usual 64 a vector would hold half as many.
+`hadamard_pass` is the hot path of the library. Row r of a tile holds m projections on slice first + r, from place r·T on.
+Functions take many rows, because Numba counts references to every array at a call, which costs as much as the work on a row.
+All numbers, also constants, have 32 bits: with Numba's usual 64 a vector would hold half as many.
 
 Loops for `parallel_for` begin with the arguments (first, last, worker, size of a tile). `bins` is (low, inverse, B) of a
 `BinGrid`, `source` is (points, shift, scale).

@@ -4,7 +4,6 @@ Fréchet distance, precision and recall are computed from the features of a smal
 own labels. They rank models of one data set, but are not comparable with the Inception FID of the literature.
 """
 
-import importlib
 from typing import TYPE_CHECKING
 
 from rieszflow.metrics.distances import (
@@ -30,4 +29,6 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> object:
         if name != "SlicedEnergyDistance":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return importlib.import_module("rieszflow.metrics.running").SlicedEnergyDistance
+        from rieszflow.metrics.running import SlicedEnergyDistance
+
+        return SlicedEnergyDistance

@@ -1,4 +1,4 @@
-"""Distances between two sets of features, and how well one covers the other."""
+"""Distances between two sets of features, and how well one set covers the other."""
 
 from __future__ import annotations
 
@@ -12,25 +12,15 @@ from rieszflow._infra.extras import extra
 from rieszflow._infra.numerics import power_of_two, torch_defaults
 from rieszflow._types import Points
 from rieszflow.errors import InputError
-from rieszflow.two_sample.gram import Gram, pair_distances
-from rieszflow.two_sample.permutations import draw_splits, permutation_rng
-
-__all__ = [
-    "check_inception", "energy_pvalue", "frechet_distance", "inception_distances", "kernel_distance", "nearest",
-    "precision_recall",
-]  # fmt: skip
-
-
-def _features(name: str, x: Points) -> Tensor:
-    features = validate.points(name, x)
-    if features.ndim != 2 or len(features) < 2:
-        raise InputError(f"`{name}` must have shape (n, d) with n ≥ 2, got {tuple(features.shape)}")
-    return features.double()
+from rieszflow.two_sample.permutations import Gram, pair_distances, permutation_rng
 
 
 def _pair(x: Points, y: Points) -> tuple[Tensor, Tensor, float]:
     """Return both sets of features, scaled so that squares neither overflow nor underflow, and the scale factor."""
-    a, b = _features("x", x), _features("y", y)
+    a, b = validate.points("x", x).double(), validate.points("y", y).double()
+    for name, features in (("x", a), ("y", b)):
+        if features.ndim != 2 or len(features) < 2:
+            raise InputError(f"`{name}` must have shape (n, d) with n ≥ 2, got {tuple(features.shape)}")
     if a.shape[1] != b.shape[1]:
         raise InputError(f"`y` must have features of dimension d = {a.shape[1]}, as x has, got d = {b.shape[1]}")
     largest = max(a.abs().max().item(), b.abs().max().item())
@@ -42,13 +32,12 @@ def _pair(x: Points, y: Points) -> tuple[Tensor, Tensor, float]:
 def frechet_distance(x: Points, y: Points) -> float:
     r"""Return the squared Fréchet distance between Gaussians fitted to two sets of features.
 
-    .. math:: \|m_1 - m_2\|^2 + \operatorname{tr}\bigl(S_1 + S_2 - 2 (S_1 S_2)^{1/2}\bigr)
+    .. math:: \|m_1 - m_2\|^2 + \operatorname{tr}(S_1 + S_2 - 2 (S_1 S_2)^{1/2})
 
-    Its mean is positive for equal distributions and decreases like 1/n: compare only distances of equal n.
+    Its mean is positive for equal distributions and decreases like 1/n, so compare only distances of equal n.
 
     Args:
-        x: Features of shape (n, d), n ≥ 2, float32 or float64.
-        y: Features of shape (m, d), m ≥ 2.
+        x, y: Features of shape (n, d) and (m, d), n, m ≥ 2, float32 or float64.
 
     Raises:
         InputError, InputTypeError: Other shapes or dtypes, different d, NaN or infinity.
@@ -87,8 +76,7 @@ def kernel_distance(x: Points, y: Points) -> float:
     Unlike the Fréchet distance, it has no bias for few samples. With Inception features it is the kernel inception distance.
 
     Args:
-        x: Features of shape (n, d), n ≥ 2, float32 or float64.
-        y: Features of shape (m, d), m ≥ 2. Only the first min(n, m) of both sets are used.
+        x, y: See `frechet_distance`. Only the first min(n, m) features of both sets are used.
 
     Raises:
         InputError, InputTypeError: As `frechet_distance`, and features so large that the kernel overflows.
@@ -116,10 +104,8 @@ def energy_pvalue(x: Points, y: Points, *, permutations: int = 999, seed: int = 
     """Return the p-value of the energy test for equal distributions, by permutations of single points.
 
     Args:
-        x: Points of shape (n, d), n ≥ 2, float32 or float64. The distances of all pairs, (n + m)² numbers, are held in memory.
-        y: Points of shape (m, d), m ≥ 2.
-        permutations: See `two_sample_test`.
-        seed: Seed of the permutations, an integer.
+        x, y: See `frechet_distance`. The distances of all pairs, (n + m)² numbers, are held in memory.
+        permutations, seed: See `two_sample_test`.
 
     Raises:
         InputError, InputTypeError: As `frechet_distance`.
@@ -135,7 +121,7 @@ def energy_pvalue(x: Points, y: Points, *, permutations: int = 999, seed: int = 
     a, b, _ = _pair(x, y)
     permutations = validate.positive_int("permutations", permutations)
     gram = Gram.from_distances(pair_distances(torch.cat([a, b]).detach().cpu().numpy()), len(a))
-    return gram.permutation_test(draw_splits(len(a), len(b), permutations, permutation_rng(seed))).pvalue
+    return gram.permutation_test(permutations, permutation_rng(seed)).pvalue
 
 
 @torch_defaults
@@ -143,11 +129,10 @@ def precision_recall(x: Points, y: Points, *, k: int = 3) -> tuple[float, float]
     """Return improved precision and recall of generated features x with respect to real features y, in [0, 1].
 
     Precision is the share of x within the k-th-neighbour ball of some real point (are samples realistic?), recall the share of
-    y within that of some generated point (is everything covered?). Both depend on n and m: compare at equal sizes.
+    y within that of some generated point (is everything covered?). Both depend on n and m, so compare at equal sizes.
 
     Args:
-        x: Generated features of shape (n, d), n > k, float32 or float64.
-        y: Real features of shape (m, d), m > k.
+        x, y: Generated and real features of shape (n, d) and (m, d), n, m > k, float32 or float64.
         k: The nearest neighbour that determines the radius of a ball.
 
     References:
@@ -181,8 +166,7 @@ def inception_distances(x: Tensor, y: Tensor, weights: str | Path) -> dict[str, 
     """Return FID and KID as in the literature: distances between Inception features of images, with local weights.
 
     Args:
-        x: Images of shape (n, C, H, W), C 1 or 3, float32 in [0, 1].
-        y: Images of shape (m, C, H, W).
+        x, y: Images of shape (n, C, H, W) and (m, C, H, W), C 1 or 3, float32 in [0, 1].
         weights: The file `weights-inception-2015-12-05-*.pth` of torch-fidelity. Needs the extra `fid`.
 
     Returns:
@@ -209,9 +193,7 @@ def inception_distances(x: Tensor, y: Tensor, weights: str | Path) -> dict[str, 
 def check_inception(x: Tensor, weights: str | Path) -> None:
     """Raise an error unless `inception_distances` can be computed of data like x."""
     if not Path(weights).is_file():
-        raise InputError(
-            f"`inception_weights` must be the file of torch-fidelity's Inception weights, got {weights}: no such file"
-        )
+        raise InputError(f"`inception_weights` must be the file of torch-fidelity's weights, got {weights}: no such file")
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise InputError(f"Inception distances need images with 1 or 3 channels, got data of shape {tuple(x.shape[1:])}")
     with extra("fid", "Inception FID"):

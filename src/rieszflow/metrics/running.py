@@ -24,8 +24,6 @@ from rieszflow.sketch.plan import Plan, SliceSettings, notice_if_coarse
 with extra("generative", "SlicedEnergyDistance"):
     from torchmetrics import Metric
 
-__all__ = ["SlicedEnergyDistance"]
-
 
 class SlicedEnergyDistance(Metric):
     """The energy distance between all points seen as real and all others, like torchmetrics' FID but without stored features.
@@ -88,19 +86,19 @@ class SlicedEnergyDistance(Metric):
         super().__init__(**kwargs)
         x = validate.points("points", flat_points("points", points).detach().cpu())
         self.statistic, self.reset_real = validate.statistic(statistic), reset_real
+        self._min_points = 2 if statistic == "U" else 1
         spreads = spreads_of_rows(scale, x, False, points.ndim > 2)
         self._settings = SliceSettings(x.shape[1], slices, directions, seed, None, spreads)
         grids = Plan.fit(self._settings.rescale(x), self._settings).random_grids
         self._grid_tensors = [grid.to_tensors() for grid in grids]
         P, width = sum(grid.directions.P for grid in grids), grids[0].B + 2 * histograms.TAIL
-        device = self.device
         # This is the first state, so that a merge is refused before anything is added.
-        self.add_state("plan", _fingerprint(x, self._settings, reset_real).to(device), _require_equal)
+        self.add_state("plan", _fingerprint(x, self._settings, reset_real).to(self.device), _require_equal)
         for name in ("real", "made"):
-            counts = torch.zeros(P, width, dtype=torch.float64, device=device)
+            counts = torch.zeros(P, width, dtype=torch.float64, device=self.device)
             self.add_state(f"{name}_counts", counts, "sum")
             self.add_state(f"{name}_tail_sums", counts.new_zeros(P, 2 * histograms.TAIL), "sum")
-            self.add_state(f"{name}_n", torch.zeros((), dtype=torch.int64, device=device), "sum")
+            self.add_state(f"{name}_n", counts.new_zeros((), dtype=torch.int64), "sum")
 
     def _grids(self, device: torch.device) -> Iterator[tuple[histograms.BinGrid, slice]]:
         """Yield the bins of every part of the slices, on a device, and the part's rows among all."""
@@ -138,12 +136,7 @@ class SlicedEnergyDistance(Metric):
             n += len(points)
 
     def forward(self, x: Tensor, real: bool) -> Tensor:
-        """Count a batch, and return its distance from all points of the other cloud seen so far, or NaN if they are too few.
-
-        Args:
-            x: See `update`.
-            real: See `update`.
-        """
+        """Count a batch as `update` does, and return its distance from all points of the other cloud seen so far, or NaN."""
         before = self._state(real)
         self._set_state(real, [torch.zeros_like(t) for t in before])
         try:
@@ -165,12 +158,9 @@ class SlicedEnergyDistance(Metric):
                 raise InputError(f"compute: at least {self._min_points} points with real={real} must have been seen, got {n}")
         return self._distance()
 
-    @property
-    def _min_points(self) -> int:
-        return 2 if self.statistic == "U" else 1
-
     @isolated_numerics
     def _distance(self) -> Tensor:
+        """Return the energy distance, or NaN if there are too few points."""
         clouds = [self._state(real) for real in (True, False)]
         total = torch.zeros((), dtype=torch.float64, device=clouds[0][0].device)
         if any(n < self._min_points for _, _, n in clouds):
@@ -184,15 +174,7 @@ class SlicedEnergyDistance(Metric):
         return total / self._settings.slices
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
-        """Plot one value or several, as every metric of torchmetrics does.
-
-        Args:
-            val: A result of `forward` or `compute`, or a list of them. None for `compute()`.
-            ax: Matplotlib axes to draw on. None for new ones.
-
-        Returns:
-            The figure and the axes.
-        """
+        """Plot one value or several; see `torchmetrics.Metric.plot`."""
         return self._plot(val, ax)
 
     def _state(self, real: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -224,8 +206,8 @@ class SlicedEnergyDistance(Metric):
                 value = found.get(name)
                 assert isinstance(default, Tensor)
                 if not isinstance(value, Tensor) or (value.shape, value.dtype) != (default.shape, default.dtype):
-                    needed = f"{name!r} of shape {tuple(default.shape)} and dtype {default.dtype}"
-                    raise InputError(f"`state_dict` must have a state {needed}")
+                    shape = tuple(default.shape)
+                    raise InputError(f"`state_dict` must have a state {name!r} of shape {shape} and dtype {default.dtype}")
             _require_equal(torch.stack([self.plan, found["plan"].to(self.plan.device)]))
             self._computed = None
         super()._load_from_state_dict(state_dict, prefix, *args)

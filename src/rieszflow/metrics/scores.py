@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,8 @@ from rieszflow._infra.numerics import torch_defaults
 from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Dataset
 from rieszflow.errors import InputError
-from rieszflow.metrics.distances import (
-    check_inception,
-    energy_pvalue,
-    frechet_distance,
-    inception_distances,
-    kernel_distance,
-    nearest,
-    precision_recall,
-)
+from rieszflow.metrics import distances
 from rieszflow.sliced import energy_distance
-
-__all__ = ["AROUND_ZERO", "BETTER", "evaluate", "train_classifier"]
 
 _LOWER = "energy_distance_V", "energy_distance_U", "frechet_distance", "kernel_distance", "inception_fid", "inception_kid"
 _HIGHER = "energy_pvalue", "precision", "recall", "label_accuracy"
@@ -103,14 +92,6 @@ def train_classifier(data: Dataset, *, seed: int = 0, steps: int = 1500, batch_s
     return classifier, classifier.accuracy(data.held_out, data.held_out_labels)
 
 
-@dataclass(frozen=True)
-class _FeatureSpace:
-    name: str
-    features: Callable[[Tensor], Tensor]
-    classifier: Classifier | None = None
-    accuracy: float | None = None
-
-
 @torch_defaults
 def evaluate(
     samples: Tensor,
@@ -121,7 +102,7 @@ def evaluate(
     labels: Tensor | None = None,
     progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
-    """Compute all scores of a generated set with respect to held-out data, and those of an equally large real training set.
+    """Compute all scores of a generated set against held-out data, and those of equally many training data.
 
     Args:
         samples: Samples of shape `(n, *shape)`, with values in [0, 1] like those of the data set.
@@ -153,7 +134,7 @@ def evaluate(
     if n <= 3:
         raise InputError(f"at least 4 samples, held-out and training data are needed, got {n} to compare")
     if inception_weights is not None:
-        check_inception(samples, inception_weights)
+        distances.check_inception(samples, inception_weights)
     generator = torch.Generator().manual_seed(seed)
     sets = {"generated": samples[:n], "training_data": data.train[torch.randperm(len(data.train), generator=generator)[:n]]}
     real = data.held_out[torch.randperm(len(data.held_out), generator=generator)[:n]]
@@ -164,24 +145,24 @@ def evaluate(
             progress(Progress(what, next(done), total))
 
     report("features")
-    space = _feature_space(data, seed)
-    if labels is not None and (space.classifier is None or labels.shape != (len(samples),)):
-        shape = tuple(labels.shape)
-        raise InputError(f"`labels` must have shape ({len(samples)},), and the data must have labels, got shape {shape}")
-    real_features = space.features(real)
+    has_labels = data.train_labels is not None and data.held_out_labels is not None
+    classifier, accuracy = train_classifier(data, seed=seed) if has_labels else (None, None)
+    features: Callable[[Tensor], Tensor] = (lambda x: x.flatten(1)) if classifier is None else classifier.features
+    if labels is not None and (classifier is None or labels.shape != (len(samples),)):
+        found = tuple(labels.shape)
+        raise InputError(f"`labels` must have shape ({len(samples)},), and the data must have labels, got shape {found}")
+    real_features = features(real)
     size = real_features.square().mean().sqrt()  # the cubic kernel expects features of size one, as Inception's are nearly
     scores: dict[str, dict[str, float]] = {}
     for name, x in sets.items():
-        for names, measure in _measures(x, real, space.features(x), real_features, size, seed, inception_weights).items():
+        for names, measure in _measures(x, real, features(x), real_features, size, seed, inception_weights).items():
             report(names[0])
             for score, value in zip(names, measure(), strict=True):
                 scores.setdefault(score, {})[name] = value
     by_label = {}
-    if labels is not None and space.classifier is not None and space.accuracy is not None:
-        scores["label_accuracy"] = {
-            "generated": space.classifier.accuracy(samples, labels), "training_data": space.accuracy,
-        }  # fmt: skip
-        by_label = {"frechet_by_label": _frechet_by_label(samples, labels, data, space, generator)}
+    if labels is not None and classifier is not None and accuracy is not None:
+        scores["label_accuracy"] = {"generated": classifier.accuracy(samples, labels), "training_data": accuracy}
+        by_label = {"frechet_by_label": _frechet_by_label(samples, labels, data, features, generator)}
     cautions = []
     if n < _FEW:
         cautions.append(
@@ -191,20 +172,16 @@ def evaluate(
         notice(cautions[0])
     report("nearest training data")
     train = data.train.flatten(1)
-    memory = {k: nearest(v[:1000], train)[1].median().item() for k, v in (("generated", samples), ("held_out", real))}
+    memory = {k: distances.nearest(v[:1000], train)[1].median().item() for k, v in (("generated", samples), ("held_out", real))}
     report("scores")
+    space = f"64 features of a classifier trained on the labels of {data.name}"
+    if classifier is None:
+        space = "the data's own values (no labels to train a classifier on)"
     return {
-        "samples": n,
-        "held_out": n,
-        "seed": seed,
-        "feature_space": space.name,
-        "classifier_accuracy": space.accuracy,
-        "scores": scores,
-        **by_label,
-        "better": {score: BETTER[score] for score in scores},
-        "cautions": cautions,
+        "samples": n, "held_out": n, "seed": seed, "feature_space": space, "classifier_accuracy": accuracy,
+        "scores": scores, **by_label, "better": {score: BETTER[score] for score in scores}, "cautions": cautions,
         "nearest_training_distance": memory,
-    }
+    }  # fmt: skip
 
 
 def _measures(
@@ -215,18 +192,18 @@ def _measures(
     measures: dict[tuple[str, ...], Callable[[], Iterable[float]]] = {
         ("energy_distance_V",): lambda: [energy_distance(a, b, statistic="V").item()],
         ("energy_distance_U",): lambda: [energy_distance(a, b, statistic="U").item()],
-        ("energy_pvalue",): lambda: [energy_pvalue(a[:_TESTED], b[:_TESTED], permutations=_PERMUTATIONS, seed=seed)],
-        ("frechet_distance",): lambda: [frechet_distance(features, real_features)],
-        ("kernel_distance",): lambda: [kernel_distance(features / size, real_features / size)],
-        ("precision", "recall"): lambda: precision_recall(features, real_features),
+        ("energy_pvalue",): lambda: [distances.energy_pvalue(a[:_TESTED], b[:_TESTED], permutations=_PERMUTATIONS, seed=seed)],
+        ("frechet_distance",): lambda: [distances.frechet_distance(features, real_features)],
+        ("kernel_distance",): lambda: [distances.kernel_distance(features / size, real_features / size)],
+        ("precision", "recall"): lambda: distances.precision_recall(features, real_features),
     }
     if inception is not None:
-        measures["inception_fid", "inception_kid"] = lambda: inception_distances(x, real, inception).values()
+        measures["inception_fid", "inception_kid"] = lambda: distances.inception_distances(x, real, inception).values()
     return measures
 
 
 def _frechet_by_label(
-    samples: Tensor, labels: Tensor, data: Dataset, space: _FeatureSpace, generator: torch.Generator
+    samples: Tensor, labels: Tensor, data: Dataset, features: Callable[[Tensor], Tensor], generator: torch.Generator
 ) -> dict[str, dict[str, float]]:
     """Return the Fréchet distances to the held-out data of each label, with equal numbers of data."""
     assert data.train_labels is not None and data.held_out_labels is not None
@@ -238,15 +215,7 @@ def _frechet_by_label(
             continue
         rows = train.nonzero().flatten()
         rows = rows[torch.randperm(len(rows), generator=generator)[:n]]
-        real_features = space.features(real[:n])
+        real_features = features(real[:n])
         sets = {"generated": mine[:n], "training_data": data.train[rows]}
-        found[str(label)] = {name: frechet_distance(space.features(x), real_features) for name, x in sets.items()}
+        found[str(label)] = {name: distances.frechet_distance(features(x), real_features) for name, x in sets.items()}
     return found
-
-
-def _feature_space(data: Dataset, seed: int) -> _FeatureSpace:
-    if data.train_labels is None or data.held_out_labels is None:
-        return _FeatureSpace("the data's own values (no labels to train a classifier on)", lambda x: x.flatten(1))
-    classifier, accuracy = train_classifier(data, seed=seed)
-    name = f"64 features of a classifier trained on the labels of {data.name}"
-    return _FeatureSpace(name, classifier.features, classifier, accuracy)

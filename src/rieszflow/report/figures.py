@@ -25,8 +25,8 @@ with extra("cli", "figures"):
     from PIL import Image
 
 if TYPE_CHECKING:
-    from rieszflow.generative.context import Pictures
     from rieszflow.generative.run import Run, StageMetrics
+    from rieszflow.generative.state import Pictures
 
 
 def picture(x: Tensor, columns: int | None = None) -> Image.Image:

@@ -24,8 +24,8 @@ with extra("cli", "figures"):
     from PIL import Image
 
 if TYPE_CHECKING:
-    from rieszflow.generative.context import Pictures
     from rieszflow.generative.run import Run, StageMetrics
+    from rieszflow.generative.state import Pictures
 
 _GRID, _ACROSS = 64, 8  # images in a grid, and in a row of it
 _CLOUD = 2000  # points in a scatter plot

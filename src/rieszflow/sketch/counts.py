@@ -21,18 +21,6 @@ from rieszflow.data import Stream, as_points
 from rieszflow.errors import FileError, InputError
 from rieszflow.sketch.plan import Plan, SliceSettings
 
-__all__ = [
-    "SKETCH",
-    "Counts",
-    "Reservoir",
-    "add_points",
-    "point_weights",
-    "read",
-    "reservoir_capacity",
-    "with_progress",
-    "write",
-]
-
 SKETCH = Format("sketch", 5)
 _ROUNDING = 1.05  # weights are partly summed in float32, where the rounding errors of equal ones add up
 _LARGEST = 3.5e38  # positions are float32 numbers
@@ -64,7 +52,7 @@ def add_points(grid: histograms.BinGrid, x: Tensor, w: Tensor | None, counts: Te
 
 
 def point_weights(x_weights: Points, x: object) -> Tensor:
-    """Check the weights (n,) of the points of a sketch, which need not sum to one."""
+    """Return the weights (n,) of points, which need not sum to one."""
     if not isinstance(x, (Tensor, np.ndarray)):
         raise InputError("`x_weights` must be None unless x is one tensor or array of points")
     weights = as_points(x_weights, "x_weights")
@@ -77,38 +65,30 @@ def point_weights(x_weights: Points, x: object) -> Tensor:
 
 
 class Counts:
-    """The contents of a sketch.
+    """The contents of a sketch: for every grid, the weight in every bin and the sums of positions in the geometric bins.
 
-    Attributes:
-        counts: Points, or the sum of their weights, in every bin: (P, bins) float64 for every grid of the plan.
-        tail_sums: Sums of positions in the geometric bins: (P, 2·TAIL) float64 for every grid.
-        n: Number of points.
-        weight: Sum of their weights; n without weights.
-        squares: Sum of their squared weights.
-        weighted: True if the points have weights.
-        reservoir: A random sample of the points.
+    There are also the number of points, the sums of their weights and squared weights (n without weights), and a sample.
     """
 
-    def __init__(self, plan: Plan, reservoir_size: int, weighted: bool = False) -> None:
-        self.n, self.weight, self.squares, self.weighted = 0, 0.0, 0.0, weighted
-        shapes = [(grid.directions.P, grid.B + 2 * histograms.TAIL) for grid in plan.grids]
-        device = plan.grids[0].shift.device
-        self.counts = [torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes]
-        self.tail_sums = [torch.zeros(P, 2 * histograms.TAIL, dtype=torch.float64, device=device) for P, _ in shapes]
+    def __init__(self, plan: Plan, reservoir_size: int | None, weighted: bool = False) -> None:
+        self.plan, self.n, self.weight, self.squares, self.weighted = plan, 0, 0.0, 0.0, weighted
+        like = plan.grids[0].shift.new_empty((), dtype=torch.float64)
+        self.counts = [like.new_zeros(grid.directions.P, grid.B + 2 * histograms.TAIL) for grid in plan.grids]
+        self.tail_sums = [like.new_zeros(grid.directions.P, 2 * histograms.TAIL) for grid in plan.grids]
         self.reservoir = Reservoir(reservoir_size, plan.settings.d, plan.settings.seed)
 
-    def update(self, plan: Plan, x: Tensor, w: Tensor | None = None) -> None:
+    def update(self, x: Tensor, w: Tensor | None = None) -> None:
         """Count points (n, d), in their own units, with weights (n,) or one each."""
         x = x.detach()
         for first in range(0, len(x), _MAX_POINTS):
             some = slice(first, first + _MAX_POINTS)
-            self._update(plan, x[some], None if w is None else w[some])
+            self._update(x[some], None if w is None else w[some])
 
-    def _update(self, plan: Plan, x: Tensor, w: Tensor | None) -> None:
-        scaled = plan.settings.rescale(x)
+    def _update(self, x: Tensor, w: Tensor | None) -> None:
+        scaled = self.plan.settings.rescale(x)
         if w is None:
             self.reservoir.update(x, scaled)
-        for grid, counts, tail_sums in zip(plan.grids, self.counts, self.tail_sums, strict=True):
+        for grid, counts, tail_sums in zip(self.plan.grids, self.counts, self.tail_sums, strict=True):
             add_points(grid, scaled, w, counts, tail_sums)
         self.n += len(x)
         self.weight += float(len(x) if w is None else w.double().sum())
@@ -132,38 +112,26 @@ class Counts:
         self.n, self.weight, self.squares, self.weighted = int(n), weight, squares, bool(weighted)
         self.reservoir.reduce(group)
 
-    def to_histograms(self, plan: Plan) -> list[histograms.Histogram]:
+    def to_histograms(self) -> list[histograms.Histogram]:
         """Return the normalised counts on every grid of the plan."""
         self_weight = self.squares / self.weight**2
         return [
             histograms.Histogram(grid, (counts / self.weight).float(), tail_sums / self.weight, self_weight)
-            for grid, counts, tail_sums in zip(plan.grids, self.counts, self.tail_sums, strict=True)
+            for grid, counts, tail_sums in zip(self.plan.grids, self.counts, self.tail_sums, strict=True)
         ]
 
 
-def reservoir_capacity(size: object, d: int) -> int:
-    """Check the size of a reservoir. The default is 2,048 rows, fewer if they hold more than 2^20 numbers, but at least 64."""
-    if size is None:
-        return min(_ROWS, max(_MIN_ROWS, _MAX_NUMBERS // d))
-    return validate.nonnegative_int("reservoir_size", size)
-
-
 class Reservoir:
-    """A uniform random sample of fixed size of all rows seen; samples of parts merge into a sample of the whole.
+    """A uniform random sample of at most `size` of all rows seen, sorted by key; samples of parts merge into one of the whole.
 
     Every row gets a random key, and the rows with the smallest keys are kept (bottom-k sampling). Keys come from a hash of the
     rows up to this one: the same rows give the same sample however they are cut into batches, and different files get
     different keys.
-
-    Attributes:
-        size: Largest number of rows.
-        seen: Number of rows seen.
-        rows: The sample of shape (k, d), float64, k = min(size, seen), sorted by key.
-        keys: Their keys of shape (k,), uint64.
     """
 
-    def __init__(self, size: int, d: int, seed: int) -> None:
-        self.size, self.seen = size, 0
+    def __init__(self, size: int | None, d: int, seed: int) -> None:
+        default = min(_ROWS, max(_MIN_ROWS, _MAX_NUMBERS // d))
+        self.size, self.seen = default if size is None else validate.nonnegative_int("reservoir_size", size), 0
         self.rows, self.keys = np.empty((0, d)), np.empty(0, np.uint64)
         self._state = np.array([seed], np.uint64)
 
@@ -219,13 +187,11 @@ class Reservoir:
     def restore(self, tensors: dict[str, Tensor], seen: int) -> None:
         """Restore the sample from `to_tensors`; raise InputError if the tensors do not fit."""
         rows, keys, k = tensors["sample.rows"], tensors["sample.keys"], min(self.size, seen)
-        if rows.dtype not in (torch.float32, torch.float64) or keys.dtype != torch.int64:
-            raise InputError(f"a sample must have float32 or float64 rows and int64 keys, got {rows.dtype} and {keys.dtype}")
-        if rows.shape != (k, self.rows.shape[1]) or keys.shape != (k,) or not torch.isfinite(rows).all():
-            raise InputError(f"a sample must have {k} finite rows, got shape {tuple(rows.shape)}")
+        fit = rows.dtype in (torch.float32, torch.float64) and keys.dtype == torch.int64
+        fit = fit and rows.shape == (k, self.rows.shape[1]) and keys.shape == (k,) and bool(rows.isfinite().all())
+        _check(fit, f"a sample of shape {tuple(rows.shape)}, {rows.dtype}, with keys {keys.dtype}")
         self.seen, self.rows, self.keys = seen, rows.double().numpy(), keys.numpy().view(np.uint64)
-        if (self.keys[1:] < self.keys[:-1]).any():
-            raise InputError("a sample must have sorted keys, got unsorted ones")
+        _check((self.keys[1:] >= self.keys[:-1]).all(), "a sample with unsorted keys")
 
 
 def _splitmix64(v: np.ndarray) -> np.ndarray:
@@ -237,13 +203,12 @@ def _splitmix64(v: np.ndarray) -> np.ndarray:
     return mixed
 
 
-def write(path: Path, plan: Plan, counts: Counts) -> None:
-    tensors: dict[str, Tensor] = {}
+def write(path: Path, counts: Counts) -> None:
+    settings, reservoir, tensors = counts.plan.settings, counts.reservoir, counts.reservoir.to_tensors()
     integers = not counts.weighted and counts.weight < 2**31
-    for k, (grid, table, tail_sums) in enumerate(zip(plan.grids, counts.counts, counts.tail_sums, strict=True)):
+    for k, (grid, table, tail_sums) in enumerate(zip(counts.plan.grids, counts.counts, counts.tail_sums, strict=True)):
         tensors |= {f"{k}.counts": table.int() if integers else table, f"{k}.sums": tail_sums}
         tensors |= {f"{k}.{name}": v for name, v in grid.to_tensors().items()}
-    settings, reservoir = plan.settings, counts.reservoir
     if settings.spreads is not None:
         tensors["spreads"] = torch.tensor(settings.spreads, dtype=torch.float64)
     meta = {
@@ -252,15 +217,14 @@ def write(path: Path, plan: Plan, counts: Counts) -> None:
         "n": counts.n, "weight": counts.weight, "squares": counts.squares, "weighted": counts.weighted,
         "sample": reservoir.size, "seen": reservoir.seen,
     }  # fmt: skip
-    save_tensors(path, SKETCH, tensors | reservoir.to_tensors(), meta)
+    save_tensors(path, SKETCH, tensors, meta)
 
 
-def read(path: Path) -> tuple[Plan, Counts]:
+def read(path: Path) -> Counts:
     """Read a file of `write`; raise FileError if it is missing, damaged, foreign, or of another version."""
     tensors, meta = load_tensors(path, SKETCH)
     try:
-        plan = _read_plan(tensors, meta)
-        return plan, _read_counts(plan, tensors, meta)
+        return _read_counts(_read_plan(tensors, meta), tensors, meta)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
         if out_of_memory(error):
             raise
@@ -273,11 +237,10 @@ def _check(ok: object, problem: str) -> None:
 
 
 def _read_plan(tensors: dict[str, Tensor], meta: Json) -> Plan:
-    d, names, spreads = validate.positive_int("d", meta["d"]), meta["names"], tensors.get("spreads")
-    _check(names is None or isinstance(names, list), "names that are not a list")
+    d, spreads = validate.positive_int("d", meta["d"]), tensors.get("spreads")
     _check(spreads is None or (spreads.shape == (d,) and spreads.dtype == torch.float64), "spreads of a wrong shape or dtype")
     spread_numbers = None if spreads is None else tuple(spreads.tolist())
-    settings = SliceSettings(d, meta["slices"], meta["directions"], meta["seed"], names, spread_numbers)
+    settings = SliceSettings(d, meta["slices"], meta["directions"], meta["seed"], meta["names"], spread_numbers)
     tables = [t for name, t in tensors.items() if name.endswith(".counts")]
     found, needed = sum(map(len, tables)), settings.slices + d * settings.has_columns
     _check(found == needed, f"tables of {found} slices instead of {needed}")  # before that many directions are drawn
@@ -290,15 +253,12 @@ def _read_plan(tensors: dict[str, Tensor], meta: Json) -> Plan:
 def _check_grid(grid: dict[str, Tensor], d: int, counts: Tensor) -> None:
     """Check the numbers that define the bins of a table."""
     P, width = counts.shape
-    for name, shape, dtypes in (
-        ("low", (P,), (torch.float32,)),
-        ("inverse", (P,), (torch.float32,)),
-        ("shift", (d,), (torch.float32, torch.float64)),
-        ("scale", (), (torch.float64,)),
-        ("B", (), (torch.int64,)),
-    ):
+    shapes = {"low": (P,), "inverse": (P,), "shift": (d,), "scale": (), "B": ()}
+    dtypes = {"scale": [torch.float64], "B": [torch.int64], "shift": [torch.float32, torch.float64]}
+    for name, shape in shapes.items():
         t = grid[name]
-        _check(t.shape == shape and t.dtype in dtypes and t.isfinite().all(), f"{name}: {tuple(t.shape)} {t.dtype}")
+        fit = t.shape == shape and t.dtype in dtypes.get(name, [torch.float32]) and t.isfinite().all()
+        _check(fit, f"{name}: {tuple(t.shape)} {t.dtype}")
     scale, B = float(grid["scale"]), int(grid["B"])
     _check(scale > 0 and math.isfinite(1 / scale) and math.frexp(scale)[0] == 0.5, f"a scale of {scale}")
     _check(B > 0 and B % 64 == 0 and width == B + 2 * histograms.TAIL, f"{B} bins in a table with {width} columns")
@@ -314,24 +274,20 @@ def _read_counts(plan: Plan, tensors: dict[str, Tensor], meta: Json) -> Counts:
     if weighted and n:
         fit = 0 < squares <= weight**2 * _ROUNDING and weight**2 <= n * squares * _ROUNDING
     _check(fit, f"{n} points of weight {weight!r}, squared {squares!r}")
-    counts = Counts(plan, reservoir_capacity(meta.get("sample"), plan.settings.d), weighted)
+    counts = Counts(plan, meta.get("sample"), weighted)
     if "seen" in meta:  # versions before did not keep a sample
         seen = meta["seen"]
         _check(type(seen) is int and 0 <= seen <= n, f"a sample of {seen!r} points of {n}")
         counts.reservoir.restore(tensors, seen)
     counts.n, counts.weight, counts.squares = n, float(weight), float(squares)
     for k, (table, tail_sums) in enumerate(zip(counts.counts, counts.tail_sums, strict=True)):
-        _fill(table, tensors[f"{k}.counts"], (torch.int32, torch.float64))
-        _fill(tail_sums, tensors[f"{k}.sums"], (torch.float64,))
+        for into, name, dtypes in ((table, "counts", (torch.int32, torch.float64)), (tail_sums, "sums", (torch.float64,))):
+            values = tensors[f"{k}.{name}"]
+            fit = values.shape == into.shape and values.dtype in dtypes and values.isfinite().all()
+            _check(fit, f"{name} of shape {tuple(values.shape)}, {values.dtype}, instead of {tuple(into.shape)}")
+            into += values
         error = (table.sum(1) - weight).abs().max()
         _check((table >= 0).all() and error <= weight * (_ROUNDING - 1) * weighted, f"counts that do not sum to {n} points")
         tails = torch.cat([table[:, : histograms.TAIL], table[:, -histograms.TAIL :]], 1)
         _check((tail_sums.abs() <= tails * _LARGEST).all(), "sums of positions out of range")
     return counts
-
-
-def _fill(table: Tensor, values: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
-    if values.shape != table.shape or values.dtype not in dtypes or not values.isfinite().all():
-        problem = f"{tuple(values.shape)} {values.dtype}"
-        raise InputError(f"a table must have finite numbers of shape {tuple(table.shape)}, got {problem}")
-    table += values

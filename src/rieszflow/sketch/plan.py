@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,12 +15,11 @@ from torch import Tensor
 from rieszflow import directions, histograms
 from rieszflow._infra import validate
 from rieszflow._infra.messages import notice
-from rieszflow._types import DirectionsName
+from rieszflow._types import DirectionsName, ScaleName
 from rieszflow.data.options import column_difference
+from rieszflow.data.streams import check_scale
 from rieszflow.directions import KINDS, Directions
 from rieszflow.errors import InputError
-
-__all__ = ["Plan", "SliceSettings", "notice_if_coarse"]
 
 _SAMPLE = 256  # points that determine the range of the bins
 _BYTES = 8 * (histograms.BINS + 2 * histograms.TAIL)  # of the counts of a slice
@@ -66,15 +66,9 @@ class AxisDirections(Directions):
 
 @dataclass(frozen=True)
 class SliceSettings:
-    """The settings that determine the slices of a sketch.
+    """The settings that determine the slices of a sketch of points of dimension d.
 
-    Attributes:
-        d: Dimension of the points.
-        slices: Number P of random directions.
-        directions: Kind of the random directions.
-        seed: Seed of the random directions.
-        names: Names of the d columns, or None.
-        spreads: Spreads of the d columns, which points are divided by before they are counted; None for raw units.
+    Columns are divided by their `spreads` before points are counted; None for raw units.
     """
 
     d: int
@@ -98,9 +92,19 @@ class SliceSettings:
                 raise InputError(f"`names` must be {self.d} different names, one per column, got {len(set(self.names))}")
             object.__setattr__(self, "names", tuple(self.names))
 
+    def check_scale(self, scale: ScaleName, owner: str) -> None:
+        """Raise InputError unless `scale` is "auto" or the scale of these settings."""
+        check_scale(scale)
+        if scale not in ("auto", self.scale):
+            raise InputError(f"`scale` must be 'auto' or {self.scale!r}, which the {owner}, got {scale!r}")
+
     def rescale(self, x: Tensor) -> Tensor:
         """Divide the columns of points, or of gradients, by their spreads, in float64; return x unchanged in raw units."""
         return x if self.spreads is None else x.double() / torch.tensor(self.spreads, dtype=torch.float64, device=x.device)
+
+    @property
+    def scale(self) -> Literal["columns", "none"]:
+        return "none" if self.spreads is None else "columns"
 
     @property
     def has_columns(self) -> bool:
@@ -119,12 +123,7 @@ class SliceSettings:
 
 @dataclass(frozen=True)
 class Plan:
-    """The slices of a sketch and their bins.
-
-    Attributes:
-        settings: The settings that determine the slices.
-        grids: The bins of all parts of the slices: first the random ones, then the columns if they are counted.
-    """
+    """The slices of a sketch and their bins: those of the random slices, then those of the columns if they are counted."""
 
     settings: SliceSettings
     grids: tuple[histograms.BinGrid, ...]
@@ -135,8 +134,8 @@ class Plan:
         chosen = np.random.default_rng(0).permutation(len(points))[:_SAMPLE]
         some = points.cpu().numpy()[chosen]
         kinds = settings.all_directions(points)
-        frames = [frame for kind in kinds for frame in histograms.make_projectors(kind, some, points)]
-        return cls(settings, tuple(histograms.choose_bins(frame, some) for frame in frames))
+        projectors = (projector for kind in kinds for projector in histograms.make_projectors(kind, some, points))
+        return cls(settings, tuple(histograms.choose_bins(projector, some) for projector in projectors))
 
     @classmethod
     def from_tensors(cls, tensors: Sequence[Mapping[str, Tensor]], settings: SliceSettings) -> Plan:
@@ -151,11 +150,6 @@ class Plan:
     def random_grids(self) -> tuple[histograms.BinGrid, ...]:
         """The bins of the random slices."""
         return self.grids[: len(self.grids) - self.settings.has_columns]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the points that the bins were placed by."""
-        return self.grids[0].shift.dtype
 
     def with_dtype(self, dtype: torch.dtype) -> Plan:
         """Return the same slices and bins for points of another dtype."""

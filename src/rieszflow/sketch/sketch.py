@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,10 +20,8 @@ from rieszflow._types import Cloud, DirectionsName, Points, PointSource, PointsT
 from rieszflow.data import stream
 from rieszflow.data.streams import choose_spreads, spreads_of_rows
 from rieszflow.errors import InputError, InputTypeError
-from rieszflow.sketch.counts import Counts, point_weights, read, reservoir_capacity, with_progress, write
+from rieszflow.sketch.counts import Counts, point_weights, read, with_progress, write
 from rieszflow.sketch.plan import Plan, SliceSettings, notice_if_coarse
-
-__all__ = ["SliceSketch"]
 
 _COUNTS = Workspace()
 
@@ -57,14 +54,11 @@ class SliceSketch:
     Attributes:
         plan: The slices and their bins.
         d: Dimension of the points.
-        slices: Number of random directions.
-        directions: Kind of the random directions.
-        seed: Seed of the random directions.
+        slices, directions, seed, names: As passed.
+        scale: "columns" if columns are divided by their spreads `plan.settings.spreads`, "none" for raw units.
         n: Number of points counted.
         weight: Sum of their weights; n without weights.
         weighted: True if points were counted with weights.
-        names: Names of the columns, or None.
-        scale: "columns" if columns are divided by their spreads `plan.settings.spreads`, "none" for raw units.
         reservoir_size: Largest number of random points that are kept.
 
     Raises:
@@ -102,20 +96,19 @@ class SliceSketch:
             spreads = spreads_of_rows(scale, x, names is not None, False)
             settings = SliceSettings(x.shape[1], slices, directions, seed, names, spreads)
             plan = Plan.fit(settings.rescale(x), settings)
-        self._set(plan, Counts(plan, reservoir_capacity(reservoir_size, plan.settings.d)))
+        self._set(Counts(plan, reservoir_size))
 
-    def _set(self, plan: Plan, counts: Counts) -> None:
-        settings = plan.settings
-        self.plan, self._counts = plan, counts
+    def _set(self, counts: Counts) -> None:
+        self.plan, self._counts, settings = counts.plan, counts, counts.plan.settings
         self.d, self.slices, self.directions, self.seed = settings.d, settings.slices, settings.directions, settings.seed
         self.names = None if settings.names is None else list(settings.names)
-        self.scale: Literal["columns", "none"] = "none" if settings.spreads is None else "columns"
+        self.scale = settings.scale
 
     @classmethod
-    def from_counts(cls, plan: Plan, counts: Counts) -> SliceSketch:
-        """Return a sketch of points that have been counted in the bins of a plan."""
+    def from_counts(cls, counts: Counts) -> SliceSketch:
+        """Return the sketch of points that have been counted in the bins of a plan."""
         sketch = cls.__new__(cls)
-        sketch._set(plan, counts)
+        sketch._set(counts)
         return sketch
 
     @classmethod
@@ -170,9 +163,9 @@ class SliceSketch:
 
     @property
     def reservoir(self) -> Tensor | None:
-        """Return a uniform random sample (k, d) of the points, float64, k = min(reservoir_size, n); None if none are kept.
+        """Return a uniform random sample (k, d) of the points, float64, k = min(reservoir_size, n).
 
-        No points are kept with reservoir_size = 0 or weights, and in files of versions that did not keep points.
+        None if `reservoir_size` is 0, if points have weights, and for files of versions that did not keep points.
         """
         reservoir = self._counts.reservoir
         return torch.from_numpy(reservoir.rows) if reservoir.size > 0 and reservoir.seen == self.n else None
@@ -201,13 +194,15 @@ class SliceSketch:
         notice_if_coarse(self.plan.random_grids[0], self.plan.settings.rescale(cloud.first))
         new = Counts(self.plan, self.reservoir_size, w is not None)
         for batch in with_progress(cloud, progress):
-            new.update(self.plan, batch, None if w is None else w[new.n : new.n + len(batch)])
+            new.update(batch, None if w is None else w[new.n : new.n + len(batch)])
         self._counts.merge(new)
         return self
 
     def merge(self, other: SliceSketch) -> SliceSketch:
         """Add the points of another sketch, which must have the same slices and bins, to this one, and return this one."""
-        self._check_equal(other)
+        if not isinstance(other, SliceSketch):
+            raise InputTypeError(f"`other` must be a SliceSketch, got {type(other).__name__}")
+        self.plan.check_equal(other.plan)
         if self.n and other.n and self.weighted != other.weighted:
             raise InputError("`other` must have weights if this sketch has weights, and none otherwise")
         if self.n and other.n and not self.weighted and (self.reservoir is None) != (other.reservoir is None):
@@ -308,33 +303,29 @@ class SliceSketch:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the sketch to a safetensors file, which appears as a whole or not at all."""
-        write(Path(path), self.plan, self._counts)
+        write(Path(path), self._counts)
 
     @classmethod
     @isolated_numerics
     def load(cls, path: str | os.PathLike[str]) -> SliceSketch:
         """Read a sketch from a file of `save`; raise FileError if it is missing, damaged, foreign, or of another version."""
-        return cls.from_counts(*read(Path(path)))
+        return cls.from_counts(read(Path(path)))
 
     def __repr__(self) -> str:
         scaled = "" if self.scale == "none" else ", scaled columns"
         return f"SliceSketch({self.n} points, d = {self.d}, {self.slices} slices{scaled})"
 
     def _as_sketch(self, other: PointSource) -> SliceSketch:
+        """Return the sketch of points, or a sketch if it can be compared with this one."""
         if not isinstance(other, SliceSketch):
             return self.empty().update(other)
-        self._check_equal(other)
-        return other
-
-    def _check_equal(self, other: object) -> None:
-        if not isinstance(other, SliceSketch):
-            raise InputTypeError(f"`other` must be a SliceSketch, got {type(other).__name__}")
         self.plan.check_equal(other.plan)
+        return other
 
     def _histograms(self) -> list[histograms.Histogram]:
         if self.n == 0:
             raise InputError("the sketch is empty; count points with `update` first")
-        return self._counts.to_histograms(self.plan)
+        return self._counts.to_histograms()
 
     def _is_unbiased(self, statistic: Statistic, *others: SliceSketch) -> bool:
         if validate.statistic(statistic) == "U" and min(sketch.n for sketch in (self, *others)) < 2:

@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -25,15 +25,12 @@ from rieszflow.data.streams import choose_spreads
 from rieszflow.errors import InputError
 from rieszflow.sketch.counts import with_progress
 from rieszflow.sketch.plan import SliceSettings
-from rieszflow.two_sample.gram import Gram, are_few, in_range, pair_distances
 from rieszflow.two_sample.pairwise_bins import BinnedGroups, GroupBlocks, MergedBins, PairGrams
-from rieszflow.two_sample.permutations import draw_splits, permutation_rng
-
-__all__ = ["PairwiseDistances", "pairwise_energy_distance"]
+from rieszflow.two_sample.permutations import Gram, are_few, draw_splits, permutation_rng, permutation_test, scaled_distances
 
 _BINS = ((1.5e-6, 1 << 14), (1e-4, 384))  # see `BinnedGroups.merge`: for groups, and for blocks, whose noise is larger
 _MIN_BLOCKS = 16  # of the smaller of two groups
-_FIELDS = "distances", "standard_errors", "pvalues"
+_PValue: TypeAlias = Callable[[Gram], float]
 
 
 @dataclass(frozen=True)
@@ -41,12 +38,11 @@ class PairwiseDistances:
     """The energy distances between K groups.
 
     Attributes:
-        names: Names of the groups: their labels as strings, sorted.
-        sizes: Numbers of points of shape (K,).
+        names, sizes: The groups' labels as strings, sorted, and their numbers of points of shape (K,).
         distances: Energy distances of shape (K, K), zero on the diagonal.
         standard_errors: Standard errors of the distances from the choice of points and slices, (K, K); NaN on the diagonal.
-        pvalues: P-values of shape (K, K) by permutations, without a correction for the number of pairs; NaN on the diagonal.
-            None if no permutations were asked for.
+        pvalues: P-values of shape (K, K), without a correction for the number of pairs; NaN on the diagonal. None if there were
+            no permutations.
         estimator: "U" or "V", as `statistic` in `pairwise_energy_distance`.
         scale: "columns" if every column was divided by its spread, "none" for raw units.
         method: "exact" if computed from the distances of all pairs of points, "sliced" if on slices, with bins and blocks.
@@ -94,8 +90,8 @@ class PairwiseDistances:
         with extra("cells", "frame"):
             import pandas
 
-        if field not in _FIELDS:
-            raise InputError(f"`field` must be one of {', '.join(map(repr, _FIELDS))}, got {field!r}")
+        if field not in ("distances", "standard_errors", "pvalues"):
+            raise InputError(f"`field` must be one of 'distances', 'standard_errors', 'pvalues', got {field!r}")
         return pandas.DataFrame(getattr(self, field), index=list(self.names), columns=list(self.names))
 
     def __repr__(self) -> str:
@@ -128,8 +124,7 @@ def pairwise_energy_distance(
         groups: A label for every point, all of one type; or the name of the column of labels, in a table (also one opened by
             `rieszflow.stream` with options) or in the `obs` of an AnnData object. In a CSV file a label is the text of its
             cell: 01 and 1 are two groups.
-        obsm: For AnnData, the key of the points in `obsm`, such as "X_pca"; None for its X.
-        layer: For AnnData, the key of the points in `layers`; None for its X.
+        obsm, layer: For AnnData, the key of the points in `obsm`, such as "X_pca", or in `layers`; None for its X.
         statistic: "U" (unbiased: around 0, and sometimes negative, if groups agree) or "V" (non-negative). Unlike functionals,
             which default to "V", tables of estimates should be unbiased.
         slices: Number P of random directions. Their error decreases like 1/√P and is part of the standard errors.
@@ -171,11 +166,13 @@ def pairwise_energy_distance(
     splits = functools.cache(lambda K, L: draw_splits(K, L, permutations, rng))  # shared by pairs with equal numbers of blocks
 
     def pvalue(gram: Gram) -> float:
-        return gram.permutation_test(splits(gram.K, gram.L)).pvalue if permutations else math.nan
+        if not permutations:
+            return math.nan
+        return permutation_test(gram.squares, gram.weights, splits(gram.K, gram.L), gram.scale).pvalue
 
     exact = are_few(len(group), points.d)
     if exact:
-        distances, pvalues, errors = _compare_exactly(points, group, sizes, statistic, pvalue, progress)
+        distances, pvalues, errors = _compare_exactly(points, group, statistic, pvalue, progress)
     else:
         binned = BinnedGroups.from_points(points, group.astype(np.int32), sizes, settings, progress)
         fine, coarse = binned.merge(*_BINS)
@@ -196,18 +193,13 @@ def _finished(distances: np.ndarray, statistic: Statistic) -> np.ndarray:
 
 
 def _compare_exactly(
-    points: Stream,
-    group: np.ndarray,
-    sizes: np.ndarray,
-    statistic: Statistic,
-    pvalue: Callable[[Gram], float],
-    progress: ProgressCallback | None,
+    points: Stream, group: np.ndarray, statistic: Statistic, pvalue: _PValue, progress: ProgressCallback | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return distances, p-values and standard errors of all pairs by brute force, of shape (K, K)."""
-    K = len(sizes)
+    sizes = np.bincount(group)
+    K, pairs = len(sizes), len(sizes) * (len(sizes) - 1) // 2
     x = np.concatenate([batch.cpu().numpy() for batch in with_progress(points, progress)])
-    x, unit = in_range(x[np.argsort(group, kind="stable")])
-    between = pair_distances(x)
+    between, unit = scaled_distances(x[np.argsort(group, kind="stable")])
     starts = np.cumsum(sizes) - sizes
     sums = np.add.reduceat(np.add.reduceat(between, starts, 0), starts, 1)
     own = sums.diagonal() / sizes / (sizes - 1 if statistic == "U" else sizes)
@@ -219,7 +211,7 @@ def _compare_exactly(
         errors[i, j] = errors[j, i] = gram.standard_error() / unit
         pvalues[i, j] = pvalues[j, i] = pvalue(gram)
     if progress is not None:
-        progress(Progress("pairs", K * (K - 1) // 2, K * (K - 1) // 2))
+        progress(Progress("pairs", pairs, pairs))
     return distances / unit, pvalues, errors
 
 
@@ -247,15 +239,16 @@ def _test_pairs(
     merged: MergedBins,
     distances: np.ndarray,
     slices_errors: np.ndarray,
-    pvalue: Callable[[Gram], float],
+    pvalue: _PValue,
     rng: np.random.Generator,
     progress: ProgressCallback | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return p-values and standard errors of all pairs, of shape (K, K)."""
-    sizes = binned.sizes
-    K = len(sizes)
+    sizes, K = binned.sizes, len(binned.sizes)
+    pairs = K * (K - 1) // 2
     pvalues, errors = np.full((K, K), np.nan), np.zeros((K, K))
-    unresolved = np.zeros((K, K), bool) if merged.resolved else binned.are_near(distances)
+    width = (binned.unit[:, None] * binned.widths).sum(0)
+    unresolved = (distances < np.minimum(width, width[:, None])) & (not merged.resolved)
     level = np.maximum(np.log2(np.maximum(sizes // _MIN_BLOCKS, 1)).astype(int), 0)
     done = 0
     for at in np.unique(level):
@@ -270,8 +263,8 @@ def _test_pairs(
                 errors[a, b] = errors[b, a] = math.hypot(gram.standard_error(), slices_errors[a, b])
                 pvalues[a, b] = pvalues[b, a] = pvalue(gram)
                 done += 1
-                if progress is not None and (done % 256 == 0 or done == K * (K - 1) // 2):
-                    progress(Progress("pairs", done, K * (K - 1) // 2))
+                if progress is not None and (done % 256 == 0 or done == pairs):
+                    progress(Progress("pairs", done, pairs))
     return pvalues, errors
 
 

@@ -25,12 +25,10 @@ from rieszflow.directions import Directions
 from rieszflow.kernels import Riesz
 from rieszflow.sketch.counts import with_progress
 from rieszflow.sketch.plan import SliceSettings
-from rieszflow.two_sample.gram import Gram
-
-__all__ = ["BinnedGroups", "GroupBlocks", "MergedBins", "PairGrams"]
+from rieszflow.two_sample.permutations import Gram
 
 _MAX_EDGES = 1 << 14  # of the bins before merging, from all groups together
-_MAX_GROUP_EDGES = 512
+_MAX_GROUP_EDGES = 512  # from one group
 _MAX_COORDINATES = 1 << 26  # of the points that the edges are placed between
 _TAIL = 64  # geometric bins on either side, two per octave: an outlier falls into a bin of its own magnitude
 _CUTS = (0.1, 0.05, 0.02, 0.0)  # quantiles cut off on either side to measure a group's width; the next one if the width is 0
@@ -42,39 +40,27 @@ _MAX_BLOCKS = 32
 
 @dataclass(frozen=True)
 class MergedBins:
-    """Merged bins on every slice.
+    """Merged bins on every slice. Every point counts as if it lay at the mean of its bin.
 
-    Attributes:
-        bins: The merged bin of every original one, of shape (P, original bins).
-        steps: Difference between the means of the points in a bin and in the next one, times the slicing constant over P, of
-            shape (P, merged bins); 0 for the last one. Every point counts as if it lay at the mean of its bin.
-        resolved: True if there are about as many bins as every group requires.
+    `steps` are the differences between the means of the points in a bin and in the next one, times the slicing constant over P;
+    0 for the last bin.
     """
 
-    bins: np.ndarray
-    steps: np.ndarray
-    resolved: bool
+    bins: np.ndarray  # (P, original bins): the merged bin of every original one
+    steps: np.ndarray  # (P, merged bins)
+    resolved: bool  # True if there are about as many bins as every group requires
 
 
 @dataclass(frozen=True)
 class BinnedGroups:
-    """Points of K groups in the bins of every slice.
+    """Points of K groups in the bins of every slice."""
 
-    Attributes:
-        bins: The bin of every point on every slice, of shape (P, n), uint16.
-        sums: The number of points in every bin and the sum of their positions, of shape (2, P, bins).
-        unit: The slicing constant over P and the scale of the positions, of shape (P,).
-        widths: The width of every group on every slice, in the unit of the positions, of shape (P, K).
-        group: The group of every point, of shape (n,).
-        sizes: The number of points of every group, of shape (K,).
-    """
-
-    bins: np.ndarray
-    sums: np.ndarray
-    unit: np.ndarray
-    widths: np.ndarray
-    group: np.ndarray
-    sizes: np.ndarray
+    bins: np.ndarray  # (P, n) uint16: the bin of every point
+    sums: np.ndarray  # (2, P, bins): the number of points in every bin, and the sum of their positions
+    unit: np.ndarray  # (P,): the slicing constant over P and the scale of the positions
+    widths: np.ndarray  # (P, K): the width of every group, in the unit of the positions
+    group: np.ndarray  # (n,): the group of every point
+    sizes: np.ndarray  # (K,): the number of points of every group
 
     @classmethod
     def from_points(
@@ -122,10 +108,8 @@ class BinnedGroups:
         return [self._merged(bins, bool((mine <= _RESOLVED).all())) for bins, mine in zip(new, times, strict=True)]
 
     def _merged(self, bins: np.ndarray, resolved: bool) -> MergedBins:
-        sums = np.zeros((2, len(bins), int(bins.max()) + 1))
-        parallel_for(_add_sums, len(bins), 1, self.sums, bins, sums)
-        steps = np.zeros(sums.shape[1:])
-        parallel_for(_steps, len(bins), 1, sums, steps)
+        steps = np.zeros((len(bins), int(bins.max()) + 1))
+        parallel_for(_steps, len(bins), 1, self.sums, bins, steps)
         return MergedBins(bins, steps * self.unit[:, None], resolved)
 
     def pair(self, i: int, j: int) -> BinnedGroups:
@@ -133,12 +117,6 @@ class BinnedGroups:
         both = (self.group == i) | (self.group == j)
         group = (self.group[both] == j).astype(np.int32)
         return BinnedGroups(self.bins[:, both], self.sums, self.unit, self.widths[:, [i, j]], group, self.sizes[[i, j]])
-
-    def are_near(self, distances: np.ndarray) -> np.ndarray:
-        """Return a boolean array (K, K) that is True for pairs of groups with a distance below the width of both groups."""
-        width = (self.unit[:, None] * self.widths).sum(0)
-        near: np.ndarray = distances < np.minimum(width, width[:, None])
-        return near
 
     def iter_counts(self, merged: MergedBins, row: np.ndarray, rows: int) -> Iterator[tuple[slice, np.ndarray]]:
         """Yield slices and their counts (rows, p, bins), float32, for the row of every point (n,), or −1 to leave it out."""
@@ -153,25 +131,15 @@ class BinnedGroups:
 
 @dataclass(frozen=True)
 class GroupBlocks:
-    """Groups dealt into blocks of one size. The rows of a group are its blocks, then one row for its remaining points.
+    """Groups dealt into blocks of one size. The rows of a group are its blocks, then one row for its remaining points."""
 
-    Attributes:
-        members: Indices of the groups.
-        size: Number of points in a block.
-        blocks: Number of blocks of every member.
-        starts: First row of every member, and the number of rows.
-        row: Row of every point; −1 for points of other groups.
-        numbers: Number of points in every row.
-        sizes: Number of points of every member.
-    """
-
-    members: np.ndarray
-    size: int
-    blocks: np.ndarray
-    starts: np.ndarray
-    row: np.ndarray
-    numbers: np.ndarray
-    sizes: np.ndarray
+    members: np.ndarray  # indices of the groups
+    size: int  # of a block
+    blocks: np.ndarray  # number of blocks of every member
+    starts: np.ndarray  # first row of every member, and the number of rows
+    row: np.ndarray  # of every point; −1 for points of other groups
+    numbers: np.ndarray  # of points in every row
+    sizes: np.ndarray  # of the members
 
     @classmethod
     def deal(
@@ -320,19 +288,15 @@ def _merge(first, last, worker, step, tables, sums, limits, most, new, times):
 
 
 @numba.njit(**OPTIONS)
-def _add_sums(first, last, worker, step, sums, new, added):
+def _steps(first, last, worker, step, sums, new, steps):
     for p in range(first, last):
+        merged = np.zeros((2, steps.shape[1]))
         for b in range(new.shape[1]):
-            added[0, p, new[p, b]] += sums[0, p, b]
-            added[1, p, new[p, b]] += sums[1, p, b]
-
-
-@numba.njit(**OPTIONS)
-def _steps(first, last, worker, step, sums, steps):
-    for p in range(first, last):
+            merged[0, new[p, b]] += sums[0, p, b]
+            merged[1, new[p, b]] += sums[1, p, b]
         before = -1
-        for k in range(sums.shape[2]):
-            if sums[0, p, k] > 0:
+        for k in range(steps.shape[1]):
+            if merged[0, k] > 0:
                 if before >= 0:
-                    steps[p, before] = sums[1, p, k] / sums[0, p, k] - sums[1, p, before] / sums[0, p, before]
+                    steps[p, before] = merged[1, k] / merged[0, k] - merged[1, before] / merged[0, before]
                 before = k

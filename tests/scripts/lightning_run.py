@@ -1,6 +1,6 @@
 """Train with Lightning, `SlicedMMDLoss` and `SlicedEnergyDistance`, and print what the trainer logged.
 
-Run by tests/test_running.py: lightning_run.py PROCESSES
+Run by tests/metrics/test_running.py: lightning_run.py PROCESSES
 """
 
 import json

@@ -19,7 +19,7 @@ from rieszflow.data import Stream, stream
 from rieszflow.data.streams import choose_spreads, common_columns
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sketch import Plan, SliceSketch
-from rieszflow.sketch.counts import with_progress
+from rieszflow.sketch.counts import Counts, with_progress
 from rieszflow.sketch.plan import SliceSettings
 from rieszflow.two_sample.permutations import Blocks, Gram, are_few, block_gram, deal_blocks, permutation_rng, scaled_distances
 
@@ -37,8 +37,12 @@ class _Points(NamedTuple):
 
     @isolated_numerics
     def sketches(self) -> tuple[SliceSketch, SliceSketch]:
+        # The points are already matched with the columns by name, so they are counted without the checks of a sketch.
         plan = Plan.fit(self.placed_by, self.settings)
-        return SliceSketch(plan).update(self.x), SliceSketch(plan).update(self.y)
+        of_x, of_y = Counts(plan, None), Counts(plan, None)
+        of_x.update(self.x)
+        of_y.update(self.y)
+        return SliceSketch.from_counts(of_x), SliceSketch.from_counts(of_y)
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,7 @@ def test_what_is_refused():
 
 @pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_in_lightnings_trainer(processes, tmp_path):
-    script = Path(__file__).parent / "scripts" / "lightning_run.py"
+    script = Path(__file__).parents[1] / "scripts" / "lightning_run.py"
     command = [sys.executable, str(script), str(processes)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

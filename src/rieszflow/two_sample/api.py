@@ -37,12 +37,11 @@ class _Points(NamedTuple):
 
     @isolated_numerics
     def sketches(self) -> tuple[SliceSketch, SliceSketch]:
-        # The points are already matched with the columns by name, so they are counted without the checks of a sketch.
         plan = Plan.fit(self.placed_by, self.settings)
-        of_x, of_y = Counts(plan, None), Counts(plan, None)
-        of_x.update(self.x)
-        of_y.update(self.y)
-        return SliceSketch.from_counts(of_x), SliceSketch.from_counts(of_y)
+        counts = Counts(plan, None), Counts(plan, None)
+        for mine, points in zip(counts, (self.x, self.y), strict=True):
+            mine.update(points)
+        return SliceSketch.from_counts(counts[0]), SliceSketch.from_counts(counts[1])
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ Run: rieszflow train fashion-mnist --out runs/fashion; python docs/front.py runs
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -29,9 +28,8 @@ def samples(run: Path) -> list[Tensor]:
     (level,) = levels(flow.config, flow.run.shape)
     plan = level.plan()
     x = draw_latents(flow.config, level.shape, 48, torch.Generator().manual_seed(3))
-    steps: Iterator = (
-        step for segment in flow._segments(level, iter(range(1, flow.run.trained() + 1))) for step in segment.steps
-    )
+    parts = (Segment.from_tensors(plan, flow.run.load_network(k)) for k in range(1, flow.run.trained() + 1))
+    steps = (step for part in parts for step in part.steps)
     velocities, found = (None,) * len(plan.kinds), [x]
     for before, after in pairwise(MARKS):
         some = [next(steps) for _ in range((after - before) * len(plan.kinds))]

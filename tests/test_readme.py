@@ -26,7 +26,7 @@ def test_the_readme_prints_what_it_shows(tmp_path, monkeypatch):
     examples = doctest.DocTestParser().get_doctest("".join(blocks), {}, "README.md", "README.md", 0)
     with torch.random.fork_rng(devices=[]):
         assert doctest.DocTestRunner().run(examples).failed == 0
-    shown = re.search(r"\$ rieszflow (compare .*)\n(.*?)```", README, re.DOTALL)
+    shown = re.search(r"\$ rieszflow (compare [^#]*)#.*?\n(.*?)```", README, re.DOTALL)
     found = subprocess.run([sys.executable, "-m", "rieszflow", *shown[1].split()], capture_output=True, text=True, check=True)
     assert found.stdout.split() == shown[2].split()
 

@@ -86,7 +86,7 @@ def check_new_file(out: Path, *suffixes: str, force: bool, figure: bool = False)
 
 
 def check_new_run(out: Path) -> None:
-    """Check that the folder of a new run can be created. Under torchrun, rank 0 creates it."""
+    """Refuse a run folder that exists or cannot be written; under torchrun only rank 0 checks."""
     if invocation().rank:
         return
     if out.is_dir() and any(out.iterdir()):

@@ -105,7 +105,7 @@ def to_seconds(column: Column) -> Column:
 
 
 def label_values(column: Column | pa.ChunkedArray[Any]) -> list[object]:
-    """Return the values of a column as Python objects; times with nanoseconds as strings, to keep all digits."""
+    """Return the values of a column as Python objects; times of day in nanoseconds as strings, to keep all digits."""
     return (column.cast(pa.string()) if column.type == pa.time64("ns") else column).to_pylist()
 
 

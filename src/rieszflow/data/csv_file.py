@@ -105,7 +105,7 @@ class CsvFile(Part):
             yield rows.line_num, row
 
     def _read_header(self) -> list[str]:
-        """Return the names of the columns, or numbered ones if the first row is a point."""
+        """Return the names of the columns, numbered ones without a header; "auto": a first row of numbers is a point."""
         try:
             with self._open_text() as text:
                 lines, first = next(self._rows(text), (0, []))

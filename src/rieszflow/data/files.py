@@ -53,7 +53,7 @@ _CHUNK = 1 << 20
 
 
 def read_points(path: Path) -> np.ndarray:
-    """Return all points (n, d) of a .npy or .npz file, or of a folder of images or IDX files, as floats."""
+    """Return the training points (n, d) of a .npy or .npz file, or of a folder of images or IDX files, as floats."""
     if not path.exists():
         link = " (a broken link)" if path.is_symlink() else ""
         raise DatasetError(f"{path}: no such file or folder{link}{path_hint(path)}")

@@ -44,7 +44,7 @@ class _ScaledKernel(NamedTuple):
         return self.kernel.value(torch.zeros((), dtype=like.dtype, device=like.device))
 
     def unscaled(self, v: Tensor) -> Tensor:
-        """Return sums of kernel values for the points before scaling."""
+        """Undo the scaling of the points in sums of kernel values."""
         return v if self.kernel.degree is None else self._times_shift(v, -self.kernel.degree)
 
     def unscaled_slope(self, v: Tensor) -> Tensor:

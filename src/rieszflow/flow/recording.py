@@ -68,7 +68,7 @@ class RecordedFlow:
     def __init__(self, plan: Plan, parts: Iterable[Segment | _Part]) -> None:
         self.plan, self._parts = plan, list(parts)
 
-    def _segment(self, part: Segment | _Part) -> Segment:
+    def _load_segment(self, part: Segment | _Part) -> Segment:
         if isinstance(part, Segment):
             return part
         tensors, meta = load_tensors(part.path, _FORMAT)
@@ -115,7 +115,7 @@ class RecordedFlow:
         out = torch.empty_like(start)
         for first in range(0, len(start), size):
             batches = [x.float() for x in start[first : first + size].split(batch_size)]
-            out[first : first + size] = torch.cat(replay(map(self._segment, self._parts), batches, after_step))
+            out[first : first + size] = torch.cat(replay(map(self._load_segment, self._parts), batches, after_step))
         if not torch.isfinite(out).all():
             raise InputError(
                 "`z` must stay finite, got NaN or infinity; step sizes were too large, or z is far from the particles"
@@ -126,7 +126,7 @@ class RecordedFlow:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the recording to one safetensors file, or raise WriteError and leave what was there before untouched."""
-        steps = [step for part in self._parts for step in self._segment(part).steps]
+        steps = [step for part in self._parts for step in self._load_segment(part).steps]
         _write(Path(path), Segment(self.plan, steps), {"after": ""})
 
     @classmethod

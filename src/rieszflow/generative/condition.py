@@ -191,7 +191,7 @@ def _shown(condition: object) -> str:
 
 
 def image_constraint(name: str, shape: tuple[int, ...]) -> Constraint:
-    """Return the known part of images (C, H, W) that the setting `condition` names."""
+    """Return the constraint on images (C, H, W) that `condition` names: a half, "mask:…" or "pool:k"."""
     if len(shape) != 3:
         raise ConfigError(f"`condition` must not be {name!r} for data of shape {shape}: it needs images (C, H, W)")
     C, H, W = shape

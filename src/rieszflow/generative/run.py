@@ -144,7 +144,7 @@ class Run:
         return next((k for k, number in enumerate(found) if number != k + 1), len(found))
 
     def missing(self, last: int | None = None) -> list[int]:
-        """Return the stages up to `last` that have no file; by default, up to the last that has been trained."""
+        """Return the stages from 1 to `last` without a file; by default, up to the last with a file or a checkpoint."""
         found = self._stages()
         if last is None:
             last = max([self._checkpointed() or 0, *found[-1:]])

@@ -91,7 +91,7 @@ class Context:
 
 
 def checked_levels(config: Config, data: Json, custom: nn.Module | None) -> list[Level]:
-    """Return the levels of a training, or raise ConfigError if settings, described data and memory do not fit together."""
+    """Return the resolution levels of a training; raise ConfigError if settings, data and memory do not fit together."""
     shape, device = tuple(data["shape"]), config.torch_device()
     condition = Condition.from_config(config, shape, data.get("condition"))
     found = levels(config, shape, condition)

@@ -186,7 +186,7 @@ class TorchBackend(Backend):
 
 
 def _locate(grid: BinGrid, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return bin, fraction inside it and position, (P, m) each; see `loops.locate`."""
+    """Return bin (tail bins included), fraction inside it and position in bin widths, (P, m) each."""
     B = grid.B
     u = (projected - grid.low[:, None]) * grid.inverse[:, None]
     inside, right = (u >= 0) & (u < B), u >= B

@@ -204,6 +204,7 @@ def _splitmix64(v: np.ndarray) -> np.ndarray:
 
 
 def write(path: Path, counts: Counts) -> None:
+    """Write a sketch: grids, counts, settings and reservoir."""
     settings, reservoir, tensors = counts.plan.settings, counts.reservoir, counts.reservoir.to_tensors()
     integers = not counts.weighted and counts.weight < 2**31
     for k, (grid, table, tail_sums) in enumerate(zip(counts.plan.grids, counts.counts, counts.tail_sums, strict=True)):

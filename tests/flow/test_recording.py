@@ -177,8 +177,8 @@ def test_every_part_is_read_once(tmp_path, monkeypatch):
     flow.run(start, steps=12)
     replay, read = flow.recorded(), []
     expected = torch.cat([replay.push(part) for part in start.split(50)])
-    original, done = type(replay)._segment, []
-    monkeypatch.setattr(type(replay), "_segment", lambda self, part: read.append(part) or original(self, part))
+    original, done = type(replay)._load_segment, []
+    monkeypatch.setattr(type(replay), "_load_segment", lambda self, part: read.append(part) or original(self, part))
     assert torch.equal(replay.push(start, batch_size=50, progress=lambda p: done.append((p.done, p.total))), expected)
     assert len(read) == len(replay._parts) > 2
     assert done == [(k, 96) for k in range(1, 97)]

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from rieszflow.generative.latents import draw_latents
-from rieszflow.generative.pyramid import levels
 from torch import Tensor
 
 import rieszflow as rf
 from rieszflow.flow.segments import Segment
+from rieszflow.generative.levels import draw_latents, levels
 
 MARKS = (0, 3, 10, 30, 100, 624)  # flow steps
 SHOWN = (24, 1, 29, 47)  # four of the 48 samples of seed 3, of different kinds

@@ -13,10 +13,10 @@ import time
 
 import torch
 from matplotlib.figure import Figure
-from rieszflow.flow.step_sizes import default_step_sizes
 from shared import images, independent, options, save, usual
 
 import rieszflow as rf
+from rieszflow.flow.steps import default_step_sizes
 from rieszflow.generative import Config
 from rieszflow.generative.levels import draw_latents
 

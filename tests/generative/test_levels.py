@@ -325,9 +325,9 @@ def test_bad_celeba(tmp_path):
     with pytest.raises(DatasetError, match="000099.jpg: not a readable image"):
         load("celeba", tmp_path / "data")
     listing.write_text(good.replace(" 2", " 0"))
-    with pytest.raises(DatasetError, match="0 for tests; both are needed"):
+    with pytest.raises(DatasetError, match="must name training and test images, got 5 and 0"):
         load("celeba", tmp_path / "data")
     listing.write_text(good)
     Image.fromarray(patches(1, 64, 64)[0]).save(tmp_path / "data" / "img_align_celeba" / "000002.jpg")
-    with pytest.raises(DatasetError, match="64 × 64 pixels; CelebA's have 178 × 218"):
+    with pytest.raises(DatasetError, match="must have 178 × 218 pixels, got 64 × 64"):
         load("celeba", tmp_path / "data")

@@ -49,6 +49,8 @@ def main():
     if trainer.is_global_zero:
         found = {"energy": trainer.logged_metrics["energy"].item(), "shift": model.shift.mean().item()}
         print(json.dumps({**found, "calls": int(model.loss.calls), "world": trainer.world_size}))
+    if torch.distributed.is_initialized():  # threads of gloo that outlive the interpreter would abort the process
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

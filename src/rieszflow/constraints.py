@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from rieszflow._infra import validate
 from rieszflow._infra.files import Json
+from rieszflow._infra.numerics import to_device
 from rieszflow.errors import InputError, InputTypeError
 
 __all__ = ["Constraint", "ConstraintLike", "FixedPrefix", "Mask", "Pool", "as_constraint"]
@@ -131,13 +132,13 @@ class Mask(Constraint):
         return f"Mask({int(self.mask.sum())} of {len(self.mask)} coordinates)"
 
     def project(self, x: Tensor) -> Tensor:
-        return x * self.mask.to(x.device)
+        return x * to_device(self.mask, x.device)
 
     def project_out(self, v: Tensor) -> Tensor:
-        return v.masked_fill_(self.mask.to(v.device), 0)
+        return v.masked_fill_(to_device(self.mask, v.device), 0)
 
     def restore(self, x: Tensor, c: Tensor) -> Tensor:
-        return x.copy_(torch.where(self.mask.to(x.device), c, x))
+        return x.copy_(torch.where(to_device(self.mask, x.device), c, x))
 
     def to_dict(self) -> Json:
         return {"mask": np.packbits(self.mask.numpy()).tobytes().hex(), "d": len(self.mask)}

@@ -79,10 +79,21 @@ def _full_precision() -> Iterator[None]:
                     matmul.fp32_precision = value
 
 
+def to_device(t: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device; from the CPU without waiting for what the device has still to do."""
+    return t.to(device, non_blocking=t.device.type == "cpu")
+
+
 def power_of_two(largest: float, dtype: torch.dtype) -> float:
     """Return the power of two that scales numbers up to `largest` to about one; 1 for 0 and infinity."""
     limit = 120 if dtype == torch.float32 else 1000
     return 2.0 ** -max(-limit, min(limit, math.frexp(largest)[1])) if 0 < largest < math.inf else 1.0
+
+
+def power_of_two_tensor(largest: Tensor) -> Tensor:
+    """Return the `power_of_two` of a tensor () on its device, in float64."""
+    limit = 120 if largest.dtype == torch.float32 else 1000
+    return two_to(-torch.frexp(largest).exponent.clamp(-limit, limit))
 
 
 def within_range(largest: float, dtype: torch.dtype) -> float:

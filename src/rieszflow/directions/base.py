@@ -12,6 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from rieszflow._infra.numerics import to_device
 from rieszflow.errors import InputError
 
 
@@ -25,7 +26,7 @@ class Directions(ABC):
     P: int
     n: int
 
-    def project(self, x: Tensor, shift: Tensor | None = None, scale: float = 1.0) -> Tensor:
+    def project(self, x: Tensor, shift: Tensor | None = None, scale: float | Tensor = 1.0) -> Tensor:
         """Return the projections ⟨ξ_p, (x_i − shift)·scale⟩ (..., P, N) of points (..., N, d); without shift, ⟨ξ_p, x_i⟩.
 
         The shift is an origin (..., 1, d), the scale a power of two.
@@ -79,7 +80,7 @@ class DenseDirections(Directions):
 def independent(P: int, d: int, like: Tensor, generator: torch.Generator) -> DenseDirections:
     """Draw independent directions, uniform on the sphere: normalised Gaussian vectors."""
     xi = torch.randn(P, d, generator=generator, device=generator.device, dtype=torch.float32)
-    return DenseDirections(torch.nn.functional.normalize(xi, dim=1).to(like))
+    return DenseDirections(to_device(torch.nn.functional.normalize(xi, dim=1), like.device).to(like))
 
 
 def orthogonal(P: int, d: int, like: Tensor, generator: torch.Generator) -> DenseDirections:
@@ -96,7 +97,7 @@ def orthogonal(P: int, d: int, like: Tensor, generator: torch.Generator) -> Dens
         shape = d, min(d, P - start)
         q, r = torch.linalg.qr(torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32))
         blocks.append((q * r.diagonal().sign()).T)
-    return DenseDirections(torch.cat(blocks).to(like))
+    return DenseDirections(to_device(torch.cat(blocks), like.device).to(like))
 
 
 def sobol(P: int, d: int, like: Tensor, generator: torch.Generator) -> DenseDirections:
@@ -117,4 +118,4 @@ def sobol(P: int, d: int, like: Tensor, generator: torch.Generator) -> DenseDire
     u = engine.draw(P, dtype=torch.float64)
     u[0] = first
     xi = torch.special.ndtri(u.clamp(2.0**-40, 1 - 2.0**-40))
-    return DenseDirections(torch.nn.functional.normalize(xi, dim=1).to(like))
+    return DenseDirections(to_device(torch.nn.functional.normalize(xi, dim=1), like.device).to(like))

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra.jit import OPTIONS, parallel_for, tile_width
+from rieszflow._infra.numerics import to_device
 from rieszflow.directions.base import Directions
 
 MIN_DIM = 64
@@ -32,7 +33,7 @@ def padded_dim(d: int) -> int:
 def random_signs(blocks: int, n: int, like: Tensor, generator: torch.Generator) -> Tensor:
     """Draw D₁ and D₂ of some blocks, of shape (blocks, 2, n)."""
     bits = torch.randint(2, (blocks, 2, n), generator=generator, device=generator.device, dtype=torch.int8)
-    return (2 * bits - 1).to(like)
+    return (2 * to_device(bits, like.device) - 1).to(like)
 
 
 def hadamard(P: int, d: int, like: Tensor, generator: torch.Generator) -> HadamardDirections:
@@ -48,7 +49,7 @@ class HadamardDirections(Directions):
         self.signs, self.P, self.d, self.first = signs, P, d, first
         self.n = signs.shape[-1]
 
-    def project(self, x: Tensor, shift: Tensor | None = None, scale: float = 1.0) -> Tensor:
+    def project(self, x: Tensor, shift: Tensor | None = None, scale: float | Tensor = 1.0) -> Tensor:
         if x.device.type == "cpu" and x.dtype == torch.float32 and x.ndim == 2:
             origin = (x.new_zeros(self.d) if shift is None else shift.flatten()).numpy()
             out = torch.from_numpy(np.empty((self.P, len(x)), np.float32))

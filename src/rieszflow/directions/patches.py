@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra import validate
+from rieszflow._infra.numerics import to_device
 from rieszflow.directions.base import Directions
 from rieszflow.directions.hadamard import padded_dim, random_signs, transform
 from rieszflow.errors import InputError
@@ -128,7 +129,7 @@ class PatchSlices:
             first, last = (k * P // self.n_patches for k in (q, q + 1))
             blocks += [_Block(q, min(self.n, last - start)) for start in range(first, last, self.n)]
         signs = random_signs(len(blocks), self.n, like, generator)
-        return PatchDirections(signs, blocks, pixels.to(like.device), self)
+        return PatchDirections(signs, blocks, to_device(pixels, like.device), self)
 
     def _pixels(self, origin: list[int]) -> Tensor:
         """Return the pixels under every number of every patch, of shape (n_patches, patch_dim, stretch²), in [0, C·H·W)."""
@@ -197,7 +198,7 @@ class PatchDirections(Directions):
             sums = part.T @ xi
             condition += sums[:, len(pixels) :] * self.kind.condition_scale
             pooled = sums[:, : len(pixels)] / self.kind.stretch
-            images.index_add_(1, pixels.flatten(), pooled.repeat_interleave(pixels.shape[1], 1))
+            images.index_add_(1, pixels.flatten(), pooled[:, :, None].expand(-1, -1, pixels.shape[1]).flatten(1))
         images = self._change_basis(images, inverse=True)
         return (torch.cat([condition, images], 1) if k else images).reshape(*g.shape[:-2], g.shape[-1], -1)
 
@@ -206,7 +207,7 @@ class PatchDirections(Directions):
         basis = self.kind.colour_basis
         if basis is None:
             return images
-        basis = (basis.T if inverse else basis).to(images)
+        basis = to_device(basis.T if inverse else basis, images.device).to(images)
         return (basis @ images.view(len(images), len(basis), -1)).flatten(1)
 
     def split(self, size: int) -> list[PatchDirections]:

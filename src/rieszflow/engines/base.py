@@ -41,7 +41,7 @@ class Result:
     y: Tensor | None = None
     a: Tensor | None = None
     b: Tensor | None = None
-    stale: bool = False
+    stale: bool | Tensor = False
 
     def __iadd__(self, part: Result) -> Result:
         """Add the result on further slices, in the memory of the first one."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra.jit import OPTIONS, parallel_for
-from rieszflow._infra.numerics import power_of_two, within_range
+from rieszflow._infra.numerics import power_of_two, power_of_two_tensor, within_range
 from rieszflow._types import Cloud, Need, Pair
 from rieszflow.directions import Directions
 from rieszflow.engines.base import Engine, Problem, Result
@@ -40,8 +40,12 @@ class Sort(Engine):
         x, y = pair.x, pair.y
         centre = _centre(y.points)
         # A power of two, without rounding, keeps very small numbers from becoming denormal on the way.
-        reach = max(_reach(x.points, centre), _reach(y.points, centre))
-        scale = power_of_two(within_range(reach, x.points.dtype), x.points.dtype)
+        reach = torch.maximum(_reach(x.points, centre), _reach(y.points, centre))
+        scale: float | Tensor
+        if problem.need.value or reach.device.type == "cpu":
+            scale = power_of_two(within_range(reach.item(), reach.dtype), reach.dtype)
+        else:  # without waiting for the device
+            scale = power_of_two_tensor(reach)
         numbers = (x.points.numel() + y.points.numel()) // x.points.shape[-1]
         total = Result()
         for part in directions.split(max(1, _PROJECTIONS // numbers)):
@@ -64,13 +68,13 @@ def _centre(y: Tensor) -> Tensor:
     return some[..., middle : middle + 1, :]
 
 
-def _reach(x: Tensor, centre: Tensor) -> float:
+def _reach(x: Tensor, centre: Tensor) -> Tensor:
     """Return the largest coordinate of x − centre, without forming it."""
     ends = torch.cat([x.amax(-2, keepdim=True) - centre, centre - x.amin(-2, keepdim=True)])
-    return ends.amax().item()
+    return ends.amax()
 
 
-def _on_part(part: Directions, pair: Pair, centre: Tensor, scale: float, need: Need) -> Result:
+def _on_part(part: Directions, pair: Pair, centre: Tensor, scale: float | Tensor, need: Need) -> Result:
     """Return sums over a part of the slices, of scaled points."""
     x, y = pair.x, pair.y
     alpha, beta = (_self_factor(cloud, pair.unbiased) for cloud in (x, y))

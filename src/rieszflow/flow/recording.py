@@ -182,7 +182,8 @@ class Recorder:
             return
         end, version = self.end
         fits = end.shape == x.shape and end.dtype == x.dtype and end.device == x.device and end._version == version
-        if not fits or not (torch.equal(x, end) or end.isnan().any()):
+        same = fits and (x.data_ptr(), x.stride()) == (end.data_ptr(), end.stride())  # equal without waiting for a device
+        if not same and not (fits and (torch.equal(x, end) or end.isnan().any())):
             raise InputError(
                 "`x` must be the particles that the last step returned, because the flow is recorded, got others; make a "
                 "new ParticleFlow for a new recording"

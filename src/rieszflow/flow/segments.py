@@ -140,7 +140,7 @@ class Segment:
         tensors = {name: torch.tensor([getattr(s, name) for s in self.steps], dtype=t) for name, t in _NUMBERS.items()}
         for kind in range(len(self.plan.kinds)):
             if tables := [step.tables for step in self.steps if step.kind == kind]:
-                tensors |= {f"{kind}.{name}": torch.stack([getattr(t, name) for t in tables]) for name in _TABLES}
+                tensors |= {f"{kind}.{name}": torch.stack([getattr(t, name) for t in tables]).cpu() for name in _TABLES}
         return tensors
 
     @classmethod

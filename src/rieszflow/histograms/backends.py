@@ -53,6 +53,10 @@ class Backend(ABC):
         """Return Σ_p w_i line_p(⟨ξ_p, x_i⟩) ξ_p for every point, (N, d) in the points' dtype; w_i = 1 without weights."""
 
     @abstractmethod
+    def encode(self, f: Tensor, g: Tensor, factor: float, unit: Tensor, table: Tensor) -> None:
+        """Write factor·(G − F) at the edges of the equal bins to the `unit` (P,) and `table` (P, B + 1) of `StepTables`."""
+
+    @abstractmethod
     def cumulate(self, f: Tensor, g: Tensor, alpha: float, factor: float) -> PiecewiseLinear:
         """Return factor·[2G − 1 − α(2F − 1)] for the counts f and g of F and G, valid until this thread's next call."""
 
@@ -85,6 +89,9 @@ class _Cpu(Backend):
         out = empty_like(cloud.points)
         self._look_up(out, grid, cloud.points, *_bins_and_weights(grid, cloud), pairs, own)
         return out
+
+    def encode(self, f: Tensor, g: Tensor, factor: float, unit: Tensor, table: Tensor) -> None:
+        parallel_for(loops.encode_step, len(f), 1, f.numpy(), g.numpy(), factor, unit.numpy(), table.numpy())
 
     def cumulate(self, f: Tensor, g: Tensor, alpha: float, factor: float) -> PiecewiseLinear:
         lines = empty_lines(*f.shape)
@@ -147,7 +154,10 @@ class _Tiled(_Cpu):
 
 
 class TorchBackend(Backend):
-    """The backend of all devices but the CPU, in PyTorch operations on large tiles."""
+    """The backend of all devices but the CPU, in PyTorch operations on large tiles.
+
+    Nothing waits for the device, except for values: where the CPU refuses points that are too far away, a slice becomes NaN.
+    """
 
     tile = 1 << 25
 
@@ -156,16 +166,20 @@ class TorchBackend(Backend):
     ) -> tuple[Tensor, Tensor | None]:
         x, w, P, B = cloud.points, cloud.weights, grid.directions.P, grid.B
         counts = torch.zeros(P, B + 2 * TAIL, dtype=torch.float32, device=x.device)
-        sums = torch.zeros(P, 2 * TAIL, dtype=torch.float64, device=x.device)
+        sums = torch.zeros(P, 2 * TAIL, dtype=torch.float64, device=x.device) if tail_sums else None
         for rows, tile in grid.tiles(x, self._size(grid)):
             index, _, u = _locate(grid, tile)
-            weights = torch.ones_like(u) if w is None else w[rows].detach().float().expand_as(u)
+            weights = torch.where(u.isnan(), u, 1.0 if w is None else w[rows].detach().float())
             counts.scatter_add_(1, index, weights)
+            if sums is None:
+                continue
             slot = torch.where(index < TAIL, index, (index - B).clamp(min=0))
             tail = (index < TAIL) | (index >= TAIL + B)
             sums.scatter_add_(1, slot.clamp(max=2 * TAIL - 1), torch.where(tail, u * weights, 0).double())
-        check_inside(sums.abs().amax().item(), tail_sums)
-        return counts * scale, sums * scale if tail_sums else None
+        if sums is None:
+            return counts.mul_(scale), None
+        check_inside(sums.abs().amax().item())
+        return counts.mul_(scale), sums.mul_(scale)
 
     def look_up(self, grid: BinGrid, cloud: Cloud, lines: PiecewiseLinear) -> Tensor:
         x, w, own = cloud.points, cloud.weights, lines.own
@@ -178,6 +192,12 @@ class TorchBackend(Backend):
                 value = mine * value if own is None else mine * (value - mine * (own[0] + fraction * own[1]))
             out[rows] = grid.directions.adjoint(value).to(x)
         return out
+
+    def encode(self, f: Tensor, g: Tensor, factor: float, unit: Tensor, table: Tensor) -> None:
+        edges = (g - f).cumsum(1, dtype=torch.float64)[:, TAIL - 1 : f.shape[1] - TAIL]
+        largest = edges.abs().amax(1)
+        unit.copy_(factor * largest / 127)
+        table.copy_((edges * (127 / largest).masked_fill(largest == 0, 0)[:, None]).round())
 
     def cumulate(self, f: Tensor, g: Tensor, alpha: float, factor: float) -> PiecewiseLinear:
         rise = 2 * (_spread_part(g) - alpha * _spread_part(f)).double()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra.messages import notice
-from rieszflow._infra.numerics import power_of_two, within_range
+from rieszflow._infra.numerics import power_of_two, power_of_two_tensor, to_device, within_range
 from rieszflow._infra.ranks import Group, all_reduce_range, all_reduce_sum, offset
 from rieszflow._types import Batches
 from rieszflow.directions import Directions, HadamardDirections, PatchDirections
@@ -45,11 +45,17 @@ def choose_grids(
     return [uniform_bins(p, x, y, kernel, group) for p in projectors]
 
 
-def sample_points(x: Tensor, y: Tensor | Batches, group: Group) -> tuple[np.ndarray, int]:
-    """Return random points of both clouds, those of y last, and the number of points of both."""
+def sample_points(x: Tensor, y: Tensor | Batches, group: Group) -> tuple[np.ndarray | Tensor, int]:
+    """Return random points of both clouds, those of y last, and the number of points of both.
+
+    They are a tensor if all points are on another device, so that nothing waits for it.
+    """
     (first_y, M), (first_x, N) = offset(len(y) if isinstance(y, Tensor) else y.count(), group), offset(len(x), group)
     half = max(_SAMPLE // 2, min(_SAMPLE, (M + N) // 32))
     rows = np.random.default_rng(0).integers(0, 2**62, half)
+    if isinstance(y, Tensor) and x.device.type != "cpu" and group is None:
+        picked = (to_device(torch.from_numpy(rows % n), x.device) for n in (N, M))
+        return torch.cat([cloud.detach()[index] for cloud, index in zip((x, y), picked, strict=True)]), M + N
     # In NumPy, because PyTorch's threads keep spinning after an operation and slow down those that count.
     return np.concatenate([_rows(x, rows % N - first_x, group), _rows(y, rows % M - first_y, group)]), M + N
 
@@ -80,29 +86,39 @@ def n_bins_for(directions: Directions, points: int) -> int:
     return max(_FEWEST_BINS, min(BINS, 1 << max(0, many.bit_length() - 1)))
 
 
-def make_projectors(directions: Directions, points: np.ndarray, like: Tensor) -> list[Projector]:
+def make_projectors(directions: Directions, points: np.ndarray | Tensor, like: Tensor) -> list[Projector]:
     """Return the projectors of all parts of the directions, given a sample of the points (S, d), the target's last."""
     # The origin is the median of some points: near it projections keep more digits, and no outlier moves it.
     middle = min(15, len(points) - 1)
-    shift = np.partition(points[-31:], middle, axis=0)[middle]
-    largest = float(max((points.max(0) - shift).max(), (shift - points.min(0)).max()))
-    origin, scale = torch.from_numpy(shift).to(like), power_of_two(within_range(largest, like.dtype), like.dtype)
+    scale: float | Tensor
+    if isinstance(points, Tensor):
+        origin = points[-31:].sort(0).values[middle]
+        scale = power_of_two_tensor(torch.maximum(points.amax(0) - origin, origin - points.amin(0)).amax())
+    else:
+        shift = np.partition(points[-31:], middle, axis=0)[middle]
+        largest = float(max((points.max(0) - shift).max(), (shift - points.min(0)).max()))
+        origin, scale = torch.from_numpy(shift).to(like), power_of_two(within_range(largest, like.dtype), like.dtype)
     return [Projector(part, origin, scale) for part in split_directions(directions)]
 
 
-def choose_bins(projector: Projector, points: np.ndarray, B: int = BINS) -> BinGrid:
+def choose_bins(projector: Projector, points: np.ndarray | Tensor, B: int = BINS) -> BinGrid:
     """Return B bins on every slice over the range of a sample of the points (S, d), without its outliers."""
-    p = projector.project(torch.from_numpy(points).to(projector.shift)).cpu().numpy()
-    p.sort(axis=1)
-    S = p.shape[1]
-    low, high, middle, first, last = (p[:, k].astype(np.float64) for k in (0, -1, S // 2, S // 10, S - 1 - S // 10))
+    S = len(points)
+    places = 0, -1, S // 2, S // 10, S - 1 - S // 10
+    if isinstance(points, Tensor):
+        on, ordered = torch, projector.project(points).sort(1).values
+        low, high, middle, first, last = (ordered[:, k].double() for k in places)
+    else:
+        on, p = np, projector.project(torch.from_numpy(points).to(projector.shift)).cpu().numpy()
+        p.sort(axis=1)
+        low, high, middle, first, last = (p[:, k].astype(np.float64) for k in places)
     margin = 0.15 * (high - low)
-    reach = np.where(last > first, 4 * (last - first), high - low + margin)
-    low, high = np.maximum(low - margin, middle - reach), np.minimum(high + margin, middle + reach)
+    reach = on.where(last > first, 4 * (last - first), high - low + margin)
+    low, high = on.maximum(low - margin, middle - reach), on.minimum(high + margin, middle + reach)
     # If all projections are equal, bins are as wide as their rounding, around the value, in the points' unit.
-    least = 1e-4 * np.maximum(np.abs(middle), 1e-6)
+    least = 1e-4 * abs(middle).clip(min=1e-6)
     narrow = high - low < least
-    return projector.with_bins(np.where(narrow, middle - least, low), B / np.where(narrow, 2 * least, high - low), B)
+    return projector.with_bins(on.where(narrow, middle - least, low), B / on.where(narrow, 2 * least, high - low), B)
 
 
 def uniform_bins(projector: Projector, x: Tensor, y: Tensor, kernel: Kernel, group: Group) -> BinGrid:
@@ -113,7 +129,7 @@ def uniform_bins(projector: Projector, x: Tensor, y: Tensor, kernel: Kernel, gro
     low, high = all_reduce_range(low, high, group)
     check_inside(float(np.abs([low, high]).max()))
     span, n = max(float((high - low).max()), 1e-30), projector.directions.n
-    length = float(np.float64(span) / projector.scale)  # may be infinite, and so may all that follows from it
+    length = float(np.float64(span) / float(projector.scale))  # may be infinite, and so may all that follows from it
     B = 1 << math.ceil(math.log2(max(_bins_needed(kernel, n, length), 512)))
     if kernel.basis_scale(n) is not None and span > 1e-30 and kernel.length > _WIDEST * length:
         notice(

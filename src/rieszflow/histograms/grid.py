@@ -35,11 +35,12 @@ class Projector:
         directions: The P slices, in float32.
         shift: An origin (d,) near the points, where projections keep the most digits, in their dtype and on their device.
         scale: A power of two that brings the points near one: very small numbers would lose digits, very large ones overflow.
+            A tensor () float64 on devices other than the CPU, because to know it would be to wait for them.
     """
 
     directions: Directions
     shift: Tensor
-    scale: float
+    scale: float | Tensor
 
     def project(self, x: Tensor) -> Tensor:
         """Return the projections (P, N) of points (N, d), in float32."""
@@ -54,9 +55,9 @@ class Projector:
             rows = slice(start, min(len(x), start + size))
             yield rows, self.project(x[rows]).contiguous()
 
-    def with_bins(self, low: np.ndarray, inverse: np.ndarray, B: int) -> BinGrid:
+    def with_bins(self, low: np.ndarray | Tensor, inverse: np.ndarray | Tensor, B: int) -> BinGrid:
         """Return the grid of B equal bins per slice, given their left ends and the inverse of their widths, (P,) each."""
-        left, per = (torch.from_numpy(np.ascontiguousarray(v, np.float32)).to(self.shift.device) for v in (low, inverse))
+        left, per = (torch.as_tensor(v, dtype=torch.float32, device=self.shift.device) for v in (low, inverse))
         return BinGrid(self.directions, self.shift, self.scale, left, per, B)
 
 
@@ -80,7 +81,7 @@ class BinGrid(Projector):
             "low": self.low.clone(),
             "inverse": self.inverse.clone(),
             "shift": self.shift.clone(),
-            "scale": torch.tensor(self.scale, dtype=torch.float64, device="cpu"),
+            "scale": torch.as_tensor(self.scale, dtype=torch.float64, device="cpu"),
             "B": torch.tensor(self.B, dtype=torch.int64, device="cpu"),
         }
 
@@ -88,7 +89,7 @@ class BinGrid(Projector):
     def from_tensors(directions: Directions, tensors: Mapping[str, Tensor]) -> BinGrid:
         """Restore the grid from `to_tensors`, on the device and for points of the dtype of `tensors["shift"]`."""
         projector = Projector(directions, tensors["shift"], float(tensors["scale"]))
-        return projector.with_bins(tensors["low"].cpu().numpy(), tensors["inverse"].cpu().numpy(), int(tensors["B"]))
+        return projector.with_bins(tensors["low"], tensors["inverse"], int(tensors["B"]))
 
     def to_dtype(self, dtype: torch.dtype) -> BinGrid:
         """Return the same bins for points of another dtype."""

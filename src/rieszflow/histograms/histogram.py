@@ -82,13 +82,13 @@ class Histogram:
         """The counts in the equal bins, (P, B)."""
         return self.counts[:, TAIL : TAIL + self.grid.B]
 
-    def outside(self) -> float:
+    def outside(self) -> float | Tensor:
         """Return the share of projections outside the equal bins."""
         left, right = self.counts[:, :TAIL], self.counts[:, TAIL + self.grid.B :]
         if self.counts.device.type == "cpu":
             # In NumPy, because PyTorch's threads keep spinning after an operation and slow down those that count.
             return float(left.numpy().sum() + right.numpy().sum()) / self.grid.directions.P
-        return float(left.sum() + right.sum()) / self.grid.directions.P
+        return (left.sum() + right.sum()) / self.grid.directions.P
 
 
 def count_batches(grids: Sequence[BinGrid], batches: Batches, group: Group = None) -> list[Histogram]:
@@ -188,7 +188,7 @@ class FftEvaluator(Evaluator):
 
     def _slice(self, v: np.ndarray) -> np.ndarray:
         """Return the kernel's basis function at distances between projections."""
-        t = v if self.kernel.degree is not None else v / self.grid.scale
+        t = v if self.kernel.degree is not None else v / float(self.grid.scale)
         return self.kernel.basis(t, self.grid.directions.n)
 
     def derivative(self, own: Histogram, other: Histogram, factor: float, weighted: bool) -> PiecewiseLinear:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rieszflow._infra.jit import parallel_for
+from rieszflow._infra.numerics import to_device
 from rieszflow._infra.ranks import Group, total
 from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud, Pair
@@ -52,28 +52,30 @@ class StepTables:
 def record_step(pair: Pair, directions: Directions, bins: int, group: Group = None) -> StepTables:
     """Return the gradient of MMD² for Riesz(1.0) by the points of x, which have no weights, as a function of the point."""
     x, y, P, first = pair.x.points, pair.y.points, directions.P, 0
-    unit, table = np.empty(P, np.float32), np.empty((P, bins + 1), np.int8)
+    unit = torch.empty(P, dtype=torch.float32, device=x.device)
+    table = torch.empty(P, bins + 1, dtype=torch.int8, device=x.device)
     grids = choose_grids(x, y, directions, Riesz(1.0), bins=bins, group=group)
     for grid in grids:
-        f = Histogram.from_points(grid, pair.x, workspace=_X, group=group).counts.cpu().numpy()
-        g = Histogram.from_points(grid, pair.y, workspace=_Y, group=group).counts.cpu().numpy()
+        f = Histogram.from_points(grid, pair.x, workspace=_X, group=group).counts
+        g = Histogram.from_points(grid, pair.y, workspace=_Y, group=group).counts
         factor = 4 * Riesz(1.0).basis_constant(grid.directions.n) / P / total(len(x), group)
         rows, first = slice(first, first + len(f)), first + len(f)
-        parallel_for(loops.encode_step, len(f), 1, f, g, factor, unit[rows], table[rows])
-    low, inverse = (torch.cat([getattr(grid, name) for grid in grids]).cpu() for name in ("low", "inverse"))
-    scale = torch.tensor(grids[0].scale, dtype=torch.float64, device="cpu")
-    shift = grids[0].shift.float().cpu()
-    return StepTables(shift, scale, low, inverse, torch.from_numpy(unit), torch.from_numpy(table))
+        select_backend(grid).encode(f, g, factor, unit[rows], table[rows])
+    low, inverse = (torch.cat([getattr(grid, name) for grid in grids]) for name in ("low", "inverse"))
+    scale = torch.as_tensor(grids[0].scale, dtype=torch.float64, device=x.device)
+    return StepTables(grids[0].shift.float(), scale, low, inverse, unit, table)
 
 
 def replay_step(step: StepTables, directions: Directions, z: Tensor) -> Tensor:
     """Return the recorded gradient at the points z (n, d), on any device; `directions` are those of `record_step`."""
-    gradient, first, shift = None, 0, step.shift.to(z)
+    gradient, first, device = None, 0, z.device
+    shift, low, inverse = (to_device(t, device) for t in (step.shift, step.low, step.inverse))
+    scale = float(step.scale) if device.type == "cpu" else to_device(step.scale, device)
     for part in split_directions(directions):
         rows = slice(first, first + part.P)
         bins = step.table.shape[1] - 1
-        grid = BinGrid(part, shift, float(step.scale), step.low[rows].to(z.device), step.inverse[rows].to(z.device), bins)
-        new = select_backend(grid).look_up(grid, Cloud(z), _decode(step.table[rows], step.unit[rows], z.device))
+        grid = BinGrid(part, shift.to(z), scale, low[rows], inverse[rows], bins)
+        new = select_backend(grid).look_up(grid, Cloud(z), _decode(step.table[rows], step.unit[rows], device))
         gradient, first = new if gradient is None else gradient.add_(new), first + part.P
     assert gradient is not None
     return gradient
@@ -85,6 +87,6 @@ def _decode(table: Tensor, unit: Tensor, device: torch.device) -> PiecewiseLinea
         lines = empty_lines(P, edges - 1 + 2 * TAIL)
         parallel_for(loops.decode_step, P, 1, table.numpy(), unit.numpy(), lines)
         return PiecewiseLinear(torch.from_numpy(lines))
-    values = table.to(device).float() * unit.to(device)[:, None]
+    values = to_device(table, device).float() * to_device(unit, device)[:, None]
     left = torch.cat([values[:, :1].expand(-1, TAIL), values, values[:, -1:].expand(-1, TAIL)], 1)
     return PiecewiseLinear(torch.stack([left[:, :-1], left.diff(dim=1)], -1))

@@ -298,7 +298,7 @@ class SliceSketch:
         low, inverse = float(grid.low[row]), float(grid.inverse[row])
         origin, spreads = float(grid.shift[row]) if column else 0.0, self.plan.settings.spreads
         unit = spreads[row] if column and spreads is not None else 1.0
-        edges = (origin + (low + np.arange(bars + 1) * (grid.B / bars) / inverse) / grid.scale) * unit
+        edges = (origin + (low + np.arange(bars + 1) * (grid.B / bars) / inverse) / float(grid.scale)) * unit
         return edges, inside / np.diff(edges)
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -280,7 +280,7 @@ def block_gram(x: Blocks, y: Blocks) -> Gram:
     sizes = np.array([size] * sum(blocks) + remaining)
     matrix, each = np.zeros((len(w), len(w))), []
     for part, grid in enumerate(x.sketch.plan.random_grids):
-        unit = 2 * Riesz(1.0).basis_constant(grid.directions.n) / (grid.scale * slices)
+        unit = 2 * Riesz(1.0).basis_constant(grid.directions.n) / (float(grid.scale) * slices)
         others = [b.sketch.counts[part].cpu().numpy() - b.counts[part].sum(0, dtype=np.float64) for b in (x, y)]
         counts = [x.counts[part], y.counts[part], np.stack(others)]
         own, shared = _root(grid.B)

@@ -206,21 +206,17 @@ class TorchBackend(Backend):
 
 
 def _locate(grid: BinGrid, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return bin (tail bins included), fraction inside it and position in bin widths, (P, m) each."""
-    B = grid.B
+    """Return bin (tail bins included; 0 for NaN), fraction inside it and position in bin widths, (P, m) each."""
     u = (projected - grid.low[:, None]) * grid.inverse[:, None]
-    inside, right = (u >= 0) & (u < B), u >= B
-    k = u.floor().nan_to_num(0).clamp(0, B - 1)
-    fraction = u - k
-    v = 1 + torch.where(right, u - B, -u).clamp(min=0).nan_to_num(1e30) * (FIRST / B)
-    mantissa, exponent = torch.frexp(v.clamp(max=1e30))
-    within = (2 * mantissa - 1) * PER_OCTAVE
-    step = within.floor().clamp(max=PER_OCTAVE - 1)
-    far = (exponent - 1) * PER_OCTAVE + step.long()
-    within = torch.where(far >= TAIL, 0.5, within - step)
-    far = far.clamp(max=TAIL - 1)
-    index = torch.where(inside, TAIL + k.long(), torch.where(right, TAIL + B + far, TAIL - 1 - far))
-    return index, torch.where(inside, fraction, torch.where(right, within, 1 - within)), u
+    inner = u.clamp(0, grid.B)
+    beyond = u - inner
+    v = beyond.abs().mul_(FIRST / grid.B).add_(1).clamp_(max=1e30)
+    # The bits of v = 2^e·m are those of the integer 2^23 (e + 127 + m − 1), which is linear between powers of two.
+    octaves = (v.view(torch.int32) - (127 << 23)).float() / (1 << 23)
+    place = inner.add_(TAIL).add_((PER_OCTAVE * octaves).copysign_(beyond))
+    index = place.floor().nan_to_num_(0).clamp_(0, grid.B + 2 * TAIL - 1)
+    fraction = place.sub_(index)
+    return index.long(), torch.where((fraction >= 0) & (fraction <= 1), fraction, 0.5), u
 
 
 def _middle(counts: Tensor) -> Tensor:

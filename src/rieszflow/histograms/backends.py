@@ -81,7 +81,7 @@ class _Cpu(Backend):
 
     def look_up(self, grid: BinGrid, cloud: Cloud, lines: PiecewiseLinear) -> Tensor:
         pairs = lines.values.numpy().view(np.uint64)[..., 0]
-        own = np.zeros(2, np.float32) if lines.own is None else lines.own.numpy()
+        own = None if lines.bounded else np.zeros(2, np.float32) if lines.own is None else lines.own.numpy()
         out = empty_like(cloud.points)
         self._look_up(out, grid, cloud.points, *_bins_and_weights(grid, cloud), pairs, own)
         return out

@@ -82,9 +82,9 @@ def replay_step(step: StepTables, directions: Directions, z: Tensor) -> Tensor:
 def _decode(table: Tensor, unit: Tensor, device: torch.device) -> PiecewiseLinear:
     P, edges = table.shape
     if device.type == "cpu":
-        lines = empty_lines(P, edges - 1 + 2 * TAIL)
+        lines = empty_lines(P, edges)
         parallel_for(loops.decode_step, P, 1, table.numpy(), unit.numpy(), lines)
-        return PiecewiseLinear(torch.from_numpy(lines))
+        return PiecewiseLinear(torch.from_numpy(lines), bounded=True)
     values = table.to(device).float() * unit.to(device)[:, None]
     left = torch.cat([values[:, :1].expand(-1, TAIL), values, values[:, -1:].expand(-1, TAIL)], 1)
     return PiecewiseLinear(torch.stack([left[:, :-1], left.diff(dim=1)], -1))

@@ -107,7 +107,7 @@ class PiecewiseLinear:
     Attributes:
         values: Its value at the left edge and its rise over the bin, (P, bins, 2) float32.
         own: The value and rise that a point of weight one causes in its own bin, (2,) float32, to be subtracted; or None.
-        bounded: True if there are no geometric bins, but B + 1 values at the edges of the equal ones, and constants beyond them.
+        bounded: True if there are B + 1 values at the edges of the equal bins, which are constant beyond the range.
     """
 
     values: Tensor

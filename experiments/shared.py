@@ -4,6 +4,6 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-from common import images, in_turn, independent, options, save, usual
+from common import EXPERIMENTS, images, in_turn, independent, options, parser, save, usual
 
-__all__ = ["images", "in_turn", "independent", "options", "save", "usual"]
+__all__ = ["EXPERIMENTS", "images", "in_turn", "independent", "options", "parser", "save", "usual"]

@@ -100,9 +100,18 @@ def all_gather_rows(t: Tensor, group: Group) -> Tensor:
 
 def broadcast_int(number: int, group: Group) -> int:
     """Return the first rank's number."""
+    return int(_broadcast(np.array([number], np.int64), group)[0])
+
+
+def broadcast_float(number: float, group: Group) -> float:
+    """Return the first rank's number."""
+    return float(_broadcast(np.array([number], np.float64), group)[0])
+
+
+def _broadcast(number: np.ndarray, group: Group) -> np.ndarray:
     if group is None:
         return number
-    return int(all_reduce_sum(np.array([number if dist.get_rank(group) == 0 else 0], np.int64), group)[0])
+    return all_reduce_sum(number if dist.get_rank(group) == 0 else 0 * number, group)
 
 
 def mean(values: Tensor, group: Group) -> Tensor:

@@ -169,7 +169,7 @@ def info(
         show("presets:   " + ", ".join(f"{d} {n}" for d, n in presets()))
         return
     opened = Run.open(run)
-    finished, total = opened.finished(), opened.config.total_stages()
+    finished, total = opened.finished(), opened.total_stages()
     data = f"{opened.data['points']:,} training {report.page.noun(opened.shape)} of shape {opened.shape}"
     show(f"{run}: {printable(opened.data['name'])}, {data}, {finished} of {total} stages")
     if opened.config.condition:
@@ -245,7 +245,7 @@ def resume(run: RunPath, data: DataPath = None, tensorboard: TensorBoard = False
 
     opened = Run.open(run)
     opened.config.torch_device()
-    if opened.finished() == opened.config.total_stages():
+    if opened.finished() == opened.total_stages():
         show(f"{run}: all {opened.finished()} stages are already trained")
     invocation().run = run
     with TrainingBars(opened.config) as bars:

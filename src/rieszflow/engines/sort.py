@@ -41,11 +41,9 @@ class Sort(Engine):
         centre = _centre(y.points)
         # A power of two, without rounding, keeps very small numbers from becoming denormal on the way.
         reach = torch.maximum(_reach(x.points, centre), _reach(y.points, centre))
-        scale: float | Tensor
-        if problem.need.value or reach.device.type == "cpu":
+        scale: float | Tensor = power_of_two_tensor(reach)
+        if problem.need.value or reach.device.type == "cpu":  # derivatives do not wait for other devices
             scale = power_of_two(within_range(reach.item(), reach.dtype), reach.dtype)
-        else:  # without waiting for the device
-            scale = power_of_two_tensor(reach)
         numbers = (x.points.numel() + y.points.numel()) // x.points.shape[-1]
         total = Result()
         for part in directions.split(max(1, _PROJECTIONS // numbers)):
@@ -70,8 +68,7 @@ def _centre(y: Tensor) -> Tensor:
 
 def _reach(x: Tensor, centre: Tensor) -> Tensor:
     """Return the largest coordinate of x − centre, without forming it."""
-    ends = torch.cat([x.amax(-2, keepdim=True) - centre, centre - x.amin(-2, keepdim=True)])
-    return ends.amax()
+    return torch.cat([x.amax(-2, keepdim=True) - centre, centre - x.amin(-2, keepdim=True)]).amax()
 
 
 def _on_part(part: Directions, pair: Pair, centre: Tensor, scale: float | Tensor, need: Need) -> Result:

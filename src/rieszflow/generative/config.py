@@ -100,7 +100,11 @@ class Config(StrictModel):
     step_size: Positive | None = None
     """τ. None: 0.4 (1 − `momentum`) times the mean distance between targets."""
     step_schedule: Annotated[tuple[Positive, Positive], Field(strict=False)] | None = None
-    """Factors of τ at the first and the last flow step of a level, with a geometric decrease between them. None: 1."""
+    """Factors of τ at the first and the last flow step of a level, with a geometric decrease between them; with `validation`,
+    the factor decreases when samples do not improve. None: 1."""
+    validation: Fraction = 0.0
+    """Share of the training data, at most 2,000, that are not targets: fresh samples of a recorded flow are compared to them
+    after every stage, to shorten the steps, to end the training, and to choose the last stage of the model. 0: none."""
     momentum: Fraction = 0.7
     """m, the fraction of the last velocity that is kept."""
     initial_steps: Count = 16
@@ -196,6 +200,11 @@ class Config(StrictModel):
             raise ValueError(f"`refresh_every` must be 1 with a `target_batch_size`, got {self.refresh_every}")
         unfit = {"refresh_every": self.refresh_every != 1, "network": self.network == "custom"}
         unfit["paper.reset_velocity"] = paper.reset_velocity
+        if self.validation and (self.model != "recorded" or self.levels or self.step_schedule is None):
+            raise ValueError(
+                "`validation` must be 0 without the model 'recorded' and a `step_schedule`, or with levels, "
+                f"got {self.validation}"
+            )
         if self.model == "recorded" and any(unfit.values()):
             raise ValueError(f"`{next(name for name in unfit if unfit[name])}` must have its default with the model 'recorded'")
         if self.levels:
@@ -317,7 +326,7 @@ class Config(StrictModel):
 _FREE_SETTINGS = frozenset({"device", "mixed_precision", "checkpoint_seconds"})
 _RUN_SETTINGS = _FREE_SETTINGS | {
     "model", "particles", "targets", "target_batch_size", "clip", "latents", "condition", "condition_weight", "levels",
-    "network", "seed", "held_out",
+    "network", "seed", "held_out", "validation",
 }  # fmt: skip
 
 

@@ -69,6 +69,9 @@ def _train(context: Context) -> None:
             with _timed(state):
                 stages.write_network(context, state, state.phase)  # x ← x_old − Φ_l(x_old)
         with _timed(state):
+            if context.config.validation and (state.step_factor == 0 or state.stage == context.last):
+                stages.end_at_best(context, state)
+                state.stage = context.last
             stages.next_stage(context, state)  # x_old ← x, on larger images if a level begins
             _save(context, state)
 
@@ -116,9 +119,14 @@ def _timed(state: State) -> Iterator[None]:
 
 def _save(context: Context, state: State) -> None:
     """Write a checkpoint that any number of processes can read; after the last stage without tensors, no longer needed."""
-    tensors = {} if state.stage > context.last else state.to_tensors(context.here)
+    tensors: dict[str, Tensor] = {}
+    header = {**state.header(), "held_out": context.held_out_digest}
+    if state.stage > context.last:
+        header["stage"] = context.run.total_stages() + 1
+    else:
+        tensors = state.to_tensors(context.here)
     if context.here.main:
-        context.run.save_state(tensors, {**state.header(), "held_out": context.held_out_digest})
+        context.run.save_state(tensors, header)
 
 
 def _resume(context: Context) -> State:
@@ -135,7 +143,7 @@ def _resume(context: Context) -> State:
     if saved is None:
         if run.finished() or run.missing():
             reason = f"{run.path / 'state.safetensors'} is missing"
-    elif not saved[0] and saved[1]["stage"] <= context.last:
+    elif not saved[0] and saved[1]["stage"] <= run.total_stages():
         reason = f"{run.path}: training was finished, but config.yaml asks for more stages now"
     elif missing := run.missing(saved[1]["stage"] - 1):
         reason = f"{run.network_file(missing[0])} is missing"
@@ -156,9 +164,9 @@ def _restore(context: Context, tensors: dict[str, Tensor], header: Json) -> Stat
     if header.get("held_out") != context.held_out_digest:
         raise RunError(f"{run.path}: the held-out data differ from those that the run began with")
     try:
-        finished = not tensors and header["stage"] > context.last
-        fitting = not finished and header["phase"] != "flow"
-        state = stages.blank_state(context, header["stage"], header["step"], fitting)
+        finished = not tensors and header["stage"] > run.total_stages()
+        fitting, stage = not finished and header["phase"] != "flow", context.last + 1 if finished else header["stage"]
+        state = stages.blank_state(context, stage, header["step"], fitting, header["step_factor"])
         if not finished:
             state.seconds = {name: float(header["seconds"][name]) for name in state.seconds}
             state.load_tensors(tensors, context.here)

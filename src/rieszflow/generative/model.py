@@ -222,7 +222,7 @@ class GenerativeFlow(OnHub):
         n, batch_size = validate.positive_int("n", n), validate.positive_int("batch_size", batch_size)
         if self.run is None or (last := self.run.trained()) == 0:
             raise RunError("nothing is trained yet: call fit first, or resume the run")
-        if last < (total := self.config.total_stages()):
+        if last < (total := self.run.total_stages()):
             notice(f"{self.run.path}: training is not finished; samples go through {last} of {total} stages")
         device, generator = self.config.torch_device(), validate.generator(seed)
         x, shape, described = torch.empty(0), self.run.shape, self.run.data

@@ -41,11 +41,13 @@ class StageMetrics:
     level: int  # the factor by which its images are pooled
     flow_steps: int
     flow_steps_total: int  # of all stages so far
-    energy_distance: dict[str, float]  # unbiased estimates of the distance to held-out data, by point cloud
+    energy_distance: dict[str, float]  # unbiased estimates of the distance to held-out or validation data, by point cloud
     seconds: dict[str, float]  # time spent so far, by phase
     displacement_rms: float | None = None  # root mean square of the particles' displacements; None in a recording
     fit_error: float | None = None  # fraction of the mean squared displacement that the network misses; None in a recording
     megabytes: float | None = None  # size of the stage's part of a recording; None for a network
+    frechet_distance: dict[str, float] | None = None  # to validation data, by point cloud; None without them
+    step_factor: float | None = None  # the factor of τ that validation data led to; None without them
 
     def to_dict(self) -> Json:
         return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
@@ -156,7 +158,7 @@ class Run:
         try:
             header, _ = load_header(file, STATE)
             self._check_belongs(file, header)
-            return min(int(header["stage"]) - 1, self.config.total_stages())
+            return min(int(header["stage"]) - 1, self.total_stages())
         except (FileError, KeyError, TypeError, ValueError, OverflowError):
             return None
 
@@ -181,12 +183,20 @@ class Run:
         for file in map(self.network_file, self._stages()):
             self._check_belongs(file, load_header(file, NETWORK)[0])
 
+    def total_stages(self) -> int:
+        """Return the number of stages of the whole model: those in config.yaml, or fewer if the training ended by itself."""
+        with contextlib.suppress(FileError, IndexError):  # a damaged file, or none
+            last = self._stages()[-1]
+            if load_header(self.network_file(last), NETWORK)[0].get("last") is True:
+                return last
+        return self.config.total_stages()
+
     def trained(self) -> int:
         """Return the number of stages trained so far; refuse missing and foreign ones, and more than config.yaml states."""
         if not self.path.is_dir():
             raise RunError(f"{self.path}: the folder of the run is missing; it was moved or removed")
         self.check()
-        found, total = self._stages(), self.config.total_stages()
+        found, total = self._stages(), self.total_stages()
         if found and found[-1] > total:
             file = self.network_file(found[-1])
             raise RunError(f"{file}: is of stage {found[-1]}, but config.yaml has {total} stages; raise `stages`")
@@ -196,12 +206,12 @@ class Run:
             raise RunError(f"{file}: is missing; {cure} resume the run")
         return found[-1] if found else 0
 
-    def save_network(self, stage: int, tensors: dict[str, Tensor]) -> None:
-        """Write the network of a stage, after removing those of later stages, which are of an earlier training."""
+    def save_network(self, stage: int, tensors: dict[str, Tensor], last: bool = False) -> None:
+        """Write the network of a stage, after removing those of later stages; `last` marks the end of the model."""
         for number in reversed(self._stages()):
             if number > stage:
                 self.network_file(number).unlink()
-        save_tensors(self.network_file(stage), NETWORK, tensors, {"stage": stage, **self._header})
+        save_tensors(self.network_file(stage), NETWORK, tensors, {"stage": stage, "last": last, **self._header})
 
     def load_network(self, stage: int) -> dict[str, Tensor]:
         """Return the tensors of a stage; refuse a damaged or foreign file, and an edited config.yaml."""
@@ -213,7 +223,7 @@ class Run:
 
     def complete(self) -> bool:
         """Return True if all stages and their metrics are there; refuse damaged and foreign networks."""
-        total = self.config.total_stages()
+        total = self.total_stages()
         if self.finished() < total or self.missing():
             return False
         for number in range(1, total + 1):

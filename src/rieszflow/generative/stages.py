@@ -6,6 +6,7 @@ import contextlib
 import copy
 import gc
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +20,15 @@ from rieszflow.generative.levels import draw_latents, upsample
 from rieszflow.generative.networks import as_data, build, displace
 from rieszflow.generative.run import StageMetrics
 from rieszflow.generative.state import WATCHED, Context, FitPhase, FlowPhase, LevelData, Pictures, State, Tensors, level_data
+from rieszflow.generative.validation import best_stage, next_factor
+from rieszflow.metrics import frechet_distance
 from rieszflow.sliced import energy_distance
 
+_COMPARED = 1000  # points in a Fréchet distance, which costs the square of their number
 _PATHS = 12  # fresh samples whose paths through the stages are kept for a picture
 
 
-def blank_state(context: Context, stage: int, step: int, fitting: bool) -> State:
+def blank_state(context: Context, stage: int, step: int, fitting: bool, factor: float | None) -> State:
     """Return a state without particles, whose flow, networks and generators are ready to load a checkpoint."""
     data, device = level_data(context, stage), context.here.device
     data_rng, slice_rng = torch.Generator(), torch.Generator(device).manual_seed(context.config.seed + 1)
@@ -32,7 +36,9 @@ def blank_state(context: Context, stage: int, step: int, fitting: bool) -> State
     empty = data.targets.new_empty(0, data.targets.shape[1])
     return State(
         stage=stage,
-        phase=new_fit(context, data, stage, step, data_rng) if fitting else new_flow(context, data, stage, step, slice_rng),
+        phase=new_fit(context, data, stage, step, data_rng)
+        if fitting
+        else new_flow(context, data, stage, step, slice_rng, factor),
         step=step,
         data=data,
         data_rng=data_rng,
@@ -45,12 +51,14 @@ def blank_state(context: Context, stage: int, step: int, fitting: bool) -> State
         fresh=empty,
         fresh_velocities=[None] * len(data.step_sizes),
         path=empty,
+        step_factor=factor,
     )
 
 
 def first_state(context: Context) -> State:
     """Return the state before the first flow, when x is noise."""
-    state = blank_state(context, 1, 0, fitting=False)
+    factor = next_factor(context.config, []) if context.config.validation else None
+    state = blank_state(context, 1, 0, fitting=False, factor=factor)
 
     def latents(n: int, first: int) -> Tensor:
         noise = draw_latents(context.config, state.data.level.shape, n, state.data_rng)
@@ -75,7 +83,7 @@ def next_stage(context: Context, state: State) -> None:
         state.init_weights = {}
     if state.data.level.config.paper.reset_velocity:
         state.velocities = [None] * len(state.velocities)
-    state.phase = new_flow(context, state.data, state.stage, 0, state.slice_rng)
+    state.phase = new_flow(context, state.data, state.stage, 0, state.slice_rng, state.step_factor)
     state.x_old = _start_of_flow(context, state.x)
 
 
@@ -100,9 +108,12 @@ def _next_level(context: Context, state: State) -> None:
     state.fresh_velocities = [None] * len(data.step_sizes)
 
 
-def new_flow(context: Context, data: LevelData, stage: int, step: int, slice_rng: torch.Generator) -> FlowPhase:
+def new_flow(
+    context: Context, data: LevelData, stage: int, step: int, slice_rng: torch.Generator, factor: float | None
+) -> FlowPhase:
     """Return the flow of a stage after some steps, without its velocities."""
     level, config = data.level, data.level.config
+    first, last = (factor, factor) if factor is not None else config.step_schedule or (1.0, 1.0)
     flow = ParticleFlow(
         data.targets,
         slices=config.slices,
@@ -114,7 +125,7 @@ def new_flow(context: Context, data: LevelData, stage: int, step: int, slice_rng
         target_batch_size=config.target_batch_size,
         bounds=(0.0, 1.0) if config.clip else None,
         group=context.here.group,
-        step_schedule=geometric_schedule(*config.step_schedule, sum(config.flow_steps())) if config.step_schedule else None,
+        step_schedule=geometric_schedule(first, last, sum(config.flow_steps())),
         combine=config.combine,
         record=config.model == "recorded",
         bins=config.bins,
@@ -232,7 +243,7 @@ def write_network(context: Context, state: State, fit: FitPhase) -> None:
 
 
 def write_recording(context: Context, state: State, phase: FlowPhase) -> None:
-    """Write the part of a recording that the last flow made, and its metrics. Particles stay where they are."""
+    """Write the part of a recording that the last flow made, its metrics, and the next step factor. Particles stay in place."""
     assert phase.flow.recorder is not None
     segment = phase.flow.recorder.segment
     watched = ranks.all_gather_rows(state.x[:WATCHED], context.here.group)[:WATCHED]
@@ -241,12 +252,27 @@ def write_recording(context: Context, state: State, phase: FlowPhase) -> None:
         state.fresh_velocities = list(velocities)
         _write(context, state, segment.to_tensors(), {"particles": watched}, megabytes=segment.nbytes / 1e6)
     ranks.wait(context.here.group)
+    if context.config.validation:
+        factor = next_factor(context.config, state.rows) if context.here.main else 0.0
+        state.step_factor = ranks.broadcast_float(factor, context.here.group)
 
 
-def _write(context: Context, state: State, tensors: Tensors, clouds: Tensors, **measured: float) -> None:
+def end_at_best(context: Context, state: State) -> None:
+    """End a training that validation data steer: the best stage becomes the last one, and later ones are removed."""
+    if context.here.main:
+        best = best_stage(state.rows)
+        context.run.save_network(best, context.run.load_network(best), last=True)
+    ranks.wait(context.here.group)
+
+
+def _write(context: Context, state: State, tensors: Tensors, clouds: Tensors, **measured: Any) -> None:
     """Write a stage's file and metrics, draw its pictures, and report progress."""
     level, held_out = state.data.level, state.data.held_out
     watched = {**clouds, "fresh_samples": as_data(state.fresh, level), "training_data": state.data.watched}
+    if context.config.validation and len(level.shape) == 3:
+        n = min(_COMPARED, len(held_out))
+        distances = {name: frechet_distance(x[:n], held_out[:n]) for name, x in watched.items()}
+        measured |= {"frechet_distance": distances}
     row = StageMetrics(
         stage=state.stage,
         level=level.factor,
@@ -254,6 +280,7 @@ def _write(context: Context, state: State, tensors: Tensors, clouds: Tensors, **
         flow_steps_total=sum(context.schedule[: state.stage]),
         energy_distance={name: energy_distance(x, held_out, statistic="U").item() for name, x in watched.items()},
         seconds=dict(state.seconds),
+        step_factor=state.step_factor,
         **measured,
     )
     state.path = torch.cat([state.path, state.fresh[None, :_PATHS]])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
@@ -18,7 +19,7 @@ from rieszflow._infra import ranks
 from rieszflow._infra.files import Json
 from rieszflow._types import ProgressCallback
 from rieszflow.data import Dataset
-from rieszflow.errors import RunError
+from rieszflow.errors import ConfigError, RunError
 from rieszflow.flow import ParticleFlow
 from rieszflow.flow.segments import Segment
 from rieszflow.generative.condition import Condition, raw_conditions
@@ -68,7 +69,7 @@ class Context:
     schedule: Sequence[int]  # T_1, …, T_L
     here: Processes
     targets: Tensor  # (M, d) at full size, on the CPU
-    held_out: Tensor  # (n, d) at full size, on the CPU, for the metrics
+    held_out: Tensor  # (n, d) at full size, on the CPU, for the metrics; the validation data if there are any
     held_out_digest: str  # a checksum of `held_out`
     random_state: Tensor  # of the data generator after the targets were chosen
     conditions: Tensor | None  # of the particles, then of the fresh samples
@@ -120,6 +121,12 @@ def prepare(
     train, held_out = data.train.flatten(1), data.held_out.flatten(1)[:WATCHED]
     known, known_held_out = raw_conditions(config, data)
     order = torch.arange(len(train)) if config.paper.first_targets else torch.randperm(len(train), generator=generator)
+    if config.validation:
+        size = min(WATCHED, math.ceil(config.validation * len(train)))
+        if not 2 <= size <= len(train) - 2:
+            raise ConfigError(f"`validation` must leave 2 of {len(train)} data on both sides, got {config.validation}")
+        order, validation = order[:-size], order[-size:]
+        held_out, known_held_out = train[validation], None if known is None else known[validation]
     targets = order[: config.targets]
     held_out = condition.join(None if known_held_out is None else known_held_out[:WATCHED], held_out)
     conditions = None
@@ -229,6 +236,7 @@ class State:
     fresh: Tensor  # (n, d), samples from latents that were never particles, after the last stage
     fresh_velocities: list[Tensor | None]  # in a recording; None before the level's first step
     path: Tensor  # (stages, n, d), some of the fresh samples after every stage
+    step_factor: float | None = None  # of τ, chosen by validation data, which end the training with 0; None without them
     init_weights: Tensors = field(default_factory=dict)  # of each level's first network, if it is the user's own
     # Time spent in flows, in fits, and after them on metrics, pictures and checkpoints.
     seconds: dict[str, float] = field(default_factory=lambda: {"flow": 0.0, "fit": 0.0, "finish": 0.0})
@@ -236,8 +244,10 @@ class State:
 
     def header(self) -> Json:
         """Return the JSON-able part of a checkpoint."""
-        rows = [row.to_dict() for row in self.rows]
-        return {"stage": self.stage, "phase": self.phase.name, "step": self.step, "seconds": self.seconds, "rows": rows}
+        return {
+            "stage": self.stage, "phase": self.phase.name, "step": self.step, "step_factor": self.step_factor,
+            "seconds": self.seconds, "rows": [row.to_dict() for row in self.rows],
+        }  # fmt: skip
 
     def to_tensors(self, here: Processes) -> Tensors:
         """Return the tensors of a checkpoint, with the particles of all processes. All processes must make this call."""

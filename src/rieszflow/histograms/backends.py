@@ -57,13 +57,12 @@ class Backend(ABC):
         """Write factor·(G − F) at the edges of the equal bins to the `unit` (P,) and `table` (P, B + 1) of `StepTables`."""
 
     @abstractmethod
+    def decode(self, unit: Tensor, table: Tensor) -> PiecewiseLinear:
+        """Return the function that `encode` wrote, constant beyond the range, valid until this thread's next call."""
+
+    @abstractmethod
     def cumulate(self, f: Tensor, g: Tensor, alpha: float, factor: float) -> PiecewiseLinear:
         """Return factor·[2G − 1 − α(2F − 1)] for the counts f and g of F and G, valid until this thread's next call."""
-
-
-def empty_lines(P: int, bins: int) -> np.ndarray:
-    """Return uninitialised values of a `PiecewiseLinear` on the CPU, valid until this thread's next call."""
-    return _LINES.array((P, bins, 2), np.float32)
 
 
 class _Cpu(Backend):
@@ -85,7 +84,7 @@ class _Cpu(Backend):
 
     def look_up(self, grid: BinGrid, cloud: Cloud, lines: PiecewiseLinear) -> Tensor:
         pairs = lines.values.numpy().view(np.uint64)[..., 0]
-        own = np.zeros(2, np.float32) if lines.own is None else lines.own.numpy()
+        own = None if lines.bounded else np.zeros(2, np.float32) if lines.own is None else lines.own.numpy()
         out = empty_like(cloud.points)
         self._look_up(out, grid, cloud.points, *_bins_and_weights(grid, cloud), pairs, own)
         return out
@@ -93,8 +92,13 @@ class _Cpu(Backend):
     def encode(self, f: Tensor, g: Tensor, factor: float, unit: Tensor, table: Tensor) -> None:
         parallel_for(loops.encode_step, len(f), 1, f.numpy(), g.numpy(), factor, unit.numpy(), table.numpy())
 
+    def decode(self, unit: Tensor, table: Tensor) -> PiecewiseLinear:
+        lines = _LINES.array((*table.shape, 2), np.float32)
+        parallel_for(loops.decode_step, len(table), 1, table.numpy(), unit.numpy(), lines)
+        return PiecewiseLinear(torch.from_numpy(lines), bounded=True)
+
     def cumulate(self, f: Tensor, g: Tensor, alpha: float, factor: float) -> PiecewiseLinear:
-        lines = empty_lines(*f.shape)
+        lines = _LINES.array((*f.shape, 2), np.float32)
         parallel_for(loops.cumulate, len(f), 1, f.numpy(), g.numpy(), alpha, factor, lines)
         return PiecewiseLinear(torch.from_numpy(lines))
 
@@ -166,20 +170,17 @@ class TorchBackend(Backend):
     ) -> tuple[Tensor, Tensor | None]:
         x, w, P, B = cloud.points, cloud.weights, grid.directions.P, grid.B
         counts = torch.zeros(P, B + 2 * TAIL, dtype=torch.float32, device=x.device)
-        sums = torch.zeros(P, 2 * TAIL, dtype=torch.float64, device=x.device) if tail_sums else None
+        sums = torch.zeros_like(counts, dtype=torch.float64) if tail_sums else None
         for rows, tile in grid.tiles(x, self._size(grid)):
             index, _, u = _locate(grid, tile)
             weights = torch.where(u.isnan(), u, 1.0 if w is None else w[rows].detach().float())
             counts.scatter_add_(1, index, weights)
-            if sums is None:
-                continue
-            slot = torch.where(index < TAIL, index, (index - B).clamp(min=0))
-            tail = (index < TAIL) | (index >= TAIL + B)
-            sums.scatter_add_(1, slot.clamp(max=2 * TAIL - 1), torch.where(tail, u * weights, 0).double())
-        if sums is None:
-            return counts.mul_(scale), None
-        check_inside(sums.abs().amax().item())
-        return counts.mul_(scale), sums.mul_(scale)
+            if sums is not None:
+                sums.scatter_add_(1, index, (u * weights).double())
+        if sums is not None:
+            sums = torch.cat([sums[:, :TAIL], sums[:, TAIL + B :]], 1).mul_(scale)
+            check_inside(sums.abs().amax().item())
+        return counts.mul_(scale), sums
 
     def look_up(self, grid: BinGrid, cloud: Cloud, lines: PiecewiseLinear) -> Tensor:
         x, w, own = cloud.points, cloud.weights, lines.own
@@ -198,6 +199,11 @@ class TorchBackend(Backend):
         largest = edges.abs().amax(1)
         unit.copy_(factor * largest / 127)
         table.copy_((edges * (127 / largest).masked_fill(largest == 0, 0)[:, None]).round())
+
+    def decode(self, unit: Tensor, table: Tensor) -> PiecewiseLinear:
+        values = table.float() * unit[:, None]
+        left = torch.cat([values[:, :1].expand(-1, TAIL), values, values[:, -1:].expand(-1, TAIL)], 1)
+        return PiecewiseLinear(torch.stack([left[:, :-1], left.diff(dim=1)], -1))
 
     def cumulate(self, f: Tensor, g: Tensor, alpha: float, factor: float) -> PiecewiseLinear:
         rise = 2 * (_spread_part(g) - alpha * _spread_part(f)).double()

@@ -45,19 +45,16 @@ def choose_grids(
     return [uniform_bins(p, x, y, kernel, group) for p in projectors]
 
 
-def sample_points(x: Tensor, y: Tensor | Batches, group: Group) -> tuple[np.ndarray | Tensor, int]:
-    """Return random points of both clouds, those of y last, and the number of points of both.
-
-    They are a tensor if all points are on another device, so that nothing waits for it.
-    """
+def sample_points(x: Tensor, y: Tensor | Batches, group: Group) -> tuple[Tensor, int]:
+    """Return random points of both clouds, those of y last, and the number of points of both."""
     (first_y, M), (first_x, N) = offset(len(y) if isinstance(y, Tensor) else y.count(), group), offset(len(x), group)
     half = max(_SAMPLE // 2, min(_SAMPLE, (M + N) // 32))
     rows = np.random.default_rng(0).integers(0, 2**62, half)
     if isinstance(y, Tensor) and x.device.type != "cpu" and group is None:
-        picked = (to_device(torch.from_numpy(rows % n), x.device) for n in (N, M))
-        return torch.cat([cloud.detach()[index] for cloud, index in zip((x, y), picked, strict=True)]), M + N
+        return torch.cat([t.detach()[to_device(torch.from_numpy(rows % len(t)), x.device)] for t in (x, y)]), M + N
     # In NumPy, because PyTorch's threads keep spinning after an operation and slow down those that count.
-    return np.concatenate([_rows(x, rows % N - first_x, group), _rows(y, rows % M - first_y, group)]), M + N
+    found = np.concatenate([_rows(x, rows % N - first_x, group), _rows(y, rows % M - first_y, group)])
+    return torch.from_numpy(found), M + N
 
 
 def _rows(x: Tensor | Batches, rows: np.ndarray, group: Group) -> np.ndarray:
@@ -86,39 +83,38 @@ def n_bins_for(directions: Directions, points: int) -> int:
     return max(_FEWEST_BINS, min(BINS, 1 << max(0, many.bit_length() - 1)))
 
 
-def make_projectors(directions: Directions, points: np.ndarray | Tensor, like: Tensor) -> list[Projector]:
+def make_projectors(directions: Directions, points: Tensor, like: Tensor) -> list[Projector]:
     """Return the projectors of all parts of the directions, given a sample of the points (S, d), the target's last."""
     # The origin is the median of some points: near it projections keep more digits, and no outlier moves it.
     middle = min(15, len(points) - 1)
-    scale: float | Tensor
-    if isinstance(points, Tensor):
+    if points.device.type == "cpu":
+        some = points.numpy()
+        shift = np.partition(some[-31:], middle, axis=0)[middle]
+        largest = float(max((some.max(0) - shift).max(), (shift - some.min(0)).max()))
+        scale: float | Tensor = power_of_two(within_range(largest, like.dtype), like.dtype)
+        origin = torch.from_numpy(shift).to(like)
+    else:
         origin = points[-31:].sort(0).values[middle]
         scale = power_of_two_tensor(torch.maximum(points.amax(0) - origin, origin - points.amin(0)).amax())
-    else:
-        shift = np.partition(points[-31:], middle, axis=0)[middle]
-        largest = float(max((points.max(0) - shift).max(), (shift - points.min(0)).max()))
-        origin, scale = torch.from_numpy(shift).to(like), power_of_two(within_range(largest, like.dtype), like.dtype)
     return [Projector(part, origin, scale) for part in split_directions(directions)]
 
 
-def choose_bins(projector: Projector, points: np.ndarray | Tensor, B: int = BINS) -> BinGrid:
+def choose_bins(projector: Projector, points: Tensor, B: int = BINS) -> BinGrid:
     """Return B bins on every slice over the range of a sample of the points (S, d), without its outliers."""
-    S = len(points)
-    places = 0, -1, S // 2, S // 10, S - 1 - S // 10
-    if isinstance(points, Tensor):
-        on, ordered = torch, projector.project(points).sort(1).values
-        low, high, middle, first, last = (ordered[:, k].double() for k in places)
+    p = projector.project(points.to(projector.shift))
+    if p.device.type == "cpu":
+        p.numpy().sort(axis=1)
     else:
-        on, p = np, projector.project(torch.from_numpy(points).to(projector.shift)).cpu().numpy()
-        p.sort(axis=1)
-        low, high, middle, first, last = (p[:, k].astype(np.float64) for k in places)
+        p = p.sort(1).values
+    S = len(points)
+    low, high, middle, first, last = (p[:, k].double() for k in (0, -1, S // 2, S // 10, S - 1 - S // 10))
     margin = 0.15 * (high - low)
-    reach = on.where(last > first, 4 * (last - first), high - low + margin)
-    low, high = on.maximum(low - margin, middle - reach), on.minimum(high + margin, middle + reach)
+    reach = torch.where(last > first, 4 * (last - first), high - low + margin)
+    low, high = torch.maximum(low - margin, middle - reach), torch.minimum(high + margin, middle + reach)
     # If all projections are equal, bins are as wide as their rounding, around the value, in the points' unit.
-    least = 1e-4 * abs(middle).clip(min=1e-6)
+    least = 1e-4 * middle.abs().clamp(min=1e-6)
     narrow = high - low < least
-    return projector.with_bins(on.where(narrow, middle - least, low), B / on.where(narrow, 2 * least, high - low), B)
+    return projector.with_bins(torch.where(narrow, middle - least, low), B / torch.where(narrow, 2 * least, high - low), B)
 
 
 def uniform_bins(projector: Projector, x: Tensor, y: Tensor, kernel: Kernel, group: Group) -> BinGrid:

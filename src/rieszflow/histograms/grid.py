@@ -108,10 +108,12 @@ class PiecewiseLinear:
     Attributes:
         values: Its value at the left edge and its rise over the bin, (P, bins, 2) float32.
         own: The value and rise that a point of weight one causes in its own bin, (2,) float32, to be subtracted; or None.
+        bounded: True if there are B + 1 values at the edges of the equal bins, which are constant beyond the range.
     """
 
     values: Tensor
     own: Tensor | None = None
+    bounded: bool = False
 
 
 def check_inside(largest: float, finite: bool = True) -> None:

@@ -140,6 +140,26 @@ def look_up_rows(tile, rows, m, T, first, low, inverse, B, w, start, lines, own,
 
 
 @numba.njit(**OPTIONS)
+def replay_rows(tile, rows, m, T, first, low, inverse, B, lines, index, u, pair):
+    """Replace projections by a recorded step's functions, which are constant outside of the range: lines (P, B + 1)."""
+    flat, bins, halves = lines.reshape(-1), np.uint32(lines.shape[1]), pair.view(np.float32)
+    for r in range(rows):
+        row, p = tile[r * T : r * T + m], first + r
+        left, per = low[p], inverse[p]
+        for t in range(m):
+            v = (row[t] - left) * per
+            v = min(v if v > 0 else np.float32(0), np.float32(B))  # 0 for NaN, too
+            k = np.int32(v)
+            u[t] = v - np.float32(k)
+            index[t] = np.uint32(k)
+        base = np.uint32(p) * bins
+        for t in range(m):
+            pair[t] = flat[base + index[t]]
+        for t in range(m):
+            row[t] = halves[2 * t] + u[t] * halves[2 * t + 1]
+
+
+@numba.njit(**OPTIONS)
 def extend_rows(tile, rows, m, T, first, extent):
     """Extend the least and greatest projections (2, P) by rows of projections."""
     for r in range(rows):
@@ -150,9 +170,9 @@ def extend_rows(tile, rows, m, T, first, extent):
         extent[0, first + r], extent[1, first + r] = low, high
 
 
-# A pass over points does one of three things, and Numba compiles it without the branches of arguments that are None: with
+# A pass over points does one of four things, and Numba compiles it without the branches of arguments that are None: with
 # `extent` (workers, 2, P) it finds the range of the projections, with `tables` and `sums` it counts, with `lines` it looks up
-# and transforms back to `out`.
+# and transforms back to `out`; without `own`, the lines are those of a recorded step.
 
 
 @numba.njit(**OPTIONS)
@@ -169,7 +189,10 @@ def hadamard_pass(first, last, worker, T, source, hadamard, extent, bins, w, tab
         if tables is not None:
             count_rows(tile, rows, m, T, 0, low, inverse, B, w, start, tables[worker], sums[worker], index)
         if lines is not None:
-            look_up_rows(tile, rows, m, T, 0, low, inverse, B, w, start, lines, own, u, index, pair)
+            if own is None:
+                replay_rows(tile, rows, m, T, 0, low, inverse, B, lines, index, u, pair)
+            else:
+                look_up_rows(tile, rows, m, T, 0, low, inverse, B, w, start, lines, own, u, index, pair)
             tile[rows * T :] = 0
             backward(tile, out, start, m, signs, T)
 
@@ -189,7 +212,10 @@ def tile_look_up(first, last, worker, step, projected, start, bins, w, lines, ow
     (low, inverse, B), m = bins, projected.shape[1]
     u, index, pair = np.empty(m, np.float32), np.empty(m, np.uint32), np.empty(m, np.uint64)
     rows = projected[first:last].reshape(-1)
-    look_up_rows(rows, last - first, m, m, first, low, inverse, B, w, start, lines, own, u, index, pair)
+    if own is None:
+        replay_rows(rows, last - first, m, m, first, low, inverse, B, lines, index, u, pair)
+    else:
+        look_up_rows(rows, last - first, m, m, first, low, inverse, B, w, start, lines, own, u, index, pair)
 
 
 # Tables.
@@ -256,15 +282,13 @@ def encode_step(first, last, worker, step, f, g, factor, unit, table):
 
 @numba.njit(**OPTIONS)
 def decode_step(first, last, worker, step, table, unit, lines):
-    """The inverse of `encode_step`, as in `cumulate`; constant in geometric bins."""
+    """The inverse of `encode_step`: lines (P, B + 1, 2), value and rise from every edge on."""
     B = table.shape[1] - 1
     for p in range(first, last):
-        for b in range(TAIL):
-            lines[p, b, 0], lines[p, b, 1] = table[p, 0] * unit[p], 0
-            lines[p, TAIL + B + b, 0], lines[p, TAIL + B + b, 1] = table[p, B] * unit[p], 0
         for b in range(B):
             value = table[p, b] * unit[p]
-            lines[p, TAIL + b, 0], lines[p, TAIL + b, 1] = value, table[p, b + 1] * unit[p] - value
+            lines[p, b, 0], lines[p, b, 1] = value, table[p, b + 1] * unit[p] - value
+        lines[p, B, 0], lines[p, B, 1] = table[p, B] * unit[p], 0
 
 
 @numba.njit(**OPTIONS)

@@ -11,18 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rieszflow._infra.jit import parallel_for
 from rieszflow._infra.numerics import to_device
 from rieszflow._infra.ranks import Group, total
 from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud, Pair
 from rieszflow.directions import Directions
-from rieszflow.histograms import loops
-from rieszflow.histograms.backends import empty_lines, select_backend
+from rieszflow.histograms.backends import select_backend
 from rieszflow.histograms.choose import choose_grids
-from rieszflow.histograms.grid import BinGrid, PiecewiseLinear, split_directions
+from rieszflow.histograms.grid import BinGrid, split_directions
 from rieszflow.histograms.histogram import Histogram
-from rieszflow.histograms.loops import TAIL
 from rieszflow.kernels import Riesz
 
 _X, _Y = Workspace(), Workspace()
@@ -68,25 +65,14 @@ def record_step(pair: Pair, directions: Directions, bins: int, group: Group = No
 
 def replay_step(step: StepTables, directions: Directions, z: Tensor) -> Tensor:
     """Return the recorded gradient at the points z (n, d), on any device; `directions` are those of `record_step`."""
-    gradient, first, device = None, 0, z.device
-    shift, low, inverse = (to_device(t, device) for t in (step.shift, step.low, step.inverse))
-    scale = float(step.scale) if device.type == "cpu" else to_device(step.scale, device)
+    gradient, first, shift, bins = None, 0, to_device(step.shift, z.device).to(z), step.table.shape[1] - 1
+    low, inverse, unit, table = (to_device(t, z.device) for t in (step.low, step.inverse, step.unit, step.table))
+    scale = float(step.scale) if z.device.type == "cpu" else to_device(step.scale, z.device)
     for part in split_directions(directions):
         rows = slice(first, first + part.P)
-        bins = step.table.shape[1] - 1
-        grid = BinGrid(part, shift.to(z), scale, low[rows], inverse[rows], bins)
-        new = select_backend(grid).look_up(grid, Cloud(z), _decode(step.table[rows], step.unit[rows], device))
+        grid = BinGrid(part, shift, scale, low[rows], inverse[rows], bins)
+        backend = select_backend(grid)
+        new = backend.look_up(grid, Cloud(z), backend.decode(unit[rows], table[rows]))
         gradient, first = new if gradient is None else gradient.add_(new), first + part.P
     assert gradient is not None
     return gradient
-
-
-def _decode(table: Tensor, unit: Tensor, device: torch.device) -> PiecewiseLinear:
-    P, edges = table.shape
-    if device.type == "cpu":
-        lines = empty_lines(P, edges - 1 + 2 * TAIL)
-        parallel_for(loops.decode_step, P, 1, table.numpy(), unit.numpy(), lines)
-        return PiecewiseLinear(torch.from_numpy(lines))
-    values = to_device(table, device).float() * to_device(unit, device)[:, None]
-    left = torch.cat([values[:, :1].expand(-1, TAIL), values, values[:, -1:].expand(-1, TAIL)], 1)
-    return PiecewiseLinear(torch.stack([left[:, :-1], left.diff(dim=1)], -1))

@@ -82,7 +82,7 @@ def write_report(run: Run, rows: Sequence[StageMetrics] | None = None) -> Path:
     data = f"{run.data['points']:,} {noun(run.shape)} of shape {tuple(run.shape)}"
     seconds = f", {sum(rows[-1].seconds.values()):.0f} s" if rows else ""
     scale = "" if run.columns is None else " Distances are those of columns scaled by their interquartile ranges."
-    summary = f"Trained on {data}: {len(rows)} of {run.config.total_stages()} stages{seconds}.{scale}"
+    summary = f"Trained on {data}: {len(rows)} of {run.total_stages()} stages{seconds}.{scale}"
     template = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
     page = template.substitute(
         title=_text(Path(run.data["name"]).name),
@@ -98,7 +98,7 @@ def write_report(run: Run, rows: Sequence[StageMetrics] | None = None) -> Path:
 
 def _stage_sections(run: Run, rows: Sequence[StageMetrics]) -> list[str]:
     """Return the sections about the training: samples, their way from noise to data, and curves."""
-    images, number = len(run.shape) == 3, len(rows)
+    images, number = len(run.shape) == 3, run.finished()  # fewer than the rows if validation data ended the training
     kind = "Grid of small images" if images else "Scatter plot of the first two coordinates"
     layout = ""
     if images and run.config.condition == "class":
@@ -125,15 +125,19 @@ def _stage_sections(run: Run, rows: Sequence[StageMetrics]) -> list[str]:
 
 def _curves(rows: Sequence[StageMetrics]) -> str:
     over = f"over stages {rows[0].stage} to {rows[-1].stage}"
-    distances = [row.energy_distance for row in rows]
-    fresh, baseline = [e["fresh_samples"] for e in distances], distances[-1]["training_data"]
-    curves = {label: [e[key] for e in distances] for key, label in _CURVES.items() if key in distances[-1]}
-    figures = _inline(
-        stage_curves(rows, curves, "energy distance to held-out data", baseline),
-        f"Curves of energy distances to held-out data {over}: fresh samples go from {fresh[0]:.3g} to {fresh[-1]:.3g}; "
-        f"a dashed line marks training data at {baseline:.3g}.",
-        "Energy distance to held-out data after each stage; lower is better.",
-    )
+    data, figures = _reference(rows), ""
+    measured = {"energy": [row.energy_distance for row in rows]}
+    if frechet := [row.frechet_distance for row in rows if row.frechet_distance is not None]:
+        measured["Fréchet"] = frechet
+    for name, distances in measured.items():
+        fresh, baseline = [e["fresh_samples"] for e in distances], distances[-1]["training_data"]
+        curves = {label: [e[key] for e in distances] for key, label in _CURVES.items() if key in distances[-1]}
+        figures += _inline(
+            stage_curves(rows, curves, f"{name} distance to {data}", baseline),
+            f"Curves of {name} distances to {data} {over}: fresh samples go from {fresh[0]:.3g} to {fresh[-1]:.3g}; "
+            f"a dashed line marks training data at {baseline:.3g}.",
+            f"{name[0].upper()}{name[1:]} distance to {data} after each stage; lower is better.",
+        )
     if errors := [row.fit_error for row in rows if row.fit_error is not None]:
         figures += _inline(
             stage_curves(rows, {"fit error": errors}, "relative squared fit error"),
@@ -207,9 +211,14 @@ def stage_caption(rows: Sequence[StageMetrics]) -> str:
     if "network_particles" in rows[-1].energy_distance:
         fitted, error = ", of the particles after the network", " Fit error: the share of the displacement that it misses."
     return (
-        f"Unbiased energy distances to held-out data, lower is better: of the flow's particles{fitted} and of fresh samples. "
-        f"They are around 0, possibly negative, for equal distributions.{error}"
+        f"Unbiased energy distances to {_reference(rows)}, lower is better: of the flow's particles{fitted} and of fresh "
+        f"samples. They are around 0, possibly negative, for equal distributions.{error}"
     )
+
+
+def _reference(rows: Sequence[StageMetrics]) -> str:
+    """Return the name of the data that samples are compared to after each stage."""
+    return "held-out data" if rows[0].step_factor is None else "validation data"
 
 
 def _text(value: object) -> str:

@@ -132,7 +132,7 @@ class Plan:
     def fit(cls, points: Tensor, settings: SliceSettings) -> Plan:
         """Place the bins where some points (m, d), divided by their spreads, lie."""
         chosen = np.random.default_rng(0).permutation(len(points))[:_SAMPLE]
-        some = points.cpu().numpy()[chosen]
+        some = torch.from_numpy(points.cpu().numpy()[chosen])
         kinds = settings.all_directions(points)
         projectors = (projector for kind in kinds for projector in histograms.make_projectors(kind, some, points))
         return cls(settings, tuple(histograms.choose_bins(projector, some) for projector in projectors))

@@ -212,7 +212,8 @@ def _projectors(directions: Directions, some: np.ndarray, parts: list[slice]) ->
     spread = [np.abs(some[part] - np.median(some[part], 0)).mean() for part in parts]
     narrowest = some[parts[int(np.argmin(spread))]]
     origin = np.resize(narrowest, (31, some.shape[1]))
-    return histograms.make_projectors(directions, np.concatenate([some, origin]), torch.from_numpy(some))
+    points = torch.from_numpy(np.concatenate([some, origin]))
+    return histograms.make_projectors(directions, points, points)
 
 
 def _edges(x: np.ndarray) -> np.ndarray:

@@ -1,0 +1,39 @@
+"""How validation data steer a recorded flow: when steps become shorter, when the training ends, and which stage is its last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rieszflow.generative.config import Config
+from rieszflow.generative.run import StageMetrics
+
+_IMPROVEMENT = 0.1  # smallest decrease of a distance in a stage that counts, relative to its excess over that of training data
+_SHORTER = 0.7  # factor of the step length after a stage without improvement
+_PATIENCE = 2  # stages without improvement at the shortest steps
+
+
+def _distances(rows: Sequence[StageMetrics], name: str) -> list[float]:
+    """Return a cloud's distances to the validation data: Fréchet for images, energy for vectors, whose shapes also matter."""
+    return [(row.frechet_distance or row.energy_distance)[name] for row in rows]
+
+
+def best_stage(rows: Sequence[StageMetrics]) -> int:
+    """Return the number of the stage whose fresh samples are closest to the validation data."""
+    distances = _distances(rows, "fresh_samples")
+    return 1 + distances.index(min(distances))
+
+
+def next_factor(config: Config, rows: Sequence[StageMetrics]) -> float:
+    """Return the factor of τ in the stage after some stages; 0 if the training has come to its end."""
+    assert config.step_schedule is not None
+    factor, last = config.step_schedule
+    distances, waited = _distances(rows, "fresh_samples"), 0
+    for k, floor in enumerate(_distances(rows, "training_data")[1:], 1):
+        best = min(distances[:k])
+        if best - distances[k] > _IMPROVEMENT * max(0.0, best - floor):
+            waited = 0
+        elif factor > last:
+            factor = max(last, _SHORTER * factor)
+        else:
+            waited += 1
+    return 0.0 if waited >= _PATIENCE else factor

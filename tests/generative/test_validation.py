@@ -82,7 +82,7 @@ def test_validation_data_are_no_targets(tmp_path):
 
 
 def test_too_few_data_are_refused():
-    with pytest.raises(ConfigError, match="`validation` must leave 2 of 3 data"):
+    with pytest.raises(ConfigError, match="`validation` must leave 2 of 2 data"):
         rf.GenerativeFlow(model="recorded", step_schedule=(4.0, 1.0), validation=0.1, particles=10, slices=4).fit(
             torch.randn(4, 2, generator=generator(0))
         )

@@ -61,10 +61,11 @@ PHOTOGRAPHS = {
 }
 VARIATIONS: dict[str, list[dict[str, Any]]] = {
     "fashion-mnist": [
-        {"batch": 4000}, {"coarse": "7x3"}, {"N": 4000}, {"N": 12000, "batch": 4000}, {"momentum": 0.95}, {"latents": "uniform"},
-        {"P_coarse": 512, "P_fine": 512}, {"middle": "7x2"}, {"coarse": "6x4"}, {"coarse": "9x2"}, {"fine": "6x1"}, {"fine": "4x1"},
-        {"ratio": 0.7}, {"ratio": 1.4}, {"bins": 16}, {"P_coarse": 2048, "P_fine": 2048}, {"momentum": 0.8}, {"last": 9.0},
-        {"first": 24.0}, {"first": 10.0}, {"P_coarse": 512}, {"P_fine": 512}, {"middle": "10x1"}, {"coarse": "5x4"}, {"coarse": "7x4"},
+        {"batch": 4000}, {"coarse": "7x3"}, {"N": 4000}, {"N": 12000, "batch": 4000}, {"momentum": 0.95}, {"fine": "6x1"},
+        {"latents": "uniform"}, {"P_coarse": 512, "P_fine": 512}, {"middle": "7x2"}, {"coarse": "6x4"}, {"coarse": "9x2"},
+        {"fine": "4x1"}, {"ratio": 0.7}, {"ratio": 1.4}, {"bins": 16}, {"P_coarse": 2048, "P_fine": 2048}, {"momentum": 0.8},
+        {"last": 9.0}, {"first": 24.0}, {"first": 10.0}, {"P_coarse": 512}, {"P_fine": 512}, {"middle": "10x1"},
+        {"coarse": "5x4"}, {"coarse": "7x4"},
     ],
     "photographs": [
         {"latents": "uniform"}, {"momentum": 0.9}, {"first": 20.0, "last": 2.0}, {"colours": "none"}, {"colours": "both"},

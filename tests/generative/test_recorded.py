@@ -20,10 +20,11 @@ SMALL = {
     "slices": 64, "patch_slices": [[4, 2], [4, 1]], "step_schedule": [8.0, 2.0], "latents": "smooth", "clip": True,
     "device": "cpu", "checkpoint_seconds": 1e-9,
 }  # fmt: skip
+VALIDATED = {**SMALL, "stages": 30, "validation": 0.1, "step_schedule": [8.0, 4.0]}  # ends by itself
 LEVELS = {**SMALL, "levels": [{"factor": 2, "patch_slices": [[3, 1]]}, {"factor": 1, "stages": 2}], "noise_std": 0.05}
 
 
-@pytest.fixture(scope="module", params=[SMALL, LEVELS], ids=["one level", "two levels"])
+@pytest.fixture(scope="module", params=[SMALL, LEVELS, VALIDATED], ids=["one level", "two levels", "validated"])
 def whole(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("recorded") / "run"
     return request.param, rf.GenerativeFlow(**request.param).fit(load("digits"), run=path)
@@ -99,7 +100,8 @@ def test_settings_that_do_not_go_together():
         ({"patch_slices": [7, 2]}, "^`patch_slices"),
         ({"patches_only": True}, "^`patch_slices` "), ({"target_batch_size": 1}, "^`target_batch_size` "),
         ({"by_colour": [2]}, "^`by_colour` must .*got 2"), ({"patch_slices": [[7, 1]], "by_colour": [0]}, "^`by_colour"),
-        ({"model": "other"}, "^`model` "),
+        ({"model": "other"}, "^`model` "), ({"validation": 0.1}, "^`validation` must be 0 without"),
+        ({"validation": 1.0, "step_schedule": [1.0, 1.0]}, "^`validation` must"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=says):
             Config(**{"model": "recorded", **change})

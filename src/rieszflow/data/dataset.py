@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from rieszflow.data.points import MAX_ROUNDING, as_points, to_unit
@@ -55,6 +54,8 @@ class ColumnScaler:
         x = x.astype(np.float64)
         centre, spread = np.median(x, axis=0), column_spreads(x)
         farthest = np.maximum(x.max(0) - centre, centre - x.min(0)) / spread
+        from scipy.optimize import brentq  # takes a quarter of a second, which images do not need
+
         # asinh(k z)/k = `_REACH` for the farthest z, unless that is within reach.
         equation = lambda k, z: math.asinh(k * z) - _REACH * k  # noqa: E731
         tail = [brentq(equation, 1e-9, 1e3, min(z, 1e300)) if z > _REACH + 1e-6 else 0.0 for z in farthest.tolist()]

@@ -8,7 +8,7 @@ from rieszflow.generative.config import Config
 from rieszflow.generative.run import StageMetrics
 
 _IMPROVEMENT = 0.1  # smallest decrease of a distance in a stage that counts, relative to its excess over that of training data
-_SHORTER = 0.7  # factor of the step length after a stage without improvement
+_SHORTER = 0.6  # factor of the step length after a stage without improvement
 _PATIENCE = 2  # stages without improvement at the shortest steps
 
 

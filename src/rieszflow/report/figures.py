@@ -16,17 +16,17 @@ from torch import Tensor
 from rieszflow._infra.extras import extra
 from rieszflow._infra.files import atomically
 from rieszflow._infra.messages import notice, on_one_line
-from rieszflow.sketch import SliceSketch
-from rieszflow.two_sample.pairwise import PairwiseDistances
 
 with extra("cli", "figures"):
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
     from PIL import Image
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from rieszflow.generative.run import Run, StageMetrics
     from rieszflow.generative.state import Pictures
+    from rieszflow.sketch import SliceSketch
+    from rieszflow.two_sample.pairwise import PairwiseDistances
 
 
 def picture(x: Tensor, columns: int | None = None) -> Image.Image:
@@ -78,8 +78,16 @@ def _scatter(clouds: list[Tensor], labels: list[str]) -> Image.Image:
     return _rendered(figure)
 
 
+def _empty_figure(width: float, height: float) -> Figure:
+    """Return a figure. Importing Matplotlib takes a third of a second, which a grid of images does not need."""
+    with extra("cli", "figures"):
+        from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=110, layout="tight")
+
+
 def _figure(width: float, height: float, **settings: str) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, height), dpi=110, layout="tight")
+    figure = _empty_figure(width, height)
     axes = figure.add_subplot()
     axes.set(**settings)
     return figure, axes
@@ -107,7 +115,7 @@ def stage_curves(
     figure, axes = _figure(5, 3.6, xlabel="stage", ylabel=ylabel)
     for label, values in curves.items():
         axes.plot([row.stage for row in rows], values, marker="o", ms=3, label=label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if baseline is None:
         axes.set_ylim(bottom=0)
     else:
@@ -125,7 +133,7 @@ def comparison(x: SliceSketch, y: SliceSketch, labels: tuple[str, str]) -> Image
         panels += [(names[k], k, True) for k in y.feature_distances(x).argsort(descending=True)[:3].tolist()]
     k = int(y.slice_distances(x).argmax())
     panels.append((f"slice {k}", k, False))
-    figure = Figure(figsize=(3.4 * len(panels), 2.8), dpi=110, layout="tight")
+    figure = _empty_figure(3.4 * len(panels), 2.8)
     for axes, (title, index, column) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         for sketch, label in zip((x, y), labels, strict=True):
             edges, density = sketch.histogram(index, column)

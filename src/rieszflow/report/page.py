@@ -82,7 +82,10 @@ def write_report(run: Run, rows: Sequence[StageMetrics] | None = None) -> Path:
     data = f"{run.data['points']:,} {noun(run.shape)} of shape {tuple(run.shape)}"
     seconds = f", {sum(rows[-1].seconds.values()):.0f} s" if rows else ""
     scale = "" if run.columns is None else " Distances are those of columns scaled by their interquartile ranges."
-    summary = f"Trained on {data}: {len(rows)} of {run.total_stages()} stages{seconds}.{scale}"
+    finished = run.finished()
+    if len(rows) > finished:
+        scale = f" It went on to stage {len(rows)} without better samples.{scale}"
+    summary = f"Trained on {data}: {finished} of {run.total_stages()} stages{seconds}.{scale}"
     template = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
     page = template.substitute(
         title=_text(Path(run.data["name"]).name),

@@ -30,12 +30,7 @@ _LARGE = 400  # the largest coordinate of a forecast is scaled to about 2^400: s
 
 @isolated_numerics
 def energy_score(
-    samples: PointsT,
-    y: PointsT,
-    *,
-    fair: bool = True,
-    weights: Points | None = None,
-    nan_policy: NanPolicy = "raise",
+    samples: PointsT, y: PointsT, *, fair: bool = True, weights: Points | None = None, nan_policy: NanPolicy = "raise"
 ) -> PointsT:
     r"""Compute the energy score of ensemble forecasts, which in one dimension is the CRPS. Lower is better.
 

@@ -165,23 +165,17 @@ def save_tensors(path: Path, form: Format, tensors: dict[str, Tensor], meta: Jso
 
     Equal contents give equal files, and at most one tensor at a time is copied in memory. Raises WriteError like `atomically`.
     """
-    digest = hashlib.blake2b(json.dumps(meta).encode(), digest_size=16)
-    form_meta = {"version": form.version, "kind": form.kind, "meta": meta}
-    header, places = _header(tensors, {**form_meta, "checksum": digest.hexdigest()})  # a placeholder of the final length
+    checksum = _checksum(tensors, meta)
+    header, names = _header(tensors, {"version": form.version, "kind": form.kind, "meta": meta, "checksum": checksum})
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:
             file.write(header)
-            for name in sorted(tensors):
-                content = tensors[name].detach().cpu().contiguous()
-                _digest(digest, name, content)
-                file.seek(len(header) + places[name])
-                file.write(_bytes(content))
-            file.seek(0)
-            file.write(_header(tensors, {**form_meta, "checksum": digest.hexdigest()})[0])
+            for name in names:
+                file.write(_bytes(tensors[name]))
 
     atomically(path, write)
-    return digest.hexdigest()
+    return checksum
 
 
 _DTYPES = {
@@ -193,8 +187,8 @@ _DTYPES = {
 """Names of dtypes in a safetensors file. Tensors come in the reverse order, which aligns each to its item size."""
 
 
-def _header(tensors: dict[str, Tensor], content: Json) -> tuple[bytes, dict[str, int]]:
-    """Return the header of a safetensors file, as the library writes it, and the offset of each tensor after it."""
+def _header(tensors: dict[str, Tensor], content: Json) -> tuple[bytes, list[str]]:
+    """Return the header of a safetensors file, as the library writes it, and the names of the tensors in order."""
     if wrong := [f"{name} of {t.dtype}" for name, t in tensors.items() if t.dtype not in _DTYPES]:
         raise InputError(f"`tensors` must have dtypes that a safetensors file can hold, got {wrong[0]}")
     order = list(_DTYPES)
@@ -207,7 +201,7 @@ def _header(tensors: dict[str, Tensor], content: Json) -> tuple[bytes, dict[str,
         entries[name] = {"dtype": _DTYPES[t.dtype], "shape": list(t.shape), "data_offsets": [end - t.nbytes, end]}
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, {name: entries[name]["data_offsets"][0] for name in names}
+    return len(text).to_bytes(8, "little") + text, names
 
 
 def load_tensors(path: Path, form: Format) -> tuple[dict[str, Tensor], Json]:
@@ -268,15 +262,11 @@ def _read(path: Path, whole: bool) -> tuple[dict[str, Tensor], Json]:
 def _checksum(tensors: dict[str, Tensor], meta: Json) -> str:
     digest = hashlib.blake2b(json.dumps(meta).encode(), digest_size=16)
     for name in sorted(tensors):
-        _digest(digest, name, tensors[name].contiguous())
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        digest.update(_bytes(tensors[name]))
     return digest.hexdigest()
 
 
-def _digest(digest: hashlib.blake2b, name: str, tensor: Tensor) -> None:
-    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(_bytes(tensor))
-
-
 def _bytes(tensor: Tensor) -> memoryview:
-    """Return the bytes of a contiguous CPU tensor without a copy."""
-    return tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")
+    """Return the bytes of a tensor, of a contiguous one on the CPU without a copy."""
+    return tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")

@@ -9,18 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from rieszflow._infra.extras import extra
+from rieszflow.cli import options
 from rieszflow.cli.commands import app, invocation
-from rieszflow.cli.options import (
-    DATA_FORMATS,
-    DataPath,
-    Force,
-    Keywords,
-    RunPath,
-    Seed,
-    check_new_file,
-    check_new_run,
-    check_writable,
-)
 from rieszflow.cli.output import ProgressBars, TrainingBars, print_table, show
 from rieszflow.errors import InputError
 
@@ -34,18 +24,18 @@ TensorBoard = Annotated[bool, Option("--tensorboard", help="Write curves and ima
 
 @app.command(epilog="Example: `rieszflow sample runs/fashion -n 100 --out garments.npz`")
 def sample(
-    run: RunPath,
+    run: options.RunPath,
     n: Annotated[int, Option("-n", min=1, help="Number of samples.")] = 1000,
     out: Annotated[Path, Option(help="File (.npz or .npy); a figure (.png) is written with it.")] = Path("samples.npz"),
-    seed: Seed = 0,
+    seed: options.Seed = 0,
     batch_size: Annotated[int, Option(min=1, help="Number of samples computed at a time.")] = 500,
     label: Annotated[int | None, Option(help="Label of all samples, for a run trained with --by-class.")] = None,
     condition: Annotated[str | None, Option(help="Values of the columns of the run's --condition, such as 50,1200.5.")] = None,
     observed: Annotated[str | None, Option(help="Images to complete: a .npy or .npz file, or held-out.")] = None,
-    force: Force = False,
+    force: options.Force = False,
 ) -> None:
     """Draw new samples from a trained run, in the units of its data."""
-    check_new_file(out, ".npz", ".npy", force=force, figure=True)
+    options.check_new_file(out, ".npz", ".npy", force=force, figure=True)
 
     import numpy as np
 
@@ -98,10 +88,10 @@ def _condition(run: Run, n: int, label: int | None, condition: str | None, obser
 
 @app.command(epilog="Example: `rieszflow evaluate runs/fashion -n 5000`")
 def evaluate(
-    run: RunPath,
+    run: options.RunPath,
     n: Annotated[int, Option("-n", min=4, help="Number of samples, and of held-out points if there are as many.")] = 2000,
-    seed: Seed = 0,
-    data: DataPath = None,
+    seed: options.Seed = 0,
+    data: options.DataPath = None,
     inception_weights: Annotated[
         Path | None, Option(help="Inception weights of torch-fidelity, for FID as in the literature.")
     ] = None,
@@ -151,13 +141,11 @@ def _check_evaluation(run: Run, inception_weights: Path | None) -> None:
     for file in (run.path / "evaluation.json", run.path / "report.html", run.path / "images" / "nearest.png"):
         if file.is_dir():
             raise InputError(f"RUN: {file} must be a file or absent, got a folder; remove it")
-        check_writable("RUN", file.parent if file.parent.exists() else run.path)
+        options.check_writable("RUN", file.parent if file.parent.exists() else run.path)
 
 
 @app.command(epilog="Example: `rieszflow info runs/fashion`")
-def info(
-    run: Annotated[Path | None, Argument(metavar="[RUN]", help="Folder of a run.")] = None,
-) -> None:
+def info(run: Annotated[Path | None, Argument(metavar="[RUN]", help="Folder of a run.")] = None) -> None:
     """Describe a run and its progress; without a run, list data sets and presets."""
     from rieszflow import report
     from rieszflow._infra.messages import printable
@@ -165,7 +153,7 @@ def info(
     from rieszflow.generative import Run, presets
 
     if run is None:
-        show(f"data sets: {', '.join(NAMED)}, {DATA_FORMATS}")
+        show(f"data sets: {', '.join(NAMED)}, {options.DATA_FORMATS}")
         show("presets:   " + ", ".join(f"{d} {n}" for d, n in presets()))
         return
     opened = Run.open(run)
@@ -187,7 +175,7 @@ def info(
 @app.command(epilog="Example: `rieszflow train fashion-mnist --preset cpu --out runs/fashion`")
 def train(
     dataset: Annotated[
-        str, Argument(metavar="DATASET", help=f"digits, fashion-mnist, mnist, cifar10, celeba, {DATA_FORMATS}.")
+        str, Argument(metavar="DATASET", help=f"digits, fashion-mnist, mnist, cifar10, celeba, {options.DATA_FORMATS}.")
     ],
     data: Annotated[Path | None, Option(help="Folder that contains the files of a named data set.")] = None,
     preset: Annotated[str, Option(help="Name of a preset (see `rieszflow info`), or a YAML file.")] = "cpu",
@@ -211,7 +199,7 @@ def train(
     """Train a generative flow on a data set, and write the model, metrics and report.html to a folder."""
     name = dataset.removeprefix("hf:")
     out = out or Path("runs") / f"{Path(name).absolute().stem}-{Path(preset).stem}"
-    check_new_run(out)
+    options.check_new_run(out)
     overrides = _parse_settings(set_ or [])
     overrides |= {key: value for key, value in (("seed", seed), ("device", device)) if value is not None}
     overrides |= _condition_setting(by_class, observe, condition)
@@ -239,7 +227,7 @@ def train(
 
 
 @app.command(epilog="Example: `rieszflow resume runs/fashion`")
-def resume(run: RunPath, data: DataPath = None, tensorboard: TensorBoard = False) -> None:
+def resume(run: options.RunPath, data: options.DataPath = None, tensorboard: TensorBoard = False) -> None:
     """Continue an interrupted run from its last checkpoint, with the same data and settings."""
     from rieszflow.generative import GenerativeFlow, Run, load_data
 
@@ -253,7 +241,7 @@ def resume(run: RunPath, data: DataPath = None, tensorboard: TensorBoard = False
     _show_result(opened)
 
 
-def _parse_settings(items: list[str]) -> Keywords:
+def _parse_settings(items: list[str]) -> options.Keywords:
     """Parse the KEY=VALUE of every `--set`."""
     from rieszflow.generative.schema import parse_yaml
 
@@ -269,14 +257,14 @@ def _parse_settings(items: list[str]) -> Keywords:
     return values
 
 
-def _condition_setting(by_class: bool, observe: str | None, columns: str | None) -> Keywords:
+def _condition_setting(by_class: bool, observe: str | None, columns: str | None) -> options.Keywords:
     """Return the setting that --by-class, --observe or --condition stands for."""
-    options = {
-        "--by-class": "class" if by_class else None,
-        "--observe": observe,
-        "--condition": columns and f"columns:{columns}",
-    }
-    chosen = {option: value for option, value in options.items() if value is not None}
+    given = (
+        ("--by-class", "class" if by_class else None),
+        ("--observe", observe),
+        ("--condition", columns and f"columns:{columns}"),
+    )
+    chosen = {option: value for option, value in given if value is not None}
     if len(chosen) > 1:
         raise InputError(f"only one of {' and '.join(chosen)} can be used")
     if observe is not None:

@@ -175,7 +175,10 @@ def _open(name: str, parts: list[Part], options: TableOptions, label: str | None
     skipped, float32 = _skipped_columns(parts, wanted, options)
     columns = [c for c in wanted if c not in skipped]
     if options.columns is None:
-        columns = _without_index(names, columns, skipped, {c for part in parts for c in part.index})
+        known = {c for part in parts for c in part.index}
+        unnamed = names[0] if len(names) > 1 and _UNNAMED.fullmatch(names[0]) else None
+        skipped |= {c: "an index written by pandas" for c in columns if c in known or c == unnamed or _INDEX.fullmatch(c)}
+        columns = [c for c in columns if c not in skipped]
     elif skipped:
         column = next(c for c in wanted if c in skipped)
         raise DatasetError(f"{name}: column {column!r} must hold numbers to be chosen, got {skipped[column]}")
@@ -199,18 +202,6 @@ def _open(name: str, parts: list[Part], options: TableOptions, label: str | None
         skipped=skipped, is_table=True, split_labels=functools.partial(_split_labels, name, parts, options),
     )  # fmt: skip
     return found, reader
-
-
-def _without_index(names: list[str], columns: list[str], skipped: dict[str, str], index: Collection[str]) -> list[str]:
-    """Return the columns except those of a pandas index, listed in `index` or so named, which are added to `skipped`."""
-    kept = []
-    for column in columns:
-        unnamed = column == names[0] and len(names) > 1 and _UNNAMED.fullmatch(column)
-        if column in index or unnamed or _INDEX.fullmatch(column):
-            skipped[column] = "an index written by pandas"
-        else:
-            kept.append(column)
-    return kept
 
 
 def _skipped_columns(parts: list[Part], wanted: list[str], options: TableOptions) -> tuple[dict[str, str], bool]:

@@ -75,19 +75,19 @@ def _on_part(part: Directions, pair: Pair, centre: Tensor, scale: float | Tensor
     """Return sums over a part of the slices, of scaled points."""
     x, y = pair.x, pair.y
     alpha, beta = (_self_factor(cloud, pair.unbiased) for cloud in (x, y))
-    if need == Need(x=True):
+    if need == Need(x=True) and x.points.device.type == "cpu" and x.points.dtype == torch.float32 and x.points.ndim == 2:
         # In one expression, which frees the P × N projections as soon as it can.
         forces = _gradient(
             part.project(x.points, centre, scale), part.project(y.points, centre, scale), x.weights, y.weights, alpha
         )
         return Result(x=part.adjoint(forces))
     z, order = torch.cat([part.project(cloud.points, centre, scale) for cloud in (x, y)], -1).sort(dim=-1)
-    N = x.points.shape[-2]
+    N, result = x.points.shape[-2], Result()
     (F, F_mid), (G, G_mid) = _distribution_functions(z, order, N, x.weights, y.weights)
     F_mid, G_mid = _unsort(F_mid, order), _unsort(G_mid, order)
-    gaps, difference = z.diff(dim=-1), (G - F)[..., :-1]
-    spreads = [((H * (1 - H).clamp(min=0))[..., :-1] * gaps).sum(-1) for H in (F, G)]  # ∫H(1 − H) = ½E|Z − Z′|
-    result = Result()
+    if need.value or need.weights:
+        gaps, difference = z.diff(dim=-1), (G - F)[..., :-1]
+        spreads = [((H * (1 - H).clamp(min=0))[..., :-1] * gaps).sum(-1) for H in (F, G)]  # ∫H(1 − H) = ½E|Z − Z′|
     if need.value:
         correction = (alpha[..., 0] - 1) * spreads[0] + (beta[..., 0] - 1) * spreads[1]
         result.value = ((difference**2 * gaps).sum(-1) - correction).double().sum(-1)
@@ -127,17 +127,13 @@ def _by_weights(potential: Tensor, own: Tensor, spread: Tensor, cloud: Cloud, fa
 
 
 def _gradient(px: Tensor, py: Tensor, a: Tensor | None, b: Tensor | None, self_factor: Tensor) -> Tensor:
-    """Return 2G − 1 − self_factor(2F − 1) at px (..., P, N): the derivative in every slice by px, over the point's weight."""
-    if px.device.type == "cpu" and px.dtype == torch.float32 and px.ndim == 2:
-        out = np.empty(px.shape, np.float32)
-        none = np.empty(0, np.float32)
-        weights = (none if w is None else w.detach().contiguous().numpy() for w in (a, b))
-        args = px.detach().numpy(), py.detach().numpy(), *weights, self_factor.item(), out
-        parallel_for(radix_gradient, len(px), 1, *args)
-        return torch.from_numpy(out)
-    z, order = torch.cat([px, py], -1).sort(dim=-1)
-    (_, F), (_, G) = _distribution_functions(z, order, px.shape[-1], a, b)
-    return _unsort(2 * G - 1 - self_factor * (2 * F - 1), order)[..., : px.shape[-1]]
+    """Return 2G − 1 − self_factor(2F − 1) at px (P, N): the derivative in every slice by px, over the point's weight."""
+    out = np.empty(px.shape, np.float32)
+    none = np.empty(0, np.float32)
+    weights = (none if w is None else w.detach().contiguous().numpy() for w in (a, b))
+    args = px.detach().numpy(), py.detach().numpy(), *weights, self_factor.item(), out
+    parallel_for(radix_gradient, len(px), 1, *args)
+    return torch.from_numpy(out)
 
 
 def _integrate(start: Tensor, steps: Tensor) -> Tensor:

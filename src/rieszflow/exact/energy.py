@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -11,8 +10,8 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra.jit import SUMS, parallel_for
-from rieszflow._types import Cloud, Need, Pair
-from rieszflow.exact.pairs import distinct, weights_of
+from rieszflow._types import Need, Pair
+from rieszflow.exact.pairs import Measure, combine, weights_of
 from rieszflow.kernels import Kernel, Riesz
 
 _MIN_PAIRS = 1 << 12  # for fewer pairs of points the call overhead dominates
@@ -40,43 +39,13 @@ def evaluate(clouds: Pair, need: Need) -> tuple[Tensor | None, list[Tensor | Non
 
     In more than 8 dimensions, distances except for close points are in float32, with errors of at most 1e-6 of their scale.
     """
-    x, y = clouds.x.detached(), clouds.y.detached()
-    a, b = weights_of(x), weights_of(y)
-    n_x, n_y = (distinct(w) if clouds.unbiased else torch.ones_like(w[0]) for w in (a, b))
-    xx, xy = _sums(x, x, a, need.x, own=True), _sums(x, y, b, need.x)
-    slopes = [_by_points(xx, xy, a, n_x), _by_weights(xx, xy, a, n_x, clouds.unbiased) if need.a else None]
-    if not (need.value or need.y or need.b):
-        return None, [*slopes, None, None]
-    yy = _sums(y, y, b, need.y, own=True)
-    value = 2 * (a @ xy.potential) - (a @ xx.potential) / n_x - (b @ yy.potential) / n_y
-    if not (need.y or need.b):
-        return value, [*slopes, None, None]
-    yx = _sums(y, x, a, need.y)
-    by_b = _by_weights(yy, yx, b, n_y, clouds.unbiased) if need.b else None
-    return value, [*slopes, _by_points(yy, yx, b, n_y), by_b]
+    x, y = (Measure(cloud.points, weights_of(cloud)) for cloud in (clouds.x, clouds.y))
+    return combine(x, y, _sums, 0.0, clouds.unbiased, need)
 
 
-def _by_points(own: _Sums, cross: _Sums, w: Tensor, n: Tensor) -> Tensor | None:
-    if own.pull is None or cross.pull is None:
-        return None
-    return cross.pull.sub_(own.pull.div_(n)).mul_(2 * w[:, None])
-
-
-def _by_weights(own: _Sums, cross: _Sums, w: Tensor, n: Tensor, unbiased: bool) -> Tensor:
-    normed = own.potential / n  # of S/n, S = Σ_{i≠k} w_i w_k ρ_ik, n = 1 − Σw²: quotient rule
-    return 2 * (cross.potential - normed - (w @ normed / n * w if unbiased else 0))
-
-
-class _Sums(NamedTuple):
-    """Sums over y for every point of x: Σ_j w_j ‖x_i − y_j‖ (N,), and Σ_j w_j (x_i − y_j)/‖x_i − y_j‖ (N, d) if requested."""
-
-    potential: Tensor
-    pull: Tensor | None
-
-
-def _sums(x: Cloud, y: Cloud, w: Tensor, slope: bool, own: bool = False) -> _Sums:
-    """Compute the sums with weights w, in float64. With `own`, x and y are the same cloud."""
-    P, Q, b = x.points.numpy(), y.points.numpy(), w.contiguous().numpy()
+def _sums(x: Measure, y: Measure, _: bool, slope: bool) -> tuple[Tensor, Tensor]:
+    """Compute `exact.pairs.Sums` for K(x, y) = −‖x − y‖, in float64."""
+    P, Q, b, own = x.points.numpy(), y.points.numpy(), (-y.weights).contiguous().numpy(), x is y
     (N, d), M = P.shape, len(Q)
     potential, pull = np.empty(N), np.empty((N * slope, d))
     if d <= _FEW_DIMS:
@@ -97,7 +66,7 @@ def _sums(x: Cloud, y: Cloud, w: Tensor, slope: bool, own: bool = False) -> _Sum
             parallel_for(from_products, len(products), 1 + _SHARE // M, *mine, *found)
             if slope:
                 pull[these] -= (products @ torch.from_numpy(near_Q)).numpy()
-    return _Sums(torch.from_numpy(potential), torch.from_numpy(pull) if slope else None)
+    return torch.from_numpy(potential), torch.from_numpy(pull)
 
 
 _TWO, _ZERO, _ONE = np.float32(2), np.float32(0), np.float32(1)

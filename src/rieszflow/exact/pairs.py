@@ -6,8 +6,9 @@ any magnitude: they are scaled by a power of two, and results are scaled back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,11 +24,15 @@ _LARGE = 400  # others are scaled near 2^400, so that squares are within float64
 _TINY = 2.0**-900  # squares below have lost digits
 
 
-class _Measure(NamedTuple):
-    """A cloud in float64: scaled points (..., N, d), and weights (..., N) with sum one."""
+class Measure(NamedTuple):
+    """Points (..., N, d) and their weights (..., N), float64 with sum one."""
 
     points: Tensor
     weights: Tensor
+
+
+Sums: TypeAlias = Callable[[Measure, Measure, bool, bool], tuple[Tensor, Tensor]]
+"""Returns Σ_j b_j K(x_i, y_j) (..., N) and Σ_j b_j ∇₁K(x_i, y_j) (..., N, d) if requested; without j = i if x is y."""
 
 
 class _ScaledKernel(NamedTuple):
@@ -39,9 +44,6 @@ class _ScaledKernel(NamedTuple):
     def distances(self, rho: Tensor) -> Tensor:
         """Return the distances to evaluate the kernel at: unscaled for a kernel with a length, scaled for one with a degree."""
         return rho if self.kernel.degree is not None else rho * two_to(-self.shift)[..., None, None]
-
-    def at_zero(self, like: Tensor) -> Tensor:
-        return self.kernel.value(torch.zeros((), dtype=like.dtype, device=like.device))
 
     def unscaled(self, v: Tensor) -> Tensor:
         """Undo the scaling of the points in sums of kernel values."""
@@ -63,38 +65,41 @@ class _ScaledKernel(NamedTuple):
 def evaluate(clouds: Pair, kernel: Kernel, need: Need) -> tuple[Tensor | None, list[Tensor | None]]:
     """Return MMD² and its derivatives by x, its weights, y and its weights, in float64; None for those not needed."""
     x, y, scaled = _scaled(clouds, kernel)
-    value, slopes = None, list[Tensor | None]()
-    if need.value:
-        own = [_self_energy(m, scaled, clouds.unbiased) for m in (x, y)]
-        cross = (x.weights * _potential(x.points, y, scaled)).sum(-1)
-        value = scaled.unscaled(own[0] + own[1] - 2 * cross)
-    for by_points, by_weights, one, two in ((need.x, need.a, x, y), (need.y, need.b, y, x)):
-        slopes.append(scaled.unscaled_slope(_by_points(one, two, scaled, clouds.unbiased)) if by_points else None)
-        slopes.append(scaled.unscaled(_by_weights(one, two, scaled, clouds.unbiased)) if by_weights else None)
+    at_zero = kernel.value(torch.zeros((), dtype=torch.float64, device=x.points.device))
+    value, slopes = combine(x, y, functools.partial(_sums, scaled), at_zero, clouds.unbiased, need)
+    undo = (scaled.unscaled_slope, scaled.unscaled)
+    slopes = [None if v is None else function(v) for v, function in zip(slopes, 2 * undo, strict=True)]
+    return None if value is None else scaled.unscaled(value), slopes
+
+
+def combine(
+    x: Measure, y: Measure, sums: Sums, at_zero: Tensor | float, unbiased: bool, need: Need
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Return what `evaluate` returns, given the sums over pairs and K(x, x) = `at_zero`."""
+    value: Tensor | None = None
+    slopes: list[Tensor | None] = []
+    for one, two, by_points, by_weights in ((x, y, need.x, need.a), (y, x, need.y, need.b)):
+        if not (need.value or by_points or by_weights):
+            slopes += [None, None]
+            continue
+        w, between = one.weights, by_weights or (need.value and one is x)
+        n = distinct(w) if unbiased else torch.ones_like(w[..., 0])
+        own, own_pull = sums(one, one, need.value or by_weights, by_points)
+        cross, pull = sums(one, two, between, by_points) if between or by_points else (own, own_pull)
+        if need.value or by_weights:
+            # The diagonal is left out instead of subtracted: for a narrow kernel it is nearly everything.
+            own = own if unbiased else own + at_zero * w
+            energy = (w * own).sum(-1) / n
+        if need.value:
+            value = energy - 2 * (w * cross).sum(-1) if value is None else value + energy
+        slopes.append(own_pull.div_(n[..., None, None]).sub_(pull).mul_(2 * w.unsqueeze(-1)) if by_points else None)
+        if by_weights and unbiased:  # of S/n, S = Σ_{i≠k} w_i w_k K_ik, n = 1 − Σw²: quotient rule
+            own = (own + energy.unsqueeze(-1) * w) / n.unsqueeze(-1)
+        slopes.append(2 * (own - cross) if by_weights else None)
     return value, slopes
 
 
-def _by_points(x: _Measure, y: _Measure, scaled: _ScaledKernel, unbiased: bool) -> Tensor:
-    slope = _pull(x.points, x, scaled, own=True)
-    if unbiased:
-        slope /= distinct(x.weights)[..., None, None]
-    slope -= _pull(x.points, y, scaled)
-    return 2 * x.weights.unsqueeze(-1) * slope
-
-
-def _by_weights(x: _Measure, y: _Measure, scaled: _ScaledKernel, unbiased: bool) -> Tensor:
-    w, own = x.weights, _potential(x.points, x, scaled, own=True)
-    if unbiased:
-        # S/n, S = Σ_{i≠k} w_i w_k K_ik, n = 1 − Σw²: quotient rule.
-        n = distinct(w).unsqueeze(-1)
-        S = (w * own).sum(-1, keepdim=True) / n
-        own = (own + S * w) / n
-    else:
-        own = own + w * scaled.at_zero(w)
-    return 2 * (own - _potential(x.points, y, scaled))
-
-
-def _scaled(clouds: Pair, kernel: Kernel) -> tuple[_Measure, _Measure, _ScaledKernel]:
+def _scaled(clouds: Pair, kernel: Kernel) -> tuple[Measure, Measure, _ScaledKernel]:
     """Scale both clouds by one power of two, so that squares of coordinates are within range."""
     x, y = clouds.x.points.double(), clouds.y.points.double()
     a, b = weights_of(clouds.x), weights_of(clouds.y)
@@ -104,7 +109,7 @@ def _scaled(clouds: Pair, kernel: Kernel) -> tuple[_Measure, _Measure, _ScaledKe
     shift = torch.where(extreme, (_LARGE - exponent).clamp(max=1000), 0)
     if extreme.any():
         x, y = (t * two_to(shift)[..., None, None] for t in (x, y))
-    return _Measure(x, a), _Measure(y, b), _ScaledKernel(kernel, shift)
+    return Measure(x, a), Measure(y, b), _ScaledKernel(kernel, shift)
 
 
 def weights_of(cloud: Cloud) -> Tensor:
@@ -123,32 +128,20 @@ def distinct(w: Tensor) -> Tensor:
     return 2 * most.squeeze(-1) * rest + (rest**2 - (others**2).sum(-1))
 
 
-def _self_energy(x: _Measure, scaled: _ScaledKernel, unbiased: bool) -> Tensor:
-    """Return Σ_ik a_i a_k K(x_i, x_k) (...), or the mean over the pairs i ≠ k if unbiased."""
-    # The diagonal is left out instead of subtracted: for a narrow kernel it is nearly everything.
-    w = x.weights
-    total = (w * _potential(x.points, x, scaled, own=True)).sum(-1)
-    return total / distinct(w) if unbiased else total + scaled.at_zero(w) * (w**2).sum(-1)
-
-
-def _potential(x: Tensor, y: _Measure, scaled: _ScaledKernel, own: bool = False) -> Tensor:
-    """Return Σ_j b_j K(x_i, y_j) (..., N). With `own`, x are the points of y, and j = i is left out."""
-    parts = []
-    for chunk in _chunks(x, y.points):
-        values = scaled.kernel.value(scaled.distances(chunk.rho)) * y.weights.unsqueeze(-2)
-        if own:
-            values.diagonal(chunk.start, -2, -1).zero_()
-        parts.append(values.sum(-1))
-    return torch.cat(parts, -1)
-
-
-def _pull(x: Tensor, y: _Measure, scaled: _ScaledKernel, own: bool = False) -> Tensor:
-    """Return `kernel.length` · Σ_j b_j ∇₁K(x_i, y_j) (..., N, d). With `own`, x are the points of y, and j = i is left out."""
-    parts = []
-    for chunk in _chunks(x, y.points):
-        w = scaled.kernel.derivative(scaled.distances(chunk.rho)) * y.weights.unsqueeze(-2)
-        w = torch.where(chunk.rho > 0, w / chunk.rho, 0)
-        if own:
+def _sums(scaled: _ScaledKernel, x: Measure, y: Measure, potential: bool, pull: bool) -> tuple[Tensor, Tensor]:
+    """Compute `Sums` of scaled points; gradients are multiplied by `kernel.length`."""
+    potentials, pulls = [x.weights.new_empty(0)], [x.points.new_empty(0)]
+    for chunk in _chunks(x.points, y.points):
+        rho, weights = scaled.distances(chunk.rho), y.weights.unsqueeze(-2)
+        if potential:
+            values = scaled.kernel.value(rho) * weights
+            if x is y:
+                values.diagonal(chunk.start, -2, -1).zero_()
+            potentials.append(values.sum(-1))
+        if not pull:
+            continue
+        w = torch.where(chunk.rho > 0, scaled.kernel.derivative(rho) * weights / chunk.rho, 0)
+        if x is y:
             w.diagonal(chunk.start, -2, -1).zero_()
         # Close points have large w and small differences, which a sum over w would cancel.
         near = []
@@ -158,8 +151,8 @@ def _pull(x: Tensor, y: _Measure, scaled: _ScaledKernel, own: bool = False) -> T
         part = chunk.x * w.sum(-1, keepdim=True) - w @ chunk.y
         for indices, v in zip(chunk.close, near, strict=True):
             part.index_put_(indices[:-1], v, accumulate=True)
-        parts.append(part)
-    return torch.cat(parts, -2)
+        pulls.append(part)
+    return torch.cat(potentials, -1), torch.cat(pulls, -2)
 
 
 class _Chunk(NamedTuple):

@@ -79,20 +79,17 @@ class Counts:
 
     def update(self, x: Tensor, w: Tensor | None = None) -> None:
         """Count points (n, d), in their own units, with weights (n,) or one each."""
-        x = x.detach()
         for first in range(0, len(x), _MAX_POINTS):
             some = slice(first, first + _MAX_POINTS)
-            self._update(x[some], None if w is None else w[some])
-
-    def _update(self, x: Tensor, w: Tensor | None) -> None:
-        scaled = self.plan.settings.rescale(x)
-        if w is None:
-            self.reservoir.update(x, scaled)
-        for grid, counts, tail_sums in zip(self.plan.grids, self.counts, self.tail_sums, strict=True):
-            add_points(grid, scaled, w, counts, tail_sums)
-        self.n += len(x)
-        self.weight += float(len(x) if w is None else w.double().sum())
-        self.squares += float(len(x) if w is None else (w.double() ** 2).sum())
+            part, weights = x[some].detach(), None if w is None else w[some]
+            scaled = self.plan.settings.rescale(part)
+            if weights is None:
+                self.reservoir.update(part, scaled)
+            for grid, counts, tail_sums in zip(self.plan.grids, self.counts, self.tail_sums, strict=True):
+                add_points(grid, scaled, weights, counts, tail_sums)
+            self.n += len(part)
+            self.weight += float(len(part) if weights is None else weights.double().sum())
+            self.squares += float(len(part) if weights is None else (weights.double() ** 2).sum())
 
     def merge(self, other: Counts) -> None:
         for mine, theirs in zip([*self.counts, *self.tail_sums], [*other.counts, *other.tail_sums], strict=True):

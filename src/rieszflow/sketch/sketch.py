@@ -232,12 +232,15 @@ class SliceSketch:
             other: A sketch with the same slices and bins, or points: anything that `rieszflow.stream` accepts.
             statistic: "V" (non-negative) or "U" (unbiased).
         """
-        return sum(part.sum().item() for part in self._distances(other, statistic)) / self.slices
+        return self.slice_distances(other, statistic=statistic).mean().item()
 
     @isolated_numerics
     def slice_distances(self, other: PointSource, *, statistic: Statistic = "V") -> Tensor:
         """Return the share of every random slice in `distance`, (P,) float64, whose mean is `distance`."""
-        return torch.cat(self._distances(other, statistic))
+        sketch = self._as_sketch(other)
+        unbiased, random = self._is_unbiased(statistic, sketch), len(self.plan.random_grids)
+        pairs = zip(sketch._histograms()[:random], self._histograms()[:random], strict=True)
+        return torch.cat([histograms.CdfEvaluator(theirs, mine, unbiased).values() for theirs, mine in pairs])
 
     @isolated_numerics
     def feature_distances(self, other: PointSource) -> Tensor:
@@ -331,10 +334,3 @@ class SliceSketch:
         if validate.statistic(statistic) == "U" and min(sketch.n for sketch in (self, *others)) < 2:
             raise InputError('every cloud must have at least two points for statistic="U", got fewer')
         return statistic == "U"
-
-    def _distances(self, other: PointSource, statistic: Statistic) -> list[Tensor]:
-        """Return MMD² on every random slice, times the slicing constant, for every grid."""
-        sketch = self._as_sketch(other)
-        unbiased, random = self._is_unbiased(statistic, sketch), len(self.plan.random_grids)
-        pairs = zip(sketch._histograms()[:random], self._histograms()[:random], strict=True)
-        return [histograms.CdfEvaluator(theirs, mine, unbiased).values() for theirs, mine in pairs]

@@ -35,41 +35,24 @@ Sums: TypeAlias = Callable[[Measure, Measure, bool, bool], tuple[Tensor, Tensor]
 """Returns Σ_j b_j K(x_i, y_j) (..., N) and Σ_j b_j ∇₁K(x_i, y_j) (..., N, d) if requested; without j = i if x is y."""
 
 
-class _ScaledKernel(NamedTuple):
-    """A kernel for points that were multiplied by 2^shift, with integers `shift` of the batch shape."""
-
-    kernel: Kernel
-    shift: Tensor
-
-    def distances(self, rho: Tensor) -> Tensor:
-        """Return the distances to evaluate the kernel at: unscaled for a kernel with a length, scaled for one with a degree."""
-        return rho if self.kernel.degree is not None else rho * two_to(-self.shift)[..., None, None]
-
-    def unscaled(self, v: Tensor) -> Tensor:
-        """Undo the scaling of the points in sums of kernel values."""
-        return v if self.kernel.degree is None else self._times_shift(v, -self.kernel.degree)
-
-    def unscaled_slope(self, v: Tensor) -> Tensor:
-        """Return sums of `Kernel.derivative` as derivatives by the points before scaling."""
-        degree = self.kernel.degree
-        return v / self.kernel.length if degree is None else self._times_shift(v, 1 - degree)
-
-    def _times_shift(self, v: Tensor, degree: float) -> Tensor:
-        """Return v · 2^(degree·shift)."""
-        if not self.shift.any():
-            return v
-        power = self.shift.double() * degree
-        return times_power_of_two(v, power.reshape(power.shape + (1,) * (v.ndim - power.ndim)))
-
-
 def evaluate(clouds: Pair, kernel: Kernel, need: Need) -> tuple[Tensor | None, list[Tensor | None]]:
     """Return MMD² and its derivatives by x, its weights, y and its weights, in float64; None for those not needed."""
-    x, y, scaled = _scaled(clouds, kernel)
+    x, y, shift = _scaled(clouds)
     at_zero = kernel.value(torch.zeros((), dtype=torch.float64, device=x.points.device))
-    value, slopes = combine(x, y, functools.partial(_sums, scaled), at_zero, clouds.unbiased, need)
-    undo = (scaled.unscaled_slope, scaled.unscaled)
-    slopes = [None if v is None else function(v) for v, function in zip(slopes, 2 * undo, strict=True)]
-    return None if value is None else scaled.unscaled(value), slopes
+    # A kernel with a degree is evaluated at scaled distances, one with a length at the original ones.
+    unit = None if kernel.degree is not None or not shift.any() else two_to(-shift)[..., None, None]
+    value, slopes = combine(x, y, functools.partial(_sums, kernel, unit), at_zero, clouds.unbiased, need)
+
+    def unscaled(v: Tensor, by_points: bool = False) -> Tensor:
+        if kernel.degree is None:
+            return v / kernel.length if by_points else v
+        if not shift.any():
+            return v
+        power = shift.double() * (by_points - kernel.degree)
+        return times_power_of_two(v, power.reshape(power.shape + (1,) * (v.ndim - power.ndim)))
+
+    slopes = [None if v is None else unscaled(v, k % 2 == 0) for k, v in enumerate(slopes)]
+    return None if value is None else unscaled(value), slopes
 
 
 def combine(
@@ -99,8 +82,8 @@ def combine(
     return value, slopes
 
 
-def _scaled(clouds: Pair, kernel: Kernel) -> tuple[Measure, Measure, _ScaledKernel]:
-    """Scale both clouds by one power of two, so that squares of coordinates are within range."""
+def _scaled(clouds: Pair) -> tuple[Measure, Measure, Tensor]:
+    """Multiply both clouds by 2^shift, so that squares of coordinates are within range; return them and the integer shift."""
     x, y = clouds.x.points.double(), clouds.y.points.double()
     a, b = weights_of(clouds.x), weights_of(clouds.y)
     largest = torch.maximum(x.abs().amax((-2, -1)), y.abs().amax((-2, -1)))
@@ -109,7 +92,7 @@ def _scaled(clouds: Pair, kernel: Kernel) -> tuple[Measure, Measure, _ScaledKern
     shift = torch.where(extreme, (_LARGE - exponent).clamp(max=1000), 0)
     if extreme.any():
         x, y = (t * two_to(shift)[..., None, None] for t in (x, y))
-    return Measure(x, a), Measure(y, b), _ScaledKernel(kernel, shift)
+    return Measure(x, a), Measure(y, b), shift
 
 
 def weights_of(cloud: Cloud) -> Tensor:
@@ -128,19 +111,21 @@ def distinct(w: Tensor) -> Tensor:
     return 2 * most.squeeze(-1) * rest + (rest**2 - (others**2).sum(-1))
 
 
-def _sums(scaled: _ScaledKernel, x: Measure, y: Measure, potential: bool, pull: bool) -> tuple[Tensor, Tensor]:
-    """Compute `Sums` of scaled points; gradients are multiplied by `kernel.length`."""
+def _sums(
+    kernel: Kernel, unit: Tensor | None, x: Measure, y: Measure, potential: bool, pull: bool
+) -> tuple[Tensor, Tensor]:
+    """Compute `Sums` at distances times `unit`; gradients are multiplied by `kernel.length`."""
     potentials, pulls = [x.weights.new_empty(0)], [x.points.new_empty(0)]
     for chunk in _chunks(x.points, y.points):
-        rho, weights = scaled.distances(chunk.rho), y.weights.unsqueeze(-2)
+        rho, weights = chunk.rho if unit is None else chunk.rho * unit, y.weights.unsqueeze(-2)
         if potential:
-            values = scaled.kernel.value(rho) * weights
+            values = kernel.value(rho) * weights
             if x is y:
                 values.diagonal(chunk.start, -2, -1).zero_()
             potentials.append(values.sum(-1))
         if not pull:
             continue
-        w = torch.where(chunk.rho > 0, scaled.kernel.derivative(rho) * weights / chunk.rho, 0)
+        w = torch.where(chunk.rho > 0, kernel.derivative(rho) * weights / chunk.rho, 0)
         if x is y:
             w.diagonal(chunk.start, -2, -1).zero_()
         # Close points have large w and small differences, which a sum over w would cancel.

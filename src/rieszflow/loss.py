@@ -16,7 +16,7 @@ from rieszflow import engines, exact, sliced
 from rieszflow._infra import validate
 from rieszflow._infra.autograd import draw_outside_transforms, may_be_recomputed, recomputing, second_derivative
 from rieszflow._infra.numerics import isolated_numerics
-from rieszflow._types import DirectionsName, EngineName, Need, Pair, Statistic
+from rieszflow._types import DirectionsName, EngineName, Need, Statistic
 from rieszflow.directions import KINDS, PatchSlices
 from rieszflow.engines import Problem
 from rieszflow.errors import DerivativeError, InputError, InputTypeError
@@ -41,16 +41,6 @@ class _Options:
     engine: EngineName
     statistic: Statistic
 
-    def uses_all_pairs(self, pair: Pair) -> bool:
-        (N, d), M = pair.x.points.shape[-2:], pair.y.points.shape[-2]
-        # Batches for which all pairs take about as long as slices (benchmarks/losses.py).
-        return self.slices == self.directions == self.engine == "auto" and max(N, M) <= (1024 if d <= 64 else 512)
-
-    def n_slices(self, d: int) -> int:
-        if self.slices != "auto":
-            return self.slices
-        return -(-_MIN_SLICES // d) * d if d <= 64 else min(1024, max(_MIN_SLICES, 1 << (d - 1).bit_length()))
-
 
 # An operator takes only tensors and numbers, so options are passed by their index.
 _registry: list[_Options] = []
@@ -71,13 +61,16 @@ def _sliced_mmd2(x: Tensor, y: Tensor, seed: Tensor, index: int, need_x: bool, n
 @isolated_numerics
 def _evaluate(x: Tensor, y: Tensor, seed: Tensor, options: _Options, need: Need) -> _Results:
     pair, _ = validate.clouds(x, y, None, None, options.statistic)
-    if options.uses_all_pairs(pair):
+    (N, d), M, slices, auto = x.shape[-2:], y.shape[-2], options.slices, options.slices == options.engine == "auto"
+    # Batches for which all pairs take about as long as slices (benchmarks/losses.py).
+    if auto and options.directions == "auto" and max(N, M) <= (1024 if d <= 64 else 512):
         value, (by_x, _, by_y, _) = exact.evaluate(pair, options.kernel, need)
     else:
+        if slices == "auto":
+            slices = -(-_MIN_SLICES // d) * d if d <= 64 else min(1024, max(_MIN_SLICES, 1 << (d - 1).bit_length()))
         # The error of bins is far below that of some hundred slices, and their loops are faster for batches, too.
-        engine = "bins" if options.slices == options.engine == "auto" else options.engine
-        problem, slices = Problem(options.kernel, need), options.n_slices(x.shape[-1])
-        result = sliced.evaluate(pair, problem, slices, options.directions, engine, int(seed))
+        engine = "bins" if auto else options.engine
+        result = sliced.evaluate(pair, Problem(options.kernel, need), slices, options.directions, engine, int(seed))
         value, by_x, by_y = result.value, result.x, result.y
     assert value is not None
     by_x, by_y = (x.new_empty(0) if t is None else t.to(x.dtype) for t in (by_x, by_y))

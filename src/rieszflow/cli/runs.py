@@ -242,7 +242,6 @@ def resume(run: options.RunPath, data: options.DataPath = None, tensorboard: Ten
 
 
 def _parse_settings(items: list[str]) -> options.Keywords:
-    """Parse the KEY=VALUE of every `--set`."""
     from rieszflow.generative.schema import parse_yaml
 
     values = {}

@@ -1,9 +1,6 @@
 """Data: whole data sets (`load`), points in batches (`rieszflow.stream`), and arrays as points (`as_points`).
 
 No file is ever executed, and nothing is downloaded unless a Hugging Face data set is requested by name (`hf:mnist`).
-
-Modules, from the lowest: points, dataset (arrays in memory); paths, files (arrays and images in files); options, streams
-(points in batches); arrow, csv_file, tables (tables); sources (`stream`); labels; datasets (`load`).
 """
 
 from rieszflow.data.dataset import ColumnScaler, Dataset, scale_points, unscale_points

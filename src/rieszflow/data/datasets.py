@@ -100,7 +100,6 @@ def holds_table(name: str | os.PathLike[str]) -> bool:
 
 
 def _read_table(path: Path, condition: Sequence[str]) -> RawData:
-    """Read a table, with some of its columns as conditions."""
     rows = stream(path)
     x, names = torch.cat(list(rows)).numpy(), list(rows.names or [])
     if not condition:
@@ -134,7 +133,6 @@ def _mnist(path: Path | None) -> RawData:
 
 
 def _given_folder(path: Path | None, name: str, files: str) -> tuple[Path, str]:
-    """Return the given folder, and advice for messages about missing files."""
     advice = f"give the folder of {files} with --data, or use hf:{name} with a network"
     if path is None:
         raise DatasetError(f"{name}: no folder given; {advice}")
@@ -233,7 +231,6 @@ def _resized_celeba(image: Image) -> np.ndarray:
 
 
 def _hugging_face(name: str) -> RawData:
-    """Load a data set from the Hugging Face hub, or from the cache of its library."""
     if name not in HUGGING_FACE:
         accepted = ", ".join("hf:" + n for n in HUGGING_FACE)
         raise DatasetError(f"`name` must be one of {accepted}, got 'hf:{name}'{_hint('hf:' + name)}")

@@ -84,7 +84,6 @@ def _to_strings(labels: list[object]) -> np.ndarray:
 
 
 def _to_list(groups: Any) -> list[object]:
-    """Return labels as Python objects."""
     if is_frame(groups) and (hasattr(groups, "columns") or hasattr(groups, "schema")):
         return _only_column(groups)
     if is_array(groups) and not hasattr(groups, "tolist"):

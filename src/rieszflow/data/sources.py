@@ -105,7 +105,6 @@ def _table(name: str, source: PointSource, options: TableOptions) -> Stream:
 
 
 def _file(path: Path, options: TableOptions) -> Stream:
-    """Return the points of a file or a folder."""
     if suffix(path) == ".npy" and path.is_file():
         return _npy(path)
     folder_of_tables = path.is_dir() and not is_image_folder(path) and any(map(is_table, path.rglob("*")))
@@ -117,7 +116,6 @@ def _file(path: Path, options: TableOptions) -> Stream:
 
 
 def _batches(source: PointSource) -> Stream:
-    """Return the points of an array or of an iterable of batches."""
     kind = type(source)
     if is_array(source):
         array = imported(source, "source")

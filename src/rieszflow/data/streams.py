@@ -242,17 +242,6 @@ def choose_spreads(scale: ScaleName, clouds: Sequence[Stream]) -> tuple[float, .
     return None
 
 
-def spreads_of_rows(scale: ScaleName, rows: Tensor, named: bool, common_unit: bool) -> tuple[float, ...] | None:
-    """Return the spreads of the columns of points (m, d) for `scale`, as `choose_spreads` does."""
-    check_scale(scale)
-    array = rows.double().cpu().numpy()
-    if scale == "columns" or (scale == "auto" and named):
-        return tuple(column_spreads(array).tolist())
-    if scale == "auto" and not common_unit:
-        _notice_unequal("rows", array[np.random.default_rng(0).integers(0, len(array), _LOOK)], len(array))
-    return None
-
-
 def _pooled_spreads(clouds: Sequence[Stream]) -> np.ndarray:
     """Compute spreads in one pass: quartiles from a sample of the points, standard deviations from all of them."""
     d = clouds[0].d

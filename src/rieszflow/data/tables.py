@@ -85,8 +85,6 @@ class _Frame(_Typed):
 
 
 class _ParquetFile(_Typed):
-    """A Parquet file."""
-
     def __init__(self, file: Path) -> None:
         self.file = file
         with self._open() as content:

@@ -95,7 +95,6 @@ class Engine(ABC):
 
 
 def _members(cloud: Cloud) -> list[Cloud]:
-    """Return the clouds of a batch."""
     points, w = cloud.points.flatten(0, -3), cloud.weights
     if w is None:
         return [Cloud(p) for p in points]

@@ -111,9 +111,7 @@ def distinct(w: Tensor) -> Tensor:
     return 2 * most.squeeze(-1) * rest + (rest**2 - (others**2).sum(-1))
 
 
-def _sums(
-    kernel: Kernel, unit: Tensor | None, x: Measure, y: Measure, potential: bool, pull: bool
-) -> tuple[Tensor, Tensor]:
+def _sums(kernel: Kernel, unit: Tensor | None, x: Measure, y: Measure, potential: bool, pull: bool) -> tuple[Tensor, Tensor]:
     """Compute `Sums` at distances times `unit`; gradients are multiplied by `kernel.length`."""
     potentials, pulls = [x.weights.new_empty(0)], [x.points.new_empty(0)]
     for chunk in _chunks(x.points, y.points):

@@ -15,7 +15,8 @@ from rieszflow._infra import validate
 from rieszflow._infra.extras import extra
 from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._types import DirectionsName, ScaleName, Statistic
-from rieszflow.data.streams import spreads_of_rows
+from rieszflow.data import stream
+from rieszflow.data.streams import choose_spreads
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.loss import flat_points
 from rieszflow.sketch.counts import add_points
@@ -87,8 +88,9 @@ class SlicedEnergyDistance(Metric):
         x = validate.points("points", flat_points("points", points).detach().cpu())
         self.statistic, self.reset_real = validate.statistic(statistic), reset_real
         self._min_points = 2 if statistic == "U" else 1
-        spreads = spreads_of_rows(scale, x, False, points.ndim > 2)
-        self._settings = SliceSettings(x.shape[1], slices, directions, seed, None, spreads)
+        cloud = stream(x)
+        cloud.common_unit = points.ndim > 2
+        self._settings = SliceSettings(cloud.d, slices, directions, seed, None, choose_spreads(scale, [cloud]))
         grids = Plan.fit(self._settings.rescale(x), self._settings).random_grids
         self._grid_tensors = [grid.to_tensors() for grid in grids]
         P, width = sum(grid.directions.P for grid in grids), grids[0].B + 2 * histograms.TAIL

@@ -174,9 +174,8 @@ def evaluate(
     train = data.train.flatten(1)
     memory = {k: distances.nearest(v[:1000], train)[1].median().item() for k, v in (("generated", samples), ("held_out", real))}
     report("scores")
-    space = f"64 features of a classifier trained on the labels of {data.name}"
-    if classifier is None:
-        space = "the data's own values (no labels to train a classifier on)"
+    trained = f"64 features of a classifier trained on the labels of {data.name}"
+    space = "the data's own values (no labels to train a classifier on)" if classifier is None else trained
     return {
         "samples": n, "held_out": n, "seed": seed, "feature_space": space, "classifier_accuracy": accuracy,
         "scores": scores, **by_label, "better": {score: BETTER[score] for score in scores}, "cautions": cautions,
@@ -209,13 +208,11 @@ def _frechet_by_label(
     assert data.train_labels is not None and data.held_out_labels is not None
     found = {}
     for label in labels.unique().tolist():
-        mine, real, train = samples[labels == label], data.held_out[data.held_out_labels == label], data.train_labels == label
-        n = min(len(mine), len(real), int(train.sum()))
-        if n < 2:
-            continue
-        rows = train.nonzero().flatten()
-        rows = rows[torch.randperm(len(rows), generator=generator)[:n]]
-        real_features = features(real[:n])
-        sets = {"generated": mine[:n], "training_data": data.train[rows]}
-        found[str(label)] = {name: distances.frechet_distance(features(x), real_features) for name, x in sets.items()}
+        mine, real = samples[labels == label], data.held_out[data.held_out_labels == label]
+        rows = (data.train_labels == label).nonzero().flatten()
+        n = min(len(mine), len(real), len(rows))
+        if n >= 2:
+            train = data.train[rows[torch.randperm(len(rows), generator=generator)[:n]]]
+            sets, wanted = {"generated": mine[:n], "training_data": train}, features(real[:n])
+            found[str(label)] = {name: distances.frechet_distance(features(x), wanted) for name, x in sets.items()}
     return found

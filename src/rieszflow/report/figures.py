@@ -67,7 +67,6 @@ def trajectories(path: Tensor, shape: tuple[int, ...]) -> Image.Image:
 
 
 def _scatter(clouds: list[Tensor], labels: list[str]) -> Image.Image:
-    """Draw the first two coordinates of clouds, the later ones darker."""
     figure, axes = _figure(5, 5, xlabel="first coordinate", ylabel="second coordinate")
     for k, (x, label) in enumerate(zip(clouds, labels, strict=True)):
         second = x[:, 1] if x.shape[1] > 1 else torch.zeros(len(x))

@@ -49,11 +49,11 @@ def draw(run: Run, pictures: Pictures) -> None:
     samples, columns = _in_rows(pictures) if images else (pictures.samples[:_CLOUD], None)
     particles = pictures.particles[: _GRID if images else _CLOUD]
     for name, x, across in (("particles", particles, None), ("samples", samples, columns)):
-        save_picture(_image_file(run, f"{name}-{number:04d}"), picture(x.view(-1, *shape), across))
+        save_picture(run.path / "images" / f"{name}-{number:04d}.png", picture(x.view(-1, *shape), across))
     path = pictures.path
     if len(path) > 16:
         path = path[torch.linspace(0, len(path) - 1, 16).round().long()]
-    save_picture(_image_file(run, "way"), trajectories(path, shape))
+    save_picture(run.path / "images" / "way.png", trajectories(path, shape))
     write_report(run, pictures.rows)
 
 
@@ -87,12 +87,8 @@ def write_report(run: Run, rows: Sequence[StageMetrics] | None = None) -> Path:
         scale = f" It went on to stage {len(rows)} without better samples.{scale}"
     summary = f"Trained on {data}: {finished} of {run.total_stages()} stages{seconds}.{scale}"
     template = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
-    page = template.substitute(
-        title=_text(Path(run.data["name"]).name),
-        method=_METHOD[run.config.model],
-        summary=_text(summary),
-        sections="\n".join(sections),
-    )
+    title, method = _text(Path(run.data["name"]).name), _METHOD[run.config.model]
+    page = template.substitute(title=title, method=method, summary=_text(summary), sections="\n".join(sections))
     file = run.path / "report.html"
     content = page.encode("utf-8", "replace")  # names of files may contain bytes that are not text
     atomically(file, lambda temporary: temporary.write_bytes(content))
@@ -153,12 +149,10 @@ def _curves(rows: Sequence[StageMetrics]) -> str:
 
 def _evaluation_section(run: Run, evaluation: Json) -> list[str]:
     notes = (*score_notes(evaluation, run.shape), *evaluation.get("cautions", []))
+    items = "".join(f"<li>{_text(note)}</li>" for note in notes)
     alt = "Two rows of generated images, each above a row of the training images nearest to them."
-    return [
-        "<h2>Evaluation</h2>" + _table(*score_table(evaluation)),
-        f"<ul>{''.join(f'<li>{_text(note)}</li>' for note in notes)}</ul>",
-        _figure(run, "nearest", alt, "Samples, and below each its L2-nearest training image."),
-    ]
+    nearest = _figure(run, "nearest", alt, "Samples, and below each its L2-nearest training image.")
+    return ["<h2>Evaluation</h2>" + _table(*score_table(evaluation)), f"<ul>{items}</ul>", nearest]
 
 
 def score_table(evaluation: Json) -> tuple[list[str], list[list[str]]]:
@@ -200,7 +194,7 @@ def stage_table(rows: Sequence[StageMetrics]) -> tuple[list[str], list[list[str]
     cells = []
     for row, (before, after) in zip(rows, pairwise(seconds), strict=True):
         e = row.energy_distance
-        distances = [f"{e[key]:.4f}" if key in e else "" for key in ("particles", "network_particles", "fresh_samples")]
+        distances = [f"{e[key]:.4f}" if key in e else "" for key in _CURVES]
         pooled = str(row.level) if row.level != 1 else ""
         error = f"{row.fit_error:.3f}" if row.fit_error is not None else ""
         cells.append([str(row.stage), pooled, str(row.flow_steps), error, *distances, f"{after - before:.1f}"])
@@ -228,13 +222,9 @@ def _text(value: object) -> str:
     return html.escape(printable(value))
 
 
-def _image_file(run: Run, name: str) -> Path:
-    return run.path / "images" / f"{name}.png"
-
-
 def _figure(run: Run, name: str, alt: str, caption: str) -> str:
     """Return a figure from a file, or "" if it does not exist; pixels of images are enlarged at least three times."""
-    file = _image_file(run, name)
+    file = run.path / "images" / f"{name}.png"
     if not file.is_file():
         return ""
     with Image.open(file) as image:
@@ -243,7 +233,6 @@ def _figure(run: Run, name: str, alt: str, caption: str) -> str:
 
 
 def _inline(image: Image.Image, alt: str, caption: str, pixelated_width: int = 0) -> str:
-    """Return a figure with an image as a data URL."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

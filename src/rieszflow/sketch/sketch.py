@@ -18,7 +18,7 @@ from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud, DirectionsName, Points, PointSource, PointsT, ProgressCallback, ScaleName, Statistic
 from rieszflow.data import stream
-from rieszflow.data.streams import choose_spreads, spreads_of_rows
+from rieszflow.data.streams import choose_spreads
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sketch.counts import Counts, point_weights, read, with_progress, write
 from rieszflow.sketch.plan import Plan, SliceSettings, notice_if_coarse
@@ -93,8 +93,9 @@ class SliceSketch:
             x = validate.points("points", points).detach()
             if x.ndim != 2:
                 raise InputError(f"`points` must have shape (m, d), got {tuple(x.shape)}")
-            spreads = spreads_of_rows(scale, x, names is not None, False)
-            settings = SliceSettings(x.shape[1], slices, directions, seed, names, spreads)
+            cloud = stream(x)
+            cloud.names = names
+            settings = SliceSettings(cloud.d, slices, directions, seed, names, choose_spreads(scale, [cloud]))
             plan = Plan.fit(settings.rescale(x), settings)
         self._set(Counts(plan, reservoir_size))
 

@@ -227,14 +227,12 @@ def drift_test(
 
 
 def _check_count(name: str, cloud: Stream) -> int:
-    """Return the number of points of a cloud, which must be at least two."""
     if cloud.count() < 2:
         raise InputError(f"`{name}` must have at least two points, got one")
     return cloud.count()
 
 
 def _test_exactly(points: _Points, permutations: int, rng: Generator) -> TwoSampleTest:
-    """Test by the distances of all pairs of points."""
     n, m, settings = len(points.x), len(points.y), points.settings
     distances, unit = scaled_distances(np.concatenate([settings.rescale(part).numpy() for part in (points.x, points.y)]))
     gram = Gram.from_distances(distances, n)

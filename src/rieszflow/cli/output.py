@@ -128,11 +128,12 @@ class TrainingBars(ProgressBars):
         loss = "" if at.loss is None else f", loss {at.loss:.3f}"
         self.bars.update(self.phase, description=f"{at.what}{loss}", completed=at.done, total=at.total)
         if at.row is not None:
-            row, e = at.row, at.row["energy_distance"]
+            row, frechet = at.row, at.row.get("frechet_distance")
+            name, e = ("Fréchet", frechet) if frechet else ("energy", row["energy_distance"])
             pooled = "" if row["level"] == 1 else f"  pooled by {row['level']}"
             error = f"  fit error {row['fit_error']:.3f}" if "fit_error" in row else ""
             show(
                 f"stage {row['stage']:>3}{pooled}  flow steps {row['flow_steps']:>5}{error}  "
-                f"energy distance of fresh samples {e['fresh_samples']:.4f} (training data {e['training_data']:.4f})  "
+                f"{name} distance of fresh samples {e['fresh_samples']:.4f} (training data {e['training_data']:.4f})  "
                 f"{sum(row['seconds'].values()):>5.0f} s so far"
             )

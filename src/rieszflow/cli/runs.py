@@ -291,10 +291,15 @@ def _draw(tensorboard: bool) -> DrawCallback:
 
 
 def _show_result(run: Run) -> None:
-    unit = " of columns scaled by their interquartile ranges" if run.columns is not None else ""
-    show(f"energy distances{unit} to held-out data: lower is better; around 0, possibly negative, for equal distributions")
+    from rieszflow.report.page import reference_data
+
+    rows, unit = run.metrics(), " of columns scaled by their interquartile ranges" if run.columns is not None else ""
+    data = reference_data(rows)
+    show(f"energy distances{unit} to {data}: lower is better; around 0, possibly negative, for equal distributions")
     show(f"report: {run.path / 'report.html'}")
-    if best := _best_stage(run.metrics()):
+    if rows[-1].step_factor is not None:
+        show(f"the model ends with stage {run.total_stages()}, the best of {len(rows)} on validation data")
+    elif best := _best_stage(rows):
         show(best)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, TypeVar, cast
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from rieszflow._infra import ranks, validate
@@ -274,6 +275,8 @@ class ParticleFlow:
                 progress(Progress("steps", k, steps))
             if k and callback is not None and callback(k, particles) is True:
                 break
+        if not torch.isfinite(particles).all():
+            raise InputError("`x` must stay finite, got NaN or infinity; try a smaller `step_size` or `momentum`")
         return particles.numpy() if isinstance(x, np.ndarray) else particles
 
 

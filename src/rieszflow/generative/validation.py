@@ -1,4 +1,4 @@
-"""How validation data steer a recorded flow: when steps become shorter, when the training ends, and which stage is its last."""
+"""Decisions that depend on validation data: shorter steps, the end of a training, and the last stage of its model."""
 
 from __future__ import annotations
 

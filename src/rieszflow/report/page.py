@@ -124,7 +124,7 @@ def _stage_sections(run: Run, rows: Sequence[StageMetrics]) -> list[str]:
 
 def _curves(rows: Sequence[StageMetrics]) -> str:
     over = f"over stages {rows[0].stage} to {rows[-1].stage}"
-    data, figures = _reference(rows), ""
+    data, figures = reference_data(rows), ""
     measured = {"energy": [row.energy_distance for row in rows]}
     if frechet := [row.frechet_distance for row in rows if row.frechet_distance is not None]:
         measured["Fréchet"] = frechet
@@ -208,12 +208,12 @@ def stage_caption(rows: Sequence[StageMetrics]) -> str:
     if "network_particles" in rows[-1].energy_distance:
         fitted, error = ", of the particles after the network", " Fit error: the share of the displacement that it misses."
     return (
-        f"Unbiased energy distances to {_reference(rows)}, lower is better: of the flow's particles{fitted} and of fresh "
+        f"Unbiased energy distances to {reference_data(rows)}, lower is better: of the flow's particles{fitted} and of fresh "
         f"samples. They are around 0, possibly negative, for equal distributions.{error}"
     )
 
 
-def _reference(rows: Sequence[StageMetrics]) -> str:
+def reference_data(rows: Sequence[StageMetrics]) -> str:
     """Return the name of the data that samples are compared to after each stage."""
     return "held-out data" if rows[0].step_factor is None else "validation data"
 

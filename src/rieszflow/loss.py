@@ -61,13 +61,13 @@ def _sliced_mmd2(x: Tensor, y: Tensor, seed: Tensor, index: int, need_x: bool, n
 @isolated_numerics
 def _evaluate(x: Tensor, y: Tensor, seed: Tensor, options: _Options, need: Need) -> _Results:
     pair, _ = validate.clouds(x, y, None, None, options.statistic)
-    (N, d), M, slices, auto = x.shape[-2:], y.shape[-2], options.slices, options.slices == options.engine == "auto"
+    (N, d), M, auto = x.shape[-2:], y.shape[-2], options.slices == options.engine == "auto"
     # Batches for which all pairs take about as long as slices (benchmarks/losses.py).
     if auto and options.directions == "auto" and max(N, M) <= (1024 if d <= 64 else 512):
         value, (by_x, _, by_y, _) = exact.evaluate(pair, options.kernel, need)
     else:
-        if slices == "auto":
-            slices = -(-_MIN_SLICES // d) * d if d <= 64 else min(1024, max(_MIN_SLICES, 1 << (d - 1).bit_length()))
+        blocks = -(-_MIN_SLICES // d) * d if d <= 64 else min(1024, max(_MIN_SLICES, 1 << (d - 1).bit_length()))
+        slices = options.slices if options.slices != "auto" else blocks
         # The error of bins is far below that of some hundred slices, and their loops are faster for batches, too.
         engine = "bins" if auto else options.engine
         result = sliced.evaluate(pair, Problem(options.kernel, need), slices, options.directions, engine, int(seed))

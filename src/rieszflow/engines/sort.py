@@ -76,11 +76,13 @@ def _on_part(part: Directions, pair: Pair, centre: Tensor, scale: float | Tensor
     x, y = pair.x, pair.y
     alpha, beta = (_self_factor(cloud, pair.unbiased) for cloud in (x, y))
     if need == Need(x=True) and x.points.device.type == "cpu" and x.points.dtype == torch.float32 and x.points.ndim == 2:
+        out, none = np.empty((part.P, len(x.points)), np.float32), np.empty(0, np.float32)
         # In one expression, which frees the P × N projections as soon as it can.
-        forces = _gradient(
-            part.project(x.points, centre, scale), part.project(y.points, centre, scale), x.weights, y.weights, alpha
-        )
-        return Result(x=part.adjoint(forces))
+        parallel_for(
+            radix_gradient, part.P, 1, *(part.project(cloud.points, centre, scale).numpy() for cloud in (x, y)),
+            *(none if cloud.weights is None else cloud.weights.contiguous().numpy() for cloud in (x, y)), alpha.item(), out,
+        )  # fmt: skip
+        return Result(x=part.adjoint(torch.from_numpy(out)))
     z, order = torch.cat([part.project(cloud.points, centre, scale) for cloud in (x, y)], -1).sort(dim=-1)
     N, result = x.points.shape[-2], Result()
     (F, F_mid), (G, G_mid) = _distribution_functions(z, order, N, x.weights, y.weights)
@@ -124,16 +126,6 @@ def _by_weights(potential: Tensor, own: Tensor, spread: Tensor, cloud: Cloud, fa
         w = cloud.weights.unsqueeze(-2)
         potential = potential - (factor - 1) * own - (2 * factor**2 * spread.unsqueeze(-1)) * w
     return potential.sum(-2)
-
-
-def _gradient(px: Tensor, py: Tensor, a: Tensor | None, b: Tensor | None, self_factor: Tensor) -> Tensor:
-    """Return 2G − 1 − self_factor(2F − 1) at px (P, N): the derivative in every slice by px, over the point's weight."""
-    out = np.empty(px.shape, np.float32)
-    none = np.empty(0, np.float32)
-    weights = (none if w is None else w.detach().contiguous().numpy() for w in (a, b))
-    args = px.detach().numpy(), py.detach().numpy(), *weights, self_factor.item(), out
-    parallel_for(radix_gradient, len(px), 1, *args)
-    return torch.from_numpy(out)
 
 
 def _integrate(start: Tensor, steps: Tensor) -> Tensor:
@@ -180,6 +172,7 @@ _BITS, _PASSES = 11, 3
 
 @numba.njit(**OPTIONS)
 def radix_gradient(first, last, worker, step, px, py, a, b, self_factor, out):
+    """Write 2G − 1 − self_factor(2F − 1) at px (P, N): the derivative in every slice by px, over the point's weight."""
     N, M = px.shape[1], py.shape[1]
     keys, other = np.empty(N + M, np.uint64), np.empty(N + M, np.uint64)
     counts = np.empty((_PASSES, 1 << _BITS), np.uint32)

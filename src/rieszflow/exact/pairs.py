@@ -113,65 +113,55 @@ def distinct(w: Tensor) -> Tensor:
 
 def _sums(kernel: Kernel, unit: Tensor | None, x: Measure, y: Measure, potential: bool, pull: bool) -> tuple[Tensor, Tensor]:
     """Compute `Sums` at distances times `unit`; gradients are multiplied by `kernel.length`."""
+    # Distances are invariant to shifts; near the origin ‖x‖² + ‖y‖² − 2⟨x, y⟩ cancels least.
+    centre = y.points.mean(-2, keepdim=True)
+    near_y, weights = y.points - centre, y.weights.unsqueeze(-2)
     potentials, pulls = [x.weights.new_empty(0)], [x.points.new_empty(0)]
-    for chunk in _chunks(x.points, y.points):
-        rho, weights = chunk.rho if unit is None else chunk.rho * unit, y.weights.unsqueeze(-2)
+    for start, rows, rho, close in _chunks(x.points, y.points, centre):
+        at = rho if unit is None else rho * unit
         if potential:
-            values = kernel.value(rho) * weights
+            values = kernel.value(at) * weights
             if x is y:
-                values.diagonal(chunk.start, -2, -1).zero_()
+                values.diagonal(start, -2, -1).zero_()
             potentials.append(values.sum(-1))
         if not pull:
             continue
-        w = torch.where(chunk.rho > 0, kernel.derivative(rho) * weights / chunk.rho, 0)
+        w = torch.where(rho > 0, kernel.derivative(at) * weights / rho, 0)
         if x is y:
-            w.diagonal(chunk.start, -2, -1).zero_()
+            w.diagonal(start, -2, -1).zero_()
         # Close points have large w and small differences, which a sum over w would cancel.
         near = []
-        for indices in chunk.close:
-            near.append(w[indices].unsqueeze(-1) * chunk.differences(indices))
+        for indices in close:
+            near.append(w[indices].unsqueeze(-1) * _differences(rows, y.points, indices))
             w[indices] = 0
-        part = chunk.x * w.sum(-1, keepdim=True) - w @ chunk.y
-        for indices, v in zip(chunk.close, near, strict=True):
+        part = (rows - centre) * w.sum(-1, keepdim=True) - w @ near_y
+        for indices, v in zip(close, near, strict=True):
             part.index_put_(indices[:-1], v, accumulate=True)
         pulls.append(part)
     return torch.cat(potentials, -1), torch.cat(pulls, -2)
 
 
-class _Chunk(NamedTuple):
-    """Some consecutive points of x against all of y."""
-
-    start: int  # index of the first point of x
-    x: Tensor  # minus the mean of y
-    y: Tensor  # minus its mean
-    rho: Tensor  # distances (..., n, M)
-    close: list[tuple[Tensor, ...]]  # indices (..., i, j) of the close pairs, in bounded parts
-    uncentred: tuple[Tensor, Tensor]
-
-    def differences(self, indices: tuple[Tensor, ...]) -> Tensor:
-        *batch, i, j = indices
-        return self.uncentred[0][(*batch, i)] - self.uncentred[1][(*batch, j)]
+def _differences(x: Tensor, y: Tensor, indices: tuple[Tensor, ...]) -> Tensor:
+    *batch, i, j = indices
+    return x[(*batch, i)] - y[(*batch, j)]
 
 
-def _chunks(x: Tensor, y: Tensor) -> Iterator[_Chunk]:
-    # Distances are invariant to shifts; near the origin ‖x‖² + ‖y‖² − 2⟨x, y⟩ cancels least.
-    centre = y.mean(-2, keepdim=True)
-    centred = y - centre
-    y_norms = (centred**2).sum(-1).unsqueeze(-2)
+def _chunks(x: Tensor, y: Tensor, centre: Tensor) -> Iterator[tuple[int, Tensor, Tensor, list[tuple[Tensor, ...]]]]:
+    """Yield a start, the points of x from there on, their distances from y, and indices (..., i, j) of close pairs in parts."""
+    near_y, start = y - centre, 0
+    y_norms = (near_y**2).sum(-1).unsqueeze(-2)
     batch = max(1, x[..., 0, 0].numel())
-    start = 0
     for rows in x.split(max(1, _PAIRS // (y.shape[-2] * batch)), dim=-2):
         part = rows - centre
         norms = (part**2).sum(-1).unsqueeze(-1) + y_norms
-        rho = (norms - 2 * part @ centred.transpose(-1, -2)).clamp_(min=0)
+        rho = (norms - 2 * part @ near_y.transpose(-1, -2)).clamp_(min=0)
         close = ((rho <= _CLOSE * norms) | (norms < _TINY)).nonzero()
         rho.sqrt_()
         indices = [p.unbind(-1) for p in close.split(max(1, _PAIRS // x.shape[-1]))] if len(close) else []
-        chunk = _Chunk(start, part, centred, rho, indices, (rows, y))
-        for these in chunk.close:
-            difference = chunk.differences(these)
+        for these in indices:
+            difference = _differences(rows, y, these)
             largest = difference.abs().amax(-1, keepdim=True)
             unit = torch.where(largest > 0, largest, 1)  # the squares of very small numbers are zero
             rho[these] = ((difference / unit) ** 2).sum(-1).sqrt() * largest.squeeze(-1)
-        yield chunk
+        yield start, rows, rho, indices
         start += rows.shape[-2]

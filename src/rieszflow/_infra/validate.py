@@ -46,9 +46,8 @@ def plain_tensor(name: str, x: object, shape: str) -> Tensor:
         return _from_array(name, x)
     if not isinstance(x, Tensor):
         advice = "; convert it with numpy.asarray(..., dtype=float)" if isinstance(x, (list, tuple)) else ""
-        raise InputTypeError(
-            f"{_quoted(name)} must be a torch.Tensor or numpy.ndarray of shape {shape}, got {type(x).__name__}{advice}"
-        )
+        accepted = f"a torch.Tensor or numpy.ndarray of shape {shape}"
+        raise InputTypeError(f"{_quoted(name)} must be {accepted}, got {type(x).__name__}{advice}")
     if found := _misfit(x):
         raise InputTypeError(f"{_quoted(name)} must be a dense float32 or float64 tensor with values, got {found}")
     if type(x) not in (Tensor, torch.nn.Parameter):
@@ -185,12 +184,10 @@ def fits_memory(name: str, count: int, each: int) -> None:
     """Refuse a number of items of `each` bytes or more that need more memory than is available, before allocating it."""
     if count * each < _SMALL:
         return
-    available = _available_memory()
-    if count * each > available:
-        raise InputError(
-            f"`{name}` must fit into memory, got {count}, which needs at least {count * each / 2**30:,.1f} GiB; "
-            f"{available / 2**30:,.1f} GiB are available"
-        )
+    needed, available = (size / 2**30 for size in (count * each, _available_memory()))
+    if needed > available:
+        sizes = f"which needs at least {needed:,.1f} GiB; {available:,.1f} GiB are available"
+        raise InputError(f"`{name}` must fit into memory, got {count}, {sizes}")
 
 
 def _available_memory() -> float:

@@ -311,7 +311,5 @@ def _best_stage(rows: list[StageMetrics]) -> str:
     noise = abs(rows[-1].energy_distance["training_data"])  # it would be 0 for infinitely many points
     if last - lowest <= 2 * noise:
         return ""
-    return (
-        f"fresh samples were best after stage {best.stage}, at {lowest:.4f}; "
-        f"later stages made them worse, {last:.4f} at the end"
-    )
+    later = f"later stages made them worse, {last:.4f} at the end"
+    return f"fresh samples were best after stage {best.stage}, at {lowest:.4f}; {later}"

@@ -157,10 +157,8 @@ def _dense_points(what: str, matrix: Any) -> Stream:
         return stream(matrix.reset_index(drop=True) if hasattr(matrix, "reset_index") else matrix)
     if not isinstance(matrix, np.ndarray):
         if hasattr(matrix, "toarray") or hasattr(matrix, "to_memory"):
-            advice = (
-                "choose dense ones, such as obsm='X_pca', or convert it with .toarray(), for an open file after .to_memory()"
-            )
-            raise InputTypeError(f"`x` must have dense points, got a sparse {what}; {advice}")
+            how = "choose dense ones, such as obsm='X_pca', or convert it with .toarray(), for an open file after .to_memory()"
+            raise InputTypeError(f"`x` must have dense points, got a sparse {what}; {how}")
         matrix = matrix[()] if hasattr(matrix, "id") else matrix  # a data set of an open .h5ad file
     elif type(matrix).__module__.startswith("anndata"):
         matrix = np.asarray(matrix)  # a view

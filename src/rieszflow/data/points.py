@@ -145,10 +145,8 @@ def to_unit(x: Points, name: str) -> Points:
     double = x.dtype.itemsize > 2 and kind != "bool"
     if double:
         _check_float64(x, name)
-    if isinstance(x, Tensor):
-        found: Points = x.to(torch.float64 if double else torch.float32)
-    else:
-        found = x.astype(np.float64 if double else np.float32)
+    wide = "float64" if double else "float32"
+    found: Points = x.to(getattr(torch, wide)) if isinstance(x, Tensor) else x.astype(wide)
     if x.ndim == 4 and kind in ("uint8", "uint16"):
         found /= 255 if kind == "uint8" else 65535
     return found

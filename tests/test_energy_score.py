@@ -25,14 +25,17 @@ WAYS = {
     "loops": {},
     "one item a thread": {"_SHARE": 0},
     "sorted, in chunks": {"_FEW": 0, "_compiled": module._chunked},
-    "in small chunks": {"_FEW": 0, "_compiled": module._chunked, "_PAIRS": 30},
-    "in rows": {"_FEW": 0, "_compiled": module._chunked, "_PAIRS": 1},
+    "in small chunks": {"_FEW": 0, "_compiled": module._chunked, "pairs": 30},
+    "in rows": {"_FEW": 0, "_compiled": module._chunked, "pairs": 1},
 }
 
 
 def use(way, monkeypatch):
     for name, value in WAYS[way].items():
-        monkeypatch.setattr(module, name, value)
+        if name == "pairs":
+            monkeypatch.setattr("rieszflow.exact.pairs._PAIRS", value)
+        else:
+            monkeypatch.setattr(module, name, value)
 
 
 @pytest.mark.parametrize("d", [1, 2, 5])

@@ -16,13 +16,13 @@ from rieszflow._infra.jit import OPTIONS, SUMS, parallel_for
 from rieszflow._infra.numerics import isolated_numerics, two_to
 from rieszflow._types import Points, PointsT
 from rieszflow.errors import DerivativeError, InputError, InputTypeError
-from rieszflow.exact.pairs import distinct
+from rieszflow.exact.pairs import Measure, distinct, pair_sums
+from rieszflow.kernels import Riesz
 
 __all__ = ["NanPolicy", "energy_score"]
 
 NanPolicy = Literal["raise", "omit", "propagate"]
 
-_PAIRS = 1 << 22  # distances in memory at a time
 _FEW = 512  # members up to which all pairs are faster than sorting in one dimension
 _SHARE = 1 << 15  # numbers that justify another thread
 _LARGE = 400  # the largest coordinate of a forecast is scaled to about 2^400: see `exact.pairs`
@@ -198,31 +198,14 @@ def _compiled(x: Tensor, y: Tensor, w: Tensor, n: Tensor, grad: bool) -> tuple[T
 
 def _chunked(x: Tensor, y: Tensor, w: Tensor, n: Tensor, grad: bool) -> tuple[Tensor, Tensor | None]:
     """Score x (B, m, d) by all pairs, on any device."""
-    B, m, _ = x.shape
     exponent = torch.frexp(torch.maximum(x.abs().amax((1, 2)), y.abs().amax(1))).exponent
-    unit = two_to((-exponent).clamp(-1000, 1000))
-    x, y = x * unit[:, None, None], y * unit[:, None]
-    w, n = w.expand(B, m), n.expand(B)
-    score, gradient = torch.empty(B, dtype=x.dtype, device=x.device), torch.empty_like(x) if grad else None
-    at_once, rows = max(1, _PAIRS // m**2), max(1, min(m, _PAIRS // m))
-    for first in range(0, B, at_once):
-        these = slice(first, first + at_once)
-        part, weight, pairs = x[these], w[these], n[these]
-        away = part - y[these, None]
-        far = away.norm(dim=2)
-        total = (weight * far).sum(1)
-        for row in range(0, m, rows):
-            own = slice(row, row + rows)
-            mine, share_of_mine = part[:, own], weight[:, own]
-            apart = torch.cdist(mine, part, compute_mode="donot_use_mm_for_euclid_dist")
-            total = total - (share_of_mine * (apart @ weight[..., None])[..., 0]).sum(1) / (2 * pairs)
-            if gradient is not None:
-                inverse = torch.where(apart > 0, weight[:, None] / apart, 0)
-                pushed = mine * inverse.sum(2, keepdim=True) - inverse @ part
-                pulled = away[:, own] * torch.where(far > 0, 1 / far, 0)[:, own, None]
-                gradient[these, own] = share_of_mine[..., None] * (pulled - pushed / pairs[:, None, None])
-        score[these] = total / unit[these]
-    return score, gradient
+    unit, w = two_to((-exponent).clamp(-1000, 1000)), w.expand(x.shape[:2])
+    members = Measure(x * unit[:, None, None], w)
+    observation = Measure((y * unit[:, None])[:, None], torch.ones_like(w[:, :1]))
+    apart, push = pair_sums(Riesz(1.0), None, members, members, True, grad)
+    away, pull = pair_sums(Riesz(1.0), None, members, observation, True, grad)
+    score = ((w * apart).sum(1) / (2 * n) - (w * away).sum(1)) / unit
+    return score, w[..., None] * (push / n[:, None, None] - pull) if grad else None
 
 
 @numba.njit(**SUMS)

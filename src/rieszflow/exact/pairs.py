@@ -41,7 +41,7 @@ def evaluate(clouds: Pair, kernel: Kernel, need: Need) -> tuple[Tensor | None, l
     at_zero = kernel.value(torch.zeros((), dtype=torch.float64, device=x.points.device))
     # A kernel with a degree is evaluated at scaled distances, one with a length at the original ones.
     unit = None if kernel.degree is not None or not shift.any() else two_to(-shift)[..., None, None]
-    value, slopes = combine(x, y, functools.partial(_sums, kernel, unit), at_zero, clouds.unbiased, need)
+    value, slopes = combine(x, y, functools.partial(pair_sums, kernel, unit), at_zero, clouds.unbiased, need)
 
     def unscaled(v: Tensor, by_points: bool = False) -> Tensor:
         if kernel.degree is None:
@@ -111,7 +111,9 @@ def distinct(w: Tensor) -> Tensor:
     return 2 * most.squeeze(-1) * rest + (rest**2 - (others**2).sum(-1))
 
 
-def _sums(kernel: Kernel, unit: Tensor | None, x: Measure, y: Measure, potential: bool, pull: bool) -> tuple[Tensor, Tensor]:
+def pair_sums(
+    kernel: Kernel, unit: Tensor | None, x: Measure, y: Measure, potential: bool, pull: bool
+) -> tuple[Tensor, Tensor]:
     """Compute `Sums` at distances times `unit`; gradients are multiplied by `kernel.length`."""
     # Distances are invariant to shifts; near the origin ‖x‖² + ‖y‖² − 2⟨x, y⟩ cancels least.
     centre = y.points.mean(-2, keepdim=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
@@ -238,6 +239,7 @@ class State:
     path: Tensor  # (stages, n, d), some of the fresh samples after every stage
     step_factor: float | None = None  # of τ, chosen by validation data, which end the training with 0; None without them
     init_weights: Tensors = field(default_factory=dict)  # of each level's first network, if it is the user's own
+    saved: float = field(default_factory=time.perf_counter)  # when the last checkpoint was written
     # Time spent in flows, in fits, and after them on metrics, pictures and checkpoints.
     seconds: dict[str, float] = field(default_factory=lambda: {"flow": 0.0, "fit": 0.0, "finish": 0.0})
     rows: list[StageMetrics] = field(default_factory=list)  # of metrics.jsonl

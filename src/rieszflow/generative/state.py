@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -123,7 +122,7 @@ def prepare(
     known, known_held_out = raw_conditions(config, data)
     order = torch.arange(len(train)) if config.paper.first_targets else torch.randperm(len(train), generator=generator)
     if config.validation:
-        size = min(WATCHED, math.ceil(config.validation * len(train)))
+        size = config.validation_size(len(train))
         if not 2 <= size <= len(train) - 2:
             raise ConfigError(f"`validation` must leave 2 of {len(train)} data on both sides, got {config.validation}")
         order, validation = order[:-size], order[-size:]

@@ -28,13 +28,13 @@ def main() -> None:
     y, held_out, shape = images("fashion-mnist", n, g)
     d = y.shape[1]
     uniform, smooth = (draw_latents(Config(latents=kind), shape, n, g) for kind in ("uniform", "smooth"))
-    (tau,) = default_step_sizes(y[:2000], [], 1024, 0.8)
+    (tau,) = default_step_sizes(y[:2000], ["auto"], [1024], [0.8])
     start = time.perf_counter()
     for _ in range(3):
         usual(uniform, y, independent(1000, d, g))
     of_usual = (time.perf_counter() - start) / 3
     ways = {
-        "paper": (uniform, {"slices": 1000, "directions": "independent", "step_size": 1.0, "reuse": 1}),
+        "paper": (uniform, {"slices": 1000, "directions": "independent", "step_size": 1.0}),
         "ours, uniform start": (uniform, {"slices": 1024, "step_size": tau, "engine": "bins"}),
         "ours, smooth start in the box": (smooth, {"slices": 1024, "step_size": tau, "engine": "bins", "bounds": (0.0, 1.0)}),
     }

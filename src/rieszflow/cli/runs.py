@@ -214,7 +214,8 @@ def train(
     content = load(dataset, data, config.held_out, config.seed, config.condition_columns)
     if name not in NAMED and len(content.shape) != 3:
         config = Config.preset("vectors", preset, **overrides)
-    targets = min(config.targets or len(content.train), len(content.train))
+    available = len(content.train) - config.validation_size(len(content.train))
+    targets = min(config.targets or available, available)
     show(
         f"{content.name}: {len(content.train):,} training {report.page.noun(content.shape)} of shape {content.shape}, "
         f"{config.particles:,} particles flow towards {targets:,} of them; run: {out}"

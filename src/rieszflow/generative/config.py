@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -16,6 +17,7 @@ from rieszflow.generative.schema import StrictModel, read_preset, unknown_name
 
 UpsamplingName: TypeAlias = Literal["repeat", "smooth"]
 
+_MAX_VALIDATION = 2000
 HALVES = ("left-half", "right-half", "top-half", "bottom-half")
 
 
@@ -225,6 +227,10 @@ class Config(StrictModel):
     def conditions_on_image(self) -> bool:
         """True if `condition` names a part of an image."""
         return self.condition.startswith(("pool:", "mask:")) or self.condition in HALVES
+
+    def validation_size(self, n: int) -> int:
+        """Return the number of validation data among n training data."""
+        return min(_MAX_VALIDATION, math.ceil(self.validation * n))
 
     def level_configs(self) -> list[tuple[int, Config]]:
         """Return the factor and the settings of every level; without `levels`, one level of factor 1."""

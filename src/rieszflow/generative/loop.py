@@ -73,7 +73,10 @@ def _train(context: Context) -> None:
                 stages.end_at_best(context, state)
                 state.stage = context.last
             stages.next_stage(context, state)  # x_old ← x, on larger images if a level begins
-            _save(context, state)
+            if state.stage > context.last:
+                _save(context, state)
+            else:
+                _save_if_due(context, state)
 
 
 def _flow(context: Context, state: State, phase: FlowPhase) -> None:
@@ -91,20 +94,16 @@ def _fit(context: Context, state: State, phase: FitPhase) -> None:
 
 def _advance(context: Context, state: State, steps: int, step: Callable[[], None]) -> None:
     """Make the remaining steps of a phase, with checkpoints when they are due."""
-    phase = state.phase
-    last = saved = time.perf_counter()
+    phase, last = state.phase, time.perf_counter()
     while state.step < steps:
         step()
         state.step += 1
         now = time.perf_counter()
         state.seconds[phase.name] += now - last
         last = now
-        # All ranks save together, by the clock of the first one.
-        if ranks.broadcast_int(int(now - saved > context.config.checkpoint_seconds), context.here.group):
-            if isinstance(phase, FitPhase):
-                phase.random_state = torch.get_rng_state()
-            _save(context, state)
-            saved = time.perf_counter()
+        if isinstance(phase, FitPhase):
+            phase.random_state = torch.get_rng_state()
+        _save_if_due(context, state)
         loss = phase.loss if isinstance(phase, FitPhase) else None
         context.report(Progress(phase.name, state.step, steps, state.stage, context.last, loss))
 
@@ -117,8 +116,16 @@ def _timed(state: State) -> Iterator[None]:
     state.seconds["finish"] += time.perf_counter() - started
 
 
+def _save_if_due(context: Context, state: State) -> None:
+    """Write a checkpoint if the last one is `checkpoint_seconds` old, by the clock of the first rank."""
+    due = time.perf_counter() - state.saved > context.config.checkpoint_seconds
+    if ranks.broadcast_int(int(due), context.here.group):
+        _save(context, state)
+
+
 def _save(context: Context, state: State) -> None:
     """Write a checkpoint that any number of processes can read; after the last stage without tensors, no longer needed."""
+    state.saved = time.perf_counter()
     tensors: dict[str, Tensor] = {}
     header = {**state.header(), "held_out": context.held_out_digest}
     if state.stage > context.last:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
@@ -122,7 +122,7 @@ def prepare(
     known, known_held_out = raw_conditions(config, data)
     order = torch.arange(len(train)) if config.paper.first_targets else torch.randperm(len(train), generator=generator)
     if config.validation:
-        size = min(WATCHED, math.ceil(config.validation * len(train)))
+        size = config.validation_size(len(train))
         if not 2 <= size <= len(train) - 2:
             raise ConfigError(f"`validation` must leave 2 of {len(train)} data on both sides, got {config.validation}")
         order, validation = order[:-size], order[-size:]
@@ -238,6 +238,7 @@ class State:
     path: Tensor  # (stages, n, d), some of the fresh samples after every stage
     step_factor: float | None = None  # of τ, chosen by validation data, which end the training with 0; None without them
     init_weights: Tensors = field(default_factory=dict)  # of each level's first network, if it is the user's own
+    saved: float = field(default_factory=time.perf_counter)  # when the last checkpoint was written
     # Time spent in flows, in fits, and after them on metrics, pictures and checkpoints.
     seconds: dict[str, float] = field(default_factory=lambda: {"flow": 0.0, "fit": 0.0, "finish": 0.0})
     rows: list[StageMetrics] = field(default_factory=list)  # of metrics.jsonl

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rieszflow.generative.config import Config
 from rieszflow.generative.run import StageMetrics
 
-_IMPROVEMENT = 0.1  # smallest decrease of a distance in a stage that counts, relative to its excess over that of training data
+_RATE = 0.5  # samples improve if their distance's excess over that of training data decreases like (flow steps)^-_RATE
 _SHORTER = 0.6  # factor of the step length after a stage without improvement
 _PATIENCE = 2  # stages without improvement at the shortest steps
 
@@ -30,7 +30,8 @@ def next_factor(config: Config, rows: Sequence[StageMetrics]) -> float:
     distances, waited = _distances(rows, "fresh_samples"), 0
     for k, floor in enumerate(_distances(rows, "training_data")[1:], 1):
         best = min(distances[:k])
-        if best - distances[k] > _IMPROVEMENT * max(0.0, best - floor):
+        expected = (rows[k - 1].flow_steps_total / rows[k].flow_steps_total) ** _RATE
+        if best - distances[k] > (1 - expected) * max(0.0, best - floor):
             waited = 0
         elif factor > last:
             factor = max(last, _SHORTER * factor)

@@ -113,6 +113,7 @@ def mmd2_gradient(
 def evaluate(clouds: Pair, kernel: Kernel, need: Need) -> tuple[Tensor | None, list[Tensor | None]]:
     """Return MMD² and its derivatives by x, its weights, y and its weights, in float64; None for those not needed."""
     clouds = clouds.detached()
-    if energy.supports(clouds, kernel):
-        return energy.evaluate(clouds, need)
-    return pairs.evaluate(clouds, kernel, need)
+    if not energy.supports(clouds, kernel):
+        return pairs.evaluate(clouds, kernel, need)
+    x, y = (pairs.Measure(cloud.points, pairs.weights_of(cloud)) for cloud in (clouds.x, clouds.y))
+    return pairs.combine(x, y, energy.energy_sums, 0.0, clouds.unbiased, need)

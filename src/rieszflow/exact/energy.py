@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra.jit import SUMS, parallel_for
-from rieszflow._types import Need, Pair
-from rieszflow.exact.pairs import Measure, combine, weights_of
+from rieszflow._types import Pair
+from rieszflow.exact.pairs import Measure
 from rieszflow.kernels import Kernel, Riesz
 
 _MIN_PAIRS = 1 << 12  # for fewer pairs of points the call overhead dominates
@@ -22,7 +22,7 @@ _RANGE = 2.0**40  # between 1/_RANGE and this, squares of coordinates and of dif
 
 
 def supports(clouds: Pair, kernel: Kernel) -> bool:
-    """Return True if `evaluate` accepts these clouds: large enough to benefit, with squares in the range of float32."""
+    """Return True if `energy_sums` accepts these clouds: large enough to benefit, with squares in the range of float32."""
     x, y = clouds.x.points, clouds.y.points
     if kernel != Riesz(1.0) or x.dtype != torch.float32 or x.ndim != 2 or x.device.type != "cpu":
         return False
@@ -34,17 +34,11 @@ def supports(clouds: Pair, kernel: Kernel) -> bool:
     return 1 / _RANGE < largest < _RANGE
 
 
-def evaluate(clouds: Pair, need: Need) -> tuple[Tensor | None, list[Tensor | None]]:
-    """Return the value and the derivatives by x, its weights, y and its weights, in float64; None for those not needed.
+def energy_sums(x: Measure, y: Measure, _: bool, slope: bool) -> tuple[Tensor, Tensor]:
+    """Compute `exact.pairs.Sums` for K(x, y) = −‖x − y‖, in float64, of float32 points.
 
     In more than 8 dimensions, distances except for close points are in float32, with errors of at most 1e-6 of their scale.
     """
-    x, y = (Measure(cloud.points, weights_of(cloud)) for cloud in (clouds.x, clouds.y))
-    return combine(x, y, _sums, 0.0, clouds.unbiased, need)
-
-
-def _sums(x: Measure, y: Measure, _: bool, slope: bool) -> tuple[Tensor, Tensor]:
-    """Compute `exact.pairs.Sums` for K(x, y) = −‖x − y‖, in float64."""
     P, Q, b, own = x.points.numpy(), y.points.numpy(), (-y.weights).contiguous().numpy(), x is y
     (N, d), M = P.shape, len(Q)
     potential, pull = np.empty(N), np.empty((N * slope, d))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -150,10 +149,6 @@ class Plan:
     def random_grids(self) -> tuple[histograms.BinGrid, ...]:
         """The bins of the random slices."""
         return self.grids[: len(self.grids) - self.settings.has_columns]
-
-    def with_dtype(self, dtype: torch.dtype) -> Plan:
-        """Return the same slices and bins for points of another dtype."""
-        return dataclasses.replace(self, grids=tuple(grid.to_dtype(dtype) for grid in self.grids))
 
     def check_equal(self, other: Plan) -> None:
         """Raise InputError if sketches of the two plans cannot be compared."""

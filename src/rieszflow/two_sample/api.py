@@ -213,7 +213,8 @@ def drift_test(
     # In one dtype: equal points must be in equal bins, whichever sample they are from.
     dtype = torch.promote_types(reference.plan.settings.rescale(cloud.first).dtype, reference.plan.grids[0].shift.dtype)
     points = points.to(dtype) if torch.equal(points.to(dtype).double(), points) else points
-    sample, rng, plan = stream(points), permutation_rng(seed), reference.plan.with_dtype(points.dtype)
+    sample, rng = stream(points), permutation_rng(seed)
+    plan = replace(reference.plan, grids=tuple(grid.to_dtype(points.dtype) for grid in reference.plan.grids))
     clouds = (with_progress(cloud, progress, "x"), n), (sample, len(points))
     blocks_x, blocks_y = deal_blocks(*clouds, plan, _MOST_TIMES_DRIFT, rng)
     pooled = None

@@ -76,7 +76,6 @@ def test_the_command_installs_what_is_missing(monkeypatch):
         ("rf.report", "figures: needs .*: pip install 'matplotlib.*' 'pillow.*"),
         ("rf.data.load('digits')", "digits: needs sklearn, which is not installed: pip install .*'scikit-learn.*"),
         ("rf.data.load('.')", "images: needs PIL, which is not installed: pip install .*'pillow.*"),
-        ("rf.metrics.frechet_distance(x, x)", "frechet_distance: needs torchmetrics, .*: pip install .*'torchmetrics>=1.5'"),
         ("rf.metrics.kernel_distance(x, x)", "kernel_distance: needs torchmetrics, .*: pip install .*'torchmetrics>=1.5'"),
         ("rf.cli", "the command line: needs (typer|rich), which is not installed: pip install .*'rich.*'typer.*"),
     ],

@@ -17,7 +17,7 @@ import rieszflow as rf
 from rieszflow.flow.segments import Segment
 from rieszflow.generative.levels import draw_latents, levels
 
-MARKS = (0, 3, 10, 30, 100, 624)  # flow steps
+MARKS = (0, 3, 10, 30, 100, 650)  # flow steps
 SHOWN = (24, 1, 29, 47)  # four of the 48 samples of seed 3, of different kinds
 
 

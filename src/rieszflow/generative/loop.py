@@ -73,10 +73,7 @@ def _train(context: Context) -> None:
                 stages.end_at_best(context, state)
                 state.stage = context.last
             stages.next_stage(context, state)  # x_old ← x, on larger images if a level begins
-            if state.stage > context.last:
-                _save(context, state)
-            else:
-                _save_if_due(context, state)
+            _save_if_due(context, state)
 
 
 def _flow(context: Context, state: State, phase: FlowPhase) -> None:
@@ -117,8 +114,8 @@ def _timed(state: State) -> Iterator[None]:
 
 
 def _save_if_due(context: Context, state: State) -> None:
-    """Write a checkpoint if the last one is `checkpoint_seconds` old, by the clock of the first rank."""
-    due = time.perf_counter() - state.saved > context.config.checkpoint_seconds
+    """Write a checkpoint at the end, or if the last one is `checkpoint_seconds` old, by the clock of the first rank."""
+    due = state.stage > context.last or time.perf_counter() - state.saved > context.config.checkpoint_seconds
     if ranks.broadcast_int(int(due), context.here.group):
         _save(context, state)
 

@@ -116,47 +116,36 @@ def count_rows(tile, rows, m, T, first, low, inverse, B, w, start, tables, sums,
 def look_up_rows(tile, rows, m, T, first, low, inverse, B, w, start, lines, own, u, index, pair):
     """Replace projections by value + fraction · rise of their bins, times the point's weight, less its own contribution.
 
-    `lines` (P, bins) holds value and rise of a bin as one number of 64 bits, so that a look-up is one access.
+    `lines` (P, bins) holds value and rise of a bin as one number of 64 bits, so that a look-up is one access. Without `own`,
+    they are those of a recorded step, (P, B + 1), constant outside of the range, and there are no weights.
     """
     flat, bins, halves = lines.reshape(-1), np.uint32(lines.shape[1]), pair.view(np.float32)
     for r in range(rows):
         row, p = tile[r * T : r * T + m], first + r
         left, per = low[p], inverse[p]
-        for t in range(m):
-            v = (row[t] - left) * per
-            k = np.int32(min(max(v, np.float32(-1)), np.float32(B)) + np.float32(1))
-            u[t] = v - np.float32(k - np.int32(1))
-            index[t] = np.uint32(k) + np.uint32(TAIL - 1)
-        if any_outside(index, m, B):
-            locate_row(tile, r, m, T, left, per, B, u, index)
+        if own is None:
+            for t in range(m):
+                v = (row[t] - left) * per
+                v = min(v if v > 0 else np.float32(0), np.float32(B))  # 0 for NaN, too
+                k = np.int32(v)
+                u[t] = v - np.float32(k)
+                index[t] = np.uint32(k)
+        else:
+            for t in range(m):
+                v = (row[t] - left) * per
+                k = np.int32(min(max(v, np.float32(-1)), np.float32(B)) + np.float32(1))
+                u[t] = v - np.float32(k - np.int32(1))
+                index[t] = np.uint32(k) + np.uint32(TAIL - 1)
+            if any_outside(index, m, B):
+                locate_row(tile, r, m, T, left, per, B, u, index)
         base = np.uint32(p) * bins
         for t in range(m):
             pair[t] = flat[base + index[t]]
         for t in range(m):
             row[t] = halves[2 * t] + u[t] * halves[2 * t + 1]
-        if w.shape[0]:
+        if own is not None and w.shape[0]:
             for t in range(m):
                 row[t] = w[start + t] * (row[t] - w[start + t] * (own[0] + u[t] * own[1]))
-
-
-@numba.njit(**OPTIONS)
-def replay_rows(tile, rows, m, T, first, low, inverse, B, lines, index, u, pair):
-    """Replace projections by a recorded step's functions, which are constant outside of the range: lines (P, B + 1)."""
-    flat, bins, halves = lines.reshape(-1), np.uint32(lines.shape[1]), pair.view(np.float32)
-    for r in range(rows):
-        row, p = tile[r * T : r * T + m], first + r
-        left, per = low[p], inverse[p]
-        for t in range(m):
-            v = (row[t] - left) * per
-            v = min(v if v > 0 else np.float32(0), np.float32(B))  # 0 for NaN, too
-            k = np.int32(v)
-            u[t] = v - np.float32(k)
-            index[t] = np.uint32(k)
-        base = np.uint32(p) * bins
-        for t in range(m):
-            pair[t] = flat[base + index[t]]
-        for t in range(m):
-            row[t] = halves[2 * t] + u[t] * halves[2 * t + 1]
 
 
 @numba.njit(**OPTIONS)
@@ -189,10 +178,7 @@ def hadamard_pass(first, last, worker, T, source, hadamard, extent, bins, w, tab
         if tables is not None:
             count_rows(tile, rows, m, T, 0, low, inverse, B, w, start, tables[worker], sums[worker], index)
         if lines is not None:
-            if own is None:
-                replay_rows(tile, rows, m, T, 0, low, inverse, B, lines, index, u, pair)
-            else:
-                look_up_rows(tile, rows, m, T, 0, low, inverse, B, w, start, lines, own, u, index, pair)
+            look_up_rows(tile, rows, m, T, 0, low, inverse, B, w, start, lines, own, u, index, pair)
             tile[rows * T :] = 0
             backward(tile, out, start, m, signs, T)
 
@@ -212,10 +198,7 @@ def tile_look_up(first, last, worker, step, projected, start, bins, w, lines, ow
     (low, inverse, B), m = bins, projected.shape[1]
     u, index, pair = np.empty(m, np.float32), np.empty(m, np.uint32), np.empty(m, np.uint64)
     rows = projected[first:last].reshape(-1)
-    if own is None:
-        replay_rows(rows, last - first, m, m, first, low, inverse, B, lines, index, u, pair)
-    else:
-        look_up_rows(rows, last - first, m, m, first, low, inverse, B, w, start, lines, own, u, index, pair)
+    look_up_rows(rows, last - first, m, m, first, low, inverse, B, w, start, lines, own, u, index, pair)
 
 
 # Tables.

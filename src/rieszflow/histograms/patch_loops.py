@@ -16,7 +16,7 @@ import numpy as np
 
 from rieszflow._infra.jit import OPTIONS
 from rieszflow.directions.hadamard import butterflies, load_points, scale_rows, store_points
-from rieszflow.histograms.loops import count_rows, extend_rows, look_up_rows, replay_rows
+from rieszflow.histograms.loops import count_rows, extend_rows, look_up_rows
 
 
 @numba.njit(**OPTIONS)
@@ -146,10 +146,7 @@ def patch_pass(first, last, worker, T, source, patches, extent, bins, w, tables,
             if tables is not None:
                 count_rows(tile, rows[b], m, T, p, low, inverse, B, w, start, tables[worker], sums[worker], index)
             if lines is not None:
-                if own is None:
-                    replay_rows(tile, rows[b], m, T, p, low, inverse, B, lines, index, u, pair)
-                else:
-                    look_up_rows(tile, rows[b], m, T, p, low, inverse, B, w, start, lines, own, u, index, pair)
+                look_up_rows(tile, rows[b], m, T, p, low, inverse, B, w, start, lines, own, u, index, pair)
                 backward(forces, tile, pixels.shape[1] + k, rows[b], signs[b], T)
                 if b + 1 == rows.shape[0] or places[b + 1] != places[b]:
                     scatter(pushed, forces, pixels[places[b]], unit, k, condition_scale, T)

@@ -13,7 +13,7 @@ from common import parser
 import rieszflow as rf
 from rieszflow.data import load
 from rieszflow.generative import Config
-from rieszflow.generative.levels import draw_latents
+from rieszflow.generative.latents import draw_latents
 
 
 def total_variation(x: torch.Tensor, shape: tuple[int, ...]) -> float:

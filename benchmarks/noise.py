@@ -18,7 +18,7 @@ from common import parser, save
 import rieszflow as rf
 from rieszflow.data import load
 from rieszflow.generative import Config
-from rieszflow.generative.levels import draw_latents
+from rieszflow.generative.latents import draw_latents
 
 MOMENTUM = 0.8
 STEPS = (64, 256)

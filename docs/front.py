@@ -15,7 +15,8 @@ from torch import Tensor
 
 import rieszflow as rf
 from rieszflow.flow.segments import Segment
-from rieszflow.generative.levels import draw_latents, levels
+from rieszflow.generative.latents import draw_latents
+from rieszflow.generative.levels import levels
 
 MARKS = (0, 3, 10, 30, 100, 650)  # flow steps
 SHOWN = (24, 1, 29, 47)  # four of the 48 samples of seed 3, of different kinds

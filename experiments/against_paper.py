@@ -28,7 +28,8 @@ from torch import Tensor
 import rieszflow as rf
 from rieszflow.data import load
 from rieszflow.generative import Config
-from rieszflow.generative.levels import draw_latents, levels
+from rieszflow.generative.latents import draw_latents
+from rieszflow.generative.levels import levels
 from rieszflow.metrics import frechet_distance, train_classifier
 
 NAMES = {"usual": "the paper's flow, usual implementation", "engine": "the same flow, rieszflow's engine",

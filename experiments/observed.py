@@ -23,7 +23,7 @@ from rieszflow import report
 from rieszflow.generative import GenerativeFlow, load_data
 from rieszflow.generative.condition import image_constraint
 from rieszflow.generative.config import Config
-from rieszflow.generative.levels import draw_latents
+from rieszflow.generative.latents import draw_latents
 from rieszflow.generative.training_data import residual
 
 DIRECTIONS = 20

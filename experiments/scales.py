@@ -20,7 +20,7 @@ from torch import Tensor
 import rieszflow as rf
 from rieszflow.data import load
 from rieszflow.generative import Config
-from rieszflow.generative.levels import draw_latents
+from rieszflow.generative.latents import draw_latents
 from rieszflow.metrics import frechet_distance, train_classifier
 
 SHAPE = (1, 28, 28)

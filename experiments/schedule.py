@@ -18,7 +18,7 @@ from shared import images, independent, options, save, usual
 import rieszflow as rf
 from rieszflow.flow.steps import default_step_sizes
 from rieszflow.generative import Config
-from rieszflow.generative.levels import draw_latents
+from rieszflow.generative.latents import draw_latents
 
 
 def main() -> None:

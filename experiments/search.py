@@ -28,7 +28,7 @@ from torch import Tensor
 import rieszflow as rf
 from rieszflow.data import Dataset, as_points, load
 from rieszflow.generative import Config
-from rieszflow.generative.levels import draw_latents
+from rieszflow.generative.latents import draw_latents
 from rieszflow.metrics import frechet_distance, precision_recall, train_classifier
 
 

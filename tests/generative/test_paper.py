@@ -13,7 +13,8 @@ from torch import nn
 import rieszflow as rf
 from rieszflow.directions import PatchSlices, sample
 from rieszflow.generative import Config, PaperSettings
-from rieszflow.generative.levels import draw_latents, levels, step_sizes, upsample
+from rieszflow.generative.latents import draw_latents
+from rieszflow.generative.levels import levels, step_sizes, upsample
 from rieszflow.generative.networks import build
 
 # What the published scripts say: particles (as many targets), Adam's steps, batch, rate, loss, noise of particles and samples;

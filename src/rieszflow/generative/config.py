@@ -117,8 +117,9 @@ class Config(StrictModel):
     """Largest T_l."""
     clip: bool = False
     """Keep particles and samples in the box [0, 1]^d of the data."""
-    latents: Literal["uniform", "smooth"] = "uniform"
-    """The noise: "uniform" on [0, 1]^d as in the paper or, for images, "smooth"."""
+    latents: Literal["uniform", "smooth", "mixture"] = "uniform"
+    """The points that become samples: noise, "uniform" on [0, 1]^d as in the paper or, for images, "smooth"; or a "mixture" of
+    Gaussians fitted to the targets, from where the way is several times shorter."""
     condition: Annotated[str, AfterValidator(_check_condition)] = ""
     """The condition of samples. "class": labels. "values": numbers next to the data. "columns:age,income": columns of a table.
     Known parts of images: "left-half" etc.; "pool:4": means of 4 × 4 pixels; "mask:…": a `rieszflow.Mask` as text."""

@@ -126,29 +126,3 @@ def upsample(
     if not noise_std:
         return images
     return images + noise_std * torch.randn(images.shape, generator=generator).to(images)
-
-
-_SPECTRUM = 1.5  # amplitudes decrease with the frequency f as f^-1.5; in photographs the exponent is between 1 and 2
-
-
-def draw_latents(config: Config, shape: tuple[int, ...], n: int, generator: torch.Generator | None) -> Tensor:
-    """Draw n flat latents (n, d), float32 on the CPU; every coordinate is uniform on [0, 1].
-
-    "uniform": independent coordinates, as in the paper. "smooth", for images: periodic Gaussian noise with the spectrum of a
-    photograph and independent channels, mapped through the normal distribution function. Independent latents have much pixel
-    noise, which the energy distance hardly sees, so the flow removes it slowly (`benchmarks/latents.py`).
-    """
-    d = math.prod(shape)
-    if config.latents == "uniform":
-        return torch.rand(n, d, generator=generator)
-    if len(shape) != 3:
-        raise ConfigError(f"`latents` must be 'uniform' for data that are not images, got 'smooth' for shape {shape}")
-    H, W = shape[1:]
-    rows, columns = torch.fft.fftfreq(H) * H, torch.fft.rfftfreq(W) * W
-    amplitude = (rows[:, None].square() + columns.square()).clamp(min=1) ** (-_SPECTRUM / 2)
-    # The variance is the mean of amplitude² over all frequencies, of which rfft keeps half.
-    power = (rows[:, None].square() + (torch.fft.fftfreq(W) * W).square()).clamp(min=1) ** -_SPECTRUM
-    white = torch.randn(n, *shape, generator=generator)
-    noise = torch.fft.irfft2(torch.fft.rfft2(white) * (amplitude / power.mean().sqrt()), s=(H, W))
-    uniform: Tensor = torch.special.ndtr(noise)
-    return uniform.flatten(1)

@@ -152,7 +152,7 @@ def _resume(context: Context) -> State:
     elif missing := run.missing(saved[1]["stage"] - 1):
         reason = f"{run.network_file(missing[0])} is missing"
     else:
-        for number in range(1, saved[1]["stage"]):
+        for number in run.files(saved[1]["stage"] - 1):
             run.load_network(number)  # raises an error for a damaged or foreign one
         return _restore(context, *saved)
     if reason and context.here.main:

@@ -25,7 +25,8 @@ from rieszflow.flow.segments import Segment, replay
 from rieszflow.generative.condition import Condition, condition_setting
 from rieszflow.generative.config import Config
 from rieszflow.generative.hub import OnHub
-from rieszflow.generative.levels import Level, draw_latents, levels, upsample
+from rieszflow.generative.latents import draw_latents, load_mixture
+from rieszflow.generative.levels import Level, levels, upsample
 from rieszflow.generative.loop import train
 from rieszflow.generative.networks import build, check_memory, displace
 from rieszflow.generative.processes import processes, report_rank_errors
@@ -233,7 +234,8 @@ class GenerativeFlow(OnHub):
             if level.first > last:
                 break
             if level.first == 1:
-                x = known.join(values, draw_latents(level.config, level.shape, n, generator))
+                mixture = load_mixture(self.run, known.leading + math.prod(level.shape))
+                x = draw_latents(self.config, level.shape, n, generator, mixture=mixture, condition=known, values=values)
             else:
                 x = upsample(x, shape, level.shape, level.sample_noise_std, generator, level.config.upsampling, known.leading)
             x, shape = x.to(device), level.shape

@@ -57,8 +57,8 @@ class Run:
     """The folder of one training run, opened by `Run.open` or made by `Run.create`.
 
     It contains config.yaml, metrics.jsonl (a line per stage), networks/0001.safetensors, … (a network or a part of a recording
-    per stage), state.safetensors (the checkpoint; only its header once training is finished), evaluation.json (the scores of
-    `rieszflow evaluate`), images/ and report.html.
+    per stage; 0000 for latents that are a mixture), state.safetensors (the checkpoint; only its header once training is
+    finished), evaluation.json (the scores of `rieszflow evaluate`), images/ and report.html.
 
     Attributes:
         path: The folder.
@@ -146,11 +146,18 @@ class Run:
         return next((k for k, number in enumerate(found) if number != k + 1), len(found))
 
     def missing(self, last: int | None = None) -> list[int]:
-        """Return the stages from 1 to `last` without a file; by default, up to the last with a file or a checkpoint."""
+        """Return the stages up to `last` without a file; by default, up to the last with a file or a checkpoint."""
         found = self._stages()
         if last is None:
             last = max([self._checkpointed() or 0, *found[-1:]])
-        return [number for number in range(1, last + 1) if number not in found]
+            if not last:
+                return []
+        found += [0] if self.network_file(0).is_file() else []
+        return [number for number in self.files(last) if number not in found]
+
+    def files(self, last: int) -> range:
+        """Return the numbers of the files that stages up to `last` need: theirs, and 0 for a mixture of latents."""
+        return range(0 if self.config.latents == "mixture" else 1, last + 1)
 
     def _checkpointed(self) -> int | None:
         """Return the number of stages that were finished at the last checkpoint; None if that is unknown."""
@@ -209,7 +216,7 @@ class Run:
     def save_network(self, stage: int, tensors: dict[str, Tensor], last: bool = False) -> None:
         """Write the network of a stage, after removing those of later stages; `last` marks the end of the model."""
         for number in reversed(self._stages()):
-            if number > stage:
+            if number > stage > 0:
                 self.network_file(number).unlink()
         save_tensors(self.network_file(stage), NETWORK, tensors, {"stage": stage, "last": last, **self._header})
 
@@ -226,7 +233,7 @@ class Run:
         total = self.total_stages()
         if self.finished() < total or self.missing():
             return False
-        for number in range(1, total + 1):
+        for number in self.files(total):
             self.load_network(number)
         with contextlib.suppress(RunError):
             return len(self.metrics()) >= total

@@ -16,7 +16,8 @@ from rieszflow._infra import ranks
 from rieszflow._types import Progress
 from rieszflow.errors import RunError
 from rieszflow.flow import ParticleFlow, geometric_schedule
-from rieszflow.generative.levels import draw_latents, upsample
+from rieszflow.generative.latents import draw_latents, fit_mixture, load_mixture
+from rieszflow.generative.levels import pool, upsample
 from rieszflow.generative.networks import as_data, build, displace
 from rieszflow.generative.run import StageMetrics
 from rieszflow.generative.state import WATCHED, Context, FitPhase, FlowPhase, LevelData, Pictures, State, Tensors, level_data
@@ -59,15 +60,21 @@ def first_state(context: Context) -> State:
     """Return the state before the first flow, when x is noise."""
     factor = next_factor(context.config, []) if context.config.validation else None
     state = blank_state(context, 1, 0, fitting=False, factor=factor)
+    level, config, condition = state.data.level, context.config, context.condition
+    if context.here.main and config.latents == "mixture":
+        targets = pool(context.targets, context.run.shape, level.factor, condition.leading)
+        context.run.save_network(0, vars(fit_mixture(targets, torch.Generator().manual_seed(config.seed))))
+    ranks.wait(context.here.group)
+    mixture = load_mixture(context.run, state.data.targets.shape[1])
 
     def latents(n: int, first: int) -> Tensor:
-        noise = draw_latents(context.config, state.data.level.shape, n, state.data_rng)
-        known = None if context.conditions is None else context.conditions[first : first + n]
-        return context.condition.join(known, noise).to(context.here.device)
+        values = None if context.conditions is None else context.conditions[first : first + n]
+        x = draw_latents(config, level.shape, n, state.data_rng, mixture=mixture, condition=condition, values=values)
+        return x.to(context.here.device)
 
-    state.x = ranks.shard(latents(context.config.particles, 0), context.here.group)
+    state.x = ranks.shard(latents(config.particles, 0), context.here.group)
     state.x_old = _start_of_flow(context, state.x)
-    state.fresh = latents(WATCHED, context.config.particles)
+    state.fresh = latents(WATCHED, config.particles)
     state.path = state.fresh[None, :_PATHS].clone()
     if context.custom is not None:
         state.init_weights = context.custom.state_dict()

@@ -22,15 +22,16 @@ def rows(fresh, training_data=1.0):
 
 
 def test_steps_become_shorter_without_improvement_until_the_end():
-    """By hand: the excess 8, 4, 2 falls faster than 1/√stage. Then 1.9 is above 2 √(3/4) = 1.73, and so on."""
+    """By hand: the excess 8, 4, 2 falls faster than stage^-0.2. Then 1.9 is above 2 (3/4)^0.2 = 1.89, and so on."""
     config = Config(model="recorded", step_schedule=(10.0, 4.0), validation=0.1)
-    found = [next_factor(config, rows([9, 5, 3, 2.9, 2.85, 2.84, 2.83][:k])) for k in range(8)]
-    assert found == pytest.approx([10, 10, 10, 10, 6, 4, 4, 0])
+    found = [next_factor(config, rows([9, 5, 3, 2.9, 2.89, 2.88, 2.87, 2.86, 2.85, 2.84][:k])) for k in range(11)]
+    assert found == pytest.approx([10, 10, 10, 10, 8, 6.4, 5.12, 4.096, 4, 4, 0])
     found = [next_factor(config, rows([1 + k**-0.6 for k in range(1, n + 1)])) for n in range(40)]
     assert found == [10.0] * 40  # slow, but steady
-    assert next_factor(config, rows([9, 9, 9, 9, 2])) == pytest.approx(4)  # an improvement starts the count again
+    assert next_factor(config, rows([9, 9, 9, 9, 2])) == pytest.approx(5.12)  # an improvement starts the count again
     assert next_factor(config, rows([0.9, 0.8, 0.7])) == 10.0  # closer than training data: any improvement counts
     assert best_stage(rows([9, 2, 3])) == 2
+    assert best_stage(rows([9, 2, 2.01])) == 3  # the difference is noise
 
 
 def test_vectors_are_compared_by_their_energy_distance():

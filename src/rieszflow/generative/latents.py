@@ -17,9 +17,10 @@ from rieszflow.generative.run import Run
 
 _SPECTRUM = 1.5  # amplitudes decrease with the frequency f as f^-1.5; in photographs the exponent is between 1 and 2
 
-_MAX_CLUSTERS, _CLUSTER_SIZE = 1000, 100  # clusters, and the mean number of points in one
+_MAX_CLUSTERS, _CLUSTER_SIZE = 1000, 60  # clusters, and the mean number of points in one
 _MIN_SIZE = 10  # points of a cluster that is kept: the mean and spread of fewer would reveal single points
-_RANK = 20  # directions in which the points of a cluster are correlated
+_RANK = 12  # directions in which the points of a cluster are correlated
+_NOISE = 0.5  # factor of the noise in single coordinates, which the flow does not remove, but adds to
 _ITERATIONS = 15  # of k-means
 _ROWS = 2048  # points at a time
 
@@ -62,7 +63,7 @@ class Mixture:
         """Draw a point from each of the clusters k (n,)."""
         q, d = self.factor.shape[1:]
         x = self.mean[k].float()
-        x += self.noise[k] * torch.randn(len(k), d, generator=generator)
+        x += _NOISE * self.noise[k] * torch.randn(len(k), d, generator=generator)
         z = torch.randn(len(k), q, generator=generator)
         for cluster in k.unique().tolist():  # without a copy of the factors for every point
             rows = (k == cluster).nonzero()[:, 0]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from rieszflow.generative.config import Config
 from rieszflow.generative.run import StageMetrics
 
-_RATE = 0.5  # samples improve if their distance's excess over that of training data decreases like (flow steps)^-_RATE
-_SHORTER = 0.6  # factor of the step length after a stage without improvement
+_RATE = 0.2  # samples improve if their distance's excess over that of training data decreases like (flow steps)^-_RATE
+_SHORTER = 0.8  # factor of the step length after a stage without improvement
+_SAME = 0.02  # a difference of distances that is noise, relative to the distance of training data
 _PATIENCE = 2  # stages without improvement at the shortest steps
 
 
@@ -18,9 +19,10 @@ def _distances(rows: Sequence[StageMetrics], name: str) -> list[float]:
 
 
 def best_stage(rows: Sequence[StageMetrics]) -> int:
-    """Return the number of the stage whose fresh samples are closest to the validation data."""
-    distances = _distances(rows, "fresh_samples")
-    return 1 + distances.index(min(distances))
+    """Return the number of the last stage whose fresh samples are as close to the validation data as any, but for noise."""
+    distances, floors = _distances(rows, "fresh_samples"), _distances(rows, "training_data")
+    close = min(distances) + _SAME * abs(floors[-1])
+    return max(k for k, distance in enumerate(distances, 1) if distance <= close)
 
 
 def next_factor(config: Config, rows: Sequence[StageMetrics]) -> float:

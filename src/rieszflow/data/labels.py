@@ -56,16 +56,14 @@ def load_labelled(
             points, labels = stream(x), _to_list(groups)
     if len(labels) != points.count():
         raise InputError(f"`groups` must have one label for each of {points.count()} points, got {len(labels)} labels")
-    _check_order(getattr(x, "obs_names", getattr(x, "index", None)), getattr(groups, "index", None))
-    return points, _to_strings(labels)
-
-
-def _check_order(index: Any, own: Any) -> None:
-    """Refuse labels whose pandas index is that of the points in another order: pandas would match them by it."""
+    # If the pandas index of the labels is that of the points in another order, pandas would match them by it.
+    index: Any = getattr(x, "obs_names", getattr(x, "index", None))
+    own: Any = getattr(groups, "index", None)
     both = hasattr(index, "equals") and hasattr(own, "equals")
     if both and not index.equals(own) and index.is_unique and set(index) == set(own):
         advice = "groups.reindex(...) sorts them, groups.to_numpy() takes them as they are"
         raise InputError(f"`groups` must be in the order of the points, got their index in another order; {advice}")
+    return points, _to_strings(labels)
 
 
 def _to_strings(labels: list[object]) -> np.ndarray:
@@ -97,10 +95,8 @@ def _to_list(groups: Any) -> list[object]:
 
             from rieszflow.data.arrow import label_values
         return label_values(pyarrow.chunked_array(groups) if polars_times else groups)
-    for convert in ("tolist", "to_list", "to_pylist"):
-        if hasattr(groups, convert):
-            groups = getattr(groups, convert)()
-            break
+    if convert := next((name for name in ("tolist", "to_list", "to_pylist") if hasattr(groups, name)), None):
+        groups = getattr(groups, convert)()
     if hasattr(groups, "to_numpy"):
         return _to_list(groups.to_numpy())
     if not isinstance(groups, Sequence) or isinstance(groups, (str, bytes)):

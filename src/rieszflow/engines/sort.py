@@ -38,9 +38,12 @@ class Sort(Engine):
 
     def _evaluate(self, pair: Pair, directions: Directions, problem: Problem) -> Result:
         x, y = pair.x, pair.y
-        centre = _centre(y.points)
+        # The origin is the median of some points, near which projections keep more digits than near 0.
+        some = y.points[..., :31, :].sort(dim=-2).values
+        centre = some[..., (some.shape[-2] - 1) // 2, None, :]
         # A power of two, without rounding, keeps very small numbers from becoming denormal on the way.
-        reach = torch.maximum(_reach(x.points, centre), _reach(y.points, centre))
+        ends = [(cloud.points.amax(-2, keepdim=True), cloud.points.amin(-2, keepdim=True)) for cloud in (x, y)]
+        reach = torch.cat([t for high, low in ends for t in (high - centre, centre - low)]).amax()
         scale: float | Tensor = power_of_two_tensor(reach)
         if problem.need.value or reach.device.type == "cpu":  # derivatives do not wait for other devices
             scale = power_of_two(within_range(reach.item(), reach.dtype), reach.dtype)
@@ -57,18 +60,6 @@ class Sort(Engine):
                 w = cloud.weights
                 gradient *= c / cloud.points.shape[-2] if w is None else c * w.unsqueeze(-1)
         return total
-
-
-def _centre(y: Tensor) -> Tensor:
-    """Return the median of some points as an origin (..., 1, d), near which projections keep more digits than near 0."""
-    some = y[..., :31, :].sort(dim=-2).values
-    middle = (some.shape[-2] - 1) // 2
-    return some[..., middle : middle + 1, :]
-
-
-def _reach(x: Tensor, centre: Tensor) -> Tensor:
-    """Return the largest coordinate of x − centre, without forming it."""
-    return torch.cat([x.amax(-2, keepdim=True) - centre, centre - x.amin(-2, keepdim=True)]).amax()
 
 
 def _on_part(part: Directions, pair: Pair, centre: Tensor, scale: float | Tensor, need: Need) -> Result:

@@ -37,7 +37,14 @@ Sums: TypeAlias = Callable[[Measure, Measure, bool, bool], tuple[Tensor, Tensor]
 
 def evaluate(clouds: Pair, kernel: Kernel, need: Need) -> tuple[Tensor | None, list[Tensor | None]]:
     """Return MMD² and its derivatives by x, its weights, y and its weights, in float64; None for those not needed."""
-    x, y, shift = _scaled(clouds)
+    x, y = (Measure(cloud.points.double(), weights_of(cloud)) for cloud in (clouds.x, clouds.y))
+    # Both clouds are multiplied by 2^shift, so that squares of coordinates are within range.
+    largest = torch.maximum(x.points.abs().amax((-2, -1)), y.points.abs().amax((-2, -1)))
+    exponent = torch.frexp(largest).exponent.long()
+    extreme = (exponent.abs() > _ORDINARY) & (largest > 0)
+    shift = torch.where(extreme, (_LARGE - exponent).clamp(max=1000), 0)
+    if extreme.any():
+        x, y = (Measure(points * two_to(shift)[..., None, None], w) for points, w in (x, y))
     at_zero = kernel.value(torch.zeros((), dtype=torch.float64, device=x.points.device))
     # A kernel with a degree is evaluated at scaled distances, one with a length at the original ones.
     unit = None if kernel.degree is not None or not shift.any() else two_to(-shift)[..., None, None]
@@ -80,19 +87,6 @@ def combine(
             own = (own + energy.unsqueeze(-1) * w) / n.unsqueeze(-1)
         slopes.append(2 * (own - cross) if by_weights else None)
     return value, slopes
-
-
-def _scaled(clouds: Pair) -> tuple[Measure, Measure, Tensor]:
-    """Multiply both clouds by 2^shift, so that squares of coordinates are within range; return them and the integer shift."""
-    x, y = clouds.x.points.double(), clouds.y.points.double()
-    a, b = weights_of(clouds.x), weights_of(clouds.y)
-    largest = torch.maximum(x.abs().amax((-2, -1)), y.abs().amax((-2, -1)))
-    exponent = torch.frexp(largest).exponent.long()
-    extreme = (exponent.abs() > _ORDINARY) & (largest > 0)
-    shift = torch.where(extreme, (_LARGE - exponent).clamp(max=1000), 0)
-    if extreme.any():
-        x, y = (t * two_to(shift)[..., None, None] for t in (x, y))
-    return Measure(x, a), Measure(y, b), shift
 
 
 def weights_of(cloud: Cloud) -> Tensor:

@@ -6,8 +6,6 @@ Every pass projects the points again, a tile at a time. On the CPU the projectio
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -120,10 +118,11 @@ class _Fused(_Cpu):
     def _run(self, projector: Projector, x: Tensor, *args: object) -> None:
         directions = projector.directions
         if isinstance(directions, PatchDirections):
-            loop, arguments, width = _patches(directions)
+            # A tile of images may be twice as large: it is swept once per patch instead of once per level of the transform.
+            loop, arguments, width = patch_loops.patch_pass, _patches(directions), directions.kind.d // 2
         else:
             assert isinstance(directions, HadamardDirections)
-            loop, arguments, width = _hadamard(directions)
+            loop, arguments, width = loops.hadamard_pass, (directions.signs[0].numpy(), directions.P), directions.n
         points = x.detach().numpy()
         source = points, projector.shift.numpy(), points.dtype.type(projector.scale)
         parallel_for(loop, len(x), tile_width(width), source, arguments, *args)
@@ -237,22 +236,13 @@ def _spread_part(counts: Tensor) -> Tensor:
     return torch.minimum(counts, STEEP * torch.minimum(padded[:, :-2], padded[:, 2:]))
 
 
-_Pass: TypeAlias = tuple[Callable[..., object], tuple[object, ...], int]
-"""A compiled pass, the directions as it takes them, and the numbers of a point in a tile."""
-
-
-def _hadamard(directions: HadamardDirections) -> _Pass:
-    return loops.hadamard_pass, (directions.signs[0].numpy(), directions.P), directions.n
-
-
-def _patches(directions: PatchDirections) -> _Pass:
+def _patches(directions: PatchDirections) -> tuple[object, ...]:
+    """Return the directions as `patch_loops` takes them."""
     places, rows = (np.array([getattr(block, name) for block in directions.blocks], np.int32) for name in ("patch", "rows"))
     kind, basis = directions.kind, directions.kind.colour_basis
     colours = np.empty((0, 0), np.float32) if basis is None else basis.float().numpy()
     unit, condition_scale = np.float32(1 / (kind.stretch * directions.n)), np.float32(kind.condition_scale * kind.stretch)
-    args = directions.signs.numpy(), places, rows, directions.pixels.numpy(), unit, colours, kind.condition, condition_scale
-    # A tile of images may be twice as large: it is swept once per patch instead of once per level of the transform.
-    return patch_loops.patch_pass, args, kind.d // 2
+    return directions.signs.numpy(), places, rows, directions.pixels.numpy(), unit, colours, kind.condition, condition_scale
 
 
 _FUSED, _TILED, _TORCH = _Fused(), _Tiled(), TorchBackend()

@@ -110,7 +110,9 @@ class Counts:
         self.reservoir.reduce(group)
 
     def to_histograms(self) -> list[histograms.Histogram]:
-        """Return the normalised counts on every grid of the plan."""
+        """Return the normalised counts on every grid of the plan, or raise InputError if there are none."""
+        if self.n == 0:
+            raise InputError("the sketch is empty; count points with `update` first")
         self_weight = self.squares / self.weight**2
         return [
             histograms.Histogram(grid, (counts / self.weight).float(), tail_sums / self.weight, self_weight)
@@ -196,8 +198,7 @@ def _splitmix64(v: np.ndarray) -> np.ndarray:
     v = v + np.uint64(0x9E3779B97F4A7C15)
     v = (v ^ (v >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     v = (v ^ (v >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: np.ndarray = v ^ (v >> np.uint64(31))
-    return mixed
+    return np.asarray(v ^ (v >> np.uint64(31)))
 
 
 def write(path: Path, counts: Counts) -> None:
@@ -249,7 +250,6 @@ def _read_plan(tensors: dict[str, Tensor], meta: Json) -> Plan:
 
 
 def _check_grid(grid: dict[str, Tensor], d: int, counts: Tensor) -> None:
-    """Check the numbers that define the bins of a table."""
     P, width = counts.shape
     shapes = {"low": (P,), "inverse": (P,), "shift": (d,), "scale": (), "B": ()}
     dtypes = {"scale": [torch.float64], "B": [torch.int64], "shift": [torch.float32, torch.float64]}

@@ -240,7 +240,7 @@ class SliceSketch:
         """Return the share of every random slice in `distance`, (P,) float64, whose mean is `distance`."""
         sketch = self._as_sketch(other)
         unbiased, random = self._is_unbiased(statistic, sketch), len(self.plan.random_grids)
-        pairs = zip(sketch._histograms()[:random], self._histograms()[:random], strict=True)
+        pairs = zip(sketch._counts.to_histograms()[:random], self._counts.to_histograms()[:random], strict=True)
         return torch.cat([histograms.CdfEvaluator(theirs, mine, unbiased).values() for theirs, mine in pairs])
 
     @isolated_numerics
@@ -257,7 +257,7 @@ class SliceSketch:
         sketch = self._as_sketch(other)
         if not self.plan.settings.has_columns:
             raise InputError(f"points must have at most 4,096 columns for distances by column, got d = {self.d}")
-        columns = histograms.CdfEvaluator(sketch._histograms()[-1], self._histograms()[-1], False)
+        columns = histograms.CdfEvaluator(sketch._counts.to_histograms()[-1], self._counts.to_histograms()[-1], False)
         distance, spread_x, spread_y = columns.integrals()
         mean = distance + spread_x + spread_y  # E|X − Y|
         return torch.where(mean > 0, distance / mean, 0)
@@ -277,7 +277,7 @@ class SliceSketch:
         a = validate.weights("x_weights", x_weights, points)
         unbiased = validate.statistic(statistic, ("x", points, a)) == "U" and self._is_unbiased("U")
         scaled, total = self.plan.settings.rescale(points), None
-        for own in self._histograms()[: len(self.plan.random_grids)]:
+        for own in self._counts.to_histograms()[: len(self.plan.random_grids)]:
             grid, wide = own.grid.promote(scaled)
             cloud = Cloud(wide, a)
             other = histograms.Histogram.from_points(grid, cloud, workspace=_COUNTS)
@@ -325,11 +325,6 @@ class SliceSketch:
             return self.empty().update(other)
         self.plan.check_equal(other.plan)
         return other
-
-    def _histograms(self) -> list[histograms.Histogram]:
-        if self.n == 0:
-            raise InputError("the sketch is empty; count points with `update` first")
-        return self._counts.to_histograms()
 
     def _is_unbiased(self, statistic: Statistic, *others: SliceSketch) -> bool:
         if validate.statistic(statistic) == "U" and min(sketch.n for sketch in (self, *others)) < 2:

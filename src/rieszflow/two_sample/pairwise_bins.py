@@ -21,7 +21,6 @@ from rieszflow._infra import validate
 from rieszflow._infra.jit import OPTIONS, parallel_for
 from rieszflow._types import ProgressCallback
 from rieszflow.data import Stream
-from rieszflow.directions import Directions
 from rieszflow.kernels import Riesz
 from rieszflow.sketch.counts import with_progress
 from rieszflow.sketch.plan import SliceSettings
@@ -70,7 +69,11 @@ class BinnedGroups:
         validate.fits_memory("slices", P, 2 * n)
         some, parts = _sample(points, group, sizes)
         like = torch.from_numpy(some)
-        projectors = _projectors(settings.draw(like), some, parts)
+        # The origin of projections is in the narrowest group, because they are most precise near the origin.
+        spreads = [np.abs(some[part] - np.median(some[part], 0)).mean() for part in parts]
+        origin = np.resize(some[parts[int(np.argmin(spreads))]], (31, points.d))
+        sample = torch.from_numpy(np.concatenate([some, origin]))
+        projectors = histograms.make_projectors(settings.draw(like), sample, sample)
         projected = np.concatenate([projector.project(like).numpy() for projector in projectors])
         edges, widths = _edges(projected), _widths(projected, parts)
         bins, done = np.empty((P, n), np.uint16), 0
@@ -205,15 +208,6 @@ def _sample(points: Stream, group: np.ndarray, sizes: np.ndarray) -> tuple[np.nd
     chosen = [rng.choice(mine, min(len(mine), each), replace=False) for mine in members]
     ends = np.cumsum([len(rows) for rows in chosen])
     return points.rows(np.concatenate(chosen)), [slice(end - len(rows), end) for end, rows in zip(ends, chosen, strict=True)]
-
-
-def _projectors(directions: Directions, some: np.ndarray, parts: list[slice]) -> list[histograms.Projector]:
-    """Return the projections, with the origin in the narrowest group, because they are most precise near the origin."""
-    spread = [np.abs(some[part] - np.median(some[part], 0)).mean() for part in parts]
-    narrowest = some[parts[int(np.argmin(spread))]]
-    origin = np.resize(narrowest, (31, some.shape[1]))
-    points = torch.from_numpy(np.concatenate([some, origin]))
-    return histograms.make_projectors(directions, points, points)
 
 
 def _edges(x: np.ndarray) -> np.ndarray:

@@ -72,17 +72,11 @@ class ProgressBars:
         # Without a terminal Rich would print an empty line for every bar, and FORCE_COLOR makes it take a pipe for a terminal.
         # Rich redirects other output to keep it above the bars; stderr must only be redirected if it is a terminal, too.
         self.bars = progress.Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TimeRemainingColumn(), console=console, transient=True, speed_estimate_period=self.speed_estimate_period,
             disable=not (console.is_interactive and console.file.isatty()),
-            speed_estimate_period=self.speed_estimate_period,
             redirect_stderr=sys.stderr is not None and sys.stderr.isatty(),
-        )
+        )  # fmt: skip
         self._tasks: dict[str, progress.TaskID] = {}
         self.bars.start()
         return self

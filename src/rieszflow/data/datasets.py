@@ -28,11 +28,9 @@ if TYPE_CHECKING:
 
 _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 HUGGING_FACE = {
-    "mnist": "ylecun/mnist",
-    "fashion-mnist": "zalando-datasets/fashion_mnist",
-    "cifar10": "uoft-cs/cifar10",
-    "celeba": "flwrlabs/celeba",
-}
+    "mnist": "ylecun/mnist", "fashion-mnist": "zalando-datasets/fashion_mnist",
+    "cifar10": "uoft-cs/cifar10", "celeba": "flwrlabs/celeba",
+}  # fmt: skip
 KNOWN = ("digits", *HUGGING_FACE, *("hf:" + name for name in HUGGING_FACE))
 
 
@@ -252,9 +250,5 @@ def _hugging_face(name: str) -> RawData:
 
 
 NAMED: dict[str, Callable[[Path | None], RawData]] = {
-    "digits": _digits,
-    "fashion-mnist": _fashion_mnist,
-    "mnist": _mnist,
-    "cifar10": _cifar10,
-    "celeba": _celeba,
-}
+    "digits": _digits, "fashion-mnist": _fashion_mnist, "mnist": _mnist, "cifar10": _cifar10, "celeba": _celeba,
+}  # fmt: skip

@@ -91,10 +91,7 @@ def update_velocity(gradient: Tensor, velocity: Tensor | None, momentum: float) 
 
 
 def apply_moves(
-    x: Tensor,
-    moves: Sequence[tuple[Tensor, float]],
-    bounds: tuple[float, float] | None,
-    frozen: Constraint | None,
+    x: Tensor, moves: Sequence[tuple[Tensor, float]], bounds: tuple[float, float] | None, frozen: Constraint | None
 ) -> Tensor:
     """Return x after moves along several velocities, each with its length; the bounds apply after the last one."""
     for k, (velocity, length) in enumerate(moves, 1):

@@ -138,17 +138,12 @@ class _UNet(nn.Module):
             down[-1], up[0] = "AttnDownBlock2D", "AttnUpBlock2D"
         self.unet = UNet2DModel(
             sample_size=(height // size, width // size),
-            in_channels=(shape[0] + leading) * size**2,
-            out_channels=shape[0] * size**2,
-            layers_per_block=config.layers,
-            block_out_channels=channels,
-            down_block_types=tuple(down),
-            up_block_types=tuple(up),
-            add_attention=config.attention or ddpm,
-            attention_head_dim=channels[-1] if ddpm else 8,
-            norm_num_groups=_GROUPS if ddpm else max(1, math.gcd(*channels) // 4),
-            norm_eps=1e-6 if ddpm else 1e-5,
-        )
+            in_channels=(shape[0] + leading) * size**2, out_channels=shape[0] * size**2,
+            layers_per_block=config.layers, block_out_channels=channels,
+            down_block_types=tuple(down), up_block_types=tuple(up),
+            add_attention=config.attention or ddpm, attention_head_dim=channels[-1] if ddpm else 8,
+            norm_num_groups=_GROUPS if ddpm else max(1, math.gcd(*channels) // 4), norm_eps=1e-6 if ddpm else 1e-5,
+        )  # fmt: skip
         if ddpm:
             _init_as_in_paper(self.unet)
 

@@ -137,19 +137,12 @@ def prepare(
         # to that very target, and the pair would be memorised.
         conditions = known[order[(len(targets) + torch.arange(config.particles + WATCHED)) % len(order)]]
     return Context(
-        run=run,
-        levels=levels,
-        schedule=config.flow_steps(),
-        here=here,
+        run=run, levels=levels, schedule=config.flow_steps(), here=here,
         targets=condition.join(None if known is None else known[targets], train[targets]),
-        held_out=held_out,
-        held_out_digest=hashlib.blake2b(held_out.contiguous().numpy().tobytes(), digest_size=16).hexdigest(),
-        random_state=generator.get_state(),
-        conditions=conditions,
-        custom=copy.deepcopy(custom),
-        report=progress if progress and here.main else lambda _: None,
-        draw=draw if here.main else None,
-    )
+        held_out=held_out, held_out_digest=hashlib.blake2b(held_out.contiguous().numpy().tobytes(), digest_size=16).hexdigest(),
+        random_state=generator.get_state(), conditions=conditions, custom=copy.deepcopy(custom),
+        report=progress if progress and here.main else lambda _: None, draw=draw if here.main else None,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -81,16 +81,10 @@ def describe(content: Dataset, config: Config) -> Json:
         digest.update(conditions.contiguous().numpy().tobytes())
         described = {"condition": describe_condition(config, content)}
     return {
-        "name": content.name,
-        "path": content.path,
-        "shape": list(content.shape),
-        "low": content.low,
-        "high": content.high,
+        "name": content.name, "path": content.path, "shape": list(content.shape), "low": content.low, "high": content.high,
         "columns": content.columns and {key: list(value) for key, value in vars(content.columns).items()},
-        "points": len(content.train),
-        "fingerprint": digest.hexdigest(),
-        **described,
-    }
+        "points": len(content.train), "fingerprint": digest.hexdigest(), **described,
+    }  # fmt: skip
 
 
 def load_data(run: Run, moved: str | os.PathLike[str] | None = None) -> Dataset:

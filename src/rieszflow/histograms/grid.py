@@ -78,12 +78,10 @@ class BinGrid(Projector):
     def to_tensors(self) -> dict[str, Tensor]:
         """Return a copy of all that defines the bins, except for the directions."""
         return {
-            "low": self.low.clone(),
-            "inverse": self.inverse.clone(),
-            "shift": self.shift.clone(),
+            "low": self.low.clone(), "inverse": self.inverse.clone(), "shift": self.shift.clone(),
             "scale": torch.as_tensor(self.scale, dtype=torch.float64, device="cpu"),
             "B": torch.tensor(self.B, dtype=torch.int64, device="cpu"),
-        }
+        }  # fmt: skip
 
     @staticmethod
     def from_tensors(directions: Directions, tensors: Mapping[str, Tensor]) -> BinGrid:

@@ -57,12 +57,8 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         scale: ScaleName = "auto",
         random_state: int | None = 0,
     ) -> None:
-        self.alpha = alpha
-        self.slices = slices
-        self.permutations = permutations
-        self.directions = directions
-        self.scale = scale
-        self.random_state = random_state
+        self.alpha, self.slices, self.permutations = alpha, slices, permutations
+        self.directions, self.scale, self.random_state = directions, scale, random_state
 
     def fit(self, X: PointSource, y: object = None) -> EnergyDrift:
         """Use points (n, d), n ≥ 2, as the reference, and return the estimator.
@@ -108,8 +104,7 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
             changed = array.dtype.kind in "iumM" or (array.dtype.kind == "f" and array.dtype.itemsize > 8)
             if array.size and array.ndim and (changed or isinstance(array, np.ma.MaskedArray)):
                 as_points(array.reshape(len(array), -1), "X")
-        points: np.ndarray = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=2)
-        return points
+        return np.asarray(validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=2))
 
     def _level(self) -> float:
         level = validate.positive_float("alpha", self.alpha)

@@ -190,7 +190,6 @@ class Target:
         return Cloud(self.y[start : start + size] if rest <= 0 else torch.cat([self.y[start:], self.y[:rest]]))
 
     def _check_recordable(self) -> None:
-        """Raise an InputError if the steps of a flow cannot be recorded."""
         if not self._can_cache or self._stream is not None or self.refresh_every != 1 or self.y.ndim != 2:
             raise InputError(
                 "`record` must be False unless the kernel is Riesz(1.0), the engine 'bins' or 'auto', refresh_every=1 and "

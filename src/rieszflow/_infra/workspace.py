@@ -40,8 +40,7 @@ class Workspace(threading.local):
             whole = np.frombuffer(memory, np.uint8)
             start = -whole.ctypes.data % _HUGE
             self._buffer = whole[start : start + size]
-        array: np.ndarray = self._buffer[:size].view(dtype).reshape(shape)
-        return array
+        return np.asarray(self._buffer[:size].view(dtype).reshape(shape))
 
 
 def empty_like(x: Tensor) -> Tensor:

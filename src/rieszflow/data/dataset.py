@@ -86,7 +86,6 @@ class ColumnScaler:
 
 
 def _float32_resolves(low: float, high: float) -> bool:
-    """Return True if float32 resolves values from low to high."""
     size, spread = max(abs(low), abs(high)), high - low
     return size < 1e38 and spread > 1e-30 and size * 2**-24 <= MAX_ROUNDING * spread
 

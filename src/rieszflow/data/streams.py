@@ -95,11 +95,9 @@ class Stream:
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """Return points (len(indices), d) by their indices; if that is expensive, points of the first batch instead."""
         if self._rows is None:
-            first: np.ndarray = self.first.cpu().numpy()[indices % len(self.first)]
-            return first
+            return np.asarray(self.first.cpu().numpy()[indices % len(self.first)])
         found = _batch_points(self._rows(indices), f"{self.name}, some rows")
-        flat: np.ndarray = found.reshape(len(found), -1).cpu().numpy()
-        return flat
+        return np.asarray(found.reshape(len(found), -1).cpu().numpy())
 
     def count(self) -> int:
         """Return the number of points, after a pass if it is unknown."""
@@ -149,13 +147,11 @@ class Stream:
         return self._map(lambda x: x.double() / divisor.to(x.device), self.names)
 
     def _select(self, names: list[str]) -> Stream:
-        """Return the same points with these columns, in this order."""
         places = {name: k for k, name in enumerate(self.names or [])}
         order = [places[name] for name in names]
         return self._map(lambda x: x[:, order], names)
 
     def _map(self, function: Callable[[Tensor], Tensor], names: list[str] | None) -> Stream:
-        """Return the stream of `function(batch)` for all batches of points."""
         found = copy.copy(self)
         found._batches, found.names, found.first = (lambda: map(function, self)), names, function(self.first)
         found._rows = None if self._rows is None else lambda indices: function(torch.from_numpy(self.rows(indices)))

@@ -295,7 +295,6 @@ class GenerativeFlow(OnHub):
 
 
 def _segments(run: Run, level: Level, stages: Iterator[int]) -> Iterator[Segment]:
-    """Yield the parts of a level's recording."""
     plan = level.plan()
     for stage in stages:
         try:

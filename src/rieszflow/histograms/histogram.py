@@ -54,13 +54,7 @@ class Histogram:
 
     @classmethod
     def from_points(
-        cls,
-        grid: BinGrid,
-        cloud: Cloud,
-        *,
-        tail_sums: bool = False,
-        workspace: Workspace | None = None,
-        group: Group = None,
+        cls, grid: BinGrid, cloud: Cloud, *, tail_sums: bool = False, workspace: Workspace | None = None, group: Group = None
     ) -> Histogram:
         """Count a cloud (N, d), or that of all ranks of a group; `tail_sums` and `workspace` as in `Backend.count`."""
         n, w = len(cloud.points), cloud.weights
@@ -238,5 +232,4 @@ class FftEvaluator(Evaluator):
         v, c = 0.5 * (nodes + 1), 0.5 * weights * (1 - 0.5 * (nodes + 1))
         j = np.arange(self.grid.B)[:, None]
         right, left = (np.sum(self._slice(np.abs(j + s * v) * self.width) * c, axis=1) for s in (1, -1))
-        mean: np.ndarray = right + left
-        return mean
+        return np.asarray(right + left)

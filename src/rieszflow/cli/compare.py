@@ -59,13 +59,12 @@ def compare(
         report.save_picture(out, report.comparison(found.x, found.y, (Path(a).name, Path(b).name)))
     columns = found.columns(top)
     if as_json:
-        content = {
+        _print_json({
             "a": a, "b": b, "distance": found.statistic, "estimator": "U",
             "confidence_interval": found.confidence_interval, "pvalue": found.pvalue,
             "n": [found.x.n, found.y.n], "d": found.x.d, "slices": found.x.slices, "scale": found.scale,
             "columns": [{"name": name, "energy_coefficient": value} for name, value in columns],
-        }  # fmt: skip
-        _print_json(content)
+        })  # fmt: skip
         return
     show(on_one_line(f"{a}: {found.x.n} points; {b}: {found.y.n} points; d = {found.x.d}, {found.x.slices} slices"))
     distance = f"{_CONVENTION}: {found.statistic:.6g}"
@@ -178,8 +177,7 @@ def pairwise(
         atomically(out, lambda file: file.write_text(text.getvalue(), encoding="utf-8"))
         report.save_picture(out.with_suffix(".png"), report.heat_map(found))
     if as_json:
-        content = {"source": source, "by": by, "estimator": "U", "scale": found.scale, "pairs": pairs}
-        _print_json(content)
+        _print_json({"source": source, "by": by, "estimator": "U", "scale": found.scale, "pairs": pairs})
         return
     show(on_one_line(f"{source}: {int(found.sizes.sum())} points in {len(found)} groups by {by}, {slices} slices"))
     show(_CONVENTION)

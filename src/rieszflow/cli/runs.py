@@ -60,9 +60,8 @@ def sample(
 def _condition(run: Run, n: int, label: int | None, condition: str | None, observed: str | None) -> object:
     """Return the value of --label, --condition or --observed, the option that the run was trained for."""
     kind = run.config.condition
-    accepted = {"": "no condition", "class": "--label"}.get(kind, "--observed")
-    if kind.startswith(("columns:", "values")):
-        accepted = "--condition"
+    flags = {"": "no condition", "class": "--label", "columns": "--condition", "values": "--condition"}
+    accepted = flags.get(kind.partition(":")[0], "--observed")
     for option, value in (("--label", label), ("--condition", condition), ("--observed", observed)):
         if value is not None and option != accepted:
             raise InputError(f"{option} does not fit {run.path}, which takes {accepted} (its condition is {kind[:40]!r})")
@@ -259,12 +258,8 @@ def _parse_settings(items: list[str]) -> options.Keywords:
 
 def _condition_setting(by_class: bool, observe: str | None, columns: str | None) -> options.Keywords:
     """Return the setting that --by-class, --observe or --condition stands for."""
-    given = (
-        ("--by-class", "class" if by_class else None),
-        ("--observe", observe),
-        ("--condition", columns and f"columns:{columns}"),
-    )
-    chosen = {option: value for option, value in given if value is not None}
+    given = {"--by-class": "class" if by_class else None, "--observe": observe, "--condition": columns and f"columns:{columns}"}
+    chosen = {option: value for option, value in given.items() if value is not None}
     if len(chosen) > 1:
         raise InputError(f"only one of {' and '.join(chosen)} can be used")
     if observe is not None:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from rieszflow.generative.model import GenerativeFlow
 
-
 _PUBLISHED = ("config.yaml", "metrics.jsonl", "networks/*.safetensors", "images/way.png")
 _SCORES = ("evaluation.json", "images/nearest.png")
 _CARD = """---
@@ -123,14 +122,9 @@ class OnHub(ModelHubMixin):
         if not folder.is_dir():
             try:
                 fetched = snapshot_download(
-                    name,
-                    revision=revision,
-                    cache_dir=cache_dir,
-                    force_download=force_download,
-                    local_files_only=local_files_only,
-                    token=token,
-                    allow_patterns=[*_PUBLISHED, *_SCORES, "config.json"],
-                )
+                    name, revision=revision, cache_dir=cache_dir, force_download=force_download, token=token,
+                    local_files_only=local_files_only, allow_patterns=[*_PUBLISHED, *_SCORES, "config.json"],
+                )  # fmt: skip
             except (OSError, ValueError) as error:  # huggingface_hub's errors are subclasses of these
                 raise RunError(f"{name}: must be a folder or a repository that can be fetched ({one_line(error)})") from error
             folder = Path(fetched)
@@ -213,18 +207,14 @@ def _example(run: Run, repository: str) -> str:
 
 
 def _scores(run: Run) -> str:
-    """Return the scores of `rieszflow evaluate` as Markdown."""
     found = run.evaluation()
     if found is None:
         return "It was not evaluated.\n"
     try:
-        lines = [
-            f"{int(found['samples'])} samples against {int(found['held_out'])} held-out data:\n",
-            "| score | samples | training data |\n|---|---|---|",
-        ]
+        text = f"{int(found['samples'])} samples against {int(found['held_out'])} held-out data:\n\n"
+        text += "| score | samples | training data |\n|---|---|---|\n"
         for name, score in found["scores"].items():
-            values = f"{score['generated']:.4g} | {score['training_data']:.4g}"
-            lines.append(f"| {_markdown(name.replace('_', ' '))} | {values} |")
-        return "\n".join(lines) + f"\n\nFeatures: {_markdown(found['feature_space'])}.\n"
+            text += f"| {_markdown(name.replace('_', ' '))} | {score['generated']:.4g} | {score['training_data']:.4g} |\n"
+        return f"{text}\nFeatures: {_markdown(found['feature_space'])}.\n"
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{run.path / 'evaluation.json'}: damaged: it does not contain scores ({one_line(error)})") from None

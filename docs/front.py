@@ -1,6 +1,9 @@
 """Draw the picture of the README: a flow of points in the plane, and new samples that follow a recorded flow of images.
 
-Run: rieszflow train fashion-mnist --out runs/fashion; python docs/front.py runs/fashion
+The flow of images starts at noise, which the preset does not.
+
+Run: rieszflow train fashion-mnist --set latents=smooth --set "step_schedule=[14.0, 2.5]" --set stages=26 --out runs/noise
+     python docs/front.py runs/noise
 """
 
 from __future__ import annotations

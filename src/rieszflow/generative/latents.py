@@ -10,13 +10,12 @@ from torch import Tensor
 
 from rieszflow._infra.messages import one_line
 from rieszflow.constraints import Constraint
-from rieszflow.errors import ConfigError, RunError
+from rieszflow.errors import RunError
 from rieszflow.generative.condition import UNCONDITIONAL, Condition
 from rieszflow.generative.config import Config
 from rieszflow.generative.run import Run
 
 _SPECTRUM = 1.5  # amplitudes decrease with the frequency f as f^-1.5; in photographs the exponent is between 1 and 2
-
 _MAX_CLUSTERS, _CLUSTER_SIZE = 1000, 60  # clusters, and the mean number of points in one
 _MIN_SIZE = 10  # points of a cluster that is kept: the mean and spread of fewer would reveal single points
 _RANK = 12  # directions in which the points of a cluster are correlated
@@ -151,8 +150,6 @@ def draw_latents(
 
 
 def _smooth(shape: tuple[int, ...], n: int, generator: torch.Generator | None) -> Tensor:
-    if len(shape) != 3:
-        raise ConfigError(f"`latents` must not be 'smooth' for data that are not images, got data of shape {shape}")
     H, W = shape[1:]
     rows, columns = torch.fft.fftfreq(H) * H, torch.fft.rfftfreq(W) * W
     amplitude = (rows[:, None].square() + columns.square()).clamp(min=1) ** (-_SPECTRUM / 2)

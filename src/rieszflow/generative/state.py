@@ -24,7 +24,6 @@ from rieszflow.flow import ParticleFlow
 from rieszflow.flow.segments import Segment
 from rieszflow.generative.condition import Condition, raw_conditions
 from rieszflow.generative.config import Config
-from rieszflow.generative.latents import draw_latents
 from rieszflow.generative.levels import Level, levels, pool, step_sizes
 from rieszflow.generative.networks import Displacement, build, check_memory
 from rieszflow.generative.processes import Processes
@@ -101,8 +100,6 @@ def checked_levels(config: Config, data: Json, custom: nn.Module | None) -> list
         check_memory(level.config, level.shape, device, training=True)
         if config.model == "networks":
             build(level.config, level.shape, custom, condition)
-        if config.latents == "smooth":
-            draw_latents(config, level.shape, 1, torch.Generator())  # raises an error for vectors
     return found
 
 

@@ -243,20 +243,23 @@ class Blocks:
             needed -= drawn
             order, scaled = torch.from_numpy(rng.permutation(len(batch))), plan.settings.rescale(batch)
             for k, rows in enumerate(order.split(drawn.tolist())[:K]):
-                if not len(rows):
-                    continue
-                # A single point is counted twice: the projection of one point, a product with a vector, is rounded differently
-                # from those of several points, and equal points must be in equal bins.
-                times = 2 if len(rows) == 1 else 1
                 for grid, table in zip(plan.random_grids, counts, strict=True):
-                    grid, wide = grid.promote(scaled[rows.repeat(times)])
-                    new, _ = histograms.select_backend(grid).count(grid, Cloud(wide), scale=1 / times, workspace=_COUNTS)
-                    table[k] += new.cpu().numpy().astype(table.dtype)
+                    if len(rows):
+                        _count_block(grid, scaled, rows, table[k])
         return cls(SliceSketch.from_counts(total), counts, size)
 
     @property
     def K(self) -> int:
         return len(self.counts[0])
+
+
+def _count_block(grid: histograms.BinGrid, points: Tensor, rows: Tensor, counts: np.ndarray) -> None:
+    # A single point is counted twice: the projection of one point, a product with a vector, is rounded differently from those
+    # of several points, and equal points must be in equal bins.
+    times = 2 if len(rows) == 1 else 1
+    grid, wide = grid.promote(points[rows.repeat(times)])
+    new, _ = histograms.select_backend(grid).count(grid, Cloud(wide), scale=1 / times, workspace=_COUNTS)
+    counts += new.cpu().numpy().astype(counts.dtype)
 
 
 def deal_blocks(

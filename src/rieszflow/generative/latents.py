@@ -19,14 +19,14 @@ _SPECTRUM = 1.5  # amplitudes decrease with the frequency f as f^-1.5; in photog
 _MAX_CLUSTERS, _CLUSTER_SIZE = 1000, 60  # clusters, and the mean number of points in one
 _MIN_SIZE = 10  # points of a cluster that is kept: the mean and spread of fewer would reveal single points
 _RANK = 12  # directions in which the points of a cluster are correlated
-_NOISE = 0.5  # factor of the noise in single coordinates, which the flow does not remove, but adds to
+_SPREAD = 1.7  # factor of the standard deviations, without which the flow reaches fewer of the rare points (`docs/measured.md`)
 _ITERATIONS = 15  # of k-means
 _ROWS = 2048  # points at a time
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """K Gaussians with means μ and covariances FᵀF + diag(σ²), fitted to clusters of the targets.
+    """K Gaussians with means μ and covariances FᵀF, fitted to clusters of the targets.
 
     A flow from there is several times shorter than one from noise. Source: Richardson and Weiss, On GANs and GMMs (2018).
     """
@@ -34,14 +34,13 @@ class Mixture:
     weight: Tensor  # (K,) float32
     mean: Tensor  # μ, (K, d) float16
     factor: Tensor  # F, (K, q, d) float16
-    noise: Tensor  # σ, (K, d) float16
 
     @staticmethod
     def from_tensors(tensors: dict[str, Tensor], d: int) -> Mixture:
         """Return the mixture from its tensors by name. Raises KeyError or ValueError if they are malformed."""
-        found = Mixture(*(tensors[name] for name in ("weight", "mean", "factor", "noise")))
+        found = Mixture(*(tensors[name] for name in ("weight", "mean", "factor")))
         K, q = len(found.weight), len(found.factor[0])
-        shapes = {"weight": (K,), "mean": (K, d), "factor": (K, q, d), "noise": (K, d)}
+        shapes = {"weight": (K,), "mean": (K, d), "factor": (K, q, d)}
         for name, shape in shapes.items():
             t, dtype = tensors[name], torch.float32 if name == "weight" else torch.float16
             if t.shape != shape or t.dtype != dtype or not t.isfinite().all():
@@ -60,10 +59,8 @@ class Mixture:
 
     def _draw_from(self, k: Tensor, generator: torch.Generator | None) -> Tensor:
         """Draw a point from each of the clusters k (n,)."""
-        q, d = self.factor.shape[1:]
         x = self.mean[k].float()
-        x += _NOISE * self.noise[k] * torch.randn(len(k), d, generator=generator)
-        z = torch.randn(len(k), q, generator=generator)
+        z = torch.randn(len(k), self.factor.shape[1], generator=generator)
         for cluster in k.unique().tolist():  # without a copy of the factors for every point
             rows = (k == cluster).nonzero()[:, 0]
             x[rows] += z[rows] @ self.factor[cluster].float()
@@ -74,8 +71,7 @@ class Mixture:
 
         S is the mean squared distance between the fixed parts of points and of the mean of their cluster.
         """
-        within = torch.cat([self.factor, self.noise[:, None]], 1).float()
-        S = (self.weight @ constraint.project(within).square().sum((1, 2)) / self.weight.sum()).clamp(min=1e-6)
+        S = (self.weight @ constraint.project(self.factor.float()).square().sum((1, 2)) / self.weight.sum()).clamp(min=1e-6)
         means, chosen = constraint.project(self.mean.float()), []
         for part in known.split(_ROWS):
             logits = self.weight.log() - torch.cdist(constraint.project(part.float()), means).square() / S
@@ -95,16 +91,14 @@ def fit_mixture(x: Tensor, generator: torch.Generator) -> Mixture:
     cluster = _nearest(x, means)
     counts = cluster.bincount(minlength=len(means))
     kept = (counts >= min(_MIN_SIZE, int(counts.max()))).nonzero()[:, 0]
-    mean, factor, noise = torch.empty(len(kept), d), torch.zeros(len(kept), min(_RANK, d), d), torch.empty(len(kept), d)
+    mean, factor = torch.empty(len(kept), d), torch.zeros(len(kept), min(_RANK, d), d)
     for k, members in enumerate(kept.tolist()):
         points = x[cluster == members]
         mean[k] = points.mean(0)
-        centred = points - mean[k]
         rank = min(_RANK, d, len(points) // 4)  # the covariance of few points is known in few directions
-        _, s, v = torch.linalg.svd(centred, full_matrices=False)
-        factor[k, :rank] = v[:rank] * (s[:rank, None] / len(points) ** 0.5)
-        noise[k] = (centred - centred @ v[:rank].T @ v[:rank]).square().mean(0).sqrt()
-    return Mixture(counts[kept] / n, mean.half(), factor.half(), noise.half())
+        _, s, v = torch.linalg.svd(points - mean[k], full_matrices=False)
+        factor[k, :rank] = v[:rank] * (_SPREAD * s[:rank, None] / len(points) ** 0.5)
+    return Mixture(counts[kept] / n, mean.half(), factor.half())
 
 
 def _nearest(x: Tensor, means: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ permuted. Given those, blocks are exchangeable under the null hypothesis, so the
 nearly the power of single points.
 """
 
-from rieszflow.two_sample.api import Comparison, TwoSampleTest, compare, drift_test, two_sample_test
+from rieszflow.two_sample.api import TwoSampleTest, drift_test, two_sample_test
+from rieszflow.two_sample.comparison import Comparison, compare
 from rieszflow.two_sample.pairwise import PairwiseDistances, pairwise_energy_distance
 
 __all__ = [

@@ -1,8 +1,7 @@
-"""`two_sample_test`, `drift_test`, and `compare`, which chooses between them."""
+"""`two_sample_test` and `drift_test`."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -21,8 +20,11 @@ from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sketch import Plan, SliceSketch
 from rieszflow.sketch.counts import Counts, with_progress
 from rieszflow.sketch.plan import SliceSettings
+from rieszflow.two_sample.multiscale import FeatureBlocks, Kernel, Witness, block_size, test_features
+from rieszflow.two_sample.octaves import fit_octaves
 from rieszflow.two_sample.permutations import Blocks, Gram, are_few, block_gram, deal_blocks, permutation_rng, scaled_distances
 
+_PLACING = 256, 2048  # random points that determine bins, and widths of kernels
 # As many times more blocks of the larger sample. A sketch has 1,024 slices, and so larger histograms than the two-sample test.
 _MOST_TIMES, _MOST_TIMES_DRIFT = 8, 4
 
@@ -49,15 +51,17 @@ class TwoSampleTest:
     """The result of a two-sample test.
 
     Attributes:
-        pvalue: Exact probability of a statistic at least as large if both samples come from one distribution.
+        pvalue: Exact probability of a difference at least as large if both samples come from one distribution.
+        kernels: The kernels of an aggregated test, of which the first one decided, and the others follow in the order of their
+            adjusted p-values; empty for a test with the energy distance only.
         statistic: Unbiased estimate of the energy distance (MMD²) of all points, which may be negative; on slices if `method`
             is "sliced". With scaled columns it has no unit.
         confidence_interval: Approximate 95 % confidence interval, from the standard errors of points (Hoeffding's two terms)
             and slices. It is too narrow if values that matter are too rare to occur among the points.
         permutations: Number of permutations tried, or of all splits of the points if there are fewer than B + 2.
-        blocks, tested: Numbers of blocks of x and y that are permuted (single points if `method` is "exact"), and of points in
-            these blocks.
-        method: "exact" if computed from the distances of all pairs of points, "sliced" if on slices, with bins and blocks.
+        blocks, tested: Numbers of blocks of x and y that are permuted, which are single points if there are few, and of points
+            in these blocks.
+        method: "exact" if the statistic is computed from the distances of all pairs of points, "sliced" if on slices, with bins.
         scale: "columns" if every column was divided by its spread, "none" for raw units.
         x, y: Sketches of all points of x and y. If `method` is "exact", they are made on first access.
     """
@@ -71,6 +75,31 @@ class TwoSampleTest:
     method: Literal["exact", "sliced"]
     scale: Literal["columns", "none"]
     _samples: _Points | tuple[SliceSketch, SliceSketch] = field(repr=False, compare=False)
+    kernels: tuple[Kernel, ...] = field(default=(), repr=False, compare=False)
+
+    def witness(self, points: PointSource) -> Witness:
+        """Return the difference E k(z, X) − E k(z, Y) at points z for the kernel k that decided.
+
+        It is positive where x has more mass than y at the scale of the kernel, and negative where it has less. Its mean over x
+        less its mean over y is MMD².
+
+        Args:
+            points: Points z of shape (n, d), in the units of the samples.
+
+        Returns:
+            `values` and `standard_errors`, (n,) float64; the errors are those of the choice of x and y, by blocks.
+
+        Raises:
+            InputError: Points of another dimension, or a test with the energy distance only.
+        """
+        if not self.kernels:
+            raise InputError('`kernels` must be "auto" in a test that has a witness')
+        cloud = stream(points)
+        if cloud.d != self.x.d:
+            raise InputError(f"`points` must have dimension d = {self.x.d}, as the samples have, got d = {cloud.d}")
+        rescale = self.x.plan.settings.rescale
+        found = [self.kernels[0].witness(rescale(batch).double().cpu().numpy()) for batch in cloud]
+        return Witness(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
     @property
     def x(self) -> SliceSketch:
@@ -95,27 +124,30 @@ def two_sample_test(
     directions: DirectionsName = "auto",
     seed: int = 0,
     scale: ScaleName = "auto",
+    kernels: Literal["auto", "energy"] = "auto",
     progress: ProgressCallback | None = None,
     common: bool = False,
 ) -> TwoSampleTest:
-    """Test whether two samples come from one distribution, with the energy distance and permutations.
+    """Test whether two samples come from one distribution, with kernels of all widths and permutations.
 
-    Up to 2,000 points in all (fewer for d > 2,000) are tested by the distances of all pairs, and single points are permuted.
-    More points are tested on slices, and blocks of points are permuted, in time that is linear in the number of points. The
-    p-value is exact for independent points of any distribution and any n and m, including ties, constants and heavy tails:
-    under the null hypothesis it is at most α with a probability of at most α.
+    The test combines the energy distance, which sees shifts and heavy tails, with Gaussian kernels whose widths halve from one
+    to the next, on whole points and on columns, which see local differences. Blocks of points are permuted (single points if
+    there are few), in time that is linear in the number of points. The p-value is exact for independent points of any
+    distribution and any n and m, including ties, constants and heavy tails: under the null hypothesis it is at most α with a
+    probability of at most α.
 
     Args:
         x: Points of shape (n, d), n ≥ 2: anything that `rieszflow.stream` accepts, except iterators.
-        y: Points of shape (m, d), m ≥ 2. If one sample has more than 8 times as many points as the other, only a random part of
-            it is permuted, but all points enter the statistic.
-        slices: Number P of random directions of the test and its sketches, preferably a multiple of d (see `sliced_mmd2`).
+        y: Points of shape (m, d), m ≥ 2. If one sample has more than 4 times as many points as the other, only a random part
+            of it is permuted, but all points enter the statistic.
+        slices: Number P of random directions of the energy distance and the sketches, preferably a multiple of d (see `sliced_mmd2`).
         permutations: Number B; the smallest p-value is 1 / (B + 1). All splits are tried if there are fewer than B + 2. A
             notice is given if the p-value cannot be as small as 0.05.
         directions: See `SliceSketch`.
         seed: Seed of directions, blocks and permutations, an integer.
         scale: "columns" divides every column by its robust spread in the pooled points, see `SliceSketch`, which keeps the
             p-value exact; "none" keeps raw units. "auto" is "columns" for tables and frames with named columns.
+        kernels: "auto", or "energy" for the energy distance only.
         progress: Called after every batch with a `Progress` that counts the points of "x" or "y".
         common: Compare the columns that both tables have. Otherwise both must have the same columns, in any order.
 
@@ -129,9 +161,11 @@ def two_sample_test(
         (True, 0.001)
 
     References:
-        Székely and Rizzo, Testing for Equal Distributions in High Dimension (2004); on blocks: Domingo-Enrich, Dwivedi and
-        Mackey, Cheap Permutation Testing (2025).
+        Székely and Rizzo, Testing for Equal Distributions in High Dimension (2004); Schrab et al., MMD Aggregated Two-Sample
+        Test (2023); on blocks: Domingo-Enrich, Dwivedi and Mackey, Cheap Permutation Testing (2025).
     """
+    if kernels not in ("auto", "energy"):
+        raise InputError(f"`kernels` must be 'auto' or 'energy', got {kernels!r}")
     one, two = stream(x), stream(y)
     one, two = common_columns(one, two) if common else (one, two.align_columns(one.names, one.name, one.skipped))
     if one.d != two.d:
@@ -139,25 +173,37 @@ def two_sample_test(
     permutations = validate.positive_int("permutations", permutations)
     rng, spreads = permutation_rng(seed), choose_spreads(scale, [one, two])
     settings = SliceSettings(one.d, slices, directions, int(rng.integers(0, 2**63)), one.names or two.names, spreads)
-    return _test_points(one, two, settings, permutations, rng, progress)
+    return _test_points(one, two, settings, permutations, rng, progress, aggregated=kernels == "auto")
 
 
 def _test_points(
-    one: Stream, two: Stream, settings: SliceSettings, permutations: int, rng: Generator, progress: ProgressCallback | None
+    one: Stream,
+    two: Stream,
+    settings: SliceSettings,
+    permutations: int,
+    rng: Generator,
+    progress: ProgressCallback | None,
+    *,
+    aggregated: bool,
 ) -> TwoSampleTest:
-    """Test two clouds with equal columns, by all pairs of points or on slices."""
+    """Test two clouds with equal columns; the energy distance is computed from all pairs of points or on slices."""
     n, m = _check_count("x", one), _check_count("y", two)
-    # Bins are placed by pooled points: bins placed by x alone would distinguish its points from those of y.
-    rows = np.random.default_rng(0).integers(0, n + m, 256)
+    # Bins and widths are chosen by pooled points: chosen by x alone, they would distinguish its points from those of y.
+    rows = np.random.default_rng(0).integers(0, n + m, _PLACING[aggregated])
     parts = ((one, rows[rows < n]), (two, rows[rows >= n] - n))
     drawn = np.concatenate([cloud.rows(chosen) for cloud, chosen in parts if len(chosen)])
     some = settings.rescale(torch.from_numpy(drawn))
     batches = with_progress(one, progress, "x"), with_progress(two, progress, "y")
+    features: list[FeatureBlocks] = []
+    if aggregated and (octaves := fit_octaves(some.double().numpy(), n + m, rng)):
+        features = [FeatureBlocks(octaves, settings, count, block_size(n, m), rng) for count in (n, m)]
+        batches = features[0].add(batches[0]), features[1].add(batches[1])
+    some = some[:: len(some) // _PLACING[False]]
     if are_few(n + m, one.d):
         x, y = (torch.from_numpy(np.concatenate([batch.cpu().numpy() for batch in cloud])) for cloud in batches)
-        return _test_exactly(_Points(x, y, some, settings), permutations, rng)
+        return _test_exactly(_Points(x, y, some, settings), permutations, rng, features)
     blocks = deal_blocks((batches[0], n), (batches[1], m), Plan.fit(some, settings), _MOST_TIMES, rng)
-    return _test_blocks(*blocks, permutations, rng)
+    return _test_blocks(*blocks, permutations, rng, features)
 
 
 @isolated_numerics
@@ -223,8 +269,8 @@ def drift_test(
         pooled_rng, spreads = permutation_rng(seed), choose_spreads("columns", [cloud, sample])
         seed = int(pooled_rng.integers(0, 2**63))
         settings = SliceSettings(cloud.d, reference.slices, reference.directions, seed, None, spreads)
-        pooled = _test_points(cloud, sample, settings, permutations, pooled_rng, None)
-    return _test_blocks(blocks_x, replace(blocks_y, sketch=reference), permutations, rng, pooled)
+        pooled = _test_points(cloud, sample, settings, permutations, pooled_rng, None, aggregated=False)
+    return _test_blocks(blocks_x, replace(blocks_y, sketch=reference), permutations, rng, [], pooled)
 
 
 def _check_count(name: str, cloud: Stream) -> int:
@@ -233,117 +279,41 @@ def _check_count(name: str, cloud: Stream) -> int:
     return cloud.count()
 
 
-def _test_exactly(points: _Points, permutations: int, rng: Generator) -> TwoSampleTest:
-    n, m, settings = len(points.x), len(points.y), points.settings
+def _test_exactly(points: _Points, permutations: int, rng: Generator, features: list[FeatureBlocks]) -> TwoSampleTest:
+    n, settings = len(points.x), points.settings
     distances, unit = scaled_distances(np.concatenate([settings.rescale(part).numpy() for part in (points.x, points.y)]))
     gram = Gram.from_distances(distances, n)
-    pvalue, tried = gram.permutation_test(permutations, rng)
     within = [part.sum() / (len(part) * (len(part) - 1)) for part in (distances[:n, :n], distances[n:, n:])]
     statistic = float(2 * distances[:n, n:].mean() - sum(within)) / unit
     interval = gram.confidence_interval(statistic, float(gram.squares(gram.weights[None])[0]) / unit, unit)
-    return TwoSampleTest(pvalue, statistic, interval, tried, (n, m), (n, m), "exact", settings.scale, points)
+    pvalue, tried, kernels, *counts = _permute(gram, 1, features, permutations, rng)
+    return TwoSampleTest(pvalue, statistic, interval, tried, *counts, "exact", settings.scale, points, kernels)
 
 
-def _test_blocks(x: Blocks, y: Blocks, permutations: int, rng: Generator, pooled: TwoSampleTest | None = None) -> TwoSampleTest:
+def _test_blocks(
+    x: Blocks,
+    y: Blocks,
+    permutations: int,
+    rng: Generator,
+    features: list[FeatureBlocks],
+    pooled: TwoSampleTest | None = None,
+) -> TwoSampleTest:
     """Test blocks; the p-value is that of `pooled` if it is given."""
     gram = block_gram(x, y)
     statistic = y.sketch.distance(x.sketch, statistic="U")
     interval = gram.confidence_interval(statistic, y.sketch.distance(x.sketch))
-    sketches, counts = (x.sketch, y.sketch), ((x.K, y.K), (x.K * x.size, y.K * y.size))
+    sketches = x.sketch, y.sketch
     if pooled is not None:
         return replace(pooled, statistic=statistic, confidence_interval=interval, method="sliced", _samples=sketches)
-    pvalue, tried = gram.permutation_test(permutations, rng)
-    return TwoSampleTest(pvalue, statistic, interval, tried, *counts, "sliced", x.sketch.scale, sketches)
+    pvalue, tried, kernels, *counts = _permute(gram, x.size, features, permutations, rng)
+    return TwoSampleTest(pvalue, statistic, interval, tried, *counts, "sliced", x.sketch.scale, sketches, kernels)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The result of `compare`.
-
-    Attributes:
-        x, y: Sketches of all points of x and y, with the same slices and bins.
-        test: The test; None for two sketches, which have no points left to permute.
-        statistic: Unbiased estimate of the energy distance (MMD²): around 0, and sometimes negative, if the samples agree.
-        pvalue, confidence_interval, permutations: Those of the test; None without a test.
-    """
-
-    x: SliceSketch
-    y: SliceSketch
-    test: TwoSampleTest | None
-    statistic: float
-    pvalue: float | None = None
-    confidence_interval: tuple[float, float] | None = None
-    permutations: int | None = None
-
-    @property
-    def scale(self) -> Literal["columns", "none"]:
-        """Return "columns" if every column was divided by its spread, "none" for raw units."""
-        return self.x.scale
-
-    def columns(self, top: int | None = None) -> list[tuple[str, float]]:
-        """Return the names and energy coefficients (0: alike, 1: apart) of the `top` columns that differ most, or of all."""
-        if not self.x.plan.settings.has_columns:
-            return []
-        names = self.y.names or [f"column {k}" for k in range(self.y.d)]
-        coefficients = self.y.feature_distances(self.x)
-        return [(names[k], coefficients[k].item()) for k in coefficients.argsort(descending=True)[:top].tolist()]
-
-
-def compare(
-    x: PointSource,
-    y: PointSource,
-    *,
-    slices: int | None = None,
-    permutations: int = 999,
-    seed: int = 0,
-    scale: ScaleName = "auto",
-    common: bool = False,
-    progress: ProgressCallback | None = None,
-) -> Comparison:
-    """Compare two samples: points with `two_sample_test`, points and a sketch with `drift_test`, two sketches without a test.
-
-    Args:
-        x, y: Points of shape (n, d) and (m, d), n, m ≥ 2: anything that `rieszflow.stream` accepts, except iterators. Or
-            sketches, or the paths of .sketch files.
-        slices: Number of random directions; None for 256, or those of a sketch.
-        permutations, seed, common, progress: See `two_sample_test`.
-        scale: See `two_sample_test`; with a sketch "auto" or the sketch's own.
-
-    Raises:
-        InputError, InputTypeError, DatasetError, FileError: Points, sketches or files that the test or `SliceSketch.load`
-            refuses; `slices` or `common` with a sketch; sketches with different slices or bins.
-
-    Example:
-        >>> g = torch.Generator().manual_seed(0)
-        >>> a, b = torch.randn(500, 2, generator=g), torch.randn(400, 2, generator=g) + torch.tensor([0.0, 0.5])
-        >>> found = compare(a, b)
-        >>> found.pvalue, found.columns(1)[0][0]
-        (0.001, 'column 1')
-    """
-    one, two = _load_sketch(x), _load_sketch(y)
-    reference = two if one is None else one
-    if reference is None:
-        test = two_sample_test(
-            x, y, slices=256 if slices is None else slices, permutations=permutations, seed=seed, scale=scale, common=common,
-            progress=progress,
-        )  # fmt: skip
-        one, two = test.x, test.y
-    else:
-        if slices is not None:
-            raise InputError(f"`slices` must be None with a sketch, which has its own, got {slices}")
-        if common:
-            raise InputError("`common` must be False with a sketch, which has all its columns; choose those of the table")
-        if one is not None and two is not None:
-            one.plan.settings.check_scale(scale, "sketches have")
-            return Comparison(one, two, None, two.distance(one, statistic="U"))
-        points = x if one is None else y
-        test = drift_test(points, reference, permutations=permutations, seed=seed, scale=scale, progress=progress)
-        one, two = one or test.x, two or test.x
-    return Comparison(one, two, test, test.statistic, test.pvalue, test.confidence_interval, test.permutations)
-
-
-def _load_sketch(source: PointSource) -> SliceSketch | None:
-    """Return a sketch as it is, or that of a .sketch file; None for points."""
-    if isinstance(source, (str, os.PathLike)) and os.fspath(source).endswith(".sketch"):
-        return SliceSketch.load(source)
-    return source if isinstance(source, SliceSketch) else None
+def _permute(
+    gram: Gram, size: int, features: list[FeatureBlocks], permutations: int, rng: Generator
+) -> tuple[float, int, tuple[Kernel, ...], tuple[int, int], tuple[int, int]]:
+    """Return the p-value, the number of permutations, the kernels, and the numbers of blocks and of points in them."""
+    if features:
+        found, (x, y) = test_features(*features, permutations, rng), features
+        return *found, (x.K, y.K), (x.K * x.size, y.K * y.size)
+    return *gram.permutation_test(permutations, rng), (), (gram.K, gram.L), (gram.K * size, gram.L * size)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -88,25 +88,32 @@ def permutation_test(
         >>> permutation_test(lambda w: w @ values, np.array([1, 1, 1, 0, 0]) / 3, splits, scale=7.0).pvalue
         0.1
     """
+    values, tie = np.concatenate([statistic(rows) for rows in permuted_weights(weights, splits)]), _TIE * scale
+    give_notice(values >= values.max() - tie, splits)
+    return PermutationTestResult(float((values >= values[0] - tie).mean()), len(splits))
+
+
+def permuted_weights(weights: np.ndarray, splits: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield rows of weights, some at a time: the observed ones first, then those of all other splits."""
     members, K = splits.shape[1], int(splits[0].sum())
-    ways, step = math.comb(members, K), max(1, _MAX_NUMBERS // len(weights))
-    null = []
+    observed = np.arange(members) < K
+    if len(splits) < math.comb(members, K):  # all splits begin with the observed one
+        splits = np.concatenate([observed[None], splits])
+    step = max(1, _MAX_NUMBERS // len(weights))
     for first in range(0, len(splits), step):
         some = splits[first : first + step]
         permuted = np.tile(weights, (len(some), 1))
         permuted[:, :members] = np.where(some, weights[0], weights[K])
-        null.append(statistic(permuted))
-    values, tie = np.concatenate(null), _TIE * scale
-    found = int((values >= statistic(weights[None])[0] - tie).sum())
-    if len(splits) == ways:  # all splits, among them the observed one
-        pvalue, least = found / ways, float((values >= values.max() - tie).mean())
-        reason = f"there are {ways} ways to split so few points"
-    else:
-        pvalue, least = (1 + found) / (len(splits) + 1), 1 / (len(splits) + 1)
-        reason = f"{len(splits)} permutations are tried"
+        yield permuted
+
+
+def give_notice(largest: np.ndarray, splits: np.ndarray) -> None:
+    """Give a notice if the p-value cannot be small, given which statistics of all rows of weights are as large as any."""
+    few = len(largest) == len(splits)
+    least = float(largest.mean()) if few else 1 / len(largest)
     if least > _LEVEL:
+        reason = f"there are {len(splits)} ways to split so few points" if few else f"{len(splits)} permutations are tried"
         notice(f"p-value: cannot be less than {least:.3g}, whatever the samples look like: {reason}")
-    return PermutationTestResult(pvalue, len(splits))
 
 
 @dataclass(frozen=True)
@@ -137,7 +144,7 @@ class Gram:
         cls, matrix: np.ndarray, size: int, blocks: tuple[int, int], points: tuple[int, int], slices_error: float = 0.0
     ) -> Gram:
         """Return the Gram matrix of blocks of `size` points, from samples with these numbers of blocks and of points."""
-        in_x, in_y = _shares(size, blocks, points)
+        in_x, in_y = shares(size, blocks, points)
         return cls(matrix, in_x, in_y, *blocks, float(matrix.diagonal()[in_x != in_y].max()), slices_error)
 
     @property
@@ -180,7 +187,7 @@ class Gram:
         return statistic - half, max(statistic + half, biased)
 
 
-def _shares(size: int, blocks: tuple[int, int], points: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def shares(size: int, blocks: tuple[int, int], points: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     (K, L), (n, m) = blocks, points
     in_x = np.array([size] * K + [0] * L + [n - K * size, 0]) / n
     in_y = np.array([0] * K + [size] * L + [0, m - L * size]) / m
@@ -274,7 +281,7 @@ def deal_blocks(
 def block_gram(x: Blocks, y: Blocks) -> Gram:
     """Return the Gram matrix of two clouds that were dealt into blocks of one size, with one plan."""
     blocks, points, size, slices = (x.K, y.K), (x.sketch.n, y.sketch.n), x.size, x.sketch.slices
-    in_x, in_y = _shares(size, blocks, points)
+    in_x, in_y = shares(size, blocks, points)
     w, remaining = in_x - in_y, [max(1, n - K * size) for n, K in zip(points, blocks, strict=True)]
     sizes = np.array([size] * sum(blocks) + remaining)
     matrix, each = np.zeros((len(w), len(w))), []

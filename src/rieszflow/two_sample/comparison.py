@@ -1,0 +1,105 @@
+"""`compare`, which tests points with points, or with a sketch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from rieszflow._types import PointSource, ProgressCallback, ScaleName
+from rieszflow.errors import InputError
+from rieszflow.sketch import SliceSketch
+from rieszflow.two_sample.api import TwoSampleTest, drift_test, two_sample_test
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The result of `compare`.
+
+    Attributes:
+        x, y: Sketches of all points of x and y, with the same slices and bins.
+        test: The test; None for two sketches, which have no points left to permute.
+        statistic: Unbiased estimate of the energy distance (MMD²): around 0, and sometimes negative, if the samples agree.
+        pvalue, confidence_interval, permutations: Those of the test; None without a test.
+    """
+
+    x: SliceSketch
+    y: SliceSketch
+    test: TwoSampleTest | None
+    statistic: float
+    pvalue: float | None = None
+    confidence_interval: tuple[float, float] | None = None
+    permutations: int | None = None
+
+    @property
+    def scale(self) -> Literal["columns", "none"]:
+        """Return "columns" if every column was divided by its spread, "none" for raw units."""
+        return self.x.scale
+
+    def columns(self, top: int | None = None) -> list[tuple[str, float]]:
+        """Return the names and energy coefficients (0: alike, 1: apart) of the `top` columns that differ most, or of all."""
+        if not self.x.plan.settings.has_columns:
+            return []
+        names = self.y.names or [f"column {k}" for k in range(self.y.d)]
+        coefficients = self.y.feature_distances(self.x)
+        return [(names[k], coefficients[k].item()) for k in coefficients.argsort(descending=True)[:top].tolist()]
+
+
+def compare(
+    x: PointSource,
+    y: PointSource,
+    *,
+    slices: int | None = None,
+    permutations: int = 999,
+    seed: int = 0,
+    scale: ScaleName = "auto",
+    common: bool = False,
+    progress: ProgressCallback | None = None,
+) -> Comparison:
+    """Compare two samples: points with `two_sample_test`, points and a sketch with `drift_test`, two sketches without a test.
+
+    Args:
+        x, y: Points of shape (n, d) and (m, d), n, m ≥ 2: anything that `rieszflow.stream` accepts, except iterators. Or
+            sketches, or the paths of .sketch files.
+        slices: Number of random directions; None for 256, or those of a sketch.
+        permutations, seed, common, progress: See `two_sample_test`.
+        scale: See `two_sample_test`; with a sketch "auto" or the sketch's own.
+
+    Raises:
+        InputError, InputTypeError, DatasetError, FileError: Points, sketches or files that the test or `SliceSketch.load`
+            refuses; `slices` or `common` with a sketch; sketches with different slices or bins.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> a, b = torch.randn(500, 2, generator=g), torch.randn(400, 2, generator=g) + torch.tensor([0.0, 0.5])
+        >>> found = compare(a, b)
+        >>> found.pvalue, found.columns(1)[0][0]
+        (0.001, 'column 1')
+    """
+    one, two = _load_sketch(x), _load_sketch(y)
+    reference = two if one is None else one
+    if reference is None:
+        test = two_sample_test(
+            x, y, slices=256 if slices is None else slices, permutations=permutations, seed=seed, scale=scale, common=common,
+            progress=progress,
+        )  # fmt: skip
+        one, two = test.x, test.y
+    else:
+        if slices is not None:
+            raise InputError(f"`slices` must be None with a sketch, which has its own, got {slices}")
+        if common:
+            raise InputError("`common` must be False with a sketch, which has all its columns; choose those of the table")
+        if one is not None and two is not None:
+            one.plan.settings.check_scale(scale, "sketches have")
+            return Comparison(one, two, None, two.distance(one, statistic="U"))
+        points = x if one is None else y
+        test = drift_test(points, reference, permutations=permutations, seed=seed, scale=scale, progress=progress)
+        one, two = one or test.x, two or test.x
+    return Comparison(one, two, test, test.statistic, test.pvalue, test.confidence_interval, test.permutations)
+
+
+def _load_sketch(source: PointSource) -> SliceSketch | None:
+    """Return a sketch as it is, or that of a .sketch file; None for points."""
+    if isinstance(source, (str, os.PathLike)) and os.fspath(source).endswith(".sketch"):
+        return SliceSketch.load(source)
+    return source if isinstance(source, SliceSketch) else None

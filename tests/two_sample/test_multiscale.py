@@ -1,0 +1,194 @@
+"""Tests with kernels of all widths: features against cosines, tail probabilities against loops, levels, power and witnesses."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+import rieszflow as rf
+from rieszflow.two_sample.multiscale import aggregate
+from rieszflow.two_sample.octaves import ABOVE, ENERGY, fit_octaves
+
+ERROR = 1e-6
+
+
+def normal(n, d, seed):
+    return np.random.default_rng(seed).standard_normal((n, d))
+
+
+def sums_of(octaves, x, starts):
+    sums = np.zeros((len(starts) - 1, octaves.widths.shape[1], 2, octaves.turns.shape[1]))
+    octaves.add(x, np.arange(len(x)), np.array(starts), sums)
+    return sums
+
+
+@pytest.mark.parametrize("d", [1, 3, 70])
+def test_sums_are_those_of_sines_and_cosines(d):
+    """Angles are float64 and sines float32: an error of 2⁻²³, which every doubling of the angle doubles."""
+    x = 100 + 5 * normal(700, d, 0)
+    for octaves in fit_octaves(x[:300], 700, np.random.default_rng(1)):
+        sums = sums_of(octaves, x, [0, 10, 700])
+        for group, first in enumerate(octaves.first):
+            some = slice(group * octaves.D, (group + 1) * octaves.D)
+            turns = octaves.turns[:, some]
+            phases = x[:, first : first + len(turns)] @ turns
+            for octave in range(octaves.widths.shape[1]):
+                angles = 2 * math.pi * 2**octave * phases
+                for part, wave in enumerate((np.sin(angles), np.cos(angles))):
+                    for block, rows in enumerate((slice(0, 10), slice(10, 700))):
+                        error = np.abs(sums[block, octave, part, some] - wave[rows].sum(0)).max()
+                        assert error < len(wave[rows]) * 2.0 ** (octave + 3 - 21)
+
+
+def test_features_give_gaussian_kernels_and_their_sum_the_distance():
+    """Each kernel is a mean of D cosines, so it is 1/√D off, with stratified frequencies less; the octaves' sum has 1 %."""
+    x = normal(60, 5, 0)
+    octaves, columns = fit_octaves(x, 60, np.random.default_rng(0))
+    distances = np.linalg.norm(x[:, None] - x[None], axis=2)
+    total = np.zeros_like(distances)
+    for octave, h in enumerate(octaves.widths[0]):
+        features = octaves.features(x, 0, octave)
+        kernel = features @ features.T / octaves.D
+        total += ENERGY * h * (1 - np.exp(-(distances**2) / (2 * h * h)))
+        assert np.abs(kernel - np.exp(-(distances**2) / (2 * h * h))).max() < 6 / math.sqrt(octaves.D)
+    far = distances > 2 * octaves.widths[0, -1]
+    # Octaves that are left out add t² / h for widths above the first, 2⁻⁴ / 2 of t at the most, and h for those below the last.
+    assert np.abs(total / np.where(far, distances, 1) - 1)[far].max() < 0.5
+    assert scipy.stats.pearsonr(total[far], distances[far]).statistic > 0.999
+    for group, column in enumerate(columns.first):
+        features = columns.features(x, group, 2)
+        wanted = np.exp(-((x[:, None, column] - x[None, :, column]) ** 2) / (2 * columns.widths[group, 2] ** 2))
+        assert np.abs(features @ features.T / columns.D - wanted).max() < 6 / math.sqrt(columns.D)
+
+
+def test_widths_span_the_distances_and_depend_on_no_unit():
+    x = normal(400, 2, 0)
+    for scale in (1.0, 2.0**-300, 2.0**300):
+        octaves, columns = fit_octaves(scale * x, 400, np.random.default_rng(0))
+        distances = scipy.spatial.distance.pdist(x)
+        assert octaves.widths[0, ABOVE] / scale > np.quantile(distances, 0.95)
+        assert octaves.widths[0, -1] / scale < np.quantile(distances, 0.05)
+        assert np.allclose(octaves.widths[0, :-1], 2 * octaves.widths[0, 1:]) and len(columns.first) == 2
+    constant = np.column_stack([x[:, 0], np.ones(400)])
+    assert fit_octaves(constant, 400, np.random.default_rng(0))[1].first.tolist() == [0]
+    assert fit_octaves(np.ones((400, 2)), 400, np.random.default_rng(0)) == []
+
+
+def test_tails_have_the_moments_of_the_other_rows():
+    """Against a loop, with the gamma distribution itself: Wilson and Hilferty's z is within 0.05 of it up to 4 sd."""
+    g = np.random.default_rng(0)
+    s = np.column_stack([g.gamma(3, size=200), g.normal(size=200)])
+    scores = aggregate(s, np.array([0.5, 0.5])).scores - math.log(0.5)
+    for k in range(2):
+        others = s[1:, k]
+        skewness = max(scipy.stats.skew(others), 0.02)
+        tail = scipy.stats.pearson3(skewness, others.mean(), others.std()).sf(s[0, k])
+        assert scores[k] == pytest.approx(-math.log(tail), abs=0.1)
+
+
+def test_an_aggregated_test_treats_all_rows_alike():
+    """The p-value of row b is that of a table in which row b comes first, so 1, …, n appear once, but for ties."""
+    g = np.random.default_rng(0)
+    s = g.normal(size=(40, 3))
+    s[:, 2] = 7.0  # says nothing
+    weights = np.array([0.5, 0.3, 0.2])
+    p = [aggregate(np.roll(s, -b, 0), weights).pvalue for b in range(40)]
+    assert np.allclose(sorted(p), np.arange(1, 41) / 40)
+
+
+def test_adjusted_p_values_are_those_of_the_largest_score():
+    g = np.random.default_rng(0)
+    s = g.gamma(2, size=(100, 4))
+    s[0, 1] = 30.0
+    found = aggregate(s, np.full(4, 0.25))
+    assert found.adjusted.argmin() == 1 and found.pvalue == found.adjusted[1] == 0.01
+    assert (found.adjusted[[0, 2, 3]] >= [(s[:, k] >= s[0, k]).mean() for k in (0, 2, 3)]).all()
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(30, 50, 1), (150, 400, 4)])
+def test_p_values_are_uniform_under_the_null(n, m, d):
+    p = []
+    for k in range(100):
+        g = np.random.default_rng(k)
+        x, y = g.standard_t(3, (n, d)), g.standard_t(3, (m, d))
+        p.append(rf.two_sample_test(x, y, slices=4, permutations=99, seed=k).pvalue)
+    for level in (0.05, 0.1, 0.3, 0.5):
+        count, law = sum(v <= level for v in p), scipy.stats.binom(100, level)
+        assert law.cdf(count) > ERROR and law.sf(count - 1) > ERROR
+
+
+def test_local_differences_are_found_at_their_scale():
+    """One of four clusters is wider, and one of twenty columns has a comb that its neighbours lack."""
+    g = np.random.default_rng(0)
+    corners = lambda n: 20.0 * (2 * g.integers(0, 2, (n, 2)) - 1)  # noqa: E731
+    a, b = corners(4000), corners(4000)
+    x, y = a + g.normal(size=(4000, 2)) * np.where((a == 20).all(1), 1.3, 1)[:, None], b + g.normal(size=(4000, 2))
+    found, energy = rf.two_sample_test(x, y), rf.two_sample_test(x, y, kernels="energy")
+    assert found.pvalue <= 0.01 < 0.05 < energy.pvalue and energy.kernels == ()
+    assert found.kernels[0].width < 8 and found.kernels[0].pvalue == found.pvalue
+    witness = found.witness(np.array([[20.0, 20.0], [-20.0, 20.0], [20.0, -20.0]]))
+    assert witness.values[0] < -4 * witness.standard_errors[0]  # x is sparser there
+    assert (np.abs(witness.values[1:]) < 4 * witness.standard_errors[1:]).all()
+    x, y = g.normal(size=(1500, 20)), g.normal(size=(1500, 20))
+    x[:, 13] = np.round(x[:, 13] * 4) / 4 + 0.03 * g.normal(size=1500)
+    found = rf.two_sample_test(x, y)
+    assert found.kernels[0].column == 13 and found.kernels[0].width < 0.5 and found.pvalue == 0.001
+    assert found.kernels[-1].pvalue > 0.05
+
+
+@pytest.mark.parametrize(("n", "m"), [(300, 500), (5000, 70)])
+def test_the_witness_has_the_statistic_as_its_difference_of_means(n, m):
+    """MMD² = E f(X) − E f(Y) for f(z) = E k(z, X) − E k(z, Y), over the same points; sums have float32's 2⁻²³ of each term."""
+    g = np.random.default_rng(1)
+    x, y = g.normal(size=(n, 3)) * [5, 1, 1], g.normal([0, 1, 0], size=(m, 3))
+    for scale in ("none", "columns"):
+        found = rf.two_sample_test(x, y, slices=8, scale=scale, permutations=19)
+        for kernel in found.kernels:
+            spread = np.asarray(found.x.plan.settings.spreads or 1)
+            difference = kernel.witness(x / spread).values.mean() - kernel.witness(y / spread).values.mean()
+            size = 1 if kernel.width else found.kernels[0]._factors.sum() + 1000
+            assert difference == pytest.approx(kernel.statistic, abs=1e-3 * size)
+    assert found.witness(torch.from_numpy(x)).values.shape == (n,)
+
+
+@pytest.mark.filterwarnings("ignore::rieszflow.Notice")
+def test_witnesses_have_the_errors_of_their_samples():
+    """A twentieth of the true values, those of 40 times as many points, is beyond two standard errors, and not a third."""
+    outside = []
+    z = normal(50, 2, 9)
+    for k in range(20):
+        g = np.random.default_rng(k)
+        x, y = g.normal(size=(640, 2)), g.normal(size=(1280, 2)) * 1.5
+        found = rf.two_sample_test(x, y, slices=4, permutations=1, seed=k)
+        kernel = max((kernel for kernel in found.kernels if kernel.column is None and kernel.width), key=lambda k: k.width)
+        h = kernel.width**2
+        wanted = [s / (s + v) * np.exp(-(z**2).sum(1) / 2 / (s + v)) for s, v in ((h, 1.0), (h, 2.25))]
+        found = kernel.witness(z)
+        outside.append(np.abs(found.values - (wanted[0] - wanted[1])) > 2 * found.standard_errors + 3 / math.sqrt(2048))
+    assert np.mean(outside) < 0.2
+
+
+def test_unusual_points_are_tested():
+    g = np.random.default_rng(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert rf.two_sample_test(np.ones((50, 3)), np.ones((60, 3))).pvalue == 1
+        far = np.where(np.arange(100)[:, None] < 2, 1e30, g.normal(size=(100, 2)))
+        assert rf.two_sample_test(far, g.normal(size=(100, 2)), permutations=99).pvalue > 0.05
+        flags = lambda p: (g.random((4000, 3)) < p) * 1.0  # noqa: E731
+        assert rf.two_sample_test(flags(0.001), flags(0.02), slices=16).pvalue == 0.001
+        assert rf.two_sample_test(np.eye(5)[g.integers(0, 5, 200)], np.eye(5)[g.integers(0, 4, 200)]).pvalue == 0.001
+
+
+def test_bad_arguments_are_refused():
+    x = normal(50, 2, 0)
+    with pytest.raises(ValueError, match="`kernels` must be 'auto' or 'energy', got 'gauss'"):
+        rf.two_sample_test(x, x, kernels="gauss")
+    found = rf.two_sample_test(x, x + 1, permutations=19)
+    with pytest.raises(ValueError, match="`points` must have dimension d = 2, as the samples have, got d = 3"):
+        found.witness(np.zeros((5, 3)))
+    with pytest.raises(ValueError, match='`kernels` must be "auto" in a test that has a witness'):
+        rf.two_sample_test(x, x + 1, permutations=19, kernels="energy").witness(x)

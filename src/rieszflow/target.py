@@ -14,9 +14,9 @@ from rieszflow._infra import ranks, validate
 from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import BufferPool
-from rieszflow._types import Batches, Cloud, EngineName, Need, Pair, Points, PointSource, PointsT, Seed, Statistic
+from rieszflow._types import Cloud, EngineName, Need, Pair, Points, PointSource, PointsT, Seed, Statistic
 from rieszflow.constraints import ConstraintLike, as_constraint
-from rieszflow.data import stream
+from rieszflow.data import Stream, stream
 from rieszflow.directions import Directions, Kind
 from rieszflow.engines import CachedTarget, Problem, Result
 from rieszflow.errors import InputError
@@ -207,14 +207,14 @@ class Target:
         return seed, slices, record_step(Pair(Cloud(x), self._next_batch(), False).detached(), slices, bins, self.group)
 
     @property
-    def _source(self) -> Cloud | Batches:
+    def _source(self) -> Cloud | Stream:
         return Cloud(self.y, self.y_weights).detached() if self._stream is None else self._stream
 
     def _next_seed(self) -> int:
         """Draw the seed of the next slices, the same on all ranks."""
         generator = torch.default_generator if self.generator is None else self.generator
         seed = torch.randint(2**62, (), generator=generator, device=generator.device).item()
-        return ranks.broadcast_int(int(seed), self.group)
+        return ranks.broadcast(int(seed), self.group)
 
     def _sample(self, seed: int) -> Directions:
         generator = torch.Generator("cpu").manual_seed(seed)

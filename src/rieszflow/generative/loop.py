@@ -116,7 +116,7 @@ def _timed(state: State) -> Iterator[None]:
 def _save_if_due(context: Context, state: State) -> None:
     """Write a checkpoint at the end, or if the last one is `checkpoint_seconds` old, by the clock of the first rank."""
     due = state.stage > context.last or time.perf_counter() - state.saved > context.config.checkpoint_seconds
-    if ranks.broadcast_int(int(due), context.here.group):
+    if ranks.broadcast(int(due), context.here.group):
         _save(context, state)
 
 

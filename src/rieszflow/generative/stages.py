@@ -260,7 +260,7 @@ def write_recording(context: Context, state: State, phase: FlowPhase) -> None:
     ranks.wait(context.here.group)
     if context.config.validation:
         factor = next_factor(context.config, state.rows) if context.here.main else 0.0
-        state.step_factor = ranks.broadcast_float(factor, context.here.group)
+        state.step_factor = ranks.broadcast(factor, context.here.group)
 
 
 def end_at_best(context: Context, state: State) -> None:

@@ -63,8 +63,11 @@ class Backend(ABC):
         """Return factor·[2G − 1 − α(2F − 1)] for the counts f and g of F and G, valid until this thread's next call."""
 
 
-class _Cpu(Backend):
-    one_table = False  # True if all threads count into one table, on different slices
+class _Tiled(Backend):
+    """The backend of all directions on the CPU: a matrix product projects a tile of points, and threads share its slices."""
+
+    tile, shortest = 1 << 20, 512
+    one_table = True  # all threads count into one table, on different slices
 
     def count(
         self, grid: BinGrid, cloud: Cloud, *, tail_sums: bool = False, scale: float = 1.0, workspace: Workspace | None = None
@@ -100,11 +103,14 @@ class _Cpu(Backend):
         parallel_for(loops.cumulate, len(f), 1, f.numpy(), g.numpy(), alpha, factor, lines)
         return PiecewiseLinear(torch.from_numpy(lines))
 
-    @abstractmethod
-    def _count(self, grid: BinGrid, x: Tensor, *args: object) -> None: ...
+    def _count(self, grid: BinGrid, x: Tensor, *args: object) -> None:
+        for rows, tile in grid.tiles(x, self._size(grid)):
+            parallel_for(loops.tile_count, len(tile), 1, tile.numpy(), rows.start, *args)
 
-    @abstractmethod
-    def _look_up(self, out: Tensor, grid: BinGrid, x: Tensor, bins: object, w: object, *lines: object) -> None: ...
+    def _look_up(self, out: Tensor, grid: BinGrid, x: Tensor, bins: object, w: object, *lines: object) -> None:
+        for rows, tile in grid.tiles(x, self._size(grid)):
+            parallel_for(loops.tile_look_up, len(tile), 1, tile.numpy(), rows.start, bins, w, *lines)
+            out[rows] = grid.directions.adjoint(tile)
 
 
 def _bins_and_weights(grid: BinGrid, cloud: Cloud) -> tuple[tuple[object, ...], np.ndarray]:
@@ -112,8 +118,10 @@ def _bins_and_weights(grid: BinGrid, cloud: Cloud) -> tuple[tuple[object, ...], 
     return (grid.low.numpy(), grid.inverse.numpy(), grid.B), w
 
 
-class _Fused(_Cpu):
+class _Fused(_Tiled):
     """The backend of structured directions: a tile of points is projected and used while it is in the cache."""
+
+    one_table = False
 
     def _run(self, projector: Projector, x: Tensor, *args: object) -> None:
         directions = projector.directions
@@ -139,21 +147,6 @@ class _Fused(_Cpu):
 
     def _look_up(self, out: Tensor, grid: BinGrid, x: Tensor, bins: object, w: object, *lines: object) -> None:
         self._run(grid, x, None, bins, w, None, None, *lines, out.numpy())
-
-
-class _Tiled(_Cpu):
-    """The backend of all other directions: a matrix product projects a tile of points, and threads share its slices."""
-
-    tile, shortest, one_table = 1 << 20, 512, True
-
-    def _count(self, grid: BinGrid, x: Tensor, *args: object) -> None:
-        for rows, tile in grid.tiles(x, self._size(grid)):
-            parallel_for(loops.tile_count, len(tile), 1, tile.numpy(), rows.start, *args)
-
-    def _look_up(self, out: Tensor, grid: BinGrid, x: Tensor, bins: object, w: object, *lines: object) -> None:
-        for rows, tile in grid.tiles(x, self._size(grid)):
-            parallel_for(loops.tile_look_up, len(tile), 1, tile.numpy(), rows.start, bins, w, *lines)
-            out[rows] = grid.directions.adjoint(tile)
 
 
 class TorchBackend(Backend):

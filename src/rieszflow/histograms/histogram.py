@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ from rieszflow._infra.jit import parallel_for
 from rieszflow._infra.numerics import times_power_of_two
 from rieszflow._infra.ranks import Group, all_reduce_sum, total
 from rieszflow._infra.workspace import Workspace
-from rieszflow._types import Batches, Cloud
+from rieszflow._types import Cloud
 from rieszflow.histograms import loops
 from rieszflow.histograms.backends import select_backend
 from rieszflow.histograms.grid import BinGrid, PiecewiseLinear
@@ -85,7 +85,7 @@ class Histogram:
         return (left.sum() + right.sum()) / self.grid.directions.P
 
 
-def count_batches(grids: Sequence[BinGrid], batches: Batches, group: Group = None) -> list[Histogram]:
+def count_batches(grids: Sequence[BinGrid], batches: Iterable[Tensor], group: Group = None) -> list[Histogram]:
     """Count a cloud that comes in batches, on all parts of the slices in one pass."""
     n = 0
     sums = [torch.zeros(g.directions.P, g.B + 2 * TAIL, dtype=torch.float64, device=g.shift.device) for g in grids]

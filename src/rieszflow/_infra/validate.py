@@ -88,12 +88,11 @@ def _from_array(name: str, x: np.ndarray) -> Tensor:
         raise InputTypeError(f"{_quoted(name)} must be a plain numpy.ndarray, got {type(x).__name__}")
     if x.dtype.kind != "f" or x.dtype.itemsize not in (4, 8):
         raise InputTypeError(f"{_quoted(name)} must be an array of float32 or float64, got dtype {x.dtype}")
-    shape = x.shape
-    if x.dtype.byteorder not in "=|":
-        x = x.astype(x.dtype.newbyteorder("="))
+    shape, x = x.shape, np.asarray(x, dtype=x.dtype.newbyteorder("="))
+    x = np.array(x, order="C") if any(step < 0 for step in x.strides) else np.ascontiguousarray(x)  # torch has no such strides
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # read-only memory, such as a mapped file: we never write to points
-        return torch.from_numpy(np.ascontiguousarray(x).reshape(shape))  # torch has no negative strides
+        return torch.from_numpy(x.reshape(shape))
 
 
 def _is_finite(x: Tensor) -> bool:

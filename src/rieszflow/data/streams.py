@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import get_args
@@ -183,11 +182,7 @@ def _batch_points(batch: object, name: str) -> Tensor:
     points = as_points(_points_entry(batch, name), name)
     if points.ndim < 2:
         raise InputError(f"{name}: must have shape (m, d), got {tuple(points.shape)}, which can be one point or many")
-    if isinstance(points, Tensor):
-        return points
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about read-only memory, which is never written to
-        return torch.from_numpy(points.copy() if any(step < 0 for step in points.strides) else np.ascontiguousarray(points))
+    return validate.plain_tensor(name, points, "(m, d)")
 
 
 def _points_entry(batch: object, name: str) -> object:

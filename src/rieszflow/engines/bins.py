@@ -50,8 +50,8 @@ class Bins(Engine):
             both: Evaluator = CdfEvaluator(x, y, pair.unbiased) if cdf else FftEvaluator(x, y, pair.unbiased, kernel)
             total += Result(
                 both.value() / P if need.value else None,
-                both.gradient_x(pair.x, P) if need.x else None,
-                both.gradient_y(pair.y, P) if need.y else None,
+                both.gradient(pair.x, P) if need.x else None,
+                both.gradient(pair.y, P, by_y=True) if need.y else None,
             )
         return total
 
@@ -90,7 +90,7 @@ class CachedTarget:
         for y, outside in zip(self.histograms, self._outside, strict=True):
             mine = Histogram.from_points(y.grid, x, workspace=_X, group=self._group)
             stale = mine.outside() > outside + _DRIFT
-            total += Result(x=CdfEvaluator(mine, y, unbiased).gradient_x(x, self._slices), stale=stale)
+            total += Result(x=CdfEvaluator(mine, y, unbiased).gradient(x, self._slices), stale=stale)
         return total
 
     def state(self) -> dict[str, Tensor]:

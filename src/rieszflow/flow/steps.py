@@ -36,10 +36,10 @@ def default_step_sizes(
     if frozen is not None:
         y = frozen.project_out(y.clone())
     distances = [
-        _patch_distance(y, kind, P) if isinstance(kind, PatchSlices) else _mean_distance(y)
+        _patch_distance(y, kind, P) if isinstance(kind, PatchSlices) else torch.pdist(y).mean().item()
         for kind, P in zip(kinds, slices, strict=True)
     ]
-    if not all(distance > 0 for distance in distances):
+    if not all(distance > 0 for distance in distances):  # NaN for a single target
         raise InputError("`step_size` must be a number if all targets are equal, got None")
     return [_STEP * (1 - m) * distance / len(kinds) for m, distance in zip(momenta, distances, strict=True)]
 
@@ -54,10 +54,6 @@ def _patch_distance(y: Tensor, kind: PatchSlices, P: int) -> float:
     p = kind.sample(1024, y.shape[1], y, generator).project(y)
     distance = Riesz(1.0).basis_constant(kind.n) * (p - p.roll(1, dims=1)).abs().mean().item()
     return distance * min(kind.n_patches, P / kind.n)
-
-
-def _mean_distance(y: Tensor) -> float:
-    return torch.pdist(y).mean().item() if len(y) > 1 else 0.0
 
 
 def geometric_schedule(first: float, last: float, steps: int) -> Callable[[int], float]:

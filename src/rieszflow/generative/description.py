@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from rieszflow._infra.files import MARK, Json, read_text
 from rieszflow._infra.messages import short_repr
-from rieszflow.errors import ConfigError, FileError, RunError
+from rieszflow.errors import ConfigError, RunError
 from rieszflow.generative.config import Config
 from rieszflow.generative.schema import YAML_BYTES, StrictModel, dump_yaml, parse_yaml
 
@@ -26,10 +26,9 @@ def write_description(run: str, data: Json, config: Config) -> str:
 
 def read_description(file: Path) -> tuple[str, Json, Config]:
     """Read the id, the data and the settings of a config.yaml; raise RunError for what rieszflow does not write."""
+    text = read_text(file, YAML_BYTES)
     try:
-        content = parse_yaml(read_text(file, YAML_BYTES))
-    except FileError:
-        raise
+        content = parse_yaml(text)
     except ValueError as error:
         raise RunError(f"{file}: not readable YAML ({error})") from None
     if not isinstance(content, dict) or content.get("format") != MARK:

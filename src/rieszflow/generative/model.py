@@ -31,7 +31,7 @@ from rieszflow.generative.loop import train
 from rieszflow.generative.networks import build, check_memory, displace
 from rieszflow.generative.processes import processes, report_rank_errors
 from rieszflow.generative.run import Run
-from rieszflow.generative.run_copies import Temporary, read_files, save_copy, write_files
+from rieszflow.generative.run_copies import Temporary, all_files, copy_files, new_folder, read_files, write_files
 from rieszflow.generative.state import DrawCallback, checked_levels
 from rieszflow.generative.training_data import check_same, dataset, describe, load_data
 
@@ -272,7 +272,10 @@ class GenerativeFlow(OnHub):
         """
         if self.run is None:
             raise RunError("nothing to save: call fit first")
-        save_copy(self.run, Path(path), overwrite)
+        path, own = Path(path), self.run.path
+        if not (overwrite and path.exists() and path.resolve() == own.resolve()):
+            with new_folder(path, overwrite) as temporary:
+                copy_files(self.run, all_files(own), temporary)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, network: nn.Module | None = None) -> GenerativeFlow:

@@ -24,7 +24,7 @@ class Temporary:
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
-def _all_files(folder: Path) -> Iterator[Path]:
+def all_files(folder: Path) -> Iterator[Path]:
     """Yield every path in a folder that is neither hidden nor a folder itself."""
     for entry in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in entry.relative_to(folder).parts)
@@ -44,7 +44,7 @@ def copy_files(run: Run, files: Iterable[Path], to: Path) -> None:
 def read_files(run: Run) -> dict[str, bytes]:
     """Return the contents of the files of a run, by their paths in its folder."""
     found = {}
-    for file in _all_files(run.path):
+    for file in all_files(run.path):
         with open_regular(file) as opened:
             found[file.relative_to(run.path).as_posix()] = opened.read()
     return found
@@ -55,14 +55,6 @@ def write_files(files: dict[str, bytes], to: Path) -> None:
     for name, content in files.items():
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         (to / name).write_bytes(content)
-
-
-def save_copy(run: Run, path: Path, overwrite: bool) -> None:
-    """Copy a run to a folder. See `GenerativeFlow.save`."""
-    if overwrite and path.exists() and path.resolve() == run.path.resolve():
-        return
-    with new_folder(path, overwrite) as temporary:
-        copy_files(run, _all_files(run.path), temporary)
 
 
 @contextmanager

@@ -33,26 +33,14 @@ def blank_state(context: Context, stage: int, step: int, fitting: bool, factor: 
     data, device = level_data(context, stage), context.here.device
     data_rng, slice_rng = torch.Generator(), torch.Generator(device).manual_seed(context.config.seed + 1)
     data_rng.set_state(context.random_state)
-    empty = data.targets.new_empty(0, data.targets.shape[1])
-    return State(
-        stage=stage,
-        phase=new_fit(context, data, stage, step, data_rng)
-        if fitting
-        else new_flow(context, data, stage, step, slice_rng, factor),
-        step=step,
-        data=data,
-        data_rng=data_rng,
-        slice_rng=slice_rng,
-        # Small gradients would vanish in fp16; in other precisions the scaler does nothing.
-        scaler=torch.amp.GradScaler(device.type, enabled=_autocast_dtype(context) is torch.float16),
-        x=empty,
-        x_old=empty,
-        velocities=[None] * len(data.step_sizes),
-        fresh=empty,
-        fresh_velocities=[None] * len(data.step_sizes),
-        path=empty,
-        step_factor=factor,
-    )
+    phase: FlowPhase | FitPhase
+    if fitting:
+        phase = new_fit(context, data, stage, step, data_rng)
+    else:
+        phase = new_flow(context, data, stage, step, slice_rng, factor)
+    # Small gradients would vanish in fp16; in other precisions the scaler does nothing.
+    scaler = torch.amp.GradScaler(device.type, enabled=_autocast_dtype(context) is torch.float16)
+    return State(stage, phase, step, data, data_rng, slice_rng, scaler, step_factor=factor)
 
 
 def first_state(context: Context) -> State:
@@ -110,8 +98,7 @@ def _next_level(context: Context, state: State) -> None:
     state.fresh = upsample(state.fresh, small, level.shape, level.sample_noise_std, state.data_rng, upsampling, leading)
     state.path = upsample(state.path, small, level.shape, 0.0, None, leading=leading)  # unchanged, in larger pixels
     state.data = data
-    state.velocities = [None] * len(data.step_sizes)
-    state.fresh_velocities = [None] * len(data.step_sizes)
+    state.rest()
 
 
 def new_flow(

@@ -222,18 +222,25 @@ class State:
     data_rng: torch.Generator  # draws all random numbers that do not depend on the device
     slice_rng: torch.Generator  # draws slices, on the device
     scaler: torch.amp.GradScaler
-    x: Tensor  # (n, d), this process's particles
-    x_old: Tensor  # (n, d), particles before this stage's flow; empty in a recording
-    velocities: list[Tensor | None]  # v for each kind of slices, (n, d); None before its first step
-    fresh: Tensor  # (n, d), samples from latents that were never particles, after the last stage
-    fresh_velocities: list[Tensor | None]  # in a recording; None before the level's first step
-    path: Tensor  # (stages, n, d), some of the fresh samples after every stage
+    x: Tensor = field(init=False)  # (n, d), this process's particles
+    x_old: Tensor = field(init=False)  # (n, d), particles before this stage's flow; empty in a recording
+    velocities: list[Tensor | None] = field(init=False)  # v for each kind of slices, (n, d); None before its first step
+    fresh: Tensor = field(init=False)  # (n, d), samples from latents that were never particles, after the last stage
+    fresh_velocities: list[Tensor | None] = field(init=False)  # in a recording; None before the level's first step
+    path: Tensor = field(init=False)  # (stages, n, d), some of the fresh samples after every stage
     step_factor: float | None = None  # of τ, chosen by validation data, which end the training with 0; None without them
     init_weights: Tensors = field(default_factory=dict)  # of each level's first network, if it is the user's own
     saved: float = field(default_factory=time.perf_counter)  # when the last checkpoint was written
     # Time spent in flows, in fits, and after them on metrics, pictures and checkpoints.
     seconds: dict[str, float] = field(default_factory=lambda: {"flow": 0.0, "fit": 0.0, "finish": 0.0})
     rows: list[StageMetrics] = field(default_factory=list)  # of metrics.jsonl
+
+    def __post_init__(self) -> None:
+        self.rest()
+
+    def rest(self) -> None:
+        """Set all velocities to zero."""
+        self.velocities, self.fresh_velocities = ([None] * len(self.data.step_sizes) for _ in range(2))
 
     def header(self) -> Json:
         """Return the JSON-able part of a checkpoint."""

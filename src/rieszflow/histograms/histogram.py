@@ -120,15 +120,9 @@ class Evaluator(ABC):
     def derivative(self, own: Histogram, other: Histogram, factor: float, weighted: bool) -> PiecewiseLinear:
         """Return `factor` times the derivative by a point of the cloud `own`, over its weight if points are `weighted`."""
 
-    def gradient_x(self, x: Cloud, P: int) -> Tensor:
-        """Return the contribution of this part to the gradient by the points of x, on P slices in all."""
-        return self._gradient(x, self.x, self.y, P)
-
-    def gradient_y(self, y: Cloud, P: int) -> Tensor:
-        """Return the contribution to the gradient by the points of y."""
-        return self._gradient(y, self.y, self.x, P)
-
-    def _gradient(self, cloud: Cloud, own: Histogram, other: Histogram, P: int) -> Tensor:
+    def gradient(self, cloud: Cloud, P: int, *, by_y: bool = False) -> Tensor:
+        """Return the contribution of this part to the gradient by the points of x, or of y, on P slices in all."""
+        own, other = (self.y, self.x) if by_y else (self.x, self.y)
         weighted = cloud.weights is not None
         each = 1.0 if weighted else own.self_weight  # without weights both Σw² and a point's own weight are 1/N
         lines = self.derivative(own, other, each / P, weighted)

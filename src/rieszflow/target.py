@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from rieszflow import directions, engines
 from rieszflow._infra import ranks, validate
+from rieszflow._infra.files import below
 from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import BufferPool
@@ -24,15 +24,6 @@ from rieszflow.histograms import StepTables, record_step
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 
 __all__ = ["Target"]
-
-
-@dataclass
-class _CachedSlices:
-    """A set of slices that serves several calls: its seed, the calls so far, and the target's histograms."""
-
-    seed: int
-    uses: int
-    target: CachedTarget
 
 
 class Target:
@@ -122,7 +113,7 @@ class Target:
                     "`target_batch_size` must be None unless refresh_every=1, there are no weights and y is a tensor (M, d)"
                 )
         self.target_batch_size = target_batch_size
-        self._calls, self._cached = 0, list[_CachedSlices]()
+        self._calls, self._cached = 0, list[CachedTarget]()
         self.memory = BufferPool()
 
     @isolated_numerics
@@ -170,10 +161,9 @@ class Target:
             slices = self._cached[turn]
         else:
             seed = self._next_seed()
-            target = CachedTarget.for_points(x.points, self._source, self._sample(seed), self._problem)
-            slices = _CachedSlices(seed, 0, target)
-        result = slices.target.evaluate(x, unbiased)
-        slices.uses += 1
+            slices = CachedTarget.for_points(x.points, self._source, self._sample(seed), self._problem)
+            slices.seed = seed
+        result = slices.evaluate(x, unbiased)
         self._cached[turn : turn + 1] = [] if result.stale else [slices]
         self._calls += 1
         return result
@@ -225,7 +215,7 @@ class Target:
         state = {"calls": _as_tensor(self._calls), "entries": _as_tensor(len(self._cached))}
         for k, cached in enumerate(self._cached):
             state[f"{k}.seed"], state[f"{k}.uses"] = _as_tensor(cached.seed), _as_tensor(cached.uses)
-            state |= {f"{k}.{name}": v for name, v in cached.target.state().items()}
+            state |= {f"{k}.{name}": v for name, v in cached.state().items()}
         return state
 
     @isolated_numerics
@@ -235,10 +225,10 @@ class Target:
         for k in range(int(state["entries"])):
             if not self._can_cache:
                 raise KeyError("entries")
-            prefix, seed = f"{k}.", int(state[f"{k}.seed"])
-            own = {key.removeprefix(prefix): v.to(self.y.device) for key, v in state.items() if key.startswith(prefix)}
+            own, seed = {name: v.to(self.y.device) for name, v in below(k, state).items()}, int(state[f"{k}.seed"])
             target = CachedTarget.from_state(own, self._source, self._sample(seed), self.group)
-            cached.append(_CachedSlices(seed, int(own["uses"]), target))
+            target.seed, target.uses = seed, int(own["uses"])
+            cached.append(target)
         self._calls, self._cached = int(state["calls"]), cached
 
 

@@ -261,7 +261,6 @@ def _pooled_spreads(clouds: Sequence[Stream]) -> np.ndarray:
 
 
 def _notice_unequal(name: str, rows: np.ndarray, n: int) -> None:
-    """Give a notice if the spreads of the columns of a sample of n points are very unequal."""
     varying = np.flatnonzero(np.ptp(rows, axis=0) > 0)
     if len(varying) < 2 or n < _FEWEST:
         return

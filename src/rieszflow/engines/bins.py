@@ -57,7 +57,13 @@ class Bins(Engine):
 
 
 class CachedTarget:
-    """The histograms of a target on all parts of the slices, so that a call costs nothing for the target."""
+    """The histograms of a target on all parts of the slices, so that a call costs nothing for the target.
+
+    The owner knows and sets the `seed` of the slices; `uses` is the number of calls so far.
+    """
+
+    seed: int
+    uses = 0
 
     def __init__(self, grids: Sequence[BinGrid], y: Cloud | Stream, group: Group) -> None:
         self._group = group
@@ -91,6 +97,7 @@ class CachedTarget:
             mine = Histogram.from_points(y.grid, x, workspace=_X, group=self._group)
             stale = mine.outside() > outside + _DRIFT
             total += Result(x=CdfEvaluator(mine, y, unbiased).gradient(x, self._slices), stale=stale)
+        self.uses += 1
         return total
 
     def state(self) -> dict[str, Tensor]:

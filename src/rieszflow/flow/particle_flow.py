@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra import ranks, validate
+from rieszflow._infra.files import below
 from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import BufferPool
@@ -169,8 +170,7 @@ class ParticleFlow:
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Restore what `state` returned. Raises KeyError for a state of other slices."""
         for k, target in enumerate(self.targets):
-            prefix = f"{k}."
-            target.load_state({name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)})
+            target.load_state(below(k, state))
 
     def recorded(self) -> RecordedFlow:
         """Return the recording of all steps so far, or raise InputError if the flow was made without `record`."""

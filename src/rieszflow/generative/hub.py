@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 
+from rieszflow._infra.files import as_file_error
 from rieszflow._infra.messages import one_line, printable
 from rieszflow.errors import InputTypeError, RunError
 from rieszflow.generative.run import Run
@@ -210,11 +211,9 @@ def _scores(run: Run) -> str:
     found = run.evaluation()
     if found is None:
         return "It was not evaluated.\n"
-    try:
+    with as_file_error(f"{run.path / 'evaluation.json'}: damaged: it does not contain scores"):
         text = f"{int(found['samples'])} samples against {int(found['held_out'])} held-out data:\n\n"
         text += "| score | samples | training data |\n|---|---|---|\n"
         for name, score in found["scores"].items():
             text += f"| {_markdown(name.replace('_', ' '))} | {score['generated']:.4g} | {score['training_data']:.4g} |\n"
         return f"{text}\nFeatures: {_markdown(found['feature_space'])}.\n"
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"{run.path / 'evaluation.json'}: damaged: it does not contain scores ({one_line(error)})") from None

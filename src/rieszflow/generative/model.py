@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from rieszflow import data
 from rieszflow._infra import ranks, validate
-from rieszflow._infra.files import Json, out_of_memory
-from rieszflow._infra.messages import notice, one_line
+from rieszflow._infra.files import Json, as_file_error
+from rieszflow._infra.messages import notice
 from rieszflow._infra.numerics import torch_defaults
 from rieszflow._types import Points, Progress, ProgressCallback, Seed
 from rieszflow.constraints import Constraint, Pool
@@ -245,12 +245,9 @@ class GenerativeFlow(OnHub):
                 continue
             phi = build(level.config, shape, self.network, known).to(device)
             for stage in stages:
-                try:
-                    phi.load_state_dict(self.run.load_network(stage))
-                except RuntimeError as error:
-                    if out_of_memory(error):
-                        raise
-                    raise RunError(f"{self.run.network_file(stage)}: does not fit the network ({one_line(error)})") from None
+                weights = self.run.load_network(stage)
+                with as_file_error(f"{self.run.network_file(stage)}: does not fit the network"):
+                    phi.load_state_dict(weights)
                 x = displace(phi, x, level.config.clip, batch_size)
         if not x.isfinite().all():
             raise RunError(f"{self.run.path}: samples must be finite, got NaN or infinity from its networks or recording")
@@ -300,10 +297,10 @@ class GenerativeFlow(OnHub):
 def _segments(run: Run, level: Level, stages: Iterator[int]) -> Iterator[Segment]:
     plan = level.plan()
     for stage in stages:
-        try:
-            yield Segment.from_tensors(plan, run.load_network(stage))
-        except (KeyError, ValueError, TypeError, IndexError) as error:
-            raise RunError(f"{run.network_file(stage)}: does not fit the run ({one_line(error)})") from None
+        tensors = run.load_network(stage)
+        with as_file_error(f"{run.network_file(stage)}: does not fit the run"):
+            segment = Segment.from_tensors(plan, tensors)
+        yield segment
 
 
 def _counted(stages: range, last: int, progress: ProgressCallback | None) -> Iterator[int]:

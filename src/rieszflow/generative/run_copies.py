@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rieszflow._infra.files import aside, copy_within, open_regular
+from rieszflow._infra.files import aside, open_regular
 from rieszflow._infra.messages import one_line
 from rieszflow.errors import RunError, WriteError
 from rieszflow.generative.run import Run
@@ -38,7 +38,12 @@ def copy_files(run: Run, files: Iterable[Path], to: Path) -> None:
     if run.path.parent.name == "snapshots":  # the Hugging Face Hub's cache, which links to files in blobs
         roots.append(run.path.parent.parent / "blobs")
     for file in files:
-        copy_within(roots, file, to / file.relative_to(run.path))
+        real, copy = file.resolve(), to / file.relative_to(run.path)
+        if not any(real.is_relative_to(root.resolve()) for root in roots):
+            raise RunError(f"{file}: must be a file inside of {run.path}, got a link that leads out of it; remove the link")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with open_regular(real) as source, open(copy, "xb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
 
 
 def read_files(run: Run) -> dict[str, bytes]:

@@ -290,6 +290,6 @@ def _pictures(context: Context, state: State, particles: Tensor) -> Pictures:
     shown = (condition.data(t).cpu() for t in (particles, state.fresh, state.path))
     particles, samples, path = (upsample(t, state.data.level.shape, context.run.shape, 0.0, None) for t in shown)
     values = None if context.conditions is None else context.conditions[context.config.particles :]
-    if condition.kind == "observed" and condition.constraint is not None and values is not None:
+    if context.config.conditions_on_image and condition.constraint is not None and values is not None:
         known = condition.constraint.project(values)
-    return Pictures(particles, samples, path, state.rows, values if condition.kind == "class" else None, known)
+    return Pictures(particles, samples, path, state.rows, values if context.config.condition == "class" else None, known)

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from rieszflow import histograms
 from rieszflow._infra import ranks, validate
-from rieszflow._infra.files import Format, Json, load_tensors, out_of_memory, save_tensors
-from rieszflow._infra.messages import one_line
+from rieszflow._infra.files import Format, Json, as_file_error, load_tensors, save_tensors
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud, Points, Progress, ProgressCallback
 from rieszflow.data import Stream, as_points
-from rieszflow.errors import FileError, InputError
+from rieszflow.errors import InputError
 from rieszflow.sketch.plan import Plan, SliceSettings
 
 SKETCH = Format("sketch", 5)
@@ -222,12 +221,8 @@ def write(path: Path, counts: Counts) -> None:
 def read(path: Path) -> Counts:
     """Read a file of `write`; raise FileError if it is missing, damaged, foreign, or of another version."""
     tensors, meta = load_tensors(path, SKETCH)
-    try:
+    with as_file_error(f"{path}: damaged: its parts do not fit together"):
         return _read_counts(_read_plan(tensors, meta), tensors, meta)
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
-        if out_of_memory(error):
-            raise
-        raise FileError(f"{path}: damaged: its parts do not fit together ({one_line(error)})") from None
 
 
 def _check(ok: object, problem: str) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rieszflow import directions, engines
 from rieszflow._infra import ranks, validate
-from rieszflow._infra.files import below
+from rieszflow._infra.files import below, prefixed
 from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import BufferPool
@@ -207,16 +207,15 @@ class Target:
         return ranks.broadcast(int(seed), self.group)
 
     def _sample(self, seed: int) -> Directions:
-        generator = torch.Generator("cpu").manual_seed(seed)
-        return directions.sample(self.directions, self.slices, self.y.shape[-1], self.y, generator)
+        return directions.sample(self.directions, self.slices, self.y.shape[-1], self.y, seed)
 
     def state(self) -> dict[str, Tensor]:
         """Return the state from which `load_state` continues with the same slices and bins: a few numbers a slice."""
-        state = {"calls": _as_tensor(self._calls), "entries": _as_tensor(len(self._cached))}
+        state, numbers = dict[str, Tensor](), {"calls": self._calls, "entries": len(self._cached)}
         for k, cached in enumerate(self._cached):
-            state[f"{k}.seed"], state[f"{k}.uses"] = _as_tensor(cached.seed), _as_tensor(cached.uses)
-            state |= {f"{k}.{name}": v for name, v in cached.state().items()}
-        return state
+            state |= prefixed(k, cached.state())
+            numbers |= {f"{k}.seed": cached.seed, f"{k}.uses": cached.uses}
+        return state | {name: torch.tensor(number, dtype=torch.int64, device="cpu") for name, number in numbers.items()}
 
     @isolated_numerics
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -230,7 +229,3 @@ class Target:
             target.seed, target.uses = seed, int(own["uses"])
             cached.append(target)
         self._calls, self._cached = int(state["calls"]), cached
-
-
-def _as_tensor(number: int) -> Tensor:
-    return torch.tensor(number, dtype=torch.int64, device="cpu")

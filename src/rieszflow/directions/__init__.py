@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rieszflow._infra import validate
 from rieszflow._infra.numerics import isolated_numerics
-from rieszflow._types import DirectionsName
+from rieszflow._types import DirectionsName, Seed
 from rieszflow.directions.base import DenseDirections, Directions, Sampler, independent, orthogonal, sobol
 from rieszflow.directions.hadamard import HadamardDirections, hadamard
 from rieszflow.directions.patches import PatchDirections, PatchSlices
@@ -29,7 +29,7 @@ _SIGNS = 2  # numbers per structured direction
 
 
 @isolated_numerics
-def sample(kind: Kind, P: int, d: int, like: Tensor, generator: torch.Generator | None = None) -> Directions:
+def sample(kind: Kind, P: int, d: int, like: Tensor, seed: Seed = None) -> Directions:
     """Draw P directions in R^d, or check those given as a tensor, which sets P.
 
     Args:
@@ -37,19 +37,19 @@ def sample(kind: Kind, P: int, d: int, like: Tensor, generator: torch.Generator 
         P: Number of directions, at least 1.
         d: Dimension of the points.
         like: Tensor whose dtype and device the directions get.
-        generator: Source of random numbers; None for torch's default generator of the CPU.
+        seed: A seed, a generator, or None for torch's default generator of the CPU.
 
     Raises:
         InputError: An unknown name, rows that are not unit vectors in R^d, or more directions than fit into memory.
         InputTypeError: A tensor of a wrong dtype or layout.
     """
+    generator = validate.generator(seed) or torch.default_generator
     if isinstance(kind, Tensor):
         return _from_tensor(kind, d, like)
     if isinstance(kind, str) and kind == "auto":
         kind = "orthogonal" if d <= _MAX_HAAR_DIM else "hadamard"
     structured = isinstance(kind, PatchSlices) or (isinstance(kind, str) and kind == "hadamard")
     validate.fits_memory("slices", P, like.element_size() * (_SIGNS if structured else d))
-    generator = torch.default_generator if generator is None else generator
     if isinstance(kind, PatchSlices):
         return kind.sample(P, d, like, generator)
     if not isinstance(kind, str) or kind not in KINDS:

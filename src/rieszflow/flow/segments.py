@@ -59,8 +59,7 @@ class Plan:
 
     def draw(self, kind: int, seed: int, like: Tensor) -> directions.Directions:
         """Draw the slices of a step, with a generator on the CPU so that a recording replays equally on every device."""
-        generator = torch.Generator("cpu").manual_seed(seed)
-        return directions.sample(self.kinds[kind], self.slices[kind], self.d, like, generator)
+        return directions.sample(self.kinds[kind], self.slices[kind], self.d, like, seed)
 
 
 _RENAMED_FIELDS = {"scale": "stretch", "one": "single_patch"}  # of `PatchSlices`, in recordings of older versions

@@ -31,7 +31,7 @@ from rieszflow.generative.loop import train
 from rieszflow.generative.networks import build, check_memory, displace
 from rieszflow.generative.processes import processes, report_rank_errors
 from rieszflow.generative.run import Run
-from rieszflow.generative.run_copies import Temporary, all_files, copy_files, new_folder, read_files, write_files
+from rieszflow.generative.run_copies import Temporary, all_files, copy_files, new_folder, read_files
 from rieszflow.generative.state import DrawCallback, checked_levels
 from rieszflow.generative.training_data import check_same, dataset, describe, load_data
 
@@ -90,7 +90,10 @@ class GenerativeFlow(OnHub):
         vars(self).update(state)
         if isinstance(state["run"], dict):
             self._temporary = Temporary()
-            write_files(state["run"], self._temporary.path)
+            for name, content in state["run"].items():
+                file = self._temporary.path / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content)
             self.run = Run.open(self._temporary.path)
 
     @torch_defaults

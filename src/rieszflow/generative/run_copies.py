@@ -55,13 +55,6 @@ def read_files(run: Run) -> dict[str, bytes]:
     return found
 
 
-def write_files(files: dict[str, bytes], to: Path) -> None:
-    """Write what `read_files` returned."""
-    for name, content in files.items():
-        (to / name).parent.mkdir(parents=True, exist_ok=True)
-        (to / name).write_bytes(content)
-
-
 @contextmanager
 def new_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary folder to fill, which then replaces `path`, an empty or absent folder or, with `overwrite`, a run."""

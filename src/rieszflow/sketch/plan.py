@@ -112,8 +112,7 @@ class SliceSettings:
 
     def draw(self, like: Tensor) -> Directions:
         """Draw the random slices."""
-        generator = torch.Generator().manual_seed(self.seed)
-        return directions.sample(self.directions, self.slices, self.d, like.float(), generator)
+        return directions.sample(self.directions, self.slices, self.d, like.float(), self.seed)
 
     def all_directions(self, like: Tensor) -> list[Directions]:
         """Return the random slices and, if they are counted, the columns."""

@@ -187,9 +187,8 @@ class SlicedMMDLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_kernel(kernel)
-        names = ("auto", *KINDS)
-        if not isinstance(directions, PatchSlices) and directions not in names:
-            raise InputError(f"`directions` must be one of {', '.join(map(repr, names))} or PatchSlices, got {directions!r}")
+        if not isinstance(directions, PatchSlices):
+            validate.choice("directions", directions, ("auto", *KINDS), " or PatchSlices")
         dummy = torch.empty(1, 1, dtype=torch.float32, device="cpu")
         engines.choose(engine, Problem(kernel, Need(True, True, True)), dummy, dummy)
         slices = slices if slices == "auto" else validate.positive_int("slices", slices)

@@ -10,7 +10,7 @@ import math
 import numbers
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias, TypeGuard, cast
 
 import numpy as np
@@ -159,6 +159,13 @@ def statistic(name: object, *clouds: tuple[str, Tensor, Tensor | None]) -> Stati
             if x.shape[-2] < 2 or (w is not None and ((w.detach() > 0).sum(-1) < 2).any()):
                 raise InputError(f'`{cloud}` must have at least two points of positive weight for statistic="U", got fewer')
     return cast("Statistic", name)
+
+
+def choice(name: str, value: object, choices: Sequence[str], others: str = "") -> str:
+    """Return a value that is one of the choices; `others` describes values that are no strings, for the message."""
+    if not isinstance(value, str) or value not in choices:
+        raise InputError(f"`{name}` must be one of {', '.join(map(repr, choices))}{others}, got {value!r}")
+    return value
 
 
 def positive_int(name: str, value: object) -> int:

@@ -207,19 +207,13 @@ def _points_entry(batch: object, name: str) -> object:
     return batch[0]
 
 
-def check_scale(scale: object) -> None:
-    """Raise InputError unless `scale` is one of the names in `ScaleName`."""
-    if not isinstance(scale, str) or scale not in get_args(ScaleName):
-        raise InputError(f"`scale` must be one of {', '.join(map(repr, get_args(ScaleName)))}, got {scale!r}")
-
-
 def choose_spreads(scale: ScaleName, clouds: Sequence[Stream]) -> tuple[float, ...] | None:
     """Return the spreads to divide the columns of all clouds by, or None for raw units.
 
     "auto" scales named columns, and gives a notice for arrays whose spreads differ more than tenfold. The spreads are those of
     the pooled points, so that a permutation test on scaled points stays exact.
     """
-    check_scale(scale)
+    validate.choice("scale", scale, get_args(ScaleName))
     if other := next((cloud for cloud in clouds if cloud.d != clouds[0].d), None):
         raise InputError(f"{other.name}: must have points of dimension {clouds[0].d}, as {clouds[0].name} has, got {other.d}")
     named = any(cloud.names is not None and not cloud.common_unit for cloud in clouds)

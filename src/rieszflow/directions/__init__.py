@@ -52,10 +52,8 @@ def sample(kind: Kind, P: int, d: int, like: Tensor, seed: Seed = None) -> Direc
     validate.fits_memory("slices", P, like.element_size() * (_SIGNS if structured else d))
     if isinstance(kind, PatchSlices):
         return kind.sample(P, d, like, generator)
-    if not isinstance(kind, str) or kind not in KINDS:
-        names = ", ".join(repr(name) for name in ("auto", *KINDS))
-        raise InputError(f"`directions` must be one of {names}, PatchSlices or a tensor (P, d) of unit rows, got {kind!r}")
-    return KINDS[kind](P, d, like, generator)
+    others = ", PatchSlices or a tensor (P, d) of unit rows"
+    return KINDS[validate.choice("directions", kind, ("auto", *KINDS), others)](P, d, like, generator)
 
 
 def _from_tensor(xi: Tensor, d: int, like: Tensor) -> DenseDirections:

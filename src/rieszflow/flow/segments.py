@@ -14,7 +14,7 @@ from torch import Tensor
 from rieszflow import directions
 from rieszflow._infra.files import Json
 from rieszflow._infra.numerics import isolated_numerics
-from rieszflow._infra.validate import positive_int
+from rieszflow._infra.validate import choice, positive_int
 from rieszflow._infra.workspace import BufferPool
 from rieszflow.constraints import Constraint, FixedPrefix, as_constraint
 from rieszflow.directions import Kind, PatchSlices
@@ -72,10 +72,7 @@ def _kind(content: object, d: int) -> Kind:
         if patches.d != d:
             raise ValueError(f"slices of images {patches.shape} for points with d = {d}")
         return patches
-    for name in ("auto", *directions.KINDS):
-        if content == name:
-            return cast(Kind, name)
-    raise ValueError(f"unknown kind of slices {str(content)[:40]!r}")
+    return cast(Kind, choice("kinds", content, ("auto", *directions.KINDS)))
 
 
 @dataclass(frozen=True)

@@ -78,12 +78,7 @@ except OSError:
 # An identifier of the machine and the container, in which process numbers are unique.
 _HERE = hashlib.blake2b(f"{platform.node()} {_space}".encode(), digest_size=4).hexdigest()
 _count = itertools.count()  # two threads may write to one path
-_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-\d+\.tmp(\.[^.]*)?", re.DOTALL)
-
-
-def is_temporary(name: str) -> bool:
-    """Return True for the name of a temporary file of `aside`."""
-    return _TEMPORARY.fullmatch(name) is not None
+TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-\d+\.tmp(\.[^.]*)?", re.DOTALL)  # the names of `aside`
 
 
 def remove_leftovers(folder: Path, start: str = ".", end: str = "") -> None:
@@ -95,7 +90,7 @@ def remove_leftovers(folder: Path, start: str = ".", end: str = "") -> None:
 
 
 def _left_over(name: str) -> bool:
-    found = _TEMPORARY.fullmatch(name)
+    found = TEMPORARY.fullmatch(name)
     if found is None or found[1] != _HERE or os.name != "posix":  # on other systems, signal 0 is no query
         return False
     with contextlib.suppress(OSError, OverflowError):  # a process of another user exists

@@ -240,7 +240,8 @@ class State:
 
     def rest(self) -> None:
         """Set all velocities to zero."""
-        self.velocities, self.fresh_velocities = ([None] * len(self.data.step_sizes) for _ in range(2))
+        self.velocities = [None] * len(self.data.step_sizes)
+        self.fresh_velocities = [None] * len(self.data.step_sizes)
 
     def header(self) -> Json:
         """Return the JSON-able part of a checkpoint."""

@@ -211,7 +211,7 @@ def write(path: Path, counts: Counts) -> None:
         tensors["spreads"] = torch.tensor(settings.spreads, dtype=torch.float64)
     meta = {
         "d": settings.d, "slices": settings.slices, "directions": settings.directions, "seed": settings.seed,
-        "names": None if settings.names is None else list(settings.names),
+        "names": settings.names,
         "n": counts.n, "weight": counts.weight, "squares": counts.squares, "weighted": counts.weighted,
         "sample": reservoir.size, "seen": reservoir.seen,
     }  # fmt: skip

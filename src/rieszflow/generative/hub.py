@@ -279,9 +279,7 @@ def new_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
             if there:
                 _replace(path, temporary)
                 return
-            if path.exists():
-                path.rmdir()
-            os.replace(temporary, path)
+            os.replace(temporary, path)  # an empty folder may be there
     except OSError as error:
         reason = error.strerror or one_line(error)
         raise WriteError(f"{path}: cannot be written ({reason}); what was there before is untouched") from error

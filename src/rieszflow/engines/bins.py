@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from rieszflow import histograms
+from rieszflow._infra.files import below, prefixed
 from rieszflow._infra.messages import notice
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud, Pair
 from rieszflow.directions import Directions
 from rieszflow.engines.base import Engine, Problem, Result
-from rieszflow.histograms import BINS, GRID_TENSORS, BinGrid, CdfEvaluator, Evaluator, FftEvaluator, Histogram
+from rieszflow.histograms import BINS, BinGrid, CdfEvaluator, Evaluator, FftEvaluator, Histogram
 from rieszflow.kernels import Riesz
 
 if TYPE_CHECKING:
@@ -84,10 +85,7 @@ class CachedTarget:
     @classmethod
     def from_state(cls, state: dict[str, Tensor], y: Cloud | Stream, directions: Directions, group: Group) -> CachedTarget:
         """Rebuild the cache of this `state` from the same target and slices. Raises KeyError if the state does not fit."""
-        grids = [
-            BinGrid.from_tensors(part, {name: state[f"{k}.{name}"] for name in GRID_TENSORS})
-            for k, part in enumerate(histograms.split_directions(directions))
-        ]
+        grids = [BinGrid.from_tensors(part, below(k, state)) for k, part in enumerate(histograms.split_directions(directions))]
         return cls(grids, y, group)
 
     def evaluate(self, x: Cloud, unbiased: bool) -> Result:
@@ -102,4 +100,4 @@ class CachedTarget:
 
     def state(self) -> dict[str, Tensor]:
         """Return what `from_state` needs in addition to the target and the slices."""
-        return {f"{k}.{name}": v for k, y in enumerate(self.histograms) for name, v in y.grid.to_tensors().items()}
+        return {name: t for k, y in enumerate(self.histograms) for name, t in prefixed(k, y.grid.to_tensors()).items()}

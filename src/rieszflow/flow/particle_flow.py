@@ -130,8 +130,7 @@ class ParticleFlow:
         if not all(0 <= m < 1 for m in self.momenta):
             raise InputError(f"`momentum` must be in [0, 1), got {momentum!r}")
         self.bounds = None if bounds is None else _interval(bounds)
-        if combine not in ("alternate", "sum"):
-            raise InputError(f"`combine` must be 'alternate' or 'sum', got {combine!r}")
+        validate.choice("combine", combine, ("alternate", "sum"))
         self.step_schedule, self.combine, self.steps, self._group = step_schedule, combine, 0, group
         self.targets: Sequence[Target | _BruteForce]
         counts = [0] * K if slices is None else _per_kind("slices", slices, K)

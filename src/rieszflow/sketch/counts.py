@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rieszflow import histograms
 from rieszflow._infra import ranks, validate
-from rieszflow._infra.files import Format, Json, as_file_error, load_tensors, save_tensors
+from rieszflow._infra.files import Format, Json, as_file_error, below, load_tensors, prefixed, save_tensors
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud, Points, Progress, ProgressCallback
@@ -205,8 +205,7 @@ def write(path: Path, counts: Counts) -> None:
     settings, reservoir, tensors = counts.plan.settings, counts.reservoir, counts.reservoir.to_tensors()
     integers = not counts.weighted and counts.weight < 2**31
     for k, (grid, table, tail_sums) in enumerate(zip(counts.plan.grids, counts.counts, counts.tail_sums, strict=True)):
-        tensors |= {f"{k}.counts": table.int() if integers else table, f"{k}.sums": tail_sums}
-        tensors |= {f"{k}.{name}": v for name, v in grid.to_tensors().items()}
+        tensors |= prefixed(k, {"counts": table.int() if integers else table, "sums": tail_sums, **grid.to_tensors()})
     if settings.spreads is not None:
         tensors["spreads"] = torch.tensor(settings.spreads, dtype=torch.float64)
     meta = {
@@ -238,9 +237,9 @@ def _read_plan(tensors: dict[str, Tensor], meta: Json) -> Plan:
     tables = [t for name, t in tensors.items() if name.endswith(".counts")]
     found, needed = sum(map(len, tables)), settings.slices + d * settings.has_columns
     _check(found == needed, f"tables of {found} slices instead of {needed}")  # before that many directions are drawn
-    grids = [{name: tensors[f"{k}.{name}"] for name in histograms.GRID_TENSORS} for k in range(len(tables))]
-    for k, grid in enumerate(grids):
-        _check_grid(grid, d, tensors[f"{k}.counts"])
+    grids = [below(k, tensors) for k in range(len(tables))]
+    for grid in grids:
+        _check_grid(grid, d, grid["counts"])
     return Plan.from_tensors(grids, settings)
 
 

@@ -10,8 +10,6 @@ O(P·B) for P slices and B bins; an array of size P × N never exists. Data goes
     replay      a step of a flow as small tables
 """
 
-from __future__ import annotations
-
 from rieszflow.histograms.backends import select_backend
 from rieszflow.histograms.choose import BINS, choose_bins, choose_grids, make_projectors
 from rieszflow.histograms.grid import BinGrid, Projector, split_directions

@@ -279,7 +279,9 @@ def new_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
             if there:
                 _replace(path, temporary)
                 return
-            os.replace(temporary, path)  # an empty folder may be there
+            if path.exists():
+                path.rmdir()
+            os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or one_line(error)
         raise WriteError(f"{path}: cannot be written ({reason}); what was there before is untouched") from error

@@ -29,7 +29,7 @@ _SIGNS = 2  # numbers per structured direction
 
 
 @isolated_numerics
-def sample(kind: Kind, P: int, d: int, like: Tensor, seed: Seed = None) -> Directions:
+def sample(kind: Kind, P: int, d: int, like: Tensor, generator: Seed = None) -> Directions:
     """Draw P directions in R^d, or check those given as a tensor, which sets P.
 
     Args:
@@ -37,15 +37,20 @@ def sample(kind: Kind, P: int, d: int, like: Tensor, seed: Seed = None) -> Direc
         P: Number of directions, at least 1.
         d: Dimension of the points.
         like: Tensor whose dtype and device the directions get.
-        seed: A seed, a generator, or None for torch's default generator of the CPU.
+        generator: Source of random numbers, or an integer to seed one; None for torch's default generator of the CPU.
 
     Raises:
         InputError: An unknown name, rows that are not unit vectors in R^d, or more directions than fit into memory.
         InputTypeError: A tensor of a wrong dtype or layout.
     """
-    generator = validate.generator(seed) or torch.default_generator
+    generator = validate.generator(generator) or torch.default_generator
     if isinstance(kind, Tensor):
-        return _from_tensor(kind, d, like)
+        xi = validate.plain_tensor("directions", kind, f"(P, {d})").detach()
+        if xi.ndim != 2 or xi.shape[1] != d or xi.shape[0] == 0:
+            raise InputError(f"`directions` must be a tensor of shape (P, {d}), got shape {tuple(xi.shape)}")
+        if not ((xi.double().norm(dim=1) - 1).abs() < 1e-4).all():
+            raise InputError("`directions` must be a tensor with finite rows of norm 1, got rows of other norms")
+        return DenseDirections(xi.to(like))
     if isinstance(kind, str) and kind == "auto":
         kind = "orthogonal" if d <= _MAX_HAAR_DIM else "hadamard"
     structured = isinstance(kind, PatchSlices) or (isinstance(kind, str) and kind == "hadamard")
@@ -54,13 +59,3 @@ def sample(kind: Kind, P: int, d: int, like: Tensor, seed: Seed = None) -> Direc
         return kind.sample(P, d, like, generator)
     others = ", PatchSlices or a tensor (P, d) of unit rows"
     return KINDS[validate.choice("directions", kind, ("auto", *KINDS), others)](P, d, like, generator)
-
-
-def _from_tensor(xi: Tensor, d: int, like: Tensor) -> DenseDirections:
-    xi = validate.plain_tensor("directions", xi, f"(P, {d})")
-    if xi.ndim != 2 or xi.shape[1] != d or xi.shape[0] == 0:
-        raise InputError(f"`directions` must be a tensor of shape (P, {d}), got shape {tuple(xi.shape)}")
-    norms = xi.detach().double().norm(dim=1)
-    if not ((norms - 1).abs() < 1e-4).all():
-        raise InputError("`directions` must be a tensor with finite rows of norm 1, got rows of other norms")
-    return DenseDirections(xi.detach().to(like))

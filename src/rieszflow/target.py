@@ -94,7 +94,7 @@ class Target:
         self.refresh_every = None if refresh_every is None else validate.positive_int("refresh_every", refresh_every)
         self._problem = Problem(kernel, Need(x=True), self.group)
         engines.choose(engine, self._problem, self.y, self.y)
-        self._can_cache = engine in ("auto", "bins") and kernel.degree == 1
+        self._can_cache = engines.can_cache(engine, self._problem)
         if self._stream is not None and (not self._can_cache or y_weights is not None):
             raise InputError(
                 "`y` must be a tensor or array unless the kernel is Riesz(1.0), the engine 'bins' or 'auto' and y unweighted, "

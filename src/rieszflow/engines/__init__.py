@@ -9,12 +9,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from rieszflow._infra import validate
+from rieszflow._types import Need
 from rieszflow.engines.base import Engine, Problem, Result
 from rieszflow.engines.bins import Bins, CachedTarget
 from rieszflow.engines.sort import Sort
 from rieszflow.errors import InputError
 
-__all__ = ["ENGINES", "Bins", "CachedTarget", "Engine", "Problem", "Result", "choose"]
+__all__ = ["ENGINES", "Bins", "CachedTarget", "Engine", "Problem", "Result", "can_cache", "choose"]
 
 ENGINES: dict[str, Engine] = {"sort": Sort(), "bins": Bins()}
 _FEW = 4096  # with fewer points the tables of the bins cost more than the points, and sorting is about as fast
@@ -32,3 +33,8 @@ def choose(name: str, problem: Problem, x: Tensor, y: Tensor) -> Engine:
     if refusal := ENGINES[name].refusal(problem):
         raise InputError(refusal)
     return ENGINES[name]
+
+
+def can_cache(name: str, problem: Problem) -> bool:
+    """Return True if targets can be cached for this engine and problem."""
+    return name in ("auto", "bins") and problem.kernel.degree == 1 and problem.need == Need(x=True)

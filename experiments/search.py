@@ -28,7 +28,7 @@ from torch import Tensor
 import rieszflow as rf
 from rieszflow.data import Dataset, as_points, load
 from rieszflow.generative import Config
-from rieszflow.generative.latents import draw_latents
+from rieszflow.generative.latents import Mixture, draw_latents, fit_mixture
 from rieszflow.metrics import frechet_distance, precision_recall, train_classifier
 
 
@@ -42,6 +42,7 @@ class Task(NamedTuple):
     sets: int  # of as many fresh latents as validation images
     space: dict[str, list[Any]]
     known: list[dict[str, Any]]
+    mixture: Mixture
 
 
 FASHION = {
@@ -61,20 +62,22 @@ PHOTOGRAPHS = {
 }
 VARIATIONS: dict[str, list[dict[str, Any]]] = {
     "fashion-mnist": [
-        {"batch": 4000}, {"coarse": "7x3"}, {"N": 4000}, {"N": 12000, "batch": 4000}, {"momentum": 0.95}, {"fine": "6x1"},
-        {"latents": "uniform"}, {"P_coarse": 512, "P_fine": 512}, {"middle": "7x2"}, {"coarse": "6x4"}, {"coarse": "9x2"},
+        {"batch": 4000}, {"coarse": "7x3"}, {"N": 4000}, {"N": 12000, "batch": 4000}, {"momentum": 0.95},
+        {"latents": "smooth", "first": 16.0, "last": 6.0}, {"fine": "6x1"}, {"P_coarse": 512, "P_fine": 512},
+        {"middle": "7x2"}, {"coarse": "6x4"}, {"coarse": "9x2"},
         {"fine": "4x1"}, {"ratio": 0.7}, {"ratio": 1.4}, {"bins": 16}, {"P_coarse": 2048, "P_fine": 2048}, {"momentum": 0.8},
-        {"last": 9.0}, {"first": 24.0}, {"first": 10.0}, {"P_coarse": 512}, {"P_fine": 512}, {"middle": "10x1"},
+        {"last": 3.0}, {"first": 12.0}, {"first": 4.0}, {"P_coarse": 512}, {"P_fine": 512}, {"middle": "10x1"},
         {"coarse": "5x4"}, {"coarse": "7x4"},
     ],
     "photographs": [
-        {"latents": "uniform"}, {"momentum": 0.9}, {"first": 20.0, "last": 2.0}, {"colours": "none"}, {"colours": "both"},
+        {"latents": "smooth", "first": 12.0}, {"momentum": 0.9}, {"first": 12.0, "last": 2.0},
+        {"colours": "none"}, {"colours": "both"},
         {"fine": "6x1"}, {"fine": "5x1"}, {"coarse": "6x4"}, {"coarse": "8x4"}, {"middle": "6x2"}, {"batch": 1500}, {"N": 2000},
         {"N": 8000}, {"P_coarse": 512, "P_fine": 1024}, {"P_fine": 2048}, {"last": 3.0}, {"middle": "none"}, {"coarse": "10x3"},
         {"ratio": 1.5}, {"ratio": 0.6},
     ],
 }  # fmt: skip
-COMMON = {"momentum": 0.9, "latents": "smooth", "bins": 32, "ratio": 1.0, "P_coarse": 1024, "P_fine": 1024, "colours": "fine"}
+COMMON = {"momentum": 0.9, "latents": "mixture", "bins": 32, "ratio": 1.0, "P_coarse": 1024, "P_fine": 1024, "colours": "fine"}
 
 
 def task(name: str) -> Task:
@@ -82,7 +85,7 @@ def task(name: str) -> Task:
         images = as_points(torch.from_numpy(patches(4000, 32, 32)).movedim(3, 1), "photographs")
         data = Dataset("photographs", images[:3000], images[3000:3900])
         space, N = PHOTOGRAPHS, 4000
-        known = [{"coarse": "7x4", "middle": "8x2", "fine": "8x1", "first": 12.0, "last": 1.0, "momentum": 0.8}]
+        known = [{"coarse": "7x4", "middle": "8x2", "fine": "8x1", "first": 6.0, "last": 1.5, "momentum": 0.8}]
     else:
         data, generator = load(name), torch.Generator().manual_seed(0)
         order = torch.randperm(len(data.train), generator=generator)
@@ -90,12 +93,11 @@ def task(name: str) -> Task:
         held, rest = order[:many], order[many:]
         space, N = (FASHION, 8000) if name == "fashion-mnist" else (DIGITS, 8000)
         known = [
-            {"coarse": "10x2", "middle": "none", "fine": "5x1", "first": 16.0, "last": 6.0},
-            {"coarse": "12x2", "middle": "none", "fine": "5x1", "first": 16.0, "last": 4.0},
+            {"coarse": "10x2", "middle": "none", "fine": "5x1", "first": 6.0, "last": 1.5},
+            {"coarse": "12x2", "middle": "none", "fine": "5x1", "first": 6.0, "last": 1.5},
         ]
         if name == "digits":
-            known = [{"coarse": "whole", "middle": "none", "fine": "none", "first": 12.0, "last": last, "momentum": 0.8}
-                     for last in (1.0, 4.0)]  # fmt: skip
+            known = [{"coarse": "4x2", "middle": "none", "fine": "6x1", "first": 6.0, "last": last} for last in (2.0, 4.0)]
         assert data.train_labels is not None
         labels = data.train_labels
         data = Dataset(name, data.train[rest], data.train[held], labels[rest], labels[held])
@@ -107,7 +109,9 @@ def task(name: str) -> Task:
     known += [known[0] | change for change in VARIATIONS.get(name, [])]
     known = [{**COMMON, "N": N, "batch": min(len(data.train), N), **settings} for settings in known]
     sets = 1 if len(validation) > 600 else 4
-    return Task(data.shape, data.train.flatten(1), validation, features, sets, space, known)
+    targets = data.train.flatten(1)
+    mixture = fit_mixture(targets, torch.Generator().manual_seed(0))
+    return Task(data.shape, targets, validation, features, sets, space, known, mixture)
 
 
 def propose(trial: optuna.Trial, task: Task) -> dict[str, Any]:
@@ -117,11 +121,11 @@ def propose(trial: optuna.Trial, task: Task) -> dict[str, Any]:
     found |= {
         "P_coarse": trial.suggest_categorical("P_coarse", [256, 512, 1024, 2048]),
         "P_fine": trial.suggest_categorical("P_fine", [256, 512, 1024, 2048]),
-        "first": trial.suggest_float("first", 6.0, 30.0, log=True),
-        "last": trial.suggest_float("last", 0.7, 12.0, log=True),
+        "first": trial.suggest_float("first", 2.0, 20.0, log=True),
+        "last": trial.suggest_float("last", 0.5, 8.0, log=True),
         "ratio": trial.suggest_float("ratio", 0.5, 2.0, log=True),
         "momentum": trial.suggest_categorical("momentum", [0.7, 0.8, 0.9, 0.95]),
-        "latents": trial.suggest_categorical("latents", ["smooth", "uniform"]),
+        "latents": trial.suggest_categorical("latents", ["mixture", "smooth"]),
         "bins": trial.suggest_categorical("bins", [16, 32, 64]),
         "N": trial.suggest_int("N", 2000, 16000, log=True),
         "batch": trial.suggest_int("batch", min(1000, M // 2), min(16000, M), log=True),
@@ -155,9 +159,9 @@ def score(settings: dict[str, Any], task: Task, seconds: float, seed: int) -> di
     if not kinds:
         raise optuna.TrialPruned("no slices")
     generator = torch.Generator().manual_seed(seed)
-    config = Config(latents=settings["latents"])
+    config, mixture = Config(latents=settings["latents"], clip=True), task.mixture if settings["latents"] == "mixture" else None
     n = task.sets * len(task.validation)
-    x, fresh = (draw_latents(config, task.shape, k, generator) for k in (settings["N"], n))
+    x, fresh = (draw_latents(config, task.shape, k, generator, mixture=mixture) for k in (settings["N"], n))
     y = task.targets[torch.randperm(len(task.targets), generator=generator)]
     flow = rf.ParticleFlow(
         y, slices=numbers, step_size=None, momentum=settings["momentum"], directions=kinds, seed=generator, bounds=(0.0, 1.0),

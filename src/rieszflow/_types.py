@@ -16,6 +16,7 @@ Statistic: TypeAlias = Literal["V", "U"]
 EngineName: TypeAlias = Literal["auto", "sort", "bins"]
 DirectionsName: TypeAlias = Literal["auto", "orthogonal", "hadamard", "sobol", "independent"]
 
+KernelsName: TypeAlias = Literal["auto", "energy"]
 ScaleName: TypeAlias = Literal["auto", "columns", "none"]
 """columns: divide every column by its robust spread. none: raw units. auto: "columns" if columns have names."""
 

@@ -73,8 +73,8 @@ def test_widths_span_the_distances_and_depend_on_no_unit():
         assert octaves.widths[0, -1] / scale < np.quantile(distances, 0.05)
         assert np.allclose(octaves.widths[0, :-1], 2 * octaves.widths[0, 1:]) and len(columns.first) == 2
     constant = np.column_stack([x[:, 0], np.ones(400)])
-    assert fit_octaves(constant, 400, np.random.default_rng(0))[1].first.tolist() == [0]
-    assert fit_octaves(np.ones((400, 2)), 400, np.random.default_rng(0)) == []
+    found = fit_octaves(constant, 400, np.random.default_rng(0))
+    assert np.isfinite(found[1].turns).all() and found[1].widths[1, 0] == 2  # as if distances were 1
 
 
 def test_tails_have_the_moments_of_the_other_rows():

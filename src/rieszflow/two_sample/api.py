@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -13,34 +14,38 @@ from torch import Tensor
 
 from rieszflow._infra import validate
 from rieszflow._infra.numerics import isolated_numerics
-from rieszflow._types import DirectionsName, PointSource, ProgressCallback, ScaleName
+from rieszflow._types import DirectionsName, KernelsName, PointSource, ProgressCallback, ScaleName
 from rieszflow.data import Stream, stream
 from rieszflow.data.streams import choose_spreads, common_columns
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sketch import Plan, SliceSketch
 from rieszflow.sketch.counts import Counts, with_progress
 from rieszflow.sketch.plan import SliceSettings
-from rieszflow.two_sample.multiscale import FeatureBlocks, Kernel, Witness, block_size, test_features
+from rieszflow.two_sample.multiscale import (
+    FeatureBlocks,
+    Kernel,
+    MultiscaleResult,
+    Witness,
+    block_size,
+    energy_gram,
+    test_features,
+)
 from rieszflow.two_sample.octaves import fit_octaves
-from rieszflow.two_sample.permutations import Blocks, Gram, are_few, block_gram, deal_blocks, permutation_rng, scaled_distances
+from rieszflow.two_sample.permutations import Gram, are_few, permutation_rng, scaled_distances
 
-_PLACING = 256, 2048  # random points that determine bins, and widths of kernels
-# As many times more blocks of the larger sample. A sketch has 1,024 slices, and so larger histograms than the two-sample test.
-_MOST_TIMES, _MOST_TIMES_DRIFT = 8, 4
+_PLACING, _PLACING_BINS = 2048, 256  # random points by which widths of kernels are chosen, and bins
 
 
 class _Points(NamedTuple):
-    """Both samples, and the points and settings that determine the bins of their sketches."""
+    """Both samples, and the slices and bins of their sketches."""
 
     x: Tensor
     y: Tensor
-    placed_by: Tensor
-    settings: SliceSettings
+    plan: Plan
 
     @isolated_numerics
     def sketches(self) -> tuple[SliceSketch, SliceSketch]:
-        plan = Plan.fit(self.placed_by, self.settings)
-        counts = Counts(plan, None), Counts(plan, None)
+        counts = Counts(self.plan, None), Counts(self.plan, None)
         for mine, points in zip(counts, (self.x, self.y), strict=True):
             mine.update(points)
         return SliceSketch.from_counts(counts[0]), SliceSketch.from_counts(counts[1])
@@ -61,7 +66,7 @@ class TwoSampleTest:
         permutations: Number of permutations tried, or of all splits of the points if there are fewer than B + 2.
         blocks, tested: Numbers of blocks of x and y that are permuted, which are single points if there are few, and of points
             in these blocks.
-        method: "exact" if the statistic is computed from the distances of all pairs of points, "sliced" if on slices, with bins.
+        method: "exact" if the statistic is computed from the distances of all pairs of points, "sliced" if on slices.
         scale: "columns" if every column was divided by its spread, "none" for raw units.
         x, y: Sketches of all points of x and y. If `method` is "exact", they are made on first access.
     """
@@ -124,7 +129,7 @@ def two_sample_test(
     directions: DirectionsName = "auto",
     seed: int = 0,
     scale: ScaleName = "auto",
-    kernels: Literal["auto", "energy"] = "auto",
+    kernels: KernelsName = "auto",
     progress: ProgressCallback | None = None,
     common: bool = False,
 ) -> TwoSampleTest:
@@ -140,7 +145,8 @@ def two_sample_test(
         x: Points of shape (n, d), n ≥ 2: anything that `rieszflow.stream` accepts, except iterators.
         y: Points of shape (m, d), m ≥ 2. If one sample has more than 4 times as many points as the other, only a random part
             of it is permuted, but all points enter the statistic.
-        slices: Number P of random directions of the energy distance and the sketches, preferably a multiple of d (see `sliced_mmd2`).
+        slices: Number P of random directions of the statistic and the sketches, preferably a multiple of d (see
+            `sliced_mmd2`).
         permutations: Number B; the smallest p-value is 1 / (B + 1). All splits are tried if there are fewer than B + 2. A
             notice is given if the p-value cannot be as small as 0.05.
         directions: See `SliceSketch`.
@@ -164,8 +170,7 @@ def two_sample_test(
         Székely and Rizzo, Testing for Equal Distributions in High Dimension (2004); Schrab et al., MMD Aggregated Two-Sample
         Test (2023); on blocks: Domingo-Enrich, Dwivedi and Mackey, Cheap Permutation Testing (2025).
     """
-    if kernels not in ("auto", "energy"):
-        raise InputError(f"`kernels` must be 'auto' or 'energy', got {kernels!r}")
+    validate.choice("kernels", kernels, ("auto", "energy"))
     one, two = stream(x), stream(y)
     one, two = common_columns(one, two) if common else (one, two.align_columns(one.names, one.name, one.skipped))
     if one.d != two.d:
@@ -173,37 +178,56 @@ def two_sample_test(
     permutations = validate.positive_int("permutations", permutations)
     rng, spreads = permutation_rng(seed), choose_spreads(scale, [one, two])
     settings = SliceSettings(one.d, slices, directions, int(rng.integers(0, 2**63)), one.names or two.names, spreads)
-    return _test_points(one, two, settings, permutations, rng, progress, aggregated=kernels == "auto")
+    return _test((one, two), settings, permutations, rng, progress, kernels)
 
 
-def _test_points(
-    one: Stream,
-    two: Stream,
+def _test(
+    clouds: tuple[Stream, Stream],
     settings: SliceSettings,
     permutations: int,
     rng: Generator,
     progress: ProgressCallback | None,
-    *,
-    aggregated: bool,
+    kernels: KernelsName,
+    reference: SliceSketch | None = None,
 ) -> TwoSampleTest:
-    """Test two clouds with equal columns; the energy distance is computed from all pairs of points or on slices."""
-    n, m = _check_count("x", one), _check_count("y", two)
+    """Test two clouds with equal columns, of which the second may be a sample of a reference."""
+    counts = _check_count("x", clouds[0]), _check_count("y", clouds[1])
     # Bins and widths are chosen by pooled points: chosen by x alone, they would distinguish its points from those of y.
-    rows = np.random.default_rng(0).integers(0, n + m, _PLACING[aggregated])
-    parts = ((one, rows[rows < n]), (two, rows[rows >= n] - n))
-    drawn = np.concatenate([cloud.rows(chosen) for cloud, chosen in parts if len(chosen)])
+    rows = np.random.default_rng(0).integers(0, sum(counts), _PLACING)
+    parts = (rows[rows < counts[0]], rows[rows >= counts[0]] - counts[0])
+    drawn = np.concatenate([cloud.rows(chosen) for cloud, chosen in zip(clouds, parts, strict=True) if len(chosen)])
     some = settings.rescale(torch.from_numpy(drawn))
-    batches = with_progress(one, progress, "x"), with_progress(two, progress, "y")
-    features: list[FeatureBlocks] = []
-    if aggregated and (octaves := fit_octaves(some.double().numpy(), n + m, rng)):
-        features = [FeatureBlocks(octaves, settings, count, block_size(n, m), rng) for count in (n, m)]
-        batches = features[0].add(batches[0]), features[1].add(batches[1])
-    some = some[:: len(some) // _PLACING[False]]
-    if are_few(n + m, one.d):
-        x, y = (torch.from_numpy(np.concatenate([batch.cpu().numpy() for batch in cloud])) for cloud in batches)
-        return _test_exactly(_Points(x, y, some, settings), permutations, rng, features)
-    blocks = deal_blocks((batches[0], n), (batches[1], m), Plan.fit(some, settings), _MOST_TIMES, rng)
-    return _test_blocks(*blocks, permutations, rng, features)
+    octaves = fit_octaves(some.double().numpy(), sum(counts), rng)
+    blocks = [FeatureBlocks(octaves, settings, n, block_size(*counts), rng) for n in counts]
+    few = reference is None and are_few(sum(counts), clouds[0].d)
+    plan = Plan.fit(some[:: _PLACING // _PLACING_BINS], settings) if reference is None else reference.plan
+    sketched, points = (Counts(plan, None), Counts(plan, None)), ([], [])
+    for k, cloud in enumerate(clouds):
+        for batch in blocks[k].add(with_progress(cloud, progress, "xy"[k])):
+            if few:
+                points[k].append(batch.cpu().numpy())
+            elif k == 0 or reference is None:
+                sketched[k].update(batch)
+    samples: _Points | tuple[SliceSketch, SliceSketch]
+    if few:
+        samples = _Points(*(torch.from_numpy(np.concatenate(part)) for part in points), plan)
+        gram, statistic, interval = _from_distances(samples)
+    else:
+        samples = SliceSketch.from_counts(sketched[0]), reference or SliceSketch.from_counts(sketched[1])
+        each = samples[1].slice_distances(samples[0])
+        gram = energy_gram(blocks[0], blocks[1], samples[1].n, float(each.std() / math.sqrt(len(each))))
+        statistic = samples[1].distance(samples[0], statistic="U")
+        interval = gram.confidence_interval(statistic, each.mean().item())
+    if kernels == "energy":
+        pvalue, tried = gram.permutation_test(permutations, rng)
+        found, size = MultiscaleResult(pvalue, tried, ()), 1 if few else blocks[0].size
+    else:
+        found, size = test_features(blocks[0], blocks[1], permutations, rng), blocks[0].size
+    K, L = (gram.K, gram.L) if kernels == "energy" else (blocks[0].K, blocks[1].K)
+    return TwoSampleTest(
+        found.pvalue, statistic, interval, found.permutations, (K, L), (K * size, L * size), "exact" if few else "sliced",
+        settings.scale, samples, found.kernels,
+    )  # fmt: skip
 
 
 @isolated_numerics
@@ -214,20 +238,21 @@ def drift_test(
     permutations: int = 999,
     seed: int = 0,
     scale: ScaleName = "auto",
+    kernels: KernelsName = "auto",
     progress: ProgressCallback | None = None,
 ) -> TwoSampleTest:
     """Test whether points come from the distribution of a reference, of which only a sketch is left.
 
-    Blocks of x are permuted with blocks of the sketch's `reservoir`. All points of x and of the reference enter the statistic.
-    If x has fewer points than the reservoir, the power is that of a test against all points of the reference. In raw units the
-    p-value is exact, as in `two_sample_test`. With scaled columns it is exact if the reservoir holds all points of the
-    reference, because spreads are then computed from the pooled points; otherwise it is exact up to the sampling error of the
-    reference's spreads, which is small for thousands of points.
+    The points are compared with those in the sketch's `reservoir`, as in `two_sample_test`, and the power is that of a test
+    against so many points. The statistic and its interval compare them with all points of the reference. In raw units the
+    p-value is exact. With scaled columns it is exact if the reservoir holds all points of the reference, because spreads are
+    then computed from the pooled points; otherwise it is exact up to the sampling error of the reference's spreads, which is
+    small for thousands of points.
 
     Args:
         x: Points of shape (n, d), n ≥ 2: anything that `rieszflow.stream` accepts, except iterators.
         reference: A sketch of points without weights with at least two points in its reservoir.
-        permutations, seed, progress: See `two_sample_test`.
+        permutations, seed, kernels, progress: See `two_sample_test`.
         scale: "auto" or the scale of the reference, which is used.
 
     Raises:
@@ -255,22 +280,13 @@ def drift_test(
             "`reference` must be a sketch with at least two points in its reservoir, got one made with reservoir_size=0 or 1, "
             "by an earlier version, or merged with such a sketch; its distances are right, but a test needs a new sketch"
         )
-    n = _check_count("x", cloud)
-    # In one dtype: equal points must be in equal bins, whichever sample they are from.
-    dtype = torch.promote_types(reference.plan.settings.rescale(cloud.first).dtype, reference.plan.grids[0].shift.dtype)
-    points = points.to(dtype) if torch.equal(points.to(dtype).double(), points) else points
-    sample, rng = stream(points), permutation_rng(seed)
-    plan = replace(reference.plan, grids=tuple(grid.to_dtype(points.dtype) for grid in reference.plan.grids))
-    clouds = (with_progress(cloud, progress, "x"), n), (sample, len(points))
-    blocks_x, blocks_y = deal_blocks(*clouds, plan, _MOST_TIMES_DRIFT, rng)
-    pooled = None
-    if reference.scale == "columns" and len(points) == reference.n:
-        # Spreads of the reference alone would distinguish its points from those of x.
-        pooled_rng, spreads = permutation_rng(seed), choose_spreads("columns", [cloud, sample])
-        seed = int(pooled_rng.integers(0, 2**63))
-        settings = SliceSettings(cloud.d, reference.slices, reference.directions, seed, None, spreads)
-        pooled = _test_points(cloud, sample, settings, permutations, pooled_rng, None, aggregated=False)
-    return _test_blocks(blocks_x, replace(blocks_y, sketch=reference), permutations, rng, [], pooled)
+    sample, rng, settings = stream(points), permutation_rng(seed), reference.plan.settings
+    if len(points) < reference.n:
+        return _test((cloud, sample), settings, permutations, rng, progress, kernels, reference)
+    # All points of the reference are there. Its spreads alone would distinguish its points from those of x.
+    spreads = choose_spreads(reference.scale, [cloud, sample])
+    settings = SliceSettings(cloud.d, reference.slices, reference.directions, int(rng.integers(0, 2**63)), reference.names, spreads)
+    return _test((cloud, sample), settings, permutations, rng, progress, kernels)
 
 
 def _check_count(name: str, cloud: Stream) -> int:
@@ -279,41 +295,11 @@ def _check_count(name: str, cloud: Stream) -> int:
     return cloud.count()
 
 
-def _test_exactly(points: _Points, permutations: int, rng: Generator, features: list[FeatureBlocks]) -> TwoSampleTest:
-    n, settings = len(points.x), points.settings
-    distances, unit = scaled_distances(np.concatenate([settings.rescale(part).numpy() for part in (points.x, points.y)]))
+def _from_distances(points: _Points) -> tuple[Gram, float, tuple[float, float]]:
+    """Return the Gram matrix of few points, the statistic, and its confidence interval."""
+    n, rescale = len(points.x), points.plan.settings.rescale
+    distances, unit = scaled_distances(np.concatenate([rescale(part).numpy() for part in (points.x, points.y)]))
     gram = Gram.from_distances(distances, n)
     within = [part.sum() / (len(part) * (len(part) - 1)) for part in (distances[:n, :n], distances[n:, n:])]
     statistic = float(2 * distances[:n, n:].mean() - sum(within)) / unit
-    interval = gram.confidence_interval(statistic, float(gram.squares(gram.weights[None])[0]) / unit, unit)
-    pvalue, tried, kernels, *counts = _permute(gram, 1, features, permutations, rng)
-    return TwoSampleTest(pvalue, statistic, interval, tried, *counts, "exact", settings.scale, points, kernels)
-
-
-def _test_blocks(
-    x: Blocks,
-    y: Blocks,
-    permutations: int,
-    rng: Generator,
-    features: list[FeatureBlocks],
-    pooled: TwoSampleTest | None = None,
-) -> TwoSampleTest:
-    """Test blocks; the p-value is that of `pooled` if it is given."""
-    gram = block_gram(x, y)
-    statistic = y.sketch.distance(x.sketch, statistic="U")
-    interval = gram.confidence_interval(statistic, y.sketch.distance(x.sketch))
-    sketches = x.sketch, y.sketch
-    if pooled is not None:
-        return replace(pooled, statistic=statistic, confidence_interval=interval, method="sliced", _samples=sketches)
-    pvalue, tried, kernels, *counts = _permute(gram, x.size, features, permutations, rng)
-    return TwoSampleTest(pvalue, statistic, interval, tried, *counts, "sliced", x.sketch.scale, sketches, kernels)
-
-
-def _permute(
-    gram: Gram, size: int, features: list[FeatureBlocks], permutations: int, rng: Generator
-) -> tuple[float, int, tuple[Kernel, ...], tuple[int, int], tuple[int, int]]:
-    """Return the p-value, the number of permutations, the kernels, and the numbers of blocks and of points in them."""
-    if features:
-        found, (x, y) = test_features(*features, permutations, rng), features
-        return *found, (x.K, y.K), (x.K * x.size, y.K * y.size)
-    return *gram.permutation_test(permutations, rng), (), (gram.K, gram.L), (gram.K * size, gram.L * size)
+    return gram, statistic, gram.confidence_interval(statistic, float(gram.squares(gram.weights[None])[0]) / unit, unit)

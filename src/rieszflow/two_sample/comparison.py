@@ -83,7 +83,6 @@ def compare(
             x, y, slices=256 if slices is None else slices, permutations=permutations, seed=seed, scale=scale, common=common,
             progress=progress,
         )  # fmt: skip
-        one, two = test.x, test.y
     else:
         if slices is not None:
             raise InputError(f"`slices` must be None with a sketch, which has its own, got {slices}")
@@ -94,7 +93,7 @@ def compare(
             return Comparison(one, two, None, two.distance(one, statistic="U"))
         points = x if one is None else y
         test = drift_test(points, reference, permutations=permutations, seed=seed, scale=scale, progress=progress)
-        one, two = one or test.x, two or test.x
+    one, two = (test.x, test.y) if one is None else (test.y, test.x)
     return Comparison(one, two, test, test.statistic, test.pvalue, test.confidence_interval, test.permutations)
 
 

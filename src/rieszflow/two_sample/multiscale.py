@@ -12,13 +12,13 @@ from torch import Tensor
 
 from rieszflow.sketch.plan import SliceSettings
 from rieszflow.two_sample.octaves import ABOVE, ENERGY, Octaves
-from rieszflow.two_sample.permutations import draw_splits, give_notice, permuted_weights, shares
+from rieszflow.two_sample.permutations import Gram, draw_splits, give_notice, permuted_weights, shares
 
 _BLOCKS, _MOST_TIMES = 64, 4  # of the smaller sample, and as many times more of the larger one
 _WEIGHTS = {"points": 0.6, "energy": 0.2, "columns": 0.2}  # of kinds of kernels
 _LEAST_SKEWNESS = 0.02
 _TIE = 1e-6  # of −log p, whose rounding errors are smaller
-_CONSTANT = 1e-9  # relative to the largest value: less variation is rounding
+_ROUNDING = 1e-9, 1e-24  # relative to the largest value, and for kernels up to 1: less variation is rounding
 
 
 class Witness(NamedTuple):
@@ -41,7 +41,7 @@ class FeatureBlocks:
     def add(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield batches of points (n, d), and add their features."""
         for batch in batches:
-            x = self.settings.rescale(batch).double().cpu().numpy()
+            x = self.settings.rescale(batch.double()).cpu().numpy()  # equal points have equal features
             drawn = self.rng.multivariate_hypergeometric(self._needed, len(x), method="marginals")
             self._needed -= drawn
             rows, starts = self.rng.permutation(len(x)), np.concatenate([[0], np.cumsum(drawn)])
@@ -122,11 +122,11 @@ def test_features(x: FeatureBlocks, y: FeatureBlocks, permutations: int, rng: np
                 factors = np.eye(L)
                 kinds += ["columns"] * L
                 weights += [1.0] * L
-            tables.append(squares @ factors.T)
+            tables.append(squares @ (factors / factors.sum(1, keepdims=True)).T)
             for factor, statistic in zip(factors, tables[-1][0], strict=True):
                 column, width = int(octaves.first[group]) if part else None, float(widths @ factor)
                 gaussian = np.count_nonzero(factor) == 1
-                kernels.append(Kernel(column, width if gaussian else None, float(statistic), 1.0, group, factor, (x, y)))
+                kernels.append(Kernel(column, width if gaussian else None, float(statistic * factor.sum()), 1.0, group, factor, (x, y)))
     total = {kind: sum(w for w, k in zip(weights, kinds, strict=True) if k == kind) for kind in set(kinds)}
     share = np.array([w / total[kind] * _WEIGHTS[kind] for w, kind in zip(weights, kinds, strict=True)])
     found = aggregate(np.concatenate(tables, 1), share / share.sum())
@@ -137,9 +137,21 @@ def test_features(x: FeatureBlocks, y: FeatureBlocks, permutations: int, rng: np
     )
 
 
+def energy_gram(x: FeatureBlocks, y: FeatureBlocks, m: int, slices_error: float) -> Gram:
+    """Return the Gram matrix of −‖x − y‖ for two samples, of which the second is from m points that resemble it."""
+    octaves, a, b = x.octaves[0], x.means(0, 0), y.means(0, 0)
+    if m > y.n:
+        b[-1] = np.average(b, 0, y.counts)
+    means = np.concatenate([a[:-1], b[:-1], a[-1:], b[-1:]])
+    means -= means[:-2].mean(0)
+    factors = ENERGY * octaves.widths[0] / octaves.D
+    gram = sum(factor * (part @ part.T) for factor, part in zip(factors, means.transpose(1, 0, 2), strict=True))
+    return Gram.from_blocks(gram, x.size, (x.K, y.K), (x.n, m), slices_error)
+
+
 def _squares(features: np.ndarray, w: np.ndarray, splits: np.ndarray) -> np.ndarray:
     """Return ‖Σ w_k F_k‖² for the features F of blocks, (blocks, 2 D), and all rows of permuted weights."""
-    centred = features - features.mean(0)
+    centred = features - features[:-2].mean(0)  # of all blocks; there may be no points that remain
     if centred.shape[1] < len(centred):
         return np.concatenate([((rows @ centred) ** 2).sum(1) for rows in permuted_weights(w, splits)])
     gram = centred @ centred.T
@@ -182,7 +194,7 @@ def _log_tails(statistics: np.ndarray) -> np.ndarray:
     v = statistics - np.median(statistics, 0)
     first, second, third = (((v**k).sum(0) - v**k) / n for k in (1, 2, 3))
     variance = second - first**2
-    varies = variance > (_CONSTANT * np.abs(statistics).max(0)) ** 2
+    varies = variance > np.maximum(_ROUNDING[0] * np.abs(statistics).max(0), _ROUNDING[1]) ** 2
     sd = np.sqrt(np.where(varies, variance, 1))
     skewness = np.maximum((third - 3 * first * second + 2 * first**3) / sd**3, _LEAST_SKEWNESS)
     a = 4 / skewness**2  # the shape, with mean a and standard deviation √a

@@ -1,7 +1,8 @@
 """Gaussian kernels of all widths, by random Fourier features whose frequencies double from one width to the next.
 
-With ω standard normal, k(x, y) = exp(−‖x − y‖² / 2h²) is the mean of cos(ω·(x − y) / h). One sine and one cosine for every point
-and frequency at the largest width are enough: those of every smaller width, an octave apart, follow by doubling the angle.
+With ω standard normal, k(x, y) = exp(−‖x − y‖² / 2h²) is the mean of cos(ω·(x − y) / h). One sine and one cosine for every
+point and frequency at the largest width are enough: those of smaller widths, each half of the one before, follow by doubling
+the angle.
 """
 
 from __future__ import annotations
@@ -59,33 +60,28 @@ def fit_octaves(x: np.ndarray, n: int, rng: np.random.Generator) -> list[Octaves
     """Choose widths by the distances between some points x (k, d) of n, and draw frequencies.
 
     Returns:
-        Octaves for whole points and, if d > 1, for columns. Points or columns that are all equal have none.
+        Octaves for whole points and, if d > 1, for columns.
     """
     d, x = x.shape[1], rng.permutation(x)
     differences = np.abs(np.concatenate([x - np.roll(x, 1, 0), x - np.roll(x, 2, 0)]))
-    found = []
     widths = _widths(np.hypot.reduce(differences, axis=1), _OCTAVES, ABOVE)
-    if len(widths):
-        D = min(max(1 << (_NUMBERS // (n * (1 + d // 32))).bit_length(), _FEWEST), _MOST)
-        radii = np.sqrt(chi2.ppf((rng.permutation(D) + rng.random(D)) / D, d))  # stratified
-        found.append(Octaves(_directions(D, d, rng) * (radii / (2 * math.pi * widths[0])), np.zeros(1, np.int64), widths[None]))
-    columns, D = np.sort(rng.permutation(d)[:_COLUMNS]), _COLUMN_FREQUENCIES
-    widths_of = {int(k): _widths(differences[:, k], _COLUMN_OCTAVES, 0) for k in columns if d > 1}
-    chosen = [k for k, widths in widths_of.items() if len(widths)]
-    if chosen:
-        radii = np.sqrt(chi2.ppf((np.arange(D) + rng.random((len(chosen), D))) / D, 1))
-        all_widths = np.array([widths_of[k][0] * 0.5 ** np.arange(_COLUMN_OCTAVES) for k in chosen])
-        turns = radii / (2 * math.pi * all_widths[:, :1])
-        found.append(Octaves(turns.reshape(1, -1), np.array(chosen), all_widths))
+    D = min(max(1 << (_NUMBERS // (n * (1 + d // 32))).bit_length(), _FEWEST), _MOST)
+    radii = np.sqrt(chi2.ppf((rng.permutation(D) + rng.random(D)) / D, d))  # stratified
+    turns = _directions(D, d, rng) * (radii / (2 * math.pi * widths[0]))
+    found = [Octaves(turns, np.zeros(1, np.int64), widths[None])]
+    if d > 1:
+        columns, D = np.sort(rng.permutation(d)[:_COLUMNS]), _COLUMN_FREQUENCIES
+        largest = np.array([_widths(differences[:, k], 1, 0)[0] for k in columns])
+        radii = np.sqrt(chi2.ppf((np.arange(D) + rng.random((len(columns), D))) / D, 1))
+        turns = radii / (2 * math.pi * largest[:, None])
+        found.append(Octaves(turns.reshape(1, -1), columns, largest[:, None] * 0.5 ** np.arange(_COLUMN_OCTAVES)))
     return found
 
 
 def _widths(distances: np.ndarray, most: int, above: int) -> np.ndarray:
-    """Return widths from some octaves above the large distances down to half of the small ones; none if all are zero."""
+    """Return widths from some octaves above the large distances down to half of the small ones, or around 1 without any."""
     positive = distances[distances > 0]
-    if not len(positive):
-        return positive
-    small, large = np.quantile(positive, [0.05, 0.95])
+    small, large = np.quantile(positive, [0.05, 0.95]) if len(positive) else (1.0, 1.0)
     octaves = above + 1 + max(0, round(math.log2(2 * large / (small / 2))))
     return np.asarray(2.0**above * 2 * large * 0.5 ** np.arange(min(octaves, most)))
 

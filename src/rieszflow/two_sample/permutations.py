@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,18 +16,11 @@ import numba
 import numpy as np
 import scipy.special
 import torch
-from torch import Tensor
 
-from rieszflow import histograms
 from rieszflow._infra import validate
 from rieszflow._infra.jit import OPTIONS, parallel_for
 from rieszflow._infra.messages import notice
 from rieszflow._infra.numerics import power_of_two
-from rieszflow._infra.workspace import Workspace
-from rieszflow._types import Cloud
-from rieszflow.kernels import Riesz
-from rieszflow.sketch import Plan, SliceSketch
-from rieszflow.sketch.counts import Counts
 
 __all__ = ["PermutationTestResult", "draw_splits", "permutation_rng", "permutation_test"]
 
@@ -39,9 +32,6 @@ _FEW_POINTS = 2000
 _FEW_NUMBERS = 1 << 22
 _CLOSE = 0.01  # share of ‖x‖² + ‖y‖² below which squared distances are summed from differences: cancellation costs ≤ 1e-13
 _COLUMNS = 256  # of a Gram matrix at a time; by symmetry half of it is enough
-_BLOCKS = 32  # of the smaller sample
-_BLOCK_NUMBERS = 1 << 24  # in the histograms of all blocks at a time
-_COUNTS = Workspace()
 
 
 class PermutationTestResult(NamedTuple):
@@ -227,109 +217,3 @@ def _to_distances(first, last, worker, step, x, norms, products):
                     difference = x[i, k] - x[j, k]
                     square += difference * difference
             products[i, j] = products[j, i] = np.sqrt(square)
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """A sample dealt at random into K blocks of equal size, with some points left over."""
-
-    sketch: SliceSketch  # of all points
-    counts: list[np.ndarray]  # in the bins of every grid of the random slices, (K, P, bins)
-    size: int  # of a block
-
-    @classmethod
-    def deal(cls, batches: Iterable[Tensor], n: int, plan: Plan, size: int, K: int, rng: np.random.Generator) -> Blocks:
-        """Deal a cloud of n points into K blocks of `size` points, in one pass."""
-        total = Counts(plan, None)
-        counts = [np.zeros((K, g.directions.P, g.B + 2 * histograms.TAIL), np.min_scalar_type(size)) for g in plan.random_grids]
-        # The numbers of points that the blocks still need, and of those left over, determine who gets a point of a batch.
-        needed = np.array([size] * K + [n - K * size])
-        for batch in batches:
-            total.update(batch)
-            drawn = rng.multivariate_hypergeometric(needed, len(batch), method="marginals")
-            needed -= drawn
-            order, scaled = torch.from_numpy(rng.permutation(len(batch))), plan.settings.rescale(batch)
-            for k, rows in enumerate(order.split(drawn.tolist())[:K]):
-                for grid, table in zip(plan.random_grids, counts, strict=True):
-                    if len(rows):
-                        _count_block(grid, scaled, rows, table[k])
-        return cls(SliceSketch.from_counts(total), counts, size)
-
-    @property
-    def K(self) -> int:
-        return len(self.counts[0])
-
-
-def _count_block(grid: histograms.BinGrid, points: Tensor, rows: Tensor, counts: np.ndarray) -> None:
-    # A single point is counted twice: the projection of one point, a product with a vector, is rounded differently from those
-    # of several points, and equal points must be in equal bins.
-    times = 2 if len(rows) == 1 else 1
-    grid, wide = grid.promote(points[rows.repeat(times)])
-    new, _ = histograms.select_backend(grid).count(grid, Cloud(wide), scale=1 / times, workspace=_COUNTS)
-    counts += new.cpu().numpy().astype(counts.dtype)
-
-
-def deal_blocks(
-    x: tuple[Iterable[Tensor], int], y: tuple[Iterable[Tensor], int], plan: Plan, most_times: int, rng: np.random.Generator
-) -> tuple[Blocks, Blocks]:
-    """Deal two clouds, given by batches and number of points: the smaller into 32 blocks, or one per point."""
-    size = max(1, min(x[1], y[1]) // _BLOCKS)
-    one, two = (Blocks.deal(cloud, n, plan, size, min(n // size, most_times * _BLOCKS), rng) for cloud, n in (x, y))
-    return one, two
-
-
-def block_gram(x: Blocks, y: Blocks) -> Gram:
-    """Return the Gram matrix of two clouds that were dealt into blocks of one size, with one plan."""
-    blocks, points, size, slices = (x.K, y.K), (x.sketch.n, y.sketch.n), x.size, x.sketch.slices
-    in_x, in_y = shares(size, blocks, points)
-    w, remaining = in_x - in_y, [max(1, n - K * size) for n, K in zip(points, blocks, strict=True)]
-    sizes = np.array([size] * sum(blocks) + remaining)
-    matrix, each = np.zeros((len(w), len(w))), []
-    for part, grid in enumerate(x.sketch.plan.random_grids):
-        unit = 2 * Riesz(1.0).basis_constant(grid.directions.n) / (float(grid.scale) * slices)
-        others = [b.sketch.counts[part].cpu().numpy() - b.counts[part].sum(0, dtype=np.float64) for b in (x, y)]
-        counts = [x.counts[part], y.counts[part], np.stack(others)]
-        own, shared = _root(grid.B)
-        step = max(1, _BLOCK_NUMBERS // (4 * len(w) * len(own)))
-        for first in range(0, grid.directions.P, step):
-            some = slice(first, first + step)
-            f = np.concatenate([c[:, some] for c in counts]) / sizes[:, None, None]
-            heights = np.sqrt(unit / np.asarray(grid.inverse[some].cpu().numpy(), np.float64))
-            parallel_for(_embed, f.shape[1], 1, f, own, shared, heights)
-            each.append((np.tensordot(w, f, 1) ** 2).sum(-1))
-            rows = f.reshape(len(w), -1)
-            matrix += rows @ rows.T  # NumPy recognises the symmetry and computes one half
-    values = np.concatenate(each) * slices
-    return Gram.from_blocks(matrix, size, blocks, points, float(values.std() / math.sqrt(len(values))))
-
-
-def _root(B: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return r and s with ∫F² = Σ_j (r_j F_j + s_j F_{j+1})² for F at the right edges of the bins, linear between them.
-
-    Over a bin of width h from a to b, F² has the integral h (a² + ab + b²) / 3. In all this is a tridiagonal form in the F_j,
-    and r and s are its Cholesky factor. At both ends F, a difference of distribution functions, is 0.
-    """
-    tail = np.diff([histograms.tail_edge(k, B) for k in range(histograms.TAIL + 1)])
-    h = np.concatenate([tail[::-1], np.ones(B), tail])
-    r, s = np.empty(len(h)), np.zeros(len(h))
-    before = 0.0
-    for j in range(len(h)):
-        after = h[j + 1] if j + 1 < len(h) else 0.0
-        r[j] = math.sqrt((h[j] + after) / 3 - before**2)
-        before = s[j] = after / 6 / r[j]
-    return r, s
-
-
-@numba.njit(**OPTIONS)
-def _embed(first, last, worker, step, f, r, s, heights):
-    """Turn histograms f (rows, p, bins) into vectors whose products are integrals of F less that of row 0."""
-    J = f.shape[2]
-    for p in range(first, last):
-        for k in range(f.shape[0] - 1, -1, -1):  # row 0 last: the others need its histogram
-            own, less, F = f[k, p], f[0, p], 0.0
-            for j in range(J):
-                following = F + (own[j] - less[j])
-                if j > 0:
-                    own[j - 1] = heights[p] * (r[j - 1] * F + s[j - 1] * following)
-                F = following
-            own[J - 1] = heights[p] * r[J - 1] * F

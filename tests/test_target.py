@@ -34,7 +34,7 @@ def test_target_follows_points_that_move():
         gradient = target.gradient(x)
     outward = gradient.mean(0) * 3000
     torch.testing.assert_close(outward.norm() / 2, torch.tensor(1.0), rtol=0, atol=0.2)  # a unit vector, up to slice error
-    assert all(outside < 0.05 for cached in target._cached for outside in cached.target._outside)
+    assert all(outside < 0.05 for cached in target._cached for outside in cached._outside)
 
 
 def test_target_goes_on_from_its_state():

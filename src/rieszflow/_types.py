@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,18 +68,6 @@ class Need:
     @property
     def weights(self) -> bool:
         return self.a or self.b
-
-
-class Batches(Protocol):
-    """An unweighted cloud of M points that is too large for memory; iterating over it yields all points in batches."""
-
-    def __iter__(self) -> Iterator[torch.Tensor]: ...
-
-    def count(self) -> int:
-        """Return M."""
-
-    def rows(self, rows: np.ndarray) -> np.ndarray:
-        """Return the points with these numbers, of shape (len(rows), d)."""
 
 
 @dataclass(frozen=True)

@@ -38,13 +38,13 @@ class Constraint(ABC):
         """The dimension of the points; None if it is arbitrary."""
         return None
 
-    @abstractmethod
     def project(self, x: Tensor) -> Tensor:
         """Return P x for points x (..., d)."""
+        return self.restore(torch.zeros_like(x), x)
 
-    @abstractmethod
     def project_out(self, v: Tensor) -> Tensor:
         """Replace velocities v (..., d) by v − P v, in place."""
+        return v.sub_(self.project(v))
 
     @abstractmethod
     def restore(self, x: Tensor, c: Tensor) -> Tensor:
@@ -74,9 +74,6 @@ class FixedPrefix(Constraint):
     """A constraint that fixes the first k coordinates of a point."""
 
     k: int
-
-    def project(self, x: Tensor) -> Tensor:
-        return self.restore(torch.zeros_like(x), x)
 
     def project_out(self, v: Tensor) -> Tensor:
         v[..., : self.k] = 0
@@ -194,9 +191,6 @@ class Pool(Constraint):
 
     def project(self, x: Tensor) -> Tensor:
         return self.unpool(self.pool(x))
-
-    def project_out(self, v: Tensor) -> Tensor:
-        return v.sub_(self.project(v))
 
     def restore(self, x: Tensor, c: Tensor) -> Tensor:
         return x.add_(self.project(c - x))

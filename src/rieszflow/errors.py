@@ -1,7 +1,5 @@
 """Every error that rieszflow raises on purpose. Any other error is a bug, here or in a library."""
 
-from __future__ import annotations
-
 __all__ = [
     "ConfigError", "DatasetError", "DerivativeError", "FileError", "InputError", "InputTypeError", "MissingPackageError",
     "RankError", "RieszflowError", "RunError", "WriteError",

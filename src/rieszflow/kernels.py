@@ -42,7 +42,8 @@ class Kernel(ABC):
     def derivative(self, rho: Tensor) -> Tensor:
         """Return `length` · k′(ρ) for distances ρ ≥ 0 as in `value`, and 0 at ρ = 0 even if the kernel has a kink there.
 
-        It gives the gradient ∇ₓK(x, y) = k′(‖x − y‖) · (x − y)/‖x − y‖. The factor `length` keeps the numbers within range.
+        It gives the gradient ∇ₓK(x, y) = k′(‖x − y‖) · (x − y)/‖x − y‖, so that coincident points do not move each other. The
+        factor `length` keeps the numbers within range.
         """
 
     @property
@@ -75,11 +76,6 @@ def check_kernel(kernel: object) -> None:
         )
 
 
-def _zero_at_zero(rho: Tensor, value: Tensor) -> Tensor:
-    """Return `value`, but 0 at ρ = 0: coincident points do not move each other."""
-    return torch.where(rho > 0, value, torch.zeros_like(value))
-
-
 @dataclass(frozen=True)
 class Riesz(Kernel):
     r"""The Riesz kernel :math:`K(x, y) = -\|x - y\|^r`, conditionally positive definite; r = 1 gives the energy distance.
@@ -108,7 +104,7 @@ class Riesz(Kernel):
         return -(rho**self.r)
 
     def derivative(self, rho: Tensor) -> Tensor:
-        return _zero_at_zero(rho, -self.r * rho ** (self.r - 1))
+        return torch.where(rho > 0, -self.r * rho ** (self.r - 1), 0)
 
     def basis(self, t: Array, d: int) -> Array:
         return -self.basis_constant(d) * t**self.r
@@ -181,7 +177,7 @@ class Laplace(_SigmaKernel):
         return torch.exp(-rho / self.sigma)
 
     def derivative(self, rho: Tensor) -> Tensor:
-        return _zero_at_zero(rho, -self.value(rho))
+        return torch.where(rho > 0, -self.value(rho), 0)
 
     def basis(self, t: Array, d: int) -> Array:
         """Return E g_d(t / (σ|Z|)), a mixture of Gaussian basis functions g_d with Z standard normal."""
@@ -263,7 +259,7 @@ class Matern(Kernel):
     def derivative(self, rho: Tensor) -> Tensor:
         s = self._scaled(rho)
         polynomial = {0.5: torch.ones_like(s), 1.5: s, 2.5: s * (1 + s) / 3}[self.nu]
-        return _zero_at_zero(rho, -polynomial * torch.exp(-s) * math.sqrt(2 * self.nu))
+        return torch.where(rho > 0, -polynomial * torch.exp(-s) * math.sqrt(2 * self.nu), 0)
 
     def _scaled(self, rho: Tensor) -> Tensor:
         return (math.sqrt(2 * self.nu) * (rho / self.sigma)).clamp(max=_LARGE)

@@ -187,9 +187,8 @@ class SlicedMMDLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_kernel(kernel)
-        names = ("auto", *KINDS)
-        if not isinstance(directions, PatchSlices) and directions not in names:
-            raise InputError(f"`directions` must be one of {', '.join(map(repr, names))} or PatchSlices, got {directions!r}")
+        if not isinstance(directions, PatchSlices):
+            validate.choice("directions", directions, ("auto", *KINDS), " or PatchSlices")
         dummy = torch.empty(1, 1, dtype=torch.float32, device="cpu")
         engines.choose(engine, Problem(kernel, Need(True, True, True)), dummy, dummy)
         slices = slices if slices == "auto" else validate.positive_int("slices", slices)
@@ -218,18 +217,14 @@ class SlicedMMDLoss(nn.Module):
         if x.dtype != y.dtype:
             x, y = x.double(), y.double()
         if x.is_meta or y.is_meta or self.seed.is_meta:
-            self._check_meta(x, y)
+            if not (x.is_meta and y.is_meta):
+                at = ", ".join(f"{name} on {t.device}" for name, t in (("x", x), ("y", y), ("the module", self.seed)))
+                raise InputError(f"`x` and `y` must both be on the meta device if either of them or the module is, got {at}")
+            if x.shape[1] != y.shape[1]:
+                raise InputError(f"`y` must have points of dimension d = {x.shape[1]}, as x has, got d = {y.shape[1]}")
         apply: Callable[..., _Results] = _sliced_mmd2 if torch.compiler.is_compiling() else _Differentiable.apply
         need = [t.requires_grad and torch.is_grad_enabled() for t in (x, y)]
         return apply(x, y, self._next_seed(x), self._index, *need)[0]
-
-    def _check_meta(self, x: Tensor, y: Tensor) -> None:
-        """Refuse a mixture of meta and other devices, and shapes that do not fit."""
-        if not (x.is_meta and y.is_meta):
-            places = ", ".join(f"{name} on {t.device}" for name, t in (("x", x), ("y", y), ("the module", self.seed)))
-            raise InputError(f"`x` and `y` must both be on the meta device if either of them or the module is, got {places}")
-        if x.shape[1] != y.shape[1]:
-            raise InputError(f"`y` must have points of dimension d = {x.shape[1]}, as x has, got d = {y.shape[1]}")
 
     def _next_seed(self, x: Tensor) -> Tensor:
         """Return the seed of this call's slices, in a recomputation by a checkpoint that of the first computation."""

@@ -175,4 +175,4 @@ def evaluate(pair: Pair, problem: Problem, slices: int, kind: Kind, engine: Engi
     x = pair.x.points.detach()
     chosen = engines.choose(engine, problem, x, pair.y.points)
     P = validate.positive_int("slices", slices)
-    return chosen.evaluate(pair.detached(), sample(kind, P, x.shape[-1], x, validate.generator(seed)), problem)
+    return chosen.evaluate(pair.detached(), sample(kind, P, x.shape[-1], x, seed), problem)

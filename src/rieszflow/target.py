@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,12 +10,13 @@ from torch import Tensor
 
 from rieszflow import directions, engines
 from rieszflow._infra import ranks, validate
+from rieszflow._infra.files import below, prefixed
 from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import BufferPool
-from rieszflow._types import Batches, Cloud, EngineName, Need, Pair, Points, PointSource, PointsT, Seed, Statistic
+from rieszflow._types import Cloud, EngineName, Need, Pair, Points, PointSource, PointsT, Seed, Statistic
 from rieszflow.constraints import ConstraintLike, as_constraint
-from rieszflow.data import stream
+from rieszflow.data import Stream, stream
 from rieszflow.directions import Directions, Kind
 from rieszflow.engines import CachedTarget, Problem, Result
 from rieszflow.errors import InputError
@@ -24,15 +24,6 @@ from rieszflow.histograms import StepTables, record_step
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 
 __all__ = ["Target"]
-
-
-@dataclass
-class _CachedSlices:
-    """A set of slices that serves several calls: its seed, the calls so far, and the target's histograms."""
-
-    seed: int
-    uses: int
-    target: CachedTarget
 
 
 class Target:
@@ -122,7 +113,7 @@ class Target:
                     "`target_batch_size` must be None unless refresh_every=1, there are no weights and y is a tensor (M, d)"
                 )
         self.target_batch_size = target_batch_size
-        self._calls, self._cached = 0, list[_CachedSlices]()
+        self._calls, self._cached = 0, list[CachedTarget]()
         self.memory = BufferPool()
 
     @isolated_numerics
@@ -170,10 +161,9 @@ class Target:
             slices = self._cached[turn]
         else:
             seed = self._next_seed()
-            target = CachedTarget.for_points(x.points, self._source, self._sample(seed), self._problem)
-            slices = _CachedSlices(seed, 0, target)
-        result = slices.target.evaluate(x, unbiased)
-        slices.uses += 1
+            slices = CachedTarget.for_points(x.points, self._source, self._sample(seed), self._problem)
+            slices.seed = seed
+        result = slices.evaluate(x, unbiased)
         self._cached[turn : turn + 1] = [] if result.stale else [slices]
         self._calls += 1
         return result
@@ -207,26 +197,25 @@ class Target:
         return seed, slices, record_step(Pair(Cloud(x), self._next_batch(), False).detached(), slices, bins, self.group)
 
     @property
-    def _source(self) -> Cloud | Batches:
+    def _source(self) -> Cloud | Stream:
         return Cloud(self.y, self.y_weights).detached() if self._stream is None else self._stream
 
     def _next_seed(self) -> int:
         """Draw the seed of the next slices, the same on all ranks."""
         generator = torch.default_generator if self.generator is None else self.generator
         seed = torch.randint(2**62, (), generator=generator, device=generator.device).item()
-        return ranks.broadcast_int(int(seed), self.group)
+        return ranks.broadcast(int(seed), self.group)
 
     def _sample(self, seed: int) -> Directions:
-        generator = torch.Generator("cpu").manual_seed(seed)
-        return directions.sample(self.directions, self.slices, self.y.shape[-1], self.y, generator)
+        return directions.sample(self.directions, self.slices, self.y.shape[-1], self.y, seed)
 
     def state(self) -> dict[str, Tensor]:
         """Return the state from which `load_state` continues with the same slices and bins: a few numbers a slice."""
-        state = {"calls": _as_tensor(self._calls), "entries": _as_tensor(len(self._cached))}
+        state, numbers = dict[str, Tensor](), {"calls": self._calls, "entries": len(self._cached)}
         for k, cached in enumerate(self._cached):
-            state[f"{k}.seed"], state[f"{k}.uses"] = _as_tensor(cached.seed), _as_tensor(cached.uses)
-            state |= {f"{k}.{name}": v for name, v in cached.target.state().items()}
-        return state
+            state |= prefixed(k, cached.state())
+            numbers |= {f"{k}.seed": cached.seed, f"{k}.uses": cached.uses}
+        return state | {name: torch.tensor(number, dtype=torch.int64, device="cpu") for name, number in numbers.items()}
 
     @isolated_numerics
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -235,12 +224,8 @@ class Target:
         for k in range(int(state["entries"])):
             if not self._can_cache:
                 raise KeyError("entries")
-            prefix, seed = f"{k}.", int(state[f"{k}.seed"])
-            own = {key.removeprefix(prefix): v.to(self.y.device) for key, v in state.items() if key.startswith(prefix)}
+            own, seed = {name: v.to(self.y.device) for name, v in below(k, state).items()}, int(state[f"{k}.seed"])
             target = CachedTarget.from_state(own, self._source, self._sample(seed), self.group)
-            cached.append(_CachedSlices(seed, int(own["uses"]), target))
+            target.seed, target.uses = seed, int(own["uses"])
+            cached.append(target)
         self._calls, self._cached = int(state["calls"]), cached
-
-
-def _as_tensor(number: int) -> Tensor:
-    return torch.tensor(number, dtype=torch.int64, device="cpu")

@@ -445,8 +445,8 @@ def test_remaining_time_from_the_first_steps(monkeypatch):
     monkeypatch.setattr(output, "console", Console(file=io.StringIO(), force_terminal=True, width=80))
     seconds = iter(range(1000))
     with output.TrainingBars(config) as show:
-        show.bars.get_time = lambda: float(next(seconds))
-        overall = show.bars.tasks[show.total]
+        show.get_time = lambda: float(next(seconds))
+        overall = show.tasks[show.total]
         assert overall.total == 18 + 26 + 28
         for step in range(1, 6):
             show(Progress("flow", step, 8, 1, 3))

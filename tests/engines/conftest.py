@@ -9,4 +9,4 @@ from rieszflow.histograms import backends
 def torch_backend(monkeypatch):
     """Count and look up with the backend of CUDA, here on the CPU."""
     for name in ("_FUSED", "_TILED"):
-        monkeypatch.setattr(backends, name, backends.TorchBackend())
+        monkeypatch.setattr(backends, name, backends.Backend())

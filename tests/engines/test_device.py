@@ -38,7 +38,7 @@ def test_tables_of_recorded_steps():
     f[4, :TAIL] += 100
     g[5, TAIL + 64 :] += 100
     tables = []
-    for backend in (backends.TorchBackend(), backends._FUSED):
+    for backend in (backends.Backend(), backends._FUSED):
         unit, table = torch.empty(20), torch.empty(20, 65, dtype=torch.int8)
         backend.encode(f, g, 0.25, unit, table)
         tables.append((unit, table))

@@ -12,7 +12,7 @@ import platform
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -23,7 +23,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from rieszflow._infra.messages import one_line
-from rieszflow.errors import FileError, InputError, WriteError
+from rieszflow.errors import FileError, InputError, RankError, WriteError
 
 MARK = "rieszflow"  # marks all files of this library
 Json: TypeAlias = dict[str, Any]  # JSON has no narrower type
@@ -71,23 +71,14 @@ def aside(path: Path) -> Iterator[Path]:
         _remove(temporary)
 
 
-def _here() -> str:
-    """Return an identifier of the machine and the container, in which process numbers are unique."""
-    try:
-        space = os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        space = 0
-    return hashlib.blake2b(f"{platform.node()} {space}".encode(), digest_size=4).hexdigest()
-
-
-_HERE = _here()
+try:
+    _space = os.stat("/proc/self/ns/pid").st_ino
+except OSError:
+    _space = 0
+# An identifier of the machine and the container, in which process numbers are unique.
+_HERE = hashlib.blake2b(f"{platform.node()} {_space}".encode(), digest_size=4).hexdigest()
 _count = itertools.count()  # two threads may write to one path
-_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-\d+\.tmp(\.[^.]*)?", re.DOTALL)
-
-
-def is_temporary(name: str) -> bool:
-    """Return True for the name of a temporary file of `aside`."""
-    return _TEMPORARY.fullmatch(name) is not None
+TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-\d+\.tmp(\.[^.]*)?", re.DOTALL)  # the names of `aside`
 
 
 def remove_leftovers(folder: Path, start: str = ".", end: str = "") -> None:
@@ -99,7 +90,7 @@ def remove_leftovers(folder: Path, start: str = ".", end: str = "") -> None:
 
 
 def _left_over(name: str) -> bool:
-    found = _TEMPORARY.fullmatch(name)
+    found = TEMPORARY.fullmatch(name)
     if found is None or found[1] != _HERE or os.name != "posix":  # on other systems, signal 0 is no query
         return False
     with contextlib.suppress(OSError, OverflowError):  # a process of another user exists
@@ -122,6 +113,17 @@ def out_of_memory(error: BaseException) -> bool:
     return (isinstance(error, OSError) and error.errno == errno.ENOMEM) or "allocate memory" in str(error)
 
 
+@contextlib.contextmanager
+def as_file_error(problem: str) -> Iterator[None]:
+    """Convert the errors that malformed content causes in this block to FileError, but not those of memory or other ranks."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        if isinstance(error, RankError) or out_of_memory(error):
+            raise
+        raise FileError(f"{problem} ({one_line(error)})") from None
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading, or raise FileError: a pipe would block, and a device like /dev/zero has no end."""
     try:
@@ -134,16 +136,6 @@ def open_regular(path: Path) -> BinaryIO:
         os.close(descriptor)
         raise FileError(f"{path}: must be a regular file, got a folder, a pipe or a device")
     return os.fdopen(descriptor, "rb")
-
-
-def copy_within(roots: list[Path], file: Path, to: Path) -> None:
-    """Copy a regular file within one of the folders, or raise FileError: a link out of them could lead to private files."""
-    real = file.resolve()
-    if not any(real.is_relative_to(root.resolve()) for root in roots):
-        raise FileError(f"{file}: must be a file inside of {roots[0]}, got a link that leads out of it; remove the link")
-    to.parent.mkdir(parents=True, exist_ok=True)
-    with open_regular(real) as source, open(to, "xb") as target:
-        shutil.copyfileobj(source, target, 1 << 20)
 
 
 def read_text(path: Path, most: int) -> str:
@@ -202,6 +194,16 @@ def _header(tensors: dict[str, Tensor], content: Json) -> tuple[bytes, list[str]
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text, names
+
+
+def prefixed(prefix: object, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors under names that begin with "prefix."."""
+    return {f"{prefix}.{name}": t for name, t in tensors.items()}
+
+
+def below(prefix: object, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names have a prefix, by the rest of their names."""
+    return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
 
 
 def load_tensors(path: Path, form: Format) -> tuple[dict[str, Tensor], Json]:

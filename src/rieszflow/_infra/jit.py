@@ -22,6 +22,7 @@ import numba
 import torch
 from numba.core import event
 
+threads: Callable[[], int] = torch.get_num_threads
 _LOG = logging.getLogger("rieszflow")
 _PACKAGE = Path(__file__).parents[1]
 _WITH_LOOPS = (".", "directions", "engines", "exact", "flow", "histograms", "two_sample")
@@ -84,11 +85,6 @@ class _Announcer(event.Listener):
 
 
 event.register("numba:compile", _Announcer())  # type: ignore[no-untyped-call]  # Numba has no types
-
-
-def threads() -> int:
-    """Return the number of threads that PyTorch uses."""
-    return torch.get_num_threads()
 
 
 @lru_cache(maxsize=1)

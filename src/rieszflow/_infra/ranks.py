@@ -20,6 +20,7 @@ from rieszflow.errors import InputError, InputTypeError, RankError
 
 Group: TypeAlias = Any  # dist.ProcessGroup or None: PyTorch builds without torch.distributed have no such class
 Values = TypeVar("Values", Tensor, npt.NDArray[Any])
+Number = TypeVar("Number", int, float)
 
 
 @contextlib.contextmanager
@@ -98,20 +99,12 @@ def all_gather_rows(t: Tensor, group: Group) -> Tensor:
     return all_reduce_sum(rows, group)
 
 
-def broadcast_int(number: int, group: Group) -> int:
-    """Return the first rank's number."""
-    return int(_broadcast(np.array([number], np.int64), group)[0])
-
-
-def broadcast_float(number: float, group: Group) -> float:
-    """Return the first rank's number."""
-    return float(_broadcast(np.array([number], np.float64), group)[0])
-
-
-def _broadcast(number: np.ndarray, group: Group) -> np.ndarray:
+def broadcast(number: Number, group: Group) -> Number:
+    """Return the first rank's number, an int64 or a float64."""
     if group is None:
         return number
-    return all_reduce_sum(number if dist.get_rank(group) == 0 else 0 * number, group)
+    kind = type(number)
+    return kind(all_reduce_sum(np.array([number if dist.get_rank(group) == 0 else kind(0)]), group)[0])
 
 
 def mean(values: Tensor, group: Group) -> Tensor:
@@ -125,4 +118,4 @@ def mean(values: Tensor, group: Group) -> Tensor:
 
 def wait(group: Group) -> None:
     """Return when all ranks have called this."""
-    broadcast_int(0, group)
+    broadcast(0, group)

@@ -10,7 +10,7 @@ import math
 import numbers
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias, TypeGuard, cast
 
 import numpy as np
@@ -88,12 +88,11 @@ def _from_array(name: str, x: np.ndarray) -> Tensor:
         raise InputTypeError(f"{_quoted(name)} must be a plain numpy.ndarray, got {type(x).__name__}")
     if x.dtype.kind != "f" or x.dtype.itemsize not in (4, 8):
         raise InputTypeError(f"{_quoted(name)} must be an array of float32 or float64, got dtype {x.dtype}")
-    shape = x.shape
-    if x.dtype.byteorder not in "=|":
-        x = x.astype(x.dtype.newbyteorder("="))
+    shape, x = x.shape, np.asarray(x, dtype=x.dtype.newbyteorder("="))
+    x = np.array(x, order="C") if any(step < 0 for step in x.strides) else np.ascontiguousarray(x)  # torch has no such strides
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # read-only memory, such as a mapped file: we never write to points
-        return torch.from_numpy(np.ascontiguousarray(x).reshape(shape))  # torch has no negative strides
+        return torch.from_numpy(x.reshape(shape))
 
 
 def _is_finite(x: Tensor) -> bool:
@@ -160,6 +159,13 @@ def statistic(name: object, *clouds: tuple[str, Tensor, Tensor | None]) -> Stati
             if x.shape[-2] < 2 or (w is not None and ((w.detach() > 0).sum(-1) < 2).any()):
                 raise InputError(f'`{cloud}` must have at least two points of positive weight for statistic="U", got fewer')
     return cast("Statistic", name)
+
+
+def choice(name: str, value: object, choices: Sequence[str], others: str = "") -> str:
+    """Return a value that is one of the choices; `others` describes values that are no strings, for the message."""
+    if not isinstance(value, str) or value not in choices:
+        raise InputError(f"`{name}` must be one of {', '.join(map(repr, choices))}{others}, got {value!r}")
+    return value
 
 
 def positive_int(name: str, value: object) -> int:

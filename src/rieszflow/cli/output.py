@@ -6,7 +6,7 @@ import codecs
 import os
 import sys
 import unicodedata
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from rich import progress
 from rich.console import Console
@@ -63,54 +63,41 @@ def print_table(headings: list[str], rows: list[list[str]]) -> None:
             show(f"  {heading}: {cell}")
 
 
-class ProgressBars:
+class ProgressBars(progress.Progress):
     """A `progress` callback that shows progress bars, on a terminal only."""
 
-    speed_estimate_period = 30.0  # seconds
-
-    def __enter__(self) -> Self:
+    def __init__(self, speed_estimate_period: float = 30.0) -> None:
         # Without a terminal Rich would print an empty line for every bar, and FORCE_COLOR makes it take a pipe for a terminal.
         # Rich redirects other output to keep it above the bars; stderr must only be redirected if it is a terminal, too.
-        self.bars = progress.Progress(
+        super().__init__(
             TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TimeRemainingColumn(), console=console, transient=True, speed_estimate_period=self.speed_estimate_period,
+            TimeRemainingColumn(), console=console, transient=True, speed_estimate_period=speed_estimate_period,
             disable=not (console.is_interactive and console.file.isatty()),
             redirect_stderr=sys.stderr is not None and sys.stderr.isatty(),
         )  # fmt: skip
-        self._tasks: dict[str, progress.TaskID] = {}
-        self.bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bars.stop()
+        self._bars: dict[str, progress.TaskID] = {}
 
     def __call__(self, at: Progress, *, label: str = "", bar: str = "") -> None:
         """Update one bar, by default that of the unit `at.what`, and label it."""
         label = label or at.what
         bar = bar or label
-        if bar not in self._tasks:
-            self._tasks[bar] = self.bars.add_task(label)
-        self.bars.update(self._tasks[bar], description=label, completed=at.done, total=at.total)
+        if bar not in self._bars:
+            self._bars[bar] = self.add_task(label)
+        self.update(self._bars[bar], description=label, completed=at.done, total=at.total)
 
 
 class TrainingBars(ProgressBars):
     """Progress bars for the whole training and its current phase, and a line for every finished stage."""
 
-    speed_estimate_period = float("inf")  # flow and fit take turns, and their steps differ in speed
-
     def __init__(self, config: Config) -> None:
+        super().__init__(float("inf"))  # flow and fit take turns, and their steps differ in speed
         fits = [
             level.fit_steps * (config.model == "networks") for _, level in config.level_configs() for _ in range(level.stages)
         ]
         self.schedule = list(zip(config.flow_steps(), fits, strict=True))
-        self.shown = -1
-
-    def __enter__(self) -> Self:
-        super().__enter__()
-        self.steps = sum(map(sum, self.schedule))
-        self.total = self.bars.add_task("stages", total=self.steps)
-        self.phase = self.bars.add_task("flow", total=None)
-        return self
+        self.steps, self.shown = sum(map(sum, self.schedule)), -1
+        self.total = self.add_task("stages", total=self.steps)
+        self.phase = self.add_task("flow", total=None)
 
     def __call__(self, at: Progress, **_: str) -> None:
         flow, _fit = self.schedule[at.stage - 1]
@@ -118,9 +105,9 @@ class TrainingBars(ProgressBars):
         # Rich estimates the speed from the last thousand updates, so update in steps of a thousandth of the training.
         if (now := 1000 * done // self.steps) != self.shown:
             self.shown = now
-            self.bars.update(self.total, description=f"stage {at.stage} of {at.stages}", completed=done)
+            self.update(self.total, description=f"stage {at.stage} of {at.stages}", completed=done)
         loss = "" if at.loss is None else f", loss {at.loss:.3f}"
-        self.bars.update(self.phase, description=f"{at.what}{loss}", completed=at.done, total=at.total)
+        self.update(self.phase, description=f"{at.what}{loss}", completed=at.done, total=at.total)
         if at.row is not None:
             row, frechet = at.row, at.row.get("frechet_distance")
             name, e = ("Fréchet", frechet) if frechet else ("energy", row["energy_distance"])

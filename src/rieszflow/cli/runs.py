@@ -271,7 +271,6 @@ def _condition_setting(by_class: bool, observe: str | None, columns: str | None)
 
 
 def _draw(tensorboard: bool) -> DrawCallback:
-    """Return the callback that draws after every stage."""
     from rieszflow import report
 
     if not tensorboard:

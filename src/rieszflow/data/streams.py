@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import get_args
@@ -183,11 +182,7 @@ def _batch_points(batch: object, name: str) -> Tensor:
     points = as_points(_points_entry(batch, name), name)
     if points.ndim < 2:
         raise InputError(f"{name}: must have shape (m, d), got {tuple(points.shape)}, which can be one point or many")
-    if isinstance(points, Tensor):
-        return points
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about read-only memory, which is never written to
-        return torch.from_numpy(points.copy() if any(step < 0 for step in points.strides) else np.ascontiguousarray(points))
+    return validate.plain_tensor(name, points, "(m, d)")
 
 
 def _points_entry(batch: object, name: str) -> object:
@@ -212,19 +207,13 @@ def _points_entry(batch: object, name: str) -> object:
     return batch[0]
 
 
-def check_scale(scale: object) -> None:
-    """Raise InputError unless `scale` is one of the names in `ScaleName`."""
-    if not isinstance(scale, str) or scale not in get_args(ScaleName):
-        raise InputError(f"`scale` must be one of {', '.join(map(repr, get_args(ScaleName)))}, got {scale!r}")
-
-
 def choose_spreads(scale: ScaleName, clouds: Sequence[Stream]) -> tuple[float, ...] | None:
     """Return the spreads to divide the columns of all clouds by, or None for raw units.
 
     "auto" scales named columns, and gives a notice for arrays whose spreads differ more than tenfold. The spreads are those of
     the pooled points, so that a permutation test on scaled points stays exact.
     """
-    check_scale(scale)
+    validate.choice("scale", scale, get_args(ScaleName))
     if other := next((cloud for cloud in clouds if cloud.d != clouds[0].d), None):
         raise InputError(f"{other.name}: must have points of dimension {clouds[0].d}, as {clouds[0].name} has, got {other.d}")
     named = any(cloud.names is not None and not cloud.common_unit for cloud in clouds)
@@ -266,7 +255,6 @@ def _pooled_spreads(clouds: Sequence[Stream]) -> np.ndarray:
 
 
 def _notice_unequal(name: str, rows: np.ndarray, n: int) -> None:
-    """Give a notice if the spreads of the columns of a sample of n points are very unequal."""
     varying = np.flatnonzero(np.ptp(rows, axis=0) > 0)
     if len(varying) < 2 or n < _FEWEST:
         return

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rieszflow._infra import validate
 from rieszflow._infra.numerics import isolated_numerics
-from rieszflow._types import DirectionsName
+from rieszflow._types import DirectionsName, Seed
 from rieszflow.directions.base import DenseDirections, Directions, Sampler, independent, orthogonal, sobol
 from rieszflow.directions.hadamard import HadamardDirections, hadamard
 from rieszflow.directions.patches import PatchDirections, PatchSlices
@@ -29,7 +29,7 @@ _SIGNS = 2  # numbers per structured direction
 
 
 @isolated_numerics
-def sample(kind: Kind, P: int, d: int, like: Tensor, generator: torch.Generator | None = None) -> Directions:
+def sample(kind: Kind, P: int, d: int, like: Tensor, generator: Seed = None) -> Directions:
     """Draw P directions in R^d, or check those given as a tensor, which sets P.
 
     Args:
@@ -37,32 +37,25 @@ def sample(kind: Kind, P: int, d: int, like: Tensor, generator: torch.Generator 
         P: Number of directions, at least 1.
         d: Dimension of the points.
         like: Tensor whose dtype and device the directions get.
-        generator: Source of random numbers; None for torch's default generator of the CPU.
+        generator: Source of random numbers, or an integer to seed one; None for torch's default generator of the CPU.
 
     Raises:
         InputError: An unknown name, rows that are not unit vectors in R^d, or more directions than fit into memory.
         InputTypeError: A tensor of a wrong dtype or layout.
     """
+    generator = validate.generator(generator) or torch.default_generator
     if isinstance(kind, Tensor):
-        return _from_tensor(kind, d, like)
+        xi = validate.plain_tensor("directions", kind, f"(P, {d})").detach()
+        if xi.ndim != 2 or xi.shape[1] != d or xi.shape[0] == 0:
+            raise InputError(f"`directions` must be a tensor of shape (P, {d}), got shape {tuple(xi.shape)}")
+        if not ((xi.double().norm(dim=1) - 1).abs() < 1e-4).all():
+            raise InputError("`directions` must be a tensor with finite rows of norm 1, got rows of other norms")
+        return DenseDirections(xi.to(like))
     if isinstance(kind, str) and kind == "auto":
         kind = "orthogonal" if d <= _MAX_HAAR_DIM else "hadamard"
     structured = isinstance(kind, PatchSlices) or (isinstance(kind, str) and kind == "hadamard")
     validate.fits_memory("slices", P, like.element_size() * (_SIGNS if structured else d))
-    generator = torch.default_generator if generator is None else generator
     if isinstance(kind, PatchSlices):
         return kind.sample(P, d, like, generator)
-    if not isinstance(kind, str) or kind not in KINDS:
-        names = ", ".join(repr(name) for name in ("auto", *KINDS))
-        raise InputError(f"`directions` must be one of {names}, PatchSlices or a tensor (P, d) of unit rows, got {kind!r}")
-    return KINDS[kind](P, d, like, generator)
-
-
-def _from_tensor(xi: Tensor, d: int, like: Tensor) -> DenseDirections:
-    xi = validate.plain_tensor("directions", xi, f"(P, {d})")
-    if xi.ndim != 2 or xi.shape[1] != d or xi.shape[0] == 0:
-        raise InputError(f"`directions` must be a tensor of shape (P, {d}), got shape {tuple(xi.shape)}")
-    norms = xi.detach().double().norm(dim=1)
-    if not ((norms - 1).abs() < 1e-4).all():
-        raise InputError("`directions` must be a tensor with finite rows of norm 1, got rows of other norms")
-    return DenseDirections(xi.detach().to(like))
+    others = ", PatchSlices or a tensor (P, d) of unit rows"
+    return KINDS[validate.choice("directions", kind, ("auto", *KINDS), others)](P, d, like, generator)

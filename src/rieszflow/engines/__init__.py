@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from rieszflow._infra import validate
 from rieszflow._types import Need
 from rieszflow.engines.base import Engine, Problem, Result
 from rieszflow.engines.bins import Bins, CachedTarget
 from rieszflow.engines.sort import Sort
 from rieszflow.errors import InputError
-from rieszflow.histograms import uses_cdf
 
 __all__ = ["ENGINES", "Bins", "CachedTarget", "Engine", "Problem", "Result", "can_cache", "choose"]
 
@@ -26,21 +26,15 @@ def choose(name: str, problem: Problem, x: Tensor, y: Tensor) -> Engine:
 
     "auto" prefers the exact engine for few points, float64 and derivatives by weights.
     """
-    if isinstance(name, str) and name == "auto":
+    validate.choice("engine", name, ("auto", *ENGINES))
+    if name == "auto":
         precise = problem.need.weights or x.dtype.itemsize > 4 or x.shape[-2] + y.shape[-2] < _FEW
-        found = ENGINES["sort" if precise else "bins"]
-        if found.refusal(problem) is not None:
-            found = ENGINES["bins"]
-    elif isinstance(name, str) and name in ENGINES:
-        found = ENGINES[name]
-    else:
-        raise InputError(f"`engine` must be one of {', '.join(map(repr, ('auto', *ENGINES)))}, got {name!r}")
-    refusal = found.refusal(problem)
-    if refusal is not None:
+        name = "sort" if precise and ENGINES["sort"].refusal(problem) is None else "bins"
+    if refusal := ENGINES[name].refusal(problem):
         raise InputError(refusal)
-    return found
+    return ENGINES[name]
 
 
 def can_cache(name: str, problem: Problem) -> bool:
     """Return True if targets can be cached for this engine and problem."""
-    return name in ("auto", "bins") and uses_cdf(problem.kernel) and problem.need == Need(x=True)
+    return name in ("auto", "bins") and problem.kernel.degree == 1 and problem.need == Need(x=True)

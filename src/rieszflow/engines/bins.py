@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
 from rieszflow import histograms
+from rieszflow._infra.files import below, prefixed
 from rieszflow._infra.messages import notice
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import Workspace
-from rieszflow._types import Batches, Cloud, Pair
+from rieszflow._types import Cloud, Pair
 from rieszflow.directions import Directions
 from rieszflow.engines.base import Engine, Problem, Result
-from rieszflow.histograms import BINS, GRID_TENSORS, BinGrid, CdfEvaluator, Evaluator, FftEvaluator, Histogram
+from rieszflow.histograms import BINS, BinGrid, CdfEvaluator, Evaluator, FftEvaluator, Histogram
 from rieszflow.kernels import Riesz
+
+if TYPE_CHECKING:
+    from rieszflow.data import Stream
 
 _DRIFT = 0.02  # additional share of projections outside the range that makes a cache stale
 _X, _Y = Workspace(), Workspace()
@@ -43,20 +47,26 @@ class Bins(Engine):
         for grid in histograms.choose_grids(pair.x.points, pair.y.points, directions, kernel, bins=bins, group=group):
             y = Histogram.from_points(grid, pair.y, tail_sums=need.value, workspace=_Y, group=group)
             x = Histogram.from_points(grid, pair.x, tail_sums=need.value, workspace=_X, group=group)
-            cdf = histograms.uses_cdf(kernel)
+            cdf = kernel.degree == 1
             both: Evaluator = CdfEvaluator(x, y, pair.unbiased) if cdf else FftEvaluator(x, y, pair.unbiased, kernel)
             total += Result(
                 both.value() / P if need.value else None,
-                both.gradient_x(pair.x, P) if need.x else None,
-                both.gradient_y(pair.y, P) if need.y else None,
+                both.gradient(pair.x, P) if need.x else None,
+                both.gradient(pair.y, P, by_y=True) if need.y else None,
             )
         return total
 
 
 class CachedTarget:
-    """The histograms of a target on all parts of the slices, so that a call costs nothing for the target."""
+    """The histograms of a target on all parts of the slices, so that a call costs nothing for the target.
 
-    def __init__(self, grids: Sequence[BinGrid], y: Cloud | Batches, group: Group) -> None:
+    The owner knows and sets the `seed` of the slices; `uses` is the number of calls so far.
+    """
+
+    seed: int
+    uses = 0
+
+    def __init__(self, grids: Sequence[BinGrid], y: Cloud | Stream, group: Group) -> None:
         self._group = group
         if isinstance(y, Cloud):
             self.histograms = [Histogram.from_points(grid, y, group=group) for grid in grids]
@@ -66,19 +76,16 @@ class CachedTarget:
         self._slices = sum(grid.directions.P for grid in grids)
 
     @classmethod
-    def for_points(cls, x: Tensor, y: Cloud | Batches, directions: Directions, problem: Problem) -> CachedTarget:
+    def for_points(cls, x: Tensor, y: Cloud | Stream, directions: Directions, problem: Problem) -> CachedTarget:
         """Count a target y on these slices, in bins for y and for points distributed like x (N, d)."""
         points = y.points if isinstance(y, Cloud) else y
         grids = histograms.choose_grids(x, points, directions, problem.kernel, bins=None, group=problem.group)
         return cls(grids, y, problem.group)
 
     @classmethod
-    def from_state(cls, state: dict[str, Tensor], y: Cloud | Batches, directions: Directions, group: Group) -> CachedTarget:
+    def from_state(cls, state: dict[str, Tensor], y: Cloud | Stream, directions: Directions, group: Group) -> CachedTarget:
         """Rebuild the cache of this `state` from the same target and slices. Raises KeyError if the state does not fit."""
-        grids = [
-            BinGrid.from_tensors(part, {name: state[f"{k}.{name}"] for name in GRID_TENSORS})
-            for k, part in enumerate(histograms.split_directions(directions))
-        ]
+        grids = [BinGrid.from_tensors(part, below(k, state)) for k, part in enumerate(histograms.split_directions(directions))]
         return cls(grids, y, group)
 
     def evaluate(self, x: Cloud, unbiased: bool) -> Result:
@@ -87,9 +94,10 @@ class CachedTarget:
         for y, outside in zip(self.histograms, self._outside, strict=True):
             mine = Histogram.from_points(y.grid, x, workspace=_X, group=self._group)
             stale = mine.outside() > outside + _DRIFT
-            total += Result(x=CdfEvaluator(mine, y, unbiased).gradient_x(x, self._slices), stale=stale)
+            total += Result(x=CdfEvaluator(mine, y, unbiased).gradient(x, self._slices), stale=stale)
+        self.uses += 1
         return total
 
     def state(self) -> dict[str, Tensor]:
         """Return what `from_state` needs in addition to the target and the slices."""
-        return {f"{k}.{name}": v for k, y in enumerate(self.histograms) for name, v in y.grid.to_tensors().items()}
+        return {name: t for k, y in enumerate(self.histograms) for name, t in prefixed(k, y.grid.to_tensors()).items()}

@@ -63,7 +63,7 @@ def energy_sums(x: Measure, y: Measure, _: bool, slope: bool) -> tuple[Tensor, T
     return torch.from_numpy(potential), torch.from_numpy(pull)
 
 
-_TWO, _ZERO, _ONE = np.float32(2), np.float32(0), np.float32(1)
+_TWO, _ZERO = np.float32(2), np.float32(0)
 # Squared distances below this share s of ‖x‖² + ‖y‖² are computed from differences. For larger ones, an error of
 # 2⁻²⁴ (‖x‖² + ‖y‖²) in the square is an error of at most 2⁻²⁴/(2s) = 3e-5 of the distance, and of at most
 # 2⁻²⁴/(2√s) = 1e-6 of √(‖x‖² + ‖y‖²).

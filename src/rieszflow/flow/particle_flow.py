@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra import ranks, validate
+from rieszflow._infra.files import below
 from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import BufferPool
@@ -129,8 +130,7 @@ class ParticleFlow:
         if not all(0 <= m < 1 for m in self.momenta):
             raise InputError(f"`momentum` must be in [0, 1), got {momentum!r}")
         self.bounds = None if bounds is None else _interval(bounds)
-        if combine not in ("alternate", "sum"):
-            raise InputError(f"`combine` must be 'alternate' or 'sum', got {combine!r}")
+        validate.choice("combine", combine, ("alternate", "sum"))
         self.step_schedule, self.combine, self.steps, self._group = step_schedule, combine, 0, group
         self.targets: Sequence[Target | _BruteForce]
         counts = [0] * K if slices is None else _per_kind("slices", slices, K)
@@ -169,8 +169,7 @@ class ParticleFlow:
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Restore what `state` returned. Raises KeyError for a state of other slices."""
         for k, target in enumerate(self.targets):
-            prefix = f"{k}."
-            target.load_state({name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)})
+            target.load_state(below(k, state))
 
     def recorded(self) -> RecordedFlow:
         """Return the recording of all steps so far, or raise InputError if the flow was made without `record`."""

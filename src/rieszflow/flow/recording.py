@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rieszflow._infra.files import Format, Json, load_header, load_tensors, save_tensors, tensor_shapes
-from rieszflow._infra.messages import one_line
+from rieszflow._infra.files import Format, Json, as_file_error, load_header, load_tensors, save_tensors, tensor_shapes
 from rieszflow._infra.validate import points, positive_int
 from rieszflow._types import PointsT, Progress, ProgressCallback
 from rieszflow.errors import FileError, InputError, RunError
@@ -217,14 +216,10 @@ def _write(path: Path, segment: Segment, place: Json) -> str:
 
 
 def _plan(path: Path, meta: Json) -> Plan:
-    try:
+    with as_file_error(f"{path}: damaged: its settings cannot be read"):
         return Plan.from_dict(meta)
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise FileError(f"{path}: damaged: its settings cannot be read ({one_line(error)})") from None
 
 
 def _read(path: Path, plan: Plan, tensors: dict[str, Tensor]) -> Segment:
-    try:
+    with as_file_error(f"{path}: damaged: its tables do not fit its settings"):
         return Segment.from_tensors(plan, tensors)
-    except (KeyError, ValueError, TypeError, IndexError) as error:
-        raise FileError(f"{path}: damaged: its tables do not fit its settings ({one_line(error)})") from None

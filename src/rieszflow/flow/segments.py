@@ -14,7 +14,7 @@ from torch import Tensor
 from rieszflow import directions
 from rieszflow._infra.files import Json
 from rieszflow._infra.numerics import isolated_numerics
-from rieszflow._infra.validate import positive_int
+from rieszflow._infra.validate import choice, positive_int
 from rieszflow._infra.workspace import BufferPool
 from rieszflow.constraints import Constraint, FixedPrefix, as_constraint
 from rieszflow.directions import Kind, PatchSlices
@@ -59,8 +59,7 @@ class Plan:
 
     def draw(self, kind: int, seed: int, like: Tensor) -> directions.Directions:
         """Draw the slices of a step, with a generator on the CPU so that a recording replays equally on every device."""
-        generator = torch.Generator("cpu").manual_seed(seed)
-        return directions.sample(self.kinds[kind], self.slices[kind], self.d, like, generator)
+        return directions.sample(self.kinds[kind], self.slices[kind], self.d, like, seed)
 
 
 _RENAMED_FIELDS = {"scale": "stretch", "one": "single_patch"}  # of `PatchSlices`, in recordings of older versions
@@ -73,10 +72,7 @@ def _kind(content: object, d: int) -> Kind:
         if patches.d != d:
             raise ValueError(f"slices of images {patches.shape} for points with d = {d}")
         return patches
-    for name in ("auto", *directions.KINDS):
-        if content == name:
-            return cast(Kind, name)
-    raise ValueError(f"unknown kind of slices {str(content)[:40]!r}")
+    return cast(Kind, choice("kinds", content, ("auto", *directions.KINDS)))
 
 
 @dataclass(frozen=True)

@@ -36,10 +36,10 @@ def default_step_sizes(
     if frozen is not None:
         y = frozen.project_out(y.clone())
     distances = [
-        _patch_distance(y, kind, P) if isinstance(kind, PatchSlices) else _mean_distance(y)
+        _patch_distance(y, kind, P) if isinstance(kind, PatchSlices) else torch.pdist(y).mean().item()
         for kind, P in zip(kinds, slices, strict=True)
     ]
-    if not all(distance > 0 for distance in distances):
+    if not all(distance > 0 for distance in distances):  # NaN for a single target
         raise InputError("`step_size` must be a number if all targets are equal, got None")
     return [_STEP * (1 - m) * distance / len(kinds) for m, distance in zip(momenta, distances, strict=True)]
 
@@ -54,10 +54,6 @@ def _patch_distance(y: Tensor, kind: PatchSlices, P: int) -> float:
     p = kind.sample(1024, y.shape[1], y, generator).project(y)
     distance = Riesz(1.0).basis_constant(kind.n) * (p - p.roll(1, dims=1)).abs().mean().item()
     return distance * min(kind.n_patches, P / kind.n)
-
-
-def _mean_distance(y: Tensor) -> float:
-    return torch.pdist(y).mean().item() if len(y) > 1 else 0.0
 
 
 def geometric_schedule(first: float, last: float, steps: int) -> Callable[[int], float]:
@@ -93,27 +89,20 @@ def update_velocity(gradient: Tensor, velocity: Tensor | None, momentum: float) 
 def apply_moves(
     x: Tensor, moves: Sequence[tuple[Tensor, float]], bounds: tuple[float, float] | None, frozen: Constraint | None
 ) -> Tensor:
-    """Return x after moves along several velocities, each with its length; the bounds apply after the last one."""
+    """Return x − Σ length · v over pairs (v, length), clipped to the bounds after the last one, with the frozen part of x."""
     for k, (velocity, length) in enumerate(moves, 1):
-        x = update_positions(x, velocity, length, bounds if k == len(moves) else None, frozen)
+        within = bounds if k == len(moves) else None
+        out = empty_like(x)
+        if _can_loop(x, velocity, out):
+            real = out.numpy().dtype.type
+            low, high = (-np.inf, np.inf) if within is None else within
+            flat = [t.numpy().reshape(-1) for t in (x, velocity, out)]
+            parallel_for(_move, x.numel(), _TILE, *flat, real(length), real(low), real(high))
+        else:
+            out = velocity.mul(-length).add_(x)
+            out = out if within is None else out.clamp_(*within)
+        x = out if frozen is None else frozen.restore(out, x)
     return x
-
-
-def update_positions(
-    x: Tensor, velocity: Tensor, length: float, bounds: tuple[float, float] | None, frozen: Constraint | None = None
-) -> Tensor:
-    """Return x − length · v, clipped to the bounds, with the frozen part of x."""
-    out = empty_like(x)
-    if _can_loop(x, velocity, out):
-        real = out.numpy().dtype.type
-        low, high = (-np.inf, np.inf) if bounds is None else bounds
-        flat = [t.numpy().reshape(-1) for t in (x, velocity, out)]
-        parallel_for(_move, x.numel(), _TILE, *flat, real(length), real(low), real(high))
-    else:
-        out = velocity.mul(-length).add_(x)
-        if bounds is not None:
-            out = out.clamp_(*bounds)
-    return out if frozen is None else frozen.restore(out, x)
 
 
 def _can_loop(*tensors: Tensor) -> bool:

@@ -6,7 +6,6 @@ The flow never moves the condition (see `rieszflow.constraints`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -28,7 +27,6 @@ _MAX_PAIRWISE = 2000  # number of data whose pairwise distances determine the we
 class Condition:
     """The condition of an unconditional model; subclasses turn labels, values or images into part of a point."""
 
-    kind: ClassVar[str] = ""  # or "class", "values", "observed"
     constraint: Constraint | None = None  # the fixed part of a point
     leading: int = 0  # k, the number of coordinates that precede those of the datum
     weight: float = 1.0  # the factor of these coordinates
@@ -73,7 +71,6 @@ UNCONDITIONAL = Condition()
 class _ClassCondition(Condition):
     """Sorted labels with their counts in the training data."""
 
-    kind: ClassVar[str] = "class"
     classes: tuple[int, ...]
     counts: tuple[int, ...]
 
@@ -100,7 +97,6 @@ class _ClassCondition(Condition):
 class _ValueCondition(Condition):
     """Values next to the data: their names, scaling (which compresses heavy tails), and range in the training data."""
 
-    kind: ClassVar[str] = "values"
     names: tuple[str, ...]
     columns: ColumnScaler
     low: tuple[float, ...]
@@ -131,8 +127,6 @@ class _ValueCondition(Condition):
 @dataclass(frozen=True)
 class _ImageCondition(Condition):
     """A known part of an image."""
-
-    kind: ClassVar[str] = "observed"
 
     def join(self, c: Tensor | None, x: Tensor) -> Tensor:
         assert self.constraint is not None

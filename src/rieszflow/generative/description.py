@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 
 from rieszflow._infra.files import MARK, Json, read_text
 from rieszflow._infra.messages import short_repr
-from rieszflow.errors import ConfigError, FileError, RunError
-from rieszflow.generative.config import Config
+from rieszflow.errors import ConfigError, RunError
+from rieszflow.generative.config import Config, Count
 from rieszflow.generative.schema import YAML_BYTES, StrictModel, dump_yaml, parse_yaml
 
 VERSION = 8  # of a run: config.yaml, networks and checkpoints
@@ -26,10 +26,9 @@ def write_description(run: str, data: Json, config: Config) -> str:
 
 def read_description(file: Path) -> tuple[str, Json, Config]:
     """Read the id, the data and the settings of a config.yaml; raise RunError for what rieszflow does not write."""
+    text = read_text(file, YAML_BYTES)
     try:
-        content = parse_yaml(read_text(file, YAML_BYTES))
-    except FileError:
-        raise
+        content = parse_yaml(text)
     except ValueError as error:
         raise RunError(f"{file}: not readable YAML ({error})") from None
     if not isinstance(content, dict) or content.get("format") != MARK:
@@ -60,7 +59,6 @@ def settings_hash(data: Json, config: Config) -> str:
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
-_Size = Annotated[int, Field(ge=1, le=10**9)]
 _Number = Annotated[float, Field(gt=-1e300, lt=1e300)]
 _Positive = Annotated[float, Field(gt=0, lt=1e300)]
 _NotNegative = Annotated[float, Field(ge=0, lt=1e300)]
@@ -76,7 +74,7 @@ class _Columns(StrictModel):  # the fields of `data.ColumnScaler`
 class _Condition(StrictModel):  # the fields that `describe_condition` returns, for labels or for values
     weight: _Positive
     classes: list[Annotated[int, Field(ge=-(2**63), lt=2**63)]] | None = None
-    counts: list[_Size] | None = None
+    counts: list[Count] | None = None
     names: list[str] | None = None
     centre: list[_Number] | None = None
     spread: list[_Positive] | None = None
@@ -99,11 +97,11 @@ class _Condition(StrictModel):  # the fields that `describe_condition` returns, 
 class _Data(StrictModel):
     name: str
     path: str | None
-    shape: list[_Size]
+    shape: list[Count]
     low: _Number
     high: _Number
     columns: _Columns | None
-    points: _Size
+    points: Count
     fingerprint: str
     condition: _Condition | None = None
 

@@ -117,13 +117,9 @@ def upsample(
     if leading:
         images = upsample(x[..., leading:], small, large, noise_std, generator, upsampling)
         return torch.cat([x[..., :leading], images], -1)
-    images = x.reshape(-1, *small)
-    factor = large[1] // small[1]
-    if upsampling == "repeat":
-        images = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    else:
-        parts = images.split(10_000)
-        images = torch.cat([functional.interpolate(part, scale_factor=factor, mode="bilinear") for part in parts])
+    factor, mode = large[1] // small[1], "nearest" if upsampling == "repeat" else "bilinear"
+    parts = x.reshape(-1, *small).split(10_000)
+    images = torch.cat([functional.interpolate(part, scale_factor=factor, mode=mode) for part in parts])
     images = images.reshape(*x.shape[:-1], math.prod(large))
     if not noise_std:
         return images

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from rieszflow._infra import ranks
-from rieszflow._infra.files import Json, out_of_memory, remove_leftovers
-from rieszflow._infra.messages import notice, one_line
+from rieszflow._infra.files import Json, as_file_error, remove_leftovers
+from rieszflow._infra.messages import notice
 from rieszflow._types import Progress, ProgressCallback
 from rieszflow.data import Dataset
-from rieszflow.errors import RankError, RunError
+from rieszflow.errors import RunError
 from rieszflow.generative import stages
 from rieszflow.generative.levels import Level
 from rieszflow.generative.networks import build
@@ -116,7 +116,7 @@ def _timed(state: State) -> Iterator[None]:
 def _save_if_due(context: Context, state: State) -> None:
     """Write a checkpoint at the end, or if the last one is `checkpoint_seconds` old, by the clock of the first rank."""
     due = state.stage > context.last or time.perf_counter() - state.saved > context.config.checkpoint_seconds
-    if ranks.broadcast_int(int(due), context.here.group):
+    if ranks.broadcast(int(due), context.here.group):
         _save(context, state)
 
 
@@ -167,7 +167,7 @@ def _restore(context: Context, tensors: dict[str, Tensor], header: Json) -> Stat
     run = context.run
     if header.get("held_out") != context.held_out_digest:
         raise RunError(f"{run.path}: the held-out data differ from those that the run began with")
-    try:
+    with as_file_error(f"{run.path / 'state.safetensors'}: does not fit this run"):
         finished = not tensors and header["stage"] > run.total_stages()
         fitting, stage = not finished and header["phase"] != "flow", context.last + 1 if finished else header["stage"]
         state = stages.blank_state(context, stage, header["step"], fitting, header["step_factor"])
@@ -179,23 +179,12 @@ def _restore(context: Context, tensors: dict[str, Tensor], header: Json) -> Stat
                 network = build(level.config, level.shape, copy.deepcopy(context.custom), level.condition).net
                 network.load_state_dict(state.init_weights)
         state.rows = [StageMetrics(**row) for row in header["rows"][: state.stage - 1]]
-    except RankError:
-        raise
-    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
-        if out_of_memory(error):
-            raise
-        raise RunError(f"{run.path / 'state.safetensors'}: does not fit this run ({one_line(error)})") from None
     if context.here.main:
-        _restore_metrics(run, state.rows)
+        try:
+            found, reason = run.metrics()[: len(state.rows)], "metrics.jsonl: differs from the checkpoint"
+        except RunError as error:
+            found, reason = [], str(error).removesuffix(f"; {RESTORES}")
+        if repr(found) != repr(state.rows):  # unlike ==, repr treats NaNs as equal
+            run.write_metrics(state.rows)
+            notice(f"{reason}: it was restored from the checkpoint")
     return state
-
-
-def _restore_metrics(run: Run, rows: list[StageMetrics]) -> None:
-    """Rewrite metrics.jsonl if it differs from the checkpoint."""
-    try:
-        found, reason = run.metrics()[: len(rows)], "metrics.jsonl: differs from the checkpoint"
-    except RunError as error:
-        found, reason = [], str(error).removesuffix(f"; {RESTORES}")
-    if repr(found) != repr(rows):  # unlike ==, repr treats NaNs as equal
-        run.write_metrics(rows)
-        notice(f"{reason}: it was restored from the checkpoint")

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from rieszflow import data
 from rieszflow._infra import ranks, validate
-from rieszflow._infra.files import Json, out_of_memory
-from rieszflow._infra.messages import notice, one_line
+from rieszflow._infra.files import Json, as_file_error
+from rieszflow._infra.messages import notice
 from rieszflow._infra.numerics import torch_defaults
 from rieszflow._types import Points, Progress, ProgressCallback, Seed
 from rieszflow.constraints import Constraint, Pool
@@ -24,14 +24,13 @@ from rieszflow.errors import ConfigError, InputError, RunError
 from rieszflow.flow.segments import Segment, replay
 from rieszflow.generative.condition import Condition, condition_setting
 from rieszflow.generative.config import Config
-from rieszflow.generative.hub import OnHub
+from rieszflow.generative.hub import OnHub, Temporary, all_files, copy_files, new_folder, read_files
 from rieszflow.generative.latents import draw_latents, load_mixture
 from rieszflow.generative.levels import Level, levels, upsample
 from rieszflow.generative.loop import train
 from rieszflow.generative.networks import build, check_memory, displace
 from rieszflow.generative.processes import processes, report_rank_errors
 from rieszflow.generative.run import Run
-from rieszflow.generative.run_copies import Temporary, read_files, save_copy, write_files
 from rieszflow.generative.state import DrawCallback, checked_levels
 from rieszflow.generative.training_data import check_same, dataset, describe, load_data
 
@@ -90,7 +89,10 @@ class GenerativeFlow(OnHub):
         vars(self).update(state)
         if isinstance(state["run"], dict):
             self._temporary = Temporary()
-            write_files(state["run"], self._temporary.path)
+            for name, content in state["run"].items():
+                file = self._temporary.path / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content)
             self.run = Run.open(self._temporary.path)
 
     @torch_defaults
@@ -245,12 +247,9 @@ class GenerativeFlow(OnHub):
                 continue
             phi = build(level.config, shape, self.network, known).to(device)
             for stage in stages:
-                try:
-                    phi.load_state_dict(self.run.load_network(stage))
-                except RuntimeError as error:
-                    if out_of_memory(error):
-                        raise
-                    raise RunError(f"{self.run.network_file(stage)}: does not fit the network ({one_line(error)})") from None
+                weights = self.run.load_network(stage)
+                with as_file_error(f"{self.run.network_file(stage)}: does not fit the network"):
+                    phi.load_state_dict(weights)
                 x = displace(phi, x, level.config.clip, batch_size)
         if not x.isfinite().all():
             raise RunError(f"{self.run.path}: samples must be finite, got NaN or infinity from its networks or recording")
@@ -272,7 +271,10 @@ class GenerativeFlow(OnHub):
         """
         if self.run is None:
             raise RunError("nothing to save: call fit first")
-        save_copy(self.run, Path(path), overwrite)
+        path, own = Path(path), self.run.path
+        if not (overwrite and path.exists() and path.resolve() == own.resolve()):
+            with new_folder(path, overwrite) as temporary:
+                copy_files(self.run, all_files(own), temporary)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, network: nn.Module | None = None) -> GenerativeFlow:
@@ -297,10 +299,10 @@ class GenerativeFlow(OnHub):
 def _segments(run: Run, level: Level, stages: Iterator[int]) -> Iterator[Segment]:
     plan = level.plan()
     for stage in stages:
-        try:
-            yield Segment.from_tensors(plan, run.load_network(stage))
-        except (KeyError, ValueError, TypeError, IndexError) as error:
-            raise RunError(f"{run.network_file(stage)}: does not fit the run ({one_line(error)})") from None
+        tensors = run.load_network(stage)
+        with as_file_error(f"{run.network_file(stage)}: does not fit the run"):
+            segment = Segment.from_tensors(plan, tensors)
+        yield segment
 
 
 def _counted(stages: range, last: int, progress: ProgressCallback | None) -> Iterator[int]:

@@ -155,8 +155,6 @@ class _UNet(nn.Module):
 
 
 class _NoTime(nn.Module):
-    """A time embedding that is not used."""
-
     def forward(self, time: Tensor) -> None:
         return None
 

@@ -50,14 +50,8 @@ def processes(device: torch.device) -> Processes:
     if device.type == "cuda":  # one for each process of a machine
         device = torch.device("cuda", state.local_process_index % torch.cuda.device_count())
         torch.cuda.set_device(device)
-    atexit.register(_destroy_group)
+    atexit.register(state.destroy_process_group)  # whose threads would sometimes abort the process at its end
     return Processes(state.num_processes, state.process_index, device, dist.group.WORLD)
-
-
-def _destroy_group() -> None:
-    """Destroy the process group, whose threads would sometimes abort the process at its end."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 @contextlib.contextmanager

@@ -91,7 +91,7 @@ class Run:
         return run
 
     def _check_empty(self) -> None:
-        empty = self.path.is_dir() and all(f.name == ".lock" or files.is_temporary(f.name) for f in self.path.iterdir())
+        empty = self.path.is_dir() and all(f.name == ".lock" or files.TEMPORARY.fullmatch(f.name) for f in self.path.iterdir())
         if os.path.lexists(self.path) and not empty:
             raise RunError(f"{self.path}: exists and is not an empty folder; choose another, or resume it")
 

@@ -22,7 +22,6 @@ from rieszflow.generative.networks import as_data, build, displace
 from rieszflow.generative.run import StageMetrics
 from rieszflow.generative.state import WATCHED, Context, FitPhase, FlowPhase, LevelData, Pictures, State, Tensors, level_data
 from rieszflow.generative.validation import best_stage, next_factor
-from rieszflow.metrics import frechet_distance
 from rieszflow.sliced import energy_distance
 
 _PATHS = 12  # fresh samples whose paths through the stages are kept for a picture
@@ -33,26 +32,14 @@ def blank_state(context: Context, stage: int, step: int, fitting: bool, factor: 
     data, device = level_data(context, stage), context.here.device
     data_rng, slice_rng = torch.Generator(), torch.Generator(device).manual_seed(context.config.seed + 1)
     data_rng.set_state(context.random_state)
-    empty = data.targets.new_empty(0, data.targets.shape[1])
-    return State(
-        stage=stage,
-        phase=new_fit(context, data, stage, step, data_rng)
-        if fitting
-        else new_flow(context, data, stage, step, slice_rng, factor),
-        step=step,
-        data=data,
-        data_rng=data_rng,
-        slice_rng=slice_rng,
-        # Small gradients would vanish in fp16; in other precisions the scaler does nothing.
-        scaler=torch.amp.GradScaler(device.type, enabled=_autocast_dtype(context) is torch.float16),
-        x=empty,
-        x_old=empty,
-        velocities=[None] * len(data.step_sizes),
-        fresh=empty,
-        fresh_velocities=[None] * len(data.step_sizes),
-        path=empty,
-        step_factor=factor,
-    )
+    phase: FlowPhase | FitPhase
+    if fitting:
+        phase = new_fit(context, data, stage, step, data_rng)
+    else:
+        phase = new_flow(context, data, stage, step, slice_rng, factor)
+    # Small gradients would vanish in fp16; in other precisions the scaler does nothing.
+    scaler = torch.amp.GradScaler(device.type, enabled=_autocast_dtype(context) is torch.float16)
+    return State(stage, phase, step, data, data_rng, slice_rng, scaler, step_factor=factor)
 
 
 def first_state(context: Context) -> State:
@@ -110,8 +97,7 @@ def _next_level(context: Context, state: State) -> None:
     state.fresh = upsample(state.fresh, small, level.shape, level.sample_noise_std, state.data_rng, upsampling, leading)
     state.path = upsample(state.path, small, level.shape, 0.0, None, leading=leading)  # unchanged, in larger pixels
     state.data = data
-    state.velocities = [None] * len(data.step_sizes)
-    state.fresh_velocities = [None] * len(data.step_sizes)
+    state.rest()
 
 
 def new_flow(
@@ -260,7 +246,7 @@ def write_recording(context: Context, state: State, phase: FlowPhase) -> None:
     ranks.wait(context.here.group)
     if context.config.validation:
         factor = next_factor(context.config, state.rows) if context.here.main else 0.0
-        state.step_factor = ranks.broadcast_float(factor, context.here.group)
+        state.step_factor = ranks.broadcast(factor, context.here.group)
 
 
 def end_at_best(context: Context, state: State) -> None:
@@ -276,6 +262,8 @@ def _write(context: Context, state: State, tensors: Tensors, clouds: Tensors, **
     level, held_out = state.data.level, state.data.held_out
     watched = {**clouds, "fresh_samples": as_data(state.fresh, level), "training_data": state.data.watched}
     if context.config.validation and len(level.shape) == 3:
+        from rieszflow.metrics import frechet_distance  # imports SciPy, which samples do not need
+
         measured |= {"frechet_distance": {name: frechet_distance(x, held_out) for name, x in watched.items()}}
     row = StageMetrics(
         stage=state.stage,
@@ -303,6 +291,6 @@ def _pictures(context: Context, state: State, particles: Tensor) -> Pictures:
     shown = (condition.data(t).cpu() for t in (particles, state.fresh, state.path))
     particles, samples, path = (upsample(t, state.data.level.shape, context.run.shape, 0.0, None) for t in shown)
     values = None if context.conditions is None else context.conditions[context.config.particles :]
-    if condition.kind == "observed" and condition.constraint is not None and values is not None:
+    if context.config.conditions_on_image and condition.constraint is not None and values is not None:
         known = condition.constraint.project(values)
-    return Pictures(particles, samples, path, state.rows, values if condition.kind == "class" else None, known)
+    return Pictures(particles, samples, path, state.rows, values if context.config.condition == "class" else None, known)

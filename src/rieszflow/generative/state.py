@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rieszflow._infra import ranks
-from rieszflow._infra.files import Json
+from rieszflow._infra.files import Json, below, prefixed
 from rieszflow._types import ProgressCallback
 from rieszflow.data import Dataset
 from rieszflow.errors import ConfigError, RunError
@@ -173,12 +173,12 @@ class FlowPhase:
 
     def to_tensors(self) -> Tensors:
         recorded = {} if self.flow.recorder is None else self.flow.recorder.segment.to_tensors()
-        return _prefixed("target", self.flow.state()) | _prefixed("recorded", recorded)
+        return prefixed("target", self.flow.state()) | prefixed("recorded", recorded)
 
     def load_tensors(self, tensors: Tensors) -> None:
-        self.flow.load_state(_below("target", tensors))
+        self.flow.load_state(below("target", tensors))
         if self.flow.recorder is not None:
-            self.flow.recorder.segment = Segment.from_tensors(self.flow.recorder.plan, _below("recorded", tensors))
+            self.flow.recorder.segment = Segment.from_tensors(self.flow.recorder.plan, below("recorded", tensors))
 
 
 @dataclass
@@ -197,14 +197,14 @@ class FitPhase:
     def to_tensors(self) -> Tensors:
         slots = self.optimiser.state_dict()["state"]
         adam = {f"{number}.{key}": t for number, slot in slots.items() for key, t in slot.items()}
-        networks = _prefixed("phi", self.phi.state_dict()) | _prefixed("average", self.average.state_dict())
-        return networks | _prefixed("adam", adam) | {"random.fit": self.random_state}
+        networks = prefixed("phi", self.phi.state_dict()) | prefixed("average", self.average.state_dict())
+        return networks | prefixed("adam", adam) | {"random.fit": self.random_state}
 
     def load_tensors(self, tensors: Tensors) -> None:
-        self.phi.load_state_dict(_below("phi", tensors))
-        self.average.load_state_dict(_below("average", tensors))
+        self.phi.load_state_dict(below("phi", tensors))
+        self.average.load_state_dict(below("average", tensors))
         slots: dict[int, Tensors] = {}
-        for name, t in _below("adam", tensors).items():
+        for name, t in below("adam", tensors).items():
             number, key = name.split(".")
             slots.setdefault(int(number), {})[key] = t
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": slots})
@@ -222,18 +222,26 @@ class State:
     data_rng: torch.Generator  # draws all random numbers that do not depend on the device
     slice_rng: torch.Generator  # draws slices, on the device
     scaler: torch.amp.GradScaler
-    x: Tensor  # (n, d), this process's particles
-    x_old: Tensor  # (n, d), particles before this stage's flow; empty in a recording
-    velocities: list[Tensor | None]  # v for each kind of slices, (n, d); None before its first step
-    fresh: Tensor  # (n, d), samples from latents that were never particles, after the last stage
-    fresh_velocities: list[Tensor | None]  # in a recording; None before the level's first step
-    path: Tensor  # (stages, n, d), some of the fresh samples after every stage
+    x: Tensor = field(init=False)  # (n, d), this process's particles
+    x_old: Tensor = field(init=False)  # (n, d), particles before this stage's flow; empty in a recording
+    velocities: list[Tensor | None] = field(init=False)  # v for each kind of slices, (n, d); None before its first step
+    fresh: Tensor = field(init=False)  # (n, d), samples from latents that were never particles, after the last stage
+    fresh_velocities: list[Tensor | None] = field(init=False)  # in a recording; None before the level's first step
+    path: Tensor = field(init=False)  # (stages, n, d), some of the fresh samples after every stage
     step_factor: float | None = None  # of τ, chosen by validation data, which end the training with 0; None without them
     init_weights: Tensors = field(default_factory=dict)  # of each level's first network, if it is the user's own
     saved: float = field(default_factory=time.perf_counter)  # when the last checkpoint was written
     # Time spent in flows, in fits, and after them on metrics, pictures and checkpoints.
     seconds: dict[str, float] = field(default_factory=lambda: {"flow": 0.0, "fit": 0.0, "finish": 0.0})
     rows: list[StageMetrics] = field(default_factory=list)  # of metrics.jsonl
+
+    def __post_init__(self) -> None:
+        self.rest()
+
+    def rest(self) -> None:
+        """Set all velocities to zero."""
+        self.velocities = [None] * len(self.data.step_sizes)
+        self.fresh_velocities = [None] * len(self.data.step_sizes)
 
     def header(self) -> Json:
         """Return the JSON-able part of a checkpoint."""
@@ -249,7 +257,7 @@ class State:
         tensors |= {"fresh": self.fresh, "path": self.path, **_numbered("fresh_velocity", self.fresh_velocities)}
         tensors |= {"random.data": self.data_rng.get_state(), "random.slices": self.slice_rng.get_state()}
         scale = {key: torch.tensor(number, dtype=torch.float64) for key, number in self.scaler.state_dict().items()}
-        return tensors | _prefixed("scaler", scale) | _prefixed("init", self.init_weights) | self.phase.to_tensors()
+        return tensors | prefixed("scaler", scale) | prefixed("init", self.init_weights) | self.phase.to_tensors()
 
     def load_tensors(self, tensors: Tensors, here: Processes) -> None:
         """Restore the output of `to_tensors`, for any number of processes."""
@@ -261,8 +269,8 @@ class State:
         self.fresh_velocities = [None if v is None else v.to(here.device) for v in velocities]
         self.data_rng.set_state(tensors["random.data"])
         self.slice_rng.set_state(tensors["random.slices"])
-        self.init_weights = _below("init", tensors)
-        scale, saved = self.scaler.state_dict(), _below("scaler", tensors)
+        self.init_weights = below("init", tensors)
+        scale, saved = self.scaler.state_dict(), below("scaler", tensors)
         if scale and saved:  # the precision may have been changed since
             self.scaler.load_state_dict({key: type(scale[key])(t.item()) for key, t in saved.items()})
         self.phase.load_tensors(tensors)
@@ -270,12 +278,3 @@ class State:
 
 def _numbered(name: str, tensors: Sequence[Tensor | None]) -> Tensors:
     return {f"{name}.{k}": t for k, t in enumerate(tensors) if t is not None}
-
-
-def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
-    return {f"{prefix}.{name}": t for name, t in tensors.items()}
-
-
-def _below(prefix: str, tensors: Tensors) -> Tensors:
-    """Return the tensors whose names have a prefix, by the rest of their names."""
-    return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}

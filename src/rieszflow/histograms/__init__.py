@@ -6,22 +6,19 @@ O(P·B) for P slices and B bins; an array of size P × N never exists. Data goes
     grid        how points are projected, and where the bins are
     choose      from points to grids
     backends    the passes over points, with their compiled `loops` and `patch_loops`
-    histogram   from a grid and a cloud to counts
-    evaluators  from two histograms to MMD² and its gradients
+    histogram   from a grid and a cloud to counts, from two of these to MMD² and its gradients
     replay      a step of a flow as small tables
 """
 
-from __future__ import annotations
-
 from rieszflow.histograms.backends import select_backend
-from rieszflow.histograms.choose import BINS, choose_bins, choose_grids, make_projectors, uses_cdf
-from rieszflow.histograms.grid import GRID_TENSORS, BinGrid, Projector, split_directions
+from rieszflow.histograms.choose import BINS, choose_bins, choose_grids, make_projectors
+from rieszflow.histograms.grid import BinGrid, Projector, split_directions
 from rieszflow.histograms.histogram import CdfEvaluator, Evaluator, FftEvaluator, Histogram, count_batches
 from rieszflow.histograms.loops import TAIL, tail_edge
 from rieszflow.histograms.replay import StepTables, record_step, replay_step
 
 __all__ = [
-    "BINS", "GRID_TENSORS", "TAIL", "BinGrid", "CdfEvaluator", "Evaluator", "FftEvaluator", "Histogram", "Projector",
+    "BINS", "TAIL", "BinGrid", "CdfEvaluator", "Evaluator", "FftEvaluator", "Histogram", "Projector",
     "StepTables", "choose_bins", "choose_grids", "count_batches", "make_projectors", "record_step", "replay_step",
-    "select_backend", "split_directions", "tail_edge", "uses_cdf",
+    "select_backend", "split_directions", "tail_edge",
 ]  # fmt: skip

@@ -5,8 +5,6 @@ Every pass projects the points again, a tile at a time. On the CPU the projectio
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,11 +20,14 @@ from rieszflow.histograms.loops import FIRST, PER_OCTAVE, STEEP, TAIL
 _COUNTS, _LINES = Workspace(), Workspace()
 
 
-class Backend(ABC):
-    """The passes over points on one kind of device and directions."""
+class Backend:
+    """The passes over points in PyTorch operations on large tiles, for all devices; compiled loops replace them on the CPU.
 
-    tile: int  # number of projections at a time
-    shortest: int = 1  # smallest number of points at a time
+    Nothing waits for the device, except for values: where the CPU refuses points that are too far away, a slice becomes NaN.
+    """
+
+    tile = 1 << 25  # number of projections at a time
+    shortest = 1  # smallest number of points at a time
 
     def _size(self, projector: Projector) -> int:
         return max(self.shortest, self.tile // projector.directions.P)
@@ -36,7 +37,6 @@ class Backend(ABC):
         ends = [(tile.amin(1), tile.amax(1)) for _, tile in projector.tiles(x, self._size(projector))]
         return torch.stack([e[0] for e in ends]).amin(0), torch.stack([e[1] for e in ends]).amax(0)
 
-    @abstractmethod
     def count(
         self, grid: BinGrid, cloud: Cloud, *, tail_sums: bool = False, scale: float = 1.0, workspace: Workspace | None = None
     ) -> tuple[Tensor, Tensor | None]:
@@ -45,26 +45,84 @@ class Backend(ABC):
         Returns the counts (P, bins), float32, in the memory of a workspace until its next use; and, if `tail_sums`, the sums of
         weight·u over the positions u in the geometric bins, (P, 2·TAIL) float64.
         """
+        x, w, P, B = cloud.points, cloud.weights, grid.directions.P, grid.B
+        counts = torch.zeros(P, B + 2 * TAIL, dtype=torch.float32, device=x.device)
+        sums = torch.zeros_like(counts, dtype=torch.float64) if tail_sums else None
+        for rows, tile in grid.tiles(x, self._size(grid)):
+            index, _, u = _locate(grid, tile)
+            weights = torch.where(u.isnan(), u, 1.0 if w is None else w[rows].detach().float())
+            counts.scatter_add_(1, index, weights)
+            if sums is not None:
+                sums.scatter_add_(1, index, (u * weights).double())
+        if sums is not None:
+            sums = torch.cat([sums[:, :TAIL], sums[:, TAIL + B :]], 1).mul_(scale)
+            check_inside(sums.abs().amax().item())
+        return counts.mul_(scale), sums
 
-    @abstractmethod
     def look_up(self, grid: BinGrid, cloud: Cloud, lines: PiecewiseLinear) -> Tensor:
         """Return Σ_p w_i line_p(⟨ξ_p, x_i⟩) ξ_p for every point, (N, d) in the points' dtype; w_i = 1 without weights."""
+        x, w, own = cloud.points, cloud.weights, lines.own
+        out = torch.empty_like(x)
+        for rows, tile in grid.tiles(x, self._size(grid)):
+            index, fraction, _ = _locate(grid, tile)
+            value = lines.values[..., 0].gather(1, index) + fraction * lines.values[..., 1].gather(1, index)
+            if w is not None:
+                mine = w[rows].detach().float()
+                value = mine * value if own is None else mine * (value - mine * (own[0] + fraction * own[1]))
+            out[rows] = grid.directions.adjoint(value).to(x)
+        return out
 
-    @abstractmethod
     def encode(self, f: Tensor, g: Tensor, factor: float, unit: Tensor, table: Tensor) -> None:
         """Write factor·(G − F) at the edges of the equal bins to the `unit` (P,) and `table` (P, B + 1) of `StepTables`."""
+        edges = (g - f).cumsum(1, dtype=torch.float64)[:, TAIL - 1 : f.shape[1] - TAIL]
+        largest = edges.abs().amax(1)
+        unit.copy_(factor * largest / 127)
+        table.copy_((edges * (127 / largest).masked_fill(largest == 0, 0)[:, None]).round())
 
-    @abstractmethod
     def decode(self, unit: Tensor, table: Tensor) -> PiecewiseLinear:
         """Return the function that `encode` wrote, constant beyond the range, valid until this thread's next call."""
+        values = table.float() * unit[:, None]
+        left = torch.cat([values[:, :1].expand(-1, TAIL), values, values[:, -1:].expand(-1, TAIL)], 1)
+        return PiecewiseLinear(torch.stack([left[:, :-1], left.diff(dim=1)], -1))
 
-    @abstractmethod
     def cumulate(self, f: Tensor, g: Tensor, alpha: float, factor: float) -> PiecewiseLinear:
         """Return factor·[2G − 1 − α(2F − 1)] for the counts f and g of F and G, valid until this thread's next call."""
+        rise = 2 * (_spread_part(g) - alpha * _spread_part(f)).double()
+        left = _middle(g) - alpha * _middle(f) - 0.5 * rise
+        return PiecewiseLinear((factor * torch.stack([left, rise], -1)).float())
 
 
-class _Cpu(Backend):
-    one_table = False  # True if all threads count into one table, on different slices
+def _locate(grid: BinGrid, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return bin (tail bins included; 0 for NaN), fraction inside it and position in bin widths, (P, m) each."""
+    u = (projected - grid.low[:, None]) * grid.inverse[:, None]
+    inner = u.clamp(0, grid.B)
+    beyond = u - inner
+    v = beyond.abs().mul_(FIRST / grid.B).add_(1).clamp_(max=1e30)
+    # The bits of v = 2^e·m are those of the integer 2^23 (e + 127 + m − 1), which is linear between powers of two.
+    octaves = (v.view(torch.int32) - (127 << 23)).float() / (1 << 23)
+    place = inner.add_(TAIL).add_((PER_OCTAVE * octaves).copysign_(beyond))
+    index = place.floor().nan_to_num_(0).clamp_(0, grid.B + 2 * TAIL - 1)
+    fraction = place.sub_(index)
+    return index.long(), torch.where((fraction >= 0) & (fraction <= 1), fraction, 0.5), u
+
+
+def _middle(counts: Tensor) -> Tensor:
+    """Return 2F − 1 in the middle of every bin."""
+    counts = counts.double()
+    return 2 * counts.cumsum(1) - counts - 1
+
+
+def _spread_part(counts: Tensor) -> Tensor:
+    """Return the part of the counts that is spread over the bins; see `loops.spread_part`."""
+    padded = torch.nn.functional.pad(counts, (1, 1))
+    return torch.minimum(counts, STEEP * torch.minimum(padded[:, :-2], padded[:, 2:]))
+
+
+class _Tiled(Backend):
+    """The backend of all directions on the CPU: a matrix product projects a tile of points, and threads share its slices."""
+
+    tile, shortest = 1 << 20, 512
+    one_table = True  # all threads count into one table, on different slices
 
     def count(
         self, grid: BinGrid, cloud: Cloud, *, tail_sums: bool = False, scale: float = 1.0, workspace: Workspace | None = None
@@ -100,11 +158,14 @@ class _Cpu(Backend):
         parallel_for(loops.cumulate, len(f), 1, f.numpy(), g.numpy(), alpha, factor, lines)
         return PiecewiseLinear(torch.from_numpy(lines))
 
-    @abstractmethod
-    def _count(self, grid: BinGrid, x: Tensor, *args: object) -> None: ...
+    def _count(self, grid: BinGrid, x: Tensor, *args: object) -> None:
+        for rows, tile in grid.tiles(x, self._size(grid)):
+            parallel_for(loops.tile_count, len(tile), 1, tile.numpy(), rows.start, *args)
 
-    @abstractmethod
-    def _look_up(self, out: Tensor, grid: BinGrid, x: Tensor, bins: object, w: object, *lines: object) -> None: ...
+    def _look_up(self, out: Tensor, grid: BinGrid, x: Tensor, bins: object, w: object, *lines: object) -> None:
+        for rows, tile in grid.tiles(x, self._size(grid)):
+            parallel_for(loops.tile_look_up, len(tile), 1, tile.numpy(), rows.start, bins, w, *lines)
+            out[rows] = grid.directions.adjoint(tile)
 
 
 def _bins_and_weights(grid: BinGrid, cloud: Cloud) -> tuple[tuple[object, ...], np.ndarray]:
@@ -112,8 +173,10 @@ def _bins_and_weights(grid: BinGrid, cloud: Cloud) -> tuple[tuple[object, ...], 
     return (grid.low.numpy(), grid.inverse.numpy(), grid.B), w
 
 
-class _Fused(_Cpu):
+class _Fused(_Tiled):
     """The backend of structured directions: a tile of points is projected and used while it is in the cache."""
+
+    one_table = False
 
     def _run(self, projector: Projector, x: Tensor, *args: object) -> None:
         directions = projector.directions
@@ -141,101 +204,6 @@ class _Fused(_Cpu):
         self._run(grid, x, None, bins, w, None, None, *lines, out.numpy())
 
 
-class _Tiled(_Cpu):
-    """The backend of all other directions: a matrix product projects a tile of points, and threads share its slices."""
-
-    tile, shortest, one_table = 1 << 20, 512, True
-
-    def _count(self, grid: BinGrid, x: Tensor, *args: object) -> None:
-        for rows, tile in grid.tiles(x, self._size(grid)):
-            parallel_for(loops.tile_count, len(tile), 1, tile.numpy(), rows.start, *args)
-
-    def _look_up(self, out: Tensor, grid: BinGrid, x: Tensor, bins: object, w: object, *lines: object) -> None:
-        for rows, tile in grid.tiles(x, self._size(grid)):
-            parallel_for(loops.tile_look_up, len(tile), 1, tile.numpy(), rows.start, bins, w, *lines)
-            out[rows] = grid.directions.adjoint(tile)
-
-
-class TorchBackend(Backend):
-    """The backend of all devices but the CPU, in PyTorch operations on large tiles.
-
-    Nothing waits for the device, except for values: where the CPU refuses points that are too far away, a slice becomes NaN.
-    """
-
-    tile = 1 << 25
-
-    def count(
-        self, grid: BinGrid, cloud: Cloud, *, tail_sums: bool = False, scale: float = 1.0, workspace: Workspace | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        x, w, P, B = cloud.points, cloud.weights, grid.directions.P, grid.B
-        counts = torch.zeros(P, B + 2 * TAIL, dtype=torch.float32, device=x.device)
-        sums = torch.zeros_like(counts, dtype=torch.float64) if tail_sums else None
-        for rows, tile in grid.tiles(x, self._size(grid)):
-            index, _, u = _locate(grid, tile)
-            weights = torch.where(u.isnan(), u, 1.0 if w is None else w[rows].detach().float())
-            counts.scatter_add_(1, index, weights)
-            if sums is not None:
-                sums.scatter_add_(1, index, (u * weights).double())
-        if sums is not None:
-            sums = torch.cat([sums[:, :TAIL], sums[:, TAIL + B :]], 1).mul_(scale)
-            check_inside(sums.abs().amax().item())
-        return counts.mul_(scale), sums
-
-    def look_up(self, grid: BinGrid, cloud: Cloud, lines: PiecewiseLinear) -> Tensor:
-        x, w, own = cloud.points, cloud.weights, lines.own
-        out = torch.empty_like(x)
-        for rows, tile in grid.tiles(x, self._size(grid)):
-            index, fraction, _ = _locate(grid, tile)
-            value = lines.values[..., 0].gather(1, index) + fraction * lines.values[..., 1].gather(1, index)
-            if w is not None:
-                mine = w[rows].detach().float()
-                value = mine * value if own is None else mine * (value - mine * (own[0] + fraction * own[1]))
-            out[rows] = grid.directions.adjoint(value).to(x)
-        return out
-
-    def encode(self, f: Tensor, g: Tensor, factor: float, unit: Tensor, table: Tensor) -> None:
-        edges = (g - f).cumsum(1, dtype=torch.float64)[:, TAIL - 1 : f.shape[1] - TAIL]
-        largest = edges.abs().amax(1)
-        unit.copy_(factor * largest / 127)
-        table.copy_((edges * (127 / largest).masked_fill(largest == 0, 0)[:, None]).round())
-
-    def decode(self, unit: Tensor, table: Tensor) -> PiecewiseLinear:
-        values = table.float() * unit[:, None]
-        left = torch.cat([values[:, :1].expand(-1, TAIL), values, values[:, -1:].expand(-1, TAIL)], 1)
-        return PiecewiseLinear(torch.stack([left[:, :-1], left.diff(dim=1)], -1))
-
-    def cumulate(self, f: Tensor, g: Tensor, alpha: float, factor: float) -> PiecewiseLinear:
-        rise = 2 * (_spread_part(g) - alpha * _spread_part(f)).double()
-        left = _middle(g) - alpha * _middle(f) - 0.5 * rise
-        return PiecewiseLinear((factor * torch.stack([left, rise], -1)).float())
-
-
-def _locate(grid: BinGrid, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return bin (tail bins included; 0 for NaN), fraction inside it and position in bin widths, (P, m) each."""
-    u = (projected - grid.low[:, None]) * grid.inverse[:, None]
-    inner = u.clamp(0, grid.B)
-    beyond = u - inner
-    v = beyond.abs().mul_(FIRST / grid.B).add_(1).clamp_(max=1e30)
-    # The bits of v = 2^e·m are those of the integer 2^23 (e + 127 + m − 1), which is linear between powers of two.
-    octaves = (v.view(torch.int32) - (127 << 23)).float() / (1 << 23)
-    place = inner.add_(TAIL).add_((PER_OCTAVE * octaves).copysign_(beyond))
-    index = place.floor().nan_to_num_(0).clamp_(0, grid.B + 2 * TAIL - 1)
-    fraction = place.sub_(index)
-    return index.long(), torch.where((fraction >= 0) & (fraction <= 1), fraction, 0.5), u
-
-
-def _middle(counts: Tensor) -> Tensor:
-    """Return 2F − 1 in the middle of every bin."""
-    counts = counts.double()
-    return 2 * counts.cumsum(1) - counts - 1
-
-
-def _spread_part(counts: Tensor) -> Tensor:
-    """Return the part of the counts that is spread over the bins; see `loops.spread_part`."""
-    padded = torch.nn.functional.pad(counts, (1, 1))
-    return torch.minimum(counts, STEEP * torch.minimum(padded[:, :-2], padded[:, 2:]))
-
-
 def _patches(directions: PatchDirections) -> tuple[object, ...]:
     """Return the directions as `patch_loops` takes them."""
     places, rows = (np.array([getattr(block, name) for block in directions.blocks], np.int32) for name in ("patch", "rows"))
@@ -245,7 +213,7 @@ def _patches(directions: PatchDirections) -> tuple[object, ...]:
     return directions.signs.numpy(), places, rows, directions.pixels.numpy(), unit, colours, kind.condition, condition_scale
 
 
-_FUSED, _TILED, _TORCH = _Fused(), _Tiled(), TorchBackend()
+_FUSED, _TILED, _TORCH = _Fused(), _Tiled(), Backend()
 
 
 def select_backend(projector: Projector) -> Backend:

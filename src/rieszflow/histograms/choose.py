@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,12 +12,14 @@ from torch import Tensor
 from rieszflow._infra.messages import notice
 from rieszflow._infra.numerics import power_of_two, power_of_two_tensor, to_device, within_range
 from rieszflow._infra.ranks import Group, all_reduce_range, all_reduce_sum, offset
-from rieszflow._types import Batches
 from rieszflow.directions import Directions, HadamardDirections, PatchDirections
 from rieszflow.errors import InputError
 from rieszflow.histograms.backends import select_backend
 from rieszflow.histograms.grid import BinGrid, Projector, check_inside, split_directions
 from rieszflow.kernels import Kernel
+
+if TYPE_CHECKING:
+    from rieszflow.data import Stream
 
 BINS = 1024  # equal bins of a slice, fewer for the gradients of few points
 _FEWEST_BINS = 128
@@ -28,24 +31,19 @@ _RIESZ_BINS = 4096
 _WIDEST = 1e4  # times the widest slice: there a kernel is 1 − 1e-8, and only four digits of it are certain
 
 
-def uses_cdf(kernel: Kernel) -> bool:
-    """Return True if distribution functions serve a kernel (r = 1); others need a convolution, and bins of one width."""
-    return kernel.degree == 1
-
-
 def choose_grids(
-    x: Tensor, y: Tensor | Batches, directions: Directions, kernel: Kernel, *, bins: int | None, group: Group
+    x: Tensor, y: Tensor | Stream, directions: Directions, kernel: Kernel, *, bins: int | None, group: Group
 ) -> list[BinGrid]:
     """Return bins for two clouds on all parts of the directions; None for as many as a gradient needs."""
     points, many = sample_points(x, y, group)
     projectors = make_projectors(directions, points, x)
-    if uses_cdf(kernel):
+    if kernel.degree == 1:  # distribution functions; other kernels need a convolution, and bins of one width
         return [choose_bins(p, points, bins or n_bins_for(p.directions, many)) for p in projectors]
     assert isinstance(y, Tensor)
     return [uniform_bins(p, x, y, kernel, group) for p in projectors]
 
 
-def sample_points(x: Tensor, y: Tensor | Batches, group: Group) -> tuple[Tensor, int]:
+def sample_points(x: Tensor, y: Tensor | Stream, group: Group) -> tuple[Tensor, int]:
     """Return random points of both clouds, those of y last, and the number of points of both."""
     (first_y, M), (first_x, N) = offset(len(y) if isinstance(y, Tensor) else y.count(), group), offset(len(x), group)
     half = max(_SAMPLE // 2, min(_SAMPLE, (M + N) // 32))
@@ -57,7 +55,7 @@ def sample_points(x: Tensor, y: Tensor | Batches, group: Group) -> tuple[Tensor,
     return torch.from_numpy(found), M + N
 
 
-def _rows(x: Tensor | Batches, rows: np.ndarray, group: Group) -> np.ndarray:
+def _rows(x: Tensor | Stream, rows: np.ndarray, group: Group) -> np.ndarray:
     """Return rows of all ranks' points, numbered from this rank's first one."""
     here = (rows >= 0) & (rows < (len(x) if isinstance(x, Tensor) else x.count()))
     mine: np.ndarray

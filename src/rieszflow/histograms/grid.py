@@ -15,8 +15,6 @@ from rieszflow.directions import Directions, HadamardDirections, PatchDirections
 from rieszflow.errors import InputError
 
 _PART, _PATCH_PART = 1024, 2048  # dense directions at a time, and directions on patches
-GRID_TENSORS = ("low", "inverse", "shift", "scale", "B")
-"""The keys of `BinGrid.to_tensors`."""
 
 
 def split_directions(directions: Directions) -> Sequence[Directions]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ from rieszflow._infra.jit import parallel_for
 from rieszflow._infra.numerics import times_power_of_two
 from rieszflow._infra.ranks import Group, all_reduce_sum, total
 from rieszflow._infra.workspace import Workspace
-from rieszflow._types import Batches, Cloud
+from rieszflow._types import Cloud
 from rieszflow.histograms import loops
 from rieszflow.histograms.backends import select_backend
 from rieszflow.histograms.grid import BinGrid, PiecewiseLinear
@@ -85,7 +85,7 @@ class Histogram:
         return (left.sum() + right.sum()) / self.grid.directions.P
 
 
-def count_batches(grids: Sequence[BinGrid], batches: Batches, group: Group = None) -> list[Histogram]:
+def count_batches(grids: Sequence[BinGrid], batches: Iterable[Tensor], group: Group = None) -> list[Histogram]:
     """Count a cloud that comes in batches, on all parts of the slices in one pass."""
     n = 0
     sums = [torch.zeros(g.directions.P, g.B + 2 * TAIL, dtype=torch.float64, device=g.shift.device) for g in grids]
@@ -120,15 +120,9 @@ class Evaluator(ABC):
     def derivative(self, own: Histogram, other: Histogram, factor: float, weighted: bool) -> PiecewiseLinear:
         """Return `factor` times the derivative by a point of the cloud `own`, over its weight if points are `weighted`."""
 
-    def gradient_x(self, x: Cloud, P: int) -> Tensor:
-        """Return the contribution of this part to the gradient by the points of x, on P slices in all."""
-        return self._gradient(x, self.x, self.y, P)
-
-    def gradient_y(self, y: Cloud, P: int) -> Tensor:
-        """Return the contribution to the gradient by the points of y."""
-        return self._gradient(y, self.y, self.x, P)
-
-    def _gradient(self, cloud: Cloud, own: Histogram, other: Histogram, P: int) -> Tensor:
+    def gradient(self, cloud: Cloud, P: int, *, by_y: bool = False) -> Tensor:
+        """Return the contribution of this part to the gradient by the points of x, or of y, on P slices in all."""
+        own, other = (self.y, self.x) if by_y else (self.x, self.y)
         weighted = cloud.weights is not None
         each = 1.0 if weighted else own.self_weight  # without weights both Σw² and a point's own weight are 1/N
         lines = self.derivative(own, other, each / P, weighted)

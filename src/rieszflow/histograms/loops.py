@@ -11,8 +11,6 @@ Loops for `parallel_for` begin with the arguments (first, last, worker, size of 
 `BinGrid`, `source` is (points, shift, scale).
 """
 
-from __future__ import annotations
-
 import math
 
 import numba

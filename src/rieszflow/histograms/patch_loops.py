@@ -9,8 +9,6 @@ of pooling and both transforms; `colours`, an orthonormal basis (C, C) of the ch
 coordinates that are a condition, which every patch sees after its pixels; and the condition's scale, before `unit`.
 """
 
-from __future__ import annotations
-
 import numba
 import numpy as np
 

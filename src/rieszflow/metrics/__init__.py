@@ -6,6 +6,8 @@ own labels. They rank models of one data set, but are not comparable with the In
 
 from typing import TYPE_CHECKING
 
+import lazy_loader
+
 from rieszflow.metrics.distances import (
     energy_pvalue,
     frechet_distance,
@@ -18,17 +20,10 @@ from rieszflow.metrics.scores import evaluate, train_classifier
 
 if TYPE_CHECKING:
     from rieszflow.metrics.running import SlicedEnergyDistance
+else:  # torchmetrics is optional, so its base class is imported on first access
+    __getattr__, _, _ = lazy_loader.attach(__name__, submod_attrs={"running": ["SlicedEnergyDistance"]})
 
 __all__ = [
     "SlicedEnergyDistance", "energy_pvalue", "evaluate", "frechet_distance", "inception_distances", "kernel_distance",
     "nearest", "precision_recall", "train_classifier",
 ]  # fmt: skip
-
-if not TYPE_CHECKING:
-    # torchmetrics is optional, so its base class is imported on first access (PEP 562).
-    def __getattr__(name: str) -> object:
-        if name != "SlicedEnergyDistance":
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from rieszflow.metrics.running import SlicedEnergyDistance
-
-        return SlicedEnergyDistance

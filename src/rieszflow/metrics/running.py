@@ -94,8 +94,12 @@ class SlicedEnergyDistance(Metric):
         grids = Plan.fit(self._settings.rescale(x), self._settings).random_grids
         self._grid_tensors = [grid.to_tensors() for grid in grids]
         P, width = sum(grid.directions.P for grid in grids), grids[0].B + 2 * histograms.TAIL
-        # This is the first state, so that a merge is refused before anything is added.
-        self.add_state("plan", _fingerprint(x, self._settings, reset_real).to(self.device), _require_equal)
+        digest = hashlib.sha256(repr((self._settings, x.dtype, x.shape, reset_real)).encode())
+        digest.update(x.contiguous().numpy().tobytes())
+        # Four numbers that are equal for metrics that may share their states, as in a MetricCollection. They are the first
+        # state, so that a merge is refused before anything is added.
+        plan = torch.from_numpy(np.frombuffer(digest.digest(), np.int64).copy())
+        self.add_state("plan", plan.to(self.device), _require_equal)
         for name in ("real", "made"):
             counts = torch.zeros(P, width, dtype=torch.float64, device=self.device)
             self.add_state(f"{name}_counts", counts, "sum")
@@ -221,13 +225,6 @@ class SlicedEnergyDistance(Metric):
             return moved if moved.dtype == t.dtype else t.to(moved.device)
 
         return super()._apply(keep_dtype, exclude_state)
-
-
-def _fingerprint(points: Tensor, settings: SliceSettings, reset_real: bool) -> Tensor:
-    """Return four numbers that are equal for metrics that may share their states, as in a MetricCollection."""
-    digest = hashlib.sha256(repr((settings, points.dtype, points.shape, reset_real)).encode())
-    digest.update(points.contiguous().numpy().tobytes())
-    return torch.from_numpy(np.frombuffer(digest.digest(), np.int64).copy())
 
 
 def _require_equal(plans: Tensor) -> Tensor:

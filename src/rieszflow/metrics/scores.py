@@ -30,29 +30,24 @@ _FEW = 1000  # held-out data; with fewer, the Fréchet distance of real data to 
 _TESTED, _PERMUTATIONS = 2000, 499  # of the permutation test, which holds all distances
 
 
-class Classifier(nn.Module):
+class Classifier(nn.Sequential):
     """Two convolutions and a hidden layer, or two hidden layers, whose last 64 activations are the features."""
 
     def __init__(self, shape: tuple[int, ...], classes: int) -> None:
-        super().__init__()
         if len(shape) == 3:
-            self.body: nn.Module = nn.Sequential(
+            body = nn.Sequential(
                 nn.Conv2d(shape[0], 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
                 nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
                 nn.Linear(64 * (shape[1] // 4) * (shape[2] // 4), 64), nn.ReLU(),
             )  # fmt: skip
         else:
-            self.body = nn.Sequential(nn.Linear(math.prod(shape), 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU())
-        self.head = nn.Linear(64, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.body(x))
-        return logits
+            body = nn.Sequential(nn.Linear(math.prod(shape), 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU())
+        super().__init__(body, nn.Linear(64, classes))
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
         """Return the features (n, 64), computed in batches."""
-        return torch.cat([self.body(part) for part in x.split(1000)])
+        return torch.cat([self[0](part) for part in x.split(1000)])
 
     @torch.no_grad()
     def predictions(self, x: Tensor) -> Tensor:

@@ -77,19 +77,13 @@ def _scatter(clouds: list[Tensor], labels: list[str]) -> Image.Image:
     return _rendered(figure)
 
 
-def _empty_figure(width: float, height: float) -> Figure:
-    """Return a figure. Importing Matplotlib takes a third of a second, which a grid of images does not need."""
+def _figure(width: float, height: float, columns: int = 1, **settings: str) -> tuple[Figure, Any]:
+    """Return a figure and its axes. Importing Matplotlib takes a third of a second, which a grid of images does not need."""
     with extra("cli", "figures"):
         from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=110, layout="tight")
-
-
-def _figure(width: float, height: float, **settings: str) -> tuple[Figure, Any]:
-    figure = _empty_figure(width, height)
-    axes = figure.add_subplot()
-    axes.set(**settings)
-    return figure, axes
+    figure = Figure(figsize=(width, height), dpi=110, layout="tight")
+    return figure, figure.subplots(1, columns, subplot_kw=settings)
 
 
 def _rendered(figure: Figure) -> Image.Image:
@@ -132,8 +126,8 @@ def comparison(x: SliceSketch, y: SliceSketch, labels: tuple[str, str]) -> Image
         panels += [(names[k], k, True) for k in y.feature_distances(x).argsort(descending=True)[:3].tolist()]
     k = int(y.slice_distances(x).argmax())
     panels.append((f"slice {k}", k, False))
-    figure = _empty_figure(3.4 * len(panels), 2.8)
-    for axes, (title, index, column) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+    figure, all_axes = _figure(3.4 * len(panels), 2.8, len(panels))
+    for axes, (title, index, column) in zip(np.atleast_1d(all_axes), panels, strict=True):
         for sketch, label in zip((x, y), labels, strict=True):
             edges, density = sketch.histogram(index, column)
             axes.stairs(density, edges, fill=True, alpha=0.45, label=label)

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from rieszflow import histograms
 from rieszflow._infra import ranks, validate
-from rieszflow._infra.files import Format, Json, load_tensors, out_of_memory, save_tensors
-from rieszflow._infra.messages import one_line
+from rieszflow._infra.files import Format, Json, as_file_error, below, load_tensors, prefixed, save_tensors
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud, Points, Progress, ProgressCallback
 from rieszflow.data import Stream, as_points
-from rieszflow.errors import FileError, InputError
+from rieszflow.errors import InputError
 from rieszflow.sketch.plan import Plan, SliceSettings
 
 SKETCH = Format("sketch", 5)
@@ -206,13 +205,12 @@ def write(path: Path, counts: Counts) -> None:
     settings, reservoir, tensors = counts.plan.settings, counts.reservoir, counts.reservoir.to_tensors()
     integers = not counts.weighted and counts.weight < 2**31
     for k, (grid, table, tail_sums) in enumerate(zip(counts.plan.grids, counts.counts, counts.tail_sums, strict=True)):
-        tensors |= {f"{k}.counts": table.int() if integers else table, f"{k}.sums": tail_sums}
-        tensors |= {f"{k}.{name}": v for name, v in grid.to_tensors().items()}
+        tensors |= prefixed(k, {"counts": table.int() if integers else table, "sums": tail_sums, **grid.to_tensors()})
     if settings.spreads is not None:
         tensors["spreads"] = torch.tensor(settings.spreads, dtype=torch.float64)
     meta = {
         "d": settings.d, "slices": settings.slices, "directions": settings.directions, "seed": settings.seed,
-        "names": None if settings.names is None else list(settings.names),
+        "names": settings.names,
         "n": counts.n, "weight": counts.weight, "squares": counts.squares, "weighted": counts.weighted,
         "sample": reservoir.size, "seen": reservoir.seen,
     }  # fmt: skip
@@ -222,12 +220,8 @@ def write(path: Path, counts: Counts) -> None:
 def read(path: Path) -> Counts:
     """Read a file of `write`; raise FileError if it is missing, damaged, foreign, or of another version."""
     tensors, meta = load_tensors(path, SKETCH)
-    try:
+    with as_file_error(f"{path}: damaged: its parts do not fit together"):
         return _read_counts(_read_plan(tensors, meta), tensors, meta)
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
-        if out_of_memory(error):
-            raise
-        raise FileError(f"{path}: damaged: its parts do not fit together ({one_line(error)})") from None
 
 
 def _check(ok: object, problem: str) -> None:
@@ -243,9 +237,9 @@ def _read_plan(tensors: dict[str, Tensor], meta: Json) -> Plan:
     tables = [t for name, t in tensors.items() if name.endswith(".counts")]
     found, needed = sum(map(len, tables)), settings.slices + d * settings.has_columns
     _check(found == needed, f"tables of {found} slices instead of {needed}")  # before that many directions are drawn
-    grids = [{name: tensors[f"{k}.{name}"] for name in histograms.GRID_TENSORS} for k in range(len(tables))]
-    for k, grid in enumerate(grids):
-        _check_grid(grid, d, tensors[f"{k}.counts"])
+    grids = [below(k, tensors) for k in range(len(tables))]
+    for grid in grids:
+        _check_grid(grid, d, grid["counts"])
     return Plan.from_tensors(grids, settings)
 
 

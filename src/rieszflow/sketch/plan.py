@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from rieszflow._infra import validate
 from rieszflow._infra.messages import notice
 from rieszflow._types import DirectionsName, ScaleName
 from rieszflow.data.options import column_difference
-from rieszflow.data.streams import check_scale
 from rieszflow.directions import KINDS, Directions
 from rieszflow.errors import InputError
 
@@ -80,8 +79,7 @@ class SliceSettings:
     def __post_init__(self) -> None:
         validate.fits_memory("slices", validate.positive_int("slices", self.slices), _BYTES)
         validate.integer_seed(self.seed)
-        if self.directions not in (kinds := ("auto", *KINDS)):
-            raise InputError(f"`directions` must be one of {', '.join(map(repr, kinds))}, got {self.directions!r}")
+        validate.choice("directions", self.directions, ("auto", *KINDS))
         if self.spreads is not None and not (len(self.spreads) == self.d and all(0 < v < math.inf for v in self.spreads)):
             raise InputError(f"`spreads` must be {self.d} positive finite numbers, got {len(self.spreads)}")
         if self.names is not None:
@@ -93,7 +91,7 @@ class SliceSettings:
 
     def check_scale(self, scale: ScaleName, owner: str) -> None:
         """Raise InputError unless `scale` is "auto" or the scale of these settings."""
-        check_scale(scale)
+        validate.choice("scale", scale, get_args(ScaleName))
         if scale not in ("auto", self.scale):
             raise InputError(f"`scale` must be 'auto' or {self.scale!r}, which the {owner}, got {scale!r}")
 
@@ -112,8 +110,7 @@ class SliceSettings:
 
     def draw(self, like: Tensor) -> Directions:
         """Draw the random slices."""
-        generator = torch.Generator().manual_seed(self.seed)
-        return directions.sample(self.directions, self.slices, self.d, like.float(), generator)
+        return directions.sample(self.directions, self.slices, self.d, like.float(), self.seed)
 
     def all_directions(self, like: Tensor) -> list[Directions]:
         """Return the random slices and, if they are counted, the columns."""

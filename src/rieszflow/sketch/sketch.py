@@ -282,7 +282,7 @@ class SliceSketch:
             cloud = Cloud(wide, a)
             other = histograms.Histogram.from_points(grid, cloud, workspace=_COUNTS)
             evaluator = histograms.CdfEvaluator(other, dataclasses.replace(own, grid=grid), unbiased)
-            part = evaluator.gradient_x(cloud, self.slices)
+            part = evaluator.gradient(cloud, self.slices)
             total = part if total is None else total.add_(part)
         assert total is not None
         gradient = self.plan.settings.rescale(total).to(points.dtype)

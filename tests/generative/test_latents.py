@@ -66,7 +66,7 @@ def blobs(n: int, d: int) -> torch.Tensor:
 
 
 def test_a_mixture_has_the_mean_and_the_widened_variance_of_its_data():
-    """The law of total variance, which is exact for clusters that are all kept, in all directions, but for float16 (a relative 2^-11)."""
+    """The law of total variance, exact for clusters that are all kept, in all directions, but for float16 (2^-11)."""
     x = blobs(3000, 3)
     found = fit_mixture(x, generator(0))
     assert len(found.weight) > 10 and found.weight.sum().item() == pytest.approx(1, abs=1e-6)

@@ -185,3 +185,10 @@ def test_a_step_of_particles_that_need_gradients():
     one, two = (rf.ParticleFlow(GOOD + 1, slices=4, seed=generator(1)) for _ in range(2))
     moved = one.step(x)
     assert not moved.requires_grad and torch.equal(moved, two.step(GOOD))
+
+
+def test_one_row_may_have_a_negative_stride():
+    """NumPy ignores the stride of an axis of length one, PyTorch does not. Two points, √3 apart, have the distance 2 √3."""
+    row = np.ones((1, 3))[::-1]
+    assert row.strides[0] < 0
+    assert rf.energy_distance(row, np.zeros((2, 3))) == pytest.approx(2 * 3**0.5, rel=1e-12)

@@ -14,6 +14,7 @@ from rieszflow.engines.base import Engine, Problem, Result
 from rieszflow.engines.bins import Bins, CachedTarget
 from rieszflow.engines.sort import Sort
 from rieszflow.errors import InputError
+from rieszflow.histograms import uses_cdf
 
 __all__ = ["ENGINES", "Bins", "CachedTarget", "Engine", "Problem", "Result", "can_cache", "choose"]
 
@@ -37,4 +38,4 @@ def choose(name: str, problem: Problem, x: Tensor, y: Tensor) -> Engine:
 
 def can_cache(name: str, problem: Problem) -> bool:
     """Return True if targets can be cached for this engine and problem."""
-    return name in ("auto", "bins") and problem.kernel.degree == 1 and problem.need == Need(x=True)
+    return name in ("auto", "bins") and uses_cdf(problem.kernel) and problem.need == Need(x=True)

@@ -47,7 +47,7 @@ class Bins(Engine):
         for grid in histograms.choose_grids(pair.x.points, pair.y.points, directions, kernel, bins=bins, group=group):
             y = Histogram.from_points(grid, pair.y, tail_sums=need.value, workspace=_Y, group=group)
             x = Histogram.from_points(grid, pair.x, tail_sums=need.value, workspace=_X, group=group)
-            cdf = kernel.degree == 1
+            cdf = histograms.uses_cdf(kernel)
             both: Evaluator = CdfEvaluator(x, y, pair.unbiased) if cdf else FftEvaluator(x, y, pair.unbiased, kernel)
             total += Result(
                 both.value() / P if need.value else None,

@@ -89,20 +89,27 @@ def update_velocity(gradient: Tensor, velocity: Tensor | None, momentum: float) 
 def apply_moves(
     x: Tensor, moves: Sequence[tuple[Tensor, float]], bounds: tuple[float, float] | None, frozen: Constraint | None
 ) -> Tensor:
-    """Return x − Σ length · v over pairs (v, length), clipped to the bounds after the last one, with the frozen part of x."""
+    """Return x after moves along several velocities, each with its length; the bounds apply after the last one."""
     for k, (velocity, length) in enumerate(moves, 1):
-        within = bounds if k == len(moves) else None
-        out = empty_like(x)
-        if _can_loop(x, velocity, out):
-            real = out.numpy().dtype.type
-            low, high = (-np.inf, np.inf) if within is None else within
-            flat = [t.numpy().reshape(-1) for t in (x, velocity, out)]
-            parallel_for(_move, x.numel(), _TILE, *flat, real(length), real(low), real(high))
-        else:
-            out = velocity.mul(-length).add_(x)
-            out = out if within is None else out.clamp_(*within)
-        x = out if frozen is None else frozen.restore(out, x)
+        x = update_positions(x, velocity, length, bounds if k == len(moves) else None, frozen)
     return x
+
+
+def update_positions(
+    x: Tensor, velocity: Tensor, length: float, bounds: tuple[float, float] | None, frozen: Constraint | None = None
+) -> Tensor:
+    """Return x − length · v, clipped to the bounds, with the frozen part of x."""
+    out = empty_like(x)
+    if _can_loop(x, velocity, out):
+        real = out.numpy().dtype.type
+        low, high = (-np.inf, np.inf) if bounds is None else bounds
+        flat = [t.numpy().reshape(-1) for t in (x, velocity, out)]
+        parallel_for(_move, x.numel(), _TILE, *flat, real(length), real(low), real(high))
+    else:
+        out = velocity.mul(-length).add_(x)
+        if bounds is not None:
+            out = out.clamp_(*bounds)
+    return out if frozen is None else frozen.restore(out, x)
 
 
 def _can_loop(*tensors: Tensor) -> bool:

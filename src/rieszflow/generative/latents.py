@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rieszflow._infra.messages import one_line
+from rieszflow._infra.files import as_file_error
 from rieszflow.constraints import Constraint
-from rieszflow.errors import RunError
 from rieszflow.generative.condition import UNCONDITIONAL, Condition
 from rieszflow.generative.config import Config
 from rieszflow.generative.run import Run
@@ -111,10 +110,9 @@ def load_mixture(run: Run, d: int) -> Mixture | None:
     """Return the mixture that latents (n, d) of a run are drawn from; None if they are noise."""
     if run.config.latents != "mixture":
         return None
-    try:
-        return Mixture.from_tensors(run.load_network(0), d)
-    except (KeyError, ValueError, TypeError, IndexError) as error:
-        raise RunError(f"{run.network_file(0)}: does not fit the run ({one_line(error)})") from None
+    tensors = run.load_network(0)
+    with as_file_error(f"{run.network_file(0)}: does not fit the run"):
+        return Mixture.from_tensors(tensors, d)
 
 
 def draw_latents(

@@ -24,13 +24,14 @@ from rieszflow.errors import ConfigError, InputError, RunError
 from rieszflow.flow.segments import Segment, replay
 from rieszflow.generative.condition import Condition, condition_setting
 from rieszflow.generative.config import Config
-from rieszflow.generative.hub import OnHub, Temporary, all_files, copy_files, new_folder, read_files
+from rieszflow.generative.hub import OnHub
 from rieszflow.generative.latents import draw_latents, load_mixture
 from rieszflow.generative.levels import Level, levels, upsample
 from rieszflow.generative.loop import train
 from rieszflow.generative.networks import build, check_memory, displace
 from rieszflow.generative.processes import processes, report_rank_errors
 from rieszflow.generative.run import Run
+from rieszflow.generative.run_copies import Temporary, all_files, copy_files, new_folder, read_files
 from rieszflow.generative.state import DrawCallback, checked_levels
 from rieszflow.generative.training_data import check_same, dataset, describe, load_data
 

@@ -22,7 +22,6 @@ from rieszflow.generative.networks import as_data, build, displace
 from rieszflow.generative.run import StageMetrics
 from rieszflow.generative.state import WATCHED, Context, FitPhase, FlowPhase, LevelData, Pictures, State, Tensors, level_data
 from rieszflow.generative.validation import best_stage, next_factor
-from rieszflow.metrics import frechet_distance
 from rieszflow.sliced import energy_distance
 
 _PATHS = 12  # fresh samples whose paths through the stages are kept for a picture
@@ -263,6 +262,8 @@ def _write(context: Context, state: State, tensors: Tensors, clouds: Tensors, **
     level, held_out = state.data.level, state.data.held_out
     watched = {**clouds, "fresh_samples": as_data(state.fresh, level), "training_data": state.data.watched}
     if context.config.validation and len(level.shape) == 3:
+        from rieszflow.metrics import frechet_distance  # imports SciPy, which samples do not need
+
         measured |= {"frechet_distance": {name: frechet_distance(x, held_out) for name, x in watched.items()}}
     row = StageMetrics(
         stage=state.stage,

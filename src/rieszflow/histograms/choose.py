@@ -31,13 +31,18 @@ _RIESZ_BINS = 4096
 _WIDEST = 1e4  # times the widest slice: there a kernel is 1 − 1e-8, and only four digits of it are certain
 
 
+def uses_cdf(kernel: Kernel) -> bool:
+    """Return True if distribution functions serve a kernel (r = 1); others need a convolution, and bins of one width."""
+    return kernel.degree == 1
+
+
 def choose_grids(
     x: Tensor, y: Tensor | Stream, directions: Directions, kernel: Kernel, *, bins: int | None, group: Group
 ) -> list[BinGrid]:
     """Return bins for two clouds on all parts of the directions; None for as many as a gradient needs."""
     points, many = sample_points(x, y, group)
     projectors = make_projectors(directions, points, x)
-    if kernel.degree == 1:  # distribution functions; other kernels need a convolution, and bins of one width
+    if uses_cdf(kernel):
         return [choose_bins(p, points, bins or n_bins_for(p.directions, many)) for p in projectors]
     assert isinstance(y, Tensor)
     return [uniform_bins(p, x, y, kernel, group) for p in projectors]

@@ -17,7 +17,6 @@ from torch import Tensor
 from rieszflow._infra.extras import extra
 from rieszflow._infra.files import Json, atomically
 from rieszflow._infra.messages import printable
-from rieszflow.metrics.scores import AROUND_ZERO, BETTER
 from rieszflow.report.figures import image_zoom, picture, save_picture, stage_curves, trajectories
 
 with extra("cli", "figures"):
@@ -157,6 +156,8 @@ def _evaluation_section(run: Run, evaluation: Json) -> list[str]:
 
 def score_table(evaluation: Json) -> tuple[list[str], list[list[str]]]:
     """Return headings and cells of the scores of an evaluation."""
+    from rieszflow.metrics.scores import BETTER  # imports SciPy, which pictures do not need
+
     cells = [
         [score, f"{values['generated']:.4f}", f"{values['training_data']:.4f}", BETTER.get(score, "")]
         for score, values in evaluation["scores"].items()
@@ -166,6 +167,8 @@ def score_table(evaluation: Json) -> tuple[list[str], list[list[str]]]:
 
 def score_notes(evaluation: Json, shape: tuple[int, ...]) -> list[str]:
     """Return sentences that explain the scores of an evaluation."""
+    from rieszflow.metrics.scores import AROUND_ZERO
+
     what, nearest = noun(shape), evaluation["nearest_training_distance"]
     notes = [
         f"{evaluation['samples']} generated {what}, and as many from the training data for comparison, were compared with "

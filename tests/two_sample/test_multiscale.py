@@ -185,7 +185,7 @@ def test_unusual_points_are_tested():
 
 def test_bad_arguments_are_refused():
     x = normal(50, 2, 0)
-    with pytest.raises(ValueError, match="`kernels` must be 'auto' or 'energy', got 'gauss'"):
+    with pytest.raises(ValueError, match="`kernels` must be one of 'auto', 'energy', got 'gauss'"):
         rf.two_sample_test(x, x, kernels="gauss")
     found = rf.two_sample_test(x, x + 1, permutations=19)
     with pytest.raises(ValueError, match="`points` must have dimension d = 2, as the samples have, got d = 3"):

@@ -99,6 +99,10 @@ class SliceSettings:
         """Divide the columns of points, or of gradients, by their spreads, in float64; return x unchanged in raw units."""
         return x if self.spreads is None else x.double() / torch.tensor(self.spreads, dtype=torch.float64, device=x.device)
 
+    def rescale_array(self, x: np.ndarray) -> np.ndarray:
+        """Divide the columns of points by their spreads; the result is float64 in raw units also."""
+        return x.astype(np.float64) if self.spreads is None else x / np.array(self.spreads)
+
     @property
     def scale(self) -> Literal["columns", "none"]:
         return "none" if self.spreads is None else "columns"

@@ -34,20 +34,23 @@ from rieszflow.two_sample.octaves import fit_octaves
 from rieszflow.two_sample.permutations import Gram, are_few, permutation_rng, scaled_distances
 
 _PLACING, _PLACING_BINS = 2048, 256  # random points by which widths of kernels are chosen, and bins
+_PLACING_NUMBERS = 1 << 15  # in the former
 
 
 class _Points(NamedTuple):
-    """Both samples, and the slices and bins of their sketches."""
+    """Both samples, and the points and settings that their sketches are fitted by."""
 
-    x: Tensor
-    y: Tensor
-    plan: Plan
+    x: np.ndarray
+    y: np.ndarray
+    some: Tensor
+    settings: SliceSettings
 
     @isolated_numerics
     def sketches(self) -> tuple[SliceSketch, SliceSketch]:
-        counts = Counts(self.plan, None), Counts(self.plan, None)
+        plan = Plan.fit(self.some, self.settings)
+        counts = Counts(plan, None), Counts(plan, None)
         for mine, points in zip(counts, (self.x, self.y), strict=True):
-            mine.update(points)
+            mine.update(torch.from_numpy(points))
         return SliceSketch.from_counts(counts[0]), SliceSketch.from_counts(counts[1])
 
 
@@ -102,8 +105,8 @@ class TwoSampleTest:
         cloud = stream(points)
         if cloud.d != self.x.d:
             raise InputError(f"`points` must have dimension d = {self.x.d}, as the samples have, got d = {cloud.d}")
-        rescale = self.x.plan.settings.rescale
-        found = [self.kernels[0].witness(rescale(batch).double().cpu().numpy()) for batch in cloud]
+        rescale = self.x.plan.settings.rescale_array
+        found = [self.kernels[0].witness(rescale(batch.cpu().numpy())) for batch in cloud]
         return Witness(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
     @property
@@ -193,29 +196,32 @@ def _test(
     """Test two clouds with equal columns, of which the second may be a sample of a reference."""
     counts = _check_count("x", clouds[0]), _check_count("y", clouds[1])
     # Bins and widths are chosen by pooled points: chosen by x alone, they would distinguish its points from those of y.
-    rows = np.random.default_rng(0).integers(0, sum(counts), _PLACING)
+    placing = max(_PLACING_BINS, min(_PLACING, _PLACING_NUMBERS // clouds[0].d))
+    rows = np.random.default_rng(0).integers(0, sum(counts), placing)
     parts = (rows[rows < counts[0]], rows[rows >= counts[0]] - counts[0])
     drawn = np.concatenate([cloud.rows(chosen) for cloud, chosen in zip(clouds, parts, strict=True) if len(chosen)])
-    some = settings.rescale(torch.from_numpy(drawn))
-    octaves = fit_octaves(some.double().numpy(), sum(counts), rng)
+    octaves = fit_octaves(settings.rescale_array(drawn), sum(counts), rng)
     blocks = [FeatureBlocks(octaves, settings, n, block_size(*counts), rng) for n in counts]
     few = reference is None and are_few(sum(counts), clouds[0].d)
-    plan = Plan.fit(some[:: _PLACING // _PLACING_BINS], settings) if reference is None else reference.plan
-    sketched, points = (Counts(plan, None), Counts(plan, None)), ([], [])
+    some = settings.rescale(torch.from_numpy(drawn[:: placing // _PLACING_BINS]))
+    sketched, points = [], ([], [])
+    if not few:
+        plan = Plan.fit(some, settings) if reference is None else reference.plan
+        sketched = [Counts(plan, None) for _ in (clouds if reference is None else clouds[:1])]
     for k, cloud in enumerate(clouds):
         for batch in blocks[k].add(with_progress(cloud, progress, "xy"[k])):
             if few:
                 points[k].append(batch.cpu().numpy())
-            elif k == 0 or reference is None:
+            elif k < len(sketched):
                 sketched[k].update(batch)
     samples: _Points | tuple[SliceSketch, SliceSketch]
     if few:
-        samples = _Points(*(torch.from_numpy(np.concatenate(part)) for part in points), plan)
+        samples = _Points(np.concatenate(points[0]), np.concatenate(points[1]), some, settings)
         gram, statistic, interval = _from_distances(samples)
     else:
         samples = SliceSketch.from_counts(sketched[0]), reference or SliceSketch.from_counts(sketched[1])
         each = samples[1].slice_distances(samples[0])
-        gram = energy_gram(blocks[0], blocks[1], samples[1].n, float(each.std() / math.sqrt(len(each))))
+        gram = energy_gram(blocks[0], blocks[1], samples[1].n, float(each.std(correction=0) / math.sqrt(max(len(each) - 1, 1))))
         statistic = samples[1].distance(samples[0], statistic="U")
         interval = gram.confidence_interval(statistic, each.mean().item())
     if kernels == "energy":
@@ -297,8 +303,8 @@ def _check_count(name: str, cloud: Stream) -> int:
 
 def _from_distances(points: _Points) -> tuple[Gram, float, tuple[float, float]]:
     """Return the Gram matrix of few points, the statistic, and its confidence interval."""
-    n, rescale = len(points.x), points.plan.settings.rescale
-    distances, unit = scaled_distances(np.concatenate([rescale(part).numpy() for part in (points.x, points.y)]))
+    n = len(points.x)
+    distances, unit = scaled_distances(points.settings.rescale_array(np.concatenate([points.x, points.y])))
     gram = Gram.from_distances(distances, n)
     within = [part.sum() / (len(part) * (len(part) - 1)) for part in (distances[:n, :n], distances[n:, n:])]
     statistic = float(2 * distances[:n, n:].mean() - sum(within)) / unit

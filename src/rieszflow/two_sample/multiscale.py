@@ -41,7 +41,7 @@ class FeatureBlocks:
     def add(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield batches of points (n, d), and add their features."""
         for batch in batches:
-            x = self.settings.rescale(batch.double()).cpu().numpy()  # equal points have equal features
+            x = self.settings.rescale_array(batch.cpu().numpy())  # in float64, so that equal points have equal features
             drawn = self.rng.multivariate_hypergeometric(self._needed, len(x), method="marginals")
             self._needed -= drawn
             rows, starts = self.rng.permutation(len(x)), np.concatenate([[0], np.cumsum(drawn)])

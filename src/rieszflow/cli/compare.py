@@ -56,14 +56,15 @@ def compare(
             x, y, slices=slices, permutations=permutations, seed=seed, scale=scale, common=common, progress=progress
         )
     if out is not None:
-        report.save_picture(out, report.comparison(found.x, found.y, (Path(a).name, Path(b).name)))
-    columns = found.columns(top)
+        report.save_picture(out, report.comparison(found, (Path(a).name, Path(b).name)))
+    columns, scales = found.columns(top), found.scales(3)
     if as_json:
         _print_json({
             "a": a, "b": b, "distance": found.statistic, "estimator": "U",
             "confidence_interval": found.confidence_interval, "pvalue": found.pvalue,
             "n": [found.x.n, found.y.n], "d": found.x.d, "slices": found.x.slices, "scale": found.scale,
             "columns": [{"name": name, "energy_coefficient": value} for name, value in columns],
+            "scales": [{"name": name, "width": width, "pvalue": pvalue} for name, width, pvalue in scales],
         })  # fmt: skip
         return
     show(on_one_line(f"{a}: {found.x.n} points; {b}: {found.y.n} points; d = {found.x.d}, {found.x.slices} slices"))
@@ -78,6 +79,12 @@ def compare(
     if columns:
         cells = [[on_one_line(name), f"{value:.3g}"] for name, value in columns]
         print_table(["column", "energy coefficient (0: equal distributions, at most 1)"], cells)
+    if scales:
+        cells = [
+            [on_one_line(name), "energy distance" if width is None else f"Gaussian of width {width:.3g}", f"{pvalue:.3g}"]
+            for name, width, pvalue in scales
+        ]
+        print_table(["differences are clearest in", "by the kernel", "adjusted p-value"], cells)
     if out is not None:
         show(f"figure: {out}")
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from rieszflow.generative.run import Run, StageMetrics
     from rieszflow.generative.state import Pictures
-    from rieszflow.sketch import SliceSketch
+    from rieszflow.two_sample.api import TwoSampleTest
+    from rieszflow.two_sample.comparison import Comparison
     from rieszflow.two_sample.pairwise import PairwiseDistances
 
 
@@ -118,25 +119,51 @@ def stage_curves(
     return _rendered(figure)
 
 
-def comparison(x: SliceSketch, y: SliceSketch, labels: tuple[str, str]) -> Image.Image:
-    """Draw histograms of two sketches in the three columns and the random direction that differ most."""
+def comparison(found: Comparison, labels: tuple[str, str]) -> Image.Image:
+    """Draw histograms of two samples in the three columns and the random direction that differ most, and where they differ."""
+    x, y, test = found.x, found.y, found.test
     panels: list[tuple[str, int, bool]] = []  # title, index, True for a column
     if x.plan.settings.has_columns:
-        names = y.names or [f"column {k}" for k in range(y.d)]
-        panels += [(names[k], k, True) for k in y.feature_distances(x).argsort(descending=True)[:3].tolist()]
+        order = y.feature_distances(x).argsort(descending=True)[:3].tolist()
+        panels += [(name, k, True) for (name, _), k in zip(found.columns(3), order, strict=True)]
     k = int(y.slice_distances(x).argmax())
     panels.append((f"slice {k}", k, False))
-    figure, all_axes = _figure(3.4 * len(panels), 2.8, len(panels))
-    for axes, (title, index, column) in zip(np.atleast_1d(all_axes), panels, strict=True):
+    witness = test is not None and len(test.kernels) > 0
+    figure, all_axes = _figure(3.4 * (len(panels) + witness), 2.8, len(panels) + witness)
+    for axes, (title, index, column) in zip(np.atleast_1d(all_axes), panels, strict=False):
         for sketch, label in zip((x, y), labels, strict=True):
             edges, density = sketch.histogram(index, column)
             axes.stairs(density, edges, fill=True, alpha=0.45, label=label)
         axes.set(yticks=[])
+        axes.locator_params(axis="x", nbins=4)
         axes.set_title(_short_name(title, 32), parse_math=False)
+    if test is not None and test.kernels:
+        _draw_witness(all_axes[-1], test, [panel for panel in panels if panel[2]], labels)
     # The texts are set afterwards, because Matplotlib hides labels that begin with "_" and takes "$" for mathematics.
     for text, label in zip(figure.axes[0].legend(["x", "y"], fontsize=7).get_texts(), labels, strict=True):
         text.set(text=_short_name(label, 24), parse_math=False)
     return _rendered(figure)
+
+
+def _draw_witness(axes: Any, test: TwoSampleTest, columns: list[tuple[str, int, bool]], labels: tuple[str, str]) -> None:
+    """Draw where one sample has more points than the other, at the scale that decided: as colours, or as a curve if d = 1."""
+    points = test.drawn[np.argsort(test.drawn[:, 0])]
+    values, errors = test.witness(points)
+    axes.set_title("where they differ")
+    if len(columns) < 2:
+        axes.fill_between(points[:, 0], values - 2 * errors, values + 2 * errors, alpha=0.3)
+        axes.plot(points[:, 0], values)
+        axes.axhline(0, color="grey", lw=1)
+        axes.set(yticks=[])
+    else:
+        order, limit = np.argsort(np.abs(values)), float(np.abs(values).max())
+        shown = points[np.ix_(order, [index for _, index, _ in columns[:2]])]
+        mesh = axes.scatter(*shown.T, c=values[order], s=4, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        texts = [f"more of\n{_short_name(label, 16)}" for label in reversed(labels)]
+        for tick in axes.figure.colorbar(mesh, ax=axes).ax.set_yticks([-limit, limit], texts, fontsize=7):
+            tick.label2.set_parse_math(False)
+        for set_label, (name, _, _) in zip((axes.set_xlabel, axes.set_ylabel), columns, strict=False):
+            set_label(_short_name(name, 32), parse_math=False)
 
 
 def heat_map(found: PairwiseDistances) -> Image.Image:

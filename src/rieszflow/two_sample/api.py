@@ -72,6 +72,7 @@ class TwoSampleTest:
         method: "exact" if the statistic is computed from the distances of all pairs of points, "sliced" if on slices.
         scale: "columns" if every column was divided by its spread, "none" for raw units.
         x, y: Sketches of all points of x and y. If `method` is "exact", they are made on first access.
+        drawn: Some random points of both samples, up to (2048, d), in their units.
     """
 
     pvalue: float
@@ -83,6 +84,7 @@ class TwoSampleTest:
     method: Literal["exact", "sliced"]
     scale: Literal["columns", "none"]
     _samples: _Points | tuple[SliceSketch, SliceSketch] = field(repr=False, compare=False)
+    drawn: np.ndarray = field(repr=False, compare=False)
     kernels: tuple[Kernel, ...] = field(default=(), repr=False, compare=False)
 
     def witness(self, points: PointSource) -> Witness:
@@ -232,7 +234,7 @@ def _test(
     K, L = (gram.K, gram.L) if kernels == "energy" else (blocks[0].K, blocks[1].K)
     return TwoSampleTest(
         found.pvalue, statistic, interval, found.permutations, (K, L), (K * size, L * size), "exact" if few else "sliced",
-        settings.scale, samples, found.kernels,
+        settings.scale, samples, drawn, found.kernels,
     )  # fmt: skip
 
 

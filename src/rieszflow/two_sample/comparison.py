@@ -40,9 +40,27 @@ class Comparison:
         """Return the names and energy coefficients (0: alike, 1: apart) of the `top` columns that differ most, or of all."""
         if not self.x.plan.settings.has_columns:
             return []
-        names = self.y.names or [f"column {k}" for k in range(self.y.d)]
         coefficients = self.y.feature_distances(self.x)
-        return [(names[k], coefficients[k].item()) for k in coefficients.argsort(descending=True)[:top].tolist()]
+        return [(self._name(k), coefficients[k].item()) for k in coefficients.argsort(descending=True)[:top].tolist()]
+
+    def scales(self, top: int | None = None) -> list[tuple[str, float | None, float]]:
+        """Return at which scales the samples differ most, once for each column and for all columns together.
+
+        Returns:
+            The name of a column or "all columns", the width of the Gaussian kernel in the unit of the column (without unit for
+            scaled columns together) or None for the energy distance, and the p-value, adjusted for the number of kernels.
+        """
+        found: dict[str, tuple[str, float | None, float]] = {}
+        spreads = self.x.plan.settings.spreads
+        for kernel in self.test.kernels if self.test else ():
+            column = 0 if self.x.d == 1 else kernel.column
+            name = "all columns" if column is None else self._name(column)
+            unit = 1.0 if column is None or spreads is None else spreads[column]
+            found.setdefault(name, (name, None if kernel.width is None else kernel.width * unit, kernel.pvalue))
+        return list(found.values())[:top]
+
+    def _name(self, column: int) -> str:
+        return self.y.names[column] if self.y.names else f"column {column}"
 
 
 def compare(

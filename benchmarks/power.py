@@ -54,7 +54,9 @@ def perturbed(g: np.random.Generator, n: int, d: int, scale: float) -> tuple[np.
     return np.concatenate(found)[:n], g.random((n, d))
 
 
-def shifted(g: np.random.Generator, n: int, d: int, shift: float, draw: str = "standard_normal") -> tuple[np.ndarray, np.ndarray]:
+def shifted(
+    g: np.random.Generator, n: int, d: int, shift: float, draw: str = "standard_normal"
+) -> tuple[np.ndarray, np.ndarray]:
     x, y = getattr(g, draw)((n, d)), getattr(g, draw)((n, d))
     x[:, 0] += shift
     return x, y
@@ -105,7 +107,7 @@ def digits(g: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
     order = g.permutation(len(x))
     a, b = np.split(order, [len(x) // 2])
     weights = np.where(labels[a] == 3, 0.5, 1.0)
-    return x[g.choice(a, n, p=weights / weights.sum())], x[g.choice(b, n)]
+    return x[g.choice(a, n, replace=False, p=weights / weights.sum())], x[g.choice(b, n, replace=False)]
 
 
 class Problem(NamedTuple):

@@ -14,6 +14,7 @@ from .sliced import energy_distance, sliced_mmd2, sliced_mmd2_gradient
 from .target import Target
 from .two_sample import (
     Comparison,
+    DriftMonitor,
     PairwiseDistances,
     TwoSampleTest,
     compare,
@@ -24,7 +25,7 @@ from .two_sample import (
 
 __version__: str
 __all__ = [
-    "Comparison", "Gaussian", "GenerativeFlow", "InverseMultiquadric", "Kernel", "Laplace", "Mask", "Matern", "Notice",
+    "Comparison", "DriftMonitor", "Gaussian", "GenerativeFlow", "InverseMultiquadric", "Kernel", "Laplace", "Mask", "Matern", "Notice",
     "PairwiseDistances", "ParticleFlow", "PatchSlices", "Pool", "Progress", "RecordedFlow", "Riesz", "SliceSketch",
     "SlicedMMDLoss", "Target", "TwoSampleTest", "compare", "drift_test", "energy_distance", "energy_score",
     "geometric_schedule", "mmd2", "mmd2_gradient", "pairwise_energy_distance", "sliced_mmd2", "sliced_mmd2_gradient",

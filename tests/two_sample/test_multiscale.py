@@ -19,18 +19,18 @@ def normal(n, d, seed):
     return np.random.default_rng(seed).standard_normal((n, d))
 
 
-def sums_of(octaves, x, starts):
+def sums_of(octaves, x, starts, weights=None):
     sums = np.zeros((len(starts) - 1, octaves.widths.shape[1], 2, octaves.turns.shape[1]))
-    octaves.add(x, np.arange(len(x)), np.array(starts), sums)
+    octaves.add(x, np.ones(len(x)) if weights is None else weights, np.array(starts), sums)
     return sums
 
 
 @pytest.mark.parametrize("d", [1, 3, 70])
 def test_sums_are_those_of_sines_and_cosines(d):
     """Angles are float64 and sines float32: an error of 2⁻²³, which every doubling of the angle doubles."""
-    x = 100 + 5 * normal(700, d, 0)
+    x, w = 100 + 5 * normal(700, d, 0), np.random.default_rng(2).random(700)
     for octaves in fit_octaves(x[:300], 700, np.random.default_rng(1)):
-        sums = sums_of(octaves, x, [0, 10, 700])
+        sums = sums_of(octaves, x, [0, 10, 700], w)
         for group, first in enumerate(octaves.first):
             some = slice(group * octaves.D, (group + 1) * octaves.D)
             turns = octaves.turns[:, some]
@@ -39,7 +39,7 @@ def test_sums_are_those_of_sines_and_cosines(d):
                 angles = 2 * math.pi * 2**octave * phases
                 for part, wave in enumerate((np.sin(angles), np.cos(angles))):
                     for block, rows in enumerate((slice(0, 10), slice(10, 700))):
-                        error = np.abs(sums[block, octave, part, some] - wave[rows].sum(0)).max()
+                        error = np.abs(sums[block, octave, part, some] - w[rows] @ wave[rows]).max()
                         assert error < len(wave[rows]) * 2.0 ** (octave + 3 - 21)
 
 
@@ -127,7 +127,7 @@ def test_local_differences_are_found_at_their_scale():
     a, b = corners(4000), corners(4000)
     x, y = a + g.normal(size=(4000, 2)) * np.where((a == 20).all(1), 1.3, 1)[:, None], b + g.normal(size=(4000, 2))
     found, energy = rf.two_sample_test(x, y), rf.two_sample_test(x, y, kernels="energy")
-    assert found.pvalue <= 0.01 < 0.05 < energy.pvalue and energy.kernels == ()
+    assert found.pvalue <= 0.01 < 0.05 < energy.pvalue and [kernel.width for kernel in energy.kernels] == [None]
     assert found.kernels[0].width < 8 and found.kernels[0].pvalue == found.pvalue
     witness = found.witness(np.array([[20.0, 20.0], [-20.0, 20.0], [20.0, -20.0]]))
     assert witness.values[0] < -4 * witness.standard_errors[0]  # x is sparser there
@@ -135,7 +135,7 @@ def test_local_differences_are_found_at_their_scale():
     x, y = g.normal(size=(1500, 20)), g.normal(size=(1500, 20))
     x[:, 13] = np.round(x[:, 13] * 4) / 4 + 0.03 * g.normal(size=1500)
     found = rf.two_sample_test(x, y)
-    assert found.kernels[0].column == 13 and found.kernels[0].width < 0.5 and found.pvalue == 0.001
+    assert found.kernels[0].column == 13 and found.kernels[0].width < 0.5 and found.pvalue <= 0.01
     assert found.kernels[-1].pvalue > 0.05
 
 

@@ -166,7 +166,10 @@ def test_few_points_are_split_in_all_ways(method, n, m):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", rf.Notice)
             reference = rf.SliceSketch(z, slices=1).update(z[n:])
-            for test in (rf.two_sample_test(z[:n], z[n:], slices=1, kernels="energy"), rf.drift_test(z[:n], reference, kernels="energy")):
+            for test in (
+                rf.two_sample_test(z[:n], z[n:], slices=1, kernels="energy"),
+                rf.drift_test(z[:n], reference, kernels="energy"),
+            ):
                 assert test.permutations == len(found) and test.blocks == (n, m)
                 # The split itself, and its mirror image, are ties.
                 assert max(least, 1 / len(found)) - 1e-12 <= test.pvalue <= most + 1e-12

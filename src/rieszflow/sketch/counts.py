@@ -50,16 +50,16 @@ def add_points(grid: histograms.BinGrid, x: Tensor, w: Tensor | None, counts: Te
         tail_sums += sums
 
 
-def point_weights(x_weights: Points, x: object) -> Tensor:
+def point_weights(given: Points, x: object, name: str = "x_weights") -> Tensor:
     """Return the weights (n,) of points, which need not sum to one."""
     if not isinstance(x, (Tensor, np.ndarray)):
-        raise InputError("`x_weights` must be None unless x is one tensor or array of points")
-    weights = as_points(x_weights, "x_weights")
+        raise InputError(f"`{name}` must be None unless {name[0]} is one tensor or array of points")
+    weights = as_points(given, name)
     w = torch.from_numpy(weights) if isinstance(weights, np.ndarray) else weights  # `as_tensor` depends on the default device
     if w.shape != (len(x),):
-        raise InputError(f"`x_weights` must have shape ({len(x)},), one weight per point, got {tuple(w.shape)}")
+        raise InputError(f"`{name}` must have shape ({len(x)},), one weight per point, got {tuple(w.shape)}")
     if not torch.isfinite(w).all() or (w < 0).any() or w.sum() <= 0:
-        raise InputError("`x_weights` must be finite, non-negative and not all zero")
+        raise InputError(f"`{name}` must be finite, non-negative and not all zero")
     return w.detach()
 
 

@@ -1,33 +1,37 @@
-"""`two_sample_test` and `drift_test`."""
+"""`two_sample_test`, and the test that `drift_test` shares with it."""
 
 from __future__ import annotations
 
 import math
+import reprlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
+import scipy.special
 import torch
 from numpy.random import Generator
 from torch import Tensor
 
 from rieszflow._infra import validate
 from rieszflow._infra.numerics import isolated_numerics
-from rieszflow._types import DirectionsName, KernelsName, PointSource, ProgressCallback, ScaleName
-from rieszflow.data import Stream, stream
+from rieszflow._types import DirectionsName, KernelsName, Points, PointSource, ProgressCallback, ScaleName
+from rieszflow.data import Stream, load_labelled, stream
 from rieszflow.data.streams import choose_spreads, common_columns
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sketch import Plan, SliceSketch
-from rieszflow.sketch.counts import Counts, with_progress
+from rieszflow.sketch.counts import Counts, point_weights, with_progress
 from rieszflow.sketch.plan import SliceSettings
 from rieszflow.two_sample.multiscale import (
     FeatureBlocks,
     Kernel,
     MultiscaleResult,
+    Units,
     Witness,
     block_size,
     energy_gram,
+    mean_distance,
     test_features,
 )
 from rieszflow.two_sample.octaves import fit_octaves
@@ -60,15 +64,17 @@ class TwoSampleTest:
 
     Attributes:
         pvalue: Exact probability of a difference at least as large if both samples come from one distribution.
-        kernels: The kernels of an aggregated test, of which the first one decided, and the others follow in the order of their
-            adjusted p-values; empty for a test with the energy distance only.
+        kernels: The kernels of the test, of which the first one decided, and the others follow in the order of their adjusted
+            p-values; empty for the energy distance of few points.
         statistic: Unbiased estimate of the energy distance (MMD²) of all points, which may be negative; on slices if `method`
             is "sliced". With scaled columns it has no unit.
-        confidence_interval: Approximate 95 % confidence interval, from the standard errors of points (Hoeffding's two terms)
-            and slices. It is too narrow if values that matter are too rare to occur among the points.
+        standard_error: Standard error of the statistic from the points (Hoeffding's two terms) and the slices.
+        confidence_interval: Approximate 95 % confidence interval, from the standard error. It is too narrow if values that
+            matter are too rare to occur among the points.
+        effect_size: The energy coefficient D² / 2E‖X − Y‖, 0 for equal distributions and at most 1, without unit.
         permutations: Number of permutations tried, or of all splits of the points if there are fewer than B + 2.
         blocks, tested: Numbers of blocks of x and y that are permuted, which are single points if there are few, and of points
-            in these blocks.
+            (of groups, if there are some) in these blocks.
         method: "exact" if the statistic is computed from the distances of all pairs of points, "sliced" if on slices.
         scale: "columns" if every column was divided by its spread, "none" for raw units.
         x, y: Sketches of all points of x and y. If `method` is "exact", they are made on first access.
@@ -77,7 +83,9 @@ class TwoSampleTest:
 
     pvalue: float
     statistic: float
+    standard_error: float
     confidence_interval: tuple[float, float]
+    effect_size: float
     permutations: int
     blocks: tuple[int, int]
     tested: tuple[int, int]
@@ -85,6 +93,8 @@ class TwoSampleTest:
     scale: Literal["columns", "none"]
     _samples: _Points | tuple[SliceSketch, SliceSketch] = field(repr=False, compare=False)
     drawn: np.ndarray = field(repr=False, compare=False)
+    _df: int = field(repr=False)  # of the standard error
+    _unit: float = field(repr=False)  # of the effect size, 2E‖X − Y‖
     kernels: tuple[Kernel, ...] = field(default=(), repr=False, compare=False)
 
     def witness(self, points: PointSource) -> Witness:
@@ -111,6 +121,19 @@ class TwoSampleTest:
         found = [self.kernels[0].witness(rescale(batch.cpu().numpy())) for batch in cloud]
         return Witness(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
+    def pvalue_above(self, effect_size: float) -> float:
+        """Return an approximate p-value of the hypothesis that the effect size is at most the given one.
+
+        Among many points every difference is significant, however small. This p-value is small if the difference is larger
+        than one that matters. It is that of Student's t, from the standard error of the confidence interval.
+        """
+        if not (least := validate.real(effect_size)) >= 0:
+            raise InputError(f"`effect_size` must be a non-negative number, got {effect_size!r}")
+        excess = self.effect_size - least
+        if not self.standard_error:
+            return float(excess <= 0)
+        return float(scipy.special.stdtr(self._df, -excess * self._unit / self.standard_error))
+
     @property
     def x(self) -> SliceSketch:
         return self._sketches[0]
@@ -129,6 +152,9 @@ def two_sample_test(
     x: PointSource,
     y: PointSource,
     *,
+    groups: object = None,
+    x_weights: Points | None = None,
+    y_weights: Points | None = None,
     slices: int = 256,
     permutations: int = 999,
     directions: DirectionsName = "auto",
@@ -150,6 +176,11 @@ def two_sample_test(
         x: Points of shape (n, d), n ≥ 2: anything that `rieszflow.stream` accepts, except iterators.
         y: Points of shape (m, d), m ≥ 2. If one sample has more than 4 times as many points as the other, only a random part
             of it is permuted, but all points enter the statistic.
+        groups: Points that belong together, such as those of a patient or a day: the name of a column of labels that both
+            tables have, or a pair of sequences of labels, one for each point of x and of y. Whole groups are then permuted; the
+            p-value is exact for independent groups, each of which is in one sample only.
+        x_weights, y_weights: Non-negative weights (n,) and (m,) of any sum, for arrays, both or none. The p-value is exact if
+            the weighted points of both samples have one distribution.
         slices: Number P of random directions of the statistic and the sketches, preferably a multiple of d (see
             `sliced_mmd2`).
         permutations: Number B; the smallest p-value is 1 / (B + 1). All splits are tried if there are fewer than B + 2. A
@@ -176,24 +207,64 @@ def two_sample_test(
         Test (2023); on blocks: Domingo-Enrich, Dwivedi and Mackey, Cheap Permutation Testing (2025).
     """
     validate.choice("kernels", kernels, ("auto", "energy"))
-    one, two = stream(x), stream(y)
+    (one, of_x), (two, of_y) = _read_groups(x, y, groups)
+    w = _read_weights((x, y), (x_weights, y_weights))
     one, two = common_columns(one, two) if common else (one, two.align_columns(one.names, one.name, one.skipped))
     if one.d != two.d:
         raise InputError(f"`y` must have points of dimension d = {one.d}, as x has, got d = {two.d}")
     permutations = validate.positive_int("permutations", permutations)
     rng, spreads = permutation_rng(seed), choose_spreads(scale, [one, two])
     settings = SliceSettings(one.d, slices, directions, int(rng.integers(0, 2**63)), one.names or two.names, spreads)
-    return _test((one, two), settings, permutations, rng, progress, kernels)
+    units = None
+    if groups is not None or x_weights is not None:
+        counts = [cloud.count() if of is None else int(of.max()) + 1 for cloud, of in ((one, of_x), (two, of_y))]
+        units = Units(counts[0], of_x, w[0]), Units(counts[1], of_y, w[1])
+    return run_test((one, two), settings, permutations, rng, progress, kernels, units=units)
 
 
-def _test(
+def _read_groups(x: PointSource, y: PointSource, groups: object) -> list[tuple[Stream, np.ndarray | None]]:
+    """Return both samples, and the group of every point as an integer, from 0 in each sample."""
+    if groups is None:
+        return [(stream(x), None), (stream(y), None)]
+    pair = (groups, groups) if isinstance(groups, str) else groups
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise InputTypeError(
+            f"`groups` must be the name of a column or a pair of sequences of labels, got {reprlib.repr(groups)}"
+        )
+    found, seen = [], set()
+    for name, points, of in (("x", x, pair[0]), ("y", y, pair[1])):
+        cloud, labels = load_labelled(points, of)
+        names, group = np.unique(labels, return_inverse=True)
+        if len(names) < 2:
+            raise InputError(f"`groups` must have at least two groups in {name}, got {names[0]!r} only")
+        if both := seen & set(names):
+            raise InputError(f"`groups` must be in one sample each, got {min(both)!r} in both")
+        seen = set(names)
+        found.append((cloud, group))
+    return found
+
+
+def _read_weights(points: tuple[object, object], given: tuple[Points | None, Points | None]) -> list[np.ndarray | None]:
+    names = ("x_weights", "y_weights")
+    if (given[0] is None) != (given[1] is None):
+        missing = names[0] if given[0] is None else names[1]
+        raise InputError(f"`{missing}` must be given if the other sample has weights, got None; ones weigh all points equally")
+    return [
+        None if w is None else point_weights(w, x, name).double().cpu().numpy()
+        for name, x, w in zip(names, points, given, strict=True)
+    ]
+
+
+def run_test(
     clouds: tuple[Stream, Stream],
     settings: SliceSettings,
     permutations: int,
     rng: Generator,
     progress: ProgressCallback | None,
     kernels: KernelsName,
+    *,
     reference: SliceSketch | None = None,
+    units: tuple[Units, Units] | None = None,
 ) -> TwoSampleTest:
     """Test two clouds with equal columns, of which the second may be a sample of a reference."""
     counts = _check_count("x", clouds[0]), _check_count("y", clouds[1])
@@ -203,98 +274,47 @@ def _test(
     parts = (rows[rows < counts[0]], rows[rows >= counts[0]] - counts[0])
     drawn = np.concatenate([cloud.rows(chosen) for cloud, chosen in zip(clouds, parts, strict=True) if len(chosen)])
     octaves = fit_octaves(settings.rescale_array(drawn), sum(counts), rng)
-    blocks = [FeatureBlocks(octaves, settings, n, block_size(*counts), rng) for n in counts]
-    few = reference is None and are_few(sum(counts), clouds[0].d)
+    few = reference is None and units is None and are_few(sum(counts), clouds[0].d)
+    units = units or (Units(counts[0]), Units(counts[1]))
+    size = block_size(units[0].n, units[1].n)
+    blocks = [FeatureBlocks(octaves, settings, mine, size, rng) for mine in units]
     some = settings.rescale(torch.from_numpy(drawn[:: placing // _PLACING_BINS]))
     sketched, points = [], ([], [])
     if not few:
         plan = Plan.fit(some, settings) if reference is None else reference.plan
-        sketched = [Counts(plan, None) for _ in (clouds if reference is None else clouds[:1])]
+        weighted = units[0].weights is not None
+        sketched = [Counts(plan, None, weighted) for _ in (clouds if reference is None else clouds[:1])]
     for k, cloud in enumerate(clouds):
         for batch in blocks[k].add(with_progress(cloud, progress, "xy"[k])):
             if few:
                 points[k].append(batch.cpu().numpy())
             elif k < len(sketched):
-                sketched[k].update(batch)
+                n, w = sketched[k].n, units[k].weights
+                sketched[k].update(batch, None if w is None else torch.from_numpy(w[n : n + len(batch)]).to(batch.device))
     samples: _Points | tuple[SliceSketch, SliceSketch]
     if few:
         samples = _Points(np.concatenate(points[0]), np.concatenate(points[1]), some, settings)
-        gram, statistic, interval = _from_distances(samples)
+        gram, statistic, biased, apart, unit = _from_distances(samples)
     else:
         samples = SliceSketch.from_counts(sketched[0]), reference or SliceSketch.from_counts(sketched[1])
         each = samples[1].slice_distances(samples[0])
-        gram = energy_gram(blocks[0], blocks[1], samples[1].n, float(each.std(correction=0) / math.sqrt(max(len(each) - 1, 1))))
-        statistic = samples[1].distance(samples[0], statistic="U")
-        interval = gram.confidence_interval(statistic, each.mean().item())
-    if kernels == "energy":
+        slices_error = float(each.std(correction=0) / math.sqrt(max(len(each) - 1, 1)))
+        gram = energy_gram(blocks[0], blocks[1], samples[1].weight, slices_error)
+        statistic, biased = samples[1].distance(samples[0], statistic="U"), each.mean().item()
+        apart, unit = mean_distance(*blocks), 1.0
+    df, error = min(gram.K, gram.L) - 1, gram.standard_error() / unit
+    half = float(scipy.special.stdtrit(df, 0.975)) * error
+    # If nothing varies, the interval must still include the V-statistic, which differs by the bias only.
+    interval = statistic - half, max(statistic + half, biased)
+    if few and kernels == "energy":
         pvalue, tried = gram.permutation_test(permutations, rng)
-        found, size = MultiscaleResult(pvalue, tried, ()), 1 if few else blocks[0].size
+        found, (K, L), size = MultiscaleResult(pvalue, tried, ()), counts, 1
     else:
-        found, size = test_features(blocks[0], blocks[1], permutations, rng), blocks[0].size
-    K, L = (gram.K, gram.L) if kernels == "energy" else (blocks[0].K, blocks[1].K)
+        found, K, L = test_features(blocks[0], blocks[1], kernels, permutations, rng), blocks[0].K, blocks[1].K
     return TwoSampleTest(
-        found.pvalue, statistic, interval, found.permutations, (K, L), (K * size, L * size), "exact" if few else "sliced",
-        settings.scale, samples, drawn, found.kernels,
+        found.pvalue, statistic, error, interval, statistic / (2 * apart) if apart else 0.0, found.permutations, (K, L),
+        (K * size, L * size), "exact" if few else "sliced", settings.scale, samples, drawn, df, 2 * apart, found.kernels,
     )  # fmt: skip
-
-
-@isolated_numerics
-def drift_test(
-    x: PointSource,
-    reference: SliceSketch,
-    *,
-    permutations: int = 999,
-    seed: int = 0,
-    scale: ScaleName = "auto",
-    kernels: KernelsName = "auto",
-    progress: ProgressCallback | None = None,
-) -> TwoSampleTest:
-    """Test whether points come from the distribution of a reference, of which only a sketch is left.
-
-    The points are compared with those in the sketch's `reservoir`, as in `two_sample_test`, and the power is that of a test
-    against so many points. The statistic and its interval compare them with all points of the reference. In raw units the
-    p-value is exact. With scaled columns it is exact if the reservoir holds all points of the reference, because spreads are
-    then computed from the pooled points; otherwise it is exact up to the sampling error of the reference's spreads, which is
-    small for thousands of points.
-
-    Args:
-        x: Points of shape (n, d), n ≥ 2: anything that `rieszflow.stream` accepts, except iterators.
-        reference: A sketch of points without weights with at least two points in its reservoir.
-        permutations, seed, kernels, progress: See `two_sample_test`.
-        scale: "auto" or the scale of the reference, which is used.
-
-    Raises:
-        InputError, InputTypeError, DatasetError: As `two_sample_test`; a sketch that is empty, has weights or no reservoir.
-
-    Example:
-        >>> g = torch.Generator().manual_seed(0)
-        >>> reference = SliceSketch.from_points(torch.randn(5000, 2, generator=g), slices=64)
-        >>> same, other = torch.randn(300, 2, generator=g), torch.randn(300, 2, generator=g) + 0.5
-        >>> drift_test(same, reference).pvalue > 0.05, drift_test(other, reference).pvalue
-        (True, 0.001)
-    """
-    if not isinstance(reference, SliceSketch):
-        raise InputTypeError(f"`reference` must be a SliceSketch, got {type(reference).__name__}")
-    if reference.n < 2 or reference.weighted:
-        raise InputError("`reference` must be a sketch of two or more points without weights")
-    cloud = stream(x).align_columns(reference.names, "the reference")
-    if cloud.d != reference.d:
-        raise InputError(f"`x` must have points of dimension d = {reference.d}, as the reference has, got d = {cloud.d}")
-    permutations = validate.positive_int("permutations", permutations)
-    reference.plan.settings.check_scale(scale, "reference has")
-    points = reference.reservoir
-    if points is None or len(points) < 2:
-        raise InputError(
-            "`reference` must be a sketch with at least two points in its reservoir, got one made with reservoir_size=0 or 1, "
-            "by an earlier version, or merged with such a sketch; its distances are right, but a test needs a new sketch"
-        )
-    sample, rng, settings = stream(points), permutation_rng(seed), reference.plan.settings
-    if len(points) < reference.n:
-        return _test((cloud, sample), settings, permutations, rng, progress, kernels, reference)
-    # All points of the reference are there. Its spreads alone would distinguish its points from those of x.
-    spreads = choose_spreads(reference.scale, [cloud, sample])
-    settings = SliceSettings(cloud.d, reference.slices, reference.directions, int(rng.integers(0, 2**63)), reference.names, spreads)
-    return _test((cloud, sample), settings, permutations, rng, progress, kernels)
 
 
 def _check_count(name: str, cloud: Stream) -> int:
@@ -303,11 +323,12 @@ def _check_count(name: str, cloud: Stream) -> int:
     return cloud.count()
 
 
-def _from_distances(points: _Points) -> tuple[Gram, float, tuple[float, float]]:
-    """Return the Gram matrix of few points, the statistic, and its confidence interval."""
+def _from_distances(points: _Points) -> tuple[Gram, float, float, float, float]:
+    """Return the Gram matrix of few points, MMD² as U- and V-statistic, the mean distance, and the unit of the matrix."""
     n = len(points.x)
     distances, unit = scaled_distances(points.settings.rescale_array(np.concatenate([points.x, points.y])))
     gram = Gram.from_distances(distances, n)
     within = [part.sum() / (len(part) * (len(part) - 1)) for part in (distances[:n, :n], distances[n:, n:])]
-    statistic = float(2 * distances[:n, n:].mean() - sum(within)) / unit
-    return gram, statistic, gram.confidence_interval(statistic, float(gram.squares(gram.weights[None])[0]) / unit, unit)
+    apart = float(distances[:n, n:].mean())
+    biased = float(gram.squares(gram.weights[None])[0])
+    return gram, (2 * apart - float(sum(within))) / unit, biased / unit, apart / unit, unit

@@ -9,7 +9,8 @@ from typing import Literal
 from rieszflow._types import PointSource, ProgressCallback, ScaleName
 from rieszflow.errors import InputError
 from rieszflow.sketch import SliceSketch
-from rieszflow.two_sample.api import TwoSampleTest, drift_test, two_sample_test
+from rieszflow.two_sample.api import TwoSampleTest, two_sample_test
+from rieszflow.two_sample.drift import drift_test
 
 
 @dataclass(frozen=True)

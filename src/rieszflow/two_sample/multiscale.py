@@ -10,9 +10,10 @@ import numpy as np
 from scipy.special import log_ndtr
 from torch import Tensor
 
+from rieszflow._types import KernelsName
 from rieszflow.sketch.plan import SliceSettings
 from rieszflow.two_sample.octaves import ABOVE, ENERGY, Octaves
-from rieszflow.two_sample.permutations import Gram, draw_splits, give_notice, permuted_weights, shares
+from rieszflow.two_sample.permutations import Gram, draw_splits, give_notice, permuted_shares
 
 _BLOCKS, _MOST_TIMES = 64, 4  # of the smaller sample, and as many times more of the larger one
 _WEIGHTS = {"points": 0.6, "energy": 0.2, "columns": 0.2}  # of kinds of kernels
@@ -28,32 +29,61 @@ class Witness(NamedTuple):
     standard_errors: np.ndarray
 
 
-class FeatureBlocks:
-    """The sums of features over blocks of equal size, to which points are dealt at random, and over the points that remain."""
+@dataclass
+class Units:
+    """Points that are dealt to blocks: one by one, or in groups that stay together; with weights or without."""
 
-    def __init__(self, octaves: list[Octaves], settings: SliceSettings, n: int, size: int, rng: np.random.Generator) -> None:
-        self.octaves, self.settings, self.n, self.size, self.rng = octaves, settings, n, size, rng
-        self.K = min(n // size, _MOST_TIMES * _BLOCKS)
-        self._needed = np.array([size] * self.K + [n - self.K * size])
-        self.counts = np.maximum(self._needed, 1)
+    n: int  # points, or groups
+    group: np.ndarray | None = None  # of every point, (points,) integers below n
+    weights: np.ndarray | None = None  # of every point
+
+
+class FeatureBlocks:
+    """Sums of features over blocks of equally many units, which are dealt at random, and over the units that remain."""
+
+    def __init__(
+        self, octaves: list[Octaves], settings: SliceSettings, units: Units, size: int, rng: np.random.Generator
+    ) -> None:
+        self.octaves, self.settings, self.units, self.size, self.rng = octaves, settings, units, size, rng
+        self.K = min(units.n // size, _MOST_TIMES * _BLOCKS)
+        self._needed = np.array([size] * self.K + [units.n - self.K * size])
+        self._block = (
+            None if units.group is None else rng.permutation(np.repeat(np.arange(self.K + 1), self._needed))[units.group]
+        )
+        self.masses = np.zeros(self.K + 1)
         self._sums = [np.zeros((self.K + 1, o.widths.shape[1], 2, o.turns.shape[1])) for o in octaves]
+        self._done = 0
 
     def add(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield batches of points (n, d), and add their features."""
         for batch in batches:
-            x = self.settings.rescale_array(batch.cpu().numpy())  # in float64, so that equal points have equal features
-            drawn = self.rng.multivariate_hypergeometric(self._needed, len(x), method="marginals")
-            self._needed -= drawn
-            rows, starts = self.rng.permutation(len(x)), np.concatenate([[0], np.cumsum(drawn)])
+            some = slice(self._done, self._done + len(batch))
+            self._done = some.stop
+            if self._block is None:
+                drawn = self.rng.multivariate_hypergeometric(self._needed, len(batch), method="marginals")
+                self._needed -= drawn
+                rows = self.rng.permutation(len(batch))
+            else:
+                drawn = np.bincount(self._block[some], minlength=self.K + 1)
+                rows = np.argsort(self._block[some], kind="stable")
+            x = self.settings.rescale_array(batch.cpu().numpy())[rows]  # in float64, so that equal points have equal features
+            w = np.ones(len(batch)) if self.units.weights is None else self.units.weights[some][rows]
+            starts = np.concatenate([[0], np.cumsum(drawn)])
+            self.masses += np.diff(np.concatenate([[0.0], np.cumsum(w)])[starts])
             for octaves, sums in zip(self.octaves, self._sums, strict=True):
-                octaves.add(x, rows, starts, sums)
+                octaves.add(x, w, starts, sums)
             yield batch
 
+    @property
+    def shares(self) -> np.ndarray:
+        """Return the share of the blocks, and of the units that remain, in the mass of all."""
+        return np.asarray(self.masses / self.masses.sum())
+
     def means(self, part: int, group: int) -> np.ndarray:
-        """Return the mean features of a group of kernels in all blocks, and of the other points last: (K + 1, L, 2 D)."""
+        """Return the mean features of a group of kernels in all blocks, and of the other units last: (K + 1, L, 2 D)."""
         D = self.octaves[part].D
         sums = self._sums[part][..., group * D : (group + 1) * D]
-        return sums.reshape(*sums.shape[:2], -1) / self.counts[:, None, None]
+        return sums.reshape(*sums.shape[:2], -1) / np.where(self.masses > 0, self.masses, 1)[:, None, None]
 
 
 @dataclass(frozen=True)
@@ -86,8 +116,9 @@ class Kernel:
                 potential += features @ sample.means(part, self._group)[:, octave].T
         values, variances = np.zeros(len(x)), np.zeros(len(x))
         for sign, potential, sample in zip((1, -1), potentials, self._samples, strict=True):
-            values += sign * (potential @ (sample.counts / sample.n))
-            variances += potential[:, :-1].var(1, ddof=1) * sample.size / sample.n
+            share = sample.shares
+            values += sign * (potential @ share)
+            variances += potential[:, :-1].var(1, ddof=1) * (share[:-1] ** 2).sum() / share[:-1].sum()
         return Witness(values, np.sqrt(variances))
 
 
@@ -104,58 +135,86 @@ def block_size(n: int, m: int) -> int:
     return max(1, min(n, m) // _BLOCKS)
 
 
-def test_features(x: FeatureBlocks, y: FeatureBlocks, permutations: int, rng: np.random.Generator) -> MultiscaleResult:
+def test_features(
+    x: FeatureBlocks, y: FeatureBlocks, kernels: KernelsName, permutations: int, rng: np.random.Generator
+) -> MultiscaleResult:
     """Permute the blocks of two samples; all kernels have the same permutations."""
-    in_x, in_y = shares(x.size, (x.K, y.K), (x.n, y.n))
+    masses = np.concatenate([x.masses[:-1], y.masses[:-1], x.masses[-1:], y.masses[-1:]])
     splits = draw_splits(x.K, y.K, permutations, rng)
-    kernels, tables, weights, kinds = [], [], [], []
-    for part, octaves in enumerate(x.octaves):
+    forms, kinds, weights, found = [], [], [], []
+    for part, octaves in enumerate(x.octaves if kernels == "auto" else x.octaves[:1]):
         for group, widths in enumerate(octaves.widths):
-            a, b = x.means(part, group), y.means(part, group)
-            means, L = np.concatenate([a[:-1], b[:-1], a[-1:], b[-1:]]), len(widths)
-            squares = np.stack([_squares(means[:, k], in_x - in_y, splits) for k in range(L)], 1) / octaves.D
-            if part == 0:  # differences that only small widths see need the most weight
-                factors = np.concatenate([np.eye(L)[ABOVE:], ENERGY * widths[None]])
-                kinds += ["points"] * (L - ABOVE) + ["energy"]
-                weights += [*(1 / np.arange(L - ABOVE, 0, -1)), 1.0]
+            L = len(widths)
+            factors = np.eye(L)  # of the Gaussians of each kernel
+            if part == 0:
+                factors = np.concatenate([ENERGY * widths[None], factors[ABOVE if kernels == "auto" else L :]])
+                kinds += ["energy"] + ["points"] * (len(factors) - 1)
+                weights += [1.0, *(1 / np.arange(len(factors) - 1, 0, -1))]  # small widths see what no other kernel does
             else:
-                factors = np.eye(L)
                 kinds += ["columns"] * L
                 weights += [1.0] * L
-            tables.append(squares @ (factors / factors.sum(1, keepdims=True)).T)
-            for factor, statistic in zip(factors, tables[-1][0], strict=True):
-                column, width = int(octaves.first[group]) if part else None, float(widths @ factor)
-                gaussian = np.count_nonzero(factor) == 1
-                kernels.append(Kernel(column, width if gaussian else None, float(statistic * factor.sum()), 1.0, group, factor, (x, y)))
+            forms.append(_Squares(_stack(x.means(part, group), y.means(part, group)), factors / octaves.D))
+            column = int(octaves.first[group]) if part else None
+            for factor in factors:
+                width = float(widths @ factor) if np.count_nonzero(factor) == 1 else None
+                found.append(Kernel(column, width, 0.0, 1.0, group, factor, (x, y)))
     total = {kind: sum(w for w, k in zip(weights, kinds, strict=True) if k == kind) for kind in set(kinds)}
     share = np.array([w / total[kind] * _WEIGHTS[kind] for w, kind in zip(weights, kinds, strict=True)])
-    found = aggregate(np.concatenate(tables, 1), share / share.sum())
-    give_notice(found.largest, splits)
-    order = np.argsort(-found.scores, kind="stable")
-    return MultiscaleResult(
-        found.pvalue, len(splits), tuple(replace(kernels[k], pvalue=float(found.adjusted[k])) for k in order.tolist())
+    rows = permuted_shares(masses, splits)
+    statistics = np.concatenate([np.concatenate([form(some) for form in forms], 1) for some in rows])
+    result = aggregate(statistics, share / share.sum())
+    give_notice(result.largest, splits)
+    ordered = tuple(
+        replace(found[k], statistic=float(statistics[0, k]), pvalue=float(result.adjusted[k]))
+        for k in np.argsort(-result.scores, kind="stable").tolist()
     )
+    return MultiscaleResult(result.pvalue, len(splits), ordered)
 
 
-def energy_gram(x: FeatureBlocks, y: FeatureBlocks, m: int, slices_error: float) -> Gram:
-    """Return the Gram matrix of −‖x − y‖ for two samples, of which the second is from m points that resemble it."""
-    octaves, a, b = x.octaves[0], x.means(0, 0), y.means(0, 0)
-    if m > y.n:
-        b[-1] = np.average(b, 0, y.counts)
-    means = np.concatenate([a[:-1], b[:-1], a[-1:], b[-1:]])
+def energy_gram(x: FeatureBlocks, y: FeatureBlocks, mass: float, slices_error: float) -> Gram:
+    """Return the Gram matrix of −‖x − y‖ for two samples, of which the second is from points of this mass that resemble it."""
+    octaves, a, b, of_y = x.octaves[0], x.means(0, 0), y.means(0, 0), y.masses / mass
+    if mass > y.masses.sum():
+        b[-1] = np.average(b, 0, y.masses)
+        of_y[-1] = 1 - of_y[:-1].sum()
+    means = _stack(a, b)
     means -= means[:-2].mean(0)
     factors = ENERGY * octaves.widths[0] / octaves.D
     gram = sum(factor * (part @ part.T) for factor, part in zip(factors, means.transpose(1, 0, 2), strict=True))
-    return Gram.from_blocks(gram, x.size, (x.K, y.K), (x.n, m), slices_error)
+    zero_x, zero_y = np.zeros(x.K), np.zeros(y.K)
+    in_x = np.concatenate([x.shares[:-1], zero_y, x.shares[-1:], [0]])
+    in_y = np.concatenate([zero_x, of_y[:-1], [0], of_y[-1:]])
+    return Gram(gram, in_x, in_y, x.K, y.K, 1.0, slices_error)
 
 
-def _squares(features: np.ndarray, w: np.ndarray, splits: np.ndarray) -> np.ndarray:
-    """Return ‖Σ w_k F_k‖² for the features F of blocks, (blocks, 2 D), and all rows of permuted weights."""
-    centred = features - features[:-2].mean(0)  # of all blocks; there may be no points that remain
-    if centred.shape[1] < len(centred):
-        return np.concatenate([((rows @ centred) ** 2).sum(1) for rows in permuted_weights(w, splits)])
-    gram = centred @ centred.T
-    return np.concatenate([((rows @ gram) * rows).sum(1) for rows in permuted_weights(w, splits)])
+def mean_distance(x: FeatureBlocks, y: FeatureBlocks) -> float:
+    """Return E‖X − Y‖ in scaled columns, to a few percent."""
+    octaves = x.octaves[0]
+    a, b = (np.tensordot(sample.shares, sample.means(0, 0), 1) for sample in (x, y))
+    return float(ENERGY * octaves.widths[0] @ (1 - (a * b).sum(1) / octaves.D))
+
+
+def _stack(of_x: np.ndarray, of_y: np.ndarray) -> np.ndarray:
+    """Return rows of blocks of x and of y, and then those of the units that remain."""
+    return np.concatenate([of_x[:-1], of_y[:-1], of_x[-1:], of_y[-1:]])
+
+
+class _Squares:
+    """‖Σ w_k F_k‖² for features F of blocks, (blocks, L, 2 D), summed over L with several factors (kernels, L)."""
+
+    def __init__(self, features: np.ndarray, factors: np.ndarray) -> None:
+        self.factors, self.centred = factors, features - features[:-2].mean(0)  # of all blocks; maybe no points remain
+        blocks, _, width = self.centred.shape
+        self.grams = [part @ part.T for part in self.centred.transpose(1, 0, 2)] if width >= blocks else None
+
+    def __call__(self, w: np.ndarray) -> np.ndarray:
+        """Return the sums for rows of w, (rows, kernels)."""
+        if self.grams is None:
+            blocks, L, width = self.centred.shape
+            squares = ((w @ self.centred.reshape(blocks, -1)) ** 2).reshape(-1, L, width).sum(2)
+        else:
+            squares = np.stack([((w @ gram) * w).sum(1) for gram in self.grams], 1)
+        return np.asarray(squares @ self.factors.T)
 
 
 class Aggregate(NamedTuple):

@@ -44,9 +44,9 @@ class Octaves:
     def D(self) -> int:
         return self.turns.shape[1] // len(self.first)
 
-    def add(self, x: np.ndarray, rows: np.ndarray, starts: np.ndarray, sums: np.ndarray) -> None:
-        """Add sines and cosines of points x[rows[starts[k] : starts[k + 1]]] to sums[k]; sums are (K, L, 2, kernels · D)."""
-        parallel_for(_add_blocks, len(sums), 1, x, rows, starts, self.turns, self.first, sums)
+    def add(self, x: np.ndarray, weights: np.ndarray, starts: np.ndarray, sums: np.ndarray) -> None:
+        """Add weighted sines and cosines of points x[starts[k] : starts[k + 1]] to sums[k]; sums are (K, L, 2, kernels · D)."""
+        parallel_for(_add_blocks, len(sums), 1, x, weights, starts, self.turns, self.first, sums)
 
     def features(self, x: np.ndarray, kernel: int, octave: int) -> np.ndarray:
         """Return sines and cosines of points (n, d) at one width, (n, 2 D), whose products over D are the kernel."""
@@ -96,7 +96,7 @@ def _directions(D: int, d: int, rng: np.random.Generator) -> np.ndarray:
 
 
 @numba.njit(**SUMS)
-def _add_blocks(first, last, worker, step, x, rows, starts, turns, coordinates, sums):
+def _add_blocks(first, last, worker, step, x, weights, starts, turns, coordinates, sums):
     width, columns = turns.shape
     L, each = sums.shape[1], columns // len(coordinates)
     phase = np.empty(_TILE)
@@ -107,7 +107,7 @@ def _add_blocks(first, last, worker, step, x, rows, starts, turns, coordinates, 
             n = min(_TILE, columns - begin)
             pending = 0
             for r in range(starts[block], starts[block + 1]):
-                point = x[rows[r]]
+                point, weight = x[r], np.float32(weights[r])
                 if width == 1:
                     for k in range(n):
                         phase[k] = point[coordinates[(begin + k) // each]] * turns[0, begin + k]
@@ -130,8 +130,8 @@ def _add_blocks(first, last, worker, step, x, rows, starts, turns, coordinates, 
                         c[k], s[k] = _F[0] - double * s[k], double * c[k]
                 for octave in range(L):
                     for k in range(n):
-                        total[octave, 0, k] += s[k]
-                        total[octave, 1, k] += c[k]
+                        total[octave, 0, k] += weight * s[k]
+                        total[octave, 1, k] += weight * c[k]
                         double = s[k] + s[k]
                         c[k], s[k] = _F[0] - double * s[k], double * c[k]
                 pending += 1

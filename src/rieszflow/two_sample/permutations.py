@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-import scipy.special
 import torch
 
 from rieszflow._infra import validate
@@ -86,15 +85,33 @@ def permutation_test(
 def permuted_weights(weights: np.ndarray, splits: np.ndarray) -> Iterator[np.ndarray]:
     """Yield rows of weights, some at a time: the observed ones first, then those of all other splits."""
     members, K = splits.shape[1], int(splits[0].sum())
-    observed = np.arange(members) < K
-    if len(splits) < math.comb(members, K):  # all splits begin with the observed one
-        splits = np.concatenate([observed[None], splits])
-    step = max(1, _MAX_NUMBERS // len(weights))
-    for first in range(0, len(splits), step):
-        some = splits[first : first + step]
+    for some in _with_observed(splits, len(weights)):
         permuted = np.tile(weights, (len(some), 1))
         permuted[:, :members] = np.where(some, weights[0], weights[K])
         yield permuted
+
+
+def permuted_shares(masses: np.ndarray, splits: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield rows of the share of every block in x less that in y, as `permuted_weights` for blocks of different masses.
+
+    Args:
+        masses: Masses of the blocks of x and of y, and of the points of x and of y that are not permuted, float64.
+        splits: Splits of the blocks, see `draw_splits`.
+    """
+    for some in _with_observed(splits, len(masses)):
+        in_x = np.concatenate([some, np.tile([True, False], (len(some), 1))], 1)
+        of_x, of_y = masses * in_x, masses * ~in_x
+        yield of_x / of_x.sum(1, keepdims=True) - of_y / of_y.sum(1, keepdims=True)
+
+
+def _with_observed(splits: np.ndarray, width: int) -> Iterator[np.ndarray]:
+    """Yield splits for rows of some width, a bounded number at a time, the observed one first."""
+    members, K = splits.shape[1], int(splits[0].sum())
+    if len(splits) < math.comb(members, K):  # all splits begin with the observed one
+        splits = np.concatenate([np.arange(members)[None] < K, splits])
+    step = max(1, _MAX_NUMBERS // width)
+    for first in range(0, len(splits), step):
+        yield splits[first : first + step]
 
 
 def give_notice(largest: np.ndarray, splits: np.ndarray) -> None:
@@ -159,22 +176,18 @@ class Gram:
         The first term is the variance of the contribution of a block, without its distance from itself. The second one, which
         counts if x and y are alike, is the variance of products of different blocks, taken as one sample.
         """
-        gram, K, L, variance = self.matrix, self.K, self.L, 0.0
+        gram, K, L, variance, pair = self.matrix, self.K, self.L, 0.0, 0.0
         for own, other, rows in ((self.in_x, self.in_y, slice(K)), (self.in_y, self.in_x, slice(K, K + L))):
             share = own[rows]
             within = (gram[rows] @ own - share * gram.diagonal()[rows]) / (1 - share)
-            variance += (2 * (within - gram[rows] @ other)).var(ddof=1) * share[0]
+            mean = (share**2).sum() / share.sum()  # the share of a block, if all are equal
+            variance += (2 * (within - gram[rows] @ other)).var(ddof=1) * mean
+            pair += mean
         pooled = gram[: K + L, : K + L]
         centred = pooled - pooled.mean(0) - pooled.mean(1)[:, None] + pooled.mean()
         products = (np.vdot(centred, centred) - (centred.diagonal() ** 2).sum()) / ((K + L) * (K + L - 1))
-        points_error = math.sqrt(variance + 2 * (self.in_x[0] + self.in_y[K]) ** 2 * products)
+        points_error = math.sqrt(variance + 2 * pair**2 * products)
         return math.hypot(points_error, self.slices_error)
-
-    def confidence_interval(self, statistic: float, biased: float, unit: float = 1.0) -> tuple[float, float]:
-        """Return the 95 % confidence interval of MMD² around its U-statistic, given its V-statistic, both in 1/`unit`."""
-        half = float(scipy.special.stdtrit(min(self.K, self.L) - 1, 0.975)) * self.standard_error() / unit
-        # If nothing varies, the interval must still include the V-statistic, which differs by the bias only.
-        return statistic - half, max(statistic + half, biased)
 
 
 def shares(size: int, blocks: tuple[int, int], points: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,108 @@
+"""The monitor of a stream of batches: false alarms, alarms, the independence of its p-values, and its files."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+import rieszflow as rf
+from rieszflow._infra.files import load_tensors, save_tensors
+from rieszflow.errors import FileError
+from rieszflow.two_sample import drift as module
+
+
+def reference(n=400, d=2, seed=0, **options):
+    return rf.SliceSketch.from_points(np.random.default_rng([seed, 9]).normal(size=(n, d)), slices=2, **options)
+
+
+@pytest.fixture
+def small_pool(monkeypatch):
+    monkeypatch.setattr(module, "_POOL_ROWS", 200)
+
+
+def test_p_values_of_a_stream_are_independent_and_uniform(small_pool):
+    """A reference that all batches share would make them alike: the variance of a stream's mean would be much larger.
+
+    Of 40 streams of 12 batches, the variance of the means of Φ⁻¹(p) is 1/12, and 40 times its estimate over 1/12 is χ² with 39
+    degrees of freedom; 1e-4 on either side, and a little more because p-values have 99 values only.
+    """
+    scores = []
+    for k in range(40):
+        monitor = rf.DriftMonitor(reference(60, seed=k), permutations=99, seed=k)
+        g = np.random.default_rng([k, 1])
+        p = np.array([monitor.update(g.normal(size=(60, 2))).pvalue for _ in range(12)])
+        scores.append(scipy.stats.norm.ppf(np.minimum(p - 0.005, 0.995)))
+    scores = np.array(scores)
+    assert scipy.stats.kstest(scores.ravel(), "norm").pvalue > 1e-5
+    low, high = scipy.stats.chi2(39).ppf([1e-4, 1 - 1e-4]) / 39
+    assert 0.8 * low < 12 * scores.mean(1).var(ddof=1) < 1.2 * high
+
+
+def test_evidence_is_the_capital_of_bets_from_every_batch_on(monkeypatch):
+    """S_t = Σ_j Π_{s ≥ j} f(p_s) / (j(j + 1)), written as a sum over starts; f has mean one."""
+    p = iter([0.2, 0.001, 1.0, 0.03, 0.5])
+    monkeypatch.setattr(module, "two_sample_test", lambda *args, **options: rf.two_sample_test(*args, **options))
+    monitor, wanted, seen = rf.DriftMonitor(reference(), permutations=19), [], []
+    f = lambda p: 0.5 if p == 1 else (1 - p + p * math.log(p)) / (p * math.log(p) ** 2)  # noqa: E731
+    for k, value in enumerate(p, 1):
+        monkeypatch.setattr(rf.TwoSampleTest, "pvalue", value, raising=False)
+        monkeypatch.setattr(
+            module, "two_sample_test", lambda *args, value=value, **options: type("Test", (), {"pvalue": value})
+        )
+        step = monitor.update(np.zeros((2, 2)))
+        seen.append(f(value))
+        wanted = sum(math.prod(seen[j - 1 :]) / (j * (j + 1)) for j in range(1, k + 1))
+        assert step.evidence == pytest.approx(wanted) and step.pvalue == value and step.alarm == (wanted >= 100)
+    grid = (np.arange(999) + 1) / 999
+    assert np.mean([f(v) for v in grid]) <= 1
+
+
+def test_drift_is_noticed_soon_and_nothing_before():
+    monitor, g = rf.DriftMonitor(reference(2000, seed=3), permutations=199), np.random.default_rng(5)
+    before = [monitor.update(g.normal(size=(150, 2))).alarm for _ in range(15)]
+    after = [monitor.update(g.normal(size=(150, 2)) + 1).alarm for _ in range(8)]
+    assert not any(before) and any(after) and monitor.batches == 23
+    assert monitor.test.kernels[0].pvalue == monitor.test.pvalue
+
+
+def test_a_monitor_goes_on_from_its_file(tmp_path, small_pool):
+    import pandas
+
+    frame = lambda seed: pandas.DataFrame(np.random.default_rng(seed).normal(size=(90, 2)), columns=["b", "a"])  # noqa: E731
+    monitor = rf.DriftMonitor(rf.SliceSketch.from_points(frame(0)), permutations=19, alpha=0.2)
+    steps = []
+    for k in range(4):
+        monitor.save(tmp_path / "a.monitor")
+        loaded = rf.DriftMonitor.load(tmp_path / "a.monitor")
+        assert (loaded.scale, loaded.names, loaded.alpha, loaded.batches) == ("columns", ["b", "a"], 0.2, k)
+        steps.append((monitor.update(frame(k + 1)), loaded.update(frame(k + 1)[["a", "b"]])))
+        assert steps[-1][0] == steps[-1][1]
+    assert len(monitor.pool) == 200
+
+
+def test_bad_monitors_are_refused(tmp_path):
+    with pytest.raises(TypeError, match="`reference` must be a SliceSketch, got list"):
+        rf.DriftMonitor([1.0])
+    with pytest.raises(ValueError, match="`alpha` must be less than 1, got 2"):
+        rf.DriftMonitor(reference(), alpha=2)
+    with pytest.raises(ValueError, match="`reference` must be a sketch with at least two points in its reservoir"):
+        rf.DriftMonitor(reference(reservoir_size=0))
+    monitor = rf.DriftMonitor(reference())
+    with pytest.raises(ValueError, match="`x` must have points of dimension d = 2, as the reference has, got d = 3"):
+        monitor.update(np.zeros((5, 3)))
+    with pytest.raises(ValueError, match="`x` must have at least two points, got one"):
+        monitor.update(np.zeros((1, 2)))
+    assert monitor.batches == 0
+    monitor.save(tmp_path / "a.monitor")
+    tensors, meta = load_tensors(tmp_path / "a.monitor", module.MONITOR)
+    for changed, pool in (
+        ({"evidence": -1}, None), ({"evidence": "much"}, None), ({"scale": "rows"}, None), ({"names": ["a"]}, None), ({"more": 1}, None),
+        ({"alpha": 3.0}, None), ({"batches": -1}, None), ({}, torch.full((3, 2), torch.nan, dtype=torch.float64)), ({}, torch.zeros(3)),
+    ):  # fmt: skip
+        save_tensors(
+            tmp_path / "b.monitor", module.MONITOR, {"pool": tensors["pool"] if pool is None else pool}, {**meta, **changed}
+        )
+        with pytest.raises(FileError, match="damaged: its parts do not fit together"):
+            rf.DriftMonitor.load(tmp_path / "b.monitor")

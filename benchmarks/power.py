@@ -1,9 +1,9 @@
 """Measure the power of the aggregated two-sample test beside the test with the energy distance, at level 0.05.
 
 The first problems are those of MMD-FUSE (Biggs, Schrab and Gretton 2023), with the powers published there for MMD-FUSE and for
-MMDAgg (Schrab et al. 2023): one of four clusters is 30 % wider, and a uniform density with small bumps of either sign. The others
-are differences of every kind: shifts, scales, correlations, oscillations, a bump in one of many columns, tails and images. The
-last ones have up to a million points and differences that are as hard to see as those of fewer points.
+MMDAgg (Schrab et al. 2023): one of four clusters is 30 % wider, and a uniform density with small bumps of either sign. The
+others are differences of every kind: shifts, scales, correlations, oscillations, a bump in one of many columns, tails and
+images. The last ones have up to a million points and differences that are as hard to see as those of fewer points.
 
 Problems are distributed over one single-threaded process per core.
 

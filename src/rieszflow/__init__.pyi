@@ -25,8 +25,8 @@ from .two_sample import (
 
 __version__: str
 __all__ = [
-    "Comparison", "DriftMonitor", "Gaussian", "GenerativeFlow", "InverseMultiquadric", "Kernel", "Laplace", "Mask", "Matern", "Notice",
-    "PairwiseDistances", "ParticleFlow", "PatchSlices", "Pool", "Progress", "RecordedFlow", "Riesz", "SliceSketch",
+    "Comparison", "DriftMonitor", "Gaussian", "GenerativeFlow", "InverseMultiquadric", "Kernel", "Laplace", "Mask", "Matern",
+    "Notice", "PairwiseDistances", "ParticleFlow", "PatchSlices", "Pool", "Progress", "RecordedFlow", "Riesz", "SliceSketch",
     "SlicedMMDLoss", "Target", "TwoSampleTest", "compare", "drift_test", "energy_distance", "energy_score",
     "geometric_schedule", "mmd2", "mmd2_gradient", "pairwise_energy_distance", "sliced_mmd2", "sliced_mmd2_gradient",
     "stream", "two_sample_test",

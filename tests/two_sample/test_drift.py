@@ -98,8 +98,9 @@ def test_bad_monitors_are_refused(tmp_path):
     monitor.save(tmp_path / "a.monitor")
     tensors, meta = load_tensors(tmp_path / "a.monitor", module.MONITOR)
     for changed, pool in (
-        ({"evidence": -1}, None), ({"evidence": "much"}, None), ({"scale": "rows"}, None), ({"names": ["a"]}, None), ({"more": 1}, None),
-        ({"alpha": 3.0}, None), ({"batches": -1}, None), ({}, torch.full((3, 2), torch.nan, dtype=torch.float64)), ({}, torch.zeros(3)),
+        ({"evidence": -1}, None), ({"evidence": "much"}, None), ({"scale": "rows"}, None), ({"names": ["a"]}, None),
+        ({"more": 1}, None), ({"alpha": 3.0}, None), ({"batches": -1}, None),
+        ({}, torch.full((3, 2), torch.nan, dtype=torch.float64)), ({}, torch.zeros(3)),
     ):  # fmt: skip
         save_tensors(
             tmp_path / "b.monitor", module.MONITOR, {"pool": tensors["pool"] if pool is None else pool}, {**meta, **changed}

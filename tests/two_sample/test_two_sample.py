@@ -15,11 +15,10 @@ from problems import generator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rieszflow as rf
-from rieszflow import histograms, metrics
+from rieszflow import metrics
 from rieszflow._infra.files import load_tensors, save_tensors
 from rieszflow.sketch.counts import SKETCH
 from rieszflow.two_sample import permutations as machine
-from rieszflow.two_sample.permutations import permutation_test
 
 ERROR = 1e-6
 

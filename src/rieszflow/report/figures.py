@@ -157,7 +157,7 @@ def _draw_witness(axes: Any, test: TwoSampleTest, columns: list[tuple[str, int, 
         axes.set(yticks=[])
     else:
         order, limit = np.argsort(np.abs(values)), float(np.abs(values).max())
-        shown = points[np.ix_(order, [index for _, index, _ in columns[:2]])]
+        shown = points[order][:, [index for _, index, _ in columns[:2]]]
         mesh = axes.scatter(*shown.T, c=values[order], s=4, cmap="RdBu_r", vmin=-limit, vmax=limit)
         texts = [f"more of\n{_short_name(label, 16)}" for label in reversed(labels)]
         for tick in axes.figure.colorbar(mesh, ax=axes).ax.set_yticks([-limit, limit], texts, fontsize=7):

@@ -179,8 +179,8 @@ def two_sample_test(
         groups: Points that belong together, such as those of a patient or a day: the name of a column of labels that both
             tables have, or a pair of sequences of labels, one for each point of x and of y. Whole groups are then permuted; the
             p-value is exact for independent groups, each of which is in one sample only.
-        x_weights, y_weights: Non-negative weights (n,) and (m,) of any sum, for arrays, both or none. The p-value is exact if
-            the weighted points of both samples have one distribution.
+        x_weights, y_weights: Non-negative weights (n,) and (m,) on one scale, for arrays, both or none. The p-value is exact if
+            points and weights together have one distribution in both samples.
         slices: Number P of random directions of the statistic and the sketches, preferably a multiple of d (see
             `sliced_mmd2`).
         permutations: Number B; the smallest p-value is 1 / (B + 1). All splits are tried if there are fewer than B + 2. A
@@ -231,7 +231,8 @@ def _read_groups(x: PointSource, y: PointSource, groups: object) -> list[tuple[S
         raise InputTypeError(
             f"`groups` must be the name of a column or a pair of sequences of labels, got {reprlib.repr(groups)}"
         )
-    found, seen = [], set()
+    found: list[tuple[Stream, np.ndarray | None]] = []
+    seen: set[str] = set()
     for name, points, of in (("x", x, pair[0]), ("y", y, pair[1])):
         cloud, labels = load_labelled(points, of)
         names, group = np.unique(labels, return_inverse=True)
@@ -279,7 +280,8 @@ def run_test(
     size = block_size(units[0].n, units[1].n)
     blocks = [FeatureBlocks(octaves, settings, mine, size, rng) for mine in units]
     some = settings.rescale(torch.from_numpy(drawn[:: placing // _PLACING_BINS]))
-    sketched, points = [], ([], [])
+    sketched: list[Counts] = []
+    points: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     if not few:
         plan = Plan.fit(some, settings) if reference is None else reference.plan
         weighted = units[0].weights is not None

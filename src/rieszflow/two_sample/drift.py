@@ -87,9 +87,10 @@ class MonitorStep(NamedTuple):
 class DriftMonitor:
     r"""Watch a stream of batches for drift, with at most a probability α of a false alarm, however long it runs.
 
-    Each batch is tested against a pool of points: the reference's reservoir and earlier batches, of which a random part is kept.
-    Under the null hypothesis these p-values are independent, and f(p) = (1 − p + p log p) / (p log² p) has the mean one at most.
-    The monitor bets on drift from every batch on, with the share 1/(j(j + 1)) of its capital from batch j on. Its capital
+    Each batch is tested against a pool of points: the reference's reservoir and earlier batches, of which a random part is
+    kept. Under the null hypothesis these p-values are independent, and f(p) = (1 − p + p log p) / (p log² p) has a mean of at
+    most one. The monitor bets on drift from every batch on, with the share 1/(j(j + 1)) of its capital from batch j on. What it
+    has won and staked,
 
     .. math:: S_t = (S_{t-1} + 1 / (t(t + 1))) f(p_t)
 

@@ -42,7 +42,7 @@ class Octaves:
 
     @property
     def D(self) -> int:
-        return self.turns.shape[1] // len(self.first)
+        return int(self.turns.shape[1]) // len(self.first)
 
     def add(self, x: np.ndarray, weights: np.ndarray, starts: np.ndarray, sums: np.ndarray) -> None:
         """Add weighted sines and cosines of points x[starts[k] : starts[k + 1]] to sums[k]; sums are (K, L, 2, kernels · D)."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rieszflow.generative.state import Pictures
     from rieszflow.two_sample.api import TwoSampleTest
     from rieszflow.two_sample.comparison import Comparison
+    from rieszflow.two_sample.coverage import CoverageTest
     from rieszflow.two_sample.pairwise import PairwiseDistances
 
 
@@ -164,6 +165,19 @@ def _draw_witness(axes: Any, test: TwoSampleTest, columns: list[tuple[str, int, 
             tick.label2.set_parse_math(False)
         for set_label, (name, _, _) in zip((axes.set_xlabel, axes.set_ylabel), columns, strict=False):
             set_label(_short_name(name, 32), parse_math=False)
+
+
+def coverage(found: CoverageTest) -> Image.Image:
+    """Draw the share of true values in central regions against their probability: on the diagonal for a correct model."""
+    levels, n = np.linspace(0, 1, 101), len(found.ranks)
+    figure, axes = _figure(4.2, 4, xlabel="probability of the region", ylabel="share of true values inside")
+    error = 2 * np.sqrt(levels * (1 - levels) / n)
+    axes.fill_between(levels, levels - error, levels + error, color="grey", alpha=0.3, label="± 2 standard errors")
+    for k, (name, shares) in enumerate(zip(found.names, found.coverage(levels).T, strict=True)):
+        axes.plot(levels, shares, lw=2 if k == 0 else 1, label=name if len(found.names) <= 8 or k == 0 else None)
+    axes.set(xlim=(0, 1), ylim=(0, 1), title=f"p-value {found.pvalue:.3g}")
+    axes.legend(fontsize=7)
+    return _rendered(figure)
 
 
 def heat_map(found: PairwiseDistances) -> Image.Image:

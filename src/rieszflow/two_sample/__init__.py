@@ -9,10 +9,11 @@ points.
 
 from rieszflow.two_sample.api import TwoSampleTest, two_sample_test
 from rieszflow.two_sample.comparison import Comparison, compare
+from rieszflow.two_sample.coverage import CoverageTest, coverage_test
 from rieszflow.two_sample.drift import DriftMonitor, drift_test
 from rieszflow.two_sample.pairwise import PairwiseDistances, pairwise_energy_distance
 
 __all__ = [
-    "Comparison", "DriftMonitor", "PairwiseDistances", "TwoSampleTest", "compare", "drift_test", "pairwise_energy_distance",
-    "two_sample_test",
+    "Comparison", "CoverageTest", "DriftMonitor", "PairwiseDistances", "TwoSampleTest", "compare", "coverage_test",
+    "drift_test", "pairwise_energy_distance", "two_sample_test",
 ]  # fmt: skip

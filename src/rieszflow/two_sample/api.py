@@ -6,7 +6,7 @@ import math
 import reprlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import scipy.special
@@ -35,7 +35,7 @@ from rieszflow.two_sample.multiscale import (
     test_features,
 )
 from rieszflow.two_sample.octaves import fit_octaves
-from rieszflow.two_sample.permutations import Gram, are_few, permutation_rng, scaled_distances
+from rieszflow.two_sample.permutations import Gram, are_few, draw_splits, permutation_rng, scaled_distances
 
 _PLACING, _PLACING_BINS = 2048, 256  # random points by which widths of kernels are chosen, and bins
 _PLACING_NUMBERS = 1 << 15  # in the former
@@ -206,7 +206,6 @@ def two_sample_test(
         Székely and Rizzo, Testing for Equal Distributions in High Dimension (2004); Schrab et al., MMD Aggregated Two-Sample
         Test (2023); on blocks: Domingo-Enrich, Dwivedi and Mackey, Cheap Permutation Testing (2025).
     """
-    validate.choice("kernels", kernels, ("auto", "energy"))
     (one, of_x), (two, of_y) = _read_groups(x, y, groups)
     w = _read_weights((x, y), (x_weights, y_weights))
     one, two = common_columns(one, two) if common else (one, two.align_columns(one.names, one.name, one.skipped))
@@ -268,6 +267,7 @@ def run_test(
     units: tuple[Units, Units] | None = None,
 ) -> TwoSampleTest:
     """Test two clouds with equal columns, of which the second may be a sample of a reference."""
+    validate.choice("kernels", kernels, get_args(KernelsName))
     counts = _check_count("x", clouds[0]), _check_count("y", clouds[1])
     # Bins and widths are chosen by pooled points: chosen by x alone, they would distinguish its points from those of y.
     placing = max(_PLACING_BINS, min(_PLACING, _PLACING_NUMBERS // clouds[0].d))
@@ -303,7 +303,7 @@ def run_test(
         slices_error = float(each.std(correction=0) / math.sqrt(max(len(each) - 1, 1)))
         gram = energy_gram(blocks[0], blocks[1], samples[1].weight, slices_error)
         statistic, biased = samples[1].distance(samples[0], statistic="U"), each.mean().item()
-        apart, unit = mean_distance(*blocks), 1.0
+        apart, unit = mean_distance(blocks[0], blocks[1]), 1.0
     df, error = min(gram.K, gram.L) - 1, gram.standard_error() / unit
     half = float(scipy.special.stdtrit(df, 0.975)) * error
     # If nothing varies, the interval must still include the V-statistic, which differs by the bias only.
@@ -312,7 +312,8 @@ def run_test(
         pvalue, tried = gram.permutation_test(permutations, rng)
         found, (K, L), size = MultiscaleResult(pvalue, tried, ()), counts, 1
     else:
-        found, K, L = test_features(blocks[0], blocks[1], kernels, permutations, rng), blocks[0].K, blocks[1].K
+        K, L = blocks[0].K, blocks[1].K
+        found = test_features(blocks[0], blocks[1], kernels, draw_splits(K, L, permutations, rng))
     return TwoSampleTest(
         found.pvalue, statistic, error, interval, statistic / (2 * apart) if apart else 0.0, found.permutations, (K, L),
         (K * size, L * size), "exact" if few else "sliced", settings.scale, samples, drawn, df, 2 * apart, found.kernels,

@@ -13,7 +13,7 @@ from torch import Tensor
 from rieszflow._types import KernelsName
 from rieszflow.sketch.plan import SliceSettings
 from rieszflow.two_sample.octaves import ABOVE, ENERGY, Octaves
-from rieszflow.two_sample.permutations import Gram, draw_splits, give_notice, permuted_shares
+from rieszflow.two_sample.permutations import Gram, give_notice, permuted_shares
 
 _BLOCKS, _MOST_TIMES = 64, 4  # of the smaller sample, and as many times more of the larger one
 _WEIGHTS = {"points": 0.6, "energy": 0.2, "columns": 0.2}  # of kinds of kernels
@@ -38,21 +38,42 @@ class Units:
     weights: np.ndarray | None = None  # of every point
 
 
-class FeatureBlocks:
+@dataclass
+class BlockSums:
+    """Sums of features over blocks of points, and over the points that remain."""
+
+    octaves: list[Octaves]
+    masses: np.ndarray  # of the K blocks and of what remains, (K + 1,)
+    sums: list[np.ndarray]  # for each of the octaves, (K + 1, L, 2, kernels · D)
+
+    @property
+    def K(self) -> int:
+        return len(self.masses) - 1
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Return the shares of the blocks, and of what remains, in the mass of all."""
+        return np.asarray(self.masses / self.masses.sum())
+
+    def means(self, part: int, group: int) -> np.ndarray:
+        """Return the mean features of a group of kernels in all blocks, and in what remains: (K + 1, L, 2 D)."""
+        D = self.octaves[part].D
+        sums = self.sums[part][..., group * D : (group + 1) * D]
+        return sums.reshape(*sums.shape[:2], -1) / np.where(self.masses > 0, self.masses, 1)[:, None, None]
+
+
+class FeatureBlocks(BlockSums):
     """Sums of features over blocks of equally many units, which are dealt at random, and over the units that remain."""
 
     def __init__(
         self, octaves: list[Octaves], settings: SliceSettings, units: Units, size: int, rng: np.random.Generator
     ) -> None:
-        self.octaves, self.settings, self.units, self.size, self.rng = octaves, settings, units, size, rng
-        self.K = min(units.n // size, _MOST_TIMES * _BLOCKS)
-        self._needed = np.array([size] * self.K + [units.n - self.K * size])
-        self._block = (
-            None if units.group is None else rng.permutation(np.repeat(np.arange(self.K + 1), self._needed))[units.group]
-        )
-        self.masses = np.zeros(self.K + 1)
-        self._sums = [np.zeros((self.K + 1, o.widths.shape[1], 2, o.turns.shape[1])) for o in octaves]
-        self._done = 0
+        K = min(units.n // size, _MOST_TIMES * _BLOCKS)
+        sums = [np.zeros((K + 1, o.widths.shape[1], 2, o.turns.shape[1])) for o in octaves]
+        super().__init__(octaves, np.zeros(K + 1), sums)
+        self.settings, self.units, self.rng = settings, units, rng
+        self._needed, self._done = np.array([size] * K + [units.n - K * size]), 0
+        self._block = None if units.group is None else rng.permutation(np.repeat(np.arange(K + 1), self._needed))[units.group]
 
     def add(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield batches of points (n, d), and add their features."""
@@ -70,20 +91,9 @@ class FeatureBlocks:
             w = np.ones(len(batch)) if self.units.weights is None else self.units.weights[some][rows]
             starts = np.concatenate([[0], np.cumsum(drawn)])
             self.masses += np.diff(np.concatenate([[0.0], np.cumsum(w)])[starts])
-            for octaves, sums in zip(self.octaves, self._sums, strict=True):
+            for octaves, sums in zip(self.octaves, self.sums, strict=True):
                 octaves.add(x, w, starts, sums)
             yield batch
-
-    @property
-    def shares(self) -> np.ndarray:
-        """Return the share of the blocks, and of the units that remain, in the mass of all."""
-        return np.asarray(self.masses / self.masses.sum())
-
-    def means(self, part: int, group: int) -> np.ndarray:
-        """Return the mean features of a group of kernels in all blocks, and of the other units last: (K + 1, L, 2 D)."""
-        D = self.octaves[part].D
-        sums = self._sums[part][..., group * D : (group + 1) * D]
-        return sums.reshape(*sums.shape[:2], -1) / np.where(self.masses > 0, self.masses, 1)[:, None, None]
 
 
 @dataclass(frozen=True)
@@ -103,7 +113,7 @@ class Kernel:
     pvalue: float
     _group: int = field(repr=False)
     _factors: np.ndarray = field(repr=False)  # of the Gaussians that are summed, (L,)
-    _samples: tuple[FeatureBlocks, FeatureBlocks] = field(repr=False)
+    _samples: tuple[BlockSums, BlockSums] = field(repr=False)
 
     def witness(self, x: np.ndarray) -> Witness:
         """Return E k(x, X) − E k(x, Y) at points (n, d) in units of the scaled columns."""
@@ -135,12 +145,9 @@ def block_size(n: int, m: int) -> int:
     return max(1, min(n, m) // _BLOCKS)
 
 
-def test_features(
-    x: FeatureBlocks, y: FeatureBlocks, kernels: KernelsName, permutations: int, rng: np.random.Generator
-) -> MultiscaleResult:
-    """Permute the blocks of two samples; all kernels have the same permutations."""
+def test_features(x: BlockSums, y: BlockSums, kernels: KernelsName, splits: np.ndarray) -> MultiscaleResult:
+    """Permute the blocks of two samples by `splits`, see `draw_splits`; all kernels have the same permutations."""
     masses = np.concatenate([x.masses[:-1], y.masses[:-1], x.masses[-1:], y.masses[-1:]])
-    splits = draw_splits(x.K, y.K, permutations, rng)
     forms, kinds, weights, found = [], [], [], []
     for part, octaves in enumerate(x.octaves if kernels == "auto" else x.octaves[:1]):
         for group, widths in enumerate(octaves.widths):
@@ -171,23 +178,21 @@ def test_features(
     return MultiscaleResult(result.pvalue, len(splits), ordered)
 
 
-def energy_gram(x: FeatureBlocks, y: FeatureBlocks, mass: float, slices_error: float) -> Gram:
+def energy_gram(x: BlockSums, y: BlockSums, mass: float, slices_error: float) -> Gram:
     """Return the Gram matrix of −‖x − y‖ for two samples, of which the second is from points of this mass that resemble it."""
     octaves, a, b, of_y = x.octaves[0], x.means(0, 0), y.means(0, 0), y.masses / mass
     if mass > y.masses.sum():
         b[-1] = np.average(b, 0, y.masses)
         of_y[-1] = 1 - of_y[:-1].sum()
-    means = _stack(a, b)
-    means -= means[:-2].mean(0)
-    factors = ENERGY * octaves.widths[0] / octaves.D
-    gram = sum(factor * (part @ part.T) for factor, part in zip(factors, means.transpose(1, 0, 2), strict=True))
+    squares = _Squares(_stack(a, b), ENERGY * octaves.widths / octaves.D)
+    assert squares.grams is not None  # there are more features than blocks
     zero_x, zero_y = np.zeros(x.K), np.zeros(y.K)
     in_x = np.concatenate([x.shares[:-1], zero_y, x.shares[-1:], [0]])
     in_y = np.concatenate([zero_x, of_y[:-1], [0], of_y[-1:]])
-    return Gram(gram, in_x, in_y, x.K, y.K, 1.0, slices_error)
+    return Gram(squares.grams, in_x, in_y, x.K, y.K, 1.0, slices_error)
 
 
-def mean_distance(x: FeatureBlocks, y: FeatureBlocks) -> float:
+def mean_distance(x: BlockSums, y: BlockSums) -> float:
     """Return E‖X − Y‖ in scaled columns, to a few percent."""
     octaves = x.octaves[0]
     a, b = (np.tensordot(sample.shares, sample.means(0, 0), 1) for sample in (x, y))
@@ -203,9 +208,13 @@ class _Squares:
     """‖Σ w_k F_k‖² for features F of blocks, (blocks, L, 2 D), summed over L with several factors (kernels, L)."""
 
     def __init__(self, features: np.ndarray, factors: np.ndarray) -> None:
-        self.factors, self.centred = factors, features - features[:-2].mean(0)  # of all blocks; maybe no points remain
-        blocks, _, width = self.centred.shape
-        self.grams = [part @ part.T for part in self.centred.transpose(1, 0, 2)] if width >= blocks else None
+        centred = features - features[:-2].mean(0)  # of all blocks; maybe no points remain
+        if len(factors) == 1:
+            centred = (centred * np.sqrt(factors.T)).reshape(len(centred), 1, -1)
+            factors = np.ones((1, 1))
+        self.factors, self.centred = factors, centred
+        blocks, _, width = centred.shape
+        self.grams = np.concatenate([part @ part.T for part in centred.transpose(1, 0, 2)], 1) if width >= blocks else None
 
     def __call__(self, w: np.ndarray) -> np.ndarray:
         """Return the sums for rows of w, (rows, kernels)."""
@@ -213,7 +222,8 @@ class _Squares:
             blocks, L, width = self.centred.shape
             squares = ((w @ self.centred.reshape(blocks, -1)) ** 2).reshape(-1, L, width).sum(2)
         else:
-            squares = np.stack([((w @ gram) * w).sum(1) for gram in self.grams], 1)
+            products = (w @ self.grams).reshape(len(w), -1, len(self.centred))
+            squares = np.einsum("rlk,rk->rl", products, w)
         return np.asarray(squares @ self.factors.T)
 
 

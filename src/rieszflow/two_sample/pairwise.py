@@ -2,35 +2,34 @@
 
 Few points are compared by brute force. Otherwise every point is projected once, and its bin on every slice is stored in two
 bytes; all K² distances are differences of inner products of the groups' distribution functions. For standard errors and
-p-values, groups are dealt into blocks; two groups are tested with blocks of one size, a power of two.
+p-values, groups are dealt into blocks, whose features are summed; two groups are tested with blocks of one size.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from rieszflow._infra import validate
 from rieszflow._infra.extras import extra
 from rieszflow._infra.numerics import isolated_numerics
-from rieszflow._types import DirectionsName, PointSource, Progress, ProgressCallback, ScaleName, Statistic
+from rieszflow._types import DirectionsName, KernelsName, PointSource, Progress, ProgressCallback, ScaleName, Statistic
 from rieszflow.data import Stream, load_labelled
 from rieszflow.data.streams import choose_spreads
 from rieszflow.errors import InputError
 from rieszflow.sketch.counts import with_progress
 from rieszflow.sketch.plan import SliceSettings
-from rieszflow.two_sample.pairwise_bins import BinnedGroups, GroupBlocks, MergedBins, PairGrams
-from rieszflow.two_sample.permutations import Gram, are_few, draw_splits, permutation_rng, permutation_test, scaled_distances
+from rieszflow.two_sample.multiscale import BlockSums, energy_gram, test_features
+from rieszflow.two_sample.octaves import Octaves, fit_group_octaves
+from rieszflow.two_sample.pairwise_bins import BinnedGroups, MergedBins
+from rieszflow.two_sample.permutations import Gram, are_few, draw_splits, permutation_rng, scaled_distances
 
-_BINS = ((1.5e-6, 1 << 14), (1e-4, 384))  # see `BinnedGroups.merge`: for groups, and for blocks, whose noise is larger
-_MIN_BLOCKS = 16  # of the smaller of two groups
-_PValue: TypeAlias = Callable[[Gram], float]
+_MIN_BLOCKS, _MAX_BLOCKS = 16, 32  # of a group; the smaller of two groups has fewer than twice as many as the former
+_FITTED, _FITTED_NUMBERS = 2048, 1 << 15  # points by which widths of kernels are chosen, and their coordinates
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,8 @@ class PairwiseDistances:
         standard_errors: Standard errors of the distances from the choice of points and slices, (K, K); NaN on the diagonal.
         pvalues: P-values of shape (K, K), without a correction for the number of pairs; NaN on the diagonal. None if there were
             no permutations.
+        adjusted_pvalues: P-values adjusted for the number of pairs: pairs with values up to q have a false discovery rate of q
+            (Benjamini and Hochberg).
         estimator: "U" or "V", as `statistic` in `pairwise_energy_distance`.
         scale: "columns" if every column was divided by its spread, "none" for raw units.
         method: "exact" if computed from the distances of all pairs of points, "sliced" if on slices, with bins and blocks.
@@ -61,7 +62,7 @@ class PairwiseDistances:
         return len(self.names)
 
     def pairs(self) -> list[dict[str, str | int | float]]:
-        """Return all pairs, the farthest first: a, b, n_a, n_b, distance, standard_error, and pvalue if there are some."""
+        """Return all pairs, the farthest first: a, b, n_a, n_b, distance, standard_error, and p-values if there are some."""
         rows, columns = np.triu_indices(len(self), 1)
         found = []
         for k in np.argsort(-self.distances[rows, columns], kind="stable"):
@@ -70,10 +71,20 @@ class PairwiseDistances:
                 "a": self.names[i], "b": self.names[j], "n_a": int(self.sizes[i]), "n_b": int(self.sizes[j]),
                 "distance": float(self.distances[i, j]), "standard_error": float(self.standard_errors[i, j]),
             }  # fmt: skip
-            if self.pvalues is not None:
-                row["pvalue"] = float(self.pvalues[i, j])
+            if self.pvalues is not None and self.adjusted_pvalues is not None:
+                row |= {"pvalue": float(self.pvalues[i, j]), "adjusted_pvalue": float(self.adjusted_pvalues[i, j])}
             found.append(row)
         return found
+
+    @property
+    def adjusted_pvalues(self) -> np.ndarray | None:
+        if self.pvalues is None:
+            return None
+        from scipy.stats import false_discovery_control
+
+        adjusted, pairs = np.full_like(self.pvalues, np.nan), np.triu_indices(len(self), 1)
+        adjusted[pairs] = adjusted.T[pairs] = false_discovery_control(self.pvalues[pairs])
+        return adjusted
 
     def order(self) -> list[int]:
         """Return the groups in the order of the leaves of a tree (average linkage), so that similar groups are neighbours."""
@@ -86,12 +97,11 @@ class PairwiseDistances:
         return [int(k) for k in leaves_list(linkage(condensed, "average", optimal_ordering=True))]
 
     def frame(self, field: str = "distances") -> Any:
-        """Return "distances", "standard_errors" or "pvalues" as a pandas DataFrame with the groups' names on both axes."""
+        """Return one of these arrays as a pandas DataFrame with the groups' names on both axes."""
         with extra("cells", "frame"):
             import pandas
 
-        if field not in ("distances", "standard_errors", "pvalues"):
-            raise InputError(f"`field` must be one of 'distances', 'standard_errors', 'pvalues', got {field!r}")
+        validate.choice("field", field, ("distances", "standard_errors", "pvalues", "adjusted_pvalues"))
         return pandas.DataFrame(getattr(self, field), index=list(self.names), columns=list(self.names))
 
     def __repr__(self) -> str:
@@ -111,6 +121,7 @@ def pairwise_energy_distance(
     directions: DirectionsName = "auto",
     seed: int = 0,
     scale: ScaleName = "auto",
+    kernels: KernelsName = "auto",
     progress: ProgressCallback | None = None,
 ) -> PairwiseDistances:
     """Compute the energy distance between every two groups of points, with standard errors and p-values.
@@ -132,6 +143,8 @@ def pairwise_energy_distance(
         directions: See `SliceSketch`.
         seed: Seed of directions, blocks and permutations, an integer.
         scale: See `two_sample_test`, with spreads from all groups together; AnnData are scaled only with "columns".
+        kernels: "auto" for p-values with kernels of all widths, see `two_sample_test`, but without those of single columns;
+            "energy" for the energy distance only, which is faster for hundreds of groups.
         progress: Called with a `Progress` that counts "points", and then "pairs".
 
     Raises:
@@ -151,6 +164,7 @@ def pairwise_energy_distance(
         Székely and Rizzo, Energy statistics: A class of statistics based on distances (2013).
     """
     validate.statistic(statistic)
+    validate.choice("kernels", kernels, get_args(KernelsName))
     permutations = validate.nonnegative_int("permutations", permutations)
     points, labels = load_labelled(x, groups, obsm, layer)
     spreads = choose_spreads(scale, [points])
@@ -163,21 +177,28 @@ def pairwise_energy_distance(
         raise InputError(f"`groups` must have at least two points in every group, got one in {names[sizes.argmin()]!r}")
     settings = SliceSettings(points.d, slices, directions, seed)
     rng = permutation_rng(seed)
-    splits = functools.cache(lambda K, L: draw_splits(K, L, permutations, rng))  # shared by pairs with equal numbers of blocks
-
-    def pvalue(gram: Gram) -> float:
-        if not permutations:
-            return math.nan
-        return permutation_test(gram.squares, gram.weights, splits(gram.K, gram.L), gram.scale).pvalue
-
     exact = are_few(len(group), points.d)
     if exact:
-        distances, pvalues, errors = _compare_exactly(points, group, statistic, pvalue, progress)
+        x = np.concatenate([batch.cpu().numpy() for batch in with_progress(points, progress)])
+        distances, errors = _compare_exactly(x, group, statistic)
     else:
         binned = BinnedGroups.from_points(points, group.astype(np.int32), sizes, settings, progress)
-        fine, coarse = binned.merge(*_BINS)
-        distances, slices_errors = _sliced_distances(binned, fine, statistic)
-        pvalues, errors = _test_pairs(binned, coarse, distances, slices_errors, pvalue, rng, progress)
+        distances, slices_errors = _sliced_distances(binned, binned.merge(), statistic)
+        errors = np.zeros_like(distances)
+    pvalues, pairs = np.full_like(distances, np.nan), list(itertools.combinations(range(len(names)), 2))
+    features = GroupFeatures.compute(points, group, sizes, rng) if permutations or not exact else None
+    splits = functools.cache(lambda K, L: draw_splits(K, L, permutations, rng))  # shared by pairs with equal numbers of blocks
+    for done, (i, j) in enumerate(pairs, 1):
+        if features is not None:
+            size = int(min(features.block_sizes[i], features.block_sizes[j]))
+            a, b = features.blocks(i, size), features.blocks(j, size)
+            if not exact:
+                error = energy_gram(a, b, float(sizes[j]), slices_errors[i, j]).standard_error()
+                errors[i, j] = errors[j, i] = error
+            if permutations:
+                pvalues[i, j] = pvalues[j, i] = test_features(a, b, kernels, splits(a.K, b.K)).pvalue
+        if progress is not None and (done % 256 == 0 or done == len(pairs)):
+            progress(Progress("pairs", done, len(pairs)))
     np.fill_diagonal(errors, np.nan)
     return PairwiseDistances(
         names, sizes, distances, errors, pvalues if permutations else None, statistic,
@@ -192,27 +213,20 @@ def _finished(distances: np.ndarray, statistic: Statistic) -> np.ndarray:
     return np.maximum(distances, 0) if statistic == "V" else distances
 
 
-def _compare_exactly(
-    points: Stream, group: np.ndarray, statistic: Statistic, pvalue: _PValue, progress: ProgressCallback | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return distances, p-values and standard errors of all pairs by brute force, of shape (K, K)."""
+def _compare_exactly(x: np.ndarray, group: np.ndarray, statistic: Statistic) -> tuple[np.ndarray, np.ndarray]:
+    """Return distances and standard errors of all pairs by brute force, of shape (K, K)."""
     sizes = np.bincount(group)
-    K, pairs = len(sizes), len(sizes) * (len(sizes) - 1) // 2
-    x = np.concatenate([batch.cpu().numpy() for batch in with_progress(points, progress)])
     between, unit = scaled_distances(x[np.argsort(group, kind="stable")])
     starts = np.cumsum(sizes) - sizes
     sums = np.add.reduceat(np.add.reduceat(between, starts, 0), starts, 1)
     own = sums.diagonal() / sizes / (sizes - 1 if statistic == "U" else sizes)
     distances = _finished(2 * sums / sizes / sizes[:, None] - own - own[:, None], statistic)
-    pvalues, errors = np.full((K, K), np.nan), np.zeros((K, K))
-    for i, j in itertools.combinations(range(K), 2):
+    errors = np.zeros_like(distances)
+    for i, j in itertools.combinations(range(len(sizes)), 2):
         both = np.r_[starts[i] : starts[i] + sizes[i], starts[j] : starts[j] + sizes[j]]
         gram = Gram.from_distances(between[np.ix_(both, both)], int(sizes[i]))
-        errors[i, j] = errors[j, i] = gram.standard_error() / unit
-        pvalues[i, j] = pvalues[j, i] = pvalue(gram)
-    if progress is not None:
-        progress(Progress("pairs", pairs, pairs))
-    return distances / unit, pvalues, errors
+        errors[i, j] = errors[j, i] = gram.standard_error()
+    return distances / unit, errors / unit
 
 
 def _sliced_distances(binned: BinnedGroups, merged: MergedBins, statistic: Statistic) -> tuple[np.ndarray, np.ndarray]:
@@ -234,41 +248,46 @@ def _sliced_distances(binned: BinnedGroups, merged: MergedBins, statistic: Stati
     return _finished(total, statistic), np.sqrt(variance * P)
 
 
-def _test_pairs(
-    binned: BinnedGroups,
-    merged: MergedBins,
-    distances: np.ndarray,
-    slices_errors: np.ndarray,
-    pvalue: _PValue,
-    rng: np.random.Generator,
-    progress: ProgressCallback | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return p-values and standard errors of all pairs, of shape (K, K)."""
-    sizes, K = binned.sizes, len(binned.sizes)
-    pairs = K * (K - 1) // 2
-    pvalues, errors = np.full((K, K), np.nan), np.zeros((K, K))
-    width = (binned.unit[:, None] * binned.widths).sum(0)
-    unresolved = (distances < np.minimum(width, width[:, None])) & (not merged.resolved)
-    level = np.maximum(np.log2(np.maximum(sizes // _MIN_BLOCKS, 1)).astype(int), 0)
-    done = 0
-    for at in np.unique(level):
-        size = 1 << int(at)
-        first, later = np.flatnonzero(level == at), np.flatnonzero(level > at)
-        blocks = GroupBlocks.deal(binned.group, sizes, np.concatenate([first, later]), size, rng)
-        grams = PairGrams.compute(binned, merged, blocks, len(first))
-        for i in range(len(first)):
-            for j in range(i + 1, len(blocks.members)):
-                a, b = blocks.members[i], blocks.members[j]
-                gram = _gram_in_own_bins(binned.pair(a, b), size, rng) if unresolved[a, b] else grams.pair(i, j)
-                errors[a, b] = errors[b, a] = math.hypot(gram.standard_error(), slices_errors[a, b])
-                pvalues[a, b] = pvalues[b, a] = pvalue(gram)
-                done += 1
-                if progress is not None and (done % 256 == 0 or done == pairs):
-                    progress(Progress("pairs", done, pairs))
-    return pvalues, errors
+@dataclass(frozen=True, eq=False)
+class GroupFeatures:
+    """Sums of features over parts of all groups, of which blocks of every size consist."""
 
+    octaves: Octaves
+    sums: np.ndarray  # of all parts, (parts, L, 2, D)
+    first: np.ndarray  # the first part of every group, (K + 1,)
+    edges: list[np.ndarray]  # for every group, the points before each of its parts, of which the last one may be empty
+    sizes: np.ndarray  # (K,)
+    block_sizes: np.ndarray  # in a test with another group at least as large, (K,)
 
-def _gram_in_own_bins(pair: BinnedGroups, size: int, rng: np.random.Generator) -> Gram:
-    """Return the Gram matrix of two groups that the bins for all groups do not resolve."""
-    blocks = GroupBlocks.deal(pair.group, pair.sizes, np.arange(2), size, rng)
-    return PairGrams.compute(pair, pair.merge(_BINS[1])[0], blocks, 2).pair(0, 1)
+    @classmethod
+    def compute(cls, points: Stream, group: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -> GroupFeatures:
+        """Deal the points of every group at random, and sum their features."""
+        block_sizes = 1 << np.log2(np.maximum(sizes // _MIN_BLOCKS, 1)).astype(int)  # powers of two: few different ones
+        members = [rng.permutation(mine) for mine in np.split(np.argsort(group, kind="stable"), np.cumsum(sizes)[:-1])]
+        edges, row = [], np.empty(len(group), np.int64)
+        first = np.zeros(len(sizes) + 1, np.int64)
+        for g, (n, own) in enumerate(zip(sizes, block_sizes, strict=True)):
+            needed = [size * np.arange(min(n // size, _MAX_BLOCKS) + 1) for size in np.unique(block_sizes) if size <= own]
+            edges.append(np.unique(np.concatenate(needed)))
+            first[g + 1] = first[g] + len(edges[-1])
+            row[members[g]] = first[g] + np.searchsorted(edges[-1], np.arange(n), "right") - 1
+        each = max(2, min(_FITTED, _FITTED_NUMBERS // points.d) // len(sizes))
+        some = points.rows(np.concatenate([mine[:each] for mine in members]))
+        octaves = fit_group_octaves(some.astype(np.float64), len(sizes), int(first[-1]), rng)
+        sums, done = np.zeros((first[-1], octaves.widths.shape[1], 2, octaves.D)), 0
+        for batch in points:
+            mine = row[done : done + len(batch)]
+            done += len(batch)
+            order = np.argsort(mine, kind="stable")
+            starts = np.searchsorted(mine[order], np.arange(first[-1] + 1))
+            octaves.add(batch.cpu().numpy()[order].astype(np.float64), np.ones(len(batch)), starts, sums)
+        return cls(octaves, sums, first, edges, sizes, block_sizes)
+
+    @functools.cache  # noqa: B019 (it lives as long as one call)
+    def blocks(self, g: int, size: int) -> BlockSums:
+        """Return the sums over blocks of a group, of some size, and over its other points."""
+        n = int(self.sizes[g])
+        K = min(n // size, _MAX_BLOCKS)
+        at = np.searchsorted(self.edges[g], size * np.arange(K + 1))
+        sums = np.add.reduceat(self.sums[self.first[g] : self.first[g + 1]], at, axis=0)
+        return BlockSums([self.octaves], np.array([size] * K + [n - K * size], np.float64), [sums])

@@ -1,4 +1,4 @@
-"""Bins for many groups of points at once, and the Gram matrices of blocks of all groups.
+"""Bins for many groups of points at once.
 
 Points are binned once, with edges between random points of every group. If many groups overlap, such bins are narrower than
 any group requires. So neighbouring bins are merged as long as, for every group, h·m² stays below a given share of the group's
@@ -24,7 +24,6 @@ from rieszflow.data import Stream
 from rieszflow.kernels import Riesz
 from rieszflow.sketch.counts import with_progress
 from rieszflow.sketch.plan import SliceSettings
-from rieszflow.two_sample.permutations import Gram
 
 _MAX_EDGES = 1 << 14  # of the bins before merging, from all groups together
 _MAX_GROUP_EDGES = 512  # from one group
@@ -32,9 +31,7 @@ _MAX_COORDINATES = 1 << 26  # of the points that the edges are placed between
 _TAIL = 64  # geometric bins on either side, two per octave: an outlier falls into a bin of its own magnitude
 _CUTS = (0.1, 0.05, 0.02, 0.0)  # quantiles cut off on either side to measure a group's width; the next one if the width is 0
 _MAX_NUMBERS = 1 << 25  # in a table at a time
-_ATTEMPTS = 8  # to merge bins further, each time with twice the limit of m·√h, until there are few enough
-_RESOLVED = 4  # times that limit still resolve the groups
-_MAX_BLOCKS = 32
+_ERROR = 1.5e-6  # the largest h·m² over a group's width
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,6 @@ class MergedBins:
 
     bins: np.ndarray  # (P, original bins): the merged bin of every original one
     steps: np.ndarray  # (P, merged bins)
-    resolved: bool  # True if there are about as many bins as every group requires
 
 
 @dataclass(frozen=True)
@@ -95,31 +91,20 @@ class BinnedGroups:
         constant = 2 * Riesz(1.0).basis_constant(projectors[0].directions.n)
         return cls(bins, sums, constant / (P * scale), widths, group, sizes)
 
-    def merge(self, *limits: tuple[float, int]) -> list[MergedBins]:
-        """Merge the bins once for each pair of limits: of h·m² over a group's width, and of the number of bins."""
+    def merge(self) -> MergedBins:
+        """Merge neighbouring bins as far as no group notices."""
         P, width = self.sums.shape[1:]
-        K, new = len(self.sizes), np.zeros((len(limits), P, width), np.uint16)
-        times = np.empty((len(limits), P))
-        step, same = max(1, _MAX_NUMBERS // (K * width)), np.arange(width, dtype=np.uint16)
+        new = np.zeros((P, width), np.uint16)
+        step, same = max(1, _MAX_NUMBERS // (len(self.sizes) * width)), np.arange(width, dtype=np.uint16)
         for first in range(0, P, step):
             some = slice(first, min(P, first + step))
-            tables = np.zeros((some.stop - first, width, K), np.float32)
+            tables = np.zeros((some.stop - first, width, len(self.sizes)), np.float32)
             parallel_for(_count, len(tables), 1, self.bins[some], np.tile(same, (len(tables), 1)), self.group, tables)
-            for k, (error, most) in enumerate(limits):
-                largest = np.sqrt(error * self.widths[some]) * self.sizes
-                parallel_for(_merge, len(tables), 1, tables, self.sums[:, some], largest, most, new[k, some], times[k, some])
-        return [self._merged(bins, bool((mine <= _RESOLVED).all())) for bins, mine in zip(new, times, strict=True)]
-
-    def _merged(self, bins: np.ndarray, resolved: bool) -> MergedBins:
-        steps = np.zeros((len(bins), int(bins.max()) + 1))
-        parallel_for(_steps, len(bins), 1, self.sums, bins, steps)
-        return MergedBins(bins, steps * self.unit[:, None], resolved)
-
-    def pair(self, i: int, j: int) -> BinnedGroups:
-        """Return the points of two groups only."""
-        both = (self.group == i) | (self.group == j)
-        group = (self.group[both] == j).astype(np.int32)
-        return BinnedGroups(self.bins[:, both], self.sums, self.unit, self.widths[:, [i, j]], group, self.sizes[[i, j]])
+            largest = np.sqrt(_ERROR * self.widths[some]) * self.sizes
+            parallel_for(_merge, len(tables), 1, tables, self.sums[:, some], largest, new[some])
+        steps = np.zeros((P, int(new.max()) + 1))
+        parallel_for(_steps, P, 1, self.sums, new, steps)
+        return MergedBins(new, steps * self.unit[:, None])
 
     def iter_counts(self, merged: MergedBins, row: np.ndarray, rows: int) -> Iterator[tuple[slice, np.ndarray]]:
         """Yield slices and their counts (rows, p, bins), float32, for the row of every point (n,), or −1 to leave it out."""
@@ -130,74 +115,6 @@ class BinnedGroups:
             tables = np.zeros((some.stop - first, rows, width), np.float32)
             parallel_for(_count, len(tables), 1, self.bins[some], merged.bins[some], row, tables.transpose(0, 2, 1))
             yield some, tables.transpose(1, 0, 2)
-
-
-@dataclass(frozen=True)
-class GroupBlocks:
-    """Groups dealt into blocks of one size. The rows of a group are its blocks, then one row for its remaining points."""
-
-    members: np.ndarray  # indices of the groups
-    size: int  # of a block
-    blocks: np.ndarray  # number of blocks of every member
-    starts: np.ndarray  # first row of every member, and the number of rows
-    row: np.ndarray  # of every point; −1 for points of other groups
-    numbers: np.ndarray  # of points in every row
-    sizes: np.ndarray  # of the members
-
-    @classmethod
-    def deal(
-        cls, group: np.ndarray, sizes: np.ndarray, members: np.ndarray, size: int, rng: np.random.Generator
-    ) -> GroupBlocks:
-        blocks = np.minimum(sizes[members] // size, _MAX_BLOCKS)
-        starts = np.concatenate([[0], np.cumsum(blocks + 1)])
-        row, numbers = np.full(len(group), -1, np.int32), np.full(starts[-1], size)
-        order = np.argsort(group, kind="stable")
-        firsts = np.concatenate([[0], np.cumsum(sizes)])
-        for k, g in enumerate(members):
-            mine = rng.permutation(order[firsts[g] : firsts[g + 1]])
-            row[mine] = starts[k] + np.minimum(np.arange(len(mine)) // size, blocks[k])
-            numbers[starts[k + 1] - 1] = len(mine) - blocks[k] * size
-        return cls(members, size, blocks, starts, row, numbers, sizes[members])
-
-
-@dataclass(frozen=True)
-class PairGrams:
-    """Inner products of the blocks of the first groups with all blocks, and of the blocks of each other group."""
-
-    blocks: GroupBlocks
-    of_first: np.ndarray
-    of_others: list[np.ndarray]
-    first: int
-
-    @classmethod
-    def compute(cls, binned: BinnedGroups, merged: MergedBins, blocks: GroupBlocks, first: int) -> PairGrams:
-        starts, rows = blocks.starts, len(blocks.numbers)
-        end = starts[first]
-        products = np.zeros((end, rows))
-        others = [np.zeros((many, many)) for many in np.diff(starts)[first:]]
-        for some, counts in binned.iter_counts(merged, blocks.row, rows):
-            shares = counts / np.maximum(blocks.numbers, 1).astype(np.float32)[:, None, None]
-            # The mean is subtracted before rounding to float32: the rest is as small as the differences to be found.
-            functions = (shares - shares.mean(0)).cumsum(-1, dtype=np.float64).astype(np.float32)
-            steps = merged.steps[some]
-            used = steps > 0
-            flat = functions[:, used] * np.sqrt(steps[used]).astype(np.float32)
-            products += flat[:end] @ flat.T
-            for k, gram in enumerate(others):
-                mine = flat[starts[first + k] : starts[first + k + 1]]
-                gram += mine @ mine.T
-        return cls(blocks, products, others, first)
-
-    def pair(self, i: int, j: int) -> Gram:
-        """Return the Gram matrix of members i and j, where i is one of the first."""
-        starts, K, L = self.blocks.starts, int(self.blocks.blocks[i]), int(self.blocks.blocks[j])
-        a, b = slice(starts[i], starts[i + 1]), slice(starts[j], starts[j + 1])
-        theirs = self.of_first[b, b] if j < self.first else self.of_others[j - self.first]
-        between = self.of_first[a, b]
-        matrix = np.block([[self.of_first[a, a], between], [between.T, theirs]])
-        order = [*range(K), *range(K + 1, K + 1 + L), K, K + 1 + L]  # blocks first, as `Gram` requires
-        n, m = map(int, self.blocks.sizes[[i, j]])
-        return Gram.from_blocks(matrix[np.ix_(order, order)], self.blocks.size, (K, L), (n, m))
 
 
 def _sample(points: Stream, group: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, list[slice]]:
@@ -255,31 +172,23 @@ def _count(first, last, worker, step, bins, merged, row, tables):
 
 
 @numba.njit(**OPTIONS)
-def _merge(first, last, worker, step, tables, sums, limits, most, new, times):
+def _merge(first, last, worker, step, tables, sums, limits, new):
     K = tables.shape[2]
     held = np.empty(K, np.float32)
     for p in range(first, last):
-        times[p] = 1.0
-        for _attempt in range(_ATTEMPTS):
-            k, start, held[:] = 0, np.nan, 0
-            for b in range(tables.shape[1]):
-                if sums[0, p, b] > 0:
-                    position = sums[1, p, b] / sums[0, p, b]
-                    start = position if np.isnan(start) else start
-                    root = np.sqrt(max(position - start, 0.0))
-                    noticed = 0
-                    for g in range(K):
-                        noticed += (held[g] + tables[p, b, g]) * root > limits[p, g] * times[p]
-                    if noticed:
-                        k, start, held[:] = k + 1, position, 0
-                    held += tables[p, b]
-                new[p, b] = k
-            if k < most:
-                break
-            times[p] *= 2.0
-        if k >= most:
-            for b in range(tables.shape[1]):
-                new[p, b] = new[p, b] * most // (k + 1)
+        k, start, held[:] = 0, np.nan, 0
+        for b in range(tables.shape[1]):
+            if sums[0, p, b] > 0:
+                position = sums[1, p, b] / sums[0, p, b]
+                start = position if np.isnan(start) else start
+                root = np.sqrt(max(position - start, 0.0))
+                noticed = 0
+                for g in range(K):
+                    noticed += (held[g] + tables[p, b, g]) * root > limits[p, g]
+                if noticed:
+                    k, start, held[:] = k + 1, position, 0
+                held += tables[p, b]
+            new[p, b] = k
 
 
 @numba.njit(**OPTIONS)

@@ -146,14 +146,6 @@ class Gram:
         in_x, in_y = np.repeat([1 / n, 0.0], [n, m]), np.repeat([0.0, 1 / m], [n, m])
         return cls(-distances, in_x, in_y, n, m, 2 * float(distances.max()))
 
-    @classmethod
-    def from_blocks(
-        cls, matrix: np.ndarray, size: int, blocks: tuple[int, int], points: tuple[int, int], slices_error: float = 0.0
-    ) -> Gram:
-        """Return the Gram matrix of blocks of `size` points, from samples with these numbers of blocks and of points."""
-        in_x, in_y = shares(size, blocks, points)
-        return cls(matrix, in_x, in_y, *blocks, float(matrix.diagonal()[in_x != in_y].max()), slices_error)
-
     @property
     def weights(self) -> np.ndarray:
         return np.asarray(self.in_x - self.in_y)
@@ -188,13 +180,6 @@ class Gram:
         products = (np.vdot(centred, centred) - (centred.diagonal() ** 2).sum()) / ((K + L) * (K + L - 1))
         points_error = math.sqrt(variance + 2 * pair**2 * products)
         return math.hypot(points_error, self.slices_error)
-
-
-def shares(size: int, blocks: tuple[int, int], points: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    (K, L), (n, m) = blocks, points
-    in_x = np.array([size] * K + [0] * L + [n - K * size, 0]) / n
-    in_y = np.array([0] * K + [size] * L + [0, m - L * size]) / m
-    return in_x, in_y
 
 
 def are_few(n: int, d: int) -> bool:

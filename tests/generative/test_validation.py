@@ -11,9 +11,9 @@ from rieszflow.errors import ConfigError
 from rieszflow.generative import Config
 from rieszflow.generative.processes import Processes
 from rieszflow.generative.run import Run, StageMetrics
+from rieszflow.generative.stages import best_stage, next_factor
 from rieszflow.generative.state import checked_levels, prepare
 from rieszflow.generative.training_data import describe
-from rieszflow.generative.validation import best_stage, next_factor
 
 
 def rows(fresh, training_data=1.0):

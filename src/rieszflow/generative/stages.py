@@ -6,6 +6,7 @@ import contextlib
 import copy
 import gc
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,19 @@ from rieszflow._infra import ranks
 from rieszflow._types import Progress
 from rieszflow.errors import RunError
 from rieszflow.flow import ParticleFlow, geometric_schedule
+from rieszflow.generative.config import Config
 from rieszflow.generative.latents import draw_latents, fit_mixture, load_mixture
 from rieszflow.generative.levels import pool, upsample
 from rieszflow.generative.networks import as_data, build, displace
 from rieszflow.generative.run import StageMetrics
 from rieszflow.generative.state import WATCHED, Context, FitPhase, FlowPhase, LevelData, Pictures, State, Tensors, level_data
-from rieszflow.generative.validation import best_stage, next_factor
 from rieszflow.sliced import energy_distance
 
 _PATHS = 12  # fresh samples whose paths through the stages are kept for a picture
+_RATE = 0.2  # samples improve if their distance's excess over that of training data decreases like (flow steps)^-_RATE
+_SHORTER = 0.8  # factor of the step length after a stage without improvement
+_SAME = 0.02  # a difference of distances that is noise, relative to the distance of training data
+_PATIENCE = 2  # stages without improvement at the shortest steps
 
 
 def blank_state(context: Context, stage: int, step: int, fitting: bool, factor: float | None) -> State:
@@ -75,7 +80,7 @@ def next_stage(context: Context, state: State) -> None:
     if state.stage > context.levels[-1].first:  # the last level has begun
         state.init_weights = {}
     if state.data.level.config.paper.reset_velocity:
-        state.velocities = [None] * len(state.velocities)
+        state.rest()
     state.phase = new_flow(context, state.data, state.stage, 0, state.slice_rng, state.step_factor)
     state.x_old = _start_of_flow(context, state.x)
 
@@ -255,6 +260,35 @@ def end_at_best(context: Context, state: State) -> None:
         best = best_stage(state.rows)
         context.run.save_network(best, context.run.load_network(best), last=True)
     ranks.wait(context.here.group)
+
+
+def _distances(rows: Sequence[StageMetrics], name: str) -> list[float]:
+    """Return a cloud's distances to the validation data: Fréchet for images, energy for vectors, whose shapes also matter."""
+    return [(row.frechet_distance or row.energy_distance)[name] for row in rows]
+
+
+def best_stage(rows: Sequence[StageMetrics]) -> int:
+    """Return the number of the last stage whose fresh samples are as close to the validation data as any, but for noise."""
+    distances, floors = _distances(rows, "fresh_samples"), _distances(rows, "training_data")
+    close = min(distances) + _SAME * abs(floors[-1])
+    return max(k for k, distance in enumerate(distances, 1) if distance <= close)
+
+
+def next_factor(config: Config, rows: Sequence[StageMetrics]) -> float:
+    """Return the factor of τ in the stage after some stages; 0 if the training has come to its end."""
+    assert config.step_schedule is not None
+    factor, last = config.step_schedule
+    distances, waited = _distances(rows, "fresh_samples"), 0
+    for k, floor in enumerate(_distances(rows, "training_data")[1:], 1):
+        best = min(distances[:k])
+        expected = (rows[k - 1].flow_steps_total / rows[k].flow_steps_total) ** _RATE
+        if best - distances[k] > (1 - expected) * max(0.0, best - floor):
+            waited = 0
+        elif factor > last:
+            factor = max(last, _SHORTER * factor)
+        else:
+            waited += 1
+    return 0.0 if waited >= _PATIENCE else factor
 
 
 def _write(context: Context, state: State, tensors: Tensors, clouds: Tensors, **measured: Any) -> None:

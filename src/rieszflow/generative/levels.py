@@ -94,9 +94,9 @@ def pool(x: Tensor, shape: tuple[int, ...], factor: int, leading: int = 0) -> Te
     """Average-pool flat images x (n, d) of a shape to (n, d / factor²); the first `leading` coordinates are unchanged."""
     if factor == 1:
         return x
-    if leading:
-        return torch.cat([x[:, :leading], pool(x[:, leading:], shape, factor)], 1)
-    return torch.cat([functional.avg_pool2d(part.view(-1, *shape), factor).flatten(1) for part in x.split(10_000)])
+    parts = x[:, leading:].split(10_000)
+    images = [functional.avg_pool2d(part.reshape(-1, *shape), factor).flatten(1) for part in parts]
+    return torch.cat([x[:, :leading], torch.cat(images)], 1)
 
 
 def upsample(
@@ -114,13 +114,10 @@ def upsample(
     """
     if small == large:
         return x
-    if leading:
-        images = upsample(x[..., leading:], small, large, noise_std, generator, upsampling)
-        return torch.cat([x[..., :leading], images], -1)
     factor, mode = large[1] // small[1], "nearest" if upsampling == "repeat" else "bilinear"
-    parts = x.reshape(-1, *small).split(10_000)
+    parts = x[..., leading:].reshape(-1, *small).split(10_000)
     images = torch.cat([functional.interpolate(part, scale_factor=factor, mode=mode) for part in parts])
     images = images.reshape(*x.shape[:-1], math.prod(large))
-    if not noise_std:
-        return images
-    return images + noise_std * torch.randn(images.shape, generator=generator).to(images)
+    if noise_std:
+        images += noise_std * torch.randn(images.shape, generator=generator).to(images)
+    return torch.cat([x[..., :leading], images], -1)

@@ -197,9 +197,14 @@ def fits_memory(name: str, count: int, each: int) -> None:
 
 
 def _available_memory() -> float:
-    """Return the available memory in bytes: the total memory if the system does not report it, infinity if that is unknown."""
+    """Return the available memory in bytes; the total memory if the system does not report it."""
     with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/meminfo", encoding="ascii") as file:
         return 1024 * int(next((line for line in file if line.startswith("MemAvailable:")), "").split()[1])
+    return total_memory()
+
+
+def total_memory() -> float:
+    """Return the memory of the machine in bytes; infinity if that is unknown."""
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return math.inf

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from rieszflow._infra.extras import extra
+from rieszflow._infra.validate import total_memory
 from rieszflow.errors import ConfigError
 from rieszflow.generative.condition import UNCONDITIONAL, Condition
 from rieszflow.generative.config import Config
@@ -85,12 +85,7 @@ def check_memory(config: Config, shape: tuple[int, ...], device: torch.device, t
     This is a lower bound in float32: the weights, for training with gradients, average and both moments; particles before and
     after a step; the slices' tables of 1,152 numbers; samples before and after a network.
     """
-    if device.type == "cuda":
-        memory = torch.cuda.get_device_properties(device).total_memory
-    elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    else:
-        return
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else total_memory()
     weights = 0
     if config.model == "networks" and config.network != "custom":
         with torch.random.fork_rng(devices=[]), torch.device("meta"):  # without memory for the weights

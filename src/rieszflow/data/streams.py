@@ -56,13 +56,12 @@ class Stream:
         *,
         rows: Callable[[np.ndarray], object] | None = None,
         skipped: Mapping[str, str] = MappingProxyType({}),
-        is_table: bool = False,
         once: bool = False,
         split_labels: Callable[[str], tuple[Stream, list[object]]] | None = None,
     ) -> None:
         self.name, self._batches, self.n, self.names = name, batches, n, names
         self._rows, self._split_labels = rows, split_labels
-        self.skipped, self.is_table, self.once = dict(skipped), is_table, once
+        self.skipped, self.is_table, self.once = dict(skipped), split_labels is not None, once
         self.progress: ProgressCallback | None = None
         self._shape: tuple[int, ...] | None = None  # of a point before it is flattened
         if (first := next(iter(self), None)) is None:

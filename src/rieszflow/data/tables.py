@@ -197,7 +197,7 @@ def _open(name: str, parts: list[Part], options: TableOptions, label: str | None
     n = sum(counts) if options.missing is None and len(counts) == len(parts) else None
     found = Stream(
         name, reader.matrices, n, flat if parts[0].named else None,
-        skipped=skipped, is_table=True, split_labels=functools.partial(_split_labels, name, parts, options),
+        skipped=skipped, split_labels=functools.partial(_split_labels, name, parts, options),
     )  # fmt: skip
     return found, reader
 

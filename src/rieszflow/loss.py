@@ -167,9 +167,6 @@ class SlicedMMDLoss(nn.Module):
         >>> loss(x, torch.ones(6, 1, 4, 4)).backward()
         >>> x.grad.shape, x.grad.dtype
         (torch.Size([8, 1, 4, 4]), torch.bfloat16)
-
-    References:
-        Hertrich et al., Generative Sliced MMD Flows with Riesz Kernels (ICLR 2024), Theorems 1 and 4.
     """
 
     calls: Tensor

@@ -6,13 +6,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from rieszflow._infra.ranks import Group
-from rieszflow._types import Cloud, Need, Pair
+from rieszflow._types import Need, Pair
 from rieszflow.directions import Directions
-from rieszflow.errors import InputError
 from rieszflow.kernels import Kernel
 
 
@@ -58,45 +56,17 @@ class Engine(ABC):
 
     Attributes:
         name: Name in the `engine` argument.
-        takes_batches: True if `_evaluate` accepts clouds with batch dimensions; otherwise `evaluate` calls it for each cloud.
     """
 
     name: ClassVar[str]
-    takes_batches: ClassVar[bool]
 
     @abstractmethod
     def refusal(self, problem: Problem) -> str | None:
         """Return a message why this engine does not support a problem, which begins with the argument; None if it does."""
 
+    @abstractmethod
     def evaluate(self, pair: Pair, directions: Directions, problem: Problem) -> Result:
         """Return the means of MMD² and its derivatives over the slices, for detached clouds and a supported problem.
 
         Raises InputError for batches with a group, and for points that the engine cannot hold or resolve.
         """
-        if pair.x.points.ndim == 2 or (self.takes_batches and problem.group is None):
-            return self._evaluate(pair, directions, problem)
-        if problem.group is not None:
-            raise InputError("`group` must be None for batches of clouds, got a process group")
-        shape = pair.x.points.shape[:-2]
-        results = [
-            self._evaluate(Pair(x, y, pair.unbiased), directions, problem)
-            for x, y in zip(_members(pair.x), _members(pair.y), strict=True)
-        ]
-
-        def stack(name: str) -> Tensor | None:
-            parts = [part for part in (getattr(result, name) for result in results) if part is not None]
-            return torch.stack(parts).view(*shape, *parts[0].shape) if parts else None
-
-        return Result(stack("value"), stack("x"), stack("y"), stack("a"), stack("b"))
-
-    @abstractmethod
-    def _evaluate(self, pair: Pair, directions: Directions, problem: Problem) -> Result:
-        """Implement `evaluate`; clouds have no batch dimensions unless `takes_batches`."""
-
-
-def _members(cloud: Cloud) -> list[Cloud]:
-    points, w = cloud.points.flatten(0, -3), cloud.weights
-    if w is None:
-        return [Cloud(p) for p in points]
-    weights = w.expand(*cloud.points.shape[:-2], w.shape[-1]).flatten(0, -2)
-    return [Cloud(p, v) for p, v in zip(points, weights, strict=True)]

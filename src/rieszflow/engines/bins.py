@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
 from torch import Tensor
 
 from rieszflow import histograms
@@ -15,6 +16,7 @@ from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud, Pair
 from rieszflow.directions import Directions
 from rieszflow.engines.base import Engine, Problem, Result
+from rieszflow.errors import InputError
 from rieszflow.histograms import BINS, BinGrid, CdfEvaluator, Evaluator, FftEvaluator, Histogram
 from rieszflow.kernels import Riesz
 
@@ -29,14 +31,31 @@ class Bins(Engine):
     """MMD² from histograms, in linear time; exact up to the width of the bins."""
 
     name: ClassVar[str] = "bins"
-    takes_batches: ClassVar[bool] = False
 
     def refusal(self, problem: Problem) -> str | None:
         if problem.need.weights:
             return "`x_weights` and `y_weights` must not require gradients with engine 'bins'; use engine 'sort' or mmd2"
         return None
 
+    def evaluate(self, pair: Pair, directions: Directions, problem: Problem) -> Result:
+        if pair.x.points.ndim == 2:
+            return self._evaluate(pair, directions, problem)
+        if problem.group is not None:
+            raise InputError("`group` must be None for batches of clouds, got a process group")
+        shape = pair.x.points.shape[:-2]
+        results = [
+            self._evaluate(Pair(x, y, pair.unbiased), directions, problem)
+            for x, y in zip(_members(pair.x), _members(pair.y), strict=True)
+        ]
+
+        def stack(name: str) -> Tensor | None:
+            parts = [part for part in (getattr(result, name) for result in results) if part is not None]
+            return torch.stack(parts).view(*shape, *parts[0].shape) if parts else None
+
+        return Result(stack("value"), stack("x"), stack("y"), stack("a"), stack("b"))
+
     def _evaluate(self, pair: Pair, directions: Directions, problem: Problem) -> Result:
+        """Evaluate a problem for clouds without batch dimensions."""
         kernel, need, group, P = problem.kernel, problem.need, problem.group, directions.P
         if isinstance(kernel, Riesz) and kernel.r < 1 and (need.x or need.y):
             notice(
@@ -55,6 +74,14 @@ class Bins(Engine):
                 both.gradient(pair.y, P, by_y=True) if need.y else None,
             )
         return total
+
+
+def _members(cloud: Cloud) -> list[Cloud]:
+    points, w = cloud.points.flatten(0, -3), cloud.weights
+    if w is None:
+        return [Cloud(p) for p in points]
+    weights = w.expand(*cloud.points.shape[:-2], w.shape[-1]).flatten(0, -2)
+    return [Cloud(p, v) for p, v in zip(points, weights, strict=True)]
 
 
 class CachedTarget:

@@ -27,7 +27,6 @@ class Sort(Engine):
     """MMD² for Riesz(1.0), exact on every slice, with derivatives by points and weights."""
 
     name: ClassVar[str] = "sort"
-    takes_batches: ClassVar[bool] = True
 
     def refusal(self, problem: Problem) -> str | None:
         if problem.group is not None:
@@ -36,7 +35,7 @@ class Sort(Engine):
             return f"`kernel` must be Riesz(1.0) with engine 'sort', got {problem.kernel!r}; engine 'bins' accepts it"
         return None
 
-    def _evaluate(self, pair: Pair, directions: Directions, problem: Problem) -> Result:
+    def evaluate(self, pair: Pair, directions: Directions, problem: Problem) -> Result:
         x, y = pair.x, pair.y
         # The origin is the median of some points, near which projections keep more digits than near 0.
         some = y.points[..., :31, :].sort(dim=-2).values

@@ -98,11 +98,8 @@ def _advance(context: Context, state: State, steps: int, step: Callable[[], None
         now = time.perf_counter()
         state.seconds[phase.name] += now - last
         last = now
-        if isinstance(phase, FitPhase):
-            phase.random_state = torch.get_rng_state()
         _save_if_due(context, state)
-        loss = phase.loss if isinstance(phase, FitPhase) else None
-        context.report(Progress(phase.name, state.step, steps, state.stage, context.last, loss))
+        context.report(Progress(phase.name, state.step, steps, state.stage, context.last, phase.loss))
 
 
 @contextlib.contextmanager

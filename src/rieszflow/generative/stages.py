@@ -209,7 +209,7 @@ def fit_step(context: Context, state: State, fit: FitPhase) -> None:
     with torch.no_grad():
         for old, new in zip(fit.average.state_dict().values(), fit.phi.state_dict().values(), strict=True):
             old.lerp_(new, 1 - decay) if old.is_floating_point() else old.copy_(new)
-    fit.loss = loss.item()
+    fit.loss, fit.random_state = loss.item(), torch.get_rng_state()
 
 
 def _autocast_dtype(context: Context) -> torch.dtype | None:

@@ -169,6 +169,7 @@ class FlowPhase:
     """Particles are moving along a flow, which may record its steps."""
 
     name: ClassVar[PhaseName] = "flow"
+    loss: ClassVar[None] = None
     flow: ParticleFlow
 
     def to_tensors(self) -> Tensors:
@@ -189,7 +190,7 @@ class FitPhase:
     phi: Displacement  # Φ_l, which learns
     average: Displacement  # the result: the moving average of its weights
     optimiser: torch.optim.Optimizer
-    random_state: Tensor  # of torch's default generator, which dropout draws from, at the last checkpoint
+    random_state: Tensor  # of torch's default generator, which dropout draws from, after the last step
     model: nn.Module  # `phi`, or a wrapper that averages its gradients over all processes
     generator: torch.Generator  # draws the batches
     loss: float | None = None  # normalised, of the last step

@@ -27,9 +27,9 @@ from .two_sample import (
 
 __version__: str
 __all__ = [
-    "Comparison", "CoverageTest", "DriftMonitor", "Gaussian", "GenerativeFlow", "InverseMultiquadric", "Kernel", "Laplace", "Mask",
-    "Matern", "Notice", "PairwiseDistances", "ParticleFlow", "PatchSlices", "Pool", "Progress", "RecordedFlow", "Riesz", "SliceSketch",
-    "SlicedMMDLoss", "Target", "TwoSampleTest", "compare", "coverage_test", "drift_test", "energy_distance", "energy_score",
-    "geometric_schedule", "mmd2", "mmd2_gradient", "pairwise_energy_distance", "sliced_mmd2", "sliced_mmd2_gradient",
-    "stream", "two_sample_test",
+    "Comparison", "CoverageTest", "DriftMonitor", "Gaussian", "GenerativeFlow", "InverseMultiquadric", "Kernel", "Laplace",
+    "Mask", "Matern", "Notice", "PairwiseDistances", "ParticleFlow", "PatchSlices", "Pool", "Progress", "RecordedFlow",
+    "Riesz", "SliceSketch", "SlicedMMDLoss", "Target", "TwoSampleTest", "compare", "coverage_test", "drift_test",
+    "energy_distance", "energy_score", "geometric_schedule", "mmd2", "mmd2_gradient", "pairwise_energy_distance",
+    "sliced_mmd2", "sliced_mmd2_gradient", "stream", "two_sample_test",
 ]  # fmt: skip

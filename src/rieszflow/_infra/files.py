@@ -206,6 +206,14 @@ def below(prefix: object, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
 
 
+def check_tensors(found: Mapping[str, Tensor], wanted: Mapping[str, tuple[tuple[int, ...], *tuple[torch.dtype, ...]]]) -> None:
+    """Raise KeyError or ValueError unless tensors from a file are finite and have the shape and one of the dtypes wanted."""
+    for name, (shape, *dtypes) in wanted.items():
+        t = found[name]
+        if t.shape != shape or t.dtype not in dtypes or not t.isfinite().all():
+            raise ValueError(f"{name}: {tuple(t.shape)} {t.dtype}, or NaN or infinity")
+
+
 def load_tensors(path: Path, form: Format) -> tuple[dict[str, Tensor], Json]:
     """Return what `save_tensors` wrote. Raises FileError if it is missing, damaged, foreign, or of another kind or version."""
     tensors, meta, checksum = _load(path, form, whole=True)

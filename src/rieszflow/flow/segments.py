@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rieszflow import directions
-from rieszflow._infra.files import Json
+from rieszflow._infra.files import Json, check_tensors
 from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._infra.validate import choice, positive_int
 from rieszflow._infra.workspace import BufferPool
@@ -160,16 +160,11 @@ class Segment:
 def _unstack(plan: Plan, kind: int, n: int, tensors: dict[str, Tensor]) -> Iterator[StepTables]:
     """Return the n tables of a kind of slices, after checking that they can be evaluated."""
     P, f32 = plan.slices[kind], torch.float32
-    expected = {
-        "shift": ((plan.d,), f32), "low": ((P,), f32), "inverse": ((P,), f32), "unit": ((P,), f32),
-        "scale": ((), torch.float64), "table": ((P, plan.bins + 1), torch.int8),
-    }  # fmt: skip
     found = {name: tensors[f"{kind}.{name}"] for name in _TABLES}
-    for name, (shape, dtype) in expected.items():
-        if found[name].shape != (n, *shape) or found[name].dtype != dtype:
-            raise ValueError(f"{kind}.{name}: {tuple(found[name].shape)} {found[name].dtype}")
-        if dtype.is_floating_point and not torch.isfinite(found[name]).all():
-            raise ValueError(f"{kind}.{name}: NaN or infinity")
+    check_tensors(found, {
+        "shift": ((n, plan.d), f32), "low": ((n, P), f32), "inverse": ((n, P), f32), "unit": ((n, P), f32),
+        "scale": ((n,), torch.float64), "table": ((n, P, plan.bins + 1), torch.int8),
+    })  # fmt: skip
     if (found["scale"] <= 0).any() or (found["inverse"] <= 0).any() or (found["unit"] < 0).any():
         raise ValueError(f"{kind}: scales, bin widths or units out of range")
     return (StepTables(**{name: t[row] for name, t in found.items()}) for row in range(n))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rieszflow._infra.files import as_file_error
+from rieszflow._infra.files import as_file_error, check_tensors
 from rieszflow.constraints import Constraint
 from rieszflow.generative.condition import UNCONDITIONAL, Condition
 from rieszflow.generative.config import Config
@@ -39,11 +39,8 @@ class Mixture:
         """Return the mixture from its tensors by name. Raises KeyError or ValueError if they are malformed."""
         found = Mixture(*(tensors[name] for name in ("weight", "mean", "factor")))
         K, q = len(found.weight), len(found.factor[0])
-        shapes = {"weight": (K,), "mean": (K, d), "factor": (K, q, d)}
-        for name, shape in shapes.items():
-            t, dtype = tensors[name], torch.float32 if name == "weight" else torch.float16
-            if t.shape != shape or t.dtype != dtype or not t.isfinite().all():
-                raise ValueError(f"{name}: {tuple(t.shape)} {t.dtype}, or NaN or infinity")
+        f16 = torch.float16
+        check_tensors(tensors, {"weight": ((K,), torch.float32), "mean": ((K, d), f16), "factor": ((K, q, d), f16)})
         if not (found.weight > 0).all():
             raise ValueError("weights out of range")
         return found

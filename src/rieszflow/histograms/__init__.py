@@ -12,13 +12,13 @@ O(P·B) for P slices and B bins; an array of size P × N never exists. Data goes
 
 from rieszflow.histograms.backends import select_backend
 from rieszflow.histograms.choose import BINS, choose_bins, choose_grids, make_projectors, uses_cdf
-from rieszflow.histograms.grid import BinGrid, Projector, split_directions
+from rieszflow.histograms.grid import BinGrid, split_directions
 from rieszflow.histograms.histogram import CdfEvaluator, Evaluator, FftEvaluator, Histogram, count_batches
-from rieszflow.histograms.loops import TAIL, tail_edge
+from rieszflow.histograms.loops import TAIL
 from rieszflow.histograms.replay import StepTables, record_step, replay_step
 
 __all__ = [
-    "BINS", "TAIL", "BinGrid", "CdfEvaluator", "Evaluator", "FftEvaluator", "Histogram", "Projector",
+    "BINS", "TAIL", "BinGrid", "CdfEvaluator", "Evaluator", "FftEvaluator", "Histogram",
     "StepTables", "choose_bins", "choose_grids", "count_batches", "make_projectors", "record_step", "replay_step",
-    "select_backend", "split_directions", "tail_edge", "uses_cdf",
+    "select_backend", "split_directions", "uses_cdf",
 ]  # fmt: skip

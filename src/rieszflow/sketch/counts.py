@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rieszflow import histograms
 from rieszflow._infra import ranks, validate
-from rieszflow._infra.files import Format, Json, as_file_error, below, load_tensors, prefixed, save_tensors
+from rieszflow._infra.files import Format, Json, as_file_error, below, check_tensors, load_tensors, prefixed, save_tensors
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud, Points, Progress, ProgressCallback
@@ -183,11 +183,10 @@ class Reservoir:
         return {"sample.rows": rows, "sample.keys": torch.from_numpy(self.keys.view(np.int64))}
 
     def restore(self, tensors: dict[str, Tensor], seen: int) -> None:
-        """Restore the sample from `to_tensors`; raise InputError if the tensors do not fit."""
+        """Restore the sample from `to_tensors`; raise KeyError or ValueError if the tensors do not fit."""
         rows, keys, k = tensors["sample.rows"], tensors["sample.keys"], min(self.size, seen)
-        fit = rows.dtype in (torch.float32, torch.float64) and keys.dtype == torch.int64
-        fit = fit and rows.shape == (k, self.rows.shape[1]) and keys.shape == (k,) and bool(rows.isfinite().all())
-        _check(fit, f"a sample of shape {tuple(rows.shape)}, {rows.dtype}, with keys {keys.dtype}")
+        shape = k, self.rows.shape[1]
+        check_tensors(tensors, {"sample.rows": (shape, torch.float32, torch.float64), "sample.keys": ((k,), torch.int64)})
         self.seen, self.rows, self.keys = seen, rows.double().numpy(), keys.numpy().view(np.uint64)
         _check((self.keys[1:] >= self.keys[:-1]).all(), "a sample with unsorted keys")
 
@@ -245,12 +244,10 @@ def _read_plan(tensors: dict[str, Tensor], meta: Json) -> Plan:
 
 def _check_grid(grid: dict[str, Tensor], d: int, counts: Tensor) -> None:
     P, width = counts.shape
-    shapes = {"low": (P,), "inverse": (P,), "shift": (d,), "scale": (), "B": ()}
-    dtypes = {"scale": [torch.float64], "B": [torch.int64], "shift": [torch.float32, torch.float64]}
-    for name, shape in shapes.items():
-        t = grid[name]
-        fit = t.shape == shape and t.dtype in dtypes.get(name, [torch.float32]) and t.isfinite().all()
-        _check(fit, f"{name}: {tuple(t.shape)} {t.dtype}")
+    check_tensors(grid, {
+        "low": ((P,), torch.float32), "inverse": ((P,), torch.float32), "shift": ((d,), torch.float32, torch.float64),
+        "scale": ((), torch.float64), "B": ((), torch.int64),
+    })  # fmt: skip
     scale, B = float(grid["scale"]), int(grid["B"])
     _check(scale > 0 and math.isfinite(1 / scale) and math.frexp(scale)[0] == 0.5, f"a scale of {scale}")
     _check(B > 0 and B % 64 == 0 and width == B + 2 * histograms.TAIL, f"{B} bins in a table with {width} columns")
@@ -274,10 +271,8 @@ def _read_counts(plan: Plan, tensors: dict[str, Tensor], meta: Json) -> Counts:
     counts.n, counts.weight, counts.squares = n, float(weight), float(squares)
     for k, (table, tail_sums) in enumerate(zip(counts.counts, counts.tail_sums, strict=True)):
         for into, name, dtypes in ((table, "counts", (torch.int32, torch.float64)), (tail_sums, "sums", (torch.float64,))):
-            values = tensors[f"{k}.{name}"]
-            fit = values.shape == into.shape and values.dtype in dtypes and values.isfinite().all()
-            _check(fit, f"{name} of shape {tuple(values.shape)}, {values.dtype}, instead of {tuple(into.shape)}")
-            into += values
+            check_tensors(tensors, {f"{k}.{name}": (into.shape, *dtypes)})
+            into += tensors[f"{k}.{name}"]
         error = (table.sum(1) - weight).abs().max()
         _check((table >= 0).all() and error <= weight * (_ROUNDING - 1) * weighted, f"counts that do not sum to {n} points")
         tails = torch.cat([table[:, : histograms.TAIL], table[:, -histograms.TAIL :]], 1)

@@ -72,6 +72,15 @@ axes.legend()
 plt.show()
 
 # %%
+# Twenty tests at the level 0.01 give a false alarm in one of six such months. A
+# `~rieszflow.DriftMonitor` adds up the evidence of all days; the probability that it
+# ever gives a false alarm is at most ``alpha``.
+
+monitor = rf.DriftMonitor(sketch, alpha=0.01)
+steps = [monitor.update(batch(day)) for day in days]
+print("first alarm on day", next(day for day in days if steps[day].alarm))
+
+# %%
 # The scikit-learn estimator `~rieszflow.sklearn.EnergyDrift` predicts the same label
 # for all rows of a batch.
 

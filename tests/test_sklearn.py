@@ -22,7 +22,7 @@ def test_scikit_learns_own_checks():
 
 def test_it_is_the_drift_test():
     rng = np.random.default_rng(1)
-    reference, same, other = rng.normal(size=(900, 4)), rng.normal(size=(300, 4)), rng.normal(size=(300, 4)) + 0.4
+    reference, same, other = rng.normal(size=(3000, 4)), rng.normal(size=(300, 4)), rng.normal(size=(300, 4)) + 0.4
     drift = EnergyDrift(slices=64, random_state=5).fit(reference)
     for x, verdict in ((same, 1), (other, -1)):
         assert (drift.predict(x) == verdict).all() and drift.predict(x).shape == (300,)

@@ -276,7 +276,7 @@ def test_every_point_counts_in_the_distance_and_blocks_are_of_equal_size(sliced)
     g = generator(0)
     x, y = torch.randn(1000, 2, generator=g), torch.randn(67, 2, generator=g)
     found = rf.two_sample_test(x, y, slices=8, permutations=9)
-    assert found.blocks == (256, 67) and found.tested == (256, 67)
+    assert found.blocks == (128, 67) and found.tested == (128, 67)
     assert (found.x.n, found.y.n) == (1000, 67)
     again = rf.two_sample_test(list(x.split(100)), y.double(), slices=8, permutations=9)
     assert again.tested == found.tested and again.x.n == 1000

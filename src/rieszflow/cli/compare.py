@@ -34,7 +34,9 @@ def compare(
     permutations: Annotated[int, Option(min=1, help="Number of permutations of the test.")] = 999,
     seed: Seed = 0,
     top: Annotated[int, Option(min=0, help="Number of columns to list, those that differ most.")] = 5,
-    out: Annotated[Path | None, Option(help="Figure (.png) of the columns and the direction that differ most.")] = None,
+    out: Annotated[
+        Path | None, Option(help="Figure (.png) of the columns and the direction that differ most, and of where they differ.")
+    ] = None,
     force: Force = False,
     as_json: Json = False,
     common: Annotated[bool, Option("--common", help="Compare only the columns that both tables have.")] = False,
@@ -42,7 +44,7 @@ def compare(
     *,
     reading: Keywords,
 ) -> None:
-    """Test whether two samples have the same distribution, and list the columns that differ most."""
+    """Test whether two samples have the same distribution, and list the columns and scales that differ most."""
     if out is not None:
         check_new_file(out, ".png", force=force)
 

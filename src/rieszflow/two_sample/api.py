@@ -27,12 +27,10 @@ from rieszflow.two_sample.multiscale import (
     FeatureBlocks,
     Kernel,
     MultiscaleResult,
+    PairedSums,
     Units,
     Witness,
     block_size,
-    energy_gram,
-    mean_distance,
-    test_features,
 )
 from rieszflow.two_sample.octaves import fit_octaves
 from rieszflow.two_sample.permutations import Gram, are_few, draw_splits, permutation_rng, scaled_distances
@@ -174,7 +172,7 @@ def two_sample_test(
 
     Args:
         x: Points of shape (n, d), n ≥ 2: anything that `rieszflow.stream` accepts, except iterators.
-        y: Points of shape (m, d), m ≥ 2. If one sample has more than 4 times as many points as the other, only a random part
+        y: Points of shape (m, d), m ≥ 2. If one sample has more than twice as many points as the other, only a random part
             of it is permuted, but all points enter the statistic.
         groups: Points that belong together, such as those of a patient or a day: the name of a column of labels that both
             tables have, or a pair of sequences of labels, one for each point of x and of y. Whole groups are then permuted; the
@@ -269,9 +267,9 @@ def run_test(
     """Test two clouds with equal columns, of which the second may be a sample of a reference."""
     validate.choice("kernels", kernels, get_args(KernelsName))
     counts = _check_count("x", clouds[0]), _check_count("y", clouds[1])
-    # Bins and widths are chosen by pooled points: chosen by x alone, they would distinguish its points from those of y.
+    # Bins and widths are chosen by random pooled points: chosen by x alone, they would distinguish its points from those of y.
     placing = max(_PLACING_BINS, min(_PLACING, _PLACING_NUMBERS // clouds[0].d))
-    rows = np.random.default_rng(0).integers(0, sum(counts), placing)
+    rows = rng.integers(0, sum(counts), placing)
     parts = (rows[rows < counts[0]], rows[rows >= counts[0]] - counts[0])
     drawn = np.concatenate([cloud.rows(chosen) for cloud, chosen in zip(clouds, parts, strict=True) if len(chosen)])
     octaves = fit_octaves(settings.rescale_array(drawn), sum(counts), rng)
@@ -293,6 +291,7 @@ def run_test(
             elif k < len(sketched):
                 n, w = sketched[k].n, units[k].weights
                 sketched[k].update(batch, None if w is None else torch.from_numpy(w[n : n + len(batch)]).to(batch.device))
+    pair = PairedSums.of(blocks[0], blocks[1])
     samples: _Points | tuple[SliceSketch, SliceSketch]
     if few:
         samples = _Points(np.concatenate(points[0]), np.concatenate(points[1]), some, settings)
@@ -301,9 +300,9 @@ def run_test(
         samples = SliceSketch.from_counts(sketched[0]), reference or SliceSketch.from_counts(sketched[1])
         each = samples[1].slice_distances(samples[0])
         slices_error = float(each.std(correction=0) / math.sqrt(max(len(each) - 1, 1)))
-        gram = energy_gram(blocks[0], blocks[1], samples[1].weight, slices_error)
+        gram = pair.energy_gram(samples[1].weight, slices_error)
         statistic, biased = samples[1].distance(samples[0], statistic="U"), each.mean().item()
-        apart, unit = mean_distance(blocks[0], blocks[1]), 1.0
+        apart, unit = pair.mean_distance(), 1.0
     df, error = min(gram.K, gram.L) - 1, gram.standard_error() / unit
     half = float(scipy.special.stdtrit(df, 0.975)) * error
     # If nothing varies, the interval must still include the V-statistic, which differs by the bias only.
@@ -313,7 +312,7 @@ def run_test(
         found, (K, L), size = MultiscaleResult(pvalue, tried, ()), counts, 1
     else:
         K, L = blocks[0].K, blocks[1].K
-        found = test_features(blocks[0], blocks[1], kernels, draw_splits(K, L, permutations, rng))
+        found = pair.test(kernels, draw_splits(K, L, permutations, rng))
     return TwoSampleTest(
         found.pvalue, statistic, error, interval, statistic / (2 * apart) if apart else 0.0, found.permutations, (K, L),
         (K * size, L * size), "exact" if few else "sliced", settings.scale, samples, drawn, df, 2 * apart, found.kernels,

@@ -15,7 +15,7 @@ from rieszflow.sketch.plan import SliceSettings
 from rieszflow.two_sample.octaves import ABOVE, ENERGY, Octaves
 from rieszflow.two_sample.permutations import Gram, give_notice, permuted_shares
 
-_BLOCKS, _MOST_TIMES = 64, 4  # of the smaller sample, and as many times more of the larger one
+_BLOCKS, _MOST_TIMES = 64, 2  # of the smaller sample, and as many times more of the larger one
 _WEIGHTS = {"points": 0.6, "energy": 0.2, "columns": 0.2}  # of kinds of kernels
 _LEAST_SKEWNESS = 0.02
 _TIE = 1e-6  # of −log p, whose rounding errors are smaller
@@ -55,11 +55,11 @@ class BlockSums:
         """Return the shares of the blocks, and of what remains, in the mass of all."""
         return np.asarray(self.masses / self.masses.sum())
 
-    def means(self, part: int, group: int) -> np.ndarray:
-        """Return the mean features of a group of kernels in all blocks, and in what remains: (K + 1, L, 2 D)."""
+    def means(self, part: int, group: int, octave: int) -> np.ndarray:
+        """Return the mean features of one kernel in all blocks, and in what remains: (K + 1, 2 D)."""
         D = self.octaves[part].D
-        sums = self.sums[part][..., group * D : (group + 1) * D]
-        return sums.reshape(*sums.shape[:2], -1) / np.where(self.masses > 0, self.masses, 1)[:, None, None]
+        sums = self.sums[part][:, octave, :, group * D : (group + 1) * D]
+        return sums.reshape(len(sums), -1) / np.where(self.masses > 0, self.masses, 1)[:, None]
 
 
 class FeatureBlocks(BlockSums):
@@ -123,7 +123,7 @@ class Kernel:
         for octave in np.flatnonzero(self._factors).tolist():
             features = octaves.features(x, self._group, octave) * (self._factors[octave] / octaves.D)
             for potential, sample in zip(potentials, self._samples, strict=True):
-                potential += features @ sample.means(part, self._group)[:, octave].T
+                potential += features @ sample.means(part, self._group, octave).T
         values, variances = np.zeros(len(x)), np.zeros(len(x))
         for sign, potential, sample in zip((1, -1), potentials, self._samples, strict=True):
             share = sample.shares
@@ -145,86 +145,105 @@ def block_size(n: int, m: int) -> int:
     return max(1, min(n, m) // _BLOCKS)
 
 
-def test_features(x: BlockSums, y: BlockSums, kernels: KernelsName, splits: np.ndarray) -> MultiscaleResult:
-    """Permute the blocks of two samples by `splits`, see `draw_splits`; all kernels have the same permutations."""
-    masses = np.concatenate([x.masses[:-1], y.masses[:-1], x.masses[-1:], y.masses[-1:]])
-    forms, kinds, weights, found = [], [], [], []
-    for part, octaves in enumerate(x.octaves if kernels == "auto" else x.octaves[:1]):
-        for group, widths in enumerate(octaves.widths):
-            L = len(widths)
-            factors = np.eye(L)  # of the Gaussians of each kernel
-            if part == 0:
-                factors = np.concatenate([ENERGY * widths[None], factors[ABOVE if kernels == "auto" else L :]])
-                kinds += ["energy"] + ["points"] * (len(factors) - 1)
-                weights += [1.0, *(1 / np.arange(len(factors) - 1, 0, -1))]  # small widths see what no other kernel does
-            else:
-                kinds += ["columns"] * L
-                weights += [1.0] * L
-            forms.append(_Squares(_stack(x.means(part, group), y.means(part, group)), factors / octaves.D))
-            column = int(octaves.first[group]) if part else None
-            for factor in factors:
-                width = float(widths @ factor) if np.count_nonzero(factor) == 1 else None
-                found.append(Kernel(column, width, 0.0, 1.0, group, factor, (x, y)))
-    total = {kind: sum(w for w, k in zip(weights, kinds, strict=True) if k == kind) for kind in set(kinds)}
-    share = np.array([w / total[kind] * _WEIGHTS[kind] for w, kind in zip(weights, kinds, strict=True)])
-    rows = permuted_shares(masses, splits)
-    statistics = np.concatenate([np.concatenate([form(some) for form in forms], 1) for some in rows])
-    result = aggregate(statistics, share / share.sum())
-    give_notice(result.largest, splits)
-    ordered = tuple(
-        replace(found[k], statistic=float(statistics[0, k]), pvalue=float(result.adjusted[k]))
-        for k in np.argsort(-result.scores, kind="stable").tolist()
-    )
-    return MultiscaleResult(result.pvalue, len(splits), ordered)
+class PairedSums(NamedTuple):
+    """The sums of two samples over blocks of one size, and the Gram matrices of whole points."""
+
+    x: BlockSums
+    y: BlockSums
+    grams: np.ndarray  # for each width, (L, blocks, blocks): blocks of x and of y, and then what remains
+
+    @classmethod
+    def of(cls, x: BlockSums, y: BlockSums) -> PairedSums:
+        octaves = x.octaves[0]
+        parts = [_centred(x, y, 0, 0, octave) for octave in range(octaves.widths.shape[1])]
+        return cls(x, y, np.stack([part @ part.T for part in parts]) / octaves.D)
+
+    def test(self, kernels: KernelsName, splits: np.ndarray) -> MultiscaleResult:
+        """Permute the blocks by `splits`, see `draw_splits`; all kernels have the same permutations."""
+        x, y = self.x, self.y
+        masses = np.concatenate([x.masses[:-1], y.masses[:-1], x.masses[-1:], y.masses[-1:]])
+        forms: list[_GramForm | _FeatureForm] = []
+        kinds, weights, found = [], [], []
+        for part, octaves in enumerate(x.octaves if kernels == "auto" else x.octaves[:1]):
+            for group, widths in enumerate(octaves.widths):
+                L = len(widths)
+                factors = np.eye(L)  # of the Gaussians of each kernel
+                if part == 0:
+                    factors = np.concatenate([ENERGY * widths[None], factors[ABOVE if kernels == "auto" else L :]])
+                    kinds += ["energy"] + ["points"] * (len(factors) - 1)
+                    weights += [1.0, *(1 / np.arange(len(factors) - 1, 0, -1))]  # small widths see what no other kernel does
+                    forms.append(_GramForm(np.tensordot(factors, self.grams, 1)))
+                else:
+                    kinds += ["columns"] * L
+                    weights += [1.0] * L
+                    forms.append(_FeatureForm(np.stack([_centred(x, y, part, group, k) for k in range(L)], 1) / octaves.D**0.5))
+                column = int(octaves.first[group]) if part else None
+                for factor in factors:
+                    width = float(widths @ factor) if np.count_nonzero(factor) == 1 else None
+                    found.append(Kernel(column, width, 0.0, 1.0, group, factor, (x, y)))
+        total = {kind: sum(w for w, k in zip(weights, kinds, strict=True) if k == kind) for kind in set(kinds)}
+        share = np.array([w / total[kind] * _WEIGHTS[kind] for w, kind in zip(weights, kinds, strict=True)])
+        rows = permuted_shares(masses, splits)
+        statistics = np.concatenate([np.concatenate([form(some) for form in forms], 1) for some in rows])
+        result = aggregate(statistics, share / share.sum())
+        give_notice(result.largest, splits)
+        ordered = tuple(
+            replace(found[k], statistic=float(statistics[0, k]), pvalue=float(result.adjusted[k]))
+            for k in np.argsort(-result.scores, kind="stable").tolist()
+        )
+        return MultiscaleResult(result.pvalue, len(splits), ordered)
+
+    def energy_gram(self, mass: float, slices_error: float) -> Gram:
+        """Return the Gram matrix of −‖x − y‖, where y is from points of this mass that resemble it."""
+        x, y, blocks = self.x, self.y, len(self.grams[0])
+        gram = np.tensordot(ENERGY * x.octaves[0].widths[0], self.grams, 1)
+        in_x, in_y = np.zeros(blocks), np.zeros(blocks)
+        in_x[[*range(x.K), blocks - 2]] = x.shares
+        of_y = [*range(x.K, x.K + y.K), blocks - 1]
+        in_y[of_y] = y.masses / mass
+        if mass > y.masses.sum():  # what remains resembles all points that are there
+            change = np.eye(blocks)
+            change[-1, of_y] = y.shares
+            gram, in_y[-1] = change @ gram @ change.T, 1 - in_y[:-1].sum()
+        return Gram(gram, in_x, in_y, x.K, y.K, 1.0, slices_error)
+
+    def mean_distance(self) -> float:
+        """Return E‖X − Y‖ in scaled columns, to a few percent."""
+        octaves, total = self.x.octaves[0], 0.0
+        for octave, width in enumerate(octaves.widths[0]):
+            a, b = (sample.shares @ sample.means(0, 0, octave) for sample in (self.x, self.y))
+            total += ENERGY * float(width) * (1 - float(a @ b) / octaves.D)
+        return total
 
 
-def energy_gram(x: BlockSums, y: BlockSums, mass: float, slices_error: float) -> Gram:
-    """Return the Gram matrix of −‖x − y‖ for two samples, of which the second is from points of this mass that resemble it."""
-    octaves, a, b, of_y = x.octaves[0], x.means(0, 0), y.means(0, 0), y.masses / mass
-    if mass > y.masses.sum():
-        b[-1] = np.average(b, 0, y.masses)
-        of_y[-1] = 1 - of_y[:-1].sum()
-    squares = _Squares(_stack(a, b), ENERGY * octaves.widths / octaves.D)
-    assert squares.grams is not None  # there are more features than blocks
-    zero_x, zero_y = np.zeros(x.K), np.zeros(y.K)
-    in_x = np.concatenate([x.shares[:-1], zero_y, x.shares[-1:], [0]])
-    in_y = np.concatenate([zero_x, of_y[:-1], [0], of_y[-1:]])
-    return Gram(squares.grams, in_x, in_y, x.K, y.K, 1.0, slices_error)
+def _centred(x: BlockSums, y: BlockSums, part: int, group: int, octave: int) -> np.ndarray:
+    """Return mean features of blocks of x and of y, and then those of what remains, less the mean of all blocks."""
+    a, b = x.means(part, group, octave), y.means(part, group, octave)
+    features = np.concatenate([a[:-1], b[:-1], a[-1:], b[-1:]])
+    return np.asarray(features - features[:-2].mean(0))  # there may be nothing that remains
 
 
-def mean_distance(x: BlockSums, y: BlockSums) -> float:
-    """Return E‖X − Y‖ in scaled columns, to a few percent."""
-    octaves = x.octaves[0]
-    a, b = (np.tensordot(sample.shares, sample.means(0, 0), 1) for sample in (x, y))
-    return float(ENERGY * octaves.widths[0] @ (1 - (a * b).sum(1) / octaves.D))
+class _GramForm:
+    """wᵀGw for several matrices G, (kernels, blocks, blocks)."""
 
-
-def _stack(of_x: np.ndarray, of_y: np.ndarray) -> np.ndarray:
-    """Return rows of blocks of x and of y, and then those of the units that remain."""
-    return np.concatenate([of_x[:-1], of_y[:-1], of_x[-1:], of_y[-1:]])
-
-
-class _Squares:
-    """‖Σ w_k F_k‖² for features F of blocks, (blocks, L, 2 D), summed over L with several factors (kernels, L)."""
-
-    def __init__(self, features: np.ndarray, factors: np.ndarray) -> None:
-        centred = features - features[:-2].mean(0)  # of all blocks; maybe no points remain
-        if len(factors) == 1:
-            centred = (centred * np.sqrt(factors.T)).reshape(len(centred), 1, -1)
-            factors = np.ones((1, 1))
-        self.factors, self.centred = factors, centred
-        blocks, _, width = centred.shape
-        self.grams = np.concatenate([part @ part.T for part in centred.transpose(1, 0, 2)], 1) if width >= blocks else None
+    def __init__(self, grams: np.ndarray) -> None:
+        self.grams = np.concatenate(list(grams), 1)
 
     def __call__(self, w: np.ndarray) -> np.ndarray:
-        """Return the sums for rows of w, (rows, kernels)."""
-        if self.grams is None:
-            blocks, L, width = self.centred.shape
-            squares = ((w @ self.centred.reshape(blocks, -1)) ** 2).reshape(-1, L, width).sum(2)
-        else:
-            products = (w @ self.grams).reshape(len(w), -1, len(self.centred))
-            squares = np.einsum("rlk,rk->rl", products, w)
-        return np.asarray(squares @ self.factors.T)
+        """Return the values for rows of w, (rows, kernels)."""
+        return np.asarray(np.einsum("rlk,rk->rl", (w @ self.grams).reshape(len(w), -1, len(self.grams)), w))
+
+
+class _FeatureForm:
+    """‖Σ w_k F_k‖² for few features F of blocks, (blocks, kernels, 2 D)."""
+
+    def __init__(self, features: np.ndarray) -> None:
+        self.features = features
+
+    def __call__(self, w: np.ndarray) -> np.ndarray:
+        """Return the values for rows of w, (rows, kernels)."""
+        blocks, L, width = self.features.shape
+        return np.asarray(((w @ self.features.reshape(blocks, -1)) ** 2).reshape(-1, L, width).sum(2))
 
 
 class Aggregate(NamedTuple):

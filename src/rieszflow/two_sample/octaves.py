@@ -108,10 +108,11 @@ def _widths(distances: np.ndarray, most: int, above: int, least: float = np.inf)
 
 def _directions(D: int, d: int, rng: np.random.Generator) -> np.ndarray:
     """Draw D directions (d, D), orthogonal in groups of d if d is not large."""
-    groups = -(-D // d) if d <= D else 1
-    directions = np.concatenate([rng.standard_normal((d, min(d, D))) for _ in range(groups)], 1)[:, :D]
-    if d <= D:
-        directions = np.concatenate([np.linalg.qr(part)[0] for part in np.split(directions, range(d, D, d), 1)], 1)
+    if d > D:
+        directions = rng.standard_normal((d, D))
+    else:
+        groups = np.linalg.qr(rng.standard_normal((-(-D // d), d, d)))[0]
+        directions = groups.transpose(1, 0, 2).reshape(d, -1)[:, :D]
     return np.asarray(directions / np.linalg.norm(directions, axis=0))
 
 

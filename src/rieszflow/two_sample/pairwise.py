@@ -23,7 +23,7 @@ from rieszflow.data.streams import choose_spreads
 from rieszflow.errors import InputError
 from rieszflow.sketch.counts import with_progress
 from rieszflow.sketch.plan import SliceSettings
-from rieszflow.two_sample.multiscale import BlockSums, energy_gram, test_features
+from rieszflow.two_sample.multiscale import BlockSums, PairedSums
 from rieszflow.two_sample.octaves import Octaves, fit_group_octaves
 from rieszflow.two_sample.pairwise_bins import BinnedGroups, MergedBins
 from rieszflow.two_sample.permutations import Gram, are_few, draw_splits, permutation_rng, scaled_distances
@@ -191,12 +191,12 @@ def pairwise_energy_distance(
     for done, (i, j) in enumerate(pairs, 1):
         if features is not None:
             size = int(min(features.block_sizes[i], features.block_sizes[j]))
-            a, b = features.blocks(i, size), features.blocks(j, size)
+            pair = PairedSums.of(features.blocks(i, size), features.blocks(j, size))
             if not exact:
-                error = energy_gram(a, b, float(sizes[j]), slices_errors[i, j]).standard_error()
-                errors[i, j] = errors[j, i] = error
+                gram = pair.energy_gram(float(sizes[j]), slices_errors[i, j])
+                errors[i, j] = errors[j, i] = gram.standard_error()
             if permutations:
-                pvalues[i, j] = pvalues[j, i] = test_features(a, b, kernels, splits(a.K, b.K)).pvalue
+                pvalues[i, j] = pvalues[j, i] = pair.test(kernels, splits(pair.x.K, pair.y.K)).pvalue
         if progress is not None and (done % 256 == 0 or done == len(pairs)):
             progress(Progress("pairs", done, len(pairs)))
     np.fill_diagonal(errors, np.nan)

@@ -30,7 +30,10 @@ def test_compare_finds_the_column_that_moved(folder):
     assert "p-value 0.001 (999 permutations)" in done.stdout
     first = next(line for line in done.stdout.splitlines() if line.startswith("│"))
     assert first.split()[1] == "v"
+    assert "adjusted p-value" in done.stdout and "all columns" in done.stdout
     assert Image.open(folder / "a.png").width > 500
+    few = program("compare", "old.parquet", "new.parquet", "--top", "0", cwd=folder)
+    assert "adjusted p-value" not in few.stdout
 
 
 def test_json_is_the_librarys_numbers(folder):
@@ -42,7 +45,10 @@ def test_json_is_the_librarys_numbers(folder):
         want.statistic,
         list(want.confidence_interval),
     )
-    assert found["pvalue"] > 0.01 and len(found["columns"]) == 1 and found["n"] == [4000, 900]
+    assert found["pvalue"] > 0.01 and len(found["columns"]) == len(found["scales"]) == 1 and found["n"] == [4000, 900]
+    kernel = want.kernels[0]
+    name = "all columns" if kernel.column is None else f"column {kernel.column}"
+    assert found["scales"][0] == {"name": name, "width": kernel.width, "pvalue": kernel.pvalue}
 
 
 def test_drift_against_a_sketch(folder):

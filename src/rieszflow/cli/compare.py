@@ -18,6 +18,7 @@ from rieszflow.cli.output import ProgressBars, print_table, show
 from rieszflow.errors import InputError
 
 SOURCE = "a .npy, .npz, .csv, .tsv or .parquet file, a folder of tables or of images"
+_SCALES = 3  # of columns and of all columns together, listed at the most
 _CONVENTION = "energy distance (MMD², unbiased: around 0, possibly negative, for equal distributions)"
 
 
@@ -33,7 +34,10 @@ def compare(
     slices: Annotated[int | None, Option(min=1, help="Number of random directions.", show_default="256")] = None,
     permutations: Annotated[int, Option(min=1, help="Number of permutations of the test.")] = 999,
     seed: Seed = 0,
-    top: Annotated[int, Option(min=0, help="Number of columns to list, those that differ most.")] = 5,
+    top: Annotated[
+        int,
+        Option(min=0, help="Number of columns to list, those that differ most; up to three with the scale of the difference."),
+    ] = 5,
     out: Annotated[
         Path | None, Option(help="Figure (.png) of the columns and the direction that differ most, and of where they differ.")
     ] = None,
@@ -59,7 +63,7 @@ def compare(
         )
     if out is not None:
         report.save_picture(out, report.comparison(found, (Path(a).name, Path(b).name)))
-    columns, scales = found.columns(top), found.scales(3)
+    columns, scales = found.columns(top), found.scales(min(top, _SCALES))
     if as_json:
         _print_json({
             "a": a, "b": b, "distance": found.statistic, "estimator": "U",

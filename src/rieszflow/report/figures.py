@@ -125,8 +125,8 @@ def comparison(found: Comparison, labels: tuple[str, str]) -> Image.Image:
     x, y, test = found.x, found.y, found.test
     panels: list[tuple[str, int, bool]] = []  # title, index, True for a column
     if x.plan.settings.has_columns:
-        order = y.feature_distances(x).argsort(descending=True)[:3].tolist()
-        panels += [(name, k, True) for (name, _), k in zip(found.columns(3), order, strict=True)]
+        farthest = y.feature_distances(x).argsort(descending=True)[:3].tolist()
+        panels += [(name, k, True) for (name, _), k in zip(found.columns(3), farthest, strict=True)]
     k = int(y.slice_distances(x).argmax())
     panels.append((f"slice {k}", k, False))
     witness = test is not None and len(test.kernels) > 0
@@ -139,7 +139,8 @@ def comparison(found: Comparison, labels: tuple[str, str]) -> Image.Image:
         axes.locator_params(axis="x", nbins=4)
         axes.set_title(_short_name(title, 32), parse_math=False)
     if test is not None and test.kernels:
-        _draw_witness(all_axes[-1], test, [panel for panel in panels if panel[2]], labels)
+        order = labels if test.x is x else labels[::-1]  # the points come first in a test against a sketch
+        _draw_witness(all_axes[-1], test, [panel for panel in panels if panel[2]], order)
     # The texts are set afterwards, because Matplotlib hides labels that begin with "_" and takes "$" for mathematics.
     for text, label in zip(figure.axes[0].legend(["x", "y"], fontsize=7).get_texts(), labels, strict=True):
         text.set(text=_short_name(label, 24), parse_math=False)
@@ -156,6 +157,7 @@ def _draw_witness(axes: Any, test: TwoSampleTest, columns: list[tuple[str, int, 
         axes.plot(points[:, 0], values)
         axes.axhline(0, color="grey", lw=1)
         axes.set(yticks=[])
+        axes.set_ylabel(f"above 0: more of {_short_name(labels[0], 16)}", parse_math=False, fontsize=7)
     else:
         order, limit = np.argsort(np.abs(values)), float(np.abs(values).max())
         shown = points[order][:, [index for _, index, _ in columns[:2]]]

@@ -43,11 +43,9 @@ def test_p_values_of_a_stream_are_independent_and_uniform(small_pool):
 def test_evidence_is_the_capital_of_bets_from_every_batch_on(monkeypatch):
     """S_t = Σ_j Π_{s ≥ j} f(p_s) / (j(j + 1)), written as a sum over starts; f has mean one."""
     p = iter([0.2, 0.001, 1.0, 0.03, 0.5])
-    monkeypatch.setattr(module, "two_sample_test", lambda *args, **options: rf.two_sample_test(*args, **options))
-    monitor, wanted, seen = rf.DriftMonitor(reference(), permutations=19), [], []
+    monitor, seen = rf.DriftMonitor(reference(), permutations=19), []
     f = lambda p: 0.5 if p == 1 else (1 - p + p * math.log(p)) / (p * math.log(p) ** 2)  # noqa: E731
     for k, value in enumerate(p, 1):
-        monkeypatch.setattr(rf.TwoSampleTest, "pvalue", value, raising=False)
         monkeypatch.setattr(
             module, "two_sample_test", lambda *args, value=value, **options: type("Test", (), {"pvalue": value})
         )

@@ -107,6 +107,40 @@ def test_weighted_samples_are_reweighted():
     assert found.pvalue > 0.05 and found.confidence_interval[0] < 0 < found.confidence_interval[1]
 
 
+@PARTS
+def test_weights_have_no_unit_and_may_be_zero():
+    g = np.random.default_rng(4)
+    x, y, a, b = g.normal(size=(300, 2)), g.normal(size=(200, 2)) + 0.5, g.random(300), g.random(200)
+    found = [rf.two_sample_test(x, y, x_weights=u * a, y_weights=u * b, slices=4) for u in (1.0, 2.0**-300, 2.0**300)]
+    assert len({(v.pvalue, v.standard_error) for v in found}) == 1 and found[0].pvalue <= 0.01
+    two = np.array([1.0, 1, 0, 0, 0])
+    few = rf.two_sample_test(50 * x[:5], 50 * x[5:10], x_weights=two, y_weights=two, slices=4)
+    assert few.pvalue < 1
+    with pytest.raises(InputError, match="`y_weights` must be positive for at least two points, got one"):
+        rf.two_sample_test(x[:5], y[:4], x_weights=np.ones(5), y_weights=np.eye(4)[0])
+
+
+@PARTS
+@pytest.mark.parametrize("kind", ["groups", "weights"])
+def test_errors_of_blocks_of_unequal_mass(kind):
+    """Groups of 1 to 30 rows with a level of their own, or weights of which 80 % are zero: errors within a factor of 1.6."""
+    statistics, errors = [], []
+    for k in range(25):
+        g = np.random.default_rng(k)
+        if kind == "groups":
+            labels = [np.repeat(np.arange(64) + first, g.integers(1, 31, 64)) for first in (0, 64)]
+            levels = g.normal(size=128) + np.repeat([0, 1], 64)
+            x, y = (levels[of][:, None] + 0.2 * g.normal(size=(len(of), 1)) for of in labels)
+            found = rf.two_sample_test(x, y, groups=tuple(labels), slices=1, permutations=9, seed=k)
+        else:
+            x, y = g.normal(size=(300, 1)), g.normal(size=(300, 1)) + 1
+            a, b = (g.random((2, 300)) < 0.2) * 1.0
+            found = rf.two_sample_test(x, y, x_weights=a, y_weights=b, slices=1, permutations=9, seed=k)
+        statistics.append(found.statistic)
+        errors.append(found.standard_error)
+    assert 1 / 1.6 < np.mean(errors) / np.std(statistics) < 1.6
+
+
 def test_the_effect_size_is_the_energy_coefficient():
     g = np.random.default_rng(2)
     x, y = g.normal(size=(900, 1)), g.normal(size=(800, 1)) + 1

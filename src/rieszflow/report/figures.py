@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from rieszflow.generative.run import Run, StageMetrics
     from rieszflow.generative.state import Pictures
-    from rieszflow.two_sample.api import TwoSampleTest
     from rieszflow.two_sample.comparison import Comparison
     from rieszflow.two_sample.coverage import CoverageTest
     from rieszflow.two_sample.pairwise import PairwiseDistances
@@ -129,7 +128,7 @@ def comparison(found: Comparison, labels: tuple[str, str]) -> Image.Image:
         panels += [(name, k, True) for (name, _), k in zip(found.columns(3), farthest, strict=True)]
     k = int(y.slice_distances(x).argmax())
     panels.append((f"slice {k}", k, False))
-    witness = test is not None and len(test.kernels) > 0
+    witness = test is not None and len(test.kernels) > 0 and x.plan.settings.has_columns
     figure, all_axes = _figure(3.4 * (len(panels) + witness), 2.8, len(panels) + witness)
     for axes, (title, index, column) in zip(np.atleast_1d(all_axes), panels, strict=False):
         for sketch, label in zip((x, y), labels, strict=True):
@@ -138,21 +137,22 @@ def comparison(found: Comparison, labels: tuple[str, str]) -> Image.Image:
         axes.set(yticks=[])
         axes.locator_params(axis="x", nbins=4)
         axes.set_title(_short_name(title, 32), parse_math=False)
-    if test is not None and test.kernels:
-        order = labels if test.x is x else labels[::-1]  # the points come first in a test against a sketch
-        _draw_witness(all_axes[-1], test, [panel for panel in panels if panel[2]], order)
+    if test is not None and witness:
+        _draw_witness(all_axes[-1], found, test.drawn, [panel for panel in panels if panel[2]], labels)
     # The texts are set afterwards, because Matplotlib hides labels that begin with "_" and takes "$" for mathematics.
     for text, label in zip(figure.axes[0].legend(["x", "y"], fontsize=7).get_texts(), labels, strict=True):
         text.set(text=_short_name(label, 24), parse_math=False)
     return _rendered(figure)
 
 
-def _draw_witness(axes: Any, test: TwoSampleTest, columns: list[tuple[str, int, bool]], labels: tuple[str, str]) -> None:
+def _draw_witness(
+    axes: Any, found: Comparison, drawn: np.ndarray, columns: list[tuple[str, int, bool]], labels: tuple[str, str]
+) -> None:
     """Draw where one sample has more points than the other, at the scale that decided: as colours, or as a curve if d = 1."""
-    points = test.drawn[np.argsort(test.drawn[:, 0])]
-    values, errors = test.witness(points)
+    points = drawn[np.argsort(drawn[:, 0])]
+    values, errors = found.witness(points)
     axes.set_title("where they differ")
-    if len(columns) < 2:
+    if len(columns) == 1:
         axes.fill_between(points[:, 0], values - 2 * errors, values + 2 * errors, alpha=0.3)
         axes.plot(points[:, 0], values)
         axes.axhline(0, color="grey", lw=1)

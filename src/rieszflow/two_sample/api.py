@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, NamedTuple, get_args
 
@@ -112,11 +112,11 @@ class TwoSampleTest:
         """
         if not self.kernels:
             raise InputError('`kernels` must be "auto" in a test that has a witness')
-        cloud = stream(points)
+        cloud = stream(points).align_columns(self.x.names, "the samples")
         if cloud.d != self.x.d:
             raise InputError(f"`points` must have dimension d = {self.x.d}, as the samples have, got d = {cloud.d}")
         rescale = self.x.plan.settings.rescale_array
-        found = [self.kernels[0].witness(rescale(batch.cpu().numpy())) for batch in cloud]
+        found = [self.kernels[0].scaled_witness(rescale(batch.cpu().numpy())) for batch in cloud]
         return Witness(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
     def pvalue_above(self, effect_size: float) -> float:
@@ -247,10 +247,15 @@ def _read_weights(points: tuple[object, object], given: tuple[Points | None, Poi
     if (given[0] is None) != (given[1] is None):
         missing = names[0] if given[0] is None else names[1]
         raise InputError(f"`{missing}` must be given if the other sample has weights, got None; ones weigh all points equally")
-    return [
+    found = [
         None if w is None else point_weights(w, x, name).double().cpu().numpy()
         for name, x, w in zip(names, points, given, strict=True)
     ]
+    for name, w in zip(names, found, strict=True):
+        if w is not None and np.count_nonzero(w) < 2:
+            raise InputError(f"`{name}` must be positive for at least two points, got one")
+    largest = max((float(w.max()) for w in found if w is not None), default=1.0)
+    return [None if w is None else w / largest for w in found]
 
 
 def run_test(
@@ -272,11 +277,13 @@ def run_test(
     rows = rng.integers(0, sum(counts), placing)
     parts = (rows[rows < counts[0]], rows[rows >= counts[0]] - counts[0])
     drawn = np.concatenate([cloud.rows(chosen) for cloud, chosen in zip(clouds, parts, strict=True) if len(chosen)])
-    octaves = fit_octaves(settings.rescale_array(drawn), sum(counts), rng)
     few = reference is None and units is None and are_few(sum(counts), clouds[0].d)
     units = units or (Units(counts[0]), Units(counts[1]))
     size = block_size(units[0].n, units[1].n)
-    blocks = [FeatureBlocks(octaves, settings, mine, size, rng) for mine in units]
+    blocks: list[FeatureBlocks] = []
+    if not (few and kernels == "energy"):
+        octaves = fit_octaves(settings.rescale_array(drawn), sum(counts), rng)
+        blocks = [FeatureBlocks(octaves, settings, mine, size, rng) for mine in units]
     some = settings.rescale(torch.from_numpy(drawn[:: placing // _PLACING_BINS]))
     sketched: list[Counts] = []
     points: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
@@ -285,18 +292,20 @@ def run_test(
         weighted = units[0].weights is not None
         sketched = [Counts(plan, None, weighted) for _ in (clouds if reference is None else clouds[:1])]
     for k, cloud in enumerate(clouds):
-        for batch in blocks[k].add(with_progress(cloud, progress, "xy"[k])):
+        batches = with_progress(cloud, progress, "xy"[k])
+        for batch in blocks[k].add(batches) if blocks else batches:
             if few:
                 points[k].append(batch.cpu().numpy())
             elif k < len(sketched):
                 n, w = sketched[k].n, units[k].weights
                 sketched[k].update(batch, None if w is None else torch.from_numpy(w[n : n + len(batch)]).to(batch.device))
-    pair = PairedSums.of(blocks[0], blocks[1])
+    pair = PairedSums.of(blocks[0], blocks[1]) if blocks else None
     samples: _Points | tuple[SliceSketch, SliceSketch]
     if few:
         samples = _Points(np.concatenate(points[0]), np.concatenate(points[1]), some, settings)
         gram, statistic, biased, apart, unit = _from_distances(samples)
     else:
+        assert pair is not None
         samples = SliceSketch.from_counts(sketched[0]), reference or SliceSketch.from_counts(sketched[1])
         each = samples[1].slice_distances(samples[0])
         slices_error = float(each.std(correction=0) / math.sqrt(max(len(each) - 1, 1)))
@@ -307,12 +316,14 @@ def run_test(
     half = float(scipy.special.stdtrit(df, 0.975)) * error
     # If nothing varies, the interval must still include the V-statistic, which differs by the bias only.
     interval = statistic - half, max(statistic + half, biased)
-    if few and kernels == "energy":
+    if pair is None:
         pvalue, tried = gram.permutation_test(permutations, rng)
         found, (K, L), size = MultiscaleResult(pvalue, tried, ()), counts, 1
     else:
-        K, L = blocks[0].K, blocks[1].K
+        K, L = pair.x.K, pair.y.K
         found = pair.test(kernels, draw_splits(K, L, permutations, rng))
+        small = blocks[0].condensed(), blocks[1].condensed()
+        found = found._replace(kernels=tuple(replace(kernel, _samples=small) for kernel in found.kernels))
     return TwoSampleTest(
         found.pvalue, statistic, error, interval, statistic / (2 * apart) if apart else 0.0, found.permutations, (K, L),
         (K * size, L * size), "exact" if few else "sliced", settings.scale, samples, drawn, df, 2 * apart, found.kernels,

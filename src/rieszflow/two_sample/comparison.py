@@ -11,6 +11,7 @@ from rieszflow.errors import InputError
 from rieszflow.sketch import SliceSketch
 from rieszflow.two_sample.api import TwoSampleTest, two_sample_test
 from rieszflow.two_sample.drift import drift_test
+from rieszflow.two_sample.multiscale import Witness
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,13 @@ class Comparison:
             return []
         coefficients = self.y.feature_distances(self.x)
         return [(self._name(k), coefficients[k].item()) for k in coefficients.argsort(descending=True)[:top].tolist()]
+
+    def witness(self, points: PointSource) -> Witness:
+        """Return `TwoSampleTest.witness` at points (n, d), positive where x has more points than y."""
+        if self.test is None:
+            raise InputError("`compare` must be given points for a witness, got two sketches")
+        found = self.test.witness(points)
+        return found if self.test.x is self.x else Witness(-found.values, found.standard_errors)
 
     def scales(self, top: int | None = None) -> list[tuple[str, float | None, float]]:
         """Return at which scales the samples differ most, once for each column and for all columns together.

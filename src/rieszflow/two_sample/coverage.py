@@ -1,4 +1,4 @@
-"""`coverage_test`: whether the samples of a model have the spread that true values have."""
+"""`coverage_test`: test whether true values are distributed as the samples of a model."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from rieszflow.two_sample.permutations import pair_distances, permutation_rng
 _COORDINATES = 64  # that are ranked on their own, at random if there are more
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CoverageTest:
     """The result of `coverage_test`.
 
     Attributes:
         pvalue: Exact p-value of the hypothesis that every true value is distributed as its samples are.
         names: The quantities that are ranked: "depth", and coordinates.
-        ranks: Share of the samples below the true value, (n, quantities): uniform on [0, 1] for a correct model. A depth is the
-            mean distance from the others: if most ranks are near 1, true values are far out, and the model is too sure.
+        ranks: (Number of samples below the true value + ½) / (S + 1), (n, quantities): uniform for a correct model. A depth is
+            the mean distance from the others: if most ranks are near 1, true values are far out: the model is overconfident.
         pvalues: P-values of the quantities, adjusted for their number.
     """
 
@@ -80,20 +80,21 @@ def coverage_test(samples: Points, truth: Points, *, permutations: int = 999, se
     if y.shape != (n, d):
         raise InputError(f"`truth` must have shape {(n, d)}, one value per row of samples, got {y.shape}")
     permutations, rng = validate.positive_int("permutations", permutations), permutation_rng(seed)
-    members = np.concatenate([y[:, None], x], 1)  # the true value first
+    # The true value has a random place: then ties that rounding breaks do not depend on what is true.
+    members, place = np.concatenate([y[:, None], x], 1), rng.integers(0, S + 1, n)
+    every = np.arange(n)
+    members[every, 0], members[every, place] = members[every, place], y
     coordinates = np.sort(rng.permutation(d)[:_COORDINATES])
     depths = np.stack([pair_distances(some).sum(1) for some in members])
     values = np.concatenate([depths[..., None], members[..., coordinates]], 2)
-    # Members that are as large share their ranks at random, so that all ranks are equally likely.
+    # Ties are broken at random, so that all ranks are equally likely.
     order = np.lexsort((rng.random(values.shape), values), axis=1)
     ranks = np.empty(values.shape)
     np.put_along_axis(ranks, order, np.broadcast_to((np.arange(S + 1) + 0.5)[:, None] / (S + 1), values.shape), 1)
     chosen = rng.integers(0, S + 1, (permutations + 1, n))
-    chosen[0] = 0
-    place = (np.arange(n) + 0.5) / n
-    statistics = np.stack(  # Cramér and von Mises's distance of the ranks from the uniform distribution
-        [((np.sort(ranks[np.arange(n), row], 0) - place[:, None]) ** 2).sum(0) for row in chosen]
-    )
+    chosen[0] = place
+    uniform = (every[:, None] + 0.5) / n
+    statistics = np.stack([((np.sort(ranks[every, row], 0) - uniform) ** 2).sum(0) for row in chosen])  # Cramér and von Mises
     found = aggregate(statistics, np.full(statistics.shape[1], 1 / statistics.shape[1]))
     names = ("depth", *(f"coordinate {k}" for k in coordinates))
-    return CoverageTest(found.pvalue, names, ranks[:, 0], found.adjusted)
+    return CoverageTest(found.pvalue, names, ranks[every, place], found.adjusted)

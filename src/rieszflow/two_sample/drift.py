@@ -22,6 +22,7 @@ from rieszflow.sketch.plan import SliceSettings
 from rieszflow.two_sample.api import TwoSampleTest, run_test, two_sample_test
 from rieszflow.two_sample.permutations import permutation_rng
 
+_MAX_EVIDENCE = 1e300  # a finite number, which files can hold
 MONITOR = Format("monitor", 1)
 _POOL_ROWS, _POOL_NUMBERS = 10_000, 1 << 22  # points that a monitor keeps, and their coordinates
 _TIMES = 2  # as many points of the pool as of a batch are compared with it: more are not permuted
@@ -147,14 +148,14 @@ class DriftMonitor:
         t, rng = self.batches + 1, np.random.default_rng([self.seed, self.batches, 0xD21F])
         some = rng.permutation(self.pool)[: max(2, _TIMES * len(points))]
         self.test = two_sample_test(
-            points, some, slices=1, permutations=self.permutations, seed=int(rng.integers(2**63)), scale=self.scale
+            points, some, permutations=self.permutations, seed=int(rng.integers(2**63)), scale=self.scale
         )
         # Which points are kept must not depend on the batch that they are from: then all p-values are independent.
         most = max(2, min(_POOL_ROWS, _POOL_NUMBERS // cloud.d))
         self.pool = rng.permutation(np.concatenate([self.pool, points]))[:most]
         p = self.test.pvalue
         evidence = 0.5 if p == 1 else (1 - p + p * math.log(p)) / (p * math.log(p) ** 2)
-        self.batches, self.evidence = t, (self.evidence + 1 / (t * (t + 1))) * evidence
+        self.batches, self.evidence = t, min((self.evidence + 1 / (t * (t + 1))) * evidence, _MAX_EVIDENCE)
         return MonitorStep(p, self.evidence, self.evidence >= 1 / self.alpha)
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rieszflow._types import KernelsName
 from rieszflow.sketch.plan import SliceSettings
-from rieszflow.two_sample.octaves import ABOVE, ENERGY, Octaves
+from rieszflow.two_sample.octaves import ENERGY, Octaves
 from rieszflow.two_sample.permutations import Gram, give_notice, permuted_shares
 
 _BLOCKS, _MOST_TIMES = 64, 2  # of the smaller sample, and as many times more of the larger one
@@ -31,7 +31,7 @@ class Witness(NamedTuple):
 
 @dataclass
 class Units:
-    """Points that are dealt to blocks: one by one, or in groups that stay together; with weights or without."""
+    """Points that are assigned to blocks: one by one, or in groups that stay together; with weights or without."""
 
     n: int  # points, or groups
     group: np.ndarray | None = None  # of every point, (points,) integers below n
@@ -56,10 +56,16 @@ class BlockSums:
         return np.asarray(self.masses / self.masses.sum())
 
     def means(self, part: int, group: int, octave: int) -> np.ndarray:
-        """Return the mean features of one kernel in all blocks, and in what remains: (K + 1, 2 D)."""
+        """Return the mean features of one kernel in all blocks and in the remainder, less those of the origin: (K + 1, 2 D)."""
         D = self.octaves[part].D
         sums = self.sums[part][:, octave, :, group * D : (group + 1) * D]
         return sums.reshape(len(sums), -1) / np.where(self.masses > 0, self.masses, 1)[:, None]
+
+    def condensed(self) -> BlockSums:
+        """Return sums over at most 16 blocks, in float32, which suffice for witnesses."""
+        at = [*np.unique(np.linspace(0, self.K, 17).astype(int)[:-1]), self.K]
+        sums = [np.add.reduceat(part, at).astype(np.float32) for part in self.sums]
+        return BlockSums(self.octaves, np.add.reduceat(self.masses, at), sums)
 
 
 class FeatureBlocks(BlockSums):
@@ -96,14 +102,14 @@ class FeatureBlocks(BlockSums):
             yield batch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """A kernel of a test, with its statistic, and its p-value adjusted for the number of kernels.
 
     Attributes:
         column: Index of the column that is compared by itself; None for whole points.
         width: h of the Gaussian kernel exp(−‖x − y‖² / 2h²), in units of the scaled columns; None for the energy distance.
-        statistic: MMD² of the points in blocks, a V-statistic.
+        statistic: MMD², a V-statistic.
         pvalue: Share of permutations in which any kernel finds a difference that is as improbable (Westfall and Young).
     """
 
@@ -115,25 +121,27 @@ class Kernel:
     _factors: np.ndarray = field(repr=False)  # of the Gaussians that are summed, (L,)
     _samples: tuple[BlockSums, BlockSums] = field(repr=False)
 
-    def witness(self, x: np.ndarray) -> Witness:
-        """Return E k(x, X) − E k(x, Y) at points (n, d) in units of the scaled columns."""
+    def scaled_witness(self, x: np.ndarray) -> Witness:
+        """Return E k(x, X) − E k(x, Y) at points (n, d) whose columns are scaled as those of the samples."""
         part = 0 if self.column is None else 1
         octaves = self._samples[0].octaves[part]
+        phases = octaves.phases(x, self._group)
         potentials = [np.zeros((len(x), sample.K + 1)) for sample in self._samples]
         for octave in np.flatnonzero(self._factors).tolist():
-            features = octaves.features(x, self._group, octave) * (self._factors[octave] / octaves.D)
+            features = octaves.features(phases, octave) * (self._factors[octave] / octaves.D)
             for potential, sample in zip(potentials, self._samples, strict=True):
                 potential += features @ sample.means(part, self._group, octave).T
         values, variances = np.zeros(len(x)), np.zeros(len(x))
         for sign, potential, sample in zip((1, -1), potentials, self._samples, strict=True):
-            share = sample.shares
-            values += sign * (potential @ share)
-            variances += potential[:, :-1].var(1, ddof=1) * (share[:-1] ** 2).sum() / share[:-1].sum()
+            values += sign * (potential @ sample.shares)
+            share, change = sample.shares[:-1], potential[:, :-1]
+            change = change - (change @ share)[:, None] / share.sum()
+            variances += (change**2 @ share**2) / share.sum() * sample.K / (sample.K - 1)
         return Witness(values, np.sqrt(variances))
 
 
 class MultiscaleResult(NamedTuple):
-    """An exact p-value, the number of permutations, and the kernels, of which the first one decided."""
+    """An exact p-value, the number of permutations, and the kernels, sorted by their scores."""
 
     pvalue: float
     permutations: int
@@ -169,7 +177,7 @@ class PairedSums(NamedTuple):
                 L = len(widths)
                 factors = np.eye(L)  # of the Gaussians of each kernel
                 if part == 0:
-                    factors = np.concatenate([ENERGY * widths[None], factors[ABOVE if kernels == "auto" else L :]])
+                    factors = np.concatenate([ENERGY * widths[None], factors[octaves.above if kernels == "auto" else L :]])
                     kinds += ["energy"] + ["points"] * (len(factors) - 1)
                     weights += [1.0, *(1 / np.arange(len(factors) - 1, 0, -1))]  # small widths see what no other kernel does
                     forms.append(_GramForm(np.tensordot(factors, self.grams, 1)))
@@ -211,7 +219,8 @@ class PairedSums(NamedTuple):
         """Return E‖X − Y‖ in scaled columns, to a few percent."""
         octaves, total = self.x.octaves[0], 0.0
         for octave, width in enumerate(octaves.widths[0]):
-            a, b = (sample.shares @ sample.means(0, 0, octave) for sample in (self.x, self.y))
+            origin = octaves.reference[octave].ravel()
+            a, b = (sample.shares @ sample.means(0, 0, octave) + origin for sample in (self.x, self.y))
             total += ENERGY * float(width) * (1 - float(a @ b) / octaves.D)
         return total
 
@@ -276,7 +285,7 @@ def _log_tails(statistics: np.ndarray) -> np.ndarray:
     """Return log P(S ≥ s) for statistics (rows, kernels), by a gamma distribution with the moments of the other rows.
 
     With moments of all rows, an observed value far from the others would spoil the moments that it is compared with. The gamma
-    distribution is that of the cube of a normal number (Wilson and Hilferty 1931).
+    distribution is that of the cube of a normal variable (Wilson and Hilferty 1931).
     """
     n = len(statistics) - 1
     v = statistics - np.median(statistics, 0)

@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numba
 import numpy as np
 from scipy.stats import chi2
 
 from rieszflow._infra.jit import SUMS, parallel_for
-from rieszflow.two_sample.permutations import pair_distances
+from rieszflow.errors import InputError
+from rieszflow.two_sample.permutations import scaled_distances
 
-_NUMBERS = 1 << 25  # points · frequencies (· d / 32 if d is large), but for the limits
-_FEWEST, _MOST = 256, 2048  # frequencies D of whole points; the error of a kernel is 1/√D
+_MAX_SINES = 1 << 25  # points · frequencies (· d / 32 if d is large), but for the limits
+_MIN_FREQUENCIES, _MAX_FREQUENCIES = 256, 2048  # D of whole points; the error of a kernel is 1/√D
 _COLUMN_FREQUENCIES = 16
 _COLUMNS = 64  # that are tested on their own, at random if there are more
-_OCTAVES, _COLUMN_OCTAVES, _GROUP_OCTAVES = 17, 8, 40
-_GROUP_NUMBERS = 1 << 25  # in sums of sines of many groups, and as many of cosines
-ABOVE = 4  # octaves above the largest distances, for the energy kernel only
+_OCTAVES, _COLUMN_OCTAVES = 13, 8  # widths that are tested
+_MAX_OCTAVES = 36  # of groups, of which some may be near each other and far from the rest
+_MAX_GROUP_SINES = 1 << 25  # in sums over blocks of many groups
+_ABOVE = 4  # widths above the largest distances, for the energy distance only
+_LARGEST = 1e300
 _TILE = 256  # frequencies at a time: the sums of all octaves fit into the cache
 _FLUSH = 512  # points whose sines are summed in float32
 _HALVINGS = 3  # of the angle before its sine is a polynomial
@@ -42,21 +46,55 @@ class Octaves:
     turns: np.ndarray  # frequencies at the largest width, in turns per unit: (coordinates, kernels · D), float64
     first: np.ndarray  # (kernels,)
     widths: np.ndarray  # (kernels, L)
+    origin: np.ndarray  # a typical point (d,)
+    above: int = 0  # the number of widths, the largest ones, that only the energy distance uses
 
     @property
     def D(self) -> int:
         return int(self.turns.shape[1]) // len(self.first)
 
-    def add(self, x: np.ndarray, weights: np.ndarray, starts: np.ndarray, sums: np.ndarray) -> None:
-        """Add weighted sines and cosines of points x[starts[k] : starts[k + 1]] to sums[k]; sums are (K, L, 2, kernels · D)."""
-        parallel_for(_add_blocks, len(sums), 1, x, weights, starts, self.turns, self.first, sums)
+    @cached_property
+    def reference(self) -> np.ndarray:
+        """Return the sines and cosines of the origin, (L, 2, kernels · D) float32."""
+        L, columns = self.widths.shape[1], self.turns.shape[1]
+        zero, sums = np.zeros((L, 2, columns), np.float32), np.zeros((1, L, 2, columns))
+        parallel_for(
+            _add_blocks,
+            -(-columns // _TILE),
+            1,
+            self.origin[None],
+            np.ones(1),
+            np.array([0, 1]),
+            self.turns,
+            self.first,
+            zero,
+            sums,
+        )
+        return np.asarray(sums[0], np.float32)
 
-    def features(self, x: np.ndarray, kernel: int, octave: int) -> np.ndarray:
-        """Return sines and cosines of points (n, d) at one width, (n, 2 D), whose products over D are the kernel."""
-        some, first = slice(kernel * self.D, (kernel + 1) * self.D), self.first[kernel]
-        phases = x[:, first : first + len(self.turns)] @ self.turns[:, some]
-        phases = 2 * math.pi * 2**octave * (phases - np.rint(phases))
-        return np.concatenate([np.sin(phases), np.cos(phases)], 1)
+    def add(self, x: np.ndarray, weights: np.ndarray, starts: np.ndarray, sums: np.ndarray) -> None:
+        """Add weighted sines and cosines, less those of the origin, of points x[starts[k] : starts[k + 1]] to sums[k].
+
+        Points that equal the origin add nothing. So sums of a constant are exactly zero, in however many batches they come.
+
+        Args:
+            x, weights: Points (n, d) and their weights (n,), float64.
+            starts: (K + 1,).
+            sums: (K, L, 2, kernels · D), float64.
+        """
+        tiles = -(-self.turns.shape[1] // _TILE)
+        parallel_for(_add_blocks, len(sums) * tiles, 1, x, weights, starts, self.turns, self.first, self.reference, sums)
+
+    def phases(self, x: np.ndarray, kernel: int) -> np.ndarray:
+        """Return the phases of points (n, d) at the largest width of a kernel, in turns, (n, D)."""
+        first = self.first[kernel]
+        return np.asarray(x[:, first : first + len(self.turns)] @ self.turns[:, kernel * self.D : (kernel + 1) * self.D])
+
+    def features(self, phases: np.ndarray, octave: int) -> np.ndarray:
+        """Return the sines and cosines of phases at a smaller width, (n, 2 D), whose products over D are the kernel."""
+        turns = phases * 2.0**octave
+        angles = 2 * math.pi * (turns - np.rint(turns))
+        return np.concatenate([np.sin(angles), np.cos(angles)], 1)
 
 
 def fit_octaves(x: np.ndarray, n: int, rng: np.random.Generator) -> list[Octaves]:
@@ -65,16 +103,17 @@ def fit_octaves(x: np.ndarray, n: int, rng: np.random.Generator) -> list[Octaves
     Returns:
         Octaves for whole points and, if d > 1, for columns.
     """
-    d, x = x.shape[1], rng.permutation(x)
+    d, x = x.shape[1], rng.permutation(_check_size(x))
     differences = np.abs(np.concatenate([x - np.roll(x, 1, 0), x - np.roll(x, 2, 0)]))
-    D = min(max(1 << (_NUMBERS // (n * (1 + d // 32))).bit_length(), _FEWEST), _MOST)
-    found = [_draw(_widths(np.hypot.reduce(differences, axis=1), _OCTAVES, ABOVE), D, d, rng)]
+    D = min(max(1 << (_MAX_SINES // (n * (1 + d // 32))).bit_length(), _MIN_FREQUENCIES), _MAX_FREQUENCIES)
+    found = [_draw(x, np.hypot.reduce(differences, axis=1), _OCTAVES, D, rng)]
     if d > 1:
         columns, D = np.sort(rng.permutation(d)[:_COLUMNS]), _COLUMN_FREQUENCIES
-        largest = np.array([_widths(differences[:, k], 1, 0)[0] for k in columns])
+        largest = np.array([_choose_widths(differences[:, k], 1)[0] for k in columns])
         radii = np.sqrt(chi2.ppf((np.arange(D) + rng.random((len(columns), D))) / D, 1))
         turns = radii / (2 * math.pi * largest[:, None])
-        found.append(Octaves(turns.reshape(1, -1), columns, largest[:, None] * 0.5 ** np.arange(_COLUMN_OCTAVES)))
+        widths = largest[:, None] * 0.5 ** np.arange(_COLUMN_OCTAVES)
+        found.append(Octaves(turns.reshape(1, -1), columns, widths, np.median(x, 0)))
     return found
 
 
@@ -85,25 +124,37 @@ def fit_group_octaves(x: np.ndarray, groups: int, rows: int, rng: np.random.Gene
         x: Some points (k, d), about as many of each group.
         groups, rows: Number of groups, and of blocks whose sums are stored.
     """
-    distances = pair_distances(x)
+    scaled, unit = scaled_distances(_check_size(x))
+    distances = scaled / unit
     near = np.partition(distances, nearest := max(1, len(x) // (20 * groups)), 1)[:, nearest]  # as the 5 % quantile in a group
     small = np.quantile(near[near > 0], 1 / (4 * groups)) if (near > 0).any() else np.inf
-    widths = _widths(distances.ravel(), _GROUP_OCTAVES, ABOVE, float(small))
-    return _draw(widths, min(max(_GROUP_NUMBERS // (rows * len(widths)), 32), _FEWEST), x.shape[1], rng)
+    D = min(max(_MAX_GROUP_SINES // (rows * _OCTAVES), 32), _MIN_FREQUENCIES)
+    return _draw(x, distances.ravel(), _MAX_OCTAVES, D, rng, float(small))
 
 
-def _draw(widths: np.ndarray, D: int, d: int, rng: np.random.Generator) -> Octaves:
-    """Draw D frequencies for whole points of dimension d, with stratified lengths."""
+def _check_size(x: np.ndarray) -> np.ndarray:
+    if (size := float(np.abs(x).max())) > _LARGEST:
+        raise InputError(f"points must be at most {_LARGEST:.0e} in size for kernels of all widths, got {size:.3g}")
+    return x
+
+
+def _draw(x: np.ndarray, distances: np.ndarray, most: int, D: int, rng: np.random.Generator, least: float = np.inf) -> Octaves:
+    """Choose widths for whole points by some of their distances, and draw D frequencies of stratified lengths."""
+    d, widths = x.shape[1], _choose_widths(distances, most, least)
+    beyond = math.log2(distances.max() / widths[0]) if distances.max() > 0 else 0.0  # far outliers
+    above = _ABOVE + max(0, math.ceil(beyond))
+    widths = np.concatenate([widths[0] * 2.0 ** np.arange(above, 0, -1), widths])
     radii = np.sqrt(chi2.ppf((rng.permutation(D) + rng.random(D)) / D, d))
-    return Octaves(_directions(D, d, rng) * (radii / (2 * math.pi * widths[0])), np.zeros(1, np.int64), widths[None])
+    turns = _directions(D, d, rng) * (radii / (2 * math.pi * widths[0]))
+    return Octaves(turns, np.zeros(1, np.int64), widths[None], np.median(x, 0), above)
 
 
-def _widths(distances: np.ndarray, most: int, above: int, least: float = np.inf) -> np.ndarray:
-    """Return widths from some octaves above the large distances down to half of the small ones, or around 1 without any."""
+def _choose_widths(distances: np.ndarray, most: int, least: float = np.inf) -> np.ndarray:
+    """Return widths from twice the large distances down to half of the small ones, or 2 if there are none."""
     positive = distances[distances > 0]
     small, large = np.quantile(positive, [0.05, 0.95]) if len(positive) else (1.0, 1.0)
-    octaves = above + 1 + max(0, round(math.log2(2 * large / (min(small, least) / 2))))
-    return np.asarray(2.0**above * 2 * large * 0.5 ** np.arange(min(octaves, most)))
+    octaves = 1 + max(0, round(math.log2(2 * large) - math.log2(min(small, least) / 2)))
+    return np.asarray(2 * large * 0.5 ** np.arange(min(octaves, most)))
 
 
 def _directions(D: int, d: int, rng: np.random.Generator) -> np.ndarray:
@@ -117,50 +168,53 @@ def _directions(D: int, d: int, rng: np.random.Generator) -> np.ndarray:
 
 
 @numba.njit(**SUMS)
-def _add_blocks(first, last, worker, step, x, weights, starts, turns, coordinates, sums):
+def _add_blocks(first, last, worker, step, x, weights, starts, turns, coordinates, reference, sums):
     width, columns = turns.shape
     L, each = sums.shape[1], columns // len(coordinates)
+    tiles = (columns + _TILE - 1) // _TILE
     phase = np.empty(_TILE)
     s, c = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
     total = np.zeros((L, 2, _TILE), np.float32)
-    for block in range(first, last):
-        for begin in range(0, columns, _TILE):
-            n = min(_TILE, columns - begin)
-            pending = 0
-            for r in range(starts[block], starts[block + 1]):
-                point, weight = x[r], np.float32(weights[r])
-                if width == 1:
+    origin = np.zeros((L, 2, _TILE), np.float32)
+    for task in range(first, last):
+        block, begin = task // tiles, task % tiles * _TILE
+        n = min(_TILE, columns - begin)
+        origin[:, :, :n] = reference[:, :, begin : begin + n]
+        pending = 0
+        for r in range(starts[block], starts[block + 1]):
+            point, weight = x[r], np.float32(weights[r])
+            if width == 1:
+                for k in range(n):
+                    phase[k] = point[coordinates[(begin + k) // each]] * turns[0, begin + k]
+            else:
+                for k in range(n):
+                    phase[k] = 0.0
+                for j in range(width):
+                    v = point[j]
                     for k in range(n):
-                        phase[k] = point[coordinates[(begin + k) // each]] * turns[0, begin + k]
-                else:
+                        phase[k] += v * turns[j, begin + k]
+            for octave in range(L):
+                if octave % _RESTART == 0:
                     for k in range(n):
-                        phase[k] = 0.0
-                    for j in range(width):
-                        v = point[j]
+                        turn = phase[k] * 2.0**octave
+                        a = np.float32((turn - np.rint(turn)) * (2 * math.pi / 2**_HALVINGS))
+                        q = a * a
+                        s[k] = a * (_F[0] - q * (_F[2] - q * (_F[4] - q * _F[6])))
+                        c[k] = _F[0] - q * (_F[1] - q * (_F[3] - q * (_F[5] - q * _F[7])))
+                    for _ in range(_HALVINGS):
                         for k in range(n):
-                            phase[k] += v * turns[j, begin + k]
+                            double = s[k] + s[k]
+                            c[k], s[k] = _F[0] - double * s[k], double * c[k]
+                for k in range(n):
+                    total[octave, 0, k] += weight * (s[k] - origin[octave, 0, k])
+                    total[octave, 1, k] += weight * (c[k] - origin[octave, 1, k])
+                    double = s[k] + s[k]
+                    c[k], s[k] = _F[0] - double * s[k], double * c[k]
+            pending += 1
+            if pending == _FLUSH or r + 1 == starts[block + 1]:
+                pending = 0
                 for octave in range(L):
-                    if octave % _RESTART == 0:
+                    for part in range(2):
                         for k in range(n):
-                            turn = phase[k] * 2.0**octave
-                            a = np.float32((turn - np.rint(turn)) * (2 * math.pi / 2**_HALVINGS))
-                            q = a * a
-                            s[k] = a * (_F[0] - q * (_F[2] - q * (_F[4] - q * _F[6])))
-                            c[k] = _F[0] - q * (_F[1] - q * (_F[3] - q * (_F[5] - q * _F[7])))
-                        for _ in range(_HALVINGS):
-                            for k in range(n):
-                                double = s[k] + s[k]
-                                c[k], s[k] = _F[0] - double * s[k], double * c[k]
-                    for k in range(n):
-                        total[octave, 0, k] += weight * s[k]
-                        total[octave, 1, k] += weight * c[k]
-                        double = s[k] + s[k]
-                        c[k], s[k] = _F[0] - double * s[k], double * c[k]
-                pending += 1
-                if pending == _FLUSH or r + 1 == starts[block + 1]:
-                    pending = 0
-                    for octave in range(L):
-                        for part in range(2):
-                            for k in range(n):
-                                sums[block, octave, part, begin + k] += total[octave, part, k]
-                                total[octave, part, k] = 0.0
+                            sums[block, octave, part, begin + k] += total[octave, part, k]
+                            total[octave, part, k] = 0.0

@@ -272,7 +272,7 @@ class GroupFeatures:
             first[g + 1] = first[g] + len(edges[-1])
             row[members[g]] = first[g] + np.searchsorted(edges[-1], np.arange(n), "right") - 1
         each = max(2, min(_FITTED, _FITTED_NUMBERS // points.d) // len(sizes))
-        some = points.rows(np.concatenate([mine[:each] for mine in members]))
+        some = points.rows(np.concatenate([rng.permutation(mine)[:each] for mine in members]))
         octaves = fit_group_octaves(some.astype(np.float64), len(sizes), int(first[-1]), rng)
         sums, done = np.zeros((first[-1], octaves.widths.shape[1], 2, octaves.D)), 0
         for batch in points:

@@ -101,7 +101,9 @@ def permuted_shares(masses: np.ndarray, splits: np.ndarray) -> Iterator[np.ndarr
     for some in _with_observed(splits, len(masses)):
         in_x = np.concatenate([some, np.tile([True, False], (len(some), 1))], 1)
         of_x, of_y = masses * in_x, masses * ~in_x
-        yield of_x / of_x.sum(1, keepdims=True) - of_y / of_y.sum(1, keepdims=True)
+        total_x, total_y = of_x.sum(1, keepdims=True), of_y.sum(1, keepdims=True)
+        both = (total_x > 0) & (total_y > 0)  # otherwise all points of positive weight are on one side: no difference
+        yield np.where(both, of_x / np.where(both, total_x, 1) - of_y / np.where(both, total_y, 1), 0.0)
 
 
 def _with_observed(splits: np.ndarray, width: int) -> Iterator[np.ndarray]:
@@ -169,15 +171,23 @@ class Gram:
         counts if x and y are alike, is the variance of products of different blocks, taken as one sample.
         """
         gram, K, L, variance, pair = self.matrix, self.K, self.L, 0.0, 0.0
+        pooled = np.zeros(K + L)
         for own, other, rows in ((self.in_x, self.in_y, slice(K)), (self.in_y, self.in_x, slice(K, K + L))):
             share = own[rows]
             within = (gram[rows] @ own - share * gram.diagonal()[rows]) / (1 - share)
-            mean = (share**2).sum() / share.sum()  # the share of a block, if all are equal
-            variance += (2 * (within - gram[rows] @ other)).var(ddof=1) * mean
-            pair += mean
-        pooled = gram[: K + L, : K + L]
-        centred = pooled - pooled.mean(0) - pooled.mean(1)[:, None] + pooled.mean()
-        products = (np.vdot(centred, centred) - (centred.diagonal() ** 2).sum()) / ((K + L) * (K + L - 1))
+            change = 2 * (within - gram[rows] @ other)
+            change -= (share @ change) / share.sum()
+            count = np.count_nonzero(share)
+            # The other points, which are in no block, vary as much as these.
+            variance += (share**2 @ change**2) / share.sum() * count / (count - 1)
+            pair += (share @ share) / share.sum()
+            pooled[rows] = share / (share @ share)
+        v, blocks = pooled / pooled.sum(), gram[: K + L, : K + L]
+        row_means = blocks @ v
+        centred = blocks - row_means - row_means[:, None] + v @ row_means
+        weights = np.outer(v, v)
+        np.fill_diagonal(weights, 0)
+        products = (weights * centred**2).sum() / weights.sum()
         points_error = math.sqrt(variance + 2 * pair**2 * products)
         return math.hypot(points_error, self.slices_error)
 

@@ -1,4 +1,4 @@
-"""Measure the power of the aggregated two-sample test beside the test with the energy distance, at level 0.05.
+"""Measure the power of the aggregated two-sample test, compared with the test with the energy distance, at level 0.05.
 
 The first problems are those of MMD-FUSE (Biggs, Schrab and Gretton 2023), with the powers published there for MMD-FUSE and for
 MMDAgg (Schrab et al. 2023): one of four clusters is 30 % wider, and a uniform density with small bumps of either sign. The

@@ -69,8 +69,8 @@ class TwoSampleTest:
         standard_error: Standard error of the statistic from the points (Hoeffding's two terms) and the slices.
         confidence_interval: Approximate 95 % confidence interval, from the standard error. It is too narrow if values that
             matter are too rare to occur among the points.
-        effect_size: The energy coefficient D² / 2E‖X − Y‖, 0 for equal distributions and at most 1, without unit.
-        permutations: Number of permutations tried, or of all splits of the points if there are fewer than B + 2.
+        effect_size: Estimate of the energy coefficient D² / 2E‖X − Y‖, which is 0 for equal distributions and at most 1.
+        permutations: Number of permutations tried, or of all splits of the blocks if there are fewer than B + 2.
         blocks, tested: Numbers of blocks of x and y that are permuted, which are single points if there are few, and of points
             (of groups, if there are some) in these blocks.
         method: "exact" if the statistic is computed from the distances of all pairs of points, "sliced" if on slices.

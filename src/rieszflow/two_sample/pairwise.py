@@ -234,7 +234,7 @@ def _sliced_distances(binned: BinnedGroups, merged: MergedBins, statistic: Stati
     sizes, P = binned.sizes, len(binned.unit)
     K = len(sizes)
     total, squares = np.zeros((K, K)), np.zeros((K, K))
-    for some, counts in binned.iter_counts(merged, binned.group, K):
+    for some, counts in binned.iter_counts(merged):
         functions = (counts / sizes[:, None, None].astype(np.float64)).cumsum(-1)
         centred, steps = functions - functions.mean(0), merged.steps[some]
         for p in range(counts.shape[1]):

@@ -106,14 +106,14 @@ class BinnedGroups:
         parallel_for(_steps, P, 1, self.sums, new, steps)
         return MergedBins(new, steps * self.unit[:, None])
 
-    def iter_counts(self, merged: MergedBins, row: np.ndarray, rows: int) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield slices and their counts (rows, p, bins), float32, for the row of every point (n,), or −1 to leave it out."""
-        P, width = merged.steps.shape
-        step = max(1, _MAX_NUMBERS // (rows * width))
+    def iter_counts(self, merged: MergedBins) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield slices and the counts of all groups on them, (K, p, bins) float32."""
+        (P, width), K = merged.steps.shape, len(self.sizes)
+        step = max(1, _MAX_NUMBERS // (K * width))
         for first in range(0, P, step):
             some = slice(first, min(P, first + step))
-            tables = np.zeros((some.stop - first, rows, width), np.float32)
-            parallel_for(_count, len(tables), 1, self.bins[some], merged.bins[some], row, tables.transpose(0, 2, 1))
+            tables = np.zeros((some.stop - first, K, width), np.float32)
+            parallel_for(_count, len(tables), 1, self.bins[some], merged.bins[some], self.group, tables.transpose(0, 2, 1))
             yield some, tables.transpose(1, 0, 2)
 
 
@@ -167,8 +167,7 @@ def _count(first, last, worker, step, bins, merged, row, tables):
     for p in range(first, last):
         table, mine, new = tables[p], bins[p], merged[p]
         for t in range(row.shape[0]):
-            if row[t] >= 0:
-                table[new[mine[t]], row[t]] += np.float32(1)
+            table[new[mine[t]], row[t]] += np.float32(1)
 
 
 @numba.njit(**OPTIONS)

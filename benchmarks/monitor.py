@@ -2,8 +2,8 @@
 
 Batches of 64 normal points of dimension 2 follow a reference of 2,000. Without drift, the share of streams with an alarm is at
 most α = 0.05. Drifts are shifts of one coordinate by a share of its standard deviation, from some batch on; the delay is the
-number of drifted batches until the alarm, for up to 200 of them. For comparison, the share of streams in which any p-value is at
-most 0.05.
+number of drifted batches until the alarm, for up to 200 of them. For comparison, the share of streams in which any p-value is
+at most 0.05.
 
 Streams are distributed over one single-threaded process per core.
 

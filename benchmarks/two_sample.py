@@ -1,4 +1,4 @@
-"""Time the two-sample test, compared with those of pted, dcor, hyppo and goodpoints (Compress Then Test), all with 999 permutations.
+"""Time the two-sample test, and those of pted, dcor, hyppo and goodpoints (Compress Then Test), all with 999 permutations.
 
 pted, dcor and hyppo compare all pairs of points, so they get few. The aggregated test of goodpoints combines seven Gaussian
 kernels around the median distance (its own numbers of permutations, 299 and 200).

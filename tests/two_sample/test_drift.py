@@ -25,19 +25,19 @@ def small_pool(monkeypatch):
 def test_p_values_of_a_stream_are_independent_and_uniform(small_pool):
     """A reference that all batches share would make them alike: the variance of a stream's mean would be much larger.
 
-    Of 40 streams of 12 batches, the variance of the means of Φ⁻¹(p) is 1/12, and 40 times its estimate over 1/12 is χ² with 39
+    Of 25 streams of 8 batches, the variance of the means of Φ⁻¹(p) is 1/8, and 24 times its estimate over 1/8 is χ² with 24
     degrees of freedom; 1e-4 on either side, and a little more because p-values have 99 values only.
     """
     scores = []
-    for k in range(40):
+    for k in range(25):
         monitor = rf.DriftMonitor(reference(60, seed=k), permutations=99, seed=k)
         g = np.random.default_rng([k, 1])
-        p = np.array([monitor.update(g.normal(size=(60, 2))).pvalue for _ in range(12)])
+        p = np.array([monitor.update(g.normal(size=(60, 2))).pvalue for _ in range(8)])
         scores.append(scipy.stats.norm.ppf(np.minimum(p - 0.005, 0.995)))
     scores = np.array(scores)
     assert scipy.stats.kstest(scores.ravel(), "norm").pvalue > 1e-5
-    low, high = scipy.stats.chi2(39).ppf([1e-4, 1 - 1e-4]) / 39
-    assert 0.8 * low < 12 * scores.mean(1).var(ddof=1) < 1.2 * high
+    low, high = scipy.stats.chi2(24).ppf([1e-4, 1 - 1e-4]) / 24
+    assert 0.8 * low < 8 * scores.mean(1).var(ddof=1) < 1.2 * high
 
 
 def test_evidence_is_the_capital_of_bets_from_every_batch_on(monkeypatch):

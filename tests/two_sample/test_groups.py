@@ -163,9 +163,9 @@ def test_a_wide_group_hides_nothing_of_two_narrow_ones(case, statistic):
 
 
 def test_many_groups_in_a_row_are_told_from_their_neighbours():
-    """A hundred groups of width 1, ten apart, each with a neighbour at 0.7: bins and kernels for all of them resolve every
+    """Forty groups of width 1, ten apart, each with a neighbour at 0.7: bins and kernels for all of them resolve every
     pair, and near pairs are told apart nearly as often as by brute force with the energy distance."""
-    n, K = 30, 100
+    n, K = 30, 40
     places = 10.0 * (np.arange(K) // 2) + 0.7 * (np.arange(K) % 2)
     x = np.random.default_rng(0).normal(size=(n * K, 1)) + np.repeat(places, n)[:, None]
     labels = np.repeat([f"{k:03}" for k in range(K)], n)

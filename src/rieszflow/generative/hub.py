@@ -202,7 +202,7 @@ def _example(run: Run, repository: str) -> str:
         lines.append(f"image = torch.zeros{run.shape}  # only its known part is used: {kind}")
         argument, note = "condition=image, ", ", given this part"
     low, high = run.data["low"], run.data["high"]
-    values = f"between {low} and {high}" if isinstance(low, (int, float)) else "in the data's own values"
+    values = f"between {low} and {high}" if len(run.shape) == 3 else "in the data's own values"
     lines.append(f"samples = flow.sample(16, {argument}seed=0)  # {(16, *run.shape)}, {values}{note}")
     return "\n".join(lines)
 

@@ -94,6 +94,15 @@ def test_the_example_on_the_card_runs(kind, tmp_path):
     exec(example, names)
     assert names["samples"].shape == (16, 1, 4, 4)
     assert ("condition=" in example) == (kind is not None)
+    assert "between 0.0 and 1.0" in example
+
+
+def test_the_card_of_vectors_claims_no_range(tmp_path):
+    x = 100 + 50 * torch.randn(120, 3, generator=generator(0))
+    flow = rf.GenerativeFlow(particles=40, initial_steps=2, slices=4, model="recorded", stages=1, bins=8).fit(x)
+    flow.save_pretrained(tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "in the data's own values" in card and "between 0.0" not in card
 
 
 SCORES = {"samples": 5, "held_out": 6, "feature_space": "f", "scores": {"recall": {"generated": 0.125, "training_data": 0.5}}}

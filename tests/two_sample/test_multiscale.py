@@ -22,7 +22,7 @@ def normal(n, d, seed):
 
 
 def sums_of(octaves, x, starts, weights=None):
-    sums = np.zeros((len(starts) - 1, octaves.widths.shape[1], 2, octaves.turns.shape[1]))
+    sums = np.zeros((len(starts) - 1, octaves.widths.shape[1], 2, octaves.frequencies.shape[1]))
     octaves.add(x, np.ones(len(x)) if weights is None else weights, np.array(starts), sums)
     return sums
 
@@ -33,21 +33,21 @@ def test_sums_are_those_of_sines_and_cosines(d):
     x, w = 100 + 5 * normal(700, d, 0), np.random.default_rng(2).random(700)
     wide, *others = fit_octaves(x[:300], 700, np.random.default_rng(1))
     widths = wide.widths[:, :1] * 0.5 ** np.arange(40)
-    for octaves in (Octaves(wide.turns, wide.first, widths, wide.origin), *others):
+    for octaves in (Octaves(wide.frequencies, wide.first, widths, wide.origin), *others):
         sums = sums_of(octaves, x, [0, 10, 700], w)
-        for group, first in enumerate(octaves.first):
-            some = slice(group * octaves.D, (group + 1) * octaves.D)
-            turns = octaves.turns[:, some]
-            phases = x[:, first : first + len(turns)] @ turns
-            origin = octaves.origin[first : first + len(turns)] @ turns
+        for subspace, first in enumerate(octaves.first):
+            own = slice(subspace * octaves.D, (subspace + 1) * octaves.D)
+            frequencies = octaves.frequencies[:, own]
+            coordinates = slice(first, first + len(frequencies))
+            phases = (x[:, coordinates] - octaves.origin[coordinates]) @ frequencies
             for octave in (0, 1, 5, 10, 15, 16, 25, 39):
                 if octave >= octaves.widths.shape[1]:
                     continue
-                whole = 2.0**octave * phases  # sines of float64 numbers of size 2⁴⁰ have lost as many digits
-                angles, at = 2 * math.pi * (whole - whole.round()), 2 * math.pi * 2.0**octave * origin
-                for part, wave in enumerate((np.sin(angles) - np.sin(at), np.cos(angles) - np.cos(at))):
+                cycles = 2.0**octave * phases  # sines of float64 numbers of size 2⁴⁰ have lost as many digits
+                angles = 2 * math.pi * (cycles - cycles.round())
+                for part, wave in enumerate((np.sin(angles), np.cos(angles) - 1)):
                     for block, rows in enumerate((slice(0, 10), slice(10, 700))):
-                        error = np.abs(sums[block, octave, part, some] - w[rows] @ wave[rows]).max()
+                        error = np.abs(sums[block, octave, part, own] - w[rows] @ wave[rows]).max()
                         assert error < 4 * len(wave[rows]) * 2.0 ** (octave % 16 + 3 - 23) + 1e-3 * (octave > 30)
 
 
@@ -66,9 +66,9 @@ def test_features_give_gaussian_kernels_and_their_sum_the_distance():
     # Octaves that are left out add t² / h for widths above the first, 2⁻⁴ / 2 of t at the most, and h for those below the last.
     assert np.abs(total / np.where(far, distances, 1) - 1)[far].max() < 0.5
     assert scipy.stats.pearsonr(total[far], distances[far]).statistic > 0.999
-    for group, column in enumerate(columns.first):
-        features = columns.features(columns.phases(x, group), 2)
-        wanted = np.exp(-((x[:, None, column] - x[None, :, column]) ** 2) / (2 * columns.widths[group, 2] ** 2))
+    for subspace, column in enumerate(columns.first):
+        features = columns.features(columns.phases(x, subspace), 2)
+        wanted = np.exp(-((x[:, None, column] - x[None, :, column]) ** 2) / (2 * columns.widths[subspace, 2] ** 2))
         assert np.abs(features @ features.T / columns.D - wanted).mean() < 0.1
 
 
@@ -82,7 +82,7 @@ def test_widths_span_the_distances_and_depend_on_no_unit():
         assert np.allclose(octaves.widths[0, :-1], 2 * octaves.widths[0, 1:]) and len(columns.first) == 2
     constant = np.column_stack([x[:, 0], np.ones(400)])
     found = fit_octaves(constant, 400, np.random.default_rng(0))
-    assert np.isfinite(found[1].turns).all() and found[1].widths[1, 0] == 2  # as if distances were 1
+    assert np.isfinite(found[1].frequencies).all() and found[1].widths[1, 0] == 2  # as if distances were 1
 
 
 def test_tails_have_the_moments_of_the_other_rows():

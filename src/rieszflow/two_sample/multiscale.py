@@ -18,6 +18,7 @@ from rieszflow.two_sample.permutations import Gram, give_notice, permuted_shares
 _BLOCKS, _MOST_TIMES = 64, 2  # of the smaller sample, and as many times more of the larger one
 _WEIGHTS = {"points": 0.6, "energy": 0.2, "columns": 0.2}  # of kinds of kernels
 _LEAST_SKEWNESS = 0.02
+_MAX_NUMBERS = 1 << 22  # scores at a time
 _TIE = 1e-6  # of −log p, whose rounding errors are smaller
 _ROUNDING = 1e-9, 1e-24  # relative to the largest value, and for kernels up to 1: less variation is rounding
 
@@ -44,7 +45,7 @@ class BlockSums:
 
     octaves: list[Octaves]
     masses: np.ndarray  # of the K blocks and of what remains, (K + 1,)
-    sums: list[np.ndarray]  # for each of the octaves, (K + 1, L, 2, kernels · D)
+    sums: list[np.ndarray]  # for each of the octaves, (K + 1, L, 2, subspaces · D)
 
     @property
     def K(self) -> int:
@@ -55,27 +56,27 @@ class BlockSums:
         """Return the shares of the blocks, and of what remains, in the mass of all."""
         return np.asarray(self.masses / self.masses.sum())
 
-    def means(self, part: int, group: int, octave: int) -> np.ndarray:
-        """Return the mean features of one kernel in all blocks and in the remainder, less those of the origin: (K + 1, 2 D)."""
-        D = self.octaves[part].D
-        sums = self.sums[part][:, octave, :, group * D : (group + 1) * D]
+    def means(self, k: int, subspace: int, octave: int) -> np.ndarray:
+        """Return the mean features of octaves k in all blocks and in the remainder, less those of the origin: (K + 1, 2 D)."""
+        D = self.octaves[k].D
+        sums = self.sums[k][:, octave, :, subspace * D : (subspace + 1) * D]
         return sums.reshape(len(sums), -1) / np.where(self.masses > 0, self.masses, 1)[:, None]
 
     def condensed(self) -> BlockSums:
         """Return sums over at most 16 blocks, in float32, which suffice for witnesses."""
         at = [*np.unique(np.linspace(0, self.K, 17).astype(int)[:-1]), self.K]
-        sums = [np.add.reduceat(part, at).astype(np.float32) for part in self.sums]
+        sums = [np.add.reduceat(mine, at).astype(np.float32) for mine in self.sums]
         return BlockSums(self.octaves, np.add.reduceat(self.masses, at), sums)
 
 
 class FeatureBlocks(BlockSums):
-    """Sums of features over blocks of equally many units, which are dealt at random, and over the units that remain."""
+    """Sums of features over random blocks of equally many units, and over the units that remain."""
 
     def __init__(
         self, octaves: list[Octaves], settings: SliceSettings, units: Units, size: int, rng: np.random.Generator
     ) -> None:
         K = min(units.n // size, _MOST_TIMES * _BLOCKS)
-        sums = [np.zeros((K + 1, o.widths.shape[1], 2, o.turns.shape[1])) for o in octaves]
+        sums = [np.zeros((K + 1, o.widths.shape[1], 2, o.frequencies.shape[1])) for o in octaves]
         super().__init__(octaves, np.zeros(K + 1), sums)
         self.settings, self.units, self.rng = settings, units, rng
         self._needed, self._done = np.array([size] * K + [units.n - K * size]), 0
@@ -84,17 +85,17 @@ class FeatureBlocks(BlockSums):
     def add(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield batches of points (n, d), and add their features."""
         for batch in batches:
-            some = slice(self._done, self._done + len(batch))
-            self._done = some.stop
+            own = slice(self._done, self._done + len(batch))
+            self._done = own.stop
             if self._block is None:
                 drawn = self.rng.multivariate_hypergeometric(self._needed, len(batch), method="marginals")
                 self._needed -= drawn
                 rows = self.rng.permutation(len(batch))
             else:
-                drawn = np.bincount(self._block[some], minlength=self.K + 1)
-                rows = np.argsort(self._block[some], kind="stable")
+                drawn = np.bincount(self._block[own], minlength=self.K + 1)
+                rows = np.argsort(self._block[own], kind="stable")
             x = self.settings.rescale_array(batch.cpu().numpy())[rows]  # in float64, so that equal points have equal features
-            w = np.ones(len(batch)) if self.units.weights is None else self.units.weights[some][rows]
+            w = np.ones(len(batch)) if self.units.weights is None else self.units.weights[own][rows]
             starts = np.concatenate([[0], np.cumsum(drawn)])
             self.masses += np.diff(np.concatenate([[0.0], np.cumsum(w)])[starts])
             for octaves, sums in zip(self.octaves, self.sums, strict=True):
@@ -117,20 +118,20 @@ class Kernel:
     width: float | None
     statistic: float
     pvalue: float
-    _group: int = field(repr=False)
+    _subspace: int = field(repr=False)
     _factors: np.ndarray = field(repr=False)  # of the Gaussians that are summed, (L,)
     _samples: tuple[BlockSums, BlockSums] = field(repr=False)
 
     def scaled_witness(self, x: np.ndarray) -> Witness:
         """Return E k(x, X) − E k(x, Y) at points (n, d) whose columns are scaled as those of the samples."""
-        part = 0 if self.column is None else 1
-        octaves = self._samples[0].octaves[part]
-        phases = octaves.phases(x, self._group)
+        k = 0 if self.column is None else 1
+        octaves = self._samples[0].octaves[k]
+        phases = octaves.phases(x, self._subspace)
         potentials = [np.zeros((len(x), sample.K + 1)) for sample in self._samples]
         for octave in np.flatnonzero(self._factors).tolist():
             features = octaves.features(phases, octave) * (self._factors[octave] / octaves.D)
             for potential, sample in zip(potentials, self._samples, strict=True):
-                potential += features @ sample.means(part, self._group, octave).T
+                potential += features @ sample.means(k, self._subspace, octave).T
         values, variances = np.zeros(len(x)), np.zeros(len(x))
         for sign, potential, sample in zip((1, -1), potentials, self._samples, strict=True):
             values += sign * (potential @ sample.shares)
@@ -163,8 +164,8 @@ class PairedSums(NamedTuple):
     @classmethod
     def of(cls, x: BlockSums, y: BlockSums) -> PairedSums:
         octaves = x.octaves[0]
-        parts = [_centred(x, y, 0, 0, octave) for octave in range(octaves.widths.shape[1])]
-        return cls(x, y, np.stack([part @ part.T for part in parts]) / octaves.D)
+        features = (_centred(x, y, 0, 0, octave) for octave in range(octaves.widths.shape[1]))
+        return cls(x, y, np.stack([mine @ mine.T for mine in features]) / octaves.D)
 
     def test(self, kernels: KernelsName, splits: np.ndarray) -> MultiscaleResult:
         """Permute the blocks by `splits`, see `draw_splits`; all kernels have the same permutations."""
@@ -172,11 +173,11 @@ class PairedSums(NamedTuple):
         masses = np.concatenate([x.masses[:-1], y.masses[:-1], x.masses[-1:], y.masses[-1:]])
         forms: list[_GramForm | _FeatureForm] = []
         kinds, weights, found = [], [], []
-        for part, octaves in enumerate(x.octaves if kernels == "auto" else x.octaves[:1]):
-            for group, widths in enumerate(octaves.widths):
+        for which, octaves in enumerate(x.octaves if kernels == "auto" else x.octaves[:1]):
+            for subspace, widths in enumerate(octaves.widths):
                 L = len(widths)
                 factors = np.eye(L)  # of the Gaussians of each kernel
-                if part == 0:
+                if which == 0:
                     factors = np.concatenate([ENERGY * widths[None], factors[octaves.above if kernels == "auto" else L :]])
                     kinds += ["energy"] + ["points"] * (len(factors) - 1)
                     weights += [1.0, *(1 / np.arange(len(factors) - 1, 0, -1))]  # small widths see what no other kernel does
@@ -184,15 +185,16 @@ class PairedSums(NamedTuple):
                 else:
                     kinds += ["columns"] * L
                     weights += [1.0] * L
-                    forms.append(_FeatureForm(np.stack([_centred(x, y, part, group, k) for k in range(L)], 1) / octaves.D**0.5))
-                column = int(octaves.first[group]) if part else None
+                    features = [_centred(x, y, which, subspace, octave) for octave in range(L)]
+                    forms.append(_FeatureForm(np.stack(features, 1) / octaves.D**0.5))
+                column = int(octaves.first[subspace]) if which else None
                 for factor in factors:
                     width = float(widths @ factor) if np.count_nonzero(factor) == 1 else None
-                    found.append(Kernel(column, width, 0.0, 1.0, group, factor, (x, y)))
+                    found.append(Kernel(column, width, 0.0, 1.0, subspace, factor, (x, y)))
         total = {kind: sum(w for w, k in zip(weights, kinds, strict=True) if k == kind) for kind in set(kinds)}
         share = np.array([w / total[kind] * _WEIGHTS[kind] for w, kind in zip(weights, kinds, strict=True)])
-        rows = permuted_shares(masses, splits)
-        statistics = np.concatenate([np.concatenate([form(some) for form in forms], 1) for some in rows])
+        shares = permuted_shares(masses, splits)
+        statistics = np.concatenate([np.concatenate([form(w) for form in forms], 1) for w in shares])
         result = aggregate(statistics, share / share.sum())
         give_notice(result.largest, splits)
         ordered = tuple(
@@ -219,15 +221,14 @@ class PairedSums(NamedTuple):
         """Return E‖X − Y‖ in scaled columns, to a few percent."""
         octaves, total = self.x.octaves[0], 0.0
         for octave, width in enumerate(octaves.widths[0]):
-            origin = octaves.reference[octave].ravel()
-            a, b = (sample.shares @ sample.means(0, 0, octave) + origin for sample in (self.x, self.y))
+            a, b = (sample.shares @ sample.means(0, 0, octave) + np.repeat([0, 1], octaves.D) for sample in (self.x, self.y))
             total += ENERGY * float(width) * (1 - float(a @ b) / octaves.D)
         return total
 
 
-def _centred(x: BlockSums, y: BlockSums, part: int, group: int, octave: int) -> np.ndarray:
+def _centred(x: BlockSums, y: BlockSums, k: int, subspace: int, octave: int) -> np.ndarray:
     """Return mean features of blocks of x and of y, and then those of what remains, less the mean of all blocks."""
-    a, b = x.means(part, group, octave), y.means(part, group, octave)
+    a, b = x.means(k, subspace, octave), y.means(k, subspace, octave)
     features = np.concatenate([a[:-1], b[:-1], a[-1:], b[-1:]])
     return np.asarray(features - features[:-2].mean(0))  # there may be nothing that remains
 
@@ -275,10 +276,15 @@ def aggregate(statistics: np.ndarray, weights: np.ndarray) -> Aggregate:
         Schrab et al., MMD Aggregated Two-Sample Test (2023); on adjusted p-values: Westfall and Young, Resampling-Based
         Multiple Testing (1993).
     """
-    scores = np.log(weights) - _log_tails(statistics)
-    largest = scores.max(1)
-    adjusted = (largest[:, None] >= scores[0] - _TIE).mean(0)
-    return Aggregate(float(adjusted.min()), scores[0], adjusted, largest >= largest.max() - _TIE)
+    observed, largest, step = [], np.full(len(statistics), -np.inf), max(1, _MAX_NUMBERS // len(statistics))
+    for first in range(0, len(weights), step):
+        part = slice(first, first + step)
+        scores = np.log(weights[part]) - _log_tails(statistics[:, part])
+        observed.append(scores[0].copy())
+        largest = np.maximum(largest, scores.max(1))
+    found = np.concatenate(observed)
+    adjusted = np.searchsorted(np.sort(-largest), _TIE - found, "right") / len(largest)
+    return Aggregate(float(adjusted.min()), found, adjusted, largest >= largest.max() - _TIE)
 
 
 def _log_tails(statistics: np.ndarray) -> np.ndarray:
@@ -289,7 +295,7 @@ def _log_tails(statistics: np.ndarray) -> np.ndarray:
     """
     n = len(statistics) - 1
     v = statistics - np.median(statistics, 0)
-    first, second, third = (((v**k).sum(0) - v**k) / n for k in (1, 2, 3))
+    first, second, third = ((power.sum(0) - power) / n for power in (v, v * v, v * v * v))
     variance = second - first**2
     varies = variance > np.maximum(_ROUNDING[0] * np.abs(statistics).max(0), _ROUNDING[1]) ** 2
     sd = np.sqrt(np.where(varies, variance, 1))
@@ -297,4 +303,4 @@ def _log_tails(statistics: np.ndarray) -> np.ndarray:
     a = 4 / skewness**2  # the shape, with mean a and standard deviation √a
     ratio = np.maximum(1 + (v - first) / (sd * np.sqrt(a)), 0)
     z = (np.cbrt(ratio) - 1 + 1 / (9 * a)) * 3 * np.sqrt(a)
-    return np.where(varies, log_ndtr(-z), np.inf)  # a constant one says nothing
+    return np.where(varies, log_ndtr(-z), np.inf)  # a constant one never decides

@@ -9,26 +9,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import numba
 import numpy as np
 from scipy.stats import chi2
 
-from rieszflow._infra.jit import SUMS, parallel_for
+from rieszflow._infra.jit import OPTIONS, parallel_for
 from rieszflow.errors import InputError
 from rieszflow.two_sample.permutations import scaled_distances
 
 _MAX_SINES = 1 << 25  # points · frequencies (· d / 32 if d is large), but for the limits
-_MIN_FREQUENCIES, _MAX_FREQUENCIES = 256, 2048  # D of whole points; the error of a kernel is 1/√D
+_MIN_FREQUENCIES, _MAX_FREQUENCIES = 256, 512  # D of whole points; the error of a kernel is 1/√D
 _COLUMN_FREQUENCIES = 16
 _COLUMNS = 64  # that are tested on their own, at random if there are more
 _OCTAVES, _COLUMN_OCTAVES = 13, 8  # widths that are tested
 _MAX_OCTAVES = 36  # of groups, of which some may be near each other and far from the rest
-_MAX_GROUP_SINES = 1 << 25  # in sums over blocks of many groups
+_MAX_GROUP_SINES = 1 << 24  # in sums over blocks of many groups
 _ABOVE = 4  # widths above the largest distances, for the energy distance only
 _LARGEST = 1e300
-_TILE = 256  # frequencies at a time: the sums of all octaves fit into the cache
+_TILE = 128  # frequencies at a time: the sums of all octaves fit into the cache
+_PHASES = 1 << 18  # at a time, which fit into the cache
 _FLUSH = 512  # points whose sines are summed in float32
 _HALVINGS = 3  # of the angle before its sine is a polynomial
 _RESTART = 16  # octaves until the sines are computed again: every doubling doubles their error
@@ -38,62 +38,54 @@ ENERGY = math.log(2) / math.sqrt(math.pi / 2)  # Σ_l ENERGY h_l (1 − exp(−t
 
 @dataclass(frozen=True)
 class Octaves:
-    """Frequencies of one or more kernels, each with L widths that halve from one to the next.
+    """Frequencies for one or more subspaces of coordinates, each with L widths that halve from one to the next.
 
-    Kernel g compares the coordinates first[g], first[g] + 1, …, as many as `turns` has rows, by D of its columns.
+    Subspace g has the coordinates first[g], first[g] + 1, …, as many as `frequencies` has rows, and D of its columns.
     """
 
-    turns: np.ndarray  # frequencies at the largest width, in turns per unit: (coordinates, kernels · D), float64
-    first: np.ndarray  # (kernels,)
-    widths: np.ndarray  # (kernels, L)
+    frequencies: np.ndarray  # at the largest width, in cycles per unit: (coordinates, subspaces · D), float64
+    first: np.ndarray  # (subspaces,)
+    widths: np.ndarray  # (subspaces, L)
     origin: np.ndarray  # a typical point (d,)
     above: int = 0  # the number of widths, the largest ones, that only the energy distance uses
 
     @property
     def D(self) -> int:
-        return int(self.turns.shape[1]) // len(self.first)
-
-    @cached_property
-    def reference(self) -> np.ndarray:
-        """Return the sines and cosines of the origin, (L, 2, kernels · D) float32."""
-        L, columns = self.widths.shape[1], self.turns.shape[1]
-        zero, sums = np.zeros((L, 2, columns), np.float32), np.zeros((1, L, 2, columns))
-        parallel_for(
-            _add_blocks,
-            -(-columns // _TILE),
-            1,
-            self.origin[None],
-            np.ones(1),
-            np.array([0, 1]),
-            self.turns,
-            self.first,
-            zero,
-            sums,
-        )
-        return np.asarray(sums[0], np.float32)
+        return int(self.frequencies.shape[1]) // len(self.first)
 
     def add(self, x: np.ndarray, weights: np.ndarray, starts: np.ndarray, sums: np.ndarray) -> None:
         """Add weighted sines and cosines, less those of the origin, of points x[starts[k] : starts[k + 1]] to sums[k].
 
-        Points that equal the origin add nothing. So sums of a constant are exactly zero, in however many batches they come.
+        Phases are those of the difference from the origin, so that its features are exactly 0 and 1. Sums of a constant are
+        zero, in however many batches it comes.
 
         Args:
             x, weights: Points (n, d) and their weights (n,), float64.
             starts: (K + 1,).
-            sums: (K, L, 2, kernels · D), float64.
+            sums: (K, L, 2, subspaces · D), float64.
         """
-        tiles = -(-self.turns.shape[1] // _TILE)
-        parallel_for(_add_blocks, len(sums) * tiles, 1, x, weights, starts, self.turns, self.first, self.reference, sums)
+        width, columns = self.frequencies.shape
+        step = max(1, _PHASES // columns) if width > 1 else max(1, len(x))
+        for begin in range(0, len(x), step):
+            centred = x[begin : begin + step] - self.origin
+            phases = centred @ self.frequencies if width > 1 else centred[:0]
+            cuts = np.clip(starts - begin, 0, len(centred))
+            present = slice(*np.flatnonzero(np.diff(cuts))[[0, -1]] + [0, 1])  # blocks that have points here
+            tasks, own = (present.stop - present.start) * -(-columns // _TILE), cuts[present.start :]
+            parallel_for(
+                _add_blocks, tasks, 1, centred, phases, weights[begin:], own, self.frequencies, self.first, sums[present]
+            )
 
-    def phases(self, x: np.ndarray, kernel: int) -> np.ndarray:
-        """Return the phases of points (n, d) at the largest width of a kernel, in turns, (n, D)."""
-        first = self.first[kernel]
-        return np.asarray(x[:, first : first + len(self.turns)] @ self.turns[:, kernel * self.D : (kernel + 1) * self.D])
+    def phases(self, x: np.ndarray, subspace: int) -> np.ndarray:
+        """Return the phases of points (n, d) at the largest width, in cycles, (n, D)."""
+        coordinates = slice(self.first[subspace], self.first[subspace] + len(self.frequencies))
+        own = self.frequencies[:, subspace * self.D : (subspace + 1) * self.D]
+        return np.asarray((x[:, coordinates] - self.origin[coordinates]) @ own)
 
     def features(self, phases: np.ndarray, octave: int) -> np.ndarray:
         """Return the sines and cosines of phases at a smaller width, (n, 2 D), whose products over D are the kernel."""
-        turns = phases * 2.0**octave
-        angles = 2 * math.pi * (turns - np.rint(turns))
+        cycles = phases * 2.0**octave
+        angles = 2 * math.pi * (cycles - np.rint(cycles))
         return np.concatenate([np.sin(angles), np.cos(angles)], 1)
 
 
@@ -111,9 +103,9 @@ def fit_octaves(x: np.ndarray, n: int, rng: np.random.Generator) -> list[Octaves
         columns, D = np.sort(rng.permutation(d)[:_COLUMNS]), _COLUMN_FREQUENCIES
         largest = np.array([_choose_widths(differences[:, k], 1)[0] for k in columns])
         radii = np.sqrt(chi2.ppf((np.arange(D) + rng.random((len(columns), D))) / D, 1))
-        turns = radii / (2 * math.pi * largest[:, None])
+        frequencies = radii / (2 * math.pi * largest[:, None])
         widths = largest[:, None] * 0.5 ** np.arange(_COLUMN_OCTAVES)
-        found.append(Octaves(turns.reshape(1, -1), columns, widths, np.median(x, 0)))
+        found.append(Octaves(frequencies.reshape(1, -1), columns, widths, np.median(x, 0)))
     return found
 
 
@@ -145,8 +137,8 @@ def _draw(x: np.ndarray, distances: np.ndarray, most: int, D: int, rng: np.rando
     above = _ABOVE + max(0, math.ceil(beyond))
     widths = np.concatenate([widths[0] * 2.0 ** np.arange(above, 0, -1), widths])
     radii = np.sqrt(chi2.ppf((rng.permutation(D) + rng.random(D)) / D, d))
-    turns = _directions(D, d, rng) * (radii / (2 * math.pi * widths[0]))
-    return Octaves(turns, np.zeros(1, np.int64), widths[None], np.median(x, 0), above)
+    frequencies = _directions(D, d, rng) * (radii / (2 * math.pi * widths[0]))
+    return Octaves(frequencies, np.zeros(1, np.int64), widths[None], np.median(x, 0), above)
 
 
 def _choose_widths(distances: np.ndarray, most: int, least: float = np.inf) -> np.ndarray:
@@ -167,37 +159,33 @@ def _directions(D: int, d: int, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(directions / np.linalg.norm(directions, axis=0))
 
 
-@numba.njit(**SUMS)
-def _add_blocks(first, last, worker, step, x, weights, starts, turns, coordinates, reference, sums):
-    width, columns = turns.shape
-    L, each = sums.shape[1], columns // len(coordinates)
+@numba.njit(**OPTIONS)
+def _add_blocks(first, last, worker, step, x, phases, weights, starts, frequencies, coordinates, sums):
+    columns = frequencies.shape[1]
+    L, D = sums.shape[1], columns // len(coordinates)
     tiles = (columns + _TILE - 1) // _TILE
     phase = np.empty(_TILE)
     s, c = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
     total = np.zeros((L, 2, _TILE), np.float32)
-    origin = np.zeros((L, 2, _TILE), np.float32)
     for task in range(first, last):
         block, begin = task // tiles, task % tiles * _TILE
         n = min(_TILE, columns - begin)
-        origin[:, :, :n] = reference[:, :, begin : begin + n]
         pending = 0
         for r in range(starts[block], starts[block + 1]):
-            point, weight = x[r], np.float32(weights[r])
-            if width == 1:
-                for k in range(n):
-                    phase[k] = point[coordinates[(begin + k) // each]] * turns[0, begin + k]
+            weight = np.float32(weights[r])
+            if len(phases):
+                phase[:n] = phases[r, begin : begin + n]
             else:
-                for k in range(n):
-                    phase[k] = 0.0
-                for j in range(width):
-                    v = point[j]
-                    for k in range(n):
-                        phase[k] += v * turns[j, begin + k]
+                for subspace in range(begin // D, (begin + n - 1) // D + 1):
+                    v = x[r, coordinates[subspace]]
+                    for k in range(max(0, subspace * D - begin), min(n, (subspace + 1) * D - begin)):
+                        phase[k] = v * frequencies[0, begin + k]
             for octave in range(L):
                 if octave % _RESTART == 0:
+                    scale = 2.0**octave
                     for k in range(n):
-                        turn = phase[k] * 2.0**octave
-                        a = np.float32((turn - np.rint(turn)) * (2 * math.pi / 2**_HALVINGS))
+                        cycles = phase[k] * scale
+                        a = np.float32((cycles - np.rint(cycles)) * (2 * math.pi / 2**_HALVINGS))
                         q = a * a
                         s[k] = a * (_F[0] - q * (_F[2] - q * (_F[4] - q * _F[6])))
                         c[k] = _F[0] - q * (_F[1] - q * (_F[3] - q * (_F[5] - q * _F[7])))
@@ -205,9 +193,10 @@ def _add_blocks(first, last, worker, step, x, weights, starts, turns, coordinate
                         for k in range(n):
                             double = s[k] + s[k]
                             c[k], s[k] = _F[0] - double * s[k], double * c[k]
+                sines, cosines = total[octave, 0], total[octave, 1]
                 for k in range(n):
-                    total[octave, 0, k] += weight * (s[k] - origin[octave, 0, k])
-                    total[octave, 1, k] += weight * (c[k] - origin[octave, 1, k])
+                    sines[k] += weight * s[k]
+                    cosines[k] += weight * (c[k] - _F[0])
                     double = s[k] + s[k]
                     c[k], s[k] = _F[0] - double * s[k], double * c[k]
             pending += 1

@@ -2,7 +2,7 @@
 
 Few points are compared by brute force. Otherwise every point is projected once, and its bin on every slice is stored in two
 bytes; all K² distances are differences of inner products of the groups' distribution functions. For standard errors and
-p-values, groups are dealt into blocks, whose features are summed; two groups are tested with blocks of one size.
+p-values, features are summed over random blocks of every group; two groups are tested with blocks of one size.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ class GroupFeatures:
 
     @classmethod
     def compute(cls, points: Stream, group: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -> GroupFeatures:
-        """Deal the points of every group at random, and sum their features."""
+        """Order the points of every group at random, and sum their features."""
         block_sizes = 1 << np.log2(np.maximum(sizes // _MIN_BLOCKS, 1)).astype(int)  # powers of two: few different ones
         members = [rng.permutation(mine) for mine in np.split(np.argsort(group, kind="stable"), np.cumsum(sizes)[:-1])]
         edges, row = [], np.empty(len(group), np.int64)
@@ -274,6 +274,7 @@ class GroupFeatures:
         each = max(2, min(_FITTED, _FITTED_NUMBERS // points.d) // len(sizes))
         some = points.rows(np.concatenate([rng.permutation(mine)[:each] for mine in members]))
         octaves = fit_group_octaves(some.astype(np.float64), len(sizes), int(first[-1]), rng)
+        validate.fits_memory("groups", len(sizes), int(first[-1]) * 16 * octaves.widths.shape[1] * octaves.D // len(sizes))
         sums, done = np.zeros((first[-1], octaves.widths.shape[1], 2, octaves.D)), 0
         for batch in points:
             mine = row[done : done + len(batch)]

@@ -25,7 +25,7 @@ __all__ = ["PermutationTestResult", "draw_splits", "permutation_rng", "permutati
 
 _TIE = 1e-12  # share of a statistic's terms: summing up to 10^8 float64 numbers in another order changes less
 _LEVEL = 0.05  # of most tests
-_MAX_NUMBERS = 1 << 22  # in permuted weights at a time
+_MAX_NUMBERS = 1 << 20  # in permuted weights at a time
 # Up to these numbers of points and coordinates, brute force with 999 permutations is no slower than slices and blocks.
 _FEW_POINTS = 2000
 _FEW_NUMBERS = 1 << 22

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+    from rieszflow.kernels import Kernel
 
 Statistic: TypeAlias = Literal["V", "U"]
 """V: all pairs, never negative. U: without the pairs of a point with itself, unbiased."""
@@ -17,6 +19,7 @@ EngineName: TypeAlias = Literal["auto", "sort", "bins"]
 DirectionsName: TypeAlias = Literal["auto", "orthogonal", "hadamard", "sobol", "independent"]
 
 KernelsName: TypeAlias = Literal["auto", "energy"]
+Kernels: TypeAlias = "KernelsName | Sequence[Kernel]"
 ScaleName: TypeAlias = Literal["auto", "columns", "none"]
 """columns: divide every column by its robust spread. none: raw units. auto: "columns" if columns have names."""
 

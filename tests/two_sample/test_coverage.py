@@ -24,8 +24,8 @@ def test_p_values_are_uniform_for_correct_models(whole):
         pair = problem(k, n=12, S=9)
         p.append(rf.coverage_test(*(v.round() if whole else v for v in pair), permutations=99, seed=k).pvalue)
     for level in (0.05, 0.1, 0.3, 0.5, 0.8):
-        count, law = sum(v <= level for v in p), scipy.stats.binom(200, level)
-        assert law.cdf(count) > 1e-6 and law.sf(count - 1) > 1e-6
+        count, binomial = sum(v <= level for v in p), scipy.stats.binom(200, level)
+        assert binomial.cdf(count) > 1e-6 and binomial.sf(count - 1) > 1e-6
 
 
 def test_ranks_are_shares_of_the_samples_below():

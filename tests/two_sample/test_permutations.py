@@ -55,7 +55,7 @@ def test_random_ones_come_near_to_all():
 
 
 def test_the_level_is_kept():
-    """Of 400 tests of nothing at level 0.1 more than the 1e-6 quantile of the binomial law reject once in a million runs."""
+    """Of 400 tests of nothing at level 0.1 more than the 1e-6 binomial quantile reject once in a million runs."""
     count = 0
     for k in range(400):
         values = np.random.default_rng([k, 3]).integers(0, 3, 30) * 1.0  # with ties

@@ -39,8 +39,8 @@ def sliced(monkeypatch):
 def rejected(pvalues, level):
     """Whether as few or as many p-values at or below the level are believable."""
     count = sum(p <= level for p in pvalues)
-    law = scipy.stats.binom(len(pvalues), level)
-    return law.cdf(count), law.sf(count - 1)
+    binomial = scipy.stats.binom(len(pvalues), level)
+    return binomial.cdf(count), binomial.sf(count - 1)
 
 
 @pytest.mark.parametrize(("n", "m"), [(100, 120), (20, 150)])
@@ -239,7 +239,7 @@ def test_power_is_that_of_brute_force(sliced):
         x, y = torch.randn(100, 5, generator=g), torch.randn(120, 5, generator=g) + 0.2
         ours.append(rf.two_sample_test(x, y, slices=128, permutations=99, seed=k).pvalue <= 0.1)
         brute.append(metrics.energy_pvalue(x, y, permutations=99, seed=k) <= 0.1)
-    assert 0.5 < np.mean(brute) < 0.97  # else the comparison says nothing
+    assert 0.5 < np.mean(brute) < 0.97  # otherwise the comparison would be trivial
     only_brute = sum(b and not o for o, b in zip(ours, brute, strict=True))
     apart = sum(b != o for o, b in zip(ours, brute, strict=True))
     assert apart <= 12

@@ -33,8 +33,8 @@ def test_whole_groups_are_permuted():
         p.append(found.pvalue)
         without.append(rf.two_sample_test(x, y, slices=2, permutations=99, seed=k).pvalue)
     for level in (0.05, 0.1, 0.3, 0.5):
-        count, law = sum(v <= level for v in p), scipy.stats.binom(100, level)
-        assert law.cdf(count) > ERROR and law.sf(count - 1) > ERROR
+        count, binomial = sum(v <= level for v in p), scipy.stats.binom(100, level)
+        assert binomial.cdf(count) > ERROR and binomial.sf(count - 1) > ERROR
     assert np.mean(np.array(without) <= 0.05) > 0.5
 
 
@@ -97,7 +97,7 @@ def test_groups_are_columns_of_tables():
 
 
 def test_weighted_samples_are_reweighted():
-    """Weights that undo a difference are invisible to a test of one law; weights that make one are seen."""
+    """Weights that undo a difference are invisible to a test for one distribution; weights that make one are seen."""
     g = np.random.default_rng(1)
     x, y = g.normal(size=(1500, 2)), g.normal(size=(1200, 2))
     w = np.where(x[:, 0] > 0, 3.0, 1.0)

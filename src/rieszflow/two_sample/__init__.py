@@ -1,6 +1,6 @@
 """Two-sample tests that pass over the points once, whatever the number of permutations.
 
-Points are dealt at random into blocks of equal size. With the mean features F_k of the blocks as vectors, MMD² is the squared
+Random blocks consist of equally many points. With the mean features F_k of the blocks as vectors, MMD² is the squared
 norm ‖Σ_k w_k F_k‖², where w_k is the share of block k in x less that in y. Permuting whole blocks needs the Gram matrix of the
 F_k and nothing else: B permutations cost B·K² operations, not B·N·D. Points in no block are not permuted. Given those, blocks
 are exchangeable under the null hypothesis, so the p-value is exact, and some tens of blocks have nearly the power of single

@@ -6,7 +6,7 @@ import math
 import reprlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 import scipy.special
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rieszflow._infra import validate
 from rieszflow._infra.numerics import isolated_numerics
-from rieszflow._types import DirectionsName, KernelsName, Points, PointSource, ProgressCallback, ScaleName
+from rieszflow._types import DirectionsName, Kernels, Points, PointSource, ProgressCallback, ScaleName
 from rieszflow.data import Stream, load_labelled, stream
 from rieszflow.data.streams import choose_spreads, common_columns
 from rieszflow.errors import InputError, InputTypeError
@@ -32,7 +32,7 @@ from rieszflow.two_sample.multiscale import (
     Witness,
     block_size,
 )
-from rieszflow.two_sample.octaves import fit_octaves
+from rieszflow.two_sample.octaves import check_kernels, fit_octaves
 from rieszflow.two_sample.permutations import Gram, are_few, draw_splits, permutation_rng, scaled_distances
 
 _PLACING, _PLACING_BINS = 2048, 256  # random points by which widths of kernels are chosen, and bins
@@ -158,7 +158,7 @@ def two_sample_test(
     directions: DirectionsName = "auto",
     seed: int = 0,
     scale: ScaleName = "auto",
-    kernels: KernelsName = "auto",
+    kernels: Kernels = "auto",
     progress: ProgressCallback | None = None,
     common: bool = False,
 ) -> TwoSampleTest:
@@ -187,7 +187,7 @@ def two_sample_test(
         seed: Seed of directions, blocks and permutations, an integer.
         scale: "columns" divides every column by its robust spread in the pooled points, see `SliceSketch`, which keeps the
             p-value exact; "none" keeps raw units. "auto" is "columns" for tables and frames with named columns.
-        kernels: "auto", or "energy" for the energy distance only.
+        kernels: "auto", "energy" for the energy distance only, or a list of `Gaussian` kernels, and `Riesz` with r = 1.
         progress: Called after every batch with a `Progress` that counts the points of "x" or "y".
         common: Compare the columns that both tables have. Otherwise both must have the same columns, in any order.
 
@@ -264,13 +264,13 @@ def run_test(
     permutations: int,
     rng: Generator,
     progress: ProgressCallback | None,
-    kernels: KernelsName,
+    kernels: Kernels,
     *,
     reference: SliceSketch | None = None,
     units: tuple[Units, Units] | None = None,
 ) -> TwoSampleTest:
     """Test two clouds with equal columns, of which the second may be a sample of a reference."""
-    validate.choice("kernels", kernels, get_args(KernelsName))
+    check_kernels(kernels)
     counts = _check_count("x", clouds[0]), _check_count("y", clouds[1])
     # Bins and widths are chosen by random pooled points: chosen by x alone, they would distinguish its points from those of y.
     placing = max(_PLACING_BINS, min(_PLACING, _PLACING_NUMBERS // clouds[0].d))
@@ -282,7 +282,7 @@ def run_test(
     size = block_size(units[0].n, units[1].n)
     blocks: list[FeatureBlocks] = []
     if not (few and kernels == "energy"):
-        octaves = fit_octaves(settings.rescale_array(drawn), sum(counts), rng)
+        octaves = fit_octaves(settings.rescale_array(drawn), sum(counts), rng, kernels)
         blocks = [FeatureBlocks(octaves, settings, mine, size, rng) for mine in units]
     some = settings.rescale(torch.from_numpy(drawn[:: placing // _PLACING_BINS]))
     sketched: list[Counts] = []

@@ -13,7 +13,7 @@ import torch
 from rieszflow._infra import validate
 from rieszflow._infra.files import Format, as_file_error, load_tensors, save_tensors
 from rieszflow._infra.numerics import isolated_numerics
-from rieszflow._types import KernelsName, PointSource, ProgressCallback, ScaleName
+from rieszflow._types import Kernels, PointSource, ProgressCallback, ScaleName
 from rieszflow.data import Stream, stream
 from rieszflow.data.streams import choose_spreads
 from rieszflow.errors import InputError, InputTypeError
@@ -36,7 +36,7 @@ def drift_test(
     permutations: int = 999,
     seed: int = 0,
     scale: ScaleName = "auto",
-    kernels: KernelsName = "auto",
+    kernels: Kernels = "auto",
     progress: ProgressCallback | None = None,
 ) -> TwoSampleTest:
     """Test whether points come from the distribution of a reference, of which only a sketch is left.

@@ -10,13 +10,14 @@ import numpy as np
 from scipy.special import log_ndtr
 from torch import Tensor
 
-from rieszflow._types import KernelsName
+from rieszflow._types import Kernels
+from rieszflow.kernels import Riesz
 from rieszflow.sketch.plan import SliceSettings
 from rieszflow.two_sample.octaves import ENERGY, Octaves
 from rieszflow.two_sample.permutations import Gram, give_notice, permuted_shares
 
 _BLOCKS, _MOST_TIMES = 64, 2  # of the smaller sample, and as many times more of the larger one
-_WEIGHTS = {"points": 0.6, "energy": 0.2, "columns": 0.2}  # of kinds of kernels
+_WEIGHTS = {"points": 0.6, "energy": 0.2, "columns": 0.2}  # of kinds of kernels; given ones have equal weights
 _LEAST_SKEWNESS = 0.02
 _MAX_NUMBERS = 1 << 22  # scores at a time
 _TIE = 1e-6  # of −log p, whose rounding errors are smaller
@@ -118,20 +119,20 @@ class Kernel:
     width: float | None
     statistic: float
     pvalue: float
+    _octaves: int = field(repr=False)
     _subspace: int = field(repr=False)
     _factors: np.ndarray = field(repr=False)  # of the Gaussians that are summed, (L,)
     _samples: tuple[BlockSums, BlockSums] = field(repr=False)
 
     def scaled_witness(self, x: np.ndarray) -> Witness:
         """Return E k(x, X) − E k(x, Y) at points (n, d) whose columns are scaled as those of the samples."""
-        k = 0 if self.column is None else 1
-        octaves = self._samples[0].octaves[k]
+        octaves = self._samples[0].octaves[self._octaves]
         phases = octaves.phases(x, self._subspace)
         potentials = [np.zeros((len(x), sample.K + 1)) for sample in self._samples]
         for octave in np.flatnonzero(self._factors).tolist():
             features = octaves.features(phases, octave) * (self._factors[octave] / octaves.D)
             for potential, sample in zip(potentials, self._samples, strict=True):
-                potential += features @ sample.means(k, self._subspace, octave).T
+                potential += features @ sample.means(self._octaves, self._subspace, octave).T
         values, variances = np.zeros(len(x)), np.zeros(len(x))
         for sign, potential, sample in zip((1, -1), potentials, self._samples, strict=True):
             values += sign * (potential @ sample.shares)
@@ -167,32 +168,37 @@ class PairedSums(NamedTuple):
         features = (_centred(x, y, 0, 0, octave) for octave in range(octaves.widths.shape[1]))
         return cls(x, y, np.stack([mine @ mine.T for mine in features]) / octaves.D)
 
-    def test(self, kernels: KernelsName, splits: np.ndarray) -> MultiscaleResult:
+    def test(self, kernels: Kernels, splits: np.ndarray) -> MultiscaleResult:
         """Permute the blocks by `splits`, see `draw_splits`; all kernels have the same permutations."""
         x, y = self.x, self.y
         masses = np.concatenate([x.masses[:-1], y.masses[:-1], x.masses[-1:], y.masses[-1:]])
         forms: list[_GramForm | _FeatureForm] = []
         kinds, weights, found = [], [], []
-        for which, octaves in enumerate(x.octaves if kernels == "auto" else x.octaves[:1]):
+        for k, octaves in enumerate(x.octaves):
             for subspace, widths in enumerate(octaves.widths):
                 L = len(widths)
                 factors = np.eye(L)  # of the Gaussians of each kernel
-                if which == 0:
-                    factors = np.concatenate([ENERGY * widths[None], factors[octaves.above if kernels == "auto" else L :]])
-                    kinds += ["energy"] + ["points"] * (len(factors) - 1)
-                    weights += [1.0, *(1 / np.arange(len(factors) - 1, 0, -1))]  # small widths see what no other kernel does
-                    forms.append(_GramForm(np.tensordot(factors, self.grams, 1)))
+                if k == 0:
+                    factors = factors[octaves.above if kernels == "auto" else L :]
+                    weights += [*(1 / np.arange(len(factors), 0, -1))]  # small widths see what no other kernel does
+                    kinds += ["points"] * len(factors)
+                    if isinstance(kernels, str) or Riesz(1.0) in kernels:
+                        factors = np.concatenate([factors, ENERGY * widths[None]])
+                        weights, kinds = [*weights, 1.0], [*kinds, "energy"]
+                    forms += [_GramForm(np.tensordot(factors, self.grams, 1))] if len(factors) else []
                 else:
                     kinds += ["columns"] * L
                     weights += [1.0] * L
-                    features = [_centred(x, y, which, subspace, octave) for octave in range(L)]
+                    features = [_centred(x, y, k, subspace, octave) for octave in range(L)]
                     forms.append(_FeatureForm(np.stack(features, 1) / octaves.D**0.5))
-                column = int(octaves.first[subspace]) if which else None
+                column = int(octaves.first[subspace]) if k and kernels == "auto" else None
                 for factor in factors:
                     width = float(widths @ factor) if np.count_nonzero(factor) == 1 else None
-                    found.append(Kernel(column, width, 0.0, 1.0, subspace, factor, (x, y)))
-        total = {kind: sum(w for w, k in zip(weights, kinds, strict=True) if k == kind) for kind in set(kinds)}
-        share = np.array([w / total[kind] * _WEIGHTS[kind] for w, kind in zip(weights, kinds, strict=True)])
+                    found.append(Kernel(column, width, 0.0, 1.0, k, subspace, factor, (x, y)))
+        if isinstance(kernels, str):
+            total = {kind: sum(w for w, mine in zip(weights, kinds, strict=True) if mine == kind) for kind in set(kinds)}
+            weights = [w / total[kind] * _WEIGHTS[kind] for w, kind in zip(weights, kinds, strict=True)]
+        share = np.array(weights)
         shares = permuted_shares(masses, splits)
         statistics = np.concatenate([np.concatenate([form(w) for form in forms], 1) for w in shares])
         result = aggregate(statistics, share / share.sum())

@@ -8,14 +8,20 @@ the angle.
 from __future__ import annotations
 
 import math
+import reprlib
 from dataclasses import dataclass
+from typing import get_args
 
 import numba
 import numpy as np
 from scipy.stats import chi2
 
+from rieszflow._infra import validate
 from rieszflow._infra.jit import OPTIONS, parallel_for
+from rieszflow._infra.messages import notice
+from rieszflow._types import Kernels, KernelsName
 from rieszflow.errors import InputError
+from rieszflow.kernels import Gaussian, Riesz
 from rieszflow.two_sample.permutations import scaled_distances
 
 _MAX_SINES = 1 << 25  # points · frequencies (· d / 32 if d is large), but for the limits
@@ -27,6 +33,7 @@ _MAX_OCTAVES = 36  # of groups, of which some may be near each other and far fro
 _MAX_GROUP_SINES = 1 << 24  # in sums over blocks of many groups
 _ABOVE = 4  # widths above the largest distances, for the energy distance only
 _LARGEST = 1e300
+_ZERO = 8.0  # times its width, at which a Gaussian is less than 1e-13
 _TILE = 128  # frequencies at a time: the sums of all octaves fit into the cache
 _PHASES = 1 << 18  # at a time, which fit into the cache
 _FLUSH = 512  # points whose sines are summed in float32
@@ -89,23 +96,43 @@ class Octaves:
         return np.concatenate([np.sin(angles), np.cos(angles)], 1)
 
 
-def fit_octaves(x: np.ndarray, n: int, rng: np.random.Generator) -> list[Octaves]:
+def check_kernels(kernels: object) -> None:
+    if isinstance(kernels, str):
+        validate.choice("kernels", kernels, get_args(KernelsName))
+    elif (
+        not isinstance(kernels, (list, tuple))
+        or not kernels
+        or any(k != Riesz(1.0) and not isinstance(k, Gaussian) for k in kernels)
+    ):
+        wanted = '"auto", "energy" or a list of Gaussian kernels and Riesz(1.0)'
+        raise InputError(f"`kernels` must be {wanted}, got {reprlib.repr(kernels)}")
+
+
+def fit_octaves(x: np.ndarray, n: int, rng: np.random.Generator, kernels: Kernels = "auto") -> list[Octaves]:
     """Choose widths by the distances between some points x (k, d) of n, and draw frequencies.
 
     Returns:
-        Octaves for whole points and, if d > 1, for columns.
+        Octaves for whole points, and then those for columns if `kernels` is "auto" and d > 1, or those of given Gaussians.
     """
     d, x = x.shape[1], rng.permutation(_check_size(x))
     differences = np.abs(np.concatenate([x - np.roll(x, 1, 0), x - np.roll(x, 2, 0)]))
     D = min(max(1 << (_MAX_SINES // (n * (1 + d // 32))).bit_length(), _MIN_FREQUENCIES), _MAX_FREQUENCIES)
-    found = [_draw(x, np.hypot.reduce(differences, axis=1), _OCTAVES, D, rng)]
-    if d > 1:
+    found = [_fit(x, np.hypot.reduce(differences, axis=1), _OCTAVES, D, rng)]
+    if kernels == "auto" and d > 1:
         columns, D = np.sort(rng.permutation(d)[:_COLUMNS]), _COLUMN_FREQUENCIES
         largest = np.array([_choose_widths(differences[:, k], 1)[0] for k in columns])
         radii = np.sqrt(chi2.ppf((np.arange(D) + rng.random((len(columns), D))) / D, 1))
         frequencies = radii / (2 * math.pi * largest[:, None])
         widths = largest[:, None] * 0.5 ** np.arange(_COLUMN_OCTAVES)
         found.append(Octaves(frequencies.reshape(1, -1), columns, widths, np.median(x, 0)))
+    elif not isinstance(kernels, str):
+        distances, unit = scaled_distances(x)
+        nearest = float(distances[distances > 0].min(initial=np.inf)) / unit
+        for kernel in kernels:
+            if isinstance(kernel, Gaussian):
+                if nearest > _ZERO * kernel.sigma:
+                    notice(f"kernels: {kernel} is 0 for all random points that differ, as the nearest are {nearest:.3g} apart")
+                found.append(_draw(x, np.array([kernel.sigma]), D, rng))
     return found
 
 
@@ -121,7 +148,7 @@ def fit_group_octaves(x: np.ndarray, groups: int, rows: int, rng: np.random.Gene
     near = np.partition(distances, nearest := max(1, len(x) // (20 * groups)), 1)[:, nearest]  # as the 5 % quantile in a group
     small = np.quantile(near[near > 0], 1 / (4 * groups)) if (near > 0).any() else np.inf
     D = min(max(_MAX_GROUP_SINES // (rows * _OCTAVES), 32), _MIN_FREQUENCIES)
-    return _draw(x, distances.ravel(), _MAX_OCTAVES, D, rng, float(small))
+    return _fit(x, distances.ravel(), _MAX_OCTAVES, D, rng, float(small))
 
 
 def _check_size(x: np.ndarray) -> np.ndarray:
@@ -130,12 +157,17 @@ def _check_size(x: np.ndarray) -> np.ndarray:
     return x
 
 
-def _draw(x: np.ndarray, distances: np.ndarray, most: int, D: int, rng: np.random.Generator, least: float = np.inf) -> Octaves:
-    """Choose widths for whole points by some of their distances, and draw D frequencies of stratified lengths."""
-    d, widths = x.shape[1], _choose_widths(distances, most, least)
+def _fit(x: np.ndarray, distances: np.ndarray, most: int, D: int, rng: np.random.Generator, least: float = np.inf) -> Octaves:
+    """Choose widths for whole points by some of their distances, and draw frequencies."""
+    widths = _choose_widths(distances, most, least)
     beyond = math.log2(distances.max() / widths[0]) if distances.max() > 0 else 0.0  # far outliers
     above = _ABOVE + max(0, math.ceil(beyond))
-    widths = np.concatenate([widths[0] * 2.0 ** np.arange(above, 0, -1), widths])
+    return _draw(x, np.concatenate([widths[0] * 2.0 ** np.arange(above, 0, -1), widths]), D, rng, above)
+
+
+def _draw(x: np.ndarray, widths: np.ndarray, D: int, rng: np.random.Generator, above: int = 0) -> Octaves:
+    """Draw D frequencies of stratified lengths for whole points."""
+    d = x.shape[1]
     radii = np.sqrt(chi2.ppf((rng.permutation(D) + rng.random(D)) / D, d))
     frequencies = _directions(D, d, rng) * (radii / (2 * math.pi * widths[0]))
     return Octaves(frequencies, np.zeros(1, np.int64), widths[None], np.median(x, 0), above)

@@ -225,7 +225,7 @@ def gaussian_mmd2(x, y, h):
 
 
 def test_given_kernels_are_those_of_the_test():
-    """D = 512 frequencies have an error of 1/√512 of MMD² at the most; the bias of V-statistics is 4 % of the energy distance."""
+    """D = 512 frequencies have an error of 1/√512 of MMD²; the bias of V-statistics is 4 % of the energy distance."""
     x, y = normal(400, 2, 0), normal(500, 2, 1) + np.array([0.6, 0])
     found = rf.two_sample_test(x, y, kernels=[rf.Gaussian(0.5), rf.Riesz(), rf.Gaussian(2.0)])
     assert {kernel.width for kernel in found.kernels} == {None, 0.5, 2.0} and found.kernels[0].pvalue == found.pvalue == 0.001

@@ -17,7 +17,7 @@ from rieszflow.two_sample.octaves import ENERGY, Octaves
 from rieszflow.two_sample.permutations import Gram, give_notice, permuted_shares
 
 _BLOCKS, _MOST_TIMES = 64, 2  # of the smaller sample, and as many times more of the larger one
-_WEIGHTS = {"points": 0.6, "energy": 0.2, "columns": 0.2}  # of kinds of kernels; given ones have equal weights
+_POINTS, _OTHERS = 0.6, 0.2  # weights of kernels of whole points, and of the energy distance, all columns, or a given kernel
 _LEAST_SKEWNESS = 0.02
 _MAX_NUMBERS = 1 << 22  # scores at a time
 _TIE = 1e-6  # of −log p, whose rounding errors are smaller
@@ -173,31 +173,27 @@ class PairedSums(NamedTuple):
         x, y = self.x, self.y
         masses = np.concatenate([x.masses[:-1], y.masses[:-1], x.masses[-1:], y.masses[-1:]])
         forms: list[_GramForm | _FeatureForm] = []
-        kinds, weights, found = [], [], []
+        weights: list[float] = []
+        found = []
         for k, octaves in enumerate(x.octaves):
             for subspace, widths in enumerate(octaves.widths):
-                L = len(widths)
-                factors = np.eye(L)  # of the Gaussians of each kernel
+                factors = np.eye(L := len(widths))  # of the Gaussians of each kernel
                 if k == 0:
                     factors = factors[octaves.above if kernels == "auto" else L :]
-                    weights += [*(1 / np.arange(len(factors), 0, -1))]  # small widths see what no other kernel does
-                    kinds += ["points"] * len(factors)
+                    harmonic = 1 / np.arange(len(factors), 0, -1)  # small widths see what no other kernel does
+                    weights += [*(_POINTS / harmonic.sum() * harmonic)]
                     if isinstance(kernels, str) or Riesz(1.0) in kernels:
                         factors = np.concatenate([factors, ENERGY * widths[None]])
-                        weights, kinds = [*weights, 1.0], [*kinds, "energy"]
+                        weights.append(_OTHERS)
                     forms += [_GramForm(np.tensordot(factors, self.grams, 1))] if len(factors) else []
                 else:
-                    kinds += ["columns"] * L
-                    weights += [1.0] * L
+                    weights += [_OTHERS / octaves.widths.size] * L
                     features = [_centred(x, y, k, subspace, octave) for octave in range(L)]
                     forms.append(_FeatureForm(np.stack(features, 1) / octaves.D**0.5))
                 column = int(octaves.first[subspace]) if k and kernels == "auto" else None
                 for factor in factors:
                     width = float(widths @ factor) if np.count_nonzero(factor) == 1 else None
                     found.append(Kernel(column, width, 0.0, 1.0, k, subspace, factor, (x, y)))
-        if isinstance(kernels, str):
-            total = {kind: sum(w for w, mine in zip(weights, kinds, strict=True) if mine == kind) for kind in set(kinds)}
-            weights = [w / total[kind] * _WEIGHTS[kind] for w, kind in zip(weights, kinds, strict=True)]
         share = np.array(weights)
         shares = permuted_shares(masses, splits)
         statistics = np.concatenate([np.concatenate([form(w) for form in forms], 1) for w in shares])

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.spatial.distance
 import scipy.stats
 import torch
 
@@ -14,7 +15,7 @@ from rieszflow.two_sample import drift as module
 
 
 def reference(n=400, d=2, seed=0, **options):
-    return rf.SliceSketch.from_points(np.random.default_rng([seed, 9]).normal(size=(n, d)), slices=2, **options)
+    return rf.SliceSketch.from_points(np.random.default_rng([seed, 9]).normal(size=(n, d)), **{"slices": 2, **options})
 
 
 @pytest.fixture
@@ -46,9 +47,7 @@ def test_evidence_is_the_capital_of_bets_from_every_batch_on(monkeypatch):
     monitor, seen = rf.DriftMonitor(reference(), permutations=19), []
     f = lambda p: 0.5 if p == 1 else (1 - p + p * math.log(p)) / (p * math.log(p) ** 2)  # noqa: E731
     for k, value in enumerate(p, 1):
-        monkeypatch.setattr(
-            module, "two_sample_test", lambda *args, value=value, **options: type("Test", (), {"pvalue": value})
-        )
+        monkeypatch.setattr(module, "_pooled_test", lambda *args, value=value: type("Test", (), {"pvalue": value}))
         step = monitor.update(np.zeros((2, 2)))
         seen.append(f(value))
         wanted = sum(math.prod(seen[j - 1 :]) / (j * (j + 1)) for j in range(1, k + 1))
@@ -80,6 +79,23 @@ def test_a_monitor_goes_on_from_its_file(tmp_path, small_pool):
     assert len(monitor.pool) == 200
 
 
+@pytest.mark.parametrize("n", [300, 3000])
+def test_single_points_are_tested(n):
+    """The statistic is 2E‖x − Y‖ − E‖Y − Y′‖; on slices of more points, bias 1/n, within four standard errors."""
+    sketch, points = reference(n, seed=1, slices=64), np.random.default_rng([1, 9]).normal(size=(n, 2))
+    apart, within = (scipy.spatial.distance.cdist(v, points).sum() / n for v in (np.array([[3.0, 4.0]]), points))
+    found = rf.drift_test(np.array([[3.0, 4.0]]), sketch)
+    assert found.pvalue == 1 / 129 and found.blocks == (1, 128)
+    assert abs(found.statistic - (2 * apart - within / (n - 1))) < (1e-9 if n == 300 else 4 * found.standard_error)
+    assert (found.witness(points).standard_errors > 0).all() and found.pvalue_above(0.1) < 0.05
+    g = np.random.default_rng(2)
+    p = [rf.drift_test(g.normal(size=(1, 2)), sketch, permutations=99, seed=k).pvalue for k in range(60)]
+    assert scipy.stats.binomtest(sum(v <= 0.1 for v in p), 60, 0.1, "greater").pvalue > 1e-5
+    monitor = rf.DriftMonitor(sketch)
+    steps = [monitor.update(g.normal(size=(1, 2)) + shift).alarm for shift in [0] * 6 + [4] * 12]
+    assert not any(steps[:6]) and steps[-1]
+
+
 def test_bad_monitors_are_refused(tmp_path):
     with pytest.raises(TypeError, match="`reference` must be a SliceSketch, got list"):
         rf.DriftMonitor([1.0])
@@ -90,8 +106,8 @@ def test_bad_monitors_are_refused(tmp_path):
     monitor = rf.DriftMonitor(reference())
     with pytest.raises(ValueError, match="`x` must have points of dimension d = 2, as the reference has, got d = 3"):
         monitor.update(np.zeros((5, 3)))
-    with pytest.raises(ValueError, match="`x` must have at least two points, got one"):
-        monitor.update(np.zeros((1, 2)))
+    with pytest.raises(ValueError, match="points: must have at least one point, got shape"):
+        monitor.update(np.zeros((0, 2)))
     assert monitor.batches == 0
     monitor.save(tmp_path / "a.monitor")
     tensors, meta = load_tensors(tmp_path / "a.monitor", module.MONITOR)

@@ -268,10 +268,11 @@ def run_test(
     *,
     reference: SliceSketch | None = None,
     units: tuple[Units, Units] | None = None,
+    least: int = 2,
 ) -> TwoSampleTest:
-    """Test two clouds with equal columns, of which the second may be a sample of a reference."""
+    """Test two clouds with equal columns, of which the second may be a sample of a reference, and the first one point."""
     check_kernels(kernels)
-    counts = _check_count("x", clouds[0]), _check_count("y", clouds[1])
+    counts = _check_count("x", clouds[0], least), _check_count("y", clouds[1], 2)
     # Bins and widths are chosen by random pooled points: chosen by x alone, they would distinguish its points from those of y.
     placing = max(_PLACING_BINS, min(_PLACING, _PLACING_NUMBERS // clouds[0].d))
     rows = rng.integers(0, sum(counts), placing)
@@ -310,9 +311,9 @@ def run_test(
         each = samples[1].slice_distances(samples[0])
         slices_error = float(each.std(correction=0) / math.sqrt(max(len(each) - 1, 1)))
         gram = pair.energy_gram(samples[1].weight, slices_error)
-        statistic, biased = samples[1].distance(samples[0], statistic="U"), each.mean().item()
+        statistic, biased = samples[1].distance(samples[0], statistic="U" if counts[0] > 1 else "V"), each.mean().item()
         apart, unit = pair.mean_distance(), 1.0
-    df, error = min(gram.K, gram.L) - 1, gram.standard_error() / unit
+    df, error = (min(gram.K, gram.L) if gram.K > 1 else gram.L) - 1, gram.standard_error() / unit
     half = float(scipy.special.stdtrit(df, 0.975)) * error
     # If nothing varies, the interval must still include the V-statistic, which differs by the bias only.
     interval = statistic - half, max(statistic + half, biased)
@@ -330,8 +331,8 @@ def run_test(
     )  # fmt: skip
 
 
-def _check_count(name: str, cloud: Stream) -> int:
-    if cloud.count() < 2:
+def _check_count(name: str, cloud: Stream, least: int) -> int:
+    if cloud.count() < least:
         raise InputError(f"`{name}` must have at least two points, got one")
     return cloud.count()
 
@@ -341,7 +342,7 @@ def _from_distances(points: _Points) -> tuple[Gram, float, float, float, float]:
     n = len(points.x)
     distances, unit = scaled_distances(points.settings.rescale_array(np.concatenate([points.x, points.y])))
     gram = Gram.from_distances(distances, n)
-    within = [part.sum() / (len(part) * (len(part) - 1)) for part in (distances[:n, :n], distances[n:, n:])]
+    within = [part.sum() / max(1, len(part) * (len(part) - 1)) for part in (distances[:n, :n], distances[n:, n:])]
     apart = float(distances[:n, n:].mean())
     biased = float(gram.squares(gram.weights[None])[0])
     return gram, (2 * apart - float(sum(within))) / unit, biased / unit, apart / unit, unit

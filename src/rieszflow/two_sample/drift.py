@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,13 +20,14 @@ from rieszflow.data.streams import choose_spreads
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sketch import SliceSketch
 from rieszflow.sketch.plan import SliceSettings
-from rieszflow.two_sample.api import TwoSampleTest, run_test, two_sample_test
+from rieszflow.two_sample.api import TwoSampleTest, run_test
 from rieszflow.two_sample.permutations import permutation_rng
 
 _MAX_EVIDENCE = 1e300  # a finite number, which files can hold
 MONITOR = Format("monitor", 1)
 _POOL_ROWS, _POOL_NUMBERS = 10_000, 1 << 22  # points that a monitor keeps, and their coordinates
-_TIMES = 2  # as many points of the pool as of a batch are compared with it: more are not permuted
+_TIMES, _LEAST = 2, 128  # points of the pool for one of a batch, and for a small batch: more are not permuted
+_SLICES = 256
 
 
 @isolated_numerics
@@ -48,7 +50,8 @@ def drift_test(
     small for thousands of points.
 
     Args:
-        x: Points of shape (n, d), n ≥ 2: anything that `rieszflow.stream` accepts, except iterators.
+        x: Points of shape (n, d), n ≥ 1: anything that `rieszflow.stream` accepts, except iterators. The statistic of one point
+            is the energy distance of a point mass.
         reference: A sketch of points without weights with at least two points in its reservoir.
         permutations, seed, kernels, progress: See `two_sample_test`.
         scale: "auto" or the scale of the reference, which is used.
@@ -69,13 +72,23 @@ def drift_test(
     reference.plan.settings.check_scale(scale, "reference has")
     sample, rng, settings = stream(points), permutation_rng(seed), reference.plan.settings
     if len(points) < reference.n:
-        return run_test((cloud, sample), settings, permutations, rng, progress, kernels, reference=reference)
-    # All points of the reference are there. Its spreads alone would distinguish its points from those of x.
-    spreads = choose_spreads(reference.scale, [cloud, sample])
-    settings = SliceSettings(
-        cloud.d, reference.slices, reference.directions, int(rng.integers(0, 2**63)), reference.names, spreads
-    )
-    return run_test((cloud, sample), settings, permutations, rng, progress, kernels)
+        return run_test((cloud, sample), settings, permutations, rng, progress, kernels, reference=reference, least=1)
+    return _pooled_test(cloud, sample, settings, reference.scale, permutations, rng, progress, kernels)
+
+
+def _pooled_test(
+    x: Stream,
+    y: Stream,
+    settings: SliceSettings,
+    scale: ScaleName,
+    permutations: int,
+    rng: np.random.Generator,
+    progress: ProgressCallback | None = None,
+    kernels: Kernels = "auto",
+) -> TwoSampleTest:
+    """Test with the spreads of both samples: those of a reference alone would distinguish its points from those of x."""
+    settings = replace(settings, seed=int(rng.integers(0, 2**63)), spreads=choose_spreads(scale, [x, y]))
+    return run_test((x, y), settings, permutations, rng, progress, kernels, least=1)
 
 
 class MonitorStep(NamedTuple):
@@ -97,7 +110,8 @@ class DriftMonitor:
     .. math:: S_t = (S_{t-1} + 1 / (t(t + 1))) f(p_t)
 
     ever exceeds 1/α with a probability of at most α (Ville's inequality). Small but lasting drifts add up, and fade from the
-    view of the monitor if the pool fills with drifted points.
+    view of the monitor as the pool fills with drifted points. The pool has at most 10,000 points, or fewer of more than 419
+    coordinates.
 
     Args:
         reference: A sketch of points without weights that keeps at least two of them in its reservoir.
@@ -138,7 +152,7 @@ class DriftMonitor:
         self.test: TwoSampleTest | None = None
 
     def update(self, x: PointSource) -> MonitorStep:
-        """Test a batch of points (n, d), n ≥ 2, add it to the pool and return the evidence.
+        """Test a batch of points (n, d), n ≥ 1, add it to the pool and return the evidence.
 
         Raises:
             InputError, InputTypeError, DatasetError: Points that `two_sample_test` refuses.
@@ -146,10 +160,9 @@ class DriftMonitor:
         cloud = _aligned(x, self.names, self.pool.shape[1])
         points = np.concatenate([batch.double().cpu().numpy() for batch in cloud])
         t, rng = self.batches + 1, np.random.default_rng([self.seed, self.batches, 0xD21F])
-        some = rng.permutation(self.pool)[: max(2, _TIMES * len(points))]
-        self.test = two_sample_test(
-            points, some, permutations=self.permutations, seed=int(rng.integers(2**63)), scale=self.scale
-        )
+        others = rng.permutation(self.pool)[: max(_LEAST, _TIMES * len(points))]
+        settings = SliceSettings(cloud.d, _SLICES, "auto", 0, self.names)
+        self.test = _pooled_test(stream(points), stream(others), settings, self.scale, self.permutations, rng)
         # Which points are kept must not depend on the batch that they are from: then all p-values are independent.
         most = max(2, min(_POOL_ROWS, _POOL_NUMBERS // cloud.d))
         self.pool = rng.permutation(np.concatenate([self.pool, points]))[:most]

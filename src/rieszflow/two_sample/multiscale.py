@@ -138,7 +138,7 @@ class Kernel:
             values += sign * (potential @ sample.shares)
             share, change = sample.shares[:-1], potential[:, :-1]
             change = change - (change @ share)[:, None] / share.sum()
-            variances += (change**2 @ share**2) / share.sum() * sample.K / (sample.K - 1)
+            variances += (change**2 @ share**2) / share.sum() * sample.K / max(1, sample.K - 1)
         return Witness(values, np.sqrt(variances))
 
 

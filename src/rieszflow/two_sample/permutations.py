@@ -174,10 +174,11 @@ class Gram:
         pooled = np.zeros(K + L)
         for own, other, rows in ((self.in_x, self.in_y, slice(K)), (self.in_y, self.in_x, slice(K, K + L))):
             share = own[rows]
+            if (count := np.count_nonzero(share)) < 2:  # one point, which is compared as it is
+                continue
             within = (gram[rows] @ own - share * gram.diagonal()[rows]) / (1 - share)
             change = 2 * (within - gram[rows] @ other)
             change -= (share @ change) / share.sum()
-            count = np.count_nonzero(share)
             # The other points, which are in no block, vary as much as these.
             variance += (share**2 @ change**2) / share.sum() * count / (count - 1)
             pair += (share @ share) / share.sum()

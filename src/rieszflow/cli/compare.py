@@ -44,6 +44,10 @@ def compare(
     force: Force = False,
     as_json: Json = False,
     common: Annotated[bool, Option("--common", help="Compare only the columns that both tables have.")] = False,
+    groups: Annotated[
+        str | None,
+        Option(help="Column of labels, such as patients or days, whose rows belong together and are permuted as one."),
+    ] = None,
     scale: Scale = "auto",
     *,
     reading: Keywords,
@@ -59,8 +63,9 @@ def compare(
     x, y = (path if path.endswith(".sketch") else stream(path, **reading) for path in (a, b))
     with ProgressBars() as progress:
         found = compare(
-            x, y, slices=slices, permutations=permutations, seed=seed, scale=scale, common=common, progress=progress
-        )
+            x, y, groups=groups, slices=slices, permutations=permutations, seed=seed, scale=scale, common=common,
+            progress=progress,
+        )  # fmt: skip
     if out is not None:
         report.save_picture(out, report.comparison(found, (Path(a).name, Path(b).name)))
     columns, scales = found.columns(top), found.scales(min(top, _SCALES))
@@ -68,6 +73,7 @@ def compare(
         _print_json({
             "a": a, "b": b, "distance": found.statistic, "estimator": "U",
             "confidence_interval": found.confidence_interval, "pvalue": found.pvalue,
+            "effect_size": found.test.effect_size if found.test else None,
             "n": [found.x.n, found.y.n], "d": found.x.d, "slices": found.x.slices, "scale": found.scale,
             "columns": [{"name": name, "energy_coefficient": value} for name, value in columns],
             "scales": [{"name": name, "width": width, "pvalue": pvalue} for name, width, pvalue in scales],

@@ -76,6 +76,7 @@ def compare(
     x: PointSource,
     y: PointSource,
     *,
+    groups: object = None,
     slices: int | None = None,
     permutations: int = 999,
     seed: int = 0,
@@ -88,13 +89,14 @@ def compare(
     Args:
         x, y: Points of shape (n, d) and (m, d), n, m ≥ 2: anything that `rieszflow.stream` accepts, except iterators. Or
             sketches, or the paths of .sketch files.
+        groups: Points that belong together, see `two_sample_test`; for samples that are not sketches.
         slices: Number of random directions; None for 256, or those of a sketch.
         permutations, seed, common, progress: See `two_sample_test`.
         scale: See `two_sample_test`; with a sketch "auto" or the sketch's own.
 
     Raises:
         InputError, InputTypeError, DatasetError, FileError: Points, sketches or files that the test or `SliceSketch.load`
-            refuses; `slices` or `common` with a sketch; sketches with different slices or bins.
+            refuses; `groups`, `slices` or `common` with a sketch; sketches with different slices or bins.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
@@ -107,12 +109,14 @@ def compare(
     reference = two if one is None else one
     if reference is None:
         test = two_sample_test(
-            x, y, slices=256 if slices is None else slices, permutations=permutations, seed=seed, scale=scale, common=common,
-            progress=progress,
+            x, y, groups=groups, slices=256 if slices is None else slices, permutations=permutations, seed=seed, scale=scale,
+            common=common, progress=progress,
         )  # fmt: skip
     else:
         if slices is not None:
             raise InputError(f"`slices` must be None with a sketch, which has its own, got {slices}")
+        if groups is not None:
+            raise InputError(f"`groups` must be None with a sketch, whose points have no groups, got {groups!r}")
         if common:
             raise InputError("`common` must be False with a sketch, which has all its columns; choose those of the table")
         if one is not None and two is not None:

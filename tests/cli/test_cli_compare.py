@@ -51,6 +51,24 @@ def test_json_is_the_librarys_numbers(folder):
     assert found["scales"][0] == {"name": name, "width": kernel.width, "pvalue": kernel.pvalue}
 
 
+def test_groups_are_permuted_as_wholes(tmp_path):
+    """Rows of a patient are nearly equal: as independent rows, patients of one distribution would differ."""
+    for seed, name in enumerate("ab"):
+        dose = np.random.default_rng(seed).normal(size=25)
+        rows = "".join(f"{name}{k},{v},{k % 7}\n" for k, v in enumerate(dose) for _ in range(8))
+        (tmp_path / f"{name}.csv").write_text(f"patient,dose,age\n{rows}", encoding="utf-8")
+
+    def pvalue(*options):
+        return json.loads(rieszflow("compare", "a.csv", "b.csv", "--json", *options, cwd=tmp_path).stdout)["pvalue"]
+
+    assert pvalue() <= 0.01 and pvalue("--groups", "patient") > 0.05
+    frames = [rf.stream(tmp_path / f"{name}.csv") for name in "ab"]
+    assert pvalue("--groups", "patient") == rf.compare(*frames, groups="patient").pvalue
+    rieszflow("sketch", "a.csv", "--out", "a.sketch", cwd=tmp_path)
+    with pytest.raises(ValueError, match="`groups` must be None with a sketch, whose points have no groups, got 'patient'"):
+        rf.compare(tmp_path / "a.sketch", tmp_path / "b.csv", groups="patient")
+
+
 def test_drift_against_a_sketch(folder):
     rieszflow("sketch", "old.parquet", "-o", "ref.sketch", cwd=folder)
     moved = json.loads(rieszflow("compare", "ref.sketch", "new.parquet", "--json", cwd=folder).stdout)

@@ -235,7 +235,7 @@ def test_given_kernels_are_those_of_the_test():
         assert kernel.statistic == pytest.approx(wanted, rel=3 / math.sqrt(512))
     assert [k.width for k in rf.two_sample_test(x, y, kernels=[rf.Gaussian(0.5)]).kernels] == [0.5]
     with pytest.warns(
-        rf.Notice, match=r"kernels: Gaussian\(sigma=1e-09\) is 0 for all random points that differ, as the nearest are"
+        rf.Notice, match=r"kernels: Gaussian\(sigma=1e-09\) is 0 for random points that differ, the nearest of which are"
     ):
         assert rf.two_sample_test(x, y, kernels=[rf.Gaussian(1e-9)]).pvalue > 0.01
 

@@ -162,6 +162,11 @@ class CdfEvaluator(Evaluator):
     def value(self) -> Tensor:
         return self.values().sum()
 
+    def mean_distances(self) -> Tensor:
+        """Return E|X − Y| on every slice, (P,) float64, times the constant of slicing."""
+        distance, spread_x, spread_y = self.integrals()
+        return self.constant / 2 * (distance + spread_x + spread_y)
+
 
 class FftEvaluator(Evaluator):
     """MMD² for any kernel, by convolution, in the unit of the projections, which are near one."""

@@ -98,6 +98,22 @@ class Counts:
         self.squares, self.weighted = self.squares + other.squares, self.weighted or other.weighted
         self.reservoir.merge(other.reservoir)
 
+    def rest(self, kept: Counts, columns: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return where other points than some that are kept are on the random slices, or on the columns.
+
+        Returns:
+            Mean positions of the points in every bin (P, bins), relative to an origin, their weights, and the origin (d,).
+        """
+        first, positions, weights = len(self.plan.random_grids), [], []
+        for k in range(first, len(self.plan.grids)) if columns else range(first):
+            grid, w = self.plan.grids[k], self.counts[k] - kept.counts[k]
+            u = torch.arange(w.shape[1], dtype=torch.float64).sub(histograms.TAIL - 0.5).repeat(len(w), 1)
+            outer = torch.cat([torch.arange(histograms.TAIL), torch.arange(w.shape[1] - histograms.TAIL, w.shape[1])])
+            u[:, outer] = (self.tail_sums[k] - kept.tail_sums[k]) / w[:, outer].clamp(min=1)
+            positions.append((grid.low[:, None] + u / grid.inverse[:, None]) / float(grid.scale))
+            weights.append(w)
+        return torch.cat(positions).numpy(), torch.cat(weights).numpy(), self.plan.grids[0].shift.double().numpy()
+
     def reduce(self, group: Group) -> None:
         """Sum the counts of all ranks, on every rank."""
         for table in (*self.counts, *self.tail_sums):

@@ -151,6 +151,11 @@ class Plan:
         """The bins of the random slices."""
         return self.grids[: len(self.grids) - self.settings.has_columns]
 
+    def dense_slices(self) -> np.ndarray:
+        """Return the random slices as an array (P, d), float64."""
+        parts = [grid.directions.adjoint(torch.eye(grid.directions.P, device=grid.shift.device)) for grid in self.random_grids]
+        return torch.cat(parts).double().cpu().numpy()
+
     def check_equal(self, other: Plan) -> None:
         """Raise InputError if sketches of the two plans cannot be compared."""
         mine, theirs = self.settings, other.settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -239,9 +240,17 @@ class SliceSketch:
     def slice_distances(self, other: PointSource, *, statistic: Statistic = "V") -> Tensor:
         """Return the share of every random slice in `distance`, (P,) float64, whose mean is `distance`."""
         sketch = self._as_sketch(other)
-        unbiased, random = self._is_unbiased(statistic, sketch), len(self.plan.random_grids)
-        pairs = zip(sketch._counts.to_histograms()[:random], self._counts.to_histograms()[:random], strict=True)
-        return torch.cat([histograms.CdfEvaluator(theirs, mine, unbiased).values() for theirs, mine in pairs])
+        return torch.cat([pair.values() for pair in self._evaluators(sketch, self._is_unbiased(statistic, sketch))])
+
+    @isolated_numerics
+    def mean_distance(self, other: SliceSketch) -> float:
+        """Return E‖X − Y‖ on the slices, from a sketch with the same slices and bins."""
+        return float(torch.cat([pair.mean_distances() for pair in self._evaluators(other, False)]).mean())
+
+    def _evaluators(self, other: SliceSketch, unbiased: bool) -> Iterator[histograms.CdfEvaluator]:
+        random = len(self.plan.random_grids)
+        for theirs, mine in zip(other._counts.to_histograms()[:random], self._counts.to_histograms()[:random], strict=True):
+            yield histograms.CdfEvaluator(theirs, mine, unbiased)
 
     @isolated_numerics
     def feature_distances(self, other: PointSource) -> Tensor:
@@ -304,6 +313,10 @@ class SliceSketch:
         unit = spreads[row] if column and spreads is not None else 1.0
         edges = (origin + (low + np.arange(bars + 1) * (grid.B / bars) / inverse) / float(grid.scale)) * unit
         return edges, inside / np.diff(edges)
+
+    def rest(self, kept: SliceSketch, columns: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the bins of those points that another sketch does not have, see `Counts.rest`."""
+        return self._counts.rest(kept._counts, columns)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the sketch to a safetensors file, which appears as a whole or not at all."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import reprlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -17,24 +16,31 @@ from torch import Tensor
 from rieszflow._infra import validate
 from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._types import DirectionsName, Kernels, Points, PointSource, ProgressCallback, ScaleName
-from rieszflow.data import Stream, load_labelled, stream
+from rieszflow.data import Stream, stream
 from rieszflow.data.streams import choose_spreads, common_columns
-from rieszflow.errors import InputError, InputTypeError
+from rieszflow.errors import InputError
 from rieszflow.sketch import Plan, SliceSketch
-from rieszflow.sketch.counts import Counts, point_weights, with_progress
+from rieszflow.sketch.counts import Counts, with_progress
 from rieszflow.sketch.plan import SliceSettings
 from rieszflow.two_sample.multiscale import (
     FeatureBlocks,
     Kernel,
-    MultiscaleResult,
     PairedSums,
-    Units,
     Witness,
     block_size,
 )
 from rieszflow.two_sample.octaves import check_kernels, fit_octaves
-from rieszflow.two_sample.permutations import Gram, are_few, draw_splits, permutation_rng, scaled_distances
+from rieszflow.two_sample.permutations import (
+    Gram,
+    are_few,
+    check_splits,
+    draw_splits,
+    permutation_rng,
+    scaled_distances,
+)
+from rieszflow.two_sample.units import Units, read_groups, read_weights
 
+_MAX_POINTS = 10**9  # of NumPy's hypergeometric distribution
 _PLACING, _PLACING_BINS = 2048, 256  # random points by which widths of kernels are chosen, and bins
 _PLACING_NUMBERS = 1 << 15  # in the former
 
@@ -62,10 +68,11 @@ class TwoSampleTest:
 
     Attributes:
         pvalue: Exact probability of a difference at least as large if both samples come from one distribution.
-        kernels: The kernels of the test, of which the first one decided, and the others follow in the order of their adjusted
-            p-values; empty for the energy distance of few points.
+        kernels: The kernels of the test, sorted by adjusted p-value: the first one decided. Empty for the energy
+            distance of few points.
         statistic: Unbiased estimate of the energy distance (MMD²) of all points, which may be negative; on slices if `method`
-            is "sliced". With scaled columns it has no unit.
+            is "sliced". With scaled columns it has no unit. For one point and a reference larger than its reservoir it is the
+            V-statistic.
         standard_error: Standard error of the statistic from the points (Hoeffding's two terms) and the slices.
         confidence_interval: Approximate 95 % confidence interval, from the standard error. It is too narrow if values that
             matter are too rare to occur among the points.
@@ -108,10 +115,10 @@ class TwoSampleTest:
             `values` and `standard_errors`, (n,) float64; the errors are those of the choice of x and y, by blocks.
 
         Raises:
-            InputError: Points of another dimension, or a test with the energy distance only.
+            InputError: Points of another dimension, or a test of few points with `kernels="energy"`.
         """
         if not self.kernels:
-            raise InputError('`kernels` must be "auto" in a test that has a witness')
+            raise InputError('`kernels` must be "auto" or a list in a test of few points that has a witness, got "energy"')
         cloud = stream(points).align_columns(self.x.names, "the samples")
         if cloud.d != self.x.d:
             raise InputError(f"`points` must have dimension d = {self.x.d}, as the samples have, got d = {cloud.d}")
@@ -204,11 +211,14 @@ def two_sample_test(
         Székely and Rizzo, Testing for Equal Distributions in High Dimension (2004); Schrab et al., MMD Aggregated Two-Sample
         Test (2023); on blocks: Domingo-Enrich, Dwivedi and Mackey, Cheap Permutation Testing (2025).
     """
-    (one, of_x), (two, of_y) = _read_groups(x, y, groups)
-    w = _read_weights((x, y), (x_weights, y_weights))
+    (one, of_x), (two, of_y) = read_groups(x, y, groups)
+    w = read_weights((x, y), (x_weights, y_weights))
     one, two = common_columns(one, two) if common else (one, two.align_columns(one.names, one.name, one.skipped))
     if one.d != two.d:
         raise InputError(f"`y` must have points of dimension d = {one.d}, as x has, got d = {two.d}")
+    for name, cloud in (("x", one), ("y", two)):
+        if cloud.count() < 2:
+            raise InputError(f"`{name}` must have at least two points, got one")
     permutations = validate.positive_int("permutations", permutations)
     rng, spreads = permutation_rng(seed), choose_spreads(scale, [one, two])
     settings = SliceSettings(one.d, slices, directions, int(rng.integers(0, 2**63)), one.names or two.names, spreads)
@@ -217,45 +227,6 @@ def two_sample_test(
         counts = [cloud.count() if of is None else int(of.max()) + 1 for cloud, of in ((one, of_x), (two, of_y))]
         units = Units(counts[0], of_x, w[0]), Units(counts[1], of_y, w[1])
     return run_test((one, two), settings, permutations, rng, progress, kernels, units=units)
-
-
-def _read_groups(x: PointSource, y: PointSource, groups: object) -> list[tuple[Stream, np.ndarray | None]]:
-    """Return both samples, and the group of every point as an integer, from 0 in each sample."""
-    if groups is None:
-        return [(stream(x), None), (stream(y), None)]
-    pair = (groups, groups) if isinstance(groups, str) else groups
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        raise InputTypeError(
-            f"`groups` must be the name of a column or a pair of sequences of labels, got {reprlib.repr(groups)}"
-        )
-    found: list[tuple[Stream, np.ndarray | None]] = []
-    seen: set[str] = set()
-    for name, points, of in (("x", x, pair[0]), ("y", y, pair[1])):
-        cloud, labels = load_labelled(points, of)
-        names, group = np.unique(labels, return_inverse=True)
-        if len(names) < 2:
-            raise InputError(f"`groups` must have at least two groups in {name}, got {names[0]!r} only")
-        if both := seen & set(names):
-            raise InputError(f"`groups` must be in one sample each, got {min(both)!r} in both")
-        seen = set(names)
-        found.append((cloud, group))
-    return found
-
-
-def _read_weights(points: tuple[object, object], given: tuple[Points | None, Points | None]) -> list[np.ndarray | None]:
-    names = ("x_weights", "y_weights")
-    if (given[0] is None) != (given[1] is None):
-        missing = names[0] if given[0] is None else names[1]
-        raise InputError(f"`{missing}` must be given if the other sample has weights, got None; ones weigh all points equally")
-    found = [
-        None if w is None else point_weights(w, x, name).double().cpu().numpy()
-        for name, x, w in zip(names, points, given, strict=True)
-    ]
-    for name, w in zip(names, found, strict=True):
-        if w is not None and np.count_nonzero(w) < 2:
-            raise InputError(f"`{name}` must be positive for at least two points, got one")
-    largest = max((float(w.max()) for w in found if w is not None), default=1.0)
-    return [None if w is None else w / largest for w in found]
 
 
 def run_test(
@@ -268,11 +239,12 @@ def run_test(
     *,
     reference: SliceSketch | None = None,
     units: tuple[Units, Units] | None = None,
-    least: int = 2,
 ) -> TwoSampleTest:
     """Test two clouds with equal columns, of which the second may be a sample of a reference, and the first one point."""
     check_kernels(kernels)
-    counts = _check_count("x", clouds[0], least), _check_count("y", clouds[1], 2)
+    counts = clouds[0].count(), clouds[1].count()
+    if max(counts) >= _MAX_POINTS:
+        raise InputError(f"`x` and `y` must have fewer than {_MAX_POINTS:,} points each, got {max(counts):,}")
     # Bins and widths are chosen by random pooled points: chosen by x alone, they would distinguish its points from those of y.
     placing = max(_PLACING_BINS, min(_PLACING, _PLACING_NUMBERS // clouds[0].d))
     rows = rng.integers(0, sum(counts), placing)
@@ -283,7 +255,8 @@ def run_test(
     size = block_size(units[0].n, units[1].n)
     blocks: list[FeatureBlocks] = []
     if not (few and kernels == "energy"):
-        octaves = fit_octaves(settings.rescale_array(drawn), sum(counts), rng, kernels)
+        slices = None if reference is None else reference.plan.dense_slices()
+        octaves = fit_octaves(settings.rescale_array(drawn), sum(counts), rng, kernels, slices)
         blocks = [FeatureBlocks(octaves, settings, mine, size, rng) for mine in units]
     some = settings.rescale(torch.from_numpy(drawn[:: placing // _PLACING_BINS]))
     sketched: list[Counts] = []
@@ -291,50 +264,49 @@ def run_test(
     if not few:
         plan = Plan.fit(some, settings) if reference is None else reference.plan
         weighted = units[0].weights is not None
-        sketched = [Counts(plan, None, weighted) for _ in (clouds if reference is None else clouds[:1])]
+        sketched = [Counts(plan, None, weighted) for _ in clouds]
     for k, cloud in enumerate(clouds):
         batches = with_progress(cloud, progress, "xy"[k])
         for batch in blocks[k].add(batches) if blocks else batches:
             if few:
                 points[k].append(batch.cpu().numpy())
-            elif k < len(sketched):
+            else:
                 n, w = sketched[k].n, units[k].weights
                 sketched[k].update(batch, None if w is None else torch.from_numpy(w[n : n + len(batch)]).to(batch.device))
+    if reference is not None and settings.has_columns:
+        blocks[1].add_rest(reference, SliceSketch.from_counts(sketched[1]))
     pair = PairedSums.of(blocks[0], blocks[1]) if blocks else None
     samples: _Points | tuple[SliceSketch, SliceSketch]
     if few:
         samples = _Points(np.concatenate(points[0]), np.concatenate(points[1]), some, settings)
-        gram, statistic, biased, apart, unit = _from_distances(samples)
+        gram, statistic, biased, mean_distance, unit = _from_distances(samples)
     else:
         assert pair is not None
         samples = SliceSketch.from_counts(sketched[0]), reference or SliceSketch.from_counts(sketched[1])
         each = samples[1].slice_distances(samples[0])
         slices_error = float(each.std(correction=0) / math.sqrt(max(len(each) - 1, 1)))
-        gram = pair.energy_gram(samples[1].weight, slices_error)
+        gram = pair.energy_gram(slices_error)
         statistic, biased = samples[1].distance(samples[0], statistic="U" if counts[0] > 1 else "V"), each.mean().item()
-        apart, unit = pair.mean_distance(), 1.0
+        mean_distance, unit = samples[1].mean_distance(samples[0]), 1.0
     df, error = (min(gram.K, gram.L) if gram.K > 1 else gram.L) - 1, gram.standard_error() / unit
     half = float(scipy.special.stdtrit(df, 0.975)) * error
     # If nothing varies, the interval must still include the V-statistic, which differs by the bias only.
     interval = statistic - half, max(statistic + half, biased)
+    K, L = counts if pair is None else (pair.x.K, pair.y.K)
+    splits = draw_splits(K, L, permutations, rng)
+    check_splits(splits)
+    tested: list[Kernel] = []
     if pair is None:
-        pvalue, tried = gram.permutation_test(permutations, rng)
-        found, (K, L), size = MultiscaleResult(pvalue, tried, ()), counts, 1
+        pvalue, size = gram.pvalue(splits), 1
     else:
-        K, L = pair.x.K, pair.y.K
-        found = pair.test(kernels, draw_splits(K, L, permutations, rng))
+        pvalue, tested = pair.test(kernels, splits)
         small = blocks[0].condensed(), blocks[1].condensed()
-        found = found._replace(kernels=tuple(replace(kernel, _samples=small) for kernel in found.kernels))
+        tested = [replace(kernel, _samples=small) for kernel in tested]
+    effect = statistic / (2 * mean_distance) if mean_distance else 0.0
     return TwoSampleTest(
-        found.pvalue, statistic, error, interval, statistic / (2 * apart) if apart else 0.0, found.permutations, (K, L),
-        (K * size, L * size), "exact" if few else "sliced", settings.scale, samples, drawn, df, 2 * apart, found.kernels,
+        pvalue, statistic, error, interval, effect, len(splits), (K, L), (K * size, L * size), "exact" if few else "sliced",
+        settings.scale, samples, drawn, df, 2 * mean_distance, tuple(tested),
     )  # fmt: skip
-
-
-def _check_count(name: str, cloud: Stream, least: int) -> int:
-    if cloud.count() < least:
-        raise InputError(f"`{name}` must have at least two points, got one")
-    return cloud.count()
 
 
 def _from_distances(points: _Points) -> tuple[Gram, float, float, float, float]:

@@ -11,7 +11,7 @@ from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._types import Points
 from rieszflow.errors import InputError
 from rieszflow.two_sample.multiscale import aggregate
-from rieszflow.two_sample.permutations import pair_distances, permutation_rng
+from rieszflow.two_sample.permutations import permutation_rng, scaled_distances
 
 _COORDINATES = 64  # that are ranked on their own, at random if there are more
 
@@ -22,25 +22,25 @@ class CoverageTest:
 
     Attributes:
         pvalue: Exact p-value of the hypothesis that every true value is distributed as its samples are.
-        names: The quantities that are ranked: "depth", and coordinates.
-        ranks: (Number of samples below the true value + ½) / (S + 1), (n, quantities): uniform for a correct model. A depth is
-            the mean distance from the others: if most ranks are near 1, true values are far out: the model is overconfident.
-        pvalues: P-values of the quantities, adjusted for their number.
+        names: The quantities that are ranked: "mean distance", and coordinates.
+        ranks: (Number of samples below the true value + ½) / (S + 1), (n, quantities): uniform for a correct model. The mean
+            distance is that from all other members: if most of its ranks are near 1, the model is overconfident.
+        adjusted_pvalues: P-values of the quantities, adjusted for their number.
     """
 
     pvalue: float
     names: tuple[str, ...]
     ranks: np.ndarray = field(repr=False)
-    pvalues: np.ndarray
+    adjusted_pvalues: np.ndarray
 
     def coverage(self, levels: np.ndarray) -> np.ndarray:
-        """Return the share of true values inside central regions of given probabilities, (levels, quantities).
+        """Return the share of true values inside central regions of probabilities (k,), of shape (k, quantities).
 
-        The regions are intervals between two quantiles for a coordinate, and the deepest samples for the depth.
+        The regions are intervals between two quantiles for a coordinate, and the samples of the smallest mean distances.
         """
         inside = np.abs(2 * self.ranks - 1)
         inside[:, 0] = self.ranks[:, 0]
-        return np.asarray((inside <= np.asarray(levels)[:, None, None]).mean(1))
+        return np.asarray((inside <= np.atleast_1d(levels)[:, None, None]).mean(1))
 
 
 @isolated_numerics
@@ -53,7 +53,7 @@ def coverage_test(samples: Points, truth: Points, *, permutations: int = 999, se
 
     Args:
         samples: Samples of shape (n, S, d): S from the posterior of each of n simulations or observations, S ≥ 2. The mean
-            distances take O(n·S²·d).
+            distances take O(n·S²·d). Divide coordinates of different units by their spreads first.
         truth: The true values (n, d), n ≥ 2.
         permutations: Number B; the smallest p-value is 1 / (B + 1).
         seed: Seed of the permutations, an integer.
@@ -85,8 +85,8 @@ def coverage_test(samples: Points, truth: Points, *, permutations: int = 999, se
     every = np.arange(n)
     members[every, 0], members[every, place] = members[every, place], y
     coordinates = np.sort(rng.permutation(d)[:_COORDINATES])
-    depths = np.stack([pair_distances(some).sum(1) for some in members])
-    values = np.concatenate([depths[..., None], members[..., coordinates]], 2)
+    distances = np.stack([scaled_distances(those)[0].sum(1) for those in members])
+    values = np.concatenate([distances[..., None], members[..., coordinates]], 2)
     # Ties are broken at random, so that all ranks are equally likely.
     order = np.lexsort((rng.random(values.shape), values), axis=1)
     ranks = np.empty(values.shape)
@@ -96,5 +96,5 @@ def coverage_test(samples: Points, truth: Points, *, permutations: int = 999, se
     uniform = (every[:, None] + 0.5) / n
     statistics = np.stack([((np.sort(ranks[every, row], 0) - uniform) ** 2).sum(0) for row in chosen])  # Cramér and von Mises
     found = aggregate(statistics, np.full(statistics.shape[1], 1 / statistics.shape[1]))
-    names = ("depth", *(f"coordinate {k}" for k in coordinates))
+    names = ("mean distance", *(f"coordinate {k}" for k in coordinates))
     return CoverageTest(found.pvalue, names, ranks[every, place], found.adjusted)

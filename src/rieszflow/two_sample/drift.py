@@ -72,7 +72,7 @@ def drift_test(
     reference.plan.settings.check_scale(scale, "reference has")
     sample, rng, settings = stream(points), permutation_rng(seed), reference.plan.settings
     if len(points) < reference.n:
-        return run_test((cloud, sample), settings, permutations, rng, progress, kernels, reference=reference, least=1)
+        return run_test((cloud, sample), settings, permutations, rng, progress, kernels, reference=reference)
     return _pooled_test(cloud, sample, settings, reference.scale, permutations, rng, progress, kernels)
 
 
@@ -88,7 +88,7 @@ def _pooled_test(
 ) -> TwoSampleTest:
     """Test with the spreads of both samples: those of a reference alone would distinguish its points from those of x."""
     settings = replace(settings, seed=int(rng.integers(0, 2**63)), spreads=choose_spreads(scale, [x, y]))
-    return run_test((x, y), settings, permutations, rng, progress, kernels, least=1)
+    return run_test((x, y), settings, permutations, rng, progress, kernels)
 
 
 class MonitorStep(NamedTuple):

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from rieszflow._types import Kernels
 from rieszflow.kernels import Riesz
+from rieszflow.sketch import SliceSketch
 from rieszflow.sketch.plan import SliceSettings
 from rieszflow.two_sample.octaves import ENERGY, Octaves
-from rieszflow.two_sample.permutations import Gram, give_notice, permuted_shares
+from rieszflow.two_sample.permutations import Gram, permuted_shares
+from rieszflow.two_sample.units import Units
 
-_BLOCKS, _MOST_TIMES = 64, 2  # of the smaller sample, and as many times more of the larger one
+_BLOCKS, _MAX_RATIO = 64, 8  # of the smaller sample, and as many times more of the larger one
 _POINTS, _OTHERS = 0.6, 0.2  # weights of kernels of whole points, and of the energy distance, all columns, or a given kernel
 _LEAST_SKEWNESS = 0.02
 _MAX_NUMBERS = 1 << 22  # scores at a time
@@ -29,15 +31,6 @@ class Witness(NamedTuple):
 
     values: np.ndarray
     standard_errors: np.ndarray
-
-
-@dataclass
-class Units:
-    """Points that are assigned to blocks: one by one, or in groups that stay together; with weights or without."""
-
-    n: int  # points, or groups
-    group: np.ndarray | None = None  # of every point, (points,) integers below n
-    weights: np.ndarray | None = None  # of every point
 
 
 @dataclass
@@ -76,7 +69,7 @@ class FeatureBlocks(BlockSums):
     def __init__(
         self, octaves: list[Octaves], settings: SliceSettings, units: Units, size: int, rng: np.random.Generator
     ) -> None:
-        K = min(units.n // size, _MOST_TIMES * _BLOCKS)
+        K = min(units.n // size, _MAX_RATIO * _BLOCKS)
         sums = [np.zeros((K + 1, o.widths.shape[1], 2, o.frequencies.shape[1])) for o in octaves]
         super().__init__(octaves, np.zeros(K + 1), sums)
         self.settings, self.units, self.rng = settings, units, rng
@@ -98,10 +91,16 @@ class FeatureBlocks(BlockSums):
             x = self.settings.rescale_array(batch.cpu().numpy())[rows]  # in float64, so that equal points have equal features
             w = np.ones(len(batch)) if self.units.weights is None else self.units.weights[own][rows]
             starts = np.concatenate([[0], np.cumsum(drawn)])
-            self.masses += np.diff(np.concatenate([[0.0], np.cumsum(w)])[starts])
+            self.masses += np.bincount(np.repeat(np.arange(self.K + 1), drawn), w, self.K + 1)
             for octaves, sums in zip(self.octaves, self.sums, strict=True):
                 octaves.add(x, w, starts, sums)
             yield batch
+
+    def add_rest(self, points: SliceSketch, kept: SliceSketch) -> None:
+        """Add the points of a sketch that are not kept, by their bins, to those that remain."""
+        for octaves, sums in zip(self.octaves, self.sums, strict=True):
+            octaves.add_rest(points, kept, sums[-1])
+        self.masses[-1] += points.weight - kept.weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,14 +141,6 @@ class Kernel:
         return Witness(values, np.sqrt(variances))
 
 
-class MultiscaleResult(NamedTuple):
-    """An exact p-value, the number of permutations, and the kernels, sorted by their scores."""
-
-    pvalue: float
-    permutations: int
-    kernels: tuple[Kernel, ...]
-
-
 def block_size(n: int, m: int) -> int:
     """Return the number of points in a block of samples of n and m points."""
     return max(1, min(n, m) // _BLOCKS)
@@ -168,8 +159,12 @@ class PairedSums(NamedTuple):
         features = (_centred(x, y, 0, 0, octave) for octave in range(octaves.widths.shape[1]))
         return cls(x, y, np.stack([mine @ mine.T for mine in features]) / octaves.D)
 
-    def test(self, kernels: Kernels, splits: np.ndarray) -> MultiscaleResult:
-        """Permute the blocks by `splits`, see `draw_splits`; all kernels have the same permutations."""
+    def test(self, kernels: Kernels, splits: np.ndarray) -> tuple[float, list[Kernel]]:
+        """Permute the blocks by `splits`, see `draw_splits`.
+
+        Returns:
+            An exact p-value, and the kernels, sorted by their scores. All kernels have the same permutations.
+        """
         x, y = self.x, self.y
         masses = np.concatenate([x.masses[:-1], y.masses[:-1], x.masses[-1:], y.masses[-1:]])
         forms: list[_GramForm | _FeatureForm] = []
@@ -198,34 +193,18 @@ class PairedSums(NamedTuple):
         shares = permuted_shares(masses, splits)
         statistics = np.concatenate([np.concatenate([form(w) for form in forms], 1) for w in shares])
         result = aggregate(statistics, share / share.sum())
-        give_notice(result.largest, splits)
-        ordered = tuple(
-            replace(found[k], statistic=float(statistics[0, k]), pvalue=float(result.adjusted[k]))
-            for k in np.argsort(-result.scores, kind="stable").tolist()
-        )
-        return MultiscaleResult(result.pvalue, len(splits), ordered)
+        order = np.argsort(-result.scores, kind="stable").tolist()
+        ordered = [replace(found[k], statistic=float(statistics[0, k]), pvalue=float(result.adjusted[k])) for k in order]
+        return result.pvalue, ordered
 
-    def energy_gram(self, mass: float, slices_error: float) -> Gram:
-        """Return the Gram matrix of −‖x − y‖, where y is from points of this mass that resemble it."""
+    def energy_gram(self, slices_error: float) -> Gram:
+        """Return the Gram matrix of −‖x − y‖."""
         x, y, blocks = self.x, self.y, len(self.grams[0])
         gram = np.tensordot(ENERGY * x.octaves[0].widths[0], self.grams, 1)
         in_x, in_y = np.zeros(blocks), np.zeros(blocks)
         in_x[[*range(x.K), blocks - 2]] = x.shares
-        of_y = [*range(x.K, x.K + y.K), blocks - 1]
-        in_y[of_y] = y.masses / mass
-        if mass > y.masses.sum():  # what remains resembles all points that are there
-            change = np.eye(blocks)
-            change[-1, of_y] = y.shares
-            gram, in_y[-1] = change @ gram @ change.T, 1 - in_y[:-1].sum()
+        in_y[[*range(x.K, x.K + y.K), blocks - 1]] = y.shares
         return Gram(gram, in_x, in_y, x.K, y.K, 1.0, slices_error)
-
-    def mean_distance(self) -> float:
-        """Return E‖X − Y‖ in scaled columns, to a few percent."""
-        octaves, total = self.x.octaves[0], 0.0
-        for octave, width in enumerate(octaves.widths[0]):
-            a, b = (sample.shares @ sample.means(0, 0, octave) + np.repeat([0, 1], octaves.D) for sample in (self.x, self.y))
-            total += ENERGY * float(width) * (1 - float(a @ b) / octaves.D)
-        return total
 
 
 def _centred(x: BlockSums, y: BlockSums, k: int, subspace: int, octave: int) -> np.ndarray:
@@ -264,7 +243,6 @@ class Aggregate(NamedTuple):
     pvalue: float
     scores: np.ndarray
     adjusted: np.ndarray
-    largest: np.ndarray  # rows that no row exceeds, (rows,) bool
 
 
 def aggregate(statistics: np.ndarray, weights: np.ndarray) -> Aggregate:
@@ -286,7 +264,7 @@ def aggregate(statistics: np.ndarray, weights: np.ndarray) -> Aggregate:
         largest = np.maximum(largest, scores.max(1))
     found = np.concatenate(observed)
     adjusted = np.searchsorted(np.sort(-largest), _TIE - found, "right") / len(largest)
-    return Aggregate(float(adjusted.min()), found, adjusted, largest >= largest.max() - _TIE)
+    return Aggregate(float(adjusted.min()), found, adjusted)
 
 
 def _log_tails(statistics: np.ndarray) -> np.ndarray:
@@ -299,10 +277,12 @@ def _log_tails(statistics: np.ndarray) -> np.ndarray:
     v = statistics - np.median(statistics, 0)
     first, second, third = ((power.sum(0) - power) / n for power in (v, v * v, v * v * v))
     variance = second - first**2
-    varies = variance > np.maximum(_ROUNDING[0] * np.abs(statistics).max(0), _ROUNDING[1]) ** 2
+    least = np.maximum(_ROUNDING[0] * np.abs(statistics).max(0), _ROUNDING[1])
+    varies = variance > least**2
     sd = np.sqrt(np.where(varies, variance, 1))
     skewness = np.maximum((third - 3 * first * second + 2 * first**3) / sd**3, _LEAST_SKEWNESS)
     a = 4 / skewness**2  # the shape, with mean a and standard deviation √a
     ratio = np.maximum(1 + (v - first) / (sd * np.sqrt(a)), 0)
     z = (np.cbrt(ratio) - 1 + 1 / (9 * a)) * 3 * np.sqrt(a)
-    return np.where(varies, log_ndtr(-z), np.inf)  # a constant one never decides
+    alone = np.where(v - first > 1e3 * least, -np.inf, np.inf)  # if the others are equal; a constant one never decides
+    return np.where(varies, log_ndtr(-z), alone)

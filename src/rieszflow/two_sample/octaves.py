@@ -22,6 +22,7 @@ from rieszflow._infra.messages import notice
 from rieszflow._types import Kernels, KernelsName
 from rieszflow.errors import InputError
 from rieszflow.kernels import Gaussian, Riesz
+from rieszflow.sketch import SliceSketch
 from rieszflow.two_sample.permutations import scaled_distances
 
 _MAX_SINES = 1 << 25  # points · frequencies (· d / 32 if d is large), but for the limits
@@ -31,12 +32,11 @@ _COLUMNS = 64  # that are tested on their own, at random if there are more
 _OCTAVES, _COLUMN_OCTAVES = 13, 8  # widths that are tested
 _MAX_OCTAVES = 36  # of groups, of which some may be near each other and far from the rest
 _MAX_GROUP_SINES = 1 << 24  # in sums over blocks of many groups
-_ABOVE = 4  # widths above the largest distances, for the energy distance only
+_ABOVE, _MAX_ABOVE = 4, 128  # widths above the largest distances, for the energy distance only, and above most distances
 _LARGEST = 1e300
 _ZERO = 8.0  # times its width, at which a Gaussian is less than 1e-13
 _TILE = 128  # frequencies at a time: the sums of all octaves fit into the cache
 _PHASES = 1 << 18  # at a time, which fit into the cache
-_FLUSH = 512  # points whose sines are summed in float32
 _HALVINGS = 3  # of the angle before its sine is a polynomial
 _RESTART = 16  # octaves until the sines are computed again: every doubling doubles their error
 _F = tuple(np.float32(1 / math.factorial(k)) for k in range(1, 9))  # coefficients of the polynomials
@@ -55,6 +55,7 @@ class Octaves:
     widths: np.ndarray  # (subspaces, L)
     origin: np.ndarray  # a typical point (d,)
     above: int = 0  # the number of widths, the largest ones, that only the energy distance uses
+    on_columns: bool = False
 
     @property
     def D(self) -> int:
@@ -83,6 +84,22 @@ class Octaves:
                 _add_blocks, tasks, 1, centred, phases, weights[begin:], own, self.frequencies, self.first, sums[present]
             )
 
+    def add_rest(self, points: SliceSketch, kept: SliceSketch, sums: np.ndarray) -> None:
+        """Add those points of a sketch that are not kept, by their bins, to sums (L, 2, subspaces · D)."""
+        positions, weights, centre = points.rest(kept, self.on_columns)
+        columns = np.arange(self.frequencies.shape[1])
+        rows = np.repeat(self.first, self.D) if self.on_columns else columns % len(positions)
+        lengths = np.linalg.norm(self.frequencies, axis=0)
+        offsets = np.concatenate([self.phases(centre[None], subspace)[0] for subspace in range(len(self.first))])
+        for part in np.array_split(columns, -(-len(columns) // _TILE)):
+            phases, w = offsets[part, None] + lengths[part, None] * positions[rows[part]], weights[rows[part]]
+            for octave in range(len(sums)):
+                if octave % _RESTART == 0:
+                    s, c = np.split(self.features(phases, octave), 2, 1)
+                sums[octave, 0, part] += np.einsum("kb,kb->k", w, s)
+                sums[octave, 1, part] += np.einsum("kb,kb->k", w, c - 1)
+                s, c = 2 * s * c, 1 - 2 * s * s
+
     def phases(self, x: np.ndarray, subspace: int) -> np.ndarray:
         """Return the phases of points (n, d) at the largest width, in cycles, (n, D)."""
         coordinates = slice(self.first[subspace], self.first[subspace] + len(self.frequencies))
@@ -104,12 +121,14 @@ def check_kernels(kernels: object) -> None:
         or not kernels
         or any(k != Riesz(1.0) and not isinstance(k, Gaussian) for k in kernels)
     ):
-        wanted = '"auto", "energy" or a list of Gaussian kernels and Riesz(1.0)'
+        wanted = '"auto", "energy" or a list of Gaussian kernels, with or without Riesz(1.0)'
         raise InputError(f"`kernels` must be {wanted}, got {reprlib.repr(kernels)}")
 
 
-def fit_octaves(x: np.ndarray, n: int, rng: np.random.Generator, kernels: Kernels = "auto") -> list[Octaves]:
-    """Choose widths by the distances between some points x (k, d) of n, and draw frequencies.
+def fit_octaves(
+    x: np.ndarray, n: int, rng: np.random.Generator, kernels: Kernels = "auto", slices: np.ndarray | None = None
+) -> list[Octaves]:
+    """Choose widths by the distances between some points x (k, d) of n, and draw frequencies, on given slices (P, d) if any.
 
     Returns:
         Octaves for whole points, and then those for columns if `kernels` is "auto" and d > 1, or those of given Gaussians.
@@ -117,22 +136,25 @@ def fit_octaves(x: np.ndarray, n: int, rng: np.random.Generator, kernels: Kernel
     d, x = x.shape[1], rng.permutation(_check_size(x))
     differences = np.abs(np.concatenate([x - np.roll(x, 1, 0), x - np.roll(x, 2, 0)]))
     D = min(max(1 << (_MAX_SINES // (n * (1 + d // 32))).bit_length(), _MIN_FREQUENCIES), _MAX_FREQUENCIES)
-    found = [_fit(x, np.hypot.reduce(differences, axis=1), _OCTAVES, D, rng)]
+    slices = slices if slices is None else slices[np.arange(D) % len(slices)]
+    found = [_fit(x, np.hypot.reduce(differences, axis=1), _OCTAVES, D, rng, slices=slices)]
     if kernels == "auto" and d > 1:
         columns, D = np.sort(rng.permutation(d)[:_COLUMNS]), _COLUMN_FREQUENCIES
         largest = np.array([_choose_widths(differences[:, k], 1)[0] for k in columns])
         radii = np.sqrt(chi2.ppf((np.arange(D) + rng.random((len(columns), D))) / D, 1))
         frequencies = radii / (2 * math.pi * largest[:, None])
         widths = largest[:, None] * 0.5 ** np.arange(_COLUMN_OCTAVES)
-        found.append(Octaves(frequencies.reshape(1, -1), columns, widths, np.median(x, 0)))
+        found.append(Octaves(frequencies.reshape(1, -1), columns, widths, np.median(x, 0), on_columns=True))
     elif not isinstance(kernels, str):
         distances, unit = scaled_distances(x)
         nearest = float(distances[distances > 0].min(initial=np.inf)) / unit
         for kernel in kernels:
             if isinstance(kernel, Gaussian):
                 if nearest > _ZERO * kernel.sigma:
-                    notice(f"kernels: {kernel} is 0 for all random points that differ, as the nearest are {nearest:.3g} apart")
-                found.append(_draw(x, np.array([kernel.sigma]), D, rng))
+                    notice(
+                        f"kernels: {kernel} is 0 for random points that differ, the nearest of which are {nearest:.3g} apart"
+                    )
+                found.append(_draw(x, np.array([kernel.sigma]), D, rng, slices))
     return found
 
 
@@ -153,23 +175,28 @@ def fit_group_octaves(x: np.ndarray, groups: int, rows: int, rng: np.random.Gene
 
 def _check_size(x: np.ndarray) -> np.ndarray:
     if (size := float(np.abs(x).max())) > _LARGEST:
-        raise InputError(f"points must be at most {_LARGEST:.0e} in size for kernels of all widths, got {size:.3g}")
+        raise InputError(f"`x` must have points of at most {_LARGEST:.0e} in size for kernels of all widths, got {size:.3g}")
     return x
 
 
-def _fit(x: np.ndarray, distances: np.ndarray, most: int, D: int, rng: np.random.Generator, least: float = np.inf) -> Octaves:
+def _fit(
+    x: np.ndarray, distances: np.ndarray, most: int, D: int, rng: np.random.Generator, least: float = np.inf,
+    slices: np.ndarray | None = None,
+) -> Octaves:  # fmt: skip
     """Choose widths for whole points by some of their distances, and draw frequencies."""
     widths = _choose_widths(distances, most, least)
     beyond = math.log2(distances.max() / widths[0]) if distances.max() > 0 else 0.0  # far outliers
-    above = _ABOVE + max(0, math.ceil(beyond))
-    return _draw(x, np.concatenate([widths[0] * 2.0 ** np.arange(above, 0, -1), widths]), D, rng, above)
+    above = min(_ABOVE + max(0, math.ceil(beyond)), _MAX_ABOVE)
+    return _draw(x, np.concatenate([widths[0] * 2.0 ** np.arange(above, 0, -1), widths]), D, rng, slices, above)
 
 
-def _draw(x: np.ndarray, widths: np.ndarray, D: int, rng: np.random.Generator, above: int = 0) -> Octaves:
+def _draw(
+    x: np.ndarray, widths: np.ndarray, D: int, rng: np.random.Generator, slices: np.ndarray | None, above: int = 0
+) -> Octaves:
     """Draw D frequencies of stratified lengths for whole points."""
     d = x.shape[1]
     radii = np.sqrt(chi2.ppf((rng.permutation(D) + rng.random(D)) / D, d))
-    frequencies = _directions(D, d, rng) * (radii / (2 * math.pi * widths[0]))
+    frequencies = (_directions(D, d, rng) if slices is None else slices.T) * (radii / (2 * math.pi * widths[0]))
     return Octaves(frequencies, np.zeros(1, np.int64), widths[None], np.median(x, 0), above)
 
 
@@ -198,13 +225,12 @@ def _add_blocks(first, last, worker, step, x, phases, weights, starts, frequenci
     tiles = (columns + _TILE - 1) // _TILE
     phase = np.empty(_TILE)
     s, c = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
-    total = np.zeros((L, 2, _TILE), np.float32)
+    total = np.empty((L, 2, _TILE))  # in float64: in float32, sums of equal points would depend on their order
     for task in range(first, last):
         block, begin = task // tiles, task % tiles * _TILE
-        n = min(_TILE, columns - begin)
-        pending = 0
+        n, total[:] = min(_TILE, columns - begin), 0.0
         for r in range(starts[block], starts[block + 1]):
-            weight = np.float32(weights[r])
+            weight = weights[r]
             if len(phases):
                 phase[:n] = phases[r, begin : begin + n]
             else:
@@ -231,11 +257,4 @@ def _add_blocks(first, last, worker, step, x, phases, weights, starts, frequenci
                     cosines[k] += weight * (c[k] - _F[0])
                     double = s[k] + s[k]
                     c[k], s[k] = _F[0] - double * s[k], double * c[k]
-            pending += 1
-            if pending == _FLUSH or r + 1 == starts[block + 1]:
-                pending = 0
-                for octave in range(L):
-                    for part in range(2):
-                        for k in range(n):
-                            sums[block, octave, part, begin + k] += total[octave, part, k]
-                            total[octave, part, k] = 0.0
+        sums[block, :, :, begin : begin + n] += total[:, :, :n]

@@ -187,16 +187,17 @@ def pairwise_energy_distance(
         errors = np.zeros_like(distances)
     pvalues, pairs = np.full_like(distances, np.nan), list(itertools.combinations(range(len(names)), 2))
     features = GroupFeatures.compute(points, group, sizes, rng) if permutations or not exact else None
+    blocks = functools.cache(features.blocks) if features is not None else None
     splits = functools.cache(lambda K, L: draw_splits(K, L, permutations, rng))  # shared by pairs with equal numbers of blocks
     for done, (i, j) in enumerate(pairs, 1):
-        if features is not None:
+        if features is not None and blocks is not None:
             size = int(min(features.block_sizes[i], features.block_sizes[j]))
-            pair = PairedSums.of(features.blocks(i, size), features.blocks(j, size))
+            pair = PairedSums.of(blocks(i, size), blocks(j, size))
             if not exact:
-                gram = pair.energy_gram(float(sizes[j]), slices_errors[i, j])
+                gram = pair.energy_gram(slices_errors[i, j])
                 errors[i, j] = errors[j, i] = gram.standard_error()
             if permutations:
-                pvalues[i, j] = pvalues[j, i] = pair.test(kernels, splits(pair.x.K, pair.y.K)).pvalue
+                pvalues[i, j] = pvalues[j, i] = pair.test(kernels, splits(pair.x.K, pair.y.K))[0]
         if progress is not None and (done % 256 == 0 or done == len(pairs)):
             progress(Progress("pairs", done, len(pairs)))
     np.fill_diagonal(errors, np.nan)
@@ -284,7 +285,6 @@ class GroupFeatures:
             octaves.add(batch.cpu().numpy()[order].astype(np.float64), np.ones(len(batch)), starts, sums)
         return cls(octaves, sums, first, edges, sizes, block_sizes)
 
-    @functools.cache  # noqa: B019 (it lives as long as one call)
     def blocks(self, g: int, size: int) -> BlockSums:
         """Return the sums over blocks of a group, of some size, and over its other points."""
         n = int(self.sizes[g])

@@ -98,7 +98,7 @@ class BinnedGroups:
         step, same = max(1, _MAX_NUMBERS // (len(self.sizes) * width)), np.arange(width, dtype=np.uint16)
         for first in range(0, P, step):
             some = slice(first, min(P, first + step))
-            tables = np.zeros((some.stop - first, width, len(self.sizes)), np.float32)
+            tables = np.zeros((some.stop - first, width, len(self.sizes)), np.int32)
             parallel_for(_count, len(tables), 1, self.bins[some], np.tile(same, (len(tables), 1)), self.group, tables)
             largest = np.sqrt(_ERROR * self.widths[some]) * self.sizes
             parallel_for(_merge, len(tables), 1, tables, self.sums[:, some], largest, new[some])
@@ -107,12 +107,12 @@ class BinnedGroups:
         return MergedBins(new, steps * self.unit[:, None])
 
     def iter_counts(self, merged: MergedBins) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield slices and the counts of all groups on them, (K, p, bins) float32."""
+        """Yield slices and the counts of all groups on them, (K, p, bins) int32."""
         (P, width), K = merged.steps.shape, len(self.sizes)
         step = max(1, _MAX_NUMBERS // (K * width))
         for first in range(0, P, step):
             some = slice(first, min(P, first + step))
-            tables = np.zeros((some.stop - first, K, width), np.float32)
+            tables = np.zeros((some.stop - first, K, width), np.int32)
             parallel_for(_count, len(tables), 1, self.bins[some], merged.bins[some], self.group, tables.transpose(0, 2, 1))
             yield some, tables.transpose(1, 0, 2)
 
@@ -167,7 +167,7 @@ def _count(first, last, worker, step, bins, merged, row, tables):
     for p in range(first, last):
         table, mine, new = tables[p], bins[p], merged[p]
         for t in range(row.shape[0]):
-            table[new[mine[t]], row[t]] += np.float32(1)
+            table[new[mine[t]], row[t]] += 1
 
 
 @numba.njit(**OPTIONS)

@@ -10,7 +10,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -21,9 +20,8 @@ from rieszflow._infra.jit import OPTIONS, parallel_for
 from rieszflow._infra.messages import notice
 from rieszflow._infra.numerics import power_of_two
 
-__all__ = ["PermutationTestResult", "draw_splits", "permutation_rng", "permutation_test"]
-
 _TIE = 1e-12  # share of a statistic's terms: summing up to 10^8 float64 numbers in another order changes less
+_TINY = 1e-300
 _LEVEL = 0.05  # of most tests
 _MAX_NUMBERS = 1 << 20  # in permuted weights at a time
 # Up to these numbers of points and coordinates, brute force with 999 permutations is no slower than slices and blocks.
@@ -31,13 +29,6 @@ _FEW_POINTS = 2000
 _FEW_NUMBERS = 1 << 22
 _CLOSE = 0.01  # share of ‖x‖² + ‖y‖² below which squared distances are summed from differences: cancellation costs ≤ 1e-13
 _COLUMNS = 256  # of a Gram matrix at a time; by symmetry half of it is enough
-
-
-class PermutationTestResult(NamedTuple):
-    """The share of permutations whose statistic is at least as large as the observed one, and their number."""
-
-    pvalue: float
-    permutations: int
 
 
 def permutation_rng(seed: int) -> np.random.Generator:
@@ -61,8 +52,8 @@ def draw_splits(K: int, L: int, permutations: int, rng: np.random.Generator) -> 
 
 def permutation_test(
     statistic: Callable[[np.ndarray], np.ndarray], weights: np.ndarray, splits: np.ndarray, scale: float
-) -> PermutationTestResult:
-    """Test with a statistic that is large if two groups differ, and give a notice if the p-value cannot be small.
+) -> float:
+    """Return the share of permutations whose statistic, which is large if two groups differ, is at least the observed one.
 
     Args:
         statistic: Function from rows of weights (m, k) to statistics (m,), float64.
@@ -74,12 +65,11 @@ def permutation_test(
     Example:
         >>> values = np.array([5.0, 6.0, 7.0, 1.0, 2.0])
         >>> splits = draw_splits(3, 2, 99, permutation_rng(0))
-        >>> permutation_test(lambda w: w @ values, np.array([1, 1, 1, 0, 0]) / 3, splits, scale=7.0).pvalue
+        >>> permutation_test(lambda w: w @ values, np.array([1, 1, 1, 0, 0]) / 3, splits, scale=7.0)
         0.1
     """
-    values, tie = np.concatenate([statistic(rows) for rows in permuted_weights(weights, splits)]), _TIE * scale
-    give_notice(values >= values.max() - tie, splits)
-    return PermutationTestResult(float((values >= values[0] - tie).mean()), len(splits))
+    values = np.concatenate([statistic(rows) for rows in permuted_weights(weights, splits)])
+    return float((values >= values[0] - _TIE * scale).mean())
 
 
 def permuted_weights(weights: np.ndarray, splits: np.ndarray) -> Iterator[np.ndarray]:
@@ -116,12 +106,14 @@ def _with_observed(splits: np.ndarray, width: int) -> Iterator[np.ndarray]:
         yield splits[first : first + step]
 
 
-def give_notice(largest: np.ndarray, splits: np.ndarray) -> None:
-    """Give a notice if the p-value cannot be small, given which statistics of all rows of weights are as large as any."""
-    few = len(largest) == len(splits)
-    least = float(largest.mean()) if few else 1 / len(largest)
+def check_splits(splits: np.ndarray) -> None:
+    """Give a notice if no p-value with these splits is small."""
+    members, K, tried = splits.shape[1], int(splits[0].sum()), len(splits)
+    if tried == math.comb(members, K):  # a split and its opposite have the same statistic
+        least, reason = (2 if members == 2 * K else 1) / tried, f"there are only {tried} ways to split the points"
+    else:
+        least, reason = 1 / (tried + 1), f"the number of permutations is {tried}"
     if least > _LEVEL:
-        reason = f"there are {len(splits)} ways to split so few points" if few else f"{len(splits)} permutations are tried"
         notice(f"p-value: cannot be less than {least:.3g}, whatever the samples look like: {reason}")
 
 
@@ -161,8 +153,8 @@ class Gram:
             squares += (products * w[:, own]).sum(1)
         return squares
 
-    def permutation_test(self, permutations: int, rng: np.random.Generator) -> PermutationTestResult:
-        return permutation_test(self.squares, self.weights, draw_splits(self.K, self.L, permutations, rng), self.scale)
+    def pvalue(self, splits: np.ndarray) -> float:
+        return permutation_test(self.squares, self.weights, splits, self.scale)
 
     def standard_error(self) -> float:
         """Return the standard error of MMD² from the points, by Hoeffding's two terms, and from the slices.
@@ -176,19 +168,19 @@ class Gram:
             share = own[rows]
             if (count := np.count_nonzero(share)) < 2:  # one point, which is compared as it is
                 continue
-            within = (gram[rows] @ own - share * gram.diagonal()[rows]) / (1 - share)
+            within = (gram[rows] @ own - share * gram.diagonal()[rows]) / np.maximum(1 - share, _TIE)
             change = 2 * (within - gram[rows] @ other)
             change -= (share @ change) / share.sum()
             # The other points, which are in no block, vary as much as these.
             variance += (share**2 @ change**2) / share.sum() * count / (count - 1)
             pair += (share @ share) / share.sum()
             pooled[rows] = share / (share @ share)
-        v, blocks = pooled / pooled.sum(), gram[: K + L, : K + L]
+        v, blocks = pooled / max(pooled.sum(), _TINY), gram[: K + L, : K + L]
         row_means = blocks @ v
         centred = blocks - row_means - row_means[:, None] + v @ row_means
         weights = np.outer(v, v)
         np.fill_diagonal(weights, 0)
-        products = (weights * centred**2).sum() / weights.sum()
+        products = (weights * centred**2).sum() / max(weights.sum(), _TINY)
         points_error = math.sqrt(variance + 2 * pair**2 * products)
         return math.hypot(points_error, self.slices_error)
 

@@ -48,9 +48,14 @@ def test_ranks_are_shares_of_the_samples_below():
 
 
 def test_models_of_wrong_width_or_place_are_found():
-    for options, quantity in (({"width": 0.75}, "depth"), ({"width": 1.35}, "depth"), ({"bias": 0.4}, "coordinate 1")):
+    for options, quantity in (
+        ({"width": 0.75}, "mean distance"),
+        ({"width": 1.35}, "mean distance"),
+        ({"bias": 0.4}, "coordinate 1"),
+    ):
         found = rf.coverage_test(*problem(2, **options))
-        assert found.pvalue == found.pvalues.min() <= 0.01 and found.names[found.pvalues.argmin()] == quantity
+        assert found.pvalue == found.adjusted_pvalues.min() <= 0.01 and found.names[found.adjusted_pvalues.argmin()] == quantity
+    assert found.coverage(0.5).shape == (1, len(found.names))
     narrow, wide = (rf.coverage_test(*problem(3, width=w)).coverage(np.array([0.5]))[0, 0] for w in (0.6, 1.6))
     assert narrow < 0.4 < 0.6 < wide
 

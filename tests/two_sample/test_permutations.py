@@ -8,7 +8,7 @@ import scipy.stats
 
 from rieszflow import Notice
 from rieszflow.two_sample import permutations
-from rieszflow.two_sample.permutations import draw_splits, permutation_rng, permutation_test
+from rieszflow.two_sample.permutations import check_splits, draw_splits, permutation_rng, permutation_test
 
 
 def labels(K, L, fixed=0):
@@ -32,15 +32,14 @@ def by_hand(statistic, w, K, L):
 
 
 @pytest.mark.parametrize(("K", "L", "fixed"), [(3, 4, 0), (2, 5, 2), (1, 4, 1)])
-@pytest.mark.filterwarnings("ignore::rieszflow.Notice")
 def test_all_ways_are_tried_where_there_are_few(K, L, fixed):
     g = np.random.default_rng(K)
     values, form = g.normal(size=K + L + fixed), g.normal(size=(K + L + fixed,) * 2)
     for statistic in (lambda w: w @ values, lambda w: np.abs(w @ values), lambda w: ((w @ form) * w).sum(1)):
         w = labels(K, L, fixed)
-        found = run(statistic, w, K, L, 999, 10.0)
         pvalue, ways = by_hand(statistic, w, K, L)
-        assert (found.pvalue, found.permutations) == (pytest.approx(pvalue), ways)
+        assert run(statistic, w, K, L, 999, 10.0) == pytest.approx(pvalue)
+        assert len(draw_splits(K, L, 999, permutation_rng(0))) == ways
 
 
 def test_random_ones_come_near_to_all():
@@ -50,8 +49,8 @@ def test_random_ones_come_near_to_all():
     statistic, w = (lambda w: w @ values), labels(8, 8)
     wanted, ways = by_hand(statistic, w, 8, 8)
     found = run(statistic, w, 8, 8, 2000, 3.0)
-    assert found.permutations == 2000 < ways
-    assert abs(found.pvalue - wanted) < 4 * np.sqrt(wanted * (1 - wanted) / 2000) + 1 / 2001
+    assert len(draw_splits(8, 8, 2000, permutation_rng(0))) == 2000 < ways
+    assert abs(found - wanted) < 4 * np.sqrt(wanted * (1 - wanted) / 2000) + 1 / 2001
 
 
 def test_the_level_is_kept():
@@ -60,7 +59,7 @@ def test_the_level_is_kept():
     for k in range(400):
         values = np.random.default_rng([k, 3]).integers(0, 3, 30) * 1.0  # with ties
         found = run(lambda w, v=values: np.abs(w @ v), labels(15, 15), 15, 15, 99, 3.0, k)
-        count += found.pvalue <= 0.1
+        count += found <= 0.1
     assert count <= scipy.stats.binom(400, 0.1).isf(1e-6)
 
 
@@ -68,7 +67,7 @@ def test_ties_count_as_equal():
     """Sums of the same numbers in another order: all statistics are equal, and p = 1."""
     values = np.full(40, 0.1)
     found = run(lambda w: w @ values, labels(20, 20), 20, 20, 99, 0.1)
-    assert found.pvalue == 1.0
+    assert found == 1.0
 
 
 def test_what_keeps_its_place_is_not_permuted():
@@ -80,10 +79,14 @@ def test_what_keeps_its_place_is_not_permuted():
 
 
 def test_a_p_value_that_cannot_be_small_is_said():
-    with pytest.warns(Notice, match=r"cannot be less than 0.1.*9 permutations are tried"):
-        run(lambda w: w @ np.arange(20.0), labels(10, 10), 10, 10, 9, 20.0)
-    with pytest.warns(Notice, match=r"cannot be less than 0.333.*3 ways to split"):
-        run(lambda w: w @ np.arange(3.0), labels(1, 2), 1, 2, 99, 3.0)
+    rng = permutation_rng(0)
+    with pytest.warns(Notice, match=r"cannot be less than 0.1,.*the number of permutations is 9"):
+        check_splits(draw_splits(10, 10, 9, rng))
+    with pytest.warns(Notice, match=r"cannot be less than 0.333,.*only 3 ways to split"):
+        check_splits(draw_splits(1, 2, 99, rng))
+    with pytest.warns(Notice, match=r"cannot be less than 0.1,.*only 20 ways to split"):  # of which two are equal
+        check_splits(draw_splits(3, 3, 99, rng))
+    check_splits(draw_splits(1, 128, 999, rng))
 
 
 def test_weights_are_made_in_parts(monkeypatch):

@@ -174,6 +174,7 @@ def test_what_is_refused():
         ({"groups": a}, InputTypeError, "`groups` must be the name of a column or a pair"),
         ({"groups": (a, b[:3])}, InputError, "`groups` must have one label for each of 5 points, got 3 labels"),
         ({"groups": (a, list("ccdde"))}, InputError, "`groups` must be in one sample each, got 'c' in both"),
+        ({"x_weights": np.array([1, *[1e-20] * 5]), "y_weights": np.ones(5)}, InputError, "got one that outweighs the others"),
         ({"groups": (a, ["d"] * 5)}, InputError, "`groups` must have at least two groups in y, got 'd' only"),
         ({"groups": "g"}, InputError, "since x is not a table, got the name 'g'"),
         ({"x_weights": np.ones(6)}, InputError, "`y_weights` must be given if the other sample has weights, got None"),

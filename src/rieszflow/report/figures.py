@@ -138,35 +138,37 @@ def comparison(found: Comparison, labels: tuple[str, str]) -> Image.Image:
         axes.locator_params(axis="x", nbins=4)
         axes.set_title(_short_name(title, 32), parse_math=False)
     if test is not None and witness:
-        _draw_witness(all_axes[-1], found, test.drawn, [panel for panel in panels if panel[2]], labels)
+        _draw_witness(all_axes[-1], found, [panel for panel in panels if panel[2]], labels)
     # The texts are set afterwards, because Matplotlib hides labels that begin with "_" and takes "$" for mathematics.
     for text, label in zip(figure.axes[0].legend(["x", "y"], fontsize=7).get_texts(), labels, strict=True):
         text.set(text=_short_name(label, 24), parse_math=False)
     return _rendered(figure)
 
 
-def _draw_witness(
-    axes: Any, found: Comparison, drawn: np.ndarray, columns: list[tuple[str, int, bool]], labels: tuple[str, str]
-) -> None:
-    """Draw where one sample has more points than the other, at the scale that decided: as colours, or as a curve if d = 1."""
-    points = drawn[np.argsort(drawn[:, 0])]
+def _draw_witness(axes: Any, found: Comparison, columns: list[tuple[str, int, bool]], labels: tuple[str, str]) -> None:
+    """Draw where one sample is denser at the scale that decided: over the column that decided, or else over two columns."""
+    assert found.test is not None
+    points = found.test.drawn
+    column = 0 if found.x.d == 1 else found.test.kernels[0].column
+    points = points if column is None else points[np.argsort(points[:, column])]
     values, errors = found.witness(points)
     axes.set_title("where they differ")
-    if len(columns) == 1:
-        axes.fill_between(points[:, 0], values - 2 * errors, values + 2 * errors, alpha=0.3)
-        axes.plot(points[:, 0], values)
+    if column is not None:
+        axes.fill_between(points[:, column], values - 2 * errors, values + 2 * errors, alpha=0.3)
+        axes.plot(points[:, column], values)
         axes.axhline(0, color="grey", lw=1)
         axes.set(yticks=[])
-        axes.set_ylabel(f"above 0: more of {_short_name(labels[0], 16)}", parse_math=False, fontsize=7)
+        axes.set_ylabel(f"above 0: denser in {_short_name(labels[0], 16)}", parse_math=False, fontsize=7)
+        columns = [(found.x.names[column] if found.x.names else f"column {column}", column, True)]
     else:
         order, limit = np.argsort(np.abs(values)), float(np.abs(values).max())
         shown = points[order][:, [index for _, index, _ in columns[:2]]]
         mesh = axes.scatter(*shown.T, c=values[order], s=4, cmap="RdBu_r", vmin=-limit, vmax=limit)
-        texts = [f"more of\n{_short_name(label, 16)}" for label in reversed(labels)]
+        texts = [f"denser in\n{_short_name(label, 16)}" for label in reversed(labels)]
         for tick in axes.figure.colorbar(mesh, ax=axes).ax.set_yticks([-limit, limit], texts, fontsize=7):
             tick.label2.set_parse_math(False)
-        for set_label, (name, _, _) in zip((axes.set_xlabel, axes.set_ylabel), columns, strict=False):
-            set_label(_short_name(name, 32), parse_math=False)
+    for set_label, (name, _, _) in zip((axes.set_xlabel, axes.set_ylabel)[: len(columns)], columns, strict=False):
+        set_label(_short_name(name, 32), parse_math=False)
 
 
 def coverage(found: CoverageTest) -> Image.Image:

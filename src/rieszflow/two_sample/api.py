@@ -105,7 +105,7 @@ class TwoSampleTest:
     def witness(self, points: PointSource) -> Witness:
         """Return the difference E k(z, X) − E k(z, Y) at points z for the kernel k that decided.
 
-        It is positive where x has more mass than y at the scale of the kernel, and negative where it has less. Its mean over x
+        It is positive where x is denser than y at the scale of the kernel. Its mean over x
         less its mean over y is MMD².
 
         Args:
@@ -179,8 +179,8 @@ def two_sample_test(
 
     Args:
         x: Points of shape (n, d), n ≥ 2: anything that `rieszflow.stream` accepts, except iterators.
-        y: Points of shape (m, d), m ≥ 2. If one sample has more than twice as many points as the other, only a random part
-            of it is permuted, but all points enter the statistic.
+        y: Points of shape (m, d), m ≥ 2. If one sample has more than eight times as many points, only a random part of it
+            is permuted, but all points enter the statistic.
         groups: Points that belong together, such as those of a patient or a day: the name of a column of labels that both
             tables have, or a pair of sequences of labels, one for each point of x and of y. Whole groups are then permuted; the
             p-value is exact for independent groups, each of which is in one sample only.

@@ -46,7 +46,7 @@ class Comparison:
         return [(self._name(k), coefficients[k].item()) for k in coefficients.argsort(descending=True)[:top].tolist()]
 
     def witness(self, points: PointSource) -> Witness:
-        """Return `TwoSampleTest.witness` at points (n, d), positive where x has more points than y."""
+        """Return `TwoSampleTest.witness` at points (n, d), positive where x is denser than y."""
         if self.test is None:
             raise InputError("`compare` must be given points for a witness, got two sketches")
         found = self.test.witness(points)

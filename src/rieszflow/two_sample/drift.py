@@ -26,7 +26,7 @@ from rieszflow.two_sample.permutations import permutation_rng
 _MAX_EVIDENCE = 1e300  # a finite number, which files can hold
 MONITOR = Format("monitor", 1)
 _POOL_ROWS, _POOL_NUMBERS = 10_000, 1 << 22  # points that a monitor keeps, and their coordinates
-_TIMES, _LEAST = 2, 128  # points of the pool for one of a batch, and for a small batch: more are not permuted
+_POOL_RATIO, _MIN_POOL = 2, 128  # points of the pool for one of a batch, and for a small batch: more are not permuted
 _SLICES = 256
 
 
@@ -43,11 +43,11 @@ def drift_test(
 ) -> TwoSampleTest:
     """Test whether points come from the distribution of a reference, of which only a sketch is left.
 
-    The points are compared with those in the sketch's `reservoir`, as in `two_sample_test`, and the power is that of a test
-    against so many points. The statistic and its interval compare them with all points of the reference. In raw units the
-    p-value is exact. With scaled columns it is exact if the reservoir holds all points of the reference, because spreads are
-    then computed from the pooled points; otherwise it is exact up to the sampling error of the reference's spreads, which is
-    small for thousands of points.
+    Points are permuted with those in the sketch's `reservoir`, as in `two_sample_test`. The other points of the reference, of
+    which the bins are known, keep their place in every permutation. The statistic and its interval compare x with all points
+    of the reference. In raw units the p-value is exact. With scaled columns it is exact if the reservoir holds all points of
+    the reference, because spreads are then computed from the pooled points; otherwise it is exact up to the sampling error of
+    the reference's spreads, which is small for thousands of points.
 
     Args:
         x: Points of shape (n, d), n ≥ 1: anything that `rieszflow.stream` accepts, except iterators. The statistic of one point
@@ -109,9 +109,9 @@ class DriftMonitor:
 
     .. math:: S_t = (S_{t-1} + 1 / (t(t + 1))) f(p_t)
 
-    ever exceeds 1/α with a probability of at most α (Ville's inequality). Small but lasting drifts add up, and fade from the
-    view of the monitor as the pool fills with drifted points. The pool has at most 10,000 points, or fewer of more than 419
-    coordinates.
+    ever exceeds 1/α with a probability of at most α (Ville's inequality). Small lasting drifts add up.
+    Start a new monitor after an alarm, because the pool fills with drifted points. It has at most 10,000 points (fewer if d >
+    419).
 
     Args:
         reference: A sketch of points without weights that keeps at least two of them in its reservoir.
@@ -160,7 +160,7 @@ class DriftMonitor:
         cloud = _aligned(x, self.names, self.pool.shape[1])
         points = np.concatenate([batch.double().cpu().numpy() for batch in cloud])
         t, rng = self.batches + 1, np.random.default_rng([self.seed, self.batches, 0xD21F])
-        others = rng.permutation(self.pool)[: max(_LEAST, _TIMES * len(points))]
+        others = rng.permutation(self.pool)[: max(_MIN_POOL, _POOL_RATIO * len(points))]
         settings = SliceSettings(cloud.d, _SLICES, "auto", 0, self.names)
         self.test = _pooled_test(stream(points), stream(others), settings, self.scale, self.permutations, rng)
         # Which points are kept must not depend on the batch that they are from: then all p-values are independent.
@@ -207,7 +207,8 @@ def _reservoir(reference: SliceSketch) -> torch.Tensor:
     if not isinstance(reference, SliceSketch):
         raise InputTypeError(f"`reference` must be a SliceSketch, got {type(reference).__name__}")
     if reference.n < 2 or reference.weighted:
-        raise InputError("`reference` must be a sketch of two or more points without weights")
+        given = "one with weights" if reference.weighted else f"one of {reference.n}"
+        raise InputError(f"`reference` must be a sketch of two or more points without weights, got {given}")
     points = reference.reservoir
     if points is None or len(points) < 2:
         raise InputError(

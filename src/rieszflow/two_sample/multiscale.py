@@ -19,7 +19,8 @@ from rieszflow.two_sample.permutations import Gram, permuted_shares
 from rieszflow.two_sample.units import Units
 
 _BLOCKS, _MAX_RATIO = 64, 8  # of the smaller sample, and as many times more of the larger one
-_POINTS, _OTHERS = 0.6, 0.2  # weights of kernels of whole points, and of the energy distance, all columns, or a given kernel
+# Weights of kernels of whole points, and of each of these: the energy distance, all columns, a given kernel.
+_WHOLE_WEIGHT, _OTHER_WEIGHT = 0.6, 0.2
 _LEAST_SKEWNESS = 0.02
 _MAX_NUMBERS = 1 << 22  # scores at a time
 _TIE = 1e-6  # of −log p, whose rounding errors are smaller
@@ -38,29 +39,29 @@ class BlockSums:
     """Sums of features over blocks of points, and over the points that remain."""
 
     octaves: list[Octaves]
-    masses: np.ndarray  # of the K blocks and of what remains, (K + 1,)
+    weights: np.ndarray  # of the K blocks and of what remains, (K + 1,)
     sums: list[np.ndarray]  # for each of the octaves, (K + 1, L, 2, subspaces · D)
 
     @property
     def K(self) -> int:
-        return len(self.masses) - 1
+        return len(self.weights) - 1
 
     @property
     def shares(self) -> np.ndarray:
-        """Return the shares of the blocks, and of what remains, in the mass of all."""
-        return np.asarray(self.masses / self.masses.sum())
+        """Return the shares of the blocks, and of what remains, in the weight of all."""
+        return np.asarray(self.weights / self.weights.sum())
 
     def means(self, k: int, subspace: int, octave: int) -> np.ndarray:
         """Return the mean features of octaves k in all blocks and in the remainder, less those of the origin: (K + 1, 2 D)."""
         D = self.octaves[k].D
         sums = self.sums[k][:, octave, :, subspace * D : (subspace + 1) * D]
-        return sums.reshape(len(sums), -1) / np.where(self.masses > 0, self.masses, 1)[:, None]
+        return sums.reshape(len(sums), -1) / np.where(self.weights > 0, self.weights, 1)[:, None]
 
     def condensed(self) -> BlockSums:
         """Return sums over at most 16 blocks, in float32, which suffice for witnesses."""
         at = [*np.unique(np.linspace(0, self.K, 17).astype(int)[:-1]), self.K]
         sums = [np.add.reduceat(mine, at).astype(np.float32) for mine in self.sums]
-        return BlockSums(self.octaves, np.add.reduceat(self.masses, at), sums)
+        return BlockSums(self.octaves, np.add.reduceat(self.weights, at), sums)
 
 
 class FeatureBlocks(BlockSums):
@@ -91,7 +92,7 @@ class FeatureBlocks(BlockSums):
             x = self.settings.rescale_array(batch.cpu().numpy())[rows]  # in float64, so that equal points have equal features
             w = np.ones(len(batch)) if self.units.weights is None else self.units.weights[own][rows]
             starts = np.concatenate([[0], np.cumsum(drawn)])
-            self.masses += np.bincount(np.repeat(np.arange(self.K + 1), drawn), w, self.K + 1)
+            self.weights += np.bincount(np.repeat(np.arange(self.K + 1), drawn), w, self.K + 1)
             for octaves, sums in zip(self.octaves, self.sums, strict=True):
                 octaves.add(x, w, starts, sums)
             yield batch
@@ -100,7 +101,7 @@ class FeatureBlocks(BlockSums):
         """Add the points of a sketch that are not kept, by their bins, to those that remain."""
         for octaves, sums in zip(self.octaves, self.sums, strict=True):
             octaves.add_rest(points, kept, sums[-1])
-        self.masses[-1] += points.weight - kept.weight
+        self.weights[-1] += points.weight - kept.weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +167,7 @@ class PairedSums(NamedTuple):
             An exact p-value, and the kernels, sorted by their scores. All kernels have the same permutations.
         """
         x, y = self.x, self.y
-        masses = np.concatenate([x.masses[:-1], y.masses[:-1], x.masses[-1:], y.masses[-1:]])
+        of_blocks = np.concatenate([x.weights[:-1], y.weights[:-1], x.weights[-1:], y.weights[-1:]])
         forms: list[_GramForm | _FeatureForm] = []
         weights: list[float] = []
         found = []
@@ -176,13 +177,13 @@ class PairedSums(NamedTuple):
                 if k == 0:
                     factors = factors[octaves.above if kernels == "auto" else L :]
                     harmonic = 1 / np.arange(len(factors), 0, -1)  # small widths see what no other kernel does
-                    weights += [*(_POINTS / harmonic.sum() * harmonic)]
+                    weights += [*(_WHOLE_WEIGHT / harmonic.sum() * harmonic)]
                     if isinstance(kernels, str) or Riesz(1.0) in kernels:
                         factors = np.concatenate([factors, ENERGY * widths[None]])
-                        weights.append(_OTHERS)
+                        weights.append(_OTHER_WEIGHT)
                     forms += [_GramForm(np.tensordot(factors, self.grams, 1))] if len(factors) else []
                 else:
-                    weights += [_OTHERS / octaves.widths.size] * L
+                    weights += [_OTHER_WEIGHT / octaves.widths.size] * L
                     features = [_centred(x, y, k, subspace, octave) for octave in range(L)]
                     forms.append(_FeatureForm(np.stack(features, 1) / octaves.D**0.5))
                 column = int(octaves.first[subspace]) if k and kernels == "auto" else None
@@ -190,7 +191,7 @@ class PairedSums(NamedTuple):
                     width = float(widths @ factor) if np.count_nonzero(factor) == 1 else None
                     found.append(Kernel(column, width, 0.0, 1.0, k, subspace, factor, (x, y)))
         share = np.array(weights)
-        shares = permuted_shares(masses, splits)
+        shares = permuted_shares(of_blocks, splits)
         statistics = np.concatenate([np.concatenate([form(w) for form in forms], 1) for w in shares])
         result = aggregate(statistics, share / share.sum())
         order = np.argsort(-result.scores, kind="stable").tolist()

@@ -81,16 +81,16 @@ def permuted_weights(weights: np.ndarray, splits: np.ndarray) -> Iterator[np.nda
         yield permuted
 
 
-def permuted_shares(masses: np.ndarray, splits: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield rows of the share of every block in x less that in y, as `permuted_weights` for blocks of different masses.
+def permuted_shares(weights: np.ndarray, splits: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield rows of the share of every block in x less that in y, as `permuted_weights` for blocks of different weights.
 
     Args:
-        masses: Masses of the blocks of x and of y, and of the points of x and of y that are not permuted, float64.
+        weights: Weights of the blocks of x and of y, and of the points of x and of y that are not permuted, float64.
         splits: Splits of the blocks, see `draw_splits`.
     """
-    for some in _with_observed(splits, len(masses)):
+    for some in _with_observed(splits, len(weights)):
         in_x = np.concatenate([some, np.tile([True, False], (len(some), 1))], 1)
-        of_x, of_y = masses * in_x, masses * ~in_x
+        of_x, of_y = weights * in_x, weights * ~in_x
         total_x, total_y = of_x.sum(1, keepdims=True), of_y.sum(1, keepdims=True)
         both = (total_x > 0) & (total_y > 0)  # otherwise all points of positive weight are on one side: no difference
         yield np.where(both, of_x / np.where(both, total_x, 1) - of_y / np.where(both, total_y, 1), 0.0)

@@ -55,7 +55,7 @@ def read_weights(points: tuple[object, object], given: tuple[Points | None, Poin
         for name, x, w in zip(names, points, given, strict=True)
     ]
     for name, w in zip(names, found, strict=True):
-        if w is not None and np.count_nonzero(w) < 2:
-            raise InputError(f"`{name}` must be positive for at least two points, got one")
+        if w is not None and (w.sum() / w.max()) ** 2 < (1 + 1e-9) * ((w / w.max()) ** 2).sum():
+            raise InputError(f"`{name}` must be positive for at least two points, got one that outweighs the others")
     largest = max((float(w.max()) for w in found if w is not None), default=1.0)
     return [None if w is None else w / largest for w in found]

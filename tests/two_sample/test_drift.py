@@ -12,6 +12,7 @@ import rieszflow as rf
 from rieszflow._infra.files import load_tensors, save_tensors
 from rieszflow.errors import FileError
 from rieszflow.two_sample import drift as module
+from rieszflow.two_sample.octaves import fit_octaves
 
 
 def reference(n=400, d=2, seed=0, **options):
@@ -77,6 +78,29 @@ def test_a_monitor_goes_on_from_its_file(tmp_path, small_pool):
         steps.append((monitor.update(frame(k + 1)), loaded.update(frame(k + 1)[["a", "b"]])))
         assert steps[-1][0] == steps[-1][1]
     assert len(monitor.pool) == 200
+
+
+def test_bins_give_the_features_of_points_that_are_not_kept():
+    """A point is at most half a bin from where its feature is taken: an angle of at most 1/32 at widths of 16 bins or more.
+
+    Of the points in one bin these errors have a mean near 0; outliers lie at the means of few points in wide bins.
+    """
+    g = np.random.default_rng(4)
+    points = 100 + g.normal(size=(6000, 3)) * np.array([1, 2, 4])
+    points[:5] += 1000
+    sketch = rf.SliceSketch.from_points(points, slices=16, reservoir_size=1000, scale="none")
+    kept = sketch.reservoir.numpy()
+    others = points[~(points[:, None, 0] == kept[:, 0]).any(1)]
+    octaves = fit_octaves(points[:2048], 6000, np.random.default_rng(5), slices=sketch.plan.dense_slices())
+    own = sketch.empty().update(torch.from_numpy(kept))
+    assert len(others) == 5000 and [len(part.first) for part in octaves] == [1, 3]
+    for part in octaves:
+        sums = np.zeros((2, part.widths.shape[1], 2, part.frequencies.shape[1]))
+        part.add_rest(sketch, own, sums[0])
+        part.add(others, np.ones(5000), np.array([0, 5000]), sums[1:])
+        bins = max(float((1 / grid.inverse).max()) / float(grid.scale) for grid in sketch.plan.grids)
+        wide = (part.widths > 16 * bins).all(0)
+        assert wide.sum() >= 4 and np.abs(sums[0] - sums[1])[wide].max() < 5000 / 32 / 10
 
 
 @pytest.mark.parametrize("n", [300, 3000])

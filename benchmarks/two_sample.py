@@ -1,7 +1,7 @@
 """Time the two-sample test, and those of pted, dcor, hyppo and goodpoints (Compress Then Test), all with 999 permutations.
 
-pted, dcor and hyppo compare all pairs of points, so they get few, and none is called again after a minute. The aggregated test of goodpoints combines seven Gaussian
-kernels around the median distance (its own numbers of permutations, 299 and 200).
+pted, dcor and hyppo compare all pairs of points, so they get few, and are not called again after a minute. The aggregated test
+of goodpoints combines seven Gaussian kernels around the median distance (its own numbers of permutations, 299 and 200).
 
 Run: pip install -r benchmarks/peers.txt; python benchmarks/two_sample.py [--repeats 3] [--largest 1000000]
 """

@@ -147,11 +147,15 @@ def comparison(found: Comparison, labels: tuple[str, str]) -> Image.Image:
 
 def _draw_witness(axes: Any, found: Comparison, columns: list[tuple[str, int, bool]], labels: tuple[str, str]) -> None:
     """Draw where one sample is denser at the scale that decided: over the column that decided, or else over two columns."""
+    from rieszflow.data import stream
+
     assert found.test is not None
     points = found.test.drawn
     column = 0 if found.x.d == 1 else found.test.kernels[0].column
     points = points if column is None else points[np.argsort(points[:, column])]
-    values, errors = found.witness(points)
+    cloud = stream(points)
+    cloud.names = found.x.names
+    values, errors = found.witness(cloud)
     axes.set_title("where they differ")
     if column is not None:
         axes.fill_between(points[:, column], values - 2 * errors, values + 2 * errors, alpha=0.3)

@@ -119,7 +119,7 @@ class TwoSampleTest:
         """
         if not self.kernels:
             raise InputError('`kernels` must be "auto" or a list in a test of few points that has a witness, got "energy"')
-        cloud = stream(points).align_columns(self.x.names, "the samples")
+        cloud = stream(points).align_columns(self.x.names, "the sample")
         if cloud.d != self.x.d:
             raise InputError(f"`points` must have dimension d = {self.x.d}, as the samples have, got d = {cloud.d}")
         rescale = self.x.plan.settings.rescale_array

@@ -29,7 +29,7 @@ from rieszflow.two_sample.multiscale import (
     Witness,
     block_size,
 )
-from rieszflow.two_sample.octaves import check_kernels, fit_octaves
+from rieszflow.two_sample.octaves import FITTED, FITTED_NUMBERS, check_kernels, fit_octaves
 from rieszflow.two_sample.permutations import (
     Gram,
     are_few,
@@ -41,8 +41,7 @@ from rieszflow.two_sample.permutations import (
 from rieszflow.two_sample.units import Units, read_groups, read_weights
 
 _MAX_POINTS = 10**9  # of NumPy's hypergeometric distribution
-_PLACING, _PLACING_BINS = 2048, 256  # random points by which widths of kernels are chosen, and bins
-_PLACING_NUMBERS = 1 << 15  # in the former
+_PLACING = 256  # random points by which bins are placed
 
 
 class _Points(NamedTuple):
@@ -246,8 +245,8 @@ def run_test(
     if max(counts) >= _MAX_POINTS:
         raise InputError(f"`x` and `y` must have fewer than {_MAX_POINTS:,} points each, got {max(counts):,}")
     # Bins and widths are chosen by random pooled points: chosen by x alone, they would distinguish its points from those of y.
-    placing = max(_PLACING_BINS, min(_PLACING, _PLACING_NUMBERS // clouds[0].d))
-    rows = rng.integers(0, sum(counts), placing)
+    fitted = max(_PLACING, min(FITTED, FITTED_NUMBERS // clouds[0].d))
+    rows = rng.integers(0, sum(counts), fitted)
     parts = (rows[rows < counts[0]], rows[rows >= counts[0]] - counts[0])
     drawn = np.concatenate([cloud.rows(chosen) for cloud, chosen in zip(clouds, parts, strict=True) if len(chosen)])
     few = reference is None and units is None and are_few(sum(counts), clouds[0].d)
@@ -258,7 +257,7 @@ def run_test(
         slices = None if reference is None else reference.plan.dense_slices()
         octaves = fit_octaves(settings.rescale_array(drawn), sum(counts), rng, kernels, slices)
         blocks = [FeatureBlocks(octaves, settings, mine, size, rng) for mine in units]
-    some = settings.rescale(torch.from_numpy(drawn[:: placing // _PLACING_BINS]))
+    some = settings.rescale(torch.from_numpy(drawn[:: fitted // _PLACING]))
     sketched: list[Counts] = []
     points: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     if not few:

@@ -25,6 +25,7 @@ from rieszflow.kernels import Gaussian, Riesz
 from rieszflow.sketch import SliceSketch
 from rieszflow.two_sample.permutations import scaled_distances
 
+FITTED, FITTED_NUMBERS = 2048, 1 << 15  # random points by which widths are chosen, and their coordinates, at the most
 _MAX_SINES = 1 << 25  # points · frequencies (· d / 32 if d is large), but for the limits
 _MIN_FREQUENCIES, _MAX_FREQUENCIES = 256, 512  # D of whole points; the error of a kernel is 1/√D
 _COLUMN_FREQUENCIES = 16

@@ -24,12 +24,11 @@ from rieszflow.errors import InputError
 from rieszflow.sketch.counts import with_progress
 from rieszflow.sketch.plan import SliceSettings
 from rieszflow.two_sample.multiscale import BlockSums, PairedSums
-from rieszflow.two_sample.octaves import Octaves, fit_group_octaves
+from rieszflow.two_sample.octaves import FITTED, FITTED_NUMBERS, Octaves, fit_group_octaves
 from rieszflow.two_sample.pairwise_bins import BinnedGroups, MergedBins
 from rieszflow.two_sample.permutations import Gram, are_few, draw_splits, permutation_rng, scaled_distances
 
 _MIN_BLOCKS, _MAX_BLOCKS = 16, 32  # of a group; the smaller of two groups has fewer than twice as many as the former
-_FITTED, _FITTED_NUMBERS = 2048, 1 << 15  # points by which widths of kernels are chosen, and their coordinates
 
 
 @dataclass(frozen=True)
@@ -272,7 +271,7 @@ class GroupFeatures:
             edges.append(np.unique(np.concatenate(needed)))
             first[g + 1] = first[g] + len(edges[-1])
             row[members[g]] = first[g] + np.searchsorted(edges[-1], np.arange(n), "right") - 1
-        each = max(2, min(_FITTED, _FITTED_NUMBERS // points.d) // len(sizes))
+        each = max(2, min(FITTED, FITTED_NUMBERS // points.d) // len(sizes))
         some = points.rows(np.concatenate([rng.permutation(mine)[:each] for mine in members]))
         octaves = fit_group_octaves(some.astype(np.float64), len(sizes), int(first[-1]), rng)
         validate.fits_memory("groups", len(sizes), int(first[-1]) * 16 * octaves.widths.shape[1] * octaves.D // len(sizes))

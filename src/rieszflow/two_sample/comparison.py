@@ -99,6 +99,7 @@ def compare(
             refuses; `groups`, `slices` or `common` with a sketch; sketches with different slices or bins.
 
     Example:
+        >>> import torch
         >>> g = torch.Generator().manual_seed(0)
         >>> a, b = torch.randn(500, 2, generator=g), torch.randn(400, 2, generator=g) + torch.tensor([0.0, 0.5])
         >>> found = compare(a, b)

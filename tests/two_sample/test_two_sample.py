@@ -56,11 +56,11 @@ def test_p_values_are_uniform_under_the_null(method, n, m):
 
 
 def test_drift_p_values_are_nearly_uniform_under_the_null():
-    """200 points against 1,000, where the reference's own noise counts: not only within a quarter, but exact."""
+    """200 points against 1,000, of which 300 are kept: the others do not make p-values wrong."""
     p = []
     for k in range(100):
         g = generator(k)
-        reference = rf.SliceSketch.from_points(torch.randn(1000, 3, generator=g), slices=8, seed=k)
+        reference = rf.SliceSketch.from_points(torch.randn(1000, 3, generator=g), slices=8, seed=k, reservoir_size=300)
         p.append(rf.drift_test(torch.randn(200, 3, generator=g), reference, permutations=99, seed=k).pvalue)
     for level in (0.1, 0.3, 0.5):
         assert rejected(p, 0.75 * level)[0] > ERROR and rejected(p, 1.25 * level)[1] > ERROR

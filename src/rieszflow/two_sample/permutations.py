@@ -20,6 +20,8 @@ from rieszflow._infra.jit import OPTIONS, parallel_for
 from rieszflow._infra.messages import notice
 from rieszflow._infra.numerics import power_of_two
 
+__all__ = ["draw_splits", "permutation_rng", "permutation_test"]
+
 _TIE = 1e-12  # share of a statistic's terms: summing up to 10^8 float64 numbers in another order changes less
 _TINY = 1e-300
 _LEVEL = 0.05  # of most tests

@@ -421,3 +421,10 @@ def test_labels_whose_index_is_in_another_order_are_refused():
                 sizes(source, other)
         for same in (labels, labels[::-1].to_numpy(), labels.reset_index(drop=True)):
             assert sizes(source, same) == {"a": 6, "b": 6}
+
+
+def test_a_p_value_of_few_points_cannot_be_small():
+    with pytest.warns(
+        rf.Notice, match="p-value: cannot be less than 0.333, whatever the samples look like: there are only 6 ways"
+    ):
+        rf.pairwise_energy_distance(np.arange(4.0)[:, None], list("aabb"))

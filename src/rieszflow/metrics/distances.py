@@ -13,7 +13,7 @@ from rieszflow._infra.extras import extra
 from rieszflow._infra.numerics import power_of_two, torch_defaults
 from rieszflow._types import Points
 from rieszflow.errors import InputError
-from rieszflow.two_sample.permutations import Gram, check_splits, draw_splits, pair_distances, permutation_rng
+from rieszflow.two_sample.permutations import Gram, draw_splits, pair_distances, permutation_rng
 
 
 def _pair(x: Points, y: Points) -> tuple[Tensor, Tensor, float]:
@@ -113,9 +113,7 @@ def energy_pvalue(x: Points, y: Points, *, permutations: int = 999, seed: int = 
     a, b, _ = _pair(x, y)
     permutations = validate.positive_int("permutations", permutations)
     gram = Gram.from_distances(pair_distances(torch.cat([a, b]).detach().cpu().numpy()), len(a))
-    splits = draw_splits(gram.K, gram.L, permutations, permutation_rng(seed))
-    check_splits(splits)
-    return gram.pvalue(splits)
+    return gram.pvalue(draw_splits(gram.K, gram.L, permutations, permutation_rng(seed)))
 
 
 @torch_defaults

@@ -125,7 +125,7 @@ def comparison(found: Comparison, labels: tuple[str, str]) -> Image.Image:
     panels: list[tuple[str, int, bool]] = []  # title, index, True for a column
     if x.plan.settings.has_columns:
         farthest = y.feature_distances(x).argsort(descending=True)[:3].tolist()
-        panels += [(name, k, True) for (name, _), k in zip(found.columns(3), farthest, strict=True)]
+        panels += [(found.column_name(k), k, True) for k in farthest]
     k = int(y.slice_distances(x).argmax())
     panels.append((f"slice {k}", k, False))
     witness = test is not None and len(test.kernels) > 0 and x.plan.settings.has_columns
@@ -163,7 +163,7 @@ def _draw_witness(axes: Any, found: Comparison, columns: list[tuple[str, int, bo
         axes.axhline(0, color="grey", lw=1)
         axes.set(yticks=[])
         axes.set_ylabel(f"above 0: denser in {_short_name(labels[0], 16)}", parse_math=False, fontsize=7)
-        columns = [(found.x.names[column] if found.x.names else f"column {column}", column, True)]
+        columns = [(found.column_name(column), column, True)]
     else:
         order, limit = np.argsort(np.abs(values)), float(np.abs(values).max())
         shown = points[order][:, [index for _, index, _ in columns[:2]]]

@@ -43,7 +43,7 @@ class Comparison:
         if not self.x.plan.settings.has_columns:
             return []
         coefficients = self.y.feature_distances(self.x)
-        return [(self._name(k), coefficients[k].item()) for k in coefficients.argsort(descending=True)[:top].tolist()]
+        return [(self.column_name(k), coefficients[k].item()) for k in coefficients.argsort(descending=True)[:top].tolist()]
 
     def witness(self, points: PointSource) -> Witness:
         """Return `TwoSampleTest.witness` at points (n, d), positive where x is denser than y."""
@@ -63,12 +63,13 @@ class Comparison:
         spreads = self.x.plan.settings.spreads
         for kernel in self.test.kernels if self.test else ():
             column = 0 if self.x.d == 1 else kernel.column
-            name = "all columns" if column is None else self._name(column)
+            name = "all columns" if column is None else self.column_name(column)
             unit = 1.0 if column is None or spreads is None else spreads[column]
             found.setdefault(name, (name, None if kernel.width is None else kernel.width * unit, kernel.pvalue))
         return list(found.values())[:top]
 
-    def _name(self, column: int) -> str:
+    def column_name(self, column: int) -> str:
+        """Return the name of a column, "column k" if it has none."""
         return self.y.names[column] if self.y.names else f"column {column}"
 
 

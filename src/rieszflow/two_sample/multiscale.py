@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -168,7 +169,7 @@ class PairedSums(NamedTuple):
         """
         x, y = self.x, self.y
         of_blocks = np.concatenate([x.weights[:-1], y.weights[:-1], x.weights[-1:], y.weights[-1:]])
-        forms: list[_GramForm | _FeatureForm] = []
+        forms: list[Callable[[np.ndarray], np.ndarray]] = []
         weights: list[float] = []
         found = []
         for k, octaves in enumerate(x.octaves):
@@ -177,15 +178,15 @@ class PairedSums(NamedTuple):
                 if k == 0:
                     factors = factors[octaves.above if kernels == "auto" else L :]
                     harmonic = 1 / np.arange(len(factors), 0, -1)  # small widths see what no other kernel does
-                    weights += [*(_WHOLE_WEIGHT / harmonic.sum() * harmonic)]
+                    weights += list(_WHOLE_WEIGHT / harmonic.sum() * harmonic)
                     if isinstance(kernels, str) or Riesz(1.0) in kernels:
                         factors = np.concatenate([factors, ENERGY * widths[None]])
                         weights.append(_OTHER_WEIGHT)
-                    forms += [_GramForm(np.tensordot(factors, self.grams, 1))] if len(factors) else []
+                    forms.append(partial(_gram_forms, np.tensordot(factors, self.grams, 1)))
                 else:
                     weights += [_OTHER_WEIGHT / octaves.widths.size] * L
                     features = [_centred(x, y, k, subspace, octave) for octave in range(L)]
-                    forms.append(_FeatureForm(np.stack(features, 1) / octaves.D**0.5))
+                    forms.append(partial(_feature_forms, np.stack(features, 1) / octaves.D**0.5))
                 column = int(octaves.first[subspace]) if k and kernels == "auto" else None
                 for factor in factors:
                     width = float(widths @ factor) if np.count_nonzero(factor) == 1 else None
@@ -215,27 +216,15 @@ def _centred(x: BlockSums, y: BlockSums, k: int, subspace: int, octave: int) -> 
     return np.asarray(features - features[:-2].mean(0))  # there may be nothing that remains
 
 
-class _GramForm:
-    """wᵀGw for several matrices G, (kernels, blocks, blocks)."""
-
-    def __init__(self, grams: np.ndarray) -> None:
-        self.grams = np.concatenate(list(grams), 1)
-
-    def __call__(self, w: np.ndarray) -> np.ndarray:
-        """Return the values for rows of w, (rows, kernels)."""
-        return np.asarray(np.einsum("rlk,rk->rl", (w @ self.grams).reshape(len(w), -1, len(self.grams)), w))
+def _gram_forms(grams: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Return wᵀGw for matrices G (kernels, blocks, blocks) and rows of w, (rows, kernels)."""
+    return np.asarray(np.einsum("lrk,rk->rl", w @ grams, w))
 
 
-class _FeatureForm:
-    """‖Σ w_k F_k‖² for few features F of blocks, (blocks, kernels, 2 D)."""
-
-    def __init__(self, features: np.ndarray) -> None:
-        self.features = features
-
-    def __call__(self, w: np.ndarray) -> np.ndarray:
-        """Return the values for rows of w, (rows, kernels)."""
-        blocks, L, width = self.features.shape
-        return np.asarray(((w @ self.features.reshape(blocks, -1)) ** 2).reshape(-1, L, width).sum(2))
+def _feature_forms(features: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Return ‖Σ w_k F_k‖² for few features F of blocks (blocks, kernels, 2 D) and rows of w, (rows, kernels)."""
+    blocks, L, width = features.shape
+    return np.asarray(((w @ features.reshape(blocks, -1)) ** 2).reshape(-1, L, width).sum(2))
 
 
 class Aggregate(NamedTuple):

@@ -26,14 +26,13 @@ from rieszflow.sketch import SliceSketch
 from rieszflow.two_sample.permutations import scaled_distances
 
 FITTED, FITTED_NUMBERS = 2048, 1 << 15  # random points by which widths are chosen, and their coordinates, at the most
-_MAX_SINES = 1 << 25  # points · frequencies (· d / 32 if d is large), but for the limits
-_MIN_FREQUENCIES, _MAX_FREQUENCIES = 256, 512  # D of whole points; the error of a kernel is 1/√D
+_FREQUENCIES, _MANY = 512, 1 << 17  # D of whole points, and the number of points (· d / 32) beyond which there are half as many
 _COLUMN_FREQUENCIES = 16
 _COLUMNS = 64  # that are tested on their own, at random if there are more
 _OCTAVES, _COLUMN_OCTAVES = 13, 8  # widths that are tested
 _MAX_OCTAVES = 36  # of groups, of which some may be near each other and far from the rest
 _MAX_GROUP_SINES = 1 << 24  # in sums over blocks of many groups
-_ABOVE, _MAX_ABOVE = 4, 128  # widths above the largest distances, for the energy distance only, and above most distances
+_ABOVE, _MAX_ABOVE = 4, 128  # widths above the largest distances, for the energy distance only, and with far outliers
 _LARGEST = 1e300
 _ZERO = 8.0  # times its width, at which a Gaussian is less than 1e-13
 _TILE = 128  # frequencies at a time: the sums of all octaves fit into the cache
@@ -136,7 +135,7 @@ def fit_octaves(
     """
     d, x = x.shape[1], rng.permutation(_check_size(x))
     differences = np.abs(np.concatenate([x - np.roll(x, 1, 0), x - np.roll(x, 2, 0)]))
-    D = min(max(1 << (_MAX_SINES // (n * (1 + d // 32))).bit_length(), _MIN_FREQUENCIES), _MAX_FREQUENCIES)
+    D = _FREQUENCIES if n * (1 + d // 32) <= _MANY else _FREQUENCIES // 2
     slices = slices if slices is None else slices[np.arange(D) % len(slices)]
     found = [_fit(x, np.hypot.reduce(differences, axis=1), _OCTAVES, D, rng, slices=slices)]
     if kernels == "auto" and d > 1:
@@ -170,7 +169,7 @@ def fit_group_octaves(x: np.ndarray, groups: int, rows: int, rng: np.random.Gene
     distances = scaled / unit
     near = np.partition(distances, nearest := max(1, len(x) // (20 * groups)), 1)[:, nearest]  # as the 5 % quantile in a group
     small = np.quantile(near[near > 0], 1 / (4 * groups)) if (near > 0).any() else np.inf
-    D = min(max(_MAX_GROUP_SINES // (rows * _OCTAVES), 32), _MIN_FREQUENCIES)
+    D = min(max(_MAX_GROUP_SINES // (rows * _OCTAVES), 32), _FREQUENCIES // 2)
     return _fit(x, distances.ravel(), _MAX_OCTAVES, D, rng, float(small))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -186,12 +186,10 @@ def pairwise_energy_distance(
         errors = np.zeros_like(distances)
     pvalues, pairs = np.full_like(distances, np.nan), list(itertools.combinations(range(len(names)), 2))
     features = GroupFeatures.compute(points, group, sizes, rng) if permutations or not exact else None
-    blocks = functools.cache(features.blocks) if features is not None else None
     splits = functools.cache(lambda K, L: draw_splits(K, L, permutations, rng))  # shared by pairs with equal numbers of blocks
     for done, (i, j) in enumerate(pairs, 1):
-        if features is not None and blocks is not None:
-            size = int(min(features.block_sizes[i], features.block_sizes[j]))
-            pair = PairedSums.of(blocks(i, size), blocks(j, size))
+        if features is not None:
+            pair = features.pair(i, j)
             if not exact:
                 gram = pair.energy_gram(slices_errors[i, j])
                 errors[i, j] = errors[j, i] = gram.standard_error()
@@ -258,6 +256,7 @@ class GroupFeatures:
     edges: list[np.ndarray]  # for every group, the points before each of its parts, of which the last one may be empty
     sizes: np.ndarray  # (K,)
     block_sizes: np.ndarray  # in a test with another group at least as large, (K,)
+    _blocks: dict[tuple[int, int], BlockSums] = field(default_factory=dict)  # that other pairs have needed
 
     @classmethod
     def compute(cls, points: Stream, group: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -> GroupFeatures:
@@ -284,7 +283,15 @@ class GroupFeatures:
             octaves.add(batch.cpu().numpy()[order].astype(np.float64), np.ones(len(batch)), starts, sums)
         return cls(octaves, sums, first, edges, sizes, block_sizes)
 
-    def blocks(self, g: int, size: int) -> BlockSums:
+    def pair(self, i: int, j: int) -> PairedSums:
+        """Return the sums over blocks of two groups."""
+        size = int(min(self.block_sizes[i], self.block_sizes[j]))
+        for g in (i, j):
+            if (g, size) not in self._blocks:
+                self._blocks[g, size] = self._sum_blocks(g, size)
+        return PairedSums.of(self._blocks[i, size], self._blocks[j, size])
+
+    def _sum_blocks(self, g: int, size: int) -> BlockSums:
         """Return the sums over blocks of a group, of some size, and over its other points."""
         n = int(self.sizes[g])
         K = min(n // size, _MAX_BLOCKS)

@@ -41,14 +41,21 @@ def permutation_rng(seed: int) -> np.random.Generator:
 def draw_splits(K: int, L: int, permutations: int, rng: np.random.Generator) -> np.ndarray:
     """Draw random splits of K + L members into K and L, or return all splits if there are fewer than `permutations` + 2.
 
+    A notice is given if no p-value with these splits is as small as 0.05.
+
     Returns:
         Boolean array of shape (splits, K + L), True for members of the first group.
     """
     ways = math.comb(K + L, K)
     if ways > permutations + 1:
-        return rng.permuted(np.tile(np.arange(K + L) < K, (permutations, 1)), axis=1)
-    splits = np.zeros((ways, K + L), bool)
-    np.put_along_axis(splits, np.array(list(itertools.combinations(range(K + L), K))), True, 1)
+        least, reason = 1 / (permutations + 1), f"the number of permutations is {permutations}"
+        splits = rng.permuted(np.tile(np.arange(K + L) < K, (permutations, 1)), axis=1)
+    else:  # a split and its opposite have the same statistic
+        least, reason = (2 if K == L else 1) / ways, f"there are only {ways} ways to split the points"
+        splits = np.zeros((ways, K + L), bool)
+        np.put_along_axis(splits, np.array(list(itertools.combinations(range(K + L), K))), True, 1)
+    if least > _LEVEL:
+        notice(f"p-value: cannot be less than {least:.3g}, whatever the samples look like: {reason}")
     return splits
 
 
@@ -106,17 +113,6 @@ def _with_observed(splits: np.ndarray, width: int) -> Iterator[np.ndarray]:
     step = max(1, _MAX_NUMBERS // width)
     for first in range(0, len(splits), step):
         yield splits[first : first + step]
-
-
-def check_splits(splits: np.ndarray) -> None:
-    """Give a notice if no p-value with these splits is small."""
-    members, K, tried = splits.shape[1], int(splits[0].sum()), len(splits)
-    if tried == math.comb(members, K):  # a split and its opposite have the same statistic
-        least, reason = (2 if members == 2 * K else 1) / tried, f"there are only {tried} ways to split the points"
-    else:
-        least, reason = 1 / (tried + 1), f"the number of permutations is {tried}"
-    if least > _LEVEL:
-        notice(f"p-value: cannot be less than {least:.3g}, whatever the samples look like: {reason}")
 
 
 @dataclass(frozen=True)

@@ -109,8 +109,8 @@ class DriftMonitor:
 
     .. math:: S_t = (S_{t-1} + 1 / (t(t + 1))) f(p_t)
 
-    ever exceeds 1/α with a probability of at most α (Ville's inequality). Small lasting drifts add up. Start a new monitor
-    after an alarm, because the pool fills with drifted points. It has at most 10,000 points (fewer if d > 419).
+    ever exceeds 1/α with a probability of at most α (Ville's inequality). Small lasting drifts add up until the pool has filled
+    with drifted points; start a new monitor after an alarm. The pool has at most 10,000 points (fewer if d > 419).
 
     Args:
         reference: A sketch of points without weights that keeps at least two of them in its reservoir.

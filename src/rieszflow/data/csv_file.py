@@ -1,185 +1,172 @@
-"""CSV files: header, types of the columns, batches, and the line of an error. Needs pyarrow."""
+"""CSV files: their dialect, header and types, which DuckDB's sniffer guesses and the options set, and the lines of errors."""
 
 from __future__ import annotations
 
 import csv
-import gzip
-import io
-import itertools
-import zlib
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, cast
-
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
+from typing import TYPE_CHECKING, Any
 
 from rieszflow._infra.messages import notice, one_line
-from rieszflow.data.arrow import Part
-from rieszflow.data.options import TableOptions, cell_error, check_distinct, delimiter_hint
+from rieszflow.data.options import TableOptions, cell_error, check_distinct
 from rieszflow.data.paths import suffix
 from rieszflow.errors import DatasetError
 
-_INFERRED = 1 << 20  # bytes from which pyarrow infers the types of the columns
-_LONGEST = 1 << 24  # characters in a row; a compressed file could unpack to an endless one
-_ARROW_ERRORS = (pa.ArrowException, OSError, UnicodeError)
-_READ_ERRORS = (OSError, EOFError, csv.Error, zlib.error)  # also for a compressed file that is truncated or damaged
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+# Cells that mark missing values in every file, as in pandas.
+MISSING = (
+    "", "#N/A", "#NA", "-NaN", "-nan", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
+)  # fmt: skip
+_DELIMITERS = (",", ";", "\t", "|")
+_CONVERSION = re.compile(r'converting column "c(\d+)". Could not convert string "(.*?)" to .(\w+)', re.DOTALL)
+_CELLS = re.compile(r"Expected Number of Columns: (\d+) Found: (\d+)")
 
 
-class CsvFile(Part):
-    """A file of separated values. Numbers are read as float64; integers beyond 2^53 as they are, to detect rounding."""
+class CsvFile:
+    """A file of separated values. Whole numbers are read as float64, because later ones may have fractions.
 
-    typed = False
+    Attributes:
+        names: Names of the columns.
+        types: Their types in DuckDB, in the sniffed sample of 20,480 rows.
+        whole: True for columns of whole numbers in the sample.
+        named: False for a file without header, whose columns are numbered.
+    """
 
-    def __init__(self, file: Path, options: TableOptions) -> None:
-        super().__init__(str(file), {})
-        self.file, self.options = file, options
-        self.delimiter = options.delimiter or ("\t" if suffix(file).startswith(".tsv") else ",")
-        self.missing = [*(pa.csv.ConvertOptions().null_values or ()), *(options.missing or ())]
-        self.header_lines = self.row_bytes = 0
-        self.columns = check_distinct(self.name, self._read_header())
-        self.named = self.header_lines > 0
-        self._infer_types()
+    def __init__(self, file: Path, options: TableOptions, connection: DuckDBPyConnection) -> None:
+        self.file, self.name, self.options, self._connection = file, str(file), options, connection
+        self._common: dict[str, object] = {
+            "quote": '"', "escape": '"', "skip": 0, "comment": "", "decimal_separator": options.decimal,
+            "encoding": options.encoding, "nullstr": [*MISSING, *(options.missing or ())],
+        }  # fmt: skip
+        if options.thousands:
+            self._common["thousands"] = options.thousands
+        line = self._first_line()
+        sniffed = self._sniff() if options.delimiter is None else None
+        default = "\t" if suffix(file).startswith(".tsv") else ","
+        self.delimiter = options.delimiter or (sniffed or {}).get("Delimiter", default)
+        if options.delimiter is None and self.delimiter not in line:  # unequal rows are sniffed as a single column
+            self.delimiter = max((default, *_DELIMITERS), key=line.count)
+        first = next(csv.reader([line], delimiter=self.delimiter))
+        self.named = self._has_header(first)
+        names = [name.strip() for name in first] if self.named else [f"column {k}" for k in range(len(first))]
+        if self.named and names[0].startswith("#"):
+            names[0] = names[0].lstrip("#").strip()  # numpy.savetxt writes its header as a comment
+        self.names = check_distinct(self.name, names)
+        sniffed = self._sniff(delim=self.delimiter, header=self.named)
+        if options.decimal == "." and self.delimiter != ",":
+            comma = self._sniff(delim=self.delimiter, header=self.named, decimal_separator=",")
+            if sniffed and comma and _numeric(comma) > _numeric(sniffed):
+                sniffed, self.options = comma, replace(options, decimal=",")
+                self._common["decimal_separator"] = ","
+        self.types = ["VARCHAR"] * len(names)
+        if sniffed is not None and len(sniffed["Columns"]) == len(names):
+            self.types = [column["type"] for column in sniffed["Columns"]]
+            for key, option in (("DateFormat", "dateformat"), ("TimestampFormat", "timestampformat")):
+                if sniffed[key] is not None:
+                    self._common[option] = sniffed[key]
+        self.whole = [kind in ("BIGINT", "HUGEINT") for kind in self.types]
+        self.types = ["DOUBLE" if whole else kind for kind, whole in zip(self.types, self.whole, strict=True)]
+        found = [] if self.delimiter in (options.delimiter, default) else [f"the delimiter {self.delimiter!r}"]
+        found += ["decimal commas"] if self.options.decimal != options.decimal else []
+        found += [f"dates as {v}" for o, v in self._common.items() if o.endswith("format") and "%Y-%m-%d" not in str(v)]
+        if found:
+            notice(f"{self.name}: read with {', '.join(found)}")
 
-    def _infer_types(self) -> None:
+    def sql(self, as_text: Collection[int] = ()) -> str:
+        """Return the query that reads all columns; those in `as_text` as the text of their cells."""
+        types = {f"c{k}": "VARCHAR" if k in as_text else kind for k, kind in enumerate(self.types)}
+        options = {**self._common, "delim": self.delimiter, "header": self.named, "auto_detect": False}
+        return f"FROM read_csv({literal(self.name)}, columns = {literal(types)}, {_arguments(options)})"
+
+    def _sniff(self, **options: object) -> dict[str, Any] | None:
+        """Return what DuckDB's sniffer decides; None if it finds no dialect."""
+        import duckdb
+
         try:
-            with self.batches(None) as reader:
-                schema, first = reader.schema, next(iter(reader), None)
-        except _ARROW_ERRORS as error:
-            raise self.explain(self.columns, error) from None
-        for k, name in enumerate(self.columns):
-            kind = schema.field(k).type
-            if pa.types.is_integer(kind):
-                # A column of integers in the first megabyte may have fractions later.
-                ends = () if first is None else pc.min_max(first.column(k)).values()
-                kind = kind if any(abs(end.as_py() or 0) > 2**53 for end in ends) else pa.float64()
-            elif pa.types.is_null(kind) and first is not None and not self._is_empty(name):
-                kind = pa.float64()
-            self.types[name] = kind
+            found = self._connection.sql(f"FROM sniff_csv({literal(self.name)}, {_arguments({**self._common, **options})})")
+            return dict(zip(found.columns, found.fetchall()[0], strict=True))
+        except duckdb.Error:
+            return None  # the pass over all rows reports the error with its line
 
-    def batches(
-        self, columns: list[str] | None, as_text: Collection[str] = (), null_texts: bool = False
-    ) -> pa.csv.CSVStreamingReader:
-        """Read some columns with the types found, or as unparsed text; or all columns, to infer their types, if None."""
-        read = pa.csv.ReadOptions(encoding=self.options.encoding, block_size=max(_INFERRED, 16 * self.row_bytes))
-        read.column_names, read.skip_rows = self.columns, self.header_lines
-        # Cells may contain line breaks: pyarrow then never splits one.
-        parse = pa.csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True)
-        convert = pa.csv.ConvertOptions(include_columns=columns, decimal_point=self.options.decimal)
-        convert.null_values, convert.strings_can_be_null = list(self.missing), null_texts
-        convert.column_types = {c: pa.string() if c in as_text else self.types[c] for c in columns or ()}
-        return pa.csv.open_csv(self.file, read, parse, convert)
+    def _first_line(self) -> str:
+        import duckdb
 
-    def _is_empty(self, name: str) -> bool:
-        """Return True if a column without a value in the first megabyte has none at all."""
+        whole_lines = {"auto_detect": False, "header": False, "delim": "\x1f", "quote": "", "escape": ""}
+        arguments = _arguments({**whole_lines, "encoding": self.options.encoding})
         try:
-            with self.batches([name], [name], null_texts=True) as reader:
-                return all(batch.column(0).null_count == batch.num_rows for batch in reader)
-        except _ARROW_ERRORS:
-            return False  # the pass over the numbers reports the error
+            query = f"FROM read_csv({literal(self.name)}, columns = {{'line': 'VARCHAR'}}, {arguments}) LIMIT 1"
+            rows = self._connection.sql(query).fetchall()
+        except duckdb.Error as error:
+            raise self.explain(error) from None
+        line = rows[0][0] or "" if rows else ""
+        if "\0" in line:
+            raise DatasetError(f"{self.name}: must be text, got zero bytes; if its encoding is UTF-16, give encoding='utf-16'")
+        if not line.strip():
+            raise DatasetError(f"{self.name}: must begin with a header or numbers, got an empty first line")
+        return str(line).removeprefix("\ufeff")
 
-    def _open_text(self) -> io.TextIOWrapper:
-        encoding = self.options.encoding
-        if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
-            encoding = "utf-8-sig"  # keeps a byte order mark out of the first name
-        packed = suffix(self.file).endswith(".gz")
-        raw = gzip.open(self.file) if packed else open(self.file, "rb")  # noqa: SIM115  (closed with the text)
-        return io.TextIOWrapper(cast("IO[bytes]", raw), encoding, newline="")
-
-    def _rows(self, text: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
-        """Yield the number of the last line of each row, and its cells."""
-        length = 0
-
-        def lines() -> Iterator[str]:
-            nonlocal length
-            while line := text.readline(_LONGEST):
-                length += len(line)
-                if length >= _LONGEST:
-                    raise csv.Error(f"a row of more than {_LONGEST} characters")
-                yield line
-
-        rows = csv.reader(lines(), delimiter=self.delimiter)
-        for row in rows:
-            length = 0
-            yield rows.line_num, row
-
-    def _read_header(self) -> list[str]:
-        """Return the names of the columns, numbered ones without a header; "auto": a first row of numbers is a point."""
-        try:
-            with self._open_text() as text:
-                lines, first = next(self._rows(text), (0, []))
-        except UnicodeError:
-            raise self._encoding_error() from None
-        except _READ_ERRORS as error:
-            raise DatasetError(f"{self.file}: cannot be read ({one_line(error)})") from None
-        self.row_bytes = 4 * sum(len(cell) + 3 for cell in first)  # an estimate
-        if any("\0" in cell for cell in first):
-            raise DatasetError(f"{self.file}: must be text, got zero bytes; if its encoding is UTF-16, give encoding='utf-16'")
-        if not any(cell.strip() for cell in first):
-            raise DatasetError(f"{self.file}: must begin with a header or numbers, got an empty first line")
-        header = self.options.header
-        if header == "auto":
-            header = not all(map(self.options.is_number, first))
-            if not header:
-                self._refuse_counting(first)
-                notice(f"{self.file}: has no header, so its first row, which consists of numbers, is read as a point")
-        if not header:
-            return [f"column {k}" for k in range(len(first))]
-        self.header_lines = lines
-        if first[0].startswith("#"):
-            first[0] = first[0].lstrip("#")  # numpy.savetxt writes its header as a comment
-        return [name.strip() for name in first]
-
-    def _refuse_counting(self, first: list[str]) -> None:
-        """Refuse a first row 0, 1, 2, …: pandas gives these names to unnamed columns, but it may be a point as well."""
+    def _has_header(self, first: Sequence[str]) -> bool:
+        """Return True if the first row has the names; "auto": a first row of numbers is a point."""
+        if self.options.header != "auto":
+            return bool(self.options.header)
+        if not all(map(self.options.is_number, first)):
+            return True
+        # pandas gives the names 0, 1, 2, … to unnamed columns, but such a row may be a point as well.
         numbers = [float(self.options.normalized(cell)) for cell in first]
         if any(numbers == [k + start for k in range(len(numbers))] for start in (0, 1)):
             shown = self.delimiter.join(first[:4]) + ("…" if len(first) > 4 else "")
             advice = "give header=True or header=False"
-            raise DatasetError(f"{self.file}: its first row, {shown}, can be a header or a point; {advice}")
+            raise DatasetError(f"{self.name}: its first row, {shown}, can be a header or a point; {advice}")
+        notice(f"{self.name}: has no header, so its first row, which consists of numbers, is read as a point")
+        return False
 
-    def _encoding_error(self) -> DatasetError:
-        with open(self.file, "rb") as file:
-            start = file.read(2)
-        advice = "save it as UTF-8, or give its encoding, for example encoding='latin-1'"
-        if start in (b"\xff\xfe", b"\xfe\xff"):
-            advice = "give encoding='utf-16'"
-        elif start == b"\x1f\x8b":
-            advice = "it is compressed, and its name must end in .gz"
-        return DatasetError(f"{self.file}: must be text in the encoding {self.options.encoding}; {advice}")
+    def explain(self, error: Exception) -> DatasetError:
+        """Return an error of DuckDB as one line that names the line of the file."""
+        text = str(error)
+        line = next(iter(re.findall(r"CSV Error on Line: (\d+)", text)), "?")
+        if found := _CONVERSION.search(text):
+            column, cell = self.names[int(found[1])], found[2]
+            if found[3] == "DOUBLE":
+                return cell_error(self.name, column, f"line {line}", cell)
+            advice = f"as earlier ones; correct it, or give categories=[{column!r}] to read all cells as text"
+            return DatasetError(
+                f"{self.name}: column {column!r}, line {line}: must be a {found[3].lower()}, got {cell!r}, {advice}"
+            )
+        if found := _CELLS.search(text):
+            expected, got = found.groups()
+            hint = next((c for c in _DELIMITERS if expected == "1" and c in self.names[0]), None)
+            more = f"; if its cells are separated by {hint!r}, give delimiter={hint!r}" if hint else ""
+            return DatasetError(f"{self.name}: line {line} must have {expected} cells as the first line, got {got}{more}")
+        if "nicode" in text or "encod" in text:
+            with open(self.file, "rb") as file:
+                start = file.read(2)
+            advice = "save it as UTF-8, or give its encoding, for example encoding='latin-1'"
+            if start in (b"\xff\xfe", b"\xfe\xff"):
+                advice = "give encoding='utf-16'"
+            elif start == b"\x1f\x8b":
+                advice = "it is compressed, and its name must end in .gz"
+            return DatasetError(f"{self.name}: must be text in the encoding {self.options.encoding}; {advice}")
+        return DatasetError(f"{self.name}: not a table of separated values, or damaged ({one_line(text, 160)})")
 
-    def _cells(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield the rows after the header and their lines; slow, only to name the line of an error."""
-        with self._open_text() as text:
-            for line, row in self._rows(text):
-                if row and line > self.header_lines:
-                    yield line, row
 
-    def place(self, row: int) -> str:
-        try:
-            return next(f"line {line}" for line, _ in itertools.islice(self._cells(), row, None))
-        except (StopIteration, UnicodeError, *_READ_ERRORS):
-            return f"row {row}"
+def _numeric(sniffed: dict[str, Any]) -> int:
+    return sum(column["type"] in ("BIGINT", "DOUBLE") for column in sniffed["Columns"])
 
-    def explain(self, columns: list[str], error: Exception) -> DatasetError:
-        """Return an error that names the line which pyarrow could not read."""
-        if isinstance(error, UnicodeError) or "UTF8" in str(error):
-            return self._encoding_error()
-        wanted = [(self.columns.index(c), c) for c in columns] if "conversion" in str(error) else []
-        try:
-            for line, row in self._cells():
-                if len(row) != len(self.columns):
-                    expected = f"{len(self.columns)} cells as the first line"
-                    hint = delimiter_hint(self.columns, self.options)
-                    return DatasetError(f"{self.file}: line {line} must have {expected}, got {len(row)}{hint}")
-                for k, name in wanted:
-                    cell = row[k]
-                    if not (cell.strip() in self.missing or self.options.is_number(cell) or "inf" in cell.lower()):
-                        return cell_error(str(self.file), name, f"line {line}", cell)
-        except UnicodeError:
-            return self._encoding_error()
-        except _READ_ERRORS:
-            pass
-        problem = f"not a table of values separated by {self.delimiter!r}, or damaged"
-        return DatasetError(f"{self.file}: {problem} ({one_line(error)})")
+
+def _arguments(options: dict[str, object]) -> str:
+    return ", ".join(f"{name} = {literal(value)}" for name, value in options.items())
+
+
+def literal(value: object) -> str:
+    """Return a value as a literal of SQL."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{literal(k)}: {literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(literal, value)) + "]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "''") + "'"

@@ -24,7 +24,8 @@ def column_spreads(rows: np.ndarray, deviation: np.ndarray | None = None) -> np.
     with np.errstate(over="ignore", invalid="ignore"):
         if deviation is None:
             deviation = np.where(np.ptp(rows, axis=0) > 0, rows.std(0), 0)  # rounding may give constants a deviation
-        quartiles = np.percentile(rows, [25, 75], axis=0)
+        percentile = np.nanpercentile if np.isnan(rows).any() else np.percentile
+        quartiles = percentile(rows, [25, 75], axis=0)
         spreads = quartiles[1] - quartiles[0]
     spreads = np.where(spreads > 0, spreads, deviation)
     return np.where((spreads > 2.0**-900) & (spreads < 2.0**1023), spreads, 1.0)

@@ -11,9 +11,11 @@ from rieszflow.data.paths import quoted
 from rieszflow.errors import DatasetError, InputError
 
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
-# Numbers with separators of thousands, a decimal comma, a currency or a percent sign.
-FORMATTED_NUMBER = re.compile(
-    r"\s*[$€£¥]?\s*[+-]?(\d+[.,]?\d*|[.,]\d+|\d{1,3}([,.' _\u00a0\u202f]\d{3})+([.,]\d+)?)([eE][+-]?\d+)?\s*[%$€£¥]?\s*"
+# Numbers with separators of thousands, a decimal comma, a currency or a percent sign; the syntax is that of Python and DuckDB.
+FORMATTED_NUMBER = (
+    r"\s*[$€£¥]?\s*[+-]?(\d+[.,]?\d*|[.,]\d+|\d{1,3}([,.' _"
+    "\u00a0\u202f"
+    r"]\d{3})+([.,]\d+)?)([eE][+-]?\d+)?\s*[%$€£¥]?\s*"
 )
 # Cells that mark a missing value if other cells of the column are numbers.
 MISSING_MARKERS = {"", "?", "-", "--", ".", "*", "na", "n/a", "nan", "none", "null", "nil", "missing", "unknown", "#n/a"}
@@ -30,13 +32,13 @@ class TableOptions:
     decimal: str = "."
     thousands: str | None = None
     missing: Sequence[str] | None = None
-    dates: bool = False
+    categories: Sequence[str] = ()
     encoding: str = "utf-8"
 
     def __post_init__(self) -> None:
-        for name in ("columns", "exclude", "missing"):
+        for name in ("columns", "exclude", "missing", "categories"):
             value = getattr(self, name)
-            if value is None and name != "exclude":
+            if value is None and name in ("columns", "missing"):
                 continue
             if isinstance(value, str) or not isinstance(value, Iterable) or not all(isinstance(v, str) for v in value):
                 raise InputError(f"`{name}` must be a list of strings, got {value!r}")
@@ -46,10 +48,9 @@ class TableOptions:
             ("columns", distinct, "one or more different names"),
             ("header", self.header in ("auto", True, False), "True, False or 'auto'"),
             ("delimiter", self.delimiter is None or _is_character(self.delimiter), "a single character"),
-            ("decimal", _is_character(self.decimal), "a single character"),
+            ("decimal", self.decimal in (".", ","), "'.' or ','"),
             ("thousands", self.thousands is None or _is_character(self.thousands), "a single character"),
             ("thousands", self.thousands != self.decimal, "different from `decimal`"),
-            ("dates", isinstance(self.dates, bool), "True or False"),
         ):
             if not valid:
                 raise InputError(f"`{name}` must be {accepted}, got {getattr(self, name)!r}")
@@ -61,11 +62,6 @@ class TableOptions:
     def is_number(self, cell: str) -> bool:
         """Return True if a cell is a number in the format of these options."""
         return NUMBER.fullmatch(self.normalized(cell)) is not None
-
-    def resemble_numbers(self, cells: Collection[str]) -> bool:
-        """Return True if some cells are numbers, in this or another format, or all of them mark missing values."""
-        formatted = any(self.is_number(cell) or FORMATTED_NUMBER.fullmatch(cell) for cell in cells)
-        return formatted or (bool(cells) and all(cell.strip().lower() in MISSING_MARKERS for cell in cells))
 
     def normalized(self, cell: str) -> str:
         """Return a cell without separators of thousands and with a decimal point."""
@@ -92,12 +88,13 @@ def is_missing(value: object, markers: Collection[str] = ()) -> bool:
 def cell_error(name: str, column: str, place: str, cell: str) -> DatasetError:
     """Return the error for a cell that is not a number in a column of numbers."""
     if cell.strip().lower() in MISSING_MARKERS:
-        advice = f"give missing=[{cell!r}] to skip such rows"
-    elif FORMATTED_NUMBER.fullmatch(cell):
+        advice = f"give missing=[{cell!r}] if it marks a missing value"
+    elif re.fullmatch(FORMATTED_NUMBER, cell):
         advice = "if it is a formatted number, give thousands=… or decimal=…"
     else:
         advice = "correct it"
-    return DatasetError(f"{name}: column {column!r}, {place}: must be a number, got {cell!r}; {advice}, or exclude the column")
+    either = f"or categories=[{column!r}] to read all cells as text, or exclude the column"
+    return DatasetError(f"{name}: column {column!r}, {place}: must be a number, got {cell!r}; {advice}, {either}")
 
 
 def column_difference(mine: Sequence[str], theirs: Sequence[str], whose: str) -> str:
@@ -122,11 +119,3 @@ def check_known(name: str, columns: list[str], wanted: Iterable[str]) -> None:
         if column not in columns:
             hint = suggestion(column, columns) or f"it has {quoted(columns, 20)}"
             raise DatasetError(f"{name}: no column {column!r}; {hint}")
-
-
-def delimiter_hint(names: list[str], options: TableOptions) -> str:
-    """Return the end of a message that suggests another delimiter for a CSV file with a single column, or ""."""
-    other = next((c for c in (";", "\t", "|") if c in names[0]), None) if len(names) == 1 else None
-    if other is None or options.delimiter is not None:
-        return ""
-    return f"; if its cells are separated by {other!r}, give delimiter={other!r}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from rieszflow.errors import DatasetError
 
 TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 PARQUET = (".parquet", ".pq")
+SQL = re.compile(r"\s*(from|select|with)\s", re.IGNORECASE)
+JSON = (".json", ".jsonl", ".ndjson")
 
 _MARKERS = ("_success", "_metadata", "_common_metadata", ".ds_store")  # left by table writers next to the data
 _LOGS = {"_delta_log": "Delta Lake", ".hoodie": "Hudi", "_spark_metadata": "Spark's streaming sink"}
@@ -83,7 +86,7 @@ def suffix(path: Path) -> str:
 
 def is_table(path: Path) -> bool:
     """Return True if a file has the suffix of a table."""
-    return suffix(path) in TEXT + PARQUET
+    return suffix(path) in TEXT + PARQUET + JSON
 
 
 def is_system(path: Path) -> bool:

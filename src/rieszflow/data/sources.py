@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,35 +16,29 @@ from torch import Tensor
 from rieszflow._infra.extras import extra
 from rieszflow._types import Points, PointSource, ProgressCallback
 from rieszflow.data.files import is_image_folder, read_points
-from rieszflow.data.options import TableOptions
-from rieszflow.data.paths import PARQUET, TEXT, is_table, suffix
+from rieszflow.data.paths import SQL, is_table, suffix
 from rieszflow.data.points import as_points, conversion_hint, imported, is_array, is_frame
 from rieszflow.data.streams import Stream, rows_per_batch
 from rieszflow.errors import DatasetError, InputError, InputTypeError
+
+if TYPE_CHECKING:
+    from rieszflow.data.tables import Table
 
 
 def stream(
     source: PointSource,
     *,
     progress: ProgressCallback | None = None,
-    columns: Sequence[str] | None = None,
-    exclude: Sequence[str] = (),
-    header: bool | str = "auto",
-    delimiter: str | None = None,
-    decimal: str = ".",
-    thousands: str | None = None,
-    missing: Sequence[str] | None = None,
-    dates: bool = False,
-    encoding: str = "utf-8",
+    **reading: Any,
 ) -> Stream:
     """Return the points of any source as a `Stream`.
 
     Accepted sources:
 
     - a tensor or array (n, …): n points, flattened; (n,) holds n points of dimension 1;
-    - a file: .npy (read in pieces), .npz, .csv, .tsv (also .gz), .parquet; a folder of such tables with equal columns, or of
-      images; a list of table files. A row of a table is a point;
-    - a data frame of pandas, polars, Arrow, or any other library that exports Arrow streams;
+    - a .npy file (read in pieces) or .npz file; a folder of images;
+    - a `Table`, or anything that it is made of: a table file, a folder of them, a query, a data frame. A row is a point. Its
+      numbers are read, in their units; functions that compare points read all columns (see `TableEncoding`);
     - a DataLoader or list of batches, or an iterator of batches, which can be read once. A batch has shape (m, d) or
       (m, C, H, W). In a batch that is a tuple or list, such as (points, labels), the first entry is read, with a notice; in a
       dict the only entry, or the one called "x", "image", "images", "pixel_values" or "data".
@@ -51,68 +46,58 @@ def stream(
     Batches (m,) and lists of single points are ambiguous and refused: stack them. Integers of up to 16 bits, booleans and half
     precision become float32, longer integers float64. Images have values in [0, 1].
 
-    Tables are matched with other tables by the names of their columns. Columns without numbers are skipped, and a notice names
-    them with the reason. A column with numbers and other text is an error.
-
     Args:
         source: See above.
         progress: Callback for every batch of every pass, with the number of points read in this pass and the total, or None.
-        columns: Columns of a table to read, in this order; None for all that hold numbers.
-        exclude: Columns to skip.
-        header: True if the first row of a CSV file has the names; "auto": if that row does not consist of numbers.
-        delimiter: Separator of the cells of a CSV file; None for a comma, or a tab in .tsv files.
-        decimal: Decimal separator in text, "." or ",".
-        thousands: Separator of thousands in text.
-        missing: Texts that mark a missing value, in addition to empty cells and nulls; rows with one are then skipped, with a
-            notice. None: a missing value is an error.
-        dates: Read dates, times and durations as seconds (dates since 1970).
-        encoding: Encoding of CSV files.
+        reading: Arguments of `Table`, for a table.
 
     Raises:
         InputError, InputTypeError, DatasetError: No points, a wrong type or dtype, NaN, infinity or missing values, batches of
             different dimension, or a file that is missing or damaged.
-        MissingPackageError: A table without pyarrow.
+        MissingPackageError: A table without duckdb or pyarrow.
 
     Example:
         >>> import torch
         >>> [tuple(batch.shape) for batch in stream([torch.zeros(3, 2, 2), torch.zeros(1, 2, 2)])]
         [(3, 4), (1, 4)]
     """
-    options = TableOptions(columns, exclude, header, delimiter, decimal, thousands, missing, dates, encoding)
-    if isinstance(source, Stream):
+    table = open_table(source, **reading)
+    if table is not None:
+        found = table.numbers()
+    elif reading:
+        raise InputError(f"`source` must be a table for the options {', '.join(reading)}, got {type(source).__name__}")
+    elif isinstance(source, Stream):
         found = source
-    elif is_frame(source):
-        found = _table(type(source).__name__, source, options)
     elif isinstance(source, (str, os.PathLike)):
-        found = _file(Path(source), options)
-    elif isinstance(source, (list, tuple)) and source and all(isinstance(s, (str, os.PathLike)) for s in source):
-        paths = [Path(s) for s in source]
-        if other := next((path for path in paths if not is_table(path) or path.is_dir()), None):
-            raise DatasetError(f"{other}: a list of files must hold tables ({', '.join((*TEXT, *PARQUET))})")
-        found = _table(f"{paths[0]}, …", paths, options)
+        path = Path(source)
+        if path.is_file() and suffix(path) not in (".npy", ".npz"):
+            raise DatasetError(f"{path}: must be a table, .npy, .npz or a folder, got another format")
+        found = _npy(path) if suffix(path) == ".npy" and path.is_file() else _array(str(path), read_points(path))
     else:
         found = _batches(source)
-    if options != TableOptions() and not found.is_table:
-        raise InputError(f"{found.name}: must be a table for the options columns, header, …")
     found.progress = progress or found.progress
     return found
 
 
-def _table(name: str, source: PointSource, options: TableOptions) -> Stream:
-    with extra("tables", name):
-        from rieszflow.data.tables import open_table
-    return open_table(name, source, options)
-
-
-def _file(path: Path, options: TableOptions) -> Stream:
-    if suffix(path) == ".npy" and path.is_file():
-        return _npy(path)
-    folder_of_tables = path.is_dir() and not is_image_folder(path) and any(map(is_table, path.rglob("*")))
-    if folder_of_tables or is_table(path):
-        return _table(str(path), path, options)
-    if path.is_file() and suffix(path) != ".npz":
-        raise DatasetError(f"{path}: must be {', '.join((*TEXT, *PARQUET))}, .npy, .npz or a folder, got another format")
-    return _array(str(path), read_points(path))
+def open_table(source: PointSource, **reading: Any) -> Table | None:
+    """Return a source as a `Table` if it is one: a frame, a query, table files; None for arrays, images and batches."""
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        folder = path.is_dir() and not is_image_folder(path) and any(map(is_table, path.rglob("*")))
+        is_one = folder or is_table(path) or (isinstance(source, str) and SQL.match(source) is not None)
+    else:
+        is_one = is_frame(source) or (isinstance(source, (list, tuple)) and bool(source) and all(
+            isinstance(s, (str, os.PathLike)) for s in source
+        ))  # fmt: skip
+    if not is_one and type(source).__name__ != "Table":
+        return None
+    with extra("tables", type(source).__name__ if is_frame(source) else str(source)):
+        from rieszflow.data.tables import Table
+    if isinstance(source, Table):
+        if reading:
+            raise InputError(f"`source` must be opened with the options {', '.join(reading)}, got a Table")
+        return source
+    return Table(source, **reading) if is_one else None
 
 
 def _batches(source: PointSource) -> Stream:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import get_args
 
 import numpy as np
@@ -40,8 +39,6 @@ class Stream:
         d: Dimension; points with several axes are flattened.
         n: Number of points, or None if only a pass can tell.
         names: Names of the d columns, or None.
-        is_table: True if columns can be chosen by name.
-        skipped: Columns of a table that are not read, with the reason; without those that were not requested.
         once: True if the points can be read only once.
         common_unit: True if all columns have one unit, as those of images and cells do.
         progress: Callback for every batch of every pass, or None; see `stream`.
@@ -55,13 +52,10 @@ class Stream:
         names: list[str] | None = None,
         *,
         rows: Callable[[np.ndarray], object] | None = None,
-        skipped: Mapping[str, str] = MappingProxyType({}),
         once: bool = False,
-        split_labels: Callable[[str], tuple[Stream, list[object]]] | None = None,
     ) -> None:
         self.name, self._batches, self.n, self.names = name, batches, n, names
-        self._rows, self._split_labels = rows, split_labels
-        self.skipped, self.is_table, self.once = dict(skipped), split_labels is not None, once
+        self._rows, self.once = rows, once
         self.progress: ProgressCallback | None = None
         self._shape: tuple[int, ...] | None = None  # of a point before it is flattened
         if (first := next(iter(self), None)) is None:
@@ -103,11 +97,11 @@ class Stream:
             self.n = sum(len(batch) for batch in self)
         return self.n
 
-    def align_columns(self, names: list[str] | None, whose: str, skipped: Mapping[str, str] = MappingProxyType({})) -> Stream:
+    def align_columns(self, names: list[str] | None, whose: str) -> Stream:
         """Return the same points with their columns in the order `names` of another cloud, called `whose` in messages.
 
-        Clouds without names are matched by position, with a notice if only one of the two has names. `skipped` are the columns
-        of the other cloud that hold no numbers. Raises InputError if the two clouds have different columns.
+        Clouds without names are matched by position, with a notice if only one of the two has names. Raises InputError if the
+        two clouds have different columns.
         """
         if names is None or self.names is None:
             if (names is None) != (self.names is None):
@@ -119,23 +113,7 @@ class Stream:
         if set(names) == set(self.names):
             return self._select(names)
         difference = column_difference(self.names, names, f"{whose} has")
-        if column := next((c for c in names if c in self.skipped), None):
-            difference = f"column {column!r} must hold numbers as in {whose}, got {self.skipped[column]}"
-        elif column := next((c for c in self.names if c in skipped), None):
-            difference = f"column {column!r} holds numbers, but not in {whose} ({skipped[column]})"
         raise InputError(f"{self.name}: {difference}; columns are matched by name: choose those to compare")
-
-    def split_labels(self, column: str) -> tuple[Stream, list[object]]:
-        """Return the points without one column of their table, and that column as labels; None stands for a missing one.
-
-        In a CSV file labels are the text of the cells. If `missing` was given, rows without a label are skipped.
-        """
-        if self._split_labels is None:
-            accepted = "a list with a label for every point, since x is not a table"
-            raise InputError(f"`groups` must be {accepted}, got the name {column!r}")
-        found, labels = self._split_labels(column)
-        found.progress = self.progress
-        return found, labels
 
     def scale_columns(self, spreads: Sequence[float] | np.ndarray | None) -> Stream:
         """Return the same points in float64 with every column divided by its spread (d,); unchanged if `spreads` is None."""
@@ -154,7 +132,7 @@ class Stream:
         found._batches, found.names, found.first = (lambda: map(function, self)), names, function(self.first)
         found._rows = None if self._rows is None else lambda indices: function(torch.from_numpy(self.rows(indices)))
         found.d, found.common_unit = found.first.shape[1], False
-        found._shape = found._split_labels = found.progress = None
+        found._shape = found.progress = None
         return found
 
 
@@ -217,7 +195,8 @@ def choose_spreads(scale: ScaleName, clouds: Sequence[Stream]) -> tuple[float, .
         raise InputError(f"{other.name}: must have points of dimension {clouds[0].d}, as {clouds[0].name} has, got {other.d}")
     named = any(cloud.names is not None and not cloud.common_unit for cloud in clouds)
     if scale == "columns" or (scale == "auto" and named):
-        return tuple(_pooled_spreads(clouds).tolist())
+        batches = (batch.double().cpu().numpy() for cloud in clouds for batch in ([cloud.first] if cloud.once else cloud))
+        return tuple(column_spreads(*sample_rows(batches, clouds[0].d)).tolist())
     if scale == "auto" and not any(cloud.common_unit for cloud in clouds):
         random = np.random.default_rng(0)
         sizes = [cloud.n or len(cloud.first) for cloud in clouds]
@@ -226,31 +205,31 @@ def choose_spreads(scale: ScaleName, clouds: Sequence[Stream]) -> tuple[float, .
     return None
 
 
-def _pooled_spreads(clouds: Sequence[Stream]) -> np.ndarray:
-    """Compute spreads in one pass: quartiles from a sample of the points, standard deviations from all of them."""
-    d = clouds[0].d
-    most = max(_LOOK, min(_SAMPLE_ROWS, _SAMPLE_NUMBERS // d))
+def sample_rows(batches: Iterable[np.ndarray], d: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return random rows (m, d) of batches, NaNs included, and the standard deviations (d,) of all rows without NaNs."""
+    most = max(_LOOK, min(_SAMPLE_ROWS, _SAMPLE_NUMBERS // max(d, 1)))
     # Rows are drawn by position, not by value, so that a change of unit does not change the sample.
     random = np.random.default_rng(0)
     rows, keys = np.empty((0, d)), np.empty(0)
-    origin = clouds[0].first[0].double().cpu().numpy()
-    sums, squares, n = np.zeros(d), np.zeros(d), 0
-    with np.errstate(over="ignore", invalid="ignore"):
-        for cloud in clouds:
-            for batch in [cloud.first] if cloud.once else cloud:
-                points = batch.double().cpu().numpy()
-                drawn = random.random(len(points))
-                keep = drawn < keys.max() if len(keys) == most else np.ones(len(points), bool)
-                rows, keys = np.concatenate([rows, points[keep]]), np.concatenate([keys, drawn[keep]])
-                if len(keys) > most:
-                    least = np.argpartition(keys, most)[:most]
-                    rows, keys = rows[least], keys[least]
-                points = points - origin
-                sums, squares, n = sums + points.sum(0), squares + (points**2).sum(0), n + len(points)
+    origin: np.ndarray | None = None
+    sums, squares, n = np.zeros(d), np.zeros(d), np.zeros(d)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        for points in batches:
+            drawn = random.random(len(points))
+            keep = drawn < keys.max() if len(keys) == most else np.ones(len(points), bool)
+            rows, keys = np.concatenate([rows, points[keep]]), np.concatenate([keys, drawn[keep]])
+            if len(keys) > most:
+                least = np.argpartition(keys, most)[:most]
+                rows, keys = rows[least], keys[least]
+            present = ~np.isnan(points)
+            if origin is None:
+                origin = points[present.argmax(0), np.arange(d)] if len(points) else None
+            shifted = np.where(present, points - (0 if origin is None else np.nan_to_num(origin)), 0)
+            sums, squares, n = sums + shifted.sum(0), squares + (shifted**2).sum(0), n + present.sum(0)
+        n = np.maximum(n, 1)
         variance = squares / n - (sums / n) ** 2
         # The difference cancels if the origin is far from the mean; `squares` is 0 exactly for constant columns.
-        deviation = np.where(squares > 0, np.sqrt(np.maximum(variance, 1e-12 * squares / n)), 0)
-    return column_spreads(rows, deviation)
+        return rows, np.where(squares > 0, np.sqrt(np.maximum(variance, 1e-12 * squares / n)), 0)
 
 
 def _notice_unequal(name: str, rows: np.ndarray, n: int) -> None:

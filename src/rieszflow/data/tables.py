@@ -1,257 +1,312 @@
-"""Points from tables: CSV files, Parquet files, folders of them, and data frames. Needs pyarrow.
-
-Columns of numbers, booleans, decimals, dictionaries of numbers and lists of equally many numbers are read. A notice names every
-column that is skipped, with the reason. A column with numbers and other text is an error that names its column and line.
-"""
+"""`Table`: the columns of a table and passes over its rows. Needs duckdb and pyarrow."""
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import re
-import warnings
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import replace
-from pathlib import Path
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import duckdb
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
 
-from rieszflow._infra.messages import Notice, notice, one_line
+from rieszflow._infra.messages import notice, one_line
 from rieszflow._types import PointSource
-from rieszflow.data.arrow import Column, Part, Reader, fits_float32, is_list, skip_reason, storage
-from rieszflow.data.csv_file import CsvFile
-from rieszflow.data.options import TableOptions, cell_error, check_distinct, check_known, column_difference, delimiter_hint
-from rieszflow.data.paths import PARQUET, is_system, is_table, quoted, suffix, table_format
-from rieszflow.data.points import conversion_hint, is_frame
-from rieszflow.data.streams import BATCH_ROWS, Stream, rows_per_batch
-from rieszflow.errors import DatasetError, InputTypeError
+from rieszflow.data.csv_file import literal
+from rieszflow.data.options import (
+    FORMATTED_NUMBER,
+    MISSING_MARKERS,
+    TableOptions,
+    cell_error,
+    check_known,
+    column_difference,
+)  # fmt: skip
+from rieszflow.data.parts import Part, kind_of, open_parts
+from rieszflow.data.paths import quoted
+from rieszflow.data.points import MAX_ROUNDING
+from rieszflow.data.streams import Stream, rows_per_batch
+from rieszflow.errors import DatasetError
 
 _INDEX = re.compile(r"__index_level_\d+__")
 _UNNAMED = re.compile(r"|Unnamed: 0(\.\d+)?")
+_NUMBERS = ("number", "whole", "boolean")
+_SETTINGS: dict[str, Any] = {
+    "autoinstall_known_extensions": False, "autoload_known_extensions": False,
+    "python_enable_replacements": False, "temp_directory": tempfile.gettempdir(),
+}  # fmt: skip
+_SHORT = {"BOOLEAN", "TINYINT", "SMALLINT", "UTINYINT", "USMALLINT", "FLOAT"}  # types whose values float32 holds
 
 
-def open_table(name: str, source: PointSource, options: TableOptions) -> Stream:
-    """Open a table: a data frame, a file, several files or a folder of files with the same columns."""
-    return _open(name, parts_of(source, options), options)[0]
+class Table:
+    """A table, accepted by all functions that accept points: those that compare points encode its columns, see `TableEncoding`.
 
+    Files are read in batches, never as a whole. Columns that are guessed, dropped or converted are named by notices.
 
-def parts_of(source: PointSource, options: TableOptions) -> list[Part]:
-    """Return the parts of a table: a data frame, or all of its files."""
-    if is_frame(source):
-        return [_Frame(source)]
-    files = source if isinstance(source, list) else [Path(str(source))]
-    if files[0].is_dir():
-        files = _files_in(files[0])
-    if missing := next((file for file in files if not file.is_file()), None):
-        raise DatasetError(f"{missing}: no such file or folder")
-    return [_ParquetFile(file) if suffix(file) in PARQUET else CsvFile(file, options) for file in files]
+    Args:
+        source: A .csv, .tsv, .parquet or .json file (text files also as .gz), a folder of them, a pattern such as
+            "day=*/*.parquet", a list of files, a query of DuckDB such as "FROM 'old/*.parquet' WHERE country = 'SE'", or a data
+            frame of pandas, polars, Arrow, Ibis, or any other library that exports Arrow streams.
+        columns: Columns to read, in this order; None for all.
+        exclude: Columns to leave out.
+        header: True if the first row of a CSV file has the names; "auto": if that row does not consist of numbers.
+        delimiter: Separator of the cells of a CSV file; None to guess it.
+        decimal: Decimal separator in text, "." or ",".
+        thousands: Separator of thousands in text.
+        missing: Texts that mark a missing value, in addition to empty cells, nulls and those that pandas recognises.
+        categories: Columns whose cells are read as text, even if they are numbers, such as codes of products.
+        encoding: Encoding of CSV files.
 
+    Attributes:
+        name: Name of the source, for messages.
+        kinds: The kind of every column by its name: "number", "whole", "boolean", "time", "text"; or why it cannot be read.
+            Lists of numbers have an entry for each of their items, such as "e[0]".
+        named: False for a CSV file without header.
 
-class _Typed(Part):
-    """A part with a schema that states the types of its columns."""
+    Raises:
+        DatasetError, InputError: A file is missing or damaged, columns differ between files, or a column has numbers and other
+            text.
 
-    def __init__(self, name: str, schema: pa.Schema, n: int) -> None:
-        super().__init__(name, dict(zip(check_distinct(name, schema.names), schema.types, strict=True)))
-        self.n, self.extensions = n, _extensions(schema)
-        try:
-            self.index = {c for c in (schema.pandas_metadata or {}).get("index_columns", ()) if isinstance(c, str)}
-        except (ValueError, AttributeError, TypeError):  # foreign metadata under this name
-            self.index = ()
+    Example:
+        >>> import pyarrow
+        >>> Table(pyarrow.table({"age": [31, 45], "job": ["baker", "clerk"]})).kinds
+        {'age': 'whole', 'job': 'text'}
+    """
 
+    def __init__(
+        self,
+        source: PointSource,
+        *,
+        columns: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        header: bool | str = "auto",
+        delimiter: str | None = None,
+        decimal: str = ".",
+        thousands: str | None = None,
+        missing: Sequence[str] | None = None,
+        categories: Sequence[str] = (),
+        encoding: str = "utf-8",
+    ) -> None:
+        options = TableOptions(columns, exclude, header, delimiter, decimal, thousands, missing, categories, encoding)
+        self.options = options
+        self._connection = duckdb.connect(config=_SETTINGS)
+        self._connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        self.name, self.parts = open_parts(source, options, self._connection)
+        names = self.parts[0].names
+        for part in self.parts:
+            if set(part.names) != set(names):
+                difference = column_difference(part.names, names, f"{self.parts[0].name} has")
+                raise DatasetError(f"{part.name}: {difference}; all files must have the same columns")
+        check_known(self.name, names, (*(options.columns or ()), *options.exclude, *options.categories))
+        wanted = [name for name in options.columns or names if name not in options.exclude]
+        if not wanted:
+            raise DatasetError(f"{self.name}: `exclude` must leave at least one column, got {list(options.exclude)!r}")
+        self.named = self.parts[0].csv is None or self.parts[0].csv.named
+        if options.columns is None:
+            wanted = self._without_index(wanted)
+        for part in self.parts:
+            self._find_numbers_in_text(part, wanted)
+        self.kinds: dict[str, str] = {}
+        for name in wanted:
+            kind = self._kind(name)
+            items = [f"{name}[{k}]" for k in range(self._list_width(name))] if kind == "list" else [name]
+            self.kinds |= dict.fromkeys(items, "number" if kind == "list" else kind)
 
-class _Frame(_Typed):
-    """A data frame of any library that exports Arrow tables."""
+    def __repr__(self) -> str:
+        return f"Table({self.name}, {len(self.kinds)} columns)"
 
-    def __init__(self, frame: Any) -> None:
-        name, index = type(frame).__name__, []
-        try:
-            if any(base.__module__.partition(".")[0] == "pandas" for base in type(frame).__mro__):
-                self.table = pa.Table.from_pandas(frame, preserve_index=False)
-                index = [str(label) for label in frame.index.names if label is not None]
-            elif hasattr(frame, "__arrow_c_stream__"):
-                self.table = pa.table(frame)
-            else:
-                raise InputTypeError("it has no __arrow_c_stream__")
-        except Exception as error:  # any library may raise anything
-            hint = conversion_hint(frame)
-            raise DatasetError(f"{name}: cannot be read as a table with named columns ({one_line(error)}){hint}") from None
-        if index:
-            notice(f"{name}: skipped the index {quoted(index)}, which is not a column; reset_index() makes it one")
-        super().__init__(name, self.table.schema, self.table.num_rows)
-
-    def batches(self, columns: list[str], as_text: Collection[str]) -> Iterable[pa.RecordBatch]:
-        return self.table.select(columns).to_batches(BATCH_ROWS)
-
-
-class _ParquetFile(_Typed):
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        with self._open() as content:
-            schema, n = content.schema_arrow, content.metadata.num_rows
-            groups = [content.metadata.row_group(k) for k in range(content.metadata.num_row_groups)]
-            numbers = sum(group.column(k).num_values for group in groups for k in range(group.num_columns))
-        super().__init__(str(file), schema, n)
-        self.lists = {field.name for field in schema if is_list(storage(field.type))}
-        self.list_width = numbers // max(1, n)
-
-    def _open(self) -> pa.parquet.ParquetFile:
-        try:
-            return pa.parquet.ParquetFile(self.file)
-        except (pa.ArrowException, OSError) as error:
-            raise DatasetError(f"{self.file}: not a Parquet data set, or damaged ({one_line(error)})") from None
-
-    def batches(self, columns: list[str], as_text: Collection[str]) -> Iterator[pa.RecordBatch]:
-        with self._open() as content:
-            width = self.list_width if self.lists.intersection(columns) else 0
-            yield from content.iter_batches(rows_per_batch(max(len(columns), width)), columns=columns)
-
-    def explain(self, columns: list[str], error: Exception) -> Exception:
-        return DatasetError(f"{self.file}: damaged ({one_line(error)})")
-
-
-def _extensions(schema: pa.Schema) -> dict[str, str]:
-    """Return the extension types of columns whose numbers mean something else, such as pandas periods; not those of lists."""
-    found = {}
-    for field in schema:
-        name = (field.metadata or {}).get(b"ARROW:extension:name", b"").decode(errors="replace")  # of an unregistered type
-        if isinstance(field.type, pa.BaseExtensionType):
-            name = getattr(field.type, "extension_name", str(field.type))
-        if name and name != "arrow.bool8" and not is_list(storage(field.type)):
-            found[field.name] = name
-    return found
-
-
-def _files_in(folder: Path) -> list[Path]:
-    """Return the tables below a folder, all of one kind."""
-    below = list(folder.rglob("*"))
-    if kind := table_format(folder, below):
-        advice = "whose log lists the current files; read it with a library for this format and pass the data frame"
-        raise DatasetError(f"{folder}: must be a folder of plain tables, got a table of {kind}, {advice}")
-    files = [f.relative_to(folder) for f in below if f.is_file() and not is_system(f.relative_to(folder))]
-    hidden = [next((part for part in f.parts if part.startswith((".", "_"))), "") for f in files]
-    if any(hidden):
-        notice(f"{folder}: skipped {quoted(sorted(set(hidden) - {''}))}: names that begin with '_' or '.' are hidden")
-    visible = sorted(f for f, name in zip(files, hidden, strict=True) if not name)
-    tables = [f for f in visible if is_table(f)]
-    parquet = [f for f in tables if suffix(f) in PARQUET]
-    if 0 < len(parquet) < len(tables):
-        other = next(f for f in tables if f not in parquet)
-        raise DatasetError(f"{folder}: must hold tables of one kind, got {parquet[0].name} and {other.name}")
-    if rest := [f.name for f in visible if f not in tables]:
-        notice(f"{folder}: skipped {quoted(rest)}: not tables")
-    if not tables:
-        raise DatasetError(f"{folder}: must hold tables, got only hidden ones")
-    if keys := sorted({part for f in tables for part in f.parts[:-1] if "=" in part}):
-        notice(f"{folder}: names of folders ({quoted(keys)}) are not read as a column")
-    return [folder / f for f in tables]
-
-
-def _split_labels(name: str, parts: list[Part], options: TableOptions, column: str) -> tuple[Stream, list[object]]:
-    """Return a table without one column, and that column as labels; None stands for a missing one."""
-    check_known(name, list(parts[0].types), [column])
-    for part in parts:
-        if kind := part.extensions.get(column):
-            raise DatasetError(f"{part.name}: labels in column {column!r} must have a plain type, got {kind}")
-    rest = None if options.columns is None else [c for c in options.columns if c != column]
-    options = replace(options, columns=rest, exclude=[*options.exclude, column])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Notice)  # given when the table was opened
-        points, reader = _open(name, parts, options, column)
-    return points, reader.labels()
-
-
-def _open(name: str, parts: list[Part], options: TableOptions, label: str | None = None) -> tuple[Stream, Reader]:
-    """Return the points of a table and their reader, after checks that involve all columns and parts."""
-    names = list(parts[0].types)
-    for part in parts:
-        if set(part.types) != set(names):
-            difference = column_difference(list(part.types), names, f"{parts[0].name} has")
-            raise DatasetError(f"{part.name}: {difference}; all files must have the same columns")
-    check_known(name, names, (*(options.columns or ()), *options.exclude))
-    wanted = [c for c in options.columns or names if c not in options.exclude]
-    skipped, float32 = _skipped_columns(parts, wanted, options)
-    columns = [c for c in wanted if c not in skipped]
-    if options.columns is None:
-        known = {c for part in parts for c in part.index}
+    def _without_index(self, names: list[str]) -> list[str]:
+        known = {column for part in self.parts for column in part.index}
         unnamed = names[0] if len(names) > 1 and _UNNAMED.fullmatch(names[0]) else None
-        skipped |= {c: "an index written by pandas" for c in columns if c in known or c == unnamed or _INDEX.fullmatch(c)}
-        columns = [c for c in columns if c not in skipped]
-    elif skipped:
-        column = next(c for c in wanted if c in skipped)
-        raise DatasetError(f"{name}: column {column!r} must hold numbers to be chosen, got {skipped[column]}")
-    if not wanted:
-        raise DatasetError(f"{name}: `exclude` must leave at least one column, got {list(options.exclude)!r}")
-    if not columns:
-        reasons = "; ".join(f"{c!r}: {r}" for c, r in list(skipped.items())[:6])
-        hint = delimiter_hint(names, options)
-        raise DatasetError(f"{name}: no numeric columns among {', '.join(names[:20])} ({reasons}){hint}")
-    if skipped:
-        shown = [f"{c!r} ({reason})" for c, reason in skipped.items()]
-        more = f" and {len(shown) - 20} more" if len(shown) > 20 else ""
-        notice(f"{name}: skipped {'column' if len(shown) == 1 else 'columns'} {', '.join(shown[:20])}{more}")
-    reader = Reader(name, parts, columns, float32, options, label)
-    widths = reader.widths()
-    flat = [c if w == 1 and c not in reader.lists else f"{c}[{k}]" for c, w in widths.items() for k in range(w)]
-    counts = [part.n for part in parts if part.n is not None]
-    n = sum(counts) if options.missing is None and len(counts) == len(parts) else None
-    found = Stream(
-        name, reader.matrices, n, flat if parts[0].named else None,
-        skipped=skipped, split_labels=functools.partial(_split_labels, name, parts, options),
-    )  # fmt: skip
-    return found, reader
+        index = [name for name in names if name in known or name == unnamed or _INDEX.fullmatch(name)]
+        if index and len(index) < len(names):
+            notice(f"{self.name}: skipped {quoted(index)} (an index written by pandas)")
+            return [name for name in names if name not in index]
+        return names
+
+    def _find_numbers_in_text(self, part: Part, wanted: Sequence[str]) -> None:
+        """Decide which columns of text hold numbers, in one pass; numbers among other text are an error."""
+        texts = [n for n in wanted if kind_of(part.type_of(n)) == "text" and n not in self.options.categories]
+        if not texts:
+            return
+        queries = []
+        for name in texts:
+            text, number = part.text(name), part.number(name)
+            padded = f"regexp_full_match({text}, '[+-]?0\\d+')"  # codes, such as those of places
+            formatted = f"regexp_full_match({text}, {literal(FORMATTED_NUMBER)}) AND NOT {padded}"
+            marks = f"lower({text}) IN ({', '.join(map(literal, sorted(MISSING_MARKERS)))})"
+            queries += [
+                f"count({text})", f"count(*) FILTER (NOT isnan({number}) AND NOT {padded})",
+                f"count(*) FILTER (({formatted}) OR {marks} OR NOT isnan({number}))", f"count(*) FILTER ({formatted})",
+            ]  # fmt: skip
+        found = self.aggregate(queries, part)
+        for k, name in enumerate(texts):
+            cells, numbers, alike, formatted = found[4 * k : 4 * k + 4]
+            if not cells:
+                part.types[part.names.index(name)] = '"NULL"'
+            elif numbers == cells:
+                part.number_texts.add(name)
+                if part.csv is None:
+                    notice(f"{part.name}: the text of column {name!r} is read as numbers")
+                else:
+                    part.types[part.names.index(name)] = "DOUBLE"
+            elif 2 * numbers >= cells or (alike == cells and formatted):
+                self._report_text(part, name)
+
+    def _report_text(self, part: Part, name: str) -> None:
+        """Raise the error for the first cell of a column that is not a number."""
+        k = part.names.index(name)
+        if part.csv is not None:
+            part.types[k] = "DOUBLE"
+            self.aggregate([f"count(c{k})"], part)  # raises an error with the line
+            return
+        text, number = part.text(name), part.number(name)
+        row = 0
+        for batch in self._batches(part, [text, number], 2):
+            for cell, value in zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True):
+                if cell is not None and value != value:
+                    raise cell_error(part.name, name, f"row {row}, counted from 0", cell)
+                row += 1
+
+    def _kind(self, name: str) -> str:
+        """Return the kind of a column, which all parts with values must share."""
+        if name in self.options.categories:
+            return "text"
+        kinds: dict[str, str] = {}
+        for part in self.parts:
+            if name in part.extensions:
+                return f"of the type {part.extensions[name]}"
+            kind = kind_of(part.type_of(name))
+            if kind == "number" and part.csv is not None and part.csv.whole[part.names.index(name)]:
+                kind = "whole"
+            kind = "number" if name in part.number_texts else kind
+            if kind != "empty":
+                kinds.setdefault(kind, part.name)
+        if set(kinds) <= {"number", "whole", "boolean"} and len(kinds) > 1:
+            return "number"
+        if len(kinds) > 1:
+            (one, first), (other, second) = list(kinds.items())[:2]
+            if "text" in (one, other) and {one, other} & {"number", "whole"}:
+                (one, first), (other, second) = sorted([(one, first), (other, second)], key=lambda pair: pair[0] == "text")
+                raise DatasetError(f"{second}: column {name!r} must hold numbers as in {first}, got text")
+            raise DatasetError(f"{second}: column {name!r} must hold the same type as in {first}, {one}, got {other}")
+        return next(iter(kinds), "empty")
+
+    # Passes.
+
+    def aggregate(self, expressions: Sequence[str], part: Part) -> tuple[Any, ...]:
+        """Return the values of aggregate functions over the columns c0, c1, … of a part."""
+        with self._errors(part):
+            row: tuple[Any, ...] = self._query(part, expressions)[1].fetchall()[0]
+            return row
+
+    def matrices(self, codes: Callable[[Part], Sequence[str]], width: int) -> Iterator[np.ndarray]:
+        """Yield matrices (m, width) of float64 with the values of expressions for each part."""
+        for part in self.parts:
+            for batch in self._batches(part, codes(part), width):
+                yield np.stack([column.to_numpy() for column in batch.columns], 1) if width else np.empty((batch.num_rows, 0))
+
+    def labels(self, column: str) -> list[object]:
+        """Return the cells of a column as Python objects, or None if missing; those of a CSV file as unparsed text."""
+        found: list[object] = []
+        for part in self.parts:
+            check_known(part.name, part.names, [column])
+            if kind := part.extensions.get(column):
+                raise DatasetError(f"{part.name}: labels in column {column!r} must have a plain type, got {kind}")
+            is_text = part.csv is not None or kind_of(part.type_of(column)) == "time"
+            cell = part.text(column) if is_text else f"c{part.names.index(column)}"
+            with self._errors(part):
+                found += [row[0] for row in self._query(part, [cell], [column])[1].fetchall()]
+        return found
+
+    def numbers(self) -> Stream:
+        """Return the columns of numbers, in their units, as points; a notice names all other columns.
+
+        Raises:
+            DatasetError: No column has numbers, a column that was chosen by name has none, or a cell is missing.
+        """
+        kinds = {name: kind for name, kind in self.kinds.items() if kind in _NUMBERS}
+        skipped = {name: _reason(kind) for name, kind in self.kinds.items() if name not in kinds}
+        if skipped and self.options.columns is not None:
+            name, reason = next(iter(skipped.items()))
+            raise DatasetError(f"{self.name}: column {name!r} must hold numbers to be chosen, got {reason}")
+        if not kinds:
+            reasons = "; ".join(f"{c!r}: {r}" for c, r in list(skipped.items())[:6])
+            raise DatasetError(f"{self.name}: no numeric columns among {', '.join(list(self.kinds)[:20])} ({reasons})")
+        if skipped:
+            shown = [f"{c!r} ({reason})" for c, reason in skipped.items()]
+            more = f" and {len(shown) - 20} more" if len(shown) > 20 else ""
+            notice(f"{self.name}: skipped {'column' if len(shown) == 1 else 'columns'} {', '.join(shown[:20])}{more}")
+        names = list(kinds)
+        types = {part.type_of(name) for part in self.parts for name in kinds}
+        dtype = np.float32 if types <= _SHORT and all(part.csv is None for part in self.parts) else np.float64
+
+        def batches() -> Iterator[np.ndarray]:
+            row = 0
+            for matrix in self.matrices(lambda part: [part.number(name) for name in names], len(names)):
+                if (bad := np.isnan(matrix)).any():
+                    k, i = (int(v[0]) for v in np.nonzero(bad.T))
+                    advice = "fill them, or compare the table as a whole: `Table` treats them as a state of their own"
+                    where = f"row {row + i}, counted from 0"
+                    raise DatasetError(f"{self.name}: column {names[k]!r} has missing values ({where}); {advice}")
+                self.check_rounding(matrix, [kind == "whole" for kind in kinds.values()], names)
+                row += len(matrix)
+                yield matrix.astype(dtype, copy=False)
+
+        return Stream(self.name, batches, self.count(), names if self.named else None)
+
+    def count(self) -> int | None:
+        """Return the number of rows; None if only a pass can tell."""
+        if any(part.csv is not None for part in self.parts):
+            return None
+        return sum(int(self.aggregate(["count(*)"], part)[0]) for part in self.parts)
+
+    def check_rounding(self, codes: np.ndarray, whole: Sequence[bool], names: Sequence[str]) -> None:
+        """Refuse whole numbers beyond 2^53 if float64 rounds away too much of their spread in a batch."""
+        size = np.abs(codes).max(0, initial=0)
+        if not (far := (size > 2.0**53) & np.array(whole)).any():
+            return
+        step, spread = np.spacing(size), np.nanmax(codes, 0) - np.nanmin(codes, 0)
+        if (bad := far & (step > MAX_ROUNDING * spread)).any():
+            k = int(bad.argmax())
+            problem = f"holds whole numbers near {size[k]:.6g}, which float64 rounds to multiples of {step[k]:.6g}"
+            raise DatasetError(f"{self.name}: column {names[k]!r} {problem}; subtract an offset, or exclude the column")
+
+    def _list_width(self, name: str) -> int:
+        """Return the number of values in the lists of a column, which must be the same in all rows."""
+        widths: set[int] = set()
+        for part in self.parts:
+            cell, kind = part.locate(name)
+            nested = kind.count("[") - 1
+            cell = f"len({'flatten(' * nested}{cell}{')' * nested})"
+            widths |= {w for w in self.aggregate([f"min({cell})", f"max({cell})"], part) if w is not None}
+        if len(widths) != 1 or 0 in widths:
+            raise DatasetError(f"{self.name}: column {name!r}: lists must have one length, at least 1, got {sorted(widths)}")
+        return widths.pop()
+
+    def _query(self, part: Part, expressions: Sequence[str], as_text: Sequence[str] = ()) -> tuple[Any, Any]:
+        """Return a cursor, which must live as long as its result, and the result of a query."""
+        cursor = self._connection.cursor()
+        if part.frame is not None:
+            cursor.register("frame", part.frame)
+        return cursor, cursor.sql(f"SELECT {', '.join(expressions) or '0'} FROM {part.source(as_text)}")
+
+    def _batches(self, part: Part, expressions: Sequence[str], width: int) -> Iterator[pa.RecordBatch]:
+        with self._errors(part):
+            _cursor, found = self._query(part, expressions)
+            yield from found.to_arrow_reader(rows_per_batch(width))
+
+    @contextlib.contextmanager
+    def _errors(self, part: Part) -> Iterator[None]:
+        """Convert errors of DuckDB into one line that names the line of a file."""
+        try:
+            yield
+        except (duckdb.Error, pa.ArrowException, OSError, UnicodeError) as error:
+            if part.csv is not None:
+                raise part.csv.explain(error) from None
+            raise DatasetError(f"{part.name}: cannot be read, or damaged ({one_line(error)})") from None
 
 
-def _skipped_columns(parts: list[Part], wanted: list[str], options: TableOptions) -> tuple[dict[str, str], bool]:
-    """Return the columns that are skipped, with the reason, and whether float32 holds the values of all others."""
-    skipped, float32 = {}, True
-
-    def reason_for(part: Part, column: str) -> str | None:
-        if column in part.extensions:
-            return f"of the type {part.extensions[column]}"
-        return skip_reason(part.types[column], options)
-
-    samples = [_first_rows(part, [c for c in wanted if reason_for(part, c) == "text"]) for part in parts]
-    for column in wanted:
-        reasons: dict[str, str | None] = {}
-        for part, sample in zip(parts, samples, strict=True):
-            kind = part.types[column]
-            if part.n == 0 or (pa.types.is_null(kind) and len(parts) > 1):
-                continue  # a file without rows, or without a value in this column, has no type of its own
-            reason = reason_for(part, column)
-            if reason == "text" and _holds_numbers(part, column, sample.get(column), options):
-                reason = None
-            reasons[part.name] = reason
-            float32 &= reason is not None or fits_float32(kind)
-        kinds = set(reasons.values()) or {"empty: no value in it"}
-        if None in kinds and len(kinds) > 1:
-            one, given = next((name, r) for name, r in reasons.items() if r is not None)
-            other = next(name for name, r in reasons.items() if r is None)
-            raise DatasetError(f"{one}: column {column!r} must hold numbers as in {other}, got {given}")
-        if None not in kinds:
-            skipped[column] = str(next(iter(kinds)))
-    return skipped, float32
-
-
-def _first_rows(part: Part, columns: list[str]) -> dict[str, Column]:
-    """Return the first batch of some columns; the pass over the numbers reports errors."""
-    try:
-        batch = next(iter(part.batches(columns, ())), None) if columns else None
-    except (pa.ArrowException, OSError, UnicodeError):
-        return {}
-    return {} if batch is None else {c: batch.column(c) for c in columns}
-
-
-def _holds_numbers(part: Part, column: str, values: Column | None, options: TableOptions) -> bool:
-    """Return True if all cells are numbers in the format of the options, False if none is; otherwise raise DatasetError."""
-    cells = [] if values is None else values.to_pylist()[:BATCH_ROWS]
-    known = [(k, v) for k, v in enumerate(cells) if v is not None and v.strip() and v not in (options.missing or ())]
-    numbers = [options.is_number(v) for _, v in known]
-    if known and all(numbers):
-        if part.typed:
-            notice(f"{part.name}: the text of column {column!r} is read as numbers")
-        return True
-    if not options.resemble_numbers([v for _, v in known]):
-        return False
-    row, cell = next(pair for pair, valid in zip(known, numbers, strict=True) if not valid)
-    raise cell_error(part.name, column, part.place(row), cell)
+def _reason(kind: str) -> str:
+    return {"time": "dates or times", "empty": "empty: no value in it"}.get(kind, kind)

@@ -57,10 +57,10 @@ def compare(
         check_new_file(out, ".png", force=force)
 
     from rieszflow import report
-    from rieszflow.data import stream
+    from rieszflow.data.sources import open_source
     from rieszflow.two_sample import compare
 
-    x, y = (path if path.endswith(".sketch") else stream(path, **reading) for path in (a, b))
+    x, y = (path if path.endswith(".sketch") else open_source(path, **reading) for path in (a, b))
     with ProgressBars() as progress:
         found = compare(
             x, y, groups=groups, slices=slices, permutations=permutations, seed=seed, scale=scale, common=common,
@@ -126,18 +126,17 @@ def sketch(
     if scale != "auto" and (like is not None or any(source.endswith(".sketch") for source in sources)):
         raise InputError(f"--scale must be auto with a sketch, which has its own, got {scale}")
     check_new_file(out, ".sketch", force=force)
-    from rieszflow.data import Stream, stream
-    from rieszflow.data.streams import choose_spreads
+    from rieszflow.data.encoding import open_clouds
+    from rieszflow.data.sources import open_source
     from rieszflow.sketch import Plan, SliceSketch
     from rieszflow.sketch.plan import SliceSettings
 
-    read = [SliceSketch.load(source) if source.endswith(".sketch") else stream(source, **reading) for source in sources]
+    read = [SliceSketch.load(source) if source.endswith(".sketch") else open_source(source, **reading) for source in sources]
     made = [SliceSketch.load(like), *read] if like is not None else read
     total = next((source.empty() for source in made if isinstance(source, SliceSketch)), None)
     if total is None:
-        first, *others = (source for source in read if isinstance(source, Stream))
-        clouds = [first, *(other.align_columns(first.names, first.name, first.skipped) for other in others)]
-        settings = SliceSettings(first.d, slices or 256, "auto", seed or 0, first.names, choose_spreads(scale, clouds))
+        (first, *_), units = open_clouds([source for source in read if not isinstance(source, SliceSketch)], scale)
+        settings = SliceSettings(first.d, slices or 256, "auto", seed or 0, first.names, units.spreads, units.encoding)
         total = SliceSketch(Plan.fit(settings.rescale(first.first), settings), reservoir_size=reservoir_size)
     with ProgressBars() as progress:
         for name, source in zip(sources, read, strict=True):
@@ -175,13 +174,10 @@ def pairwise(
 
     from rieszflow import report
     from rieszflow._infra.files import atomically
-    from rieszflow.data import stream
-    from rieszflow.data.options import TableOptions
+    from rieszflow.data.sources import open_source
     from rieszflow.two_sample.pairwise import pairwise_energy_distance
 
-    points: object = source
-    if TableOptions(**reading) != TableOptions():
-        points = stream(source, **{**reading, "exclude": [*reading.get("exclude", ()), by]})
+    points = source if source.endswith(".h5ad") and not reading else open_source(source, **reading)
     with ProgressBars() as progress:
         found = pairwise_energy_distance(
             points, by, obsm=obsm, layer=layer,

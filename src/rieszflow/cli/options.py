@@ -39,21 +39,23 @@ def scale_line(scale: str) -> str:
 
 
 def _reading(
-    columns: Annotated[str | None, Option(help="Columns to read, separated by commas; by default all numeric ones.")] = None,
+    columns: Annotated[str | None, Option(help="Columns to read, separated by commas; by default all.")] = None,
     exclude: Annotated[str | None, Option(help="Columns to leave out, separated by commas.")] = None,
     header: Annotated[Literal["auto", "yes", "no"], Option(help="Whether CSV files begin with column names.")] = "auto",
-    delimiter: Annotated[str | None, Option(help="Cell separator of CSV files.", show_default="comma, or tab for .tsv")] = None,
+    delimiter: Annotated[str | None, Option(help="Cell separator of CSV files.", show_default="guessed")] = None,
     decimal: Annotated[str, Option(help="Decimal sign in text.")] = ".",
     thousands: Annotated[str | None, Option(help="Thousands separator in text.")] = None,
-    missing: Annotated[list[str] | None, Option(help="Text of a missing value; its row is skipped. Repeatable.")] = None,
-    dates: Annotated[bool, Option("--dates", help="Read dates and times as seconds.")] = False,
+    missing: Annotated[list[str] | None, Option(help="Text of a missing value, next to empty cells, NA, … Repeatable.")] = None,
+    categories: Annotated[str | None, Option(help="Columns to read as text even if they hold numbers, such as codes.")] = None,
     encoding: Annotated[str, Option(help="Encoding of CSV files.")] = "utf-8",
 ) -> Keywords:
     """Return the options for reading tables as keyword arguments of `rieszflow.stream`."""
-    names = {"columns": columns, "exclude": exclude}
+    names = {"columns": columns, "exclude": exclude, "categories": categories}
     lists = {name: next(csv.reader([text])) for name, text in names.items() if text is not None}
-    rest: Keywords = {"header": {"yes": True, "no": False}.get(header, "auto"), "missing": missing or None, "dates": dates}
-    return {**lists, **rest, "delimiter": delimiter, "decimal": decimal, "thousands": thousands, "encoding": encoding}
+    rest: Keywords = {"header": {"yes": True, "no": False}.get(header, "auto"), "missing": missing or None}
+    options = {**lists, **rest, "delimiter": delimiter, "decimal": decimal, "thousands": thousands, "encoding": encoding}
+    defaults = {"header": "auto", "missing": None, "delimiter": None, "decimal": ".", "thousands": None, "encoding": "utf-8"}
+    return {name: value for name, value in options.items() if name not in defaults or value != defaults[name]}
 
 
 def with_reading_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -2,97 +2,27 @@
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
+from rieszflow._infra import validate
 from rieszflow._infra.files import Json
 from rieszflow._infra.messages import notice
-from rieszflow._types import PointSource
+from rieszflow._types import PointSource, ScaleName
+from rieszflow.data.columns import PERIODS, ColumnEncoding, profiles, reason_to_leave_out
 from rieszflow.data.dataset import column_spreads
 from rieszflow.data.options import column_difference
 from rieszflow.data.paths import quoted
-from rieszflow.data.sources import open_table
-from rieszflow.data.streams import Stream, sample_rows
+from rieszflow.data.sources import open_table, stream
+from rieszflow.data.streams import Stream, choose_spreads, sample_rows
 from rieszflow.errors import DatasetError, InputError
 
 if TYPE_CHECKING:
-    from rieszflow.data.parts import Part
     from rieszflow.data.tables import Table
-
-_MOST = 100  # categories of a column
-_APART = 2**0.5  # distance between two categories, and between a missing and a present value
-_ID = re.compile(r"(.*[\W_])?(id|uuid|guid|index|rownames?|row_?number)", re.IGNORECASE)
-_FEWEST = 20  # rows from which a column of different whole numbers may be an id
-_PERIODS = {"day": 86400.0, "week": 604800.0, "year": 31556952.0}  # in seconds
-
-
-@dataclass(frozen=True)
-class ColumnEncoding:
-    """The encoding of one column.
-
-    Attributes:
-        name: Name of the column.
-        kind: "number", "whole", "time" (as seconds since 1970, or of an interval) or "category".
-        centre, spread: Median and interquartile range of numbers and times (the standard deviation if that is 0).
-        categories: The categories; hashes "#0", "#1", … for hashed columns.
-        missing: True if a missing cell has a coordinate: if the reference has one, for numbers; otherwise it is the median.
-        buckets: Number of hashes of a hashed column; 0 for others.
-        periods: Periods of a time whose phase is encoded, too: "day", "week" or "year".
-    """
-
-    name: str
-    kind: str
-    centre: float = 0.0
-    spread: float = 1.0
-    categories: tuple[str, ...] = ()
-    missing: bool = False
-    buckets: int = 0
-    periods: tuple[str, ...] = ()
-
-    @property
-    def coordinates(self) -> list[str]:
-        """Return the names of the coordinates."""
-        missing = [f"{self.name} missing"] * self.missing
-        if self.kind == "category":
-            return [*(f"{self.name}={category}" for category in self.categories), *missing]
-        phases = [f"{self.name} {period} {phase}" for period in self.periods for phase in ("cos", "sin")]
-        return [self.name, *phases, *missing]
-
-    @property
-    def spreads(self) -> list[float]:
-        """Return what every coordinate is divided by: the spread of a number, 1 for all others."""
-        return [self.spread if name == self.name and self.kind != "category" else 1.0 for name in self.coordinates]
-
-    def encode(self, codes: np.ndarray) -> np.ndarray:
-        """Return the coordinates (n, k) of codes (n,), in the units of the column."""
-        lacking = np.isnan(codes)
-        if self.kind == "category":
-            # An unknown category or an unexpected missing cell is as far from every category as these are from one another.
-            K = len(self.categories) + self.missing
-            place = np.where(lacking, K if self.missing else 0, codes).astype(np.int64)
-            outside = (1 - (1 + K) ** 0.5) / K
-            rows = np.concatenate([np.full((1, K), outside), np.eye(K)])
-            return rows[place]
-        values = np.where(lacking, self.centre, codes)
-        phases = [f(2 * np.pi * values / _PERIODS[p]) for p in self.periods for f in (np.cos, np.sin)]
-        return np.stack([values, *phases, *[_APART * lacking] * self.missing], 1)
-
-    def code(self, part: Part) -> str:
-        """Return the expression for the codes of this column in a part of a table; NaN for missing cells."""
-        if self.kind != "category":
-            return part.number(self.name)
-        from rieszflow.data.csv_file import literal
-
-        text = part.text(self.name)
-        known = f"list_position({literal(list(self.categories))}, {text})"
-        known = f"md5_number({text}) % {self.buckets} + 1" if self.buckets else known
-        return f"CASE WHEN {text} IS NULL THEN 'nan'::DOUBLE ELSE CAST(coalesce({known}, 0) AS DOUBLE) END"
 
 
 class TableEncoding:
@@ -100,13 +30,13 @@ class TableEncoding:
 
     The squared distance between the points of two rows x and y is
 
-    .. math:: \sum_{j \text{ number}} \left( \frac{(x_j - y_j)^2}{s_j^2} + 2 \cdot 1[x_j \text{ or } y_j \text{ is missing}] \right)
-              + 2 \sum_{j \text{ category}} 1[x_j \ne y_j]
+    .. math:: \sum_{j \text{ number}} \left( \frac{(x_j - y_j)^2}{s_j^2} + 2 \cdot 1[x_j \text{ or } y_j \text{ missing}]\right)
+              + 2 \sum_{j \text{ category}} 1[x_j \ne y_j],
 
-    where :math:`s_j` is the interquartile range of column j (its standard deviation if that is 0), and "or" excludes both. Times
-    are numbers of seconds, truth values are categories, and a missing cell is a category of its own, or the median of a number.
-    Two independent cells of a normal column have a mean squared distance of 1.1, and those of an even truth value 1. A category
-    that the reference does not have is at the same distance from all others, and a notice names the column.
+    "or" excluding both. Here :math:`s_j` is the interquartile range of column j (its standard deviation if that is 0). Times
+    are numbers of seconds, truth values are categories, and a missing cell is a category of its own, or the median of a
+    number. Two independent cells of a normal column have a mean squared distance of 1.1, and those of an even truth value 1.
+    A category that the reference does not have is at the same distance from all others, and a notice names the column.
 
     Columns are left out, with a notice, that have no value, more than 100 categories, or the numbers of rows (ids): whole
     numbers that are consecutive, or different and named like an id, unless `Table(columns=)` names them.
@@ -117,6 +47,7 @@ class TableEncoding:
     Attributes:
         columns: As passed.
         names: Names of the d coordinates, such as "age", "age missing" and "job=baker".
+        numeric: True for the coordinates of numbers and times, which have a unit, (d,).
         spreads: What the coordinates are divided by, (d,): the spreads of numbers, and 1.
 
     Example:
@@ -133,7 +64,8 @@ class TableEncoding:
     def __init__(self, columns: Sequence[ColumnEncoding]) -> None:
         self.columns = tuple(columns)
         self.names = [name for column in self.columns for name in column.coordinates]
-        self.spreads = tuple(spread for column in self.columns for spread in column.spreads)
+        self.numeric = [numeric for column in self.columns for numeric in column.numeric]
+        self.spreads = tuple(column.spread if numeric else 1.0 for column in self.columns for numeric in column.numeric)
 
     @classmethod
     def fit(
@@ -151,20 +83,20 @@ class TableEncoding:
             DatasetError, InputError: A table that cannot be read; different columns, or types of a column; infinite values.
         """
         tables = [as_table(source) for source in sources]
-        if odd := set(periods) - _PERIODS.keys():
-            raise InputError(f"`periods` must be of {quoted(list(_PERIODS))}, got {min(odd)!r}")
+        if odd := set(periods) - PERIODS.keys():
+            raise InputError(f"`periods` must be of {quoted(list(PERIODS))}, got {min(odd)!r}")
         kinds = _common_kinds(tables)
         if unknown := [name for name in hashed if kinds.get(name) != "text"]:
             raise InputError(f"`hashed` must be columns of text, got {unknown[0]!r}")
-        rows, profiles = _profiles(tables, kinds)
+        rows, found_profiles = profiles(tables, kinds)
         left_out: dict[str, str] = {}
         found: list[ColumnEncoding] = []
-        for name, profile in profiles.items():
+        for name, profile in found_profiles.items():
             missing = profile.present < rows
             if name in hashed:
                 hashes = tuple(f"#{k}" for k in range(buckets))
                 found.append(ColumnEncoding(name, "category", categories=hashes, missing=missing, buckets=buckets))
-            elif reason := _left_out(name, profile, rows, len(tables), tables[0].options.columns is not None):
+            elif reason := reason_to_leave_out(name, profile, rows, len(tables), tables[0].options.columns is not None):
                 left_out[name] = reason
             elif profile.kind in ("text", "boolean"):
                 found.append(ColumnEncoding(name, "category", categories=tuple(sorted(profile.counts)), missing=missing))
@@ -183,8 +115,8 @@ class TableEncoding:
 
     def transform(self, source: PointSource) -> np.ndarray:
         """Return the points (n, d) of a table, float64, with every coordinate divided by its spread."""
-        points: np.ndarray = np.concatenate([batch.numpy() for batch in self.stream(source)])
-        return points / np.array(self.spreads)
+        points = np.concatenate([batch.numpy() for batch in self.stream(source)])
+        return np.asarray(points / np.array(self.spreads))
 
     def stream(self, source: PointSource) -> Stream:
         """Return the points of a table in batches, in the units of its columns: not yet divided by `spreads`.
@@ -234,9 +166,10 @@ class TableEncoding:
         """Restore an encoding; raise KeyError, TypeError or ValueError if the content is malformed."""
         columns = []
         for entry in content["columns"]:
-            column = ColumnEncoding(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
+            values: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in entry.items()}
+            column = ColumnEncoding(**values)
             texts, numbers = (column.name, *column.categories), (column.centre, column.spread, column.buckets)
-            if column.kind not in ("number", "whole", "time", "category") or not set(column.periods) <= _PERIODS.keys():
+            if column.kind not in ("number", "whole", "time", "category") or not set(column.periods) <= PERIODS.keys():
                 raise ValueError(f"a column of the kind {column.kind!r}")
             if not all(isinstance(t, str) for t in texts) or not all(isinstance(v, (int, float)) for v in numbers):
                 raise ValueError(f"column {column.name!r}")
@@ -280,64 +213,6 @@ def _common_kinds(tables: Sequence[Table]) -> dict[str, str]:
     return kinds
 
 
-@dataclass
-class _Profile:
-    """What is known of a column of one or several tables."""
-
-    kind: str
-    present: int = 0  # cells with a value
-    low: float = np.inf
-    high: float = -np.inf
-    distinct: int = 0  # an upper estimate of the number of different values
-    counts: Counter[str] = field(default_factory=Counter)  # of categories
-
-
-def _profiles(tables: Sequence[Table], kinds: dict[str, str]) -> tuple[int, dict[str, _Profile]]:
-    """Return the number of rows, and the profiles of the columns: a pass over all columns, and one over categories."""
-    found, rows = {name: _Profile(kind) for name, kind in kinds.items()}, 0
-    texts = [name for name, kind in kinds.items() if kind in ("text", "boolean")]
-    numbers = [name for name, kind in kinds.items() if kind in ("number", "whole", "time")]
-    parts = [(table, part) for table in tables for part in table.parts]
-    for table, part in parts:
-        queries = ["count(*)"]
-        for name in texts:
-            queries += [f"count({part.text(name)})", f"approx_count_distinct({part.text(name)})"]
-        for name in numbers:
-            value, present = part.number(name), f"FILTER (NOT isnan({part.number(name)}))"
-            functions = ("count(*)", *(f"{f}({value})" for f in ("approx_count_distinct", "min", "max")))
-            queries += [f"{function} {present}" for function in functions]
-        n, *values = table.aggregate(queries, part)
-        rows += n
-        for name in (*texts, *numbers):
-            profile, present, distinct, values = found[name], values[0], values[1], values[2:]
-            profile.present, profile.distinct = profile.present + present, profile.distinct + distinct
-            if name in numbers:
-                if present:
-                    profile.low, profile.high = min(profile.low, values[0]), max(profile.high, values[1])
-                values = values[2:]
-    few = [name for name in texts if found[name].distinct <= 2 * _MOST * len(parts)]
-    for table, part in parts:
-        for name, counts in zip(few, table.aggregate([f"histogram({part.text(name)})" for name in few], part), strict=False):
-            found[name].counts.update(counts or {})
-    return rows, found
-
-
-def _left_out(name: str, profile: _Profile, rows: int, tables: int, chosen: bool) -> str | None:
-    """Return why a column is left out; None if it is encoded."""
-    if profile.kind not in ("text", "boolean", "number", "whole", "time"):
-        return "empty: no value in it" if profile.kind == "empty" else profile.kind
-    if not profile.present:
-        return "empty: no value in it"
-    if profile.kind in ("text", "boolean"):
-        many = profile.distinct if not profile.counts else len(profile.counts)
-        return f"text with about {many} different values; hashed=[{name!r}] keeps it" if many > _MOST else None
-    different = profile.kind == "whole" and profile.present == rows >= _FEWEST and profile.distinct > 0.9 * rows
-    consecutive = profile.high - profile.low + 1 in (rows, rows / tables)
-    if different and not chosen and (consecutive or _ID.fullmatch(name)):
-        return "an id: a different whole number in every row"
-    return None
-
-
 def _with_units(tables: Sequence[Table], columns: list[ColumnEncoding]) -> list[ColumnEncoding]:
     """Return the columns with their medians and spreads, which take one pass over all rows."""
     raw = TableEncoding([replace(column, missing=True) for column in columns])
@@ -350,3 +225,36 @@ def _with_units(tables: Sequence[Table], columns: list[ColumnEncoding]) -> list[
         column if column.kind == "category" else replace(column, centre=float(m), spread=float(s))
         for column, m, s in zip(columns, centre, spreads, strict=True)
     ]
+
+
+@dataclass(frozen=True)
+class Units:
+    """What the coordinates of points are divided by, (d,), and the encoding of the tables that they are from, if any."""
+
+    spreads: tuple[float, ...] | None = None
+    encoding: TableEncoding | None = None
+
+
+def open_clouds(sources: Sequence[PointSource], scale: ScaleName, common: bool = False) -> tuple[list[Stream], Units]:
+    """Return comparable points of several sources, and their units, which are those of all points together.
+
+    All columns of tables are encoded, unless `scale` is "none". The columns of later sources are matched by name with those of
+    the first one; with `common`, those that not all tables have are dropped, with a notice.
+    """
+    validate.choice("scale", scale, get_args(ScaleName))
+    tables = [open_table(source) for source in sources]
+    named = [table for table in tables if table is not None and table.named]
+    if common:
+        if len(named) < len(sources):
+            raise InputError("`common` must be False for points without column names, which have no common columns")
+        shared = [name for name in named[0].kinds if all(name in table.kinds for table in named)]
+        if not shared:
+            raise InputError(f"{named[1].name}: no column in common with {named[0].name}")
+        named = [table.drop([name for name in table.kinds if name not in shared], "not in the other table") for table in named]
+        tables = list(named)
+    if len(named) == len(sources) and scale != "none":
+        encoding = TableEncoding.fit(*named)
+        return [encoding.stream(table) for table in named], Units(encoding.spreads, encoding)
+    first, *others = (stream(source if table is None else table) for source, table in zip(sources, tables, strict=True))
+    clouds = [first, *(other.align_columns(first.names, first.name) for other in others)]
+    return clouds, Units(choose_spreads(scale, clouds))

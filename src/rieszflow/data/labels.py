@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rieszflow._infra.extras import extra
 from rieszflow._infra.messages import one_line
 from rieszflow._types import PointSource
-from rieszflow.data.options import TableOptions, is_missing
-from rieszflow.data.paths import is_table, quoted
+from rieszflow.data.options import is_missing
+from rieszflow.data.paths import quoted
 from rieszflow.data.points import imported, is_array, is_frame
-from rieszflow.data.sources import stream
+from rieszflow.data.sources import open_table, stream
 from rieszflow.data.streams import Stream
 from rieszflow.errors import DatasetError, InputError, InputTypeError
+
+if TYPE_CHECKING:
+    from rieszflow.data.tables import Table
 
 _DEFLATED = 1100  # DEFLATE packs at most 1032 bytes into one
 _FREE = 1 << 20  # bytes that a data set may claim without storing them: HDF5 omits chunks of fill values
@@ -25,8 +28,8 @@ _FREE = 1 << 20  # bytes that a data set may claim without storing them: HDF5 om
 
 def load_labelled(
     x: PointSource, groups: object, obsm: str | None = None, layer: str | None = None
-) -> tuple[Stream, np.ndarray]:
-    """Return points, and the label of each as a string in an object array (n,).
+) -> tuple[Stream | Table, np.ndarray]:
+    """Return points or a table without its labels, and the label of each row as a string in an object array (n,).
 
     In a CSV file a label is the unparsed text of its cell. All labels must have one type.
 
@@ -42,6 +45,7 @@ def load_labelled(
     """
     if isinstance(x, (str, os.PathLike)) and os.fspath(x).endswith(".h5ad"):
         x = _read_h5ad(Path(x))
+    points: Stream | Table
     if hasattr(x, "obs") and hasattr(x, "obsm"):
         points, column = _annotated_points(x, groups, obsm, layer)
         labels = _to_list(column)
@@ -49,11 +53,14 @@ def load_labelled(
         for name, key in (("obsm", obsm), ("layer", layer)):
             if key is not None:
                 raise InputError(f"`{name}` must be None unless x is annotated data, got {key!r} with {type(x).__name__}")
+        table = open_table(x)
         if isinstance(groups, str):
-            table = is_frame(x) or (isinstance(x, (str, os.PathLike)) and (Path(x).is_dir() or is_table(Path(x))))
-            points, labels = stream(x, exclude=[groups] if table else ()).split_labels(groups)
+            if table is None:
+                accepted = "a list with a label for every point, since x is not a table"
+                raise InputError(f"`groups` must be {accepted}, got the name {groups!r}")
+            points, labels = table.drop([groups]), table.labels(groups)
         else:
-            points, labels = stream(x), _to_list(groups)
+            points, labels = stream(x) if table is None else table, _to_list(groups)
     if len(labels) != points.count():
         raise InputError(f"`groups` must have one label for each of {points.count()} points, got {len(labels)} labels")
     # If the pandas index of the labels is that of the points in another order, pandas would match them by it.
@@ -73,7 +80,7 @@ def _to_strings(labels: list[object]) -> np.ndarray:
         raise InputTypeError(f"`groups` must have one label for every point, of shape (n,), got a {nested} as a label")
     if missing := [k for k, label in enumerate(labels) if is_missing(label)]:
         found = f"{len(missing)} of {len(labels)} missing (the first is that of point {missing[0]})"
-        advice = "drop these points, for a table with missing=[] of `rieszflow.stream` (--missing '')"
+        advice = "drop these points, for a file by a query such as \"FROM 'file.csv' WHERE label IS NOT NULL\""
         raise InputError(f"`groups` must have a label for every point, got {found}; {advice}")
     types = sorted({type(label).__name__ for label in labels})
     if len(types) > 1:
@@ -92,9 +99,8 @@ def _to_list(groups: Any) -> list[object]:
     if polars_times or (hasattr(groups, "to_pylist") and hasattr(groups, "type")):
         with extra("tables", "groups"):
             import pyarrow
-
-            from rieszflow.data.arrow import label_values
-        return label_values(pyarrow.chunked_array(groups) if polars_times else groups)
+        column = pyarrow.chunked_array(groups) if polars_times else groups
+        return list((column.cast(pyarrow.string()) if column.type == pyarrow.time64("ns") else column).to_pylist())
     if convert := next((name for name in ("tolist", "to_list", "to_pylist") if hasattr(groups, name)), None):
         groups = getattr(groups, convert)()
     if hasattr(groups, "to_numpy"):
@@ -115,13 +121,11 @@ def _to_python(label: Any) -> object:
 
 
 def _only_column(frame: PointSource) -> list[object]:
-    with extra("tables", type(frame).__name__):
-        from rieszflow.data.arrow import label_values
-        from rieszflow.data.tables import parts_of
-    (part,) = parts_of(frame, TableOptions())
-    if len(part.types) != 1 or part.extensions:
-        raise InputTypeError(f"`groups` must be one column of labels, got {part.name} with {quoted(list(part.types))}")
-    return [value for batch in part.batches(list(part.types), ()) for value in label_values(batch.column(0))]
+    table = open_table(frame)
+    assert table is not None
+    if len(table.parts[0].names) != 1 or table.parts[0].extensions:
+        raise InputTypeError(f"`groups` must be one column of labels, got {table.name} with {quoted(table.parts[0].names)}")
+    return table.labels(table.parts[0].names[0])
 
 
 def _annotated_points(cells: Any, groups: object, obsm: str | None, layer: str | None) -> tuple[Stream, object]:

@@ -79,6 +79,12 @@ def stream(
     return found
 
 
+def open_source(source: PointSource, **reading: Any) -> Table | Stream:
+    """Return a source as a `Table` if it is one, otherwise as a `Stream`."""
+    table = open_table(source, **reading)
+    return stream(source, **reading) if table is None else table
+
+
 def open_table(source: PointSource, **reading: Any) -> Table | None:
     """Return a source as a `Table` if it is one: a frame, a query, table files; None for arrays, images and batches."""
     if isinstance(source, (str, os.PathLike)):

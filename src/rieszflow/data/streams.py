@@ -136,20 +136,6 @@ class Stream:
         return found
 
 
-def common_columns(x: Stream, y: Stream) -> tuple[Stream, Stream]:
-    """Return two streams with the columns that both have, in the order of the first; a notice names the others."""
-    for cloud in (x, y):
-        if cloud.names is None:
-            raise InputError(f"{cloud.name}: must have column names to find the common ones, got points without names")
-    names = [name for name in x.names or () if name in set(y.names or ())]
-    if not names:
-        raise InputError(f"{y.name}: no column in common with {x.name}: {quoted(y.names or [])} and {quoted(x.names or [])}")
-    for cloud in (x, y):
-        if rest := [name for name in cloud.names or () if name not in set(names)]:
-            notice(f"{cloud.name}: skipped {quoted(rest)}: not in the other table")
-    return x._select(names), y._select(names)
-
-
 def rows_per_batch(d: int) -> int:
     return max(1, min(BATCH_ROWS, BATCH_NUMBERS // max(1, d)))
 

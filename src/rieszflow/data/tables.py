@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -115,6 +116,14 @@ class Table:
 
     def __repr__(self) -> str:
         return f"Table({self.name}, {len(self.kinds)} columns)"
+
+    def drop(self, columns: Sequence[str], reason: str = "") -> Table:
+        """Return the table without some columns, with a notice if there is a reason to name."""
+        found = copy.copy(self)
+        found.kinds = {name: kind for name, kind in self.kinds.items() if name not in columns}
+        if reason and columns:
+            notice(f"{self.name}: skipped {quoted(list(columns))}: {reason}")
+        return found
 
     def _without_index(self, names: list[str]) -> list[str]:
         known = {column for part in self.parts for column in part.index}
@@ -256,10 +265,8 @@ class Table:
 
         return Stream(self.name, batches, self.count(), names if self.named else None)
 
-    def count(self) -> int | None:
-        """Return the number of rows; None if only a pass can tell."""
-        if any(part.csv is not None for part in self.parts):
-            return None
+    def count(self) -> int:
+        """Return the number of rows."""
         return sum(int(self.aggregate(["count(*)"], part)[0]) for part in self.parts)
 
     def check_rounding(self, codes: np.ndarray, whole: Sequence[bool], names: Sequence[str]) -> None:

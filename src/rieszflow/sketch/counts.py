@@ -17,6 +17,7 @@ from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud, Points, Progress, ProgressCallback
 from rieszflow.data import Stream, as_points
+from rieszflow.data.encoding import TableEncoding
 from rieszflow.errors import InputError
 from rieszflow.sketch.plan import Plan, SliceSettings
 
@@ -225,7 +226,7 @@ def write(path: Path, counts: Counts) -> None:
         tensors["spreads"] = torch.tensor(settings.spreads, dtype=torch.float64)
     meta = {
         "d": settings.d, "slices": settings.slices, "directions": settings.directions, "seed": settings.seed,
-        "names": settings.names,
+        "names": settings.names, "encoding": settings.encoding and settings.encoding.to_dict(),
         "n": counts.n, "weight": counts.weight, "squares": counts.squares, "weighted": counts.weighted,
         "sample": reservoir.size, "seen": reservoir.seen,
     }  # fmt: skip
@@ -247,8 +248,10 @@ def _check(ok: object, problem: str) -> None:
 def _read_plan(tensors: dict[str, Tensor], meta: Json) -> Plan:
     d, spreads = validate.positive_int("d", meta["d"]), tensors.get("spreads")
     _check(spreads is None or (spreads.shape == (d,) and spreads.dtype == torch.float64), "spreads of a wrong shape or dtype")
+    encoding = None if meta.get("encoding") is None else TableEncoding.from_dict(meta["encoding"])
+    _check(encoding is None or encoding.names == meta["names"], "an encoding of other columns")
     spread_numbers = None if spreads is None else tuple(spreads.tolist())
-    settings = SliceSettings(d, meta["slices"], meta["directions"], meta["seed"], meta["names"], spread_numbers)
+    settings = SliceSettings(d, meta["slices"], meta["directions"], meta["seed"], meta["names"], spread_numbers, encoding)
     tables = [t for name, t in tensors.items() if name.endswith(".counts")]
     found, needed = sum(map(len, tables)), settings.slices + d * settings.has_columns
     _check(found == needed, f"tables of {found} slices instead of {needed}")  # before that many directions are drawn

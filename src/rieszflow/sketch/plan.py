@@ -14,8 +14,11 @@ from torch import Tensor
 from rieszflow import directions, histograms
 from rieszflow._infra import validate
 from rieszflow._infra.messages import notice
-from rieszflow._types import DirectionsName, ScaleName
+from rieszflow._types import DirectionsName, PointSource, ScaleName
+from rieszflow.data import Stream, stream
+from rieszflow.data.encoding import TableEncoding
 from rieszflow.data.options import column_difference
+from rieszflow.data.sources import open_table
 from rieszflow.directions import KINDS, Directions
 from rieszflow.errors import InputError
 
@@ -66,7 +69,7 @@ class AxisDirections(Directions):
 class SliceSettings:
     """The settings that determine the slices of a sketch of points of dimension d.
 
-    Columns are divided by their `spreads` before points are counted; None for raw units.
+    Columns are divided by their `spreads` before points are counted; None for raw units. Tables are encoded by `encoding`.
     """
 
     d: int
@@ -75,6 +78,7 @@ class SliceSettings:
     seed: int
     names: Sequence[str] | None = None
     spreads: tuple[float, ...] | None = None
+    encoding: TableEncoding | None = None
 
     def __post_init__(self) -> None:
         validate.fits_memory("slices", validate.positive_int("slices", self.slices), _BYTES)
@@ -88,6 +92,16 @@ class SliceSettings:
             if not len(self.names) == len(set(self.names)) == self.d:
                 raise InputError(f"`names` must be {self.d} different names, one per column, got {len(set(self.names))}")
             object.__setattr__(self, "names", tuple(self.names))
+
+    def open(self, x: PointSource, whose: str) -> Stream:
+        """Return points in the columns of these settings, which belong to `whose` in messages."""
+        table = None if self.encoding is None else open_table(x)
+        if table is not None and self.encoding is not None:
+            return self.encoding.stream(table)
+        cloud = stream(x).align_columns(None if self.names is None else list(self.names), whose)
+        if cloud.d != self.d:
+            raise InputError(f"`x` must have points of dimension d = {self.d}, as {whose} has, got d = {cloud.d}")
+        return cloud
 
     def check_scale(self, scale: ScaleName, owner: str) -> None:
         """Raise InputError unless `scale` is "auto" or the scale of these settings."""
@@ -168,7 +182,7 @@ class Plan:
             problem = "the columns in the same order, got the same columns in another order"
             if set(mine.names) != set(theirs.names):
                 problem = f"the same columns; it {column_difference(theirs.names, mine.names, 'this one has')}"
-        elif mine.spreads != theirs.spreads:
+        elif mine.spreads != theirs.spreads or (mine.encoding is None) != (theirs.encoding is None):
             problem = "columns divided by the same spreads, got other spreads"
         elif any(not torch.equal(a[key].cpu().double(), b[key].cpu().double()) for a, b in pairs for key in a):
             problem = "the same bins, got bins that lie elsewhere"

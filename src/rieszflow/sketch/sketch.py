@@ -19,6 +19,7 @@ from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud, DirectionsName, Points, PointSource, PointsT, ProgressCallback, ScaleName, Statistic
 from rieszflow.data import stream
+from rieszflow.data.encoding import open_clouds
 from rieszflow.data.streams import choose_spreads
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sketch.counts import Counts, point_weights, read, with_progress, write
@@ -133,8 +134,8 @@ class SliceSketch:
             slices, directions, seed, reservoir_size, progress: See `SliceSketch` and `update`.
             scale: See `SliceSketch`. Spreads are those of all points, or of the first batch if x is an iterator.
         """
-        cloud = stream(x)
-        settings = SliceSettings(cloud.d, slices, directions, seed, cloud.names, choose_spreads(scale, [cloud]))
+        (cloud,), units = open_clouds([x], scale)
+        settings = SliceSettings(cloud.d, slices, directions, seed, cloud.names, units.spreads, units.encoding)
         sketch = cls(Plan.fit(settings.rescale(cloud.first), settings), reservoir_size=reservoir_size)
         return sketch.update(cloud, progress=progress)
 
@@ -187,9 +188,7 @@ class SliceSketch:
         Returns:
             This sketch. If an error is raised, it is left as it was.
         """
-        cloud = stream(x).align_columns(self.names, "the sketch")
-        if cloud.d != self.d:
-            raise InputError(f"`x` must have points of dimension d = {self.d}, as the sketch has, got d = {cloud.d}")
+        cloud = self.plan.settings.open(x, "the sketch")
         w = None if x_weights is None else point_weights(x_weights, x)
         if self.n and self.weighted != (w is not None):
             raise InputError("`x_weights` must be given for all points of a sketch or for none, got both")
@@ -254,11 +253,15 @@ class SliceSketch:
 
     @isolated_numerics
     def feature_distances(self, other: PointSource) -> Tensor:
-        r"""Return the energy coefficient of every column by itself, (d,) float64 in [0, 1], which does not depend on units.
+        r"""Return the energy coefficient of every column by itself, in [0, 1], which does not depend on units, as float64.
 
         .. math:: H = \frac{2 E|X - Y| - E|X - X'| - E|Y - Y'|}{2 E|X - Y|}
 
-        is 0 for equal distributions and 1 for two different constants. It is available up to d = 4,096.
+        is 0 for equal distributions and 1 for two different constants. For a category of a table, numerator and denominator are
+        sums over its coordinates. It is available up to d = 4,096.
+
+        Returns:
+            The coefficients of the `columns`, of which there are d unless tables were encoded.
 
         References:
             Székely and Rizzo, Energy statistics: A class of statistics based on distances (2013).
@@ -269,7 +272,17 @@ class SliceSketch:
         columns = histograms.CdfEvaluator(sketch._counts.to_histograms()[-1], self._counts.to_histograms()[-1], False)
         distance, spread_x, spread_y = columns.integrals()
         mean = distance + spread_x + spread_y  # E|X − Y|
+        if (encoding := self.plan.settings.encoding) is not None:
+            sizes = [len(column.coordinates) for column in encoding.columns]
+            distance, mean = (torch.stack([part.sum() for part in v.split(sizes)]) for v in (distance, mean))
         return torch.where(mean > 0, distance / mean, 0)
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the names of the columns: those of an encoded table, or of the coordinates; "column k" without names."""
+        if self.plan.settings.encoding is not None:
+            return [column.name for column in self.plan.settings.encoding.columns]
+        return self.names or [f"column {k}" for k in range(self.d)]
 
     @isolated_numerics
     def gradient(self, x: PointsT, *, statistic: Statistic = "V", x_weights: PointsT | None = None) -> PointsT:

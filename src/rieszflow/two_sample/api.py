@@ -16,8 +16,8 @@ from torch import Tensor
 from rieszflow._infra import validate
 from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._types import DirectionsName, Kernels, Points, PointSource, ProgressCallback, ScaleName
-from rieszflow.data import Stream, stream
-from rieszflow.data.streams import choose_spreads, common_columns
+from rieszflow.data import Stream
+from rieszflow.data.encoding import open_clouds
 from rieszflow.errors import InputError
 from rieszflow.sketch import Plan, SliceSketch
 from rieszflow.sketch.counts import Counts, with_progress
@@ -104,9 +104,7 @@ class TwoSampleTest:
         """
         if not self.kernels:
             raise InputError('`kernels` must be "auto" or a list in a test of few points that has a witness, got "energy"')
-        cloud = stream(points).align_columns(self.x.names, "the sample")
-        if cloud.d != self.x.d:
-            raise InputError(f"`points` must have dimension d = {self.x.d}, as the samples have, got d = {cloud.d}")
+        cloud = self.x.plan.settings.open(points, "the sample")
         rescale = self.x.plan.settings.rescale_array
         found = [self.kernels[0].scaled_witness(rescale(batch.cpu().numpy())) for batch in cloud]
         return Witness(*(np.concatenate(part) for part in zip(*found, strict=True)))
@@ -196,17 +194,18 @@ def two_sample_test(
         Székely and Rizzo, Testing for Equal Distributions in High Dimension (2004); Schrab et al., MMD Aggregated Two-Sample
         Test (2023); on blocks: Domingo-Enrich, Dwivedi and Mackey, Cheap Permutation Testing (2025).
     """
-    (one, of_x), (two, of_y) = read_groups(x, y, groups)
+    (x, of_x), (y, of_y) = read_groups(x, y, groups)
     w = read_weights((x, y), (x_weights, y_weights))
-    one, two = common_columns(one, two) if common else (one, two.align_columns(one.names, one.name, one.skipped))
+    (one, two), columns = open_clouds([x, y], scale, common)
     if one.d != two.d:
         raise InputError(f"`y` must have points of dimension d = {one.d}, as x has, got d = {two.d}")
     for name, cloud in (("x", one), ("y", two)):
         if cloud.count() < 2:
             raise InputError(f"`{name}` must have at least two points, got one")
     permutations = validate.positive_int("permutations", permutations)
-    rng, spreads = permutation_rng(seed), choose_spreads(scale, [one, two])
-    settings = SliceSettings(one.d, slices, directions, int(rng.integers(0, 2**63)), one.names or two.names, spreads)
+    rng, names = permutation_rng(seed), one.names or two.names
+    seed = int(rng.integers(0, 2**63))
+    settings = SliceSettings(one.d, slices, directions, seed, names, columns.spreads, columns.encoding)
     units = None
     if groups is not None or x_weights is not None:
         counts = [cloud.count() if of is None else int(of.max()) + 1 for cloud, of in ((one, of_x), (two, of_y))]

@@ -43,7 +43,8 @@ class Comparison:
         if not self.x.plan.settings.has_columns:
             return []
         coefficients = self.y.feature_distances(self.x)
-        return [(self.column_name(k), coefficients[k].item()) for k in coefficients.argsort(descending=True)[:top].tolist()]
+        names = self.y.columns
+        return [(names[k], coefficients[k].item()) for k in coefficients.argsort(descending=True)[:top].tolist()]
 
     def witness(self, points: PointSource) -> Witness:
         """Return `TwoSampleTest.witness` at points (n, d), positive where x is denser than y."""

@@ -16,6 +16,7 @@ from rieszflow._infra.files import Format, as_file_error, load_tensors, save_ten
 from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._types import Kernels, PointSource, ProgressCallback, ScaleName
 from rieszflow.data import Stream, stream
+from rieszflow.data.encoding import TableEncoding
 from rieszflow.data.streams import choose_spreads
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sketch import SliceSketch
@@ -67,7 +68,7 @@ def drift_test(
         (True, 0.001)
     """
     points = _reservoir(reference)
-    cloud = _aligned(x, reference.names, reference.d)
+    cloud = reference.plan.settings.open(x, "the reference")
     permutations = validate.positive_int("permutations", permutations)
     reference.plan.settings.check_scale(scale, "reference has")
     sample, rng, settings = stream(points), permutation_rng(seed), reference.plan.settings
@@ -87,7 +88,10 @@ def _pooled_test(
     kernels: Kernels = "auto",
 ) -> TwoSampleTest:
     """Test with the spreads of both samples: those of a reference alone would distinguish its points from those of x."""
-    settings = replace(settings, seed=int(rng.integers(0, 2**63)), spreads=choose_spreads(scale, [x, y]))
+    spreads = choose_spreads(scale, [x, y])
+    if settings.encoding is not None and spreads is not None:
+        spreads = tuple(s if numeric else 1.0 for s, numeric in zip(spreads, settings.encoding.numeric, strict=True))
+    settings = replace(settings, seed=int(rng.integers(0, 2**63)), spreads=spreads)
     return run_test((x, y), settings, permutations, rng, progress, kernels)
 
 
@@ -136,17 +140,18 @@ class DriftMonitor:
 
     def __init__(self, reference: SliceSketch, *, alpha: float = 0.01, permutations: int = 999, seed: int = 0) -> None:
         pool = _reservoir(reference).numpy()
-        self._set(pool, reference.names, reference.scale, alpha=alpha, permutations=permutations, seed=seed)
+        settings = SliceSettings(reference.d, _SLICES, "auto", 0, reference.names, encoding=reference.plan.settings.encoding)
+        self._set(pool, settings, reference.scale, alpha=alpha, permutations=permutations, seed=seed)
 
     def _set(
-        self, pool: np.ndarray, names: list[str] | None, scale: ScaleName, *,
+        self, pool: np.ndarray, settings: SliceSettings, scale: ScaleName, *,
         alpha: float, permutations: int, seed: int, batches: int = 0, evidence: float = 0.0,
     ) -> None:  # fmt: skip
         self.alpha = validate.positive_float("alpha", alpha)
         if self.alpha >= 1:
             raise InputError(f"`alpha` must be less than 1, got {alpha!r}")
         self.permutations, self.seed = validate.positive_int("permutations", permutations), validate.integer_seed(seed)
-        self.pool, self.names, self.scale = pool, names, scale
+        self.pool, self.settings, self.scale = pool, settings, scale
         self.batches, self.evidence = validate.nonnegative_int("batches", batches), float(evidence)
         self.test: TwoSampleTest | None = None
 
@@ -156,12 +161,11 @@ class DriftMonitor:
         Raises:
             InputError, InputTypeError, DatasetError: Points that `two_sample_test` refuses.
         """
-        cloud = _aligned(x, self.names, self.pool.shape[1])
+        cloud = self.settings.open(x, "the reference")
         points = np.concatenate([batch.double().cpu().numpy() for batch in cloud])
         t, rng = self.batches + 1, np.random.default_rng([self.seed, self.batches, 0xD21F])
         others = rng.permutation(self.pool)[: max(_MIN_POOL, _POOL_RATIO * len(points))]
-        settings = SliceSettings(cloud.d, _SLICES, "auto", 0, self.names)
-        self.test = _pooled_test(stream(points), stream(others), settings, self.scale, self.permutations, rng)
+        self.test = _pooled_test(stream(points), stream(others), self.settings, self.scale, self.permutations, rng)
         # Which points are kept must not depend on the batch that they are from: then all p-values are independent.
         most = max(2, min(_POOL_ROWS, _POOL_NUMBERS // cloud.d))
         self.pool = rng.permutation(np.concatenate([self.pool, points]))[:most]
@@ -172,9 +176,10 @@ class DriftMonitor:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the monitor to a safetensors file, which appears as a whole or not at all."""
+        encoding = self.settings.encoding and self.settings.encoding.to_dict()
         meta = {
-            "alpha": self.alpha, "permutations": self.permutations, "seed": self.seed, "names": self.names,
-            "scale": self.scale, "batches": self.batches, "evidence": self.evidence,
+            "alpha": self.alpha, "permutations": self.permutations, "seed": self.seed, "names": self.settings.names,
+            "encoding": encoding, "scale": self.scale, "batches": self.batches, "evidence": self.evidence,
         }  # fmt: skip
         save_tensors(Path(path), MONITOR, {"pool": torch.from_numpy(self.pool)}, meta)
 
@@ -187,18 +192,12 @@ class DriftMonitor:
             pool = validate.points("pool", tensors["pool"])
             if pool.ndim != 2 or len(pool) < 2 or pool.dtype != torch.float64 or not 0 <= meta["evidence"] < math.inf:
                 raise InputError(f"a pool of shape {tuple(pool.shape)}, evidence {meta['evidence']!r}")
-            SliceSettings(pool.shape[1], 1, "auto", 0, meta["names"])  # checks the names
+            content = meta.pop("encoding", None)
+            encoding = None if content is None else TableEncoding.from_dict(content)
+            settings = SliceSettings(pool.shape[1], _SLICES, "auto", 0, meta.pop("names"), encoding=encoding)
             validate.choice("scale", meta["scale"], ("columns", "none"))
-            found._set(pool.numpy(), **meta)
+            found._set(pool.numpy(), settings, **meta)
         return found
-
-
-def _aligned(x: PointSource, names: list[str] | None, d: int) -> Stream:
-    """Return points with the columns of a reference."""
-    cloud = stream(x).align_columns(names, "the reference")
-    if cloud.d != d:
-        raise InputError(f"`x` must have points of dimension d = {d}, as the reference has, got d = {cloud.d}")
-    return cloud
 
 
 def _reservoir(reference: SliceSketch) -> torch.Tensor:

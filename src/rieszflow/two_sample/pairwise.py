@@ -19,7 +19,7 @@ from rieszflow._infra.extras import extra
 from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._types import DirectionsName, KernelsName, PointSource, Progress, ProgressCallback, ScaleName, Statistic
 from rieszflow.data import Stream, load_labelled
-from rieszflow.data.streams import choose_spreads
+from rieszflow.data.encoding import open_clouds
 from rieszflow.errors import InputError
 from rieszflow.sketch.counts import with_progress
 from rieszflow.sketch.plan import SliceSettings
@@ -165,9 +165,9 @@ def pairwise_energy_distance(
     validate.statistic(statistic)
     validate.choice("kernels", kernels, get_args(KernelsName))
     permutations = validate.nonnegative_int("permutations", permutations)
-    points, labels = load_labelled(x, groups, obsm, layer)
-    spreads = choose_spreads(scale, [points])
-    points = points.scale_columns(spreads)
+    source, labels = load_labelled(x, groups, obsm, layer)
+    (points,), units = open_clouds([source], scale)
+    points = points.scale_columns(units.spreads)
     unique, group, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     names = tuple(map(str, unique))
     if len(names) < 2:
@@ -200,7 +200,7 @@ def pairwise_energy_distance(
     np.fill_diagonal(errors, np.nan)
     return PairwiseDistances(
         names, sizes, distances, errors, pvalues if permutations else None, statistic,
-        "none" if spreads is None else "columns", "exact" if exact else "sliced",
+        "none" if units.spreads is None else "columns", "exact" if exact else "sliced",
     )  # fmt: skip
 
 

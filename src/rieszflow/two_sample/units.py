@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rieszflow._types import Points, PointSource
-from rieszflow.data import Stream, load_labelled, stream
+from rieszflow.data import load_labelled
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sketch.counts import point_weights
 
@@ -22,16 +22,16 @@ class Units:
     weights: np.ndarray | None = None  # of every point
 
 
-def read_groups(x: PointSource, y: PointSource, groups: object) -> list[tuple[Stream, np.ndarray | None]]:
+def read_groups(x: PointSource, y: PointSource, groups: object) -> list[tuple[PointSource, np.ndarray | None]]:
     """Return both samples, and the group of every point as an integer, from 0 in each sample."""
     if groups is None:
-        return [(stream(x), None), (stream(y), None)]
+        return [(x, None), (y, None)]
     pair = (groups, groups) if isinstance(groups, str) else groups
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise InputTypeError(
             f"`groups` must be the name of a column or a pair of sequences of labels, got {reprlib.repr(groups)}"
         )
-    found: list[tuple[Stream, np.ndarray | None]] = []
+    found: list[tuple[PointSource, np.ndarray | None]] = []
     seen: set[str] = set()
     for name, points, of in (("x", x, pair[0]), ("y", y, pair[1])):
         cloud, labels = load_labelled(points, of)

@@ -2,6 +2,8 @@ from ._infra.messages import Notice
 from ._types import Progress
 from .constraints import Mask, Pool
 from .data import stream
+from .data.encoding import TableEncoding
+from .data.tables import Table
 from .directions import PatchSlices
 from .exact import mmd2, mmd2_gradient
 from .flow import ParticleFlow, RecordedFlow, geometric_schedule
@@ -29,7 +31,7 @@ __version__: str
 __all__ = [
     "Comparison", "CoverageTest", "DriftMonitor", "Gaussian", "GenerativeFlow", "InverseMultiquadric", "Kernel", "Laplace",
     "Mask", "Matern", "Notice", "PairwiseDistances", "ParticleFlow", "PatchSlices", "Pool", "Progress", "RecordedFlow",
-    "Riesz", "SliceSketch", "SlicedMMDLoss", "Target", "TwoSampleTest", "compare", "coverage_test", "drift_test",
-    "energy_distance", "energy_score", "geometric_schedule", "mmd2", "mmd2_gradient", "pairwise_energy_distance",
-    "sliced_mmd2", "sliced_mmd2_gradient", "stream", "two_sample_test",
+    "Riesz", "SliceSketch", "SlicedMMDLoss", "Table", "TableEncoding", "Target", "TwoSampleTest", "compare", "coverage_test",
+    "drift_test", "energy_distance", "energy_score", "geometric_schedule", "mmd2", "mmd2_gradient",
+    "pairwise_energy_distance", "sliced_mmd2", "sliced_mmd2_gradient", "stream", "two_sample_test",
 ]  # fmt: skip

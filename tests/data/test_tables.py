@@ -119,13 +119,12 @@ def test_other_columns_are_refused(tmp_path):
         (c, "has the additional column 'size'"),
         (text, "column 'income' must hold numbers as in .*, got text"),
     ):
-        with pytest.warns(Notice) if other is text else warnings.catch_warnings():
+        with pytest.raises(ValueError, match=says):
+            rf.two_sample_test(a, other)
+        for way in (sketch.update, sketch.distance, sketch.feature_distances, lambda o: rf.drift_test(o, sketch)):
             with pytest.raises(ValueError, match=says):
-                rf.two_sample_test(a, other)
-            for way in (sketch.update, sketch.distance, sketch.feature_distances, lambda o: rf.drift_test(o, sketch)):
-                with pytest.raises(ValueError, match=says):
-                    way(other)
-    with pytest.warns(Notice), pytest.raises(ValueError, match="column 'income' holds numbers, but not in .*text"):
+                way(other)
+    with pytest.raises(ValueError, match="column 'income' must hold text as in .*, got number"):
         rf.two_sample_test(text, a)
     with pytest.raises(ValueError, match="lacks 'size'"):
         rf.two_sample_test(c, a)
@@ -142,11 +141,11 @@ def test_common_columns_on_request(tmp_path):
     c = save(tmp_path / "c.parquet", frames(["size", "income", "age"], seed=1))
     with pytest.warns(Notice, match=r"c.parquet: skipped 'size': not in the other table"):
         got = rf.two_sample_test(a, c, slices=8, permutations=19, common=True)
-    want = rf.two_sample_test(a, stream(c, columns=["age", "income"]), slices=8, permutations=19)
+    want = rf.two_sample_test(a, rf.Table(c, columns=["age", "income"]), slices=8, permutations=19)
     assert (got.pvalue, got.statistic) == (want.pvalue, want.statistic)
     with pytest.raises(ValueError, match="no column in common"):
-        rf.two_sample_test(stream(a, columns=["age"]), stream(c, columns=["size"]), common=True)
-    with pytest.raises(ValueError, match="points: must have column names"):
+        rf.two_sample_test(rf.Table(a, columns=["age"]), rf.Table(c, columns=["size"]), common=True)
+    with pytest.raises(ValueError, match="`common` must be False unless all sources are tables with column names"):
         rf.two_sample_test(np.zeros((3, 2)), a, common=True)
 
 
@@ -196,7 +195,8 @@ def test_every_skipped_column_is_named_with_its_reason(tmp_path):
         "image": [{"bytes": b"1", "path": "p"}] * 2, "raw": [b"1", b"2"], "words": [["a"], ["b", "c"]],
         "kind": pa.array(["u", "v"]).dictionary_encode(), "__index_level_0__": [5, 6],
     })  # fmt: skip
-    found, matrix, (message,) = points(file)
+    found, matrix, messages = points(file)
+    message = "; ".join(messages)
     assert matrix[:, 0].tolist() == [1, 2] and found.names == ["x"]
     reasons = {
         "label": "text", "when": "dates or times", "none": "empty", "image": "nested: struct", "raw": "binary",
@@ -204,14 +204,13 @@ def test_every_skipped_column_is_named_with_its_reason(tmp_path):
     }  # fmt: skip
     for column, reason in reasons.items():
         assert f"{column!r} ({reason}" in message
-        assert found.skipped[column].startswith(reason)
-    assert points(file, columns=["x"])[2] == points(file, exclude=list(found.skipped))[2] == []
+    assert points(file, columns=["x"])[2] == points(file, exclude=list(reasons))[2] == []
     assert points(file, columns=["__index_level_0__", "x"])[1].tolist() == [[5, 1], [6, 2]]
     with pytest.raises(ValueError, match="column 'label' must hold numbers to be chosen, got text"):
         stream(file, columns=["label"])
     with pytest.raises(ValueError, match="no column 'lable'; did you mean 'label'"):
         stream(file, exclude=["lable"])
-    with pytest.raises(ValueError, match="no numeric columns among x, .*'label': text"):
+    with pytest.raises(ValueError, match="no numeric columns among label, .*'label': text"):
         stream(file, exclude=["x", "__index_level_0__"])
 
 
@@ -226,17 +225,16 @@ def test_index_columns_of_csv(tmp_path):
 @pytest.mark.parametrize(
     ("cells", "says", "options", "want"),
     [
-        (["1", "?", "3"], "line 3: must be a number, got '\\?'; give missing=\\['\\?'\\]", {"missing": ["?"]}, [1, 3]),
-        (["1", "NA", "3"], "has missing values \\(line 3\\)", {"missing": []}, [1, 3]),
-        (["1", "", "3"], "has missing values \\(line 3\\)", {"missing": []}, [1, 3]),
-        (["1", "nan", "3"], "has missing values \\(line 3\\)", {"missing": []}, [1, 3]),
+        (["1", "?", "3"], "line 3: must be a number, got '\\?'; give missing=\\['\\?'\\]", None, None),
+        (["1", "NA", "3"], "has missing values \\(row 1, counted from 0\\)", None, None),
+        (["1", "", "3"], "has missing values \\(row 1, counted from 0\\)", None, None),
+        (["1", "nan", "3"], "has missing values \\(row 1, counted from 0\\)", None, None),
         (["1", "x", "3"], "line 3: must be a number, got 'x'; correct it", None, None),
         (['"1,234"', '"2,000"', "7"], "line 2: must be a number, got '1,234'.*thousands", {"thousands": ","}, [1234, 2000, 7]),
         (['"1,5"', '"-2,25"', "7"], "line 2: must be a number, got '1,5'.*decimal", {"decimal": ","}, [1.5, -2.25, 7]),
         (["1.234.567,5", "2"], "must be a number|cells", {"thousands": ".", "decimal": ",", "delimiter": ";"}, [1234567.5, 2]),
         (["12%", "13%", "14%"], "line 2: must be a number, got '12%'", None, None),
         (["$12", "$13", "$14"], "line 2: must be a number, got '\\$12'", None, None),
-        (["?", "?", "?"], "line 2: must be a number, got '\\?'", {"exclude": ["v"]}, None),
         (["1", "inf", "3"], "NaN or infinity", None, None),
         (["1", "1e400", "3"], "NaN or infinity", None, None),
     ],
@@ -249,19 +247,14 @@ def test_cells_that_are_not_plain_numbers(tmp_path, cells, says, options, want):
         points(file)
     assert "\n" not in str(error.value) and "a.csv" in str(error.value)
     if options is not None:
-        found, matrix, notices = points(file, **options)
-        if want is None:
-            assert found.names == ["u"]
-        else:
-            assert matrix[:, 1].tolist() == want
-            assert ("skipped 1 row" in "".join(notices)) == (len(want) < len(cells))
+        assert points(file, **options)[1][:, 1].tolist() == want
 
 
 def test_numbers_as_text_in_parquet(tmp_path):
     file = table(tmp_path / "a.parquet", {"x": [1.0, 2.0, 3.0], "v": ["1,5", "2", None]})
     with pytest.raises(ValueError, match="column 'v', row 0, counted from 0: must be a number, got '1,5'"):
         stream(file)
-    assert points(file, decimal=",", missing=[])[1].tolist() == [[1, 1.5], [2, 2]]
+    assert rf.TableEncoding.fit(rf.Table(file, decimal=",")).columns[1].centre == 1.75  # of the cells that are not missing
     point = table(tmp_path / "b.parquet", {"v": ["1,5", "2.5"]})
     with pytest.raises(ValueError, match=r"row 1, counted from 0: must be a number, got '2\.5'"):
         stream(point, decimal=",")
@@ -277,46 +270,46 @@ def test_numbers_as_text_in_parquet(tmp_path):
             assert stream(pa.table({"v": pa.array(["1.5", " 2 "]).cast(kind)})).first.tolist() == [[1.5], [2]]
 
 
-def test_rows_with_missing_values_are_named_or_skipped(tmp_path):
+def test_missing_numbers_are_refused_as_coordinates(tmp_path):
     file = table(tmp_path / "a.parquet", {"x": pa.array([1, None, 3]), "e": pa.array([[1.0, 2.0], [3.0, 4.0], [None, 6.0]])})
-    with pytest.raises(ValueError, match=r"column 'x' has missing values \(row 1,"):
+    with pytest.raises(ValueError, match=r"column 'x' has missing values \(row 1, counted from 0\); .*TableEncoding"):
         stream(file)
-    found, matrix, notices = points(file, missing=[])
-    assert matrix.tolist() == [[1, 1, 2]] and found.count() == 1
-    assert any("skipped 2 rows with missing values" in message for message in notices)
-    nan = table(tmp_path / "n.parquet", {"x": [1.0, float("nan"), 3.0]})
-    with pytest.raises(ValueError, match="NaN or infinity"):
-        stream(nan)
-    assert points(nan, missing=[])[1].tolist() == [[1], [3]]
+    with pytest.raises(ValueError, match=r"column 'e\[0\]' has missing values \(row 2,"):
+        stream(file, columns=["e"])
+    with pytest.raises(ValueError, match=r"column 'x' has missing values \(row 1,"):
+        stream(table(tmp_path / "n.parquet", {"x": [1.0, float("nan"), 3.0]}))
 
 
-def test_dates_as_seconds_on_request(tmp_path):
+def test_times_are_seconds_in_an_encoding(tmp_path):
     day = datetime.datetime(2026, 3, 1, 12, 30, tzinfo=datetime.UTC)
     seconds = day.timestamp()
     file = table(tmp_path / "a.parquet", {
         "s": pa.array([day], pa.timestamp("s", tz="UTC")), "ns": pa.array([day], pa.timestamp("ns", tz="UTC")),
         "local": pa.array([day.replace(tzinfo=None)], pa.timestamp("us")), "date": pa.array([day.date()]),
         "date64": pa.array([day.date()], pa.date64()), "time": pa.array([day.time()], pa.time64("us")),
-        "short": pa.array([day.time()], pa.time32("ms")), "span": pa.array([datetime.timedelta(days=1, microseconds=5)]),
+        "short": pa.array([day.time()], pa.time32("ms")), "old": pa.array([datetime.date(1850, 1, 1)]),
     })  # fmt: skip
+    span = pa.table({"span": pa.array([datetime.timedelta(days=1, microseconds=5)])})  # Parquet stores it as a whole number
     midnight = seconds - 45000
-    got = points(file, dates=True)[1]
-    assert got.tolist() == [[seconds, seconds, seconds, midnight, midnight, 45000, 45000, 86400 + 5e-6]]
-    csv = write(tmp_path / "a.csv", "x,t\n1,2026-03-01 12:30:00\n2,2026-03-01 12:30:01\n")
-    assert points(csv, dates=True)[1].tolist() == [[1, seconds], [2, seconds + 1]]
-    assert points(csv)[0].skipped == {"t": "dates or times; dates=True reads them as seconds"}
+    want = [seconds, seconds, seconds, midnight, midnight, 45000, 45000, -3786825600]
+    assert rf.TableEncoding.fit(file).transform(file).tolist() == [want]
+    assert rf.TableEncoding.fit(span).transform(span).tolist() == [[86400 + 5e-6]]
+    csv = write(tmp_path / "a.csv", "x,t\n1,2026-03-01T12:30:00+02:00\n2,2026-03-01T12:30:01Z\n")
+    (found,) = rf.TableEncoding.fit(rf.Table(csv, columns=["t"])).columns
+    assert found.centre == seconds - 3600 + 0.5
+    assert "'t' (dates or times)" in points(csv)[2][0]
 
 
 def test_lists_of_unequal_length(tmp_path):
     file = table(tmp_path / "a.parquet", {"e": pa.array([[1.0, 2.0], [3.0]])})
-    with pytest.raises(ValueError, match=r"column 'e': lists must have 2 numbers .* got 1 \(row 1, counted from 0\)"):
+    with pytest.raises(ValueError, match=r"column 'e': lists must have one length, at least 1, got \[1, 2\]"):
         stream(file)
     (tmp_path / "many").mkdir()
     table(tmp_path / "many" / "0.parquet", {"e": pa.array([[1.0, 2.0]])})
     table(tmp_path / "many" / "1.parquet", {"e": pa.array([[3.0]])})
-    with pytest.raises(ValueError, match=r"1.parquet: column 'e': lists must have 2 numbers as earlier ones, got 1"):
+    with pytest.raises(ValueError, match=r"many: column 'e': lists must have one length, at least 1, got \[1, 2\]"):
         points(tmp_path / "many")
-    with pytest.raises(ValueError, match="got empty ones"):
+    with pytest.raises(ValueError, match=r"at least 1, got \[0\]"):
         stream(table(tmp_path / "c.parquet", {"e": pa.array([[], []], pa.list_(pa.float64()))}))
 
 
@@ -363,20 +356,16 @@ def test_forms_of_text(tmp_path):
     [
         ("dup.csv", b"x,x\n1,2\n", "column names must be different, got 'x' twice"),
         ("latin.csv", "größe\n1\n".encode("latin-1"), "must be text in the encoding utf-8; .* encoding='latin-1'"),
-        ("late.csv", b"a\n" + b"1\n" * 600_000 + "ü\n".encode("latin-1"), "encoding utf-8"),
+        ("late.csv", b"a\n" + b"1\n" * 600_000 + "ü\n".encode("latin-1"), "line 600002: must be a number, got '.'"),
         ("wide.csv", "a,b\n1,2\n".encode("utf-16"), "give encoding='utf-16'"),
         ("ragged.csv", b"x,y\n1,2\n3,4,5\n", "line 3 must have 2 cells as the first line, got 3"),
-        ("trail.csv", b"x,y\n1,2,\n", "line 2 must have 2 cells as the first line, got 3"),
         ("empty.csv", b"", "got an empty first line"),
-        ("blank.csv", b"\n\nx\n1\n", "got an empty first line"),
         ("head.csv", b"x,y\n", "no points|no numeric columns"),
-        ("comma.csv", b"x;y\n1,5;2\n", "line 2 must have 1 cells as the first line, got 2.*if its cells are separated by ';'"),
         ("packed.csv", gzip.compress(b"x\n1\n", mtime=0), "it is compressed, and its name must end in .gz"),
-        ("semi.csv", b"x;y\n1;2\n", "if its cells are separated by ';', give delimiter=';'"),
-        ("notes.txt", b"1 2\n", "must be .csv, .* or a folder, got another format"),
+        ("notes.txt", b"1 2\n", "must be a table, .* or a folder, got another format"),
         ("noise.csv.gz", b"hello", "cannot be read|damaged"),
         ("noise.parquet", b"hello", "not a Parquet data set"),
-        ("bool.csv", b"x\ntrue\nfalse\n" + b"true\n" * 300_000 + b"5\n", "not a table|must be a number"),
+        ("bool.csv", b"x\ntrue\nfalse\n" + b"true\n" * 300_000 + b"5\n", "must be a boolean as other cells, got '5'"),
     ],
 )
 def test_bad_tables_are_one_line(tmp_path, name, content, says):
@@ -393,12 +382,12 @@ def test_types_that_change_after_the_first_megabyte(tmp_path):
     assert matrix[-1].tolist() == [many, 0.5] and len(matrix) == many + 1 and notices == []
     with pytest.raises(ValueError, match=f"column 'v', line {many + 2}: must be a number, got 'x'"):
         points(write(tmp_path / "text.csv", start + "9,x\n"))
-    with pytest.raises(ValueError, match=f"column 'v' has missing values \\(line {many + 2}\\)"):
+    with pytest.raises(ValueError, match=f"column 'v' has missing values \\(row {many}, counted from 0\\)"):
         points(write(tmp_path / "gap.csv", start + "9,\n"))
     empty = "u,v\n" + "".join(f"{k}.5,\n" for k in range(many))
-    with pytest.raises(ValueError, match=r"column 'v' has missing values \(line 2\)"):
+    with pytest.raises(ValueError, match=r"column 'v' has missing values \(row 0, counted from 0\)"):
         points(write(tmp_path / "first.csv", empty + "1.5,7\n"))
-    assert points(write(tmp_path / "none.csv", empty))[0].skipped == {"v": "empty: no value in it"}
+    assert "'v' (empty: no value in it)" in points(write(tmp_path / "none.csv", empty))[2][0]
 
 
 def test_random_tables_come_back_as_they_were_written(tmp_path):
@@ -464,7 +453,7 @@ def test_shards(tmp_path):
     hive = tmp_path / "hive" / "year=2020"
     hive.mkdir(parents=True)
     table(hive / "0.parquet", {"a": [1.0]})
-    assert "'year=2020'" in points(tmp_path / "hive")[2][0]
+    assert points(tmp_path / "hive")[1].tolist() == [[1, 2020]] and points(hive / "0.parquet")[0].names == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -496,7 +485,7 @@ def test_endless_rows_of_compressed_files_are_not_unpacked(tmp_path):
         with gzip.open(tmp_path / "t.csv.gz", "wb", compresslevel=1) as file:
             for _ in range(4):
                 file.write(row)
-        with pytest.raises(DatasetError, match="t.csv.gz: cannot be read .a row of more than 16777216 characters"):
+        with pytest.raises(DatasetError, match="t.csv.gz: .*(Maximum line size|must have|damaged)"):
             stream(tmp_path / "t.csv.gz")
 
 
@@ -585,7 +574,7 @@ def test_integers_beyond_the_resolution_of_float64(tmp_path):
     ):
         stream(near)
     write(tmp_path / "a.csv", "t\n" + "\n".join(map(str, near)) + "\n")
-    with pytest.raises(ValueError, match="column 't': column 0 holds numbers near"):
+    with pytest.raises(ValueError, match="column 't' holds whole numbers near 1.7e\\+18, which float64 rounds"):
         stream(tmp_path / "a.csv")
     assert np.array_equal(points(far)[1][:, 0], far.astype(float))
     assert (
@@ -601,15 +590,15 @@ def test_bad_options(tmp_path):
         ({"columns": ["a", "a"]}, "`columns` must be one or more different names, got"),
         ({"header": 3}, "`header` must be True, False or 'auto', got 3"),
         ({"delimiter": ";;"}, "`delimiter` must be a single character, got ';;'"),
-        ({"decimal": None}, "`decimal` must be a single character, got None"),
+        ({"decimal": None}, "`decimal` must be '.' or ',', got None"),
         ({"thousands": "."}, "`thousands` must be different from `decimal`, got '.'"),
         ({"missing": "?"}, "`missing` must be a list of strings, got '\\?'"),
-        ({"dates": 1}, "`dates` must be True or False, got 1"),
+        ({"categories": "a"}, "`categories` must be a list of strings, got 'a'"),
         ({"encoding": "klingon"}, "`encoding` must be a name like 'utf-8' or 'latin-1', got 'klingon'"),
     ):
         with pytest.raises(ValueError, match=says):
             stream(file, **options)
-    with pytest.raises(ValueError, match="points: must be a table for the options"):
+    with pytest.raises(ValueError, match="`source` must be a table for the options columns, got ndarray"):
         stream(np.zeros((2, 2)), columns=["a"])
 
 

@@ -74,7 +74,7 @@ def test_a_monitor_goes_on_from_its_file(tmp_path, small_pool):
     for k in range(4):
         monitor.save(tmp_path / "a.monitor")
         loaded = rf.DriftMonitor.load(tmp_path / "a.monitor")
-        assert (loaded.scale, loaded.names, loaded.alpha, loaded.batches) == ("columns", ["b", "a"], 0.2, k)
+        assert (loaded.scale, loaded.settings.names, loaded.alpha, loaded.batches) == ("columns", ("b", "a"), 0.2, k)
         steps.append((monitor.update(frame(k + 1)), loaded.update(frame(k + 1)[["a", "b"]])))
         assert steps[-1][0] == steps[-1][1]
     assert len(monitor.pool) == 200

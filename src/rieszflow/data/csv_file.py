@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,8 @@ class CsvFile:
         sniffed = self._sniff() if options.delimiter is None else None
         default = "\t" if suffix(file).startswith(".tsv") else ","
         self.delimiter = options.delimiter or (sniffed or {}).get("Delimiter", default)
-        if options.delimiter is None and self.delimiter not in line:  # unequal rows are sniffed as a single column
+        texts = sniffed is None or [column["type"] for column in sniffed["Columns"]] == ["VARCHAR"]
+        if options.delimiter is None and texts and self.delimiter not in line:  # unequal rows look like a single column
             self.delimiter = max((default, *_DELIMITERS), key=line.count)
         first = next(csv.reader([line], delimiter=self.delimiter))
         self.named = self._has_header(first)
@@ -76,11 +77,11 @@ class CsvFile:
         if found:
             notice(f"{self.name}: read with {', '.join(found)}")
 
-    def sql(self, as_text: Collection[int] = ()) -> str:
-        """Return the query that reads all columns; those in `as_text` as the text of their cells."""
-        types = {f"c{k}": "VARCHAR" if k in as_text else kind for k, kind in enumerate(self.types)}
+    def query(self, types: Sequence[str]) -> str:
+        """Return the query that reads all columns with the given types; as VARCHAR, a cell is its unparsed text."""
+        columns = {f"c{k}": kind for k, kind in enumerate(types)}
         options = {**self._common, "delim": self.delimiter, "header": self.named, "auto_detect": False}
-        return f"FROM read_csv({literal(self.name)}, columns = {literal(types)}, {_arguments(options)})"
+        return f"FROM read_csv({literal(self.name)}, columns = {literal(columns)}, {_arguments(options)})"
 
     def _sniff(self, **options: object) -> dict[str, Any] | None:
         """Return what DuckDB's sniffer decides; None if it finds no dialect."""
@@ -127,6 +128,10 @@ class CsvFile:
     def explain(self, error: Exception) -> DatasetError:
         """Return an error of DuckDB as one line that names the line of the file."""
         text = str(error)
+        with open(self.file, "rb") as file:
+            start = file.read(2)
+        if start == b"\x1f\x8b" and suffix(self.file)[-3:] != ".gz":
+            return DatasetError(f"{self.name}: must be text, but it is compressed, and its name must end in .gz")
         line = next(iter(re.findall(r"CSV Error on Line: (\d+)", text)), "?")
         if found := _CONVERSION.search(text):
             column, cell = self.names[int(found[1])], found[2]
@@ -142,13 +147,9 @@ class CsvFile:
             more = f"; if its cells are separated by {hint!r}, give delimiter={hint!r}" if hint else ""
             return DatasetError(f"{self.name}: line {line} must have {expected} cells as the first line, got {got}{more}")
         if "nicode" in text or "encod" in text:
-            with open(self.file, "rb") as file:
-                start = file.read(2)
             advice = "save it as UTF-8, or give its encoding, for example encoding='latin-1'"
             if start in (b"\xff\xfe", b"\xfe\xff"):
                 advice = "give encoding='utf-16'"
-            elif start == b"\x1f\x8b":
-                advice = "it is compressed, and its name must end in .gz"
             return DatasetError(f"{self.name}: must be text in the encoding {self.options.encoding}; {advice}")
         return DatasetError(f"{self.name}: not a table of separated values, or damaged ({one_line(text, 160)})")
 

@@ -43,9 +43,10 @@ class TableEncoding:
 
     Args:
         columns: The encodings of all columns.
+        left_out: Names of the columns that are left out.
 
     Attributes:
-        columns: As passed.
+        columns, left_out: As passed.
         names: Names of the d coordinates, such as "age", "age missing" and "job=baker".
         numeric: True for the coordinates of numbers and times, which have a unit, (d,).
         spreads: What the coordinates are divided by, (d,): the spreads of numbers, and 1.
@@ -61,8 +62,8 @@ class TableEncoding:
         Gower, A general coefficient of similarity and some of its properties, Biometrics 27 (1971).
     """
 
-    def __init__(self, columns: Sequence[ColumnEncoding]) -> None:
-        self.columns = tuple(columns)
+    def __init__(self, columns: Sequence[ColumnEncoding], left_out: Sequence[str] = ()) -> None:
+        self.columns, self.left_out = tuple(columns), tuple(left_out)
         self.names = [name for column in self.columns for name in column.coordinates]
         self.numeric = [numeric for column in self.columns for numeric in column.numeric]
         self.spreads = tuple(column.spread if numeric else 1.0 for column in self.columns for numeric in column.numeric)
@@ -111,7 +112,7 @@ class TableEncoding:
             raise DatasetError(
                 f"{tables[0].name}: must have columns of numbers or categories, got none ({quoted(list(kinds))})"
             )
-        return cls(_with_units(tables, found))
+        return cls(_with_units(tables, found), list(left_out))
 
     def transform(self, source: PointSource) -> np.ndarray:
         """Return the points (n, d) of a table, float64, with every coordinate divided by its spread."""
@@ -127,11 +128,13 @@ class TableEncoding:
         """
         table = as_table(source)
         kinds = {column.name: "text" if column.kind == "category" else column.kind for column in self.columns}
-        if lacking := [name for name in kinds if name not in table.kinds]:
-            raise InputError(f"{table.name}: lacks {quoted(lacking)}, which the reference has")
+        given = [name for name in table.kinds if name not in self.left_out]
+        if set(given) != set(kinds):
+            difference = column_difference(given, list(kinds), "the reference has")
+            raise InputError(f"{table.name}: {difference}; columns are matched by name: choose those to compare")
         for name, kind in kinds.items():
-            given = table.kinds[name]
-            _check_kind(table.name, name, "text" if (given, kind) == ("boolean", "text") else given, kind, "the reference")
+            own = table.kinds[name]
+            _check_kind(table.name, name, "text" if (own, kind) == ("boolean", "text") else own, kind, "the reference")
 
         def batches() -> Iterator[np.ndarray]:
             for codes in self.codes(table):
@@ -159,7 +162,7 @@ class TableEncoding:
             yield codes
 
     def to_dict(self) -> Json:
-        return {"columns": [asdict(column) for column in self.columns]}
+        return {"columns": [asdict(column) for column in self.columns], "left_out": self.left_out}
 
     @classmethod
     def from_dict(cls, content: Json) -> TableEncoding:
@@ -176,7 +179,7 @@ class TableEncoding:
             if not (0 < column.spread < float("inf") and abs(column.centre) < float("inf") and 0 <= column.buckets < 1 << 16):
                 raise ValueError(f"a spread of {column.spread} around {column.centre}")
             columns.append(replace(column, missing=bool(column.missing)))
-        return cls(columns)
+        return cls(columns, [str(name) for name in content["left_out"]])
 
     def __repr__(self) -> str:
         return f"TableEncoding({len(self.columns)} columns, d = {len(self.names)})"
@@ -246,7 +249,7 @@ def open_clouds(sources: Sequence[PointSource], scale: ScaleName, common: bool =
     named = [table for table in tables if table is not None and table.named]
     if common:
         if len(named) < len(sources):
-            raise InputError("`common` must be False for points without column names, which have no common columns")
+            raise InputError("`common` must be False unless all sources are tables with column names")
         shared = [name for name in named[0].kinds if all(name in table.kinds for table in named)]
         if not shared:
             raise InputError(f"{named[1].name}: no column in common with {named[0].name}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,15 @@ class Part:
     def type_of(self, column: str) -> str:
         return self.locate(column)[1]
 
-    def source(self, as_text: Collection[str] = ()) -> str:
-        """Return what a query selects from, with columns c0, c1, …; a CSV file gives those in `as_text` as unparsed text."""
-        query = self.query if self.csv is None else self.csv.sql([self.names.index(name) for name in as_text])
+    def as_text(self, columns: Collection[str]) -> Part:
+        """Return the part with some columns of a CSV file as unparsed text."""
+        if self.csv is None:
+            return self
+        return replace(self, types=["VARCHAR" if n in columns else t for n, t in zip(self.names, self.types, strict=True)])
+
+    def source(self) -> str:
+        """Return what a query selects from, with columns c0, c1, …"""
+        query = self.query if self.csv is None else self.csv.query(self.types)
         return f"({query}) AS part({', '.join(f'c{k}' for k in range(len(self.names)))})"
 
     def number(self, name: str) -> str:
@@ -70,7 +76,7 @@ class Part:
             return f"coalesce(TRY_CAST({cell} AS DOUBLE), 'nan'::DOUBLE)"
         if kind_of(kind) == "time":
             seconds = kind in ("DATE", "INTERVAL") or not kind.startswith("TIMESTAMP")
-            cell = f"epoch({f'{cell}::TIME' if kind == 'TIME_NS' else cell})" if seconds else f"epoch_us({cell}) / 1e6"
+            cell = f"epoch({f'{cell}::TIME' if kind == 'TIME_NS' else cell})" if seconds else f"epoch_us({cell}{'::TIMESTAMPTZ' * (kind == 'TIMESTAMPTZ_NS')}) / 1e6"
         return f"coalesce(CAST({cell} AS DOUBLE), 'nan'::DOUBLE)"
 
     def text(self, name: str) -> str:
@@ -114,9 +120,11 @@ def open_parts(source: PointSource, options: TableOptions, connection: duckdb.Du
         return "query", [_described("query", f"FROM ({source})", options, connection)]
     paths = [Path(str(s)) for s in (source if isinstance(source, (list, tuple)) else [source])]
     name = str(paths[0]) + (", …" if len(paths) > 1 else "")
+    root = paths[0].parent if len(paths) > 1 else paths[0]
     if len(paths) == 1 and paths[0].is_dir():
         paths = _files_in(paths[0])
     elif len(paths) == 1 and not paths[0].exists() and re.search(r"[*?\[]", name):
+        root = next(parent for parent in paths[0].parents if not re.search(r"[*?\[]", str(parent)))
         paths = sorted(Path(paths[0].anchor or ".").glob(str(paths[0]).removeprefix(paths[0].anchor)))
         if not paths:
             raise DatasetError(f"{name}: no such file")
@@ -125,10 +133,10 @@ def open_parts(source: PointSource, options: TableOptions, connection: duckdb.Du
             raise DatasetError(f"{path}: no such file or folder")
         if not is_table(path):
             raise DatasetError(f"{path}: must be a table ({', '.join(('.csv', '.tsv', *PARQUET, *JSON))}), got another format")
-    return name, [_file_part(path, options, connection) for path in paths]
+    return name, [_file_part(path, root, options, connection).as_text(options.categories) for path in paths]
 
 
-def _file_part(path: Path, options: TableOptions, connection: duckdb.DuckDBPyConnection) -> Part:
+def _file_part(path: Path, root: Path, options: TableOptions, connection: duckdb.DuckDBPyConnection) -> Part:
     name = str(path)
     if suffix(path) not in (*PARQUET, *JSON):
         csv = CsvFile(path, options, connection)
@@ -139,7 +147,8 @@ def _file_part(path: Path, options: TableOptions, connection: duckdb.DuckDBPyCon
         schema = pa.parquet.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{path}: not a Parquet data set, or damaged ({one_line(error)})") from None
-    partitions = [part.split("=", 1) for part in path.parts[:-1] if "=" in part]
+    below = path.relative_to(root).parts[:-1] if path.is_relative_to(root) else ()
+    partitions = [part.split("=", 1) for part in below if "=" in part]
     query = f"FROM read_parquet({literal(name)}, hive_partitioning = false)"
     if partitions:
         values = ", ".join(f"{literal(value)} AS part_{k}" for k, (_, value) in enumerate(partitions))

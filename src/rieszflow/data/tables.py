@@ -224,9 +224,10 @@ class Table:
             if kind := part.extensions.get(column):
                 raise DatasetError(f"{part.name}: labels in column {column!r} must have a plain type, got {kind}")
             is_text = part.csv is not None or kind_of(part.type_of(column)) == "time"
-            cell = part.text(column) if is_text else f"c{part.names.index(column)}"
+            part = part.as_text([column])
             with self._errors(part):
-                found += [row[0] for row in self._query(part, [cell], [column])[1].fetchall()]
+                cell = part.text(column) if is_text else part.locate(column)[0]
+                found += [row[0] for row in self._query(part, [cell])[1].fetchall()]
         return found
 
     def numbers(self) -> Stream:
@@ -256,7 +257,7 @@ class Table:
             for matrix in self.matrices(lambda part: [part.number(name) for name in names], len(names)):
                 if (bad := np.isnan(matrix)).any():
                     k, i = (int(v[0]) for v in np.nonzero(bad.T))
-                    advice = "fill them, or compare the table as a whole: `Table` treats them as a state of their own"
+                    advice = "fill them, or encode the table by `TableEncoding`, which treats them as a state of their own"
                     where = f"row {row + i}, counted from 0"
                     raise DatasetError(f"{self.name}: column {names[k]!r} has missing values ({where}); {advice}")
                 self.check_rounding(matrix, [kind == "whole" for kind in kinds.values()], names)
@@ -292,12 +293,12 @@ class Table:
             raise DatasetError(f"{self.name}: column {name!r}: lists must have one length, at least 1, got {sorted(widths)}")
         return widths.pop()
 
-    def _query(self, part: Part, expressions: Sequence[str], as_text: Sequence[str] = ()) -> tuple[Any, Any]:
+    def _query(self, part: Part, expressions: Sequence[str]) -> tuple[Any, Any]:
         """Return a cursor, which must live as long as its result, and the result of a query."""
         cursor = self._connection.cursor()
         if part.frame is not None:
             cursor.register("frame", part.frame)
-        return cursor, cursor.sql(f"SELECT {', '.join(expressions) or '0'} FROM {part.source(as_text)}")
+        return cursor, cursor.sql(f"SELECT {', '.join(expressions) or '0'} FROM {part.source()}")
 
     def _batches(self, part: Part, expressions: Sequence[str], width: int) -> Iterator[pa.RecordBatch]:
         with self._errors(part):

@@ -43,8 +43,8 @@ print(f"p-value {found.pvalue}, scale {found.scale}")
 columns = found.columns()
 figure, axes = plt.subplots(figsize=(6, 3.4), layout="constrained")
 axes.barh(
-    [name for name, _ in columns][::-1],
-    [apart for _, apart in columns][::-1],
+    [name for name, _, _ in columns][::-1],
+    [apart for _, apart, _ in columns][::-1],
     color="#0072B2",
 )
 axes.set_xlabel("energy coefficient")

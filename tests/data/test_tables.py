@@ -356,10 +356,10 @@ def test_forms_of_text(tmp_path):
     [
         ("dup.csv", b"x,x\n1,2\n", "column names must be different, got 'x' twice"),
         ("latin.csv", "größe\n1\n".encode("latin-1"), "must be text in the encoding utf-8; .* encoding='latin-1'"),
-        ("late.csv", b"a\n" + b"1\n" * 600_000 + "ü\n".encode("latin-1"), "line 600002: must be a number, got '.'"),
+        ("late.csv", b"a\n" + b"1\n" * 600_000 + "ü\n".encode("latin-1"), "must be text in the encoding utf-8"),
         ("wide.csv", "a,b\n1,2\n".encode("utf-16"), "give encoding='utf-16'"),
         ("ragged.csv", b"x,y\n1,2\n3,4,5\n", "line 3 must have 2 cells as the first line, got 3"),
-        ("empty.csv", b"", "got an empty first line"),
+        ("empty.csv", b"", "got no line"),
         ("head.csv", b"x,y\n", "no points|no numeric columns"),
         ("packed.csv", gzip.compress(b"x\n1\n", mtime=0), "it is compressed, and its name must end in .gz"),
         ("notes.txt", b"1 2\n", "must be a table, .* or a folder, got another format"),
@@ -485,7 +485,9 @@ def test_endless_rows_of_compressed_files_are_not_unpacked(tmp_path):
         with gzip.open(tmp_path / "t.csv.gz", "wb", compresslevel=1) as file:
             for _ in range(4):
                 file.write(row)
-        with pytest.raises(DatasetError, match="t.csv.gz: .*(Maximum line size|must have|damaged)"):
+        with pytest.raises(
+            DatasetError, match="t.csv.gz: must begin with .* got no line of up to two megabytes|must have|damaged"
+        ):
             stream(tmp_path / "t.csv.gz")
 
 
@@ -520,7 +522,7 @@ def test_frames(tmp_path):
 def test_several_files(tmp_path):
     a, b = write(tmp_path / "a.csv", "u,v\n1,2\n"), write(tmp_path / "b.csv", "v,u\n4,3\n")
     assert points([a, str(b)])[1].tolist() == [[1, 2], [3, 4]]
-    with pytest.raises(ValueError, match="c.npy: a list of files must hold tables"):
+    with pytest.raises(ValueError, match="c.npy: must be a table .*, got another format"):
         stream([a, tmp_path / "c.npy"])
     nulls = table(tmp_path / "n.parquet", {"u": pa.nulls(1), "v": [1.0]})
     with pytest.raises(ValueError, match="n.parquet: column 'u' has missing values"):

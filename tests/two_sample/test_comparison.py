@@ -50,10 +50,10 @@ def test_two_sketches_have_a_distance_and_no_test():
 def test_columns_come_by_how_much_they_differ():
     x, y = samples()
     found = rf.compare(x, y, slices=8, permutations=19)
-    names, apart = zip(*found.columns(), strict=True)
+    names, apart, changes = zip(*found.columns(), strict=True)
     assert names[0] == "column 1" and list(apart) == sorted(apart, reverse=True) and len(names) == 3
     np.testing.assert_allclose(sorted(apart), sorted(found.y.feature_distances(found.x).tolist()))
-    assert found.columns(1) == [(names[0], apart[0])] and found.columns(0) == []
+    assert found.columns(1) == [(names[0], apart[0], changes[0])] and found.columns(0) == []
 
 
 def test_what_a_sketch_has_of_its_own():

@@ -273,7 +273,7 @@ def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="`kernels` must be one of 'auto', 'energy', got 'gauss'"):
         rf.two_sample_test(x, x, kernels="gauss")
     found = rf.two_sample_test(x, x + 1, permutations=19)
-    with pytest.raises(ValueError, match="`points` must have dimension d = 2, as the samples have, got d = 3"):
+    with pytest.raises(ValueError, match="`x` must have points of dimension d = 2, as the sample has, got d = 3"):
         found.witness(np.zeros((5, 3)))
     with pytest.raises(ValueError, match="`x` must have points of at most 1e\\+300 in size for kernels of all widths, got"):
         rf.two_sample_test(1e301 * x, x)

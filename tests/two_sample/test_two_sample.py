@@ -393,7 +393,7 @@ def test_outliers_decide_nothing():
 def test_bad_input():
     x = torch.randn(50, 3, generator=generator(0))
     for arguments, settings, says in (
-        ((x, x[:, :2]), {}, "`y` must have points of dimension d = 3, as x has, got d = 2"),
+        ((x, x[:, :2]), {}, "all samples must have points of one dimension, got d = 3 in points and d = 2 in points"),
         ((x, x[:1]), {}, "`y` must have at least two points, got one"),
         ((x[:1], x), {}, "`x` must have at least two points, got one"),
         ((x, x), {"permutations": 0}, "`permutations` must be a positive integer, got 0"),

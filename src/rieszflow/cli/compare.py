@@ -75,7 +75,7 @@ def compare(
             "confidence_interval": found.confidence_interval, "pvalue": found.pvalue,
             "effect_size": found.test.effect_size if found.test else None,
             "n": [found.x.n, found.y.n], "d": found.x.d, "slices": found.x.slices, "scale": found.scale,
-            "columns": [{"name": name, "energy_coefficient": value} for name, value in columns],
+            "columns": [{"name": name, "energy_coefficient": value, "change": change} for name, value, change in columns],
             "scales": [{"name": name, "width": width, "pvalue": pvalue} for name, width, pvalue in scales],
         })  # fmt: skip
         return
@@ -89,8 +89,8 @@ def compare(
         show(f"p-value {found.pvalue:.4g} ({found.permutations} permutations)")
     show(scale_line(found.scale))
     if columns:
-        cells = [[on_one_line(name), f"{value:.3g}"] for name, value in columns]
-        print_table(["column", "energy coefficient (0: equal distributions, at most 1)"], cells)
+        cells = [[on_one_line(name), f"{value:.3g}", on_one_line(change)] for name, value, change in columns]
+        print_table(["column", "energy coefficient (0 to 1)", f"{Path(a).name} → {Path(b).name}"], cells)
     if scales:
         cells = [
             [on_one_line(name), "energy distance" if width is None else f"Gaussian of width {width:.3g}", f"{pvalue:.3g}"]

@@ -34,7 +34,7 @@ Scale = Annotated[
 def scale_line(scale: str) -> str:
     """Return a line that says how columns were scaled."""
     if scale == "columns":
-        return "scale: every column is divided by its interquartile range (--scale none for raw units)"
+        return "scale: every number is divided by its interquartile range (--scale none for raw units)"
     return "scale: raw units (--scale columns divides every column by its interquartile range)"
 
 

@@ -103,7 +103,9 @@ class CsvFile:
             rows = self._connection.sql(query).fetchall()
         except duckdb.Error as error:
             raise self.explain(error) from None
-        line = rows[0][0] or "" if rows else ""
+        if not rows:
+            raise DatasetError(f"{self.name}: must begin with a header or numbers, got no line of up to two megabytes")
+        line = rows[0][0] or ""
         if "\0" in line:
             raise DatasetError(f"{self.name}: must be text, got zero bytes; if its encoding is UTF-16, give encoding='utf-16'")
         if not line.strip():
@@ -137,10 +139,9 @@ class CsvFile:
             column, cell = self.names[int(found[1])], found[2]
             if found[3] == "DOUBLE":
                 return cell_error(self.name, column, f"line {line}", cell)
-            advice = f"as earlier ones; correct it, or give categories=[{column!r}] to read all cells as text"
-            return DatasetError(
-                f"{self.name}: column {column!r}, line {line}: must be a {found[3].lower()}, got {cell!r}, {advice}"
-            )
+            problem = f"must be a {found[3].lower()} as other cells, got {cell!r}"
+            advice = f"correct it, or give categories=[{column!r}] to read all cells as text"
+            return DatasetError(f"{self.name}: column {column!r}, line {line}: {problem}; {advice}")
         if found := _CELLS.search(text):
             expected, got = found.groups()
             hint = next((c for c in _DELIMITERS if expected == "1" and c in self.names[0]), None)

@@ -260,4 +260,7 @@ def open_clouds(sources: Sequence[PointSource], scale: ScaleName, common: bool =
         return [encoding.stream(table) for table in named], Units(encoding.spreads, encoding)
     first, *others = (stream(source if table is None else table) for source, table in zip(sources, tables, strict=True))
     clouds = [first, *(other.align_columns(first.names, first.name) for other in others)]
+    if other := next((cloud for cloud in clouds if cloud.d != first.d), None):
+        found = f"d = {first.d} in {first.name} and d = {other.d} in {other.name}"
+        raise InputError(f"all samples must have points of one dimension, got {found}")
     return clouds, Units(choose_spreads(scale, clouds))

@@ -76,7 +76,8 @@ class Part:
             return f"coalesce(TRY_CAST({cell} AS DOUBLE), 'nan'::DOUBLE)"
         if kind_of(kind) == "time":
             seconds = kind in ("DATE", "INTERVAL") or not kind.startswith("TIMESTAMP")
-            cell = f"epoch({f'{cell}::TIME' if kind == 'TIME_NS' else cell})" if seconds else f"epoch_us({cell}{'::TIMESTAMPTZ' * (kind == 'TIMESTAMPTZ_NS')}) / 1e6"
+            cell += {"TIME_NS": "::TIME", "TIMESTAMPTZ_NS": "::TIMESTAMPTZ"}.get(kind, "")
+            cell = f"epoch({cell})" if seconds else f"epoch_us({cell}) / 1e6"
         return f"coalesce(CAST({cell} AS DOUBLE), 'nan'::DOUBLE)"
 
     def text(self, name: str) -> str:
@@ -129,7 +130,7 @@ def open_parts(source: PointSource, options: TableOptions, connection: duckdb.Du
         if not paths:
             raise DatasetError(f"{name}: no such file")
     for path in paths:
-        if not path.is_file():
+        if not path.is_file() and is_table(path):
             raise DatasetError(f"{path}: no such file or folder")
         if not is_table(path):
             raise DatasetError(f"{path}: must be a table ({', '.join(('.csv', '.tsv', *PARQUET, *JSON))}), got another format")

@@ -177,8 +177,6 @@ def choose_spreads(scale: ScaleName, clouds: Sequence[Stream]) -> tuple[float, .
     the pooled points, so that a permutation test on scaled points stays exact.
     """
     validate.choice("scale", scale, get_args(ScaleName))
-    if other := next((cloud for cloud in clouds if cloud.d != clouds[0].d), None):
-        raise InputError(f"{other.name}: must have points of dimension {clouds[0].d}, as {clouds[0].name} has, got {other.d}")
     named = any(cloud.names is not None and not cloud.common_unit for cloud in clouds)
     if scale == "columns" or (scale == "auto" and named):
         batches = (batch.double().cpu().numpy() for cloud in clouds for batch in ([cloud.first] if cloud.once else cloud))

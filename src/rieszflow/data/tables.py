@@ -195,10 +195,10 @@ class Table:
         if set(kinds) <= {"number", "whole", "boolean"} and len(kinds) > 1:
             return "number"
         if len(kinds) > 1:
+            number = next((kind for kind in kinds if kind in _NUMBERS), None)
+            if number is not None and "text" in kinds:
+                raise DatasetError(f"{kinds['text']}: column {name!r} must hold numbers as in {kinds[number]}, got text")
             (one, first), (other, second) = list(kinds.items())[:2]
-            if "text" in (one, other) and {one, other} & {"number", "whole"}:
-                (one, first), (other, second) = sorted([(one, first), (other, second)], key=lambda pair: pair[0] == "text")
-                raise DatasetError(f"{second}: column {name!r} must hold numbers as in {first}, got text")
             raise DatasetError(f"{second}: column {name!r} must hold the same type as in {first}, {one}, got {other}")
         return next(iter(kinds), "empty")
 

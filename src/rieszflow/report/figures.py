@@ -121,21 +121,32 @@ def stage_curves(
 
 def comparison(found: Comparison, labels: tuple[str, str]) -> Image.Image:
     """Draw histograms of two samples in the three columns and the random direction that differ most, and where they differ."""
+    from rieszflow.sketch.columns import encoded_columns, shares
+
     x, y, test = found.x, found.y, found.test
     panels: list[tuple[str, int, bool]] = []  # title, index, True for a column
+    columns = encoded_columns(x)
     if x.plan.settings.has_columns:
         farthest = y.feature_distances(x).argsort(descending=True)[:3].tolist()
-        panels += [(found.column_name(k), k, True) for k in farthest]
+        panels += [(columns[k][0].name, columns[k][1], True) for k in farthest]
     k = int(y.slice_distances(x).argmax())
     panels.append((f"slice {k}", k, False))
     witness = test is not None and len(test.kernels) > 0 and x.plan.settings.has_columns
     figure, all_axes = _figure(3.4 * (len(panels) + witness), 2.8, len(panels) + witness)
     for axes, (title, index, column) in zip(np.atleast_1d(all_axes), panels, strict=False):
-        for sketch, label in zip((x, y), labels, strict=True):
+        axes.set(yticks=[])
+        category = next((c for c, start in columns if column and start == index and c.kind == "category"), None)
+        for k, (sketch, label) in enumerate(zip((x, y), labels, strict=True)):
+            if category is not None:
+                found_shares = shares(sketch, category, index)
+                places = np.arange(len(found_shares)) + 0.4 * k
+                axes.bar(places, list(found_shares.values()), 0.4, alpha=0.6, label=label)
+                for tick in axes.set_xticks(places - 0.2, [_short_name(name, 12) for name in found_shares], rotation=90):
+                    tick.label1.set_parse_math(False)
+                continue
             edges, density = sketch.histogram(index, column)
             axes.stairs(density, edges, fill=True, alpha=0.45, label=label)
-        axes.set(yticks=[])
-        axes.locator_params(axis="x", nbins=4)
+            axes.locator_params(axis="x", nbins=4)
         axes.set_title(_short_name(title, 32), parse_math=False)
     if test is not None and witness:
         _draw_witness(all_axes[-1], found, [panel for panel in panels if panel[2]], labels)

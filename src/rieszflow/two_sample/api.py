@@ -197,8 +197,6 @@ def two_sample_test(
     (x, of_x), (y, of_y) = read_groups(x, y, groups)
     w = read_weights((x, y), (x_weights, y_weights))
     (one, two), columns = open_clouds([x, y], scale, common)
-    if one.d != two.d:
-        raise InputError(f"`y` must have points of dimension d = {one.d}, as x has, got d = {two.d}")
     for name, cloud in (("x", one), ("y", two)):
         if cloud.count() < 2:
             raise InputError(f"`{name}` must have at least two points, got one")

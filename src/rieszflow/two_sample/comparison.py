@@ -9,6 +9,7 @@ from typing import Literal
 from rieszflow._types import PointSource, ProgressCallback, ScaleName
 from rieszflow.errors import InputError
 from rieszflow.sketch import SliceSketch
+from rieszflow.sketch.columns import describe_change
 from rieszflow.two_sample.api import TwoSampleTest, two_sample_test
 from rieszflow.two_sample.drift import drift_test
 from rieszflow.two_sample.multiscale import Witness
@@ -38,13 +39,17 @@ class Comparison:
         """Return "columns" if every column was divided by its spread, "none" for raw units."""
         return self.x.scale
 
-    def columns(self, top: int | None = None) -> list[tuple[str, float]]:
-        """Return the names and energy coefficients (0: alike, 1: apart) of the `top` columns that differ most, or of all."""
+    def columns(self, top: int | None = None) -> list[tuple[str, float, str]]:
+        """Return the `top` columns that differ most, or all: their names, energy coefficients, and how they differ.
+
+        The energy coefficient is 0 for equal distributions and 1 for two different constants. Numbers are described by their
+        quartiles, categories by the shares that moved most, and both by the shares of missing cells, in x and in y.
+        """
         if not self.x.plan.settings.has_columns:
             return []
-        coefficients = self.y.feature_distances(self.x)
-        names = self.y.columns
-        return [(names[k], coefficients[k].item()) for k in coefficients.argsort(descending=True)[:top].tolist()]
+        coefficients, names = self.y.feature_distances(self.x), self.y.columns
+        order = coefficients.argsort(descending=True, stable=True)[:top].tolist()
+        return [(names[k], coefficients[k].item(), describe_change(self.x, self.y, k)) for k in order]
 
     def witness(self, points: PointSource) -> Witness:
         """Return `TwoSampleTest.witness` at points (n, d), positive where x is denser than y."""
@@ -61,12 +66,14 @@ class Comparison:
             scaled columns together) or None for the energy distance, and the p-value, adjusted for the number of kernels.
         """
         found: dict[str, tuple[str, float | None, float]] = {}
-        spreads = self.x.plan.settings.spreads
+        spreads, encoding = self.x.plan.settings.spreads, self.x.plan.settings.encoding
         for kernel in self.test.kernels if self.test else ():
             column = 0 if self.x.d == 1 else kernel.column
             name = "all columns" if column is None else self.column_name(column)
             unit = 1.0 if column is None or spreads is None else spreads[column]
-            found.setdefault(name, (name, None if kernel.width is None else kernel.width * unit, kernel.pvalue))
+            # On the two values of a category's coordinate all kernels are multiples of the energy distance.
+            width = kernel.width if column is None or encoding is None or encoding.numeric[column] else None
+            found.setdefault(name, (name, None if width is None else width * unit, kernel.pvalue))
         return list(found.values())[:top]
 
     def column_name(self, column: int) -> str:

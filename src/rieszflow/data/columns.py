@@ -86,7 +86,7 @@ class ColumnEncoding:
 
 @dataclass
 class Profile:
-    """What is known of a column of one or several tables."""
+    """Counts and the range of the cells of a column in one or several tables."""
 
     kind: str
     present: int = 0  # cells with a value

@@ -232,7 +232,7 @@ def _with_units(tables: Sequence[Table], columns: list[ColumnEncoding]) -> list[
 
 @dataclass(frozen=True)
 class Units:
-    """What the coordinates of points are divided by, (d,), and the encoding of the tables that they are from, if any."""
+    """The divisors of the coordinates of points, (d,), and the encoding of the tables that they are from, if any."""
 
     spreads: tuple[float, ...] | None = None
     encoding: TableEncoding | None = None

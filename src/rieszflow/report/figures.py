@@ -147,6 +147,9 @@ def comparison(found: Comparison, labels: tuple[str, str]) -> Image.Image:
             edges, density = sketch.histogram(index, column)
             axes.stairs(density, edges, fill=True, alpha=0.45, label=label)
             axes.locator_params(axis="x", nbins=4)
+            if column and any(start == index and c.kind == "time" for c, start in columns):
+                axes.xaxis.set_major_formatter(lambda v, _: str(np.datetime64(round(v), "s"))[:10])
+                axes.locator_params(axis="x", nbins=2)
         axes.set_title(_short_name(title, 32), parse_math=False)
     if test is not None and witness:
         _draw_witness(all_axes[-1], found, [panel for panel in panels if panel[2]], labels)

@@ -117,9 +117,19 @@ class Config(StrictModel):
     """Largest T_l."""
     clip: bool = False
     """Keep particles and samples in the box [0, 1]^d of the data."""
-    latents: Literal["uniform", "smooth", "mixture"] = "uniform"
+    latents: Literal["uniform", "smooth", "mixture", "gaussian"] = "uniform"
     """The points that become samples: noise, "uniform" on [0, 1]^d as in the paper or, for images, "smooth"; or a "mixture" of
-    Gaussians fitted to the targets, from where the way is several times shorter."""
+    Gaussians fitted to the targets, from where the way is several times shorter; or, for vectors, the "gaussian" with the
+    targets' mean, given the condition, and covariance, whose points are drawn evenly (scrambled Sobol points)."""
+    whitening: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Exponent p of the map C^(−p/2) that is applied to vectors with covariance C before the flow, and undone after it: 0.5
+    whitens by half. Needs Gaussian `latents`."""
+    neighbours: Annotated[int, Field(ge=0, le=10**4)] = 0
+    """k > 0: the targets of every flow step are new points between a training datum and one of its k nearest, as many as there
+    are particles, or `target_batch_size` (see `rieszflow.target.InterpolatedPoints`). 0: the training data themselves."""
+    flow_per_label: bool = False
+    """One flow for each label, on slices that all share, instead of one flow of pairs (label, x). For recorded flows of vectors
+    with the condition "class" and Gaussian `latents`. Each label has an equal part of the `particles`, but at least 1,000."""
     condition: Annotated[str, AfterValidator(_check_condition)] = ""
     """The condition of samples. "class": labels. "values": numbers next to the data. "columns:age,income": columns of a table.
     Known parts of images: "left-half" etc.; "pool:4": means of 4 × 4 pixels; "mask:…": a `rieszflow.Mask` as text."""
@@ -208,6 +218,13 @@ class Config(StrictModel):
                 "`validation` must be 0 without the model 'recorded' and a `step_schedule`, or with levels, "
                 f"got {self.validation}"
             )
+        for name in ("whitening", "flow_per_label"):
+            if getattr(self, name) and (self.latents != "gaussian" or self.clip):
+                raise ValueError(f"`{name}` must have its default unless `latents` are 'gaussian' and nothing is clipped")
+        if self.model == "networks" and self.flow_per_label:
+            raise ValueError("`flow_per_label` must be False with the model 'networks', got True")
+        if self.neighbours and (self.refresh_every != 1 or self.levels):
+            raise ValueError(f"`neighbours` must be 0 with `refresh_every` or levels, got {self.neighbours}")
         if self.model == "recorded" and any(unfit.values()):
             raise ValueError(f"`{next(name for name in unfit if unfit[name])}` must have its default with the model 'recorded'")
         if self.levels:
@@ -333,7 +350,7 @@ class Config(StrictModel):
 _FREE_SETTINGS = frozenset({"device", "mixed_precision", "checkpoint_seconds"})
 _RUN_SETTINGS = _FREE_SETTINGS | {
     "model", "particles", "targets", "target_batch_size", "clip", "latents", "condition", "condition_weight", "levels",
-    "network", "seed", "held_out", "validation",
+    "network", "seed", "held_out", "validation", "whitening", "neighbours", "flow_per_label",
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from rieszflow.flow.segments import Segment, replay
 from rieszflow.generative.condition import Condition, condition_setting
 from rieszflow.generative.config import Config
 from rieszflow.generative.hub import OnHub
-from rieszflow.generative.latents import draw_latents, load_mixture
+from rieszflow.generative.latents import draw_latents, load_mixture, load_whitening
 from rieszflow.generative.levels import Level, levels, upsample
 from rieszflow.generative.loop import train
 from rieszflow.generative.networks import build, check_memory, displace
@@ -237,7 +237,7 @@ class GenerativeFlow(OnHub):
             if level.first > last:
                 break
             if level.first == 1:
-                mixture = load_mixture(self.run, known.leading + math.prod(level.shape))
+                mixture = load_mixture(self.run, known.leading + math.prod(level.shape), known)
                 x = draw_latents(self.config, level.shape, n, generator, mixture=mixture, condition=known, values=values)
             else:
                 x = upsample(x, shape, level.shape, level.sample_noise_std, generator, level.config.upsampling, known.leading)
@@ -255,7 +255,10 @@ class GenerativeFlow(OnHub):
         if not x.isfinite().all():
             raise RunError(f"{self.run.path}: samples must be finite, got NaN or infinity from its networks or recording")
         # In an unfinished run the last level may not have begun, so the samples are enlarged to full size.
-        x = known.data(upsample(x, shape, self.run.shape, 0.0, None, leading=known.leading)).cpu()
+        x = upsample(x, shape, self.run.shape, 0.0, None, leading=known.leading).cpu()
+        if (whitening := load_whitening(self.run, known)) is not None:
+            x = whitening.inverse(x)
+        x = known.data(x)
         if len(self.run.shape) == 3:
             x = x.clamp(0, 1)
         return data.unscale_points(x, described["low"], described["high"], self.run.columns).view(n, *self.run.shape)

@@ -35,6 +35,11 @@ from rieszflow.generative.run_copies import Temporary, all_files, copy_files, ne
 from rieszflow.generative.state import DrawCallback, checked_levels
 from rieszflow.generative.training_data import check_same, dataset, describe, load_data
 
+# Settings that ask for networks, also for vectors, of which a flow is recorded by default.
+_OF_NETWORKS = frozenset({
+    "model", "network", "channels", "unet_patch_size", "layers", "attention", "width", "fit_steps", "fit_batch_size",
+    "learning_rate", "loss", "ema", "paper", "mixed_precision", "refresh_every",
+})  # fmt: skip
 _REPLAYED = 4000  # smallest batch of points that a recording moves
 
 
@@ -42,7 +47,8 @@ class GenerativeFlow(OnHub):
     """A model that turns noise into data along the sliced MMD flow: networks trained along the flow, or a recording of it.
 
     Args:
-        config: The settings; None for a `Config` of `settings`.
+        config: The settings; None for a `Config` of `settings`. For vectors, those that `settings` leave out are the ones of
+            the preset `table`, a recorded flow, unless there is a `network`, a `model` or another setting of networks.
         network: A module that maps `(B, *shape)` to `(B, *shape)`, of which each stage trains a copy; or a name of
             `Config.network`; None for the network in the settings.
         settings: Fields of `Config`, instead of `config`.
@@ -75,6 +81,7 @@ class GenerativeFlow(OnHub):
             name = "custom" if isinstance(network, nn.Module) else network
             config, settings = None, {**(config.to_dict() if config else settings), "network": name}
         self.config = config or Config.from_dict(settings, "GenerativeFlow")
+        self._open = None if config is not None or _OF_NETWORKS & settings.keys() else settings
         self.network = network if isinstance(network, nn.Module) else None
         self.run: Run | None = None
         self._temporary: Temporary | None = None  # the folder of a run, kept as long as this object
@@ -141,6 +148,9 @@ class GenerativeFlow(OnHub):
             fits = condition.shape == found.shape if isinstance(condition, Pool) else condition.d == math.prod(found.shape)
             if not fits:
                 raise InputError(f"`condition` must fit data of shape {found.shape}, got {condition!r}")
+        if self._open is not None and len(found.shape) == 1:
+            own = {name: getattr(self.config, name) for name in (*self._open, "condition")}
+            self.config = Config.preset("vectors", "table", **own)
         description = describe(found, self.config)
         checked = checked_levels(self.config, description, self.network)
         self.run = self._create_run(run, description)

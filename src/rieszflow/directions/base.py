@@ -111,7 +111,9 @@ def sobol(P: int, d: int, like: Tensor, generator: torch.Generator) -> DenseDire
     limit = torch.quasirandom.SobolEngine.MAXDIM
     if d > limit:
         raise InputError(f"`directions` must not be 'sobol' for points of dimension d > {limit}, got d = {d}")
-    return DenseDirections(to_device(torch.nn.functional.normalize(sobol_normals(P, d, generator), dim=1), like.device).to(like))
+    return DenseDirections(
+        to_device(torch.nn.functional.normalize(sobol_normals(P, d, generator), dim=1), like.device).to(like)
+    )
 
 
 def sobol_normals(n: int, d: int, generator: torch.Generator | None) -> Tensor:

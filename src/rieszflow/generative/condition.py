@@ -48,6 +48,11 @@ class Condition:
         k, columns = len(values["centre"]), ColumnScaler(*(values.pop(key) for key in ("centre", "spread", "tail")))
         return _ValueCondition(FixedPrefix(k), k, columns=columns, **values)
 
+    @property
+    def labels(self) -> int:
+        """Number of labels whose data flow independently, or 1."""
+        return self.constraint.number if isinstance(self.constraint, Labels) else 1
+
     def encode(self, c: Tensor) -> Tensor:
         """Return labels (n,) or values (n, k) as the leading coordinates (n, k), float32."""
         return torch.empty(len(c), 0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra.files import as_file_error, below, check_tensors
-from rieszflow.constraints import Constraint, Labels
+from rieszflow.constraints import Constraint
 from rieszflow.generative.condition import UNCONDITIONAL, Condition
 from rieszflow.generative.config import Config
 from rieszflow.generative.run import Run
@@ -21,6 +21,7 @@ _MIN_SIZE = 10  # points of a cluster that is kept: the mean and spread of fewer
 _RANK = 12  # directions in which the points of a cluster are correlated
 _SPREAD = 1.7  # factor of the standard deviations, without which the flow reaches fewer of the rare points (`docs/measured.md`)
 _ITERATIONS = 15  # of k-means
+_FEW = 10  # dimensions in which distances to the nearest points tell strays from other samples
 _ROWS = 2048  # points at a time
 
 
@@ -112,7 +113,7 @@ def load_mixture(run: Run, d: int, condition: Condition = UNCONDITIONAL) -> Mixt
     with as_file_error(f"{run.network_file(0)}: does not fit the run"):
         if run.config.latents == "mixture":
             return Mixture.from_tensors(tensors, d)
-        return Gaussians.from_tensors(below("gaussian", tensors), d - lead, lead, n_labels(condition))
+        return Gaussians.from_tensors(below("gaussian", tensors), d - lead, lead, condition.labels)
 
 
 def load_whitening(run: Run, condition: Condition) -> Whitening | None:
@@ -121,12 +122,13 @@ def load_whitening(run: Run, condition: Condition) -> Whitening | None:
         return None
     tensors = below("whitening", run.load_network(0))
     with as_file_error(f"{run.network_file(0)}: does not fit the run"):
-        return Whitening.from_tensors(tensors, math.prod(run.shape), n_labels(condition))
+        return Whitening.from_tensors(tensors, math.prod(run.shape), condition.labels)
 
 
-def n_labels(condition: Condition) -> int:
-    """Return the number of labels whose data flow independently, or 1."""
-    return condition.constraint.number if isinstance(condition.constraint, Labels) else 1
+def has_support(config: Config, condition: Condition, shape: tuple[int, ...]) -> bool:
+    """Return True if samples outside of the `Support` of a recorded flow are drawn again: in up to ten dimensions."""
+    plain = not condition.leading or condition.labels > 1
+    return config.model == "recorded" and config.latents == "gaussian" and plain and math.prod(shape) <= _FEW
 
 
 def draw_latents(

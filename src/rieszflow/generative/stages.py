@@ -19,7 +19,7 @@ from rieszflow._types import Progress
 from rieszflow.errors import RunError
 from rieszflow.flow import ParticleFlow, geometric_schedule
 from rieszflow.generative.config import Config
-from rieszflow.generative.latents import draw_latents, fit_mixture, load_mixture
+from rieszflow.generative.latents import draw_latents, fit_mixture, has_support, load_mixture
 from rieszflow.generative.levels import pool, upsample
 from rieszflow.generative.networks import as_data, build, displace
 from rieszflow.generative.run import StageMetrics
@@ -32,10 +32,9 @@ from rieszflow.generative.state import (
     Pictures,
     State,
     Tensors,
-    groups_of,
     level_data,
 )
-from rieszflow.generative.vectors import Gaussians
+from rieszflow.generative.vectors import Gaussians, Support
 from rieszflow.sliced import energy_distance
 
 _PATHS = 12  # fresh samples whose paths through the stages are kept for a picture
@@ -69,8 +68,7 @@ def first_state(context: Context) -> State:
         targets = pool(context.targets, context.run.shape, level.factor, condition.leading)
         context.run.save_network(0, vars(fit_mixture(targets, torch.Generator().manual_seed(config.seed))))
     elif context.here.main and context.whitening is not None:
-        groups = groups_of(condition, context.targets)
-        gaussians = Gaussians.fit(context.targets, condition.leading, groups, len(groups) > 1)
+        gaussians = Gaussians.fit(context.targets, condition.leading, condition.labels)
         context.run.save_network(0, prefixed("gaussian", vars(gaussians)) | prefixed("whitening", vars(context.whitening)))
     ranks.wait(context.here.group)
     mixture = load_mixture(context.run, state.data.watched.shape[1], condition)
@@ -265,7 +263,11 @@ def write_recording(context: Context, state: State, phase: FlowPhase) -> None:
     if context.here.main:
         state.fresh, velocities = segment.push(state.fresh, state.fresh_velocities)
         state.fresh_velocities = list(velocities)
-        _write(context, state, segment.to_tensors(), {"particles": watched}, megabytes=segment.nbytes / 1e6)
+        tensors = segment.to_tensors()
+        if has_support(context.config, context.condition, context.run.shape):
+            support = Support.fit(state.x.cpu(), context.targets, context.condition.labels)
+            tensors |= prefixed("support", vars(support))
+        _write(context, state, tensors, {"particles": watched}, megabytes=segment.nbytes / 1e6)
     ranks.wait(context.here.group)
     if context.config.validation:
         factor = next_factor(context.config, state.rows) if context.here.main else 0.0

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from rieszflow._infra import ranks
 from rieszflow._infra.files import Json, below, prefixed
 from rieszflow._types import ProgressCallback
-from rieszflow.constraints import Labels
 from rieszflow.data import Dataset
 from rieszflow.errors import ConfigError, RunError
 from rieszflow.flow import ParticleFlow
@@ -30,7 +29,7 @@ from rieszflow.generative.levels import Level, levels, pool, step_sizes
 from rieszflow.generative.networks import Displacement, build, check_memory
 from rieszflow.generative.processes import Processes
 from rieszflow.generative.run import Run, StageMetrics
-from rieszflow.generative.vectors import Whitening
+from rieszflow.generative.vectors import Whitening, groups_of
 from rieszflow.target import InterpolatedPoints
 
 PhaseName: TypeAlias = Literal["flow", "fit"]
@@ -145,7 +144,7 @@ def prepare(
     held_out = condition.comparable(condition.join(None if known_held_out is None else known_held_out[:WATCHED], held_out))
     points, whitening = condition.join(None if known is None else known[targets], train[targets]), None
     if config.latents == "gaussian":
-        groups = groups_of(condition, points)
+        groups = groups_of(points, condition.labels)
         if min(len(points[rows]) for rows in groups) == 0:
             raise ConfigError("`validation` and `targets` must leave every label a target")
         saved = run.network_file(0).is_file()  # on another machine, a new fit would differ in the last bits
@@ -159,9 +158,9 @@ def prepare(
         drawn = known[order[(len(targets) + torch.arange(config.particles + WATCHED)) % len(order)]]
         conditions = condition.for_training(config.particles, drawn, WATCHED)
     particles, watched = config.particles, torch.arange(min(WATCHED, config.particles))
-    if isinstance(condition.constraint, Labels) and conditions is not None:
+    if condition.labels > 1 and conditions is not None:
         particles = len(conditions) - WATCHED
-        label, each = condition.encode(conditions[particles:])[:, 0].long(), particles // condition.constraint.number
+        label, each = condition.encode(conditions[particles:])[:, 0].long(), particles // condition.labels
         watched = label * each + (torch.arange(WATCHED) - torch.searchsorted(label, label)) % each
     return Context(
         run=run, levels=levels, schedule=config.flow_steps(), here=here,
@@ -170,11 +169,6 @@ def prepare(
         random_state=generator.get_state(), conditions=conditions, custom=copy.deepcopy(custom),
         report=progress if progress and here.main else lambda _: None, draw=draw if here.main else None,
     )  # fmt: skip
-
-
-def groups_of(condition: Condition, points: Tensor) -> list[slice] | list[Tensor]:
-    """Return the rows of the points that flow independently: those of every label, or all."""
-    return condition.constraint.rows(points) if isinstance(condition.constraint, Labels) else [slice(None)]
 
 
 @dataclass(frozen=True)

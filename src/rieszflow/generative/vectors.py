@@ -10,10 +10,14 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra.files import check_tensors
+from rieszflow.constraints import Labels
 from rieszflow.directions.base import sobol_normals
 
 _FLOOR = 1e-4  # smallest eigenvalue of a covariance, relative to the largest
 _NUMBERS = 10_000_000  # in the points whose principal directions are computed, and in the directions that are kept
+_INSIDE = 0.999  # share of the data that are no strays
+_REFERENCE = 10_000  # data of a label that strays are compared with
+_ROWS = 2000  # points at a time
 _PAIRWISE = 1000  # points whose mean distance is computed
 
 
@@ -86,10 +90,10 @@ class Gaussians:
     factor: Tensor  # (K, q, d): the covariance is FᵀF
 
     @staticmethod
-    def fit(points: Tensor, lead: int, groups: Sequence[slice] | Sequence[Tensor], labelled: bool) -> Gaussians:
-        """Fit to points (n, k + d), given the rows of every label, or all rows."""
+    def fit(points: Tensor, lead: int, labels: int) -> Gaussians:
+        """Fit to points (n, k + d) after k leading coordinates, which are a label if there are several labels."""
         c, x = points.tensor_split([lead], 1)
-        k, d = 0 if labelled else lead, points.shape[1] - lead
+        k, d, groups = 0 if labels > 1 else lead, points.shape[1] - lead, groups_of(points, labels)
         slope = torch.linalg.lstsq(c - c.mean(0), x - x.mean(0), driver="gelsd").solution if k else x.new_empty(0, d)
         mean = x.new_zeros(len(groups), d)
         rank = max(1, min(d, _NUMBERS // (d * len(groups)), max(len(points[rows]) for rows in groups)))
@@ -117,6 +121,59 @@ class Gaussians:
         q, f32, k = tensors["factor"].shape[1], torch.float32, lead if labels == 1 else 0
         check_tensors(tensors, {"mean": ((labels, d), f32), "slope": ((k, d), f32), "factor": ((labels, q, d), f32)})
         return Gaussians(**tensors)
+
+
+@dataclass(frozen=True)
+class Support:
+    r"""The region around the final particles p outside of which samples are strays, in up to ten dimensions.
+
+    A sample z is a stray if :math:`\min_j \|z - p_j\| > t`, where t is the 99.9th percentile of :math:`\min_j \|y_i - p_j\|` over
+    the data y. Particles further from the data than 99.9 % of these are from each other are left out. With labels, all of this
+    is within a label.
+    """
+
+    points: Tensor  # p, (m, k + d)
+    limit: Tensor  # t, (K,); K = 1 without labels
+
+    @staticmethod
+    def fit(particles: Tensor, y: Tensor, labels: int) -> Support:
+        """Fit to particles and data (n, k + d), of which the first coordinate is a label if there are several labels."""
+        kept, limits = [], []
+        for own, theirs in zip(groups_of(particles, labels), groups_of(y, labels), strict=True):
+            p, data = particles[own], y[theirs][:_REFERENCE]
+            near = p[_distance(p, data) <= _percentile(_distance(data, data, apart=True))]
+            kept.append(near if len(near) else p)
+            limits.append(_percentile(_distance(data, kept[-1])))
+        return Support(torch.cat(kept), torch.stack(limits))
+
+    def strays(self, x: Tensor) -> Tensor:
+        """Return the rows of the points x (n, k + d) that are strays."""
+        K, order, found = len(self.limit), torch.arange(len(x)), []
+        for rows, own, limit in zip(groups_of(x, K), groups_of(self.points, K), self.limit, strict=True):
+            found.append(order[rows][_distance(x[rows], self.points[own]) > limit])
+        return torch.cat(found)
+
+    @staticmethod
+    def from_tensors(tensors: dict[str, Tensor], d: int, labels: int) -> Support:
+        """Return the region from its tensors by name. Raises KeyError or ValueError if they are malformed."""
+        shapes = {"points": (len(tensors["points"]), d), "limit": (labels,)}
+        check_tensors(tensors, {name: (shape, torch.float32) for name, shape in shapes.items()})
+        return Support(**tensors)
+
+
+def groups_of(points: Tensor, labels: int) -> list[slice] | list[Tensor]:
+    """Return the rows of every label among points with this number of labels, or all rows if it is 1."""
+    return Labels(number=labels).rows(points) if labels > 1 else [slice(None)]
+
+
+def _distance(x: Tensor, y: Tensor, apart: bool = False) -> Tensor:
+    """Return the distance of every point of x to the nearest of y, or, `apart`, the nearest but one."""
+    found = [torch.cdist(part, y).topk(min(2, len(y)) if apart else 1, largest=False).values[:, -1] for part in x.split(_ROWS)]
+    return torch.cat(found)
+
+
+def _percentile(distances: Tensor) -> Tensor:
+    return distances.sort().values[min(len(distances) - 1, int(_INSIDE * len(distances)))]
 
 
 def principal(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

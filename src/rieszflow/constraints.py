@@ -30,6 +30,9 @@ from rieszflow.errors import InputError, InputTypeError
 __all__ = ["Constraint", "ConstraintLike", "FixedPrefix", "Labels", "Mask", "Pool", "as_constraint"]
 
 
+Rows: TypeAlias = slice | Tensor
+
+
 class Constraint(ABC):
     """An orthogonal projection P of points in R^d onto their fixed part."""
 
@@ -99,15 +102,13 @@ class Labels(FixedPrefix):
     k: int = 1
     number: int = 1  # K
 
-    def rows(self, x: Tensor) -> list[slice] | list[Tensor]:
+    def rows(self, x: Tensor) -> list[Rows]:
         """Return the rows of each label in points x (n, 1 + d): slices if x is sorted by label."""
         label = x[:, 0].long()
         ends = label.bincount(minlength=self.number).cumsum(0).tolist()
         slices = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
-        if not (label.diff() < 0).any():
-            return slices
-        order = label.argsort(stable=True)
-        return [order[rows] for rows in slices]
+        order = label.argsort(stable=True) if (label.diff() < 0).any() else None
+        return [rows if order is None else order[rows] for rows in slices]
 
     def to_dict(self) -> Json:
         return {"labels": self.number}

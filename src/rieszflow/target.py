@@ -25,6 +25,7 @@ from rieszflow.kernels import Kernel, Riesz, check_kernel
 
 __all__ = ["InterpolatedPoints", "Target"]
 
+_USED = 100_000  # points between which new ones lie
 _POOL = 10_000  # points among which neighbours are searched
 _ROWS = 1000  # points whose neighbours are searched at a time
 
@@ -37,26 +38,25 @@ class InterpolatedPoints:
 
     Args:
         y: Points of shape (n, d).
-        neighbours: k, at least 1. The search takes O(10,000 n d) operations: among more points, it uses a random 10,000.
+        neighbours: k, at least 1. Of more than 10,000 points, neighbours are searched among a random 10,000.
         frozen: `Labels` if neighbours must have the same label; the labels then get the same number of new points.
-        seed: Of the choice of 10,000 points.
+        seed: Seed of the random choices.
 
     Attributes:
-        points: The points y, sorted by label.
+        points: The points y, at most 100,000 of each label at random, sorted by label.
         neighbours: The rows of the neighbours of every point, (n, k).
     """
 
     def __init__(self, y: Tensor, neighbours: int, frozen: ConstraintLike = 0, seed: int = 0) -> None:
-        frozen, k = as_constraint(frozen, y.shape[1]), validate.positive_int("neighbours", neighbours)
-        parts = [y[rows] for rows in frozen.rows(y)] if isinstance(frozen, Labels) else [y]
-        self.points, self._sizes = torch.cat(parts), [len(part) for part in parts]
-        generator, found, first = torch.Generator().manual_seed(seed), [], 0
-        for part in parts:
-            order = torch.randperm(len(part), generator=generator).to(y.device)
-            rows = order[_nearest(part[order], k)] if len(part) else order.new_empty(0, k)
-            found.append(torch.empty_like(rows).index_copy_(0, order, rows) + first)
-            first += len(part)
-        self.neighbours = torch.cat(found)
+        labels, k = as_constraint(frozen, y.shape[1]), validate.positive_int("neighbours", neighbours)
+        parts, found, first = [], [], 0
+        generator = torch.Generator().manual_seed(seed)
+        for rows in labels.rows(y) if isinstance(labels, Labels) else [slice(None)]:
+            order = torch.randperm(len(y[rows]), generator=generator)[:_USED]
+            parts.append(y[rows][order.to(y.device)])
+            found.append(first + _nearest(parts[-1], k))
+            first += len(order)
+        self.points, self.neighbours, self._sizes = torch.cat(parts), torch.cat(found), [len(part) for part in parts]
 
     def draw(self, n: int, seed: int) -> Tensor:
         """Return n new points (n, d); every point is used about equally often, or, if there are more than n, at random."""
@@ -75,7 +75,7 @@ class InterpolatedPoints:
 def _nearest(y: Tensor, k: int) -> Tensor:
     """Return the rows of the k points nearest to each of y (n, d), among the first `_POOL` of them; fewer in turn."""
     pool, found = y[:_POOL], []
-    if (most := min(k, len(pool) - 1)) == 0:
+    if (most := min(k, len(pool) - 1)) < 1:
         return torch.zeros(len(y), k, dtype=torch.int64, device=y.device)
     for start in range(0, len(y), _ROWS):
         distance = torch.cdist(y[start : start + _ROWS], pool)

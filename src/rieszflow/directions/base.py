@@ -130,4 +130,5 @@ def sobol_normals(n: int, d: int, generator: torch.Generator | None) -> Tensor:
     first = engine.quasi.to(torch.float32) / 2**engine.MAXBIT
     u = engine.draw(n, dtype=torch.float64)
     u[:1] = first
-    return torch.special.ndtri(u.clamp(2.0**-40, 1 - 2.0**-40))
+    normals: Tensor = torch.special.ndtri(u.clamp(2.0**-40, 1 - 2.0**-40))
+    return normals

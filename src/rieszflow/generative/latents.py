@@ -150,8 +150,9 @@ def draw_latents(
     """
     d = math.prod(shape)
     if isinstance(mixture, Gaussians):
-        known = torch.empty(n, 0) if values is None else condition.encode(values)
-        return condition.join(values, mixture.draw(known, generator))
+        return condition.join(
+            values, mixture.draw(torch.empty(n, 0) if values is None else condition.encode(values), generator)
+        )
     if mixture is not None:
         known = None if values is None else condition.join(values, torch.zeros(n, d))
         x = condition.data(mixture.draw(n, known, condition.constraint, generator))

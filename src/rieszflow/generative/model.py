@@ -151,8 +151,7 @@ class GenerativeFlow(OnHub):
             if not fits:
                 raise InputError(f"`condition` must fit data of shape {found.shape}, got {condition!r}")
         if self._open is not None and len(found.shape) == 1:
-            own = {name: getattr(self.config, name) for name in (*self._open, "condition")}
-            self.config = Config.preset("vectors", "table", **own)
+            self.config = Config.preset("vectors", "table", **{**self._open, "condition": self.config.condition})
         description = describe(found, self.config)
         checked = checked_levels(self.config, description, self.network)
         self.run = self._create_run(run, description)

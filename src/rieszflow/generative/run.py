@@ -57,7 +57,7 @@ class Run:
     """The folder of one training run, opened by `Run.open` or made by `Run.create`.
 
     It contains config.yaml, metrics.jsonl (a line per stage), networks/0001.safetensors, … (a network or a part of a recording
-    per stage; 0000 for latents that are fitted to the data), state.safetensors (the checkpoint; only its header once training is
+    per stage; 0000 for latents fitted to the data), state.safetensors (the checkpoint; only its header once training is
     finished), evaluation.json (the scores of `rieszflow evaluate`), images/ and report.html.
 
     Attributes:

@@ -23,17 +23,7 @@ from rieszflow.generative.latents import draw_latents, fit_mixture, has_support,
 from rieszflow.generative.levels import pool, upsample
 from rieszflow.generative.networks import as_data, build, displace
 from rieszflow.generative.run import StageMetrics
-from rieszflow.generative.state import (
-    WATCHED,
-    Context,
-    FitPhase,
-    FlowPhase,
-    LevelData,
-    Pictures,
-    State,
-    Tensors,
-    level_data,
-)
+from rieszflow.generative.state import WATCHED, Context, FitPhase, FlowPhase, LevelData, Pictures, State, Tensors, level_data
 from rieszflow.generative.vectors import Gaussians, Support
 from rieszflow.sliced import energy_distance
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rieszflow._infra.files import check_tensors
-from rieszflow.constraints import Labels
+from rieszflow.constraints import Labels, Rows
 from rieszflow.directions.base import sobol_normals
 
 _FLOOR = 1e-4  # smallest eigenvalue of a covariance, relative to the largest
@@ -36,11 +36,11 @@ class Whitening:
     scale: Tensor  # s_c, (K,); K = 1 without labels
 
     @staticmethod
-    def fit(x: Tensor, exponent: float, groups: Sequence[slice] | Sequence[Tensor]) -> Whitening:
+    def fit(x: Tensor, exponent: float, groups: Sequence[Rows]) -> Whitening:
         """Fit the map to data x (n, d), given the rows of every label, or all rows."""
         mean, s, vectors = principal(x)
-        w = (s / s[0]).square().clamp(min=_FLOOR)
-        rest, one = x.new_tensor(_FLOOR ** (-exponent / 2)), x.new_ones(1)
+        w = (s / s[0].clamp(min=1e-30)).square().clamp(min=_FLOOR)
+        rest, one = x.new_tensor(_FLOOR ** (-exponent / 2) if len(s) < x.shape[1] else 1.0), x.new_ones(1)
         found = Whitening(mean, vectors, w ** (-exponent / 2), rest, one)
         z = found.transform(x)
         distances = torch.stack([mean_distance(z[rows]) for rows in groups])
@@ -107,7 +107,7 @@ class Gaussians:
 
     def draw(self, known: Tensor, generator: torch.Generator | None) -> Tensor:
         """Draw a point for each of the leading coordinates (n, k), evenly: scrambled Sobol points for every label."""
-        K, q, d = self.factor.shape
+        K, q = self.factor.shape[:2]
         label = known[:, 0].long() if K > 1 else torch.zeros(len(known), dtype=torch.int64)
         x = self.mean[label] + (known @ self.slope if len(self.slope) else 0)
         for own in label.unique().tolist():
@@ -127,9 +127,9 @@ class Gaussians:
 class Support:
     r"""The region around the final particles p outside of which samples are strays, in up to ten dimensions.
 
-    A sample z is a stray if :math:`\min_j \|z - p_j\| > t`, where t is the 99.9th percentile of :math:`\min_j \|y_i - p_j\|` over
-    the data y. Particles further from the data than 99.9 % of these are from each other are left out. With labels, all of this
-    is within a label.
+    A sample z is a stray if :math:`\min_j \|z - p_j\| > t`, where t is the 99.9th percentile of :math:`\min_j \|y_i - p_j\|`
+    over the data y. Particles further from the data than 99.9 % of these are from each other are left out. With labels, all of
+    this is within a label.
     """
 
     points: Tensor  # p, (m, k + d)
@@ -161,7 +161,7 @@ class Support:
         return Support(**tensors)
 
 
-def groups_of(points: Tensor, labels: int) -> list[slice] | list[Tensor]:
+def groups_of(points: Tensor, labels: int) -> list[Rows]:
     """Return the rows of every label among points with this number of labels, or all rows if it is 1."""
     return Labels(number=labels).rows(points) if labels > 1 else [slice(None)]
 

@@ -58,9 +58,9 @@ def record_step(
     """
     x, y, P, first = pair.x.points, pair.y.points, directions.P, 0
     if isinstance(frozen, Labels):
-        parts = zip(*([t[rows, 1:].contiguous() for rows in frozen.rows(t)] for t in (x, y)), strict=True)
+        clouds = zip(*([t[rows, 1:].contiguous() for rows in frozen.rows(t)] for t in (x, y)), strict=True)
         steps = []
-        for a, b in parts:
+        for a, b in clouds:
             step = record_step(Pair(Cloud(a), Cloud(b)), directions, bins)
             steps.append(replace(step, unit=step.unit * (len(a) / len(x))))
         return StepTables(**{name: torch.stack([getattr(step, name) for step in steps]) for name in vars(steps[0])})
@@ -83,9 +83,9 @@ def replay_step(step: StepTables, directions: Directions, z: Tensor, frozen: Con
     if isinstance(frozen, Labels):
         gradients = torch.zeros_like(z)
         for k, rows in enumerate(frozen.rows(z)):
-            if len(part := z[rows, 1:].contiguous()):
+            if len(points := z[rows, 1:].contiguous()):
                 own = StepTables(**{name: t[k] for name, t in vars(step).items()})
-                gradients[rows, 1:] = replay_step(own, directions, part)
+                gradients[rows, 1:] = replay_step(own, directions, points)
         return gradients
     gradient, first, shift, bins = None, 0, to_device(step.shift, z.device).to(z), step.table.shape[1] - 1
     low, inverse, unit, table = (to_device(t, z.device) for t in (step.low, step.inverse, step.unit, step.table))

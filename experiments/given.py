@@ -28,6 +28,7 @@ RECORDED: dict[str, Any] = {
     "step_schedule": [8.0, 1.0],
 }  # fmt: skip
 NETWORKS: dict[str, Any] = {
+    "model": "networks",
     "particles": 4000,
     "stages": 8,
     "initial_steps": 16,

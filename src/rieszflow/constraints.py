@@ -27,7 +27,10 @@ from rieszflow._infra.files import Json
 from rieszflow._infra.numerics import to_device
 from rieszflow.errors import InputError, InputTypeError
 
-__all__ = ["Constraint", "ConstraintLike", "FixedPrefix", "Mask", "Pool", "as_constraint"]
+__all__ = ["Constraint", "ConstraintLike", "FixedPrefix", "Labels", "Mask", "Pool", "as_constraint"]
+
+
+Rows: TypeAlias = slice | Tensor
 
 
 class Constraint(ABC):
@@ -57,6 +60,8 @@ class Constraint(ABC):
     @staticmethod
     def from_dict(content: Json) -> Constraint:
         """Return the constraint from what `to_dict` returned. Raises KeyError, TypeError or ValueError if it is malformed."""
+        if "labels" in content:
+            return Labels(number=validate.positive_int("labels", content["labels"]))
         if "leading" in content:
             return FixedPrefix(validate.positive_int("leading", content["leading"]))
         if "pool" in content:
@@ -85,6 +90,28 @@ class FixedPrefix(Constraint):
 
     def to_dict(self) -> Json:
         return {"leading": self.k}
+
+
+@dataclass(frozen=True)
+class Labels(FixedPrefix):
+    """A constraint for points whose first coordinate is a label 0, …, K − 1; points of different labels do not interact.
+
+    A recorded flow with it is K flows, one for each label, on the same slices of the other coordinates.
+    """
+
+    k: int = 1
+    number: int = 1  # K
+
+    def rows(self, x: Tensor) -> list[Rows]:
+        """Return the rows of each label in points x (n, 1 + d): slices if x is sorted by label."""
+        label = x[:, 0].long()
+        ends = label.bincount(minlength=self.number).cumsum(0).tolist()
+        slices = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
+        order = label.argsort(stable=True) if (label.diff() < 0).any() else None
+        return [rows if order is None else order[rows] for rows in slices]
+
+    def to_dict(self) -> Json:
+        return {"labels": self.number}
 
 
 class Mask(Constraint):

@@ -15,7 +15,7 @@ from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._infra.ranks import Group
 from rieszflow._infra.workspace import BufferPool
 from rieszflow._types import Cloud, EngineName, Need, Pair, Points, PointSource, PointsT, Seed, Statistic
-from rieszflow.constraints import ConstraintLike, as_constraint
+from rieszflow.constraints import ConstraintLike, Labels, as_constraint
 from rieszflow.data import Stream, stream
 from rieszflow.directions import Directions, Kind
 from rieszflow.engines import CachedTarget, Problem, Result
@@ -23,7 +23,65 @@ from rieszflow.errors import InputError
 from rieszflow.histograms import StepTables, record_step
 from rieszflow.kernels import Kernel, Riesz, check_kernel
 
-__all__ = ["Target"]
+__all__ = ["InterpolatedPoints", "Target"]
+
+_USED = 100_000  # points between which new ones lie
+_POOL = 10_000  # points among which neighbours are searched
+_ROWS = 1000  # points whose neighbours are searched at a time
+
+
+class InterpolatedPoints:
+    r"""Random points between neighbours, for the argument `y` of `Target` and `ParticleFlow`.
+
+    Every gradient is that of new points :math:`y_i + u\,(y_j - y_i)`, where u is uniform on [0, 1] and y_j one of the k points
+    nearest to y_i. So a long flow does not end at the points y themselves.
+
+    Args:
+        y: Points of shape (n, d).
+        neighbours: k, at least 1. Of more than 10,000 points, neighbours are searched among a random 10,000.
+        frozen: `Labels` if neighbours must have the same label; the labels then get the same number of new points.
+        seed: Seed of the random choices.
+
+    Attributes:
+        points: The points y, at most 100,000 of each label at random, sorted by label.
+        neighbours: The rows of the neighbours of every point, (n, k).
+    """
+
+    def __init__(self, y: Tensor, neighbours: int, frozen: ConstraintLike = 0, seed: int = 0) -> None:
+        labels, k = as_constraint(frozen, y.shape[1]), validate.positive_int("neighbours", neighbours)
+        parts, found, first = [], [], 0
+        generator = torch.Generator().manual_seed(seed)
+        for rows in labels.rows(y) if isinstance(labels, Labels) else [slice(None)]:
+            order = torch.randperm(len(y[rows]), generator=generator)[:_USED]
+            parts.append(y[rows][order.to(y.device)])
+            found.append(first + _nearest(parts[-1], k))
+            first += len(order)
+        self.points, self.neighbours, self._sizes = torch.cat(parts), torch.cat(found), [len(part) for part in parts]
+
+    def draw(self, n: int, seed: int) -> Tensor:
+        """Return n new points (n, d); every point is used about equally often, or, if there are more than n, at random."""
+        generator, rows, first = torch.Generator().manual_seed(seed), [], 0
+        for size in self._sizes:
+            m = max(1, n // len(self._sizes)) if size else 0
+            start = torch.randint(max(size, 1), (m if size > m else 1,), generator=generator)
+            rows.append(first + (start if size > m else (torch.arange(m) + start) % max(size, 1)))
+            first += size
+        i, u = torch.cat(rows), torch.rand(sum(map(len, rows)), 1, generator=generator)
+        j = torch.randint(self.neighbours.shape[1], i.shape, generator=generator)
+        i, j, u = (t.to(self.points.device) for t in (i, j, u))
+        return self.points[i].lerp(self.points[self.neighbours[i, j]], u.to(self.points))
+
+
+def _nearest(y: Tensor, k: int) -> Tensor:
+    """Return the rows of the k points nearest to each of y (n, d), among the first `_POOL` of them; fewer in turn."""
+    pool, found = y[:_POOL], []
+    if (most := min(k, len(pool) - 1)) < 1:
+        return torch.zeros(len(y), k, dtype=torch.int64, device=y.device)
+    for start in range(0, len(y), _ROWS):
+        distance = torch.cdist(y[start : start + _ROWS], pool)
+        distance[:, start:].fill_diagonal_(torch.inf)  # a point is not its own neighbour
+        found.append(distance.topk(most, largest=False).indices)
+    return torch.cat(found)[:, torch.arange(k) % most]
 
 
 class Target:
@@ -34,7 +92,8 @@ class Target:
     set. A cached set takes 5 KB a slice.
 
     Args:
-        y: Points of shape (M, d) or (..., M, d); float32 or float64; tensor or NumPy array. Or, for a target too large for
+        y: Points of shape (M, d) or (..., M, d); float32 or float64; tensor or NumPy array; or `InterpolatedPoints`, of which a
+            call uses `target_batch_size`, or as many as there are points that move. Or, for a target too large for
             memory, anything else that `rieszflow.stream` accepts, with `Riesz(1.0)` on the linear-time engine and without
             weights. A set of slices takes one pass over it, so there is one pass in `refresh_every` calls.
         kernel, slices, directions, engine, seed: As in `sliced_mmd2`.
@@ -83,6 +142,8 @@ class Target:
         group: Group = None,
         frozen: ConstraintLike = 0,
     ) -> None:
+        self._interpolated = y if isinstance(y, InterpolatedPoints) else None
+        y = y.points if isinstance(y, InterpolatedPoints) else y
         self._stream = None if isinstance(y, (Tensor, np.ndarray)) else stream(y)
         self.y = validate.points("y", y if self._stream is None else self._stream.first).detach()
         self.frozen = as_constraint(frozen, self.y.shape[-1])
@@ -150,8 +211,10 @@ class Target:
         engine = engines.choose(self.engine, self._problem, x.points, self.y)
         if engine.name == "bins" and self._can_cache and self.refresh_every != 1 and x.points.ndim == 2:
             return self._evaluate_cached(x, unbiased)
-        seed, y = self._next_seed(), self._next_batch()
-        return engine.evaluate(Pair(x, y, unbiased), self._sample(seed), self._problem)
+        if isinstance(self.frozen, Labels):
+            raise InputError("`frozen` must not be Labels for a flow that is not recorded")
+        seed = self._next_seed()
+        return engine.evaluate(Pair(x, self._next_batch(seed, len(x.points)), unbiased), self._sample(seed), self._problem)
 
     def _evaluate_cached(self, x: Cloud, unbiased: bool) -> Result:
         """Evaluate on the cached slices whose turn it is, or on fresh ones if these have served their calls."""
@@ -168,8 +231,13 @@ class Target:
         self._calls += 1
         return result
 
-    def _next_batch(self) -> Cloud:
-        """Return the targets of the next call: all, or this rank's share of the next `target_batch_size`."""
+    def _next_batch(self, seed: int, n: int) -> Cloud:
+        """Return the targets of the next call: all, or this rank's share of the next `target_batch_size`.
+
+        Of interpolated points there are n, the number of points that move, unless there is a `target_batch_size`.
+        """
+        if self._interpolated is not None:
+            return Cloud(self._interpolated.draw(self.target_batch_size or n, seed))
         M = len(self.y)
         size = M if self.target_batch_size is None else -(-self.target_batch_size * M // ranks.total(M, self.group))
         start = self._calls * size % M
@@ -194,7 +262,8 @@ class Target:
         validate.pair(x, self.y, check_finite=False)
         seed = self._next_seed()
         slices = draw(seed)
-        return seed, slices, record_step(Pair(Cloud(x), self._next_batch(), False).detached(), slices, bins, self.group)
+        pair = Pair(Cloud(x), self._next_batch(seed, len(x)), False).detached()
+        return seed, slices, record_step(pair, slices, bins, self.group, self.frozen)
 
     @property
     def _source(self) -> Cloud | Stream:

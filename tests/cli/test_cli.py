@@ -90,7 +90,7 @@ def points(tmp_path_factory):
     folder = tmp_path_factory.mktemp("points")
     np.save(folder / "x.npy", np.random.default_rng(0).normal(size=(200, 2)))
     settings = ["--set", "stages=3", "--set", "particles=50", "--set", "fit_steps=5", "--set", "width=8"]
-    done = called("train", "x.npy", "--out", "run", *settings, cwd=folder)
+    done = called("train", "x.npy", "--preset", "networks", "--out", "run", *settings, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "run"
 

@@ -841,7 +841,7 @@ def test_a_run_that_is_copied_while_it_is_trained(tmp_path, whole):
 
 def test_versions_of_runs_and_sketches(tmp_path):
     file = tmp_path / "x"
-    for form, now in ((NETWORK, 8), (SKETCH, 5)):
+    for form, now in ((NETWORK, 9), (SKETCH, 5)):
         save_tensors(file, form, {}, {})
         assert load_tensors(file, form) == ({}, {})
         file.write_bytes(file.read_bytes().replace(b'version\\": ' + str(now).encode(), b'version\\": 2'))

@@ -404,7 +404,8 @@ def test_presets_are_sound(tmp_path):
         ("fashion-mnist", "cpu"),
         ("fashion-mnist", "paper"),
         ("images", "cpu"),
-        ("vectors", "cpu"),
+        ("vectors", "table"),
+        ("vectors", "networks"),
     } <= set(presets())
     for dataset, name in presets():
         Config.preset(dataset, name)

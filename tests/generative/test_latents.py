@@ -50,11 +50,11 @@ def test_smooth_latents_are_correlated_as_defined(shape):
 
 
 def test_smooth_latents_need_images(tmp_path):
-    flow = rf.GenerativeFlow(latents="smooth", device="cpu")
-    with pytest.raises(ConfigError, match="^`latents` must not be 'smooth' for data that are not images"):
+    flow = rf.GenerativeFlow(latents="smooth", model="networks", device="cpu")
+    with pytest.raises(ConfigError, match="^`latents` must not be 'smooth' for data of shape"):
         flow.fit(torch.rand(100, 2, generator=generator(0)), run=tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ConfigError, match="^`latents` must be 'uniform', 'smooth' or 'mixture', got 'white'"):
+    with pytest.raises(ConfigError, match="^`latents` must be 'uniform', 'smooth', 'mixture' or 'gaussian', got 'white'"):
         Config(latents="white")
 
 

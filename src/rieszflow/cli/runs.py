@@ -177,7 +177,10 @@ def train(
         str, Argument(metavar="DATASET", help=f"digits, fashion-mnist, mnist, cifar10, celeba, {options.DATA_FORMATS}.")
     ],
     data: Annotated[Path | None, Option(help="Folder that contains the files of a named data set.")] = None,
-    preset: Annotated[str, Option(help="Name of a preset (see `rieszflow info`), or a YAML file.")] = "cpu",
+    preset: Annotated[
+        str | None,
+        Option(help="Name of a preset (see `rieszflow info`), or a YAML file.", show_default="table for vectors, else cpu"),
+    ] = None,
     out: Annotated[Path | None, Option(help="Folder of the run; new or empty.", show_default="runs/DATASET-PRESET")] = None,
     seed: Annotated[int | None, Option(help="Seed of all random numbers.", show_default="the preset's")] = None,
     device: Annotated[str | None, Option(help="cpu, cuda, …", show_default="the preset's")] = None,
@@ -197,7 +200,11 @@ def train(
 ) -> None:
     """Train a generative flow on a data set, and write the model, metrics and report.html to a folder."""
     name = dataset.removeprefix("hf:")
-    out = out or Path("runs") / f"{Path(name).absolute().stem}-{Path(preset).stem}"
+    from rieszflow.data.datasets import holds_table
+
+    kind = "vectors" if holds_table(dataset) or preset in ("table", "networks") else "images"
+    first_preset = preset or ("table" if kind == "vectors" else "cpu")
+    out = out or Path("runs") / f"{Path(name).absolute().stem}-{Path(first_preset).stem}"
     options.check_new_run(out)
     overrides = _parse_settings(set_ or [])
     overrides |= {key: value for key, value in (("seed", seed), ("device", device)) if value is not None}
@@ -208,11 +215,11 @@ def train(
     from rieszflow.generative import Config, GenerativeFlow
 
     # Only loading tells whether a file or folder holds images or vectors; the settings used before are the same for both.
-    config = Config.preset(name if name in NAMED else "images", preset, **overrides)
+    config = Config.preset(name if name in NAMED else kind, first_preset, **overrides)
     config.torch_device()
     content = load(dataset, data, config.held_out, config.seed, config.condition_columns)
-    if name not in NAMED and len(content.shape) != 3:
-        config = Config.preset("vectors", preset, **overrides)
+    if name not in NAMED and (found := "images" if len(content.shape) == 3 else "vectors") != kind:
+        config = Config.preset(found, preset or ("cpu" if found == "images" else "table"), **overrides)
     available = len(content.train) - config.validation_size(len(content.train))
     targets = min(config.targets or available, available)
     show(

@@ -111,11 +111,24 @@ def sobol(P: int, d: int, like: Tensor, generator: torch.Generator) -> DenseDire
     limit = torch.quasirandom.SobolEngine.MAXDIM
     if d > limit:
         raise InputError(f"`directions` must not be 'sobol' for points of dimension d > {limit}, got d = {d}")
-    seed = torch.randint(2**31, (), generator=generator, device=generator.device).item()
+    return DenseDirections(
+        to_device(torch.nn.functional.normalize(sobol_normals(P, d, generator), dim=1), like.device).to(like)
+    )
+
+
+def sobol_normals(n: int, d: int, generator: torch.Generator | None) -> Tensor:
+    """Return scrambled Sobol points mapped through the normal quantile function (n, d), float64 on the CPU.
+
+    Beyond the dimension of Sobol points, 21,201, they are independent.
+    """
+    if d > torch.quasirandom.SobolEngine.MAXDIM:
+        return torch.randn(n, d, generator=generator, dtype=torch.float64)
+    device = "cpu" if generator is None else generator.device
+    seed = torch.randint(2**31, (), generator=generator, device=device).item()
     engine = torch.quasirandom.SobolEngine(d, scramble=True, seed=int(seed))
     # The engine rounds its first point to torch's current default dtype; recompute it in float32.
     first = engine.quasi.to(torch.float32) / 2**engine.MAXBIT
-    u = engine.draw(P, dtype=torch.float64)
-    u[0] = first
-    xi = torch.special.ndtri(u.clamp(2.0**-40, 1 - 2.0**-40))
-    return DenseDirections(to_device(torch.nn.functional.normalize(xi, dim=1), like.device).to(like))
+    u = engine.draw(n, dtype=torch.float64)
+    u[:1] = first
+    normals: Tensor = torch.special.ndtri(u.clamp(2.0**-40, 1 - 2.0**-40))
+    return normals

@@ -231,7 +231,7 @@ class ParticleFlow:
         moves = self.combine == "alternate" or k == len(self.targets) - 1
         recorder.add(Step(k, seed, self.momenta[k], length, moves, tables))
         with target.memory.in_use():
-            gradient = replay_step(tables, drawn, x)
+            gradient = replay_step(tables, drawn, x, self.frozen)
             if self.frozen is not None:
                 gradient = self.frozen.project_out(gradient)
             return update_velocity(gradient, velocity, self.momenta[k])

@@ -16,7 +16,7 @@ from rieszflow._infra.files import Json, check_tensors
 from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._infra.validate import choice, positive_int
 from rieszflow._infra.workspace import BufferPool
-from rieszflow.constraints import Constraint, FixedPrefix, as_constraint
+from rieszflow.constraints import Constraint, FixedPrefix, Labels, as_constraint
 from rieszflow.directions import Kind, PatchSlices
 from rieszflow.flow.steps import apply_moves, update_velocity
 from rieszflow.histograms import StepTables, replay_step
@@ -55,11 +55,17 @@ class Plan:
                 raise ValueError(f"bounds {bounds!r}")
             bounds = low, high
         frozen = Constraint.from_dict(content["frozen"]) if "frozen" in content else 0
-        return cls(d, kinds, slices, bins, bounds, as_constraint(frozen.k if isinstance(frozen, FixedPrefix) else frozen, d))
+        frozen = frozen.k if type(frozen) is FixedPrefix else frozen
+        return cls(d, kinds, slices, bins, bounds, as_constraint(frozen, d))
 
     def draw(self, kind: int, seed: int, like: Tensor) -> directions.Directions:
         """Draw the slices of a step, with a generator on the CPU so that a recording replays equally on every device."""
-        return directions.sample(self.kinds[kind], self.slices[kind], self.d, like, seed)
+        return directions.sample(self.kinds[kind], self.slices[kind], self.slice_dim, like, seed)
+
+    @property
+    def slice_dim(self) -> int:
+        """Dimension of the slices, which do not see `Labels`."""
+        return self.d - isinstance(self.frozen, Labels)
 
 
 _RENAMED_FIELDS = {"scale": "stretch", "one": "single_patch"}  # of `PatchSlices`, in recordings of older versions
@@ -120,7 +126,7 @@ class Segment:
         moves: list[tuple[Tensor, float]] = []
         with self._memory.in_use():
             for step in self.steps:
-                gradient = replay_step(step.tables, self.plan.draw(step.kind, step.seed, x), x)
+                gradient = replay_step(step.tables, self.plan.draw(step.kind, step.seed, x), x, frozen)
                 if frozen is not None:
                     gradient = frozen.project_out(gradient)
                 velocity = found[step.kind] = update_velocity(gradient, found[step.kind], step.momentum)
@@ -159,11 +165,11 @@ class Segment:
 
 def _unstack(plan: Plan, kind: int, n: int, tensors: dict[str, Tensor]) -> Iterator[StepTables]:
     """Return the n tables of a kind of slices, after checking that they can be evaluated."""
-    P, f32 = plan.slices[kind], torch.float32
+    P, f32, lead = plan.slices[kind], torch.float32, (n, plan.frozen.number) if isinstance(plan.frozen, Labels) else (n,)
     found = {name: tensors[f"{kind}.{name}"] for name in _TABLES}
     check_tensors(found, {
-        "shift": ((n, plan.d), f32), "low": ((n, P), f32), "inverse": ((n, P), f32), "unit": ((n, P), f32),
-        "scale": ((n,), torch.float64), "table": ((n, P, plan.bins + 1), torch.int8),
+        "shift": ((*lead, plan.slice_dim), f32), "low": ((*lead, P), f32), "inverse": ((*lead, P), f32),
+        "unit": ((*lead, P), f32), "scale": (lead, torch.float64), "table": ((*lead, P, plan.bins + 1), torch.int8),
     })  # fmt: skip
     if (found["scale"] <= 0).any() or (found["inverse"] <= 0).any() or (found["unit"] < 0).any():
         raise ValueError(f"{kind}: scales, bin widths or units out of range")

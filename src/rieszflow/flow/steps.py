@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import numba
@@ -13,7 +13,7 @@ from torch import Tensor
 from rieszflow._infra.jit import OPTIONS, parallel_for
 from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._infra.workspace import empty_like
-from rieszflow.constraints import Constraint
+from rieszflow.constraints import Constraint, Labels
 from rieszflow.directions import Kind, PatchSlices
 from rieszflow.errors import InputError
 from rieszflow.kernels import Riesz
@@ -33,15 +33,21 @@ def default_step_sizes(
     """
     y = y.detach().reshape(-1, y.shape[-1])
     y = y[torch.linspace(0, len(y) - 1, min(len(y), _TARGETS), device="cpu").round().long().to(y.device)].float()
+    rows = frozen.rows(y) if isinstance(frozen, Labels) else [slice(None)]
     if frozen is not None:
         y = frozen.project_out(y.clone())
     distances = [
-        _patch_distance(y, kind, P) if isinstance(kind, PatchSlices) else torch.pdist(y).mean().item()
+        _patch_distance(y, kind, P) if isinstance(kind, PatchSlices) else _mean_distance(y[r] for r in rows)
         for kind, P in zip(kinds, slices, strict=True)
     ]
     if not all(distance > 0 for distance in distances):  # NaN for a single target
         raise InputError("`step_size` must be a number if all targets are equal, got None")
     return [_STEP * (1 - m) * distance / len(kinds) for m, distance in zip(momenta, distances, strict=True)]
+
+
+def _mean_distance(clouds: Iterable[Tensor]) -> float:
+    """Return the mean of the clouds' mean distances between points, without clouds of a single point."""
+    return torch.stack([torch.pdist(cloud).mean() for cloud in clouds]).nanmean().item()
 
 
 def _patch_distance(y: Tensor, kind: PatchSlices, P: int) -> float:

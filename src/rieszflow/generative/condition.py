@@ -14,12 +14,13 @@ from torch.nn import functional
 
 from rieszflow._infra.files import Json
 from rieszflow._infra.messages import notice, one_line, shorten
-from rieszflow.constraints import Constraint, FixedPrefix, Mask, Pool
+from rieszflow.constraints import Constraint, FixedPrefix, Labels, Mask, Pool
 from rieszflow.data import ColumnScaler, Dataset, as_points, scale_points
 from rieszflow.data.points import plain_numbers
 from rieszflow.errors import ConfigError, InputError
 from rieszflow.generative.config import HALVES, Config, is_condition
 
+_PER_LABEL = 1000  # fewest particles of a label: with fewer, fresh samples differ from the particles
 _MAX_PAIRWISE = 2000  # number of data whose pairwise distances determine the weight of a condition
 
 
@@ -41,9 +42,16 @@ class Condition:
         values: Json = {key: tuple(value) if isinstance(value, list) else value for key, value in described.items()}
         if "classes" in values:
             k = len(values["classes"])
+            if config.flow_per_label:
+                return _LabelCondition(Labels(number=k), 1, **values)
             return _ClassCondition(FixedPrefix(k), k, **values)
         k, columns = len(values["centre"]), ColumnScaler(*(values.pop(key) for key in ("centre", "spread", "tail")))
         return _ValueCondition(FixedPrefix(k), k, columns=columns, **values)
+
+    @property
+    def labels(self) -> int:
+        """Number of labels whose data flow independently, or 1."""
+        return self.constraint.number if isinstance(self.constraint, Labels) else 1
 
     def encode(self, c: Tensor) -> Tensor:
         """Return labels (n,) or values (n, k) as the leading coordinates (n, k), float32."""
@@ -56,6 +64,14 @@ class Condition:
     def data(self, points: Tensor) -> Tensor:
         """Return the data (..., d) in points (..., k + d)."""
         return points[..., self.leading :]
+
+    def comparable(self, points: Tensor) -> Tensor:
+        """Return points (n, k + d) in the form whose distances are measured."""
+        return points
+
+    def for_training(self, n: int, drawn: Tensor | None, watched: int) -> Tensor | None:
+        """Return the conditions of n particles and of `watched` fresh samples; by default, those `drawn` from the data."""
+        return drawn
 
     def parse(self, condition: object, n: int, data: Json, generator: torch.Generator | None) -> Tensor | None:
         """Convert the `condition` of `GenerativeFlow.sample` for n samples to what `join` takes, or draw random labels."""
@@ -91,6 +107,34 @@ class _ClassCondition(Condition):
             known = f"{first} to {last}" if consecutive else ", ".join(map(str, self.classes))
             raise InputError(f"`condition` must be a label of the training data, {known}, got {unknown[0]}")
         return _repeat(labels.astype(np.int64).reshape(-1), n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LabelCondition(_ClassCondition):
+    """Labels whose data flow independently: the leading coordinate is the position of the label among the sorted ones."""
+
+    def encode(self, c: Tensor) -> Tensor:
+        return torch.searchsorted(torch.tensor(self.classes), c)[:, None].float()
+
+    def comparable(self, points: Tensor) -> Tensor:
+        codes = functional.one_hot(points[:, 0].long(), len(self.classes)).to(points)
+        return torch.cat([self.weight * codes, points[:, 1:]], 1)
+
+    def for_training(self, n: int, drawn: Tensor | None, watched: int) -> Tensor:
+        each = max(-(-n // len(self.classes)), min(n, _PER_LABEL))
+        return torch.cat([torch.tensor(self.classes).repeat_interleave(each), self._even(watched, 0.5)])
+
+    def parse(self, condition: object, n: int, data: Json, generator: torch.Generator | None) -> Tensor:
+        if condition is not None:
+            return super().parse(condition, n, data, generator)
+        labels = self._even(n, torch.rand((), dtype=torch.float64, generator=generator).item())
+        return labels[torch.randperm(n, generator=generator)]
+
+    def _even(self, n: int, start: float) -> Tensor:
+        """Return n sorted labels, each as often as its share of the training data says, rounded up or down."""
+        shares = torch.tensor(self.counts, dtype=torch.float64).cumsum(0)
+        positions = (torch.arange(n, dtype=torch.float64) + start) / n * shares[-1]
+        return torch.tensor(self.classes)[torch.searchsorted(shares, positions, right=True).clamp(max=len(shares) - 1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +300,8 @@ def describe_condition(config: Config, data: Dataset) -> Json | None:
         columns = {key: list(value) for key, value in vars(ColumnScaler.fit(values)).items()}
         described = {"names": names, "low": values.min(0).tolist(), "high": values.max(0).tolist(), **columns}
     rows = torch.linspace(0, len(c) - 1, min(len(c), _MAX_PAIRWISE)).round().long()
-    encoded = Condition.from_config(config, data.shape, described).encode(c[rows])
+    joint = config.model_copy(update={"flow_per_label": False})  # where labels have one-hot codes
+    encoded = Condition.from_config(joint, data.shape, described).encode(c[rows])
     apart, data_apart = (torch.pdist(t).mean().item() for t in (encoded, data.train[rows].flatten(1)))
     if not apart > 0:
         raise ConfigError("`condition` must vary, got almost the same for all training data")

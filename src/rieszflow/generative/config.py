@@ -117,9 +117,15 @@ class Config(StrictModel):
     """Largest T_l."""
     clip: bool = False
     """Keep particles and samples in the box [0, 1]^d of the data."""
-    latents: Literal["uniform", "smooth", "mixture"] = "uniform"
+    latents: Literal["uniform", "smooth", "mixture", "gaussian"] = "uniform"
     """The points that become samples: noise, "uniform" on [0, 1]^d as in the paper or, for images, "smooth"; or a "mixture" of
-    Gaussians fitted to the targets, from where the way is several times shorter."""
+    Gaussians fitted to the targets; or, for vectors, even (Sobol) points of the "gaussian" with their mean and covariance."""
+    whitening: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """p: vectors with covariance C are mapped by C^(−p/2) before the flow, and back after it. Needs Gaussian `latents`."""
+    neighbours: Annotated[int, Field(ge=0, le=10**4)] = 0
+    """k: targets are new points in every step, between a datum and one of its k nearest (`target.InterpolatedPoints`)."""
+    flow_per_label: bool = False
+    """Record a flow for each label (condition "class"), of at least 1,000 particles each. Needs Gaussian `latents`."""
     condition: Annotated[str, AfterValidator(_check_condition)] = ""
     """The condition of samples. "class": labels. "values": numbers next to the data. "columns:age,income": columns of a table.
     Known parts of images: "left-half" etc.; "pool:4": means of 4 × 4 pixels; "mask:…": a `rieszflow.Mask` as text."""
@@ -149,9 +155,8 @@ class Config(StrictModel):
 
     # The network and its fit.
     network: Literal["auto", "unet", "ddpm", "mlp", "custom"] = "auto"
-    """The network: "unet" (UNet2DModel of diffusers), "ddpm" (the same as in the paper: normalisation over groups of 32
-    channels, attention in the middle only, no time input, initially zero), "mlp", "auto" (unet for images, mlp for vectors), or
-    "custom" (your own module)."""
+    """The network: "unet" (UNet2DModel of diffusers), "ddpm" (as in the paper: groups of 32 channels, attention in the middle
+    only, no time input, initially zero), "mlp", "auto" (unet or, for vectors, mlp), or "custom" (your own module)."""
     channels: Channels = (32, 64)
     """Channels of the unet, one number for each halving of the image."""
     unet_patch_size: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -195,19 +200,18 @@ class Config(StrictModel):
         if self.patches_only and not self.patch_slices:
             raise ValueError("`patch_slices` must not be empty with `patches_only`, got ()")
         if paper.patch_step_sizes and not (self.patches_only and len(paper.patch_step_sizes) == len(self.patch_slices)):
-            raise ValueError(
-                "`paper.patch_step_sizes` must have an entry for each of the `patch_slices` and needs `patches_only`, got "
-                f"{short_repr(paper.patch_step_sizes)}"
-            )
+            wanted, got = "an entry for each of the `patch_slices` and needs `patches_only`", short_repr(paper.patch_step_sizes)
+            raise ValueError(f"`paper.patch_step_sizes` must have {wanted}, got {got}")
         if self.target_batch_size is not None and self.refresh_every != 1:
             raise ValueError(f"`refresh_every` must be 1 with a `target_batch_size`, got {self.refresh_every}")
         unfit = {"refresh_every": self.refresh_every != 1, "network": self.network == "custom"}
         unfit["paper.reset_velocity"] = paper.reset_velocity
         if self.validation and (self.model != "recorded" or self.levels or self.step_schedule is None):
-            raise ValueError(
-                "`validation` must be 0 without the model 'recorded' and a `step_schedule`, or with levels, "
-                f"got {self.validation}"
-            )
+            raise ValueError(f"`validation` must be 0 without a recorded flow and `step_schedule`, got {self.validation}")
+        if (self.whitening or self.flow_per_label) and (self.latents != "gaussian" or self.clip):
+            raise ValueError("`latents` must be 'gaussian', without `clip`, with `whitening` or `flow_per_label`")
+        if (self.flow_per_label and self.model == "networks") or (self.neighbours and (self.refresh_every != 1 or self.levels)):
+            raise ValueError("`flow_per_label` needs a recorded flow, and `neighbours` neither `refresh_every` nor levels")
         if self.model == "recorded" and any(unfit.values()):
             raise ValueError(f"`{next(name for name in unfit if unfit[name])}` must have its default with the model 'recorded'")
         if self.levels:
@@ -333,7 +337,7 @@ class Config(StrictModel):
 _FREE_SETTINGS = frozenset({"device", "mixed_precision", "checkpoint_seconds"})
 _RUN_SETTINGS = _FREE_SETTINGS | {
     "model", "particles", "targets", "target_batch_size", "clip", "latents", "condition", "condition_weight", "levels",
-    "network", "seed", "held_out", "validation",
+    "network", "seed", "held_out", "validation", "whitening", "neighbours", "flow_per_label",
 }  # fmt: skip
 
 

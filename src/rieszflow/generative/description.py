@@ -16,7 +16,7 @@ from rieszflow.errors import ConfigError, RunError
 from rieszflow.generative.config import Config, Count
 from rieszflow.generative.schema import YAML_BYTES, StrictModel, dump_yaml, parse_yaml
 
-VERSION = 8  # of a run: config.yaml, networks and checkpoints
+VERSION = 9  # of a run: config.yaml, networks and checkpoints
 
 
 def write_description(run: str, data: Json, config: Config) -> str:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rieszflow._infra.files import as_file_error, check_tensors
+from rieszflow._infra.files import as_file_error, below, check_tensors
 from rieszflow.constraints import Constraint
 from rieszflow.generative.condition import UNCONDITIONAL, Condition
 from rieszflow.generative.config import Config
 from rieszflow.generative.run import Run
+from rieszflow.generative.vectors import Gaussians, Whitening
 
 _SPECTRUM = 1.5  # amplitudes decrease with the frequency f as f^-1.5; in photographs the exponent is between 1 and 2
 _MAX_CLUSTERS, _CLUSTER_SIZE = 1000, 60  # clusters, and the mean number of points in one
@@ -20,6 +21,7 @@ _MIN_SIZE = 10  # points of a cluster that is kept: the mean and spread of fewer
 _RANK = 12  # directions in which the points of a cluster are correlated
 _SPREAD = 1.7  # factor of the standard deviations, without which the flow reaches fewer of the rare points (`docs/measured.md`)
 _ITERATIONS = 15  # of k-means
+_FEW = 10  # dimensions in which distances to the nearest points tell strays from other samples
 _ROWS = 2048  # points at a time
 
 
@@ -103,13 +105,30 @@ def _nearest(x: Tensor, means: Tensor) -> Tensor:
     return torch.cat([(squares - 2 * part @ means.T).argmin(1) for part in x.split(_ROWS)])
 
 
-def load_mixture(run: Run, d: int) -> Mixture | None:
-    """Return the mixture that latents (n, d) of a run are drawn from; None if they are noise."""
-    if run.config.latents != "mixture":
+def load_mixture(run: Run, d: int, condition: Condition = UNCONDITIONAL) -> Mixture | Gaussians | None:
+    """Return the distribution that latents (n, d) of a run are drawn from; None if they are noise."""
+    if run.config.latents not in ("mixture", "gaussian"):
         return None
-    tensors = run.load_network(0)
+    tensors, lead = run.load_network(0), condition.leading
     with as_file_error(f"{run.network_file(0)}: does not fit the run"):
-        return Mixture.from_tensors(tensors, d)
+        if run.config.latents == "mixture":
+            return Mixture.from_tensors(tensors, d)
+        return Gaussians.from_tensors(below("gaussian", tensors), d - lead, lead, condition.labels)
+
+
+def load_whitening(run: Run, condition: Condition) -> Whitening | None:
+    """Return the whitening of a run with Gaussian latents; None for other latents."""
+    if run.config.latents != "gaussian":
+        return None
+    tensors = below("whitening", run.load_network(0))
+    with as_file_error(f"{run.network_file(0)}: does not fit the run"):
+        return Whitening.from_tensors(tensors, math.prod(run.shape), condition.labels)
+
+
+def has_support(config: Config, condition: Condition, shape: tuple[int, ...]) -> bool:
+    """Return True if samples outside of the `Support` of a recorded flow are drawn again: in up to ten dimensions."""
+    plain = not condition.leading or condition.labels > 1
+    return config.model == "recorded" and config.latents == "gaussian" and plain and math.prod(shape) <= _FEW
 
 
 def draw_latents(
@@ -118,7 +137,7 @@ def draw_latents(
     n: int,
     generator: torch.Generator | None,
     *,
-    mixture: Mixture | None = None,
+    mixture: Mixture | Gaussians | None = None,
     condition: Condition = UNCONDITIONAL,
     values: Tensor | None = None,
 ) -> Tensor:
@@ -127,9 +146,13 @@ def draw_latents(
     "uniform": independent coordinates, uniform on [0, 1], as in the paper. "smooth", for images: periodic Gaussian noise with
     the spectrum of a photograph and independent channels, mapped through the normal distribution function. Independent latents
     have much pixel noise, which the energy distance hardly sees, so the flow removes it slowly (`benchmarks/latents.py`).
-    "mixture": points of the `mixture`, clipped to the box if the flow is.
+    "mixture": points of the `mixture`, clipped to the box if the flow is. "gaussian": points of these, given the condition.
     """
     d = math.prod(shape)
+    if isinstance(mixture, Gaussians):
+        return condition.join(
+            values, mixture.draw(torch.empty(n, 0) if values is None else condition.encode(values), generator)
+        )
     if mixture is not None:
         known = None if values is None else condition.join(values, torch.zeros(n, d))
         x = condition.data(mixture.draw(n, known, condition.constraint, generator))

@@ -64,8 +64,8 @@ def levels(config: Config, shape: tuple[int, ...], condition: Condition = UNCOND
         for name in ("levels", "patch_slices"):
             if getattr(config, name):
                 raise ConfigError(f"`{name}` must be empty for data that are not images (C, H, W), got data of shape {shape}")
-        if config.latents == "smooth":
-            raise ConfigError(f"`latents` must not be 'smooth' for data that are not images, got data of shape {shape}")
+    if config.latents == ("gaussian" if len(shape) == 3 else "smooth"):
+        raise ConfigError(f"`latents` must not be {config.latents!r} for data of shape {shape}")
     found: list[Level] = []
     for factor, settings in config.level_configs():
         if any(side % factor for side in shape[1:]):

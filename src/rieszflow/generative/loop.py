@@ -26,6 +26,11 @@ from rieszflow.generative.networks import build
 from rieszflow.generative.processes import processes, report_rank_errors, sigterm_as_error
 from rieszflow.generative.run import RESTORES, Run, StageMetrics
 from rieszflow.generative.state import Context, DrawCallback, FitPhase, FlowPhase, State, prepare
+from rieszflow.generative.vectors import mean_distance
+
+# Energy distance by which fresh samples may exceed particles, relative to the mean distance between data. With 91 particles a
+# label, it is 0.008 on the vowel data, and samples are clearly worse; with 1,000 it is less than 0.001.
+_LAG = 0.004
 
 
 def train(
@@ -72,8 +77,24 @@ def _train(context: Context) -> None:
             if context.config.validation and (state.step_factor == 0 or state.stage == context.last):
                 stages.end_at_best(context, state)
                 state.stage = context.last
+            if state.stage == context.last:
+                _notice_overfit(context, state)
             stages.next_stage(context, state)  # x_old ← x, on larger images if a level begins
             _save_if_due(context, state)
+
+
+def _notice_overfit(context: Context, state: State) -> None:
+    """Say so if fresh samples of vectors are much further from the held-out data than the particles of a recorded flow."""
+    if not context.here.main or context.config.model != "recorded" or len(context.run.shape) != 1 or not state.rows:
+        return
+    distances = state.rows[-1].energy_distance
+    lag = distances["fresh_samples"] - distances["particles"]
+    scale = mean_distance(context.condition.comparable(context.unwhitened(state.data.watched.cpu()))).item()
+    if lag > _LAG * scale:
+        notice(
+            f"{context.run.path}: new samples are further from the held-out data than the particles, by an energy distance of "
+            f"{lag:.2g} ({lag / scale:.1%} of the mean distance between data); use more `particles` or fewer steps"
+        )
 
 
 def _flow(context: Context, state: State, phase: FlowPhase) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rieszflow import data
 from rieszflow._infra import ranks, validate
-from rieszflow._infra.files import Json, as_file_error
+from rieszflow._infra.files import Json, as_file_error, below
 from rieszflow._infra.messages import notice
 from rieszflow._infra.numerics import torch_defaults
 from rieszflow._types import Points, Progress, ProgressCallback, Seed
@@ -25,7 +25,7 @@ from rieszflow.flow.segments import Segment, replay
 from rieszflow.generative.condition import Condition, condition_setting
 from rieszflow.generative.config import Config
 from rieszflow.generative.hub import OnHub
-from rieszflow.generative.latents import draw_latents, load_mixture
+from rieszflow.generative.latents import draw_latents, has_support, load_mixture, load_whitening
 from rieszflow.generative.levels import Level, levels, upsample
 from rieszflow.generative.loop import train
 from rieszflow.generative.networks import build, check_memory, displace
@@ -34,7 +34,14 @@ from rieszflow.generative.run import Run
 from rieszflow.generative.run_copies import Temporary, all_files, copy_files, new_folder, read_files
 from rieszflow.generative.state import DrawCallback, checked_levels
 from rieszflow.generative.training_data import check_same, dataset, describe, load_data
+from rieszflow.generative.vectors import Support
 
+# Settings that ask for networks, also for vectors, of which a flow is recorded by default.
+_OF_NETWORKS = frozenset({
+    "model", "network", "channels", "unet_patch_size", "layers", "attention", "width", "fit_steps", "fit_batch_size",
+    "learning_rate", "loss", "ema", "paper", "mixed_precision", "refresh_every",
+})  # fmt: skip
+_ROUNDS = 10  # of new samples in place of strays
 _REPLAYED = 4000  # smallest batch of points that a recording moves
 
 
@@ -42,7 +49,8 @@ class GenerativeFlow(OnHub):
     """A model that turns noise into data along the sliced MMD flow: networks trained along the flow, or a recording of it.
 
     Args:
-        config: The settings; None for a `Config` of `settings`.
+        config: The settings; None for a `Config` of `settings`. For vectors, those that `settings` leave out are the ones of
+            the preset `table`, a recorded flow, unless there is a `network`, a `model` or another setting of networks.
         network: A module that maps `(B, *shape)` to `(B, *shape)`, of which each stage trains a copy; or a name of
             `Config.network`; None for the network in the settings.
         settings: Fields of `Config`, instead of `config`.
@@ -75,6 +83,7 @@ class GenerativeFlow(OnHub):
             name = "custom" if isinstance(network, nn.Module) else network
             config, settings = None, {**(config.to_dict() if config else settings), "network": name}
         self.config = config or Config.from_dict(settings, "GenerativeFlow")
+        self._open = None if config is not None or _OF_NETWORKS & settings.keys() else settings
         self.network = network if isinstance(network, nn.Module) else None
         self.run: Run | None = None
         self._temporary: Temporary | None = None  # the folder of a run, kept as long as this object
@@ -141,6 +150,8 @@ class GenerativeFlow(OnHub):
             fits = condition.shape == found.shape if isinstance(condition, Pool) else condition.d == math.prod(found.shape)
             if not fits:
                 raise InputError(f"`condition` must fit data of shape {found.shape}, got {condition!r}")
+        if self._open is not None and len(found.shape) == 1:
+            self.config = Config.preset("vectors", "table", **{**self._open, "condition": self.config.condition})
         description = describe(found, self.config)
         checked = checked_levels(self.config, description, self.network)
         self.run = self._create_run(run, description)
@@ -237,14 +248,17 @@ class GenerativeFlow(OnHub):
             if level.first > last:
                 break
             if level.first == 1:
-                mixture = load_mixture(self.run, known.leading + math.prod(level.shape))
+                mixture = load_mixture(self.run, known.leading + math.prod(level.shape), known)
                 x = draw_latents(self.config, level.shape, n, generator, mixture=mixture, condition=known, values=values)
             else:
                 x = upsample(x, shape, level.shape, level.sample_noise_std, generator, level.config.upsampling, known.leading)
             x, shape = x.to(device), level.shape
             stages = _counted(range(level.first, min(last, level.last) + 1), last, progress)
             if self.config.model == "recorded":
-                x = torch.cat(replay(_segments(self.run, level, stages), x.split(max(batch_size, _REPLAYED))))
+                size = max(batch_size, _REPLAYED)
+                x = torch.cat(replay(_segments(self.run, level, stages), x.split(size)))
+                if has_support(self.config, known, shape):
+                    self._redraw_strays(x, level, last, size, generator, mixture=mixture, condition=known, values=values)
                 continue
             phi = build(level.config, shape, self.network, known).to(device)
             for stage in stages:
@@ -255,10 +269,28 @@ class GenerativeFlow(OnHub):
         if not x.isfinite().all():
             raise RunError(f"{self.run.path}: samples must be finite, got NaN or infinity from its networks or recording")
         # In an unfinished run the last level may not have begun, so the samples are enlarged to full size.
-        x = known.data(upsample(x, shape, self.run.shape, 0.0, None, leading=known.leading)).cpu()
+        x = upsample(x, shape, self.run.shape, 0.0, None, leading=known.leading).cpu()
+        if (whitening := load_whitening(self.run, known)) is not None:
+            x = whitening.inverse(x)
+        x = known.data(x)
         if len(self.run.shape) == 3:
             x = x.clamp(0, 1)
         return data.unscale_points(x, described["low"], described["high"], self.run.columns).view(n, *self.run.shape)
+
+    def _redraw_strays(
+        self, x: Tensor, level: Level, last: int, size: int, generator: torch.Generator | None, **latents: Any
+    ) -> None:
+        """Replace samples that are strays by new ones, in place; those that are strays again after some rounds remain."""
+        assert self.run is not None
+        tensors, values = self.run.load_network(last), latents.pop("values")
+        with as_file_error(f"{self.run.network_file(last)}: does not fit the run"):
+            support = Support.from_tensors(below("support", tensors), x.shape[1], level.condition.labels)
+        for _ in range(_ROUNDS):
+            if not len(rows := support.strays(x.cpu())):
+                break
+            own = None if values is None else values[rows]
+            z = draw_latents(self.config, level.shape, len(rows), generator, values=own, **latents).to(x.device)
+            x[rows.to(x.device)] = torch.cat(replay(_segments(self.run, level, iter(range(1, last + 1))), z.split(size)))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Copy the run (networks, settings, metrics, checkpoint) to a folder.

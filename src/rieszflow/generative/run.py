@@ -57,7 +57,7 @@ class Run:
     """The folder of one training run, opened by `Run.open` or made by `Run.create`.
 
     It contains config.yaml, metrics.jsonl (a line per stage), networks/0001.safetensors, … (a network or a part of a recording
-    per stage; 0000 for latents that are a mixture), state.safetensors (the checkpoint; only its header once training is
+    per stage; 0000 for latents fitted to the data), state.safetensors (the checkpoint; only its header once training is
     finished), evaluation.json (the scores of `rieszflow evaluate`), images/ and report.html.
 
     Attributes:
@@ -156,8 +156,8 @@ class Run:
         return [number for number in self.files(last) if number not in found]
 
     def files(self, last: int) -> range:
-        """Return the numbers of the files that stages up to `last` need: theirs, and 0 for a mixture of latents."""
-        return range(0 if self.config.latents == "mixture" else 1, last + 1)
+        """Return the numbers of the files that stages up to `last` need: theirs, and 0 for latents that are fitted."""
+        return range(0 if self.config.latents in ("mixture", "gaussian") else 1, last + 1)
 
     def _checkpointed(self) -> int | None:
         """Return the number of stages that were finished at the last checkpoint; None if that is unknown."""

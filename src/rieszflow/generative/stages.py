@@ -14,15 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from rieszflow._infra import ranks
+from rieszflow._infra.files import prefixed
 from rieszflow._types import Progress
 from rieszflow.errors import RunError
 from rieszflow.flow import ParticleFlow, geometric_schedule
 from rieszflow.generative.config import Config
-from rieszflow.generative.latents import draw_latents, fit_mixture, load_mixture
+from rieszflow.generative.latents import draw_latents, fit_mixture, has_support, load_mixture
 from rieszflow.generative.levels import pool, upsample
 from rieszflow.generative.networks import as_data, build, displace
 from rieszflow.generative.run import StageMetrics
 from rieszflow.generative.state import WATCHED, Context, FitPhase, FlowPhase, LevelData, Pictures, State, Tensors, level_data
+from rieszflow.generative.vectors import Gaussians, Support
 from rieszflow.sliced import energy_distance
 
 _PATHS = 12  # fresh samples whose paths through the stages are kept for a picture
@@ -55,17 +57,20 @@ def first_state(context: Context) -> State:
     if context.here.main and config.latents == "mixture":
         targets = pool(context.targets, context.run.shape, level.factor, condition.leading)
         context.run.save_network(0, vars(fit_mixture(targets, torch.Generator().manual_seed(config.seed))))
+    elif context.here.main and context.whitening is not None:
+        gaussians = Gaussians.fit(context.targets, condition.leading, condition.labels)
+        context.run.save_network(0, prefixed("gaussian", vars(gaussians)) | prefixed("whitening", vars(context.whitening)))
     ranks.wait(context.here.group)
-    mixture = load_mixture(context.run, state.data.targets.shape[1])
+    mixture = load_mixture(context.run, state.data.watched.shape[1], condition)
 
     def latents(n: int, first: int) -> Tensor:
         values = None if context.conditions is None else context.conditions[first : first + n]
         x = draw_latents(config, level.shape, n, state.data_rng, mixture=mixture, condition=condition, values=values)
         return x.to(context.here.device)
 
-    state.x = ranks.shard(latents(config.particles, 0), context.here.group)
+    state.x = ranks.shard(latents(context.particles, 0), context.here.group)
     state.x_old = _start_of_flow(context, state.x)
-    state.fresh = latents(WATCHED, config.particles)
+    state.fresh = latents(WATCHED, context.particles)
     state.path = state.fresh[None, :_PATHS].clone()
     if context.custom is not None:
         state.init_weights = context.custom.state_dict()
@@ -243,11 +248,16 @@ def write_recording(context: Context, state: State, phase: FlowPhase) -> None:
     """Write the part of a recording that the last flow made, its metrics, and the next step factor. Particles stay in place."""
     assert phase.flow.recorder is not None
     segment = phase.flow.recorder.segment
-    watched = ranks.all_gather_rows(state.x[:WATCHED], context.here.group)[:WATCHED]
+    rows = context.watched[context.watched < len(state.x)].to(state.x.device)
+    watched = ranks.all_gather_rows(state.x[rows], context.here.group)[:WATCHED]
     if context.here.main:
         state.fresh, velocities = segment.push(state.fresh, state.fresh_velocities)
         state.fresh_velocities = list(velocities)
-        _write(context, state, segment.to_tensors(), {"particles": watched}, megabytes=segment.nbytes / 1e6)
+        tensors = segment.to_tensors()
+        if has_support(context.config, context.condition, context.run.shape):
+            support = Support.fit(state.x.cpu(), context.targets, context.condition.labels)
+            tensors |= prefixed("support", vars(support))
+        _write(context, state, tensors, {"particles": watched}, megabytes=segment.nbytes / 1e6)
     ranks.wait(context.here.group)
     if context.config.validation:
         factor = next_factor(context.config, state.rows) if context.here.main else 0.0
@@ -295,6 +305,7 @@ def _write(context: Context, state: State, tensors: Tensors, clouds: Tensors, **
     """Write a stage's file and metrics, draw its pictures, and report progress."""
     level, held_out = state.data.level, state.data.held_out
     watched = {**clouds, "fresh_samples": as_data(state.fresh, level), "training_data": state.data.watched}
+    watched = {name: context.condition.comparable(context.unwhitened(x)) for name, x in watched.items()}
     if context.config.validation and len(level.shape) == 3:
         from rieszflow.metrics import frechet_distance  # imports SciPy, which samples do not need
 
@@ -322,9 +333,9 @@ def _write(context: Context, state: State, tensors: Tensors, clouds: Tensors, **
 
 def _pictures(context: Context, state: State, particles: Tensor) -> Pictures:
     condition, known = context.condition, None
-    shown = (condition.data(t).cpu() for t in (particles, state.fresh, state.path))
+    shown = (condition.data(context.unwhitened(t)).cpu() for t in (particles, state.fresh, state.path))
     particles, samples, path = (upsample(t, state.data.level.shape, context.run.shape, 0.0, None) for t in shown)
-    values = None if context.conditions is None else context.conditions[context.config.particles :]
+    values = None if context.conditions is None else context.conditions[context.particles :]
     if context.config.conditions_on_image and condition.constraint is not None and values is not None:
         known = condition.constraint.project(values)
     return Pictures(particles, samples, path, state.rows, values if context.config.condition == "class" else None, known)

@@ -24,10 +24,13 @@ from rieszflow.flow import ParticleFlow
 from rieszflow.flow.segments import Segment
 from rieszflow.generative.condition import Condition, raw_conditions
 from rieszflow.generative.config import Config
+from rieszflow.generative.latents import load_whitening
 from rieszflow.generative.levels import Level, levels, pool, step_sizes
 from rieszflow.generative.networks import Displacement, build, check_memory
 from rieszflow.generative.processes import Processes
 from rieszflow.generative.run import Run, StageMetrics
+from rieszflow.generative.vectors import Whitening, groups_of
+from rieszflow.target import InterpolatedPoints
 
 PhaseName: TypeAlias = Literal["flow", "fit"]
 Tensors: TypeAlias = dict[str, Tensor]
@@ -68,10 +71,13 @@ class Context:
     levels: Sequence[Level]
     schedule: Sequence[int]  # T_1, …, T_L
     here: Processes
-    targets: Tensor  # (M, d) at full size, on the CPU
+    targets: Tensor  # (M, d) at full size, on the CPU, whitened
     held_out: Tensor  # (n, d) at full size, on the CPU, for the metrics; the validation data if there are any
+    whitening: Whitening | None
     held_out_digest: str  # a checksum of `held_out`
     random_state: Tensor  # of the data generator after the targets were chosen
+    particles: int  # the number of particles, of all processes
+    watched: Tensor  # rows of the particles in the metrics, with labels as frequent as in the data
     conditions: Tensor | None  # of the particles, then of the fresh samples
     custom: nn.Module | None  # the user's own network
     report: ProgressCallback
@@ -89,6 +95,12 @@ class Context:
     @property
     def condition(self) -> Condition:
         return self.levels[0].condition
+
+    def unwhitened(self, points: Tensor) -> Tensor:
+        """Return points (n, k + d), or the same for every stage (stages, n, k + d), in the units of the training."""
+        if self.whitening is None:
+            return points
+        return self.whitening.to(points.device).inverse(points.flatten(0, -2)).view(points.shape)
 
 
 def checked_levels(config: Config, data: Json, custom: nn.Module | None) -> list[Level]:
@@ -116,6 +128,8 @@ def prepare(
     config, condition = run.config, levels[0].condition
     if here.number > config.particles:
         raise RunError(f"`particles` must be at least the number of processes, {here.number}, got {config.particles}")
+    if here.number > 1 and (config.neighbours or config.flow_per_label):
+        raise RunError("flows with `neighbours` or `flow_per_label` are trained by a single process")
     generator = torch.Generator().manual_seed(config.seed)
     train, held_out = data.train.flatten(1), data.held_out.flatten(1)[:WATCHED]
     known, known_held_out = raw_conditions(config, data)
@@ -127,15 +141,30 @@ def prepare(
         order, validation = order[:-size], order[-size:]
         held_out, known_held_out = train[validation], None if known is None else known[validation]
     targets = order[: config.targets]
-    held_out = condition.join(None if known_held_out is None else known_held_out[:WATCHED], held_out)
+    held_out = condition.comparable(condition.join(None if known_held_out is None else known_held_out[:WATCHED], held_out))
+    points, whitening = condition.join(None if known is None else known[targets], train[targets]), None
+    if config.latents == "gaussian":
+        groups = groups_of(points, condition.labels)
+        if min(len(points[rows]) for rows in groups) == 0:
+            raise ConfigError("`validation` and `targets` must leave every label a target")
+        saved = run.network_file(0).is_file()  # on another machine, a new fit would differ in the last bits
+        whitening = load_whitening(run, condition) if saved else None
+        whitening = whitening or Whitening.fit(condition.data(points), config.whitening, groups)
+        points = whitening.transform(points)
     conditions = None
     if known is not None:
         # Take conditions of data that are not targets, as far as possible: a particle with the condition of a target would move
         # to that very target, and the pair would be memorised.
-        conditions = known[order[(len(targets) + torch.arange(config.particles + WATCHED)) % len(order)]]
+        drawn = known[order[(len(targets) + torch.arange(config.particles + WATCHED)) % len(order)]]
+        conditions = condition.for_training(config.particles, drawn, WATCHED)
+    particles, watched = config.particles, torch.arange(min(WATCHED, config.particles))
+    if condition.labels > 1 and conditions is not None:
+        particles = len(conditions) - WATCHED
+        label, each = condition.encode(conditions[particles:])[:, 0].long(), particles // condition.labels
+        watched = label * each + (torch.arange(WATCHED) - torch.searchsorted(label, label)) % each
     return Context(
         run=run, levels=levels, schedule=config.flow_steps(), here=here,
-        targets=condition.join(None if known is None else known[targets], train[targets]),
+        targets=points, whitening=whitening, particles=particles, watched=watched,
         held_out=held_out, held_out_digest=hashlib.blake2b(held_out.contiguous().numpy().tobytes(), digest_size=16).hexdigest(),
         random_state=generator.get_state(), conditions=conditions, custom=copy.deepcopy(custom),
         report=progress if progress and here.main else lambda _: None, draw=draw if here.main else None,
@@ -147,7 +176,7 @@ class LevelData:
     """The targets at the size of a level, on the device."""
 
     level: Level
-    targets: Tensor  # (m, d), this process's part
+    targets: Tensor | InterpolatedPoints  # (m, d), this process's part
     watched: Tensor  # (n, d), some of all targets, for the metrics
     held_out: Tensor  # (n, d), for the metrics
     step_sizes: tuple[float, ...]  # τ for each kind of slices
@@ -160,8 +189,9 @@ def level_data(context: Context, stage: int) -> LevelData:
         pool(t, context.run.shape, level.factor, level.condition.leading).to(here.device)
         for t in (context.targets, context.held_out)
     )
-    watched = targets[:WATCHED]
-    return LevelData(level, ranks.shard(targets, here.group), watched, held_out, step_sizes(level, watched))
+    watched, k, constraint = targets[:WATCHED], context.config.neighbours, level.condition.constraint or 0
+    found = InterpolatedPoints(targets, k, constraint, context.config.seed) if k else ranks.shard(targets, here.group)
+    return LevelData(level, found, watched, held_out, step_sizes(level, watched))
 
 
 @dataclass

@@ -6,7 +6,7 @@ beyond; what is lost is less than the noise of a slice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from rieszflow._infra.numerics import to_device
 from rieszflow._infra.ranks import Group, total
 from rieszflow._infra.workspace import Workspace
 from rieszflow._types import Cloud, Pair
+from rieszflow.constraints import Constraint, Labels
 from rieszflow.directions import Directions
 from rieszflow.histograms.backends import select_backend
 from rieszflow.histograms.choose import choose_grids
@@ -36,6 +37,8 @@ class StepTables:
         inverse: Inverse of the bins' width, (P,) float32.
         unit: Unit of the table, (P,) float32.
         table: Values at the B + 1 edges of the equal bins, (P, B + 1) int8.
+
+    With `Labels`, all of them have a first axis of K entries, for the coordinates that follow the label.
     """
 
     shift: Tensor
@@ -46,9 +49,21 @@ class StepTables:
     table: Tensor
 
 
-def record_step(pair: Pair, directions: Directions, bins: int, group: Group = None) -> StepTables:
-    """Return the gradient of MMD² for Riesz(1.0) by the points of x, which have no weights, as a function of the point."""
+def record_step(
+    pair: Pair, directions: Directions, bins: int, group: Group = None, frozen: Constraint | None = None
+) -> StepTables:
+    """Return the gradient of MMD² for Riesz(1.0) by the points of x, which have no weights, as a function of the point.
+
+    With `Labels`, it is the gradient of Σ_c N_c MMD²(x_c, y_c) / N over the labels c.
+    """
     x, y, P, first = pair.x.points, pair.y.points, directions.P, 0
+    if isinstance(frozen, Labels):
+        clouds = zip(*([t[rows, 1:].contiguous() for rows in frozen.rows(t)] for t in (x, y)), strict=True)
+        steps = []
+        for a, b in clouds:
+            step = record_step(Pair(Cloud(a), Cloud(b)), directions, bins)
+            steps.append(replace(step, unit=step.unit * (len(a) / len(x))))
+        return StepTables(**{name: torch.stack([getattr(step, name) for step in steps]) for name in vars(steps[0])})
     unit = torch.empty(P, dtype=torch.float32, device=x.device)
     table = torch.empty(P, bins + 1, dtype=torch.int8, device=x.device)
     grids = choose_grids(x, y, directions, Riesz(1.0), bins=bins, group=group)
@@ -63,8 +78,15 @@ def record_step(pair: Pair, directions: Directions, bins: int, group: Group = No
     return StepTables(grids[0].shift.float(), scale, low, inverse, unit, table)
 
 
-def replay_step(step: StepTables, directions: Directions, z: Tensor) -> Tensor:
+def replay_step(step: StepTables, directions: Directions, z: Tensor, frozen: Constraint | None = None) -> Tensor:
     """Return the recorded gradient at the points z (n, d), on any device; `directions` are those of `record_step`."""
+    if isinstance(frozen, Labels):
+        gradients = torch.zeros_like(z)
+        for k, rows in enumerate(frozen.rows(z)):
+            if len(points := z[rows, 1:].contiguous()):
+                own = StepTables(**{name: t[k] for name, t in vars(step).items()})
+                gradients[rows, 1:] = replay_step(own, directions, points)
+        return gradients
     gradient, first, shift, bins = None, 0, to_device(step.shift, z.device).to(z), step.table.shape[1] - 1
     low, inverse, unit, table = (to_device(t, z.device) for t in (step.low, step.inverse, step.unit, step.table))
     scale = float(step.scale) if z.device.type == "cpu" else to_device(step.scale, z.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,17 +27,23 @@ TensorBoard = Annotated[bool, Option("--tensorboard", help="Write curves and ima
 def sample(
     run: options.RunPath,
     n: Annotated[int, Option("-n", min=1, help="Number of samples.")] = 1000,
-    out: Annotated[Path, Option(help="File (.npz or .npy); a figure (.png) is written with it.")] = Path("samples.npz"),
+    out: Annotated[
+        Path | None,
+        Option(
+            help="File (.csv or .parquet for a run on a table, otherwise .npz or .npy); a figure (.png) is written with it.",
+            show_default="samples.csv or samples.npz",
+        ),
+    ] = None,
     seed: options.Seed = 0,
     batch_size: Annotated[int, Option(min=1, help="Number of samples computed at a time.")] = 500,
     label: Annotated[int | None, Option(help="Label of all samples, for a run trained with --by-class.")] = None,
-    condition: Annotated[str | None, Option(help="Values of the columns of the run's --condition, such as 50,1200.5.")] = None,
+    given: Annotated[
+        str | None, Option(help="Values of the label or of the columns of the run's --condition, such as age=40,sex=female.")
+    ] = None,
     observed: Annotated[str | None, Option(help="Images to complete: a .npy or .npz file, or held-out.")] = None,
     force: options.Force = False,
 ) -> None:
     """Draw new samples from a trained run, in the units of its data."""
-    options.check_new_file(out, ".npz", ".npy", force=force, figure=True)
-
     import numpy as np
 
     from rieszflow import report
@@ -46,7 +53,18 @@ def sample(
 
     flow = GenerativeFlow.load(run)
     assert flow.run is not None
-    wanted = _condition(flow.run, n, label, condition, observed)
+    rows = flow.run.rows
+    out = out or Path("samples.csv" if rows else "samples.npz")
+    options.check_new_file(out, *((".csv", ".parquet") if rows else (".npz", ".npy")), force=force, figure=not rows)
+    if rows is not None:
+        if label is not None or observed is not None:
+            raise InputError("--label and --observed do not fit a run on a table; --given names a label or columns")
+        with ProgressBars() as progress:
+            table = flow.sample_table(n, condition=_given(given), seed=seed, batch_size=batch_size, progress=progress)
+        rows.write(table, out)
+        show(f"{out}: {n} rows of {table.num_columns} columns")
+        return
+    wanted = _condition(flow.run, n, label, given, observed)
     with ProgressBars() as progress:
         x = flow.sample(n, condition=wanted, seed=seed, batch_size=batch_size, progress=progress)
     array = x.numpy()
@@ -57,19 +75,31 @@ def sample(
     show(f"{out}: {n} samples of shape {tuple(x.shape[1:])}; figure: {out.with_suffix('.png')}")
 
 
+def _given(text: str | None) -> dict[str, object] | None:
+    """Return the values of --given by the names of their columns."""
+    if text is None:
+        return None
+    pairs = [cell.partition("=") for cell in next(csv.reader([text]))]
+    if odd := next((name for name, sign, _ in pairs if not sign), None):
+        raise InputError(f"--given must be NAME=VALUE, separated by commas, got {odd!r}")
+    if len({name for name, _, _ in pairs}) < len(pairs):
+        raise InputError(f"--given must name a column once, got {text!r}")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
 def _condition(run: Run, n: int, label: int | None, condition: str | None, observed: str | None) -> object:
     """Return the value of --label, --condition or --observed, the option that the run was trained for."""
     kind = run.config.condition
-    flags = {"": "no condition", "class": "--label", "columns": "--condition", "values": "--condition"}
+    flags = {"": "no condition", "class": "--label", "columns": "--given", "values": "--given"}
     accepted = flags.get(kind.partition(":")[0], "--observed")
-    for option, value in (("--label", label), ("--condition", condition), ("--observed", observed)):
+    for option, value in (("--label", label), ("--given", condition), ("--observed", observed)):
         if value is not None and option != accepted:
             raise InputError(f"{option} does not fit {run.path}, which takes {accepted} (its condition is {kind[:40]!r})")
     if condition is not None:
         try:
             return [float(number) for number in condition.split(",")]
         except ValueError:
-            raise InputError(f"--condition must be numbers separated by commas, got {condition!r}") from None
+            raise InputError(f"--given must be numbers separated by commas, got {condition!r}") from None
     if observed is None:
         return label
     if observed == "held-out":
@@ -192,7 +222,12 @@ def train(
             "means of 4 × 4 pixels."
         ),
     ] = None,
+    label: Annotated[str | None, Option(help="Column of a table whose values are labels, each with a flow of its own.")] = None,
     condition: Annotated[str | None, Option(help="Condition samples on these columns of a table, such as age,income.")] = None,
+    categories: Annotated[
+        str | None, Option(help="Columns of a table to read as categories, though they hold numbers.")
+    ] = None,
+    missing: Annotated[list[str] | None, Option(help="Text of a missing value in a table, such as ?. Repeatable.")] = None,
     set_: Annotated[
         list[str] | None, Option("--set", help="Override a setting of the preset, as in --set stages=4. Repeatable.")
     ] = None,
@@ -208,16 +243,22 @@ def train(
     options.check_new_run(out)
     overrides = _parse_settings(set_ or [])
     overrides |= {key: value for key, value in (("seed", seed), ("device", device)) if value is not None}
-    overrides |= _condition_setting(by_class, observe, condition)
+    overrides |= _condition_setting(by_class or label is not None, observe, condition)
 
     from rieszflow import report
     from rieszflow.data import NAMED, load
+    from rieszflow.data.tables import Table
     from rieszflow.generative import Config, GenerativeFlow
+    from rieszflow.generative.rows import load_rows
 
     # Only loading tells whether a file or folder holds images or vectors; the settings used before are the same for both.
     config = Config.preset(name if name in NAMED else kind, first_preset, **overrides)
     config.torch_device()
-    content = load(dataset, data, config.held_out, config.seed, config.condition_columns)
+    if kind == "vectors" and holds_table(dataset):
+        table = Table(dataset, categories=next(csv.reader([categories or ""])), missing=missing)
+        content = load_rows(table, config.held_out, config.seed, label, config.condition_columns)
+    else:
+        content = load(dataset, data, config.held_out, config.seed)
     if name not in NAMED and (found := "images" if len(content.shape) == 3 else "vectors") != kind:
         config = Config.preset(found, preset or ("cpu" if found == "images" else "table"), **overrides)
     available = len(content.train) - config.validation_size(len(content.train))

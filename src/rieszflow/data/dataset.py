@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -91,7 +92,15 @@ def _float32_resolves(low: float, high: float) -> bool:
     return size < 1e38 and spread > 1e-30 and size * 2**-24 <= MAX_ROUNDING * spread
 
 
-def unscale_points(x: Tensor, low: float, high: float, columns: ColumnScaler | None = None) -> Tensor:
+class Scaler(Protocol):
+    """A map from values (n, k) to points (n, d) for training, and back."""
+
+    def transform(self, x: Tensor) -> Tensor: ...
+
+    def inverse_transform(self, x: Tensor) -> Tensor: ...
+
+
+def unscale_points(x: Tensor, low: float, high: float, columns: Scaler | None = None) -> Tensor:
     """Return scaled points in the data's own units: x·(high − low) + low for images, by `columns` for vectors.
 
     The result has the dtype of x, or float64 if float32 would lose more than 1e-4 of the spread of a column.
@@ -101,7 +110,7 @@ def unscale_points(x: Tensor, low: float, high: float, columns: ColumnScaler | N
     return (x if _float32_resolves(low, high) else x.double()) * (high - low) + low
 
 
-def scale_points(x: Tensor, low: float, high: float, columns: ColumnScaler | None = None) -> Tensor:
+def scale_points(x: Tensor, low: float, high: float, columns: Scaler | None = None) -> Tensor:
     """Return points in the units of the training, always in float32; the inverse of `unscale_points`."""
     if columns is not None:
         return columns.transform(x)
@@ -119,6 +128,7 @@ class Dataset:
         low, high: The values of images that were mapped to 0 and 1; 0 and 1 for vectors.
         path: The `path` given to `load`.
         columns: The scaling of the columns of vectors; None for images, which have one unit.
+        rows: The columns of a table, from `rieszflow.generative.rows`; None for other data.
         train_condition, held_out_condition: (n, k) float64, numbers to condition a model on, in their own units, or None.
     """
 
@@ -130,7 +140,8 @@ class Dataset:
     low: float = 0.0
     high: float = 1.0
     path: str | None = None
-    columns: ColumnScaler | None = None
+    columns: Scaler | None = None
+    rows: Any = None
     train_condition: Tensor | None = None
     held_out_condition: Tensor | None = None
 

@@ -125,6 +125,13 @@ class Table:
             notice(f"{self.name}: skipped {quoted(list(columns))}: {reason}")
         return found
 
+    def as_text(self, column: str) -> Table:
+        """Return the table with one column as text, such as labels that are numbers."""
+        found = copy.copy(self)
+        found.kinds = {**self.kinds, column: "text"}
+        found.parts = [part.as_text([column]) for part in self.parts]
+        return found
+
     def _without_index(self, names: list[str]) -> list[str]:
         known = {column for part in self.parts for column in part.index}
         unnamed = names[0] if len(names) > 1 and _UNNAMED.fullmatch(names[0]) else None

@@ -11,9 +11,10 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from rieszflow._infra.files import MARK, Json, read_text
-from rieszflow._infra.messages import short_repr
+from rieszflow._infra.messages import one_line, short_repr
 from rieszflow.errors import ConfigError, RunError
 from rieszflow.generative.config import Config, Count
+from rieszflow.generative.rows import TableRows
 from rieszflow.generative.schema import YAML_BYTES, StrictModel, dump_yaml, parse_yaml
 
 VERSION = 9  # of a run: config.yaml, networks and checkpoints
@@ -101,6 +102,7 @@ class _Data(StrictModel):
     low: _Number
     high: _Number
     columns: _Columns | None
+    table: str | None = None
     points: Count
     fingerprint: str
     condition: _Condition | None = None
@@ -112,6 +114,13 @@ class _Data(StrictModel):
         if self.high <= self.low:
             raise ValueError(f"`high` must be above `low`, got {self.high}")
         lengths = None if self.columns is None else {len(v) for v in dict(self.columns).values()}
-        if lengths != (None if len(self.shape) == 3 else {self.shape[0]}):
+        if self.table is not None:
+            try:
+                d = TableRows.from_json(self.table).scaler.d
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise ValueError(f"`table` must describe columns as rieszflow does ({one_line(error, 60)})") from None
+            if lengths is not None or self.shape != [d]:
+                raise ValueError(f"`table` must describe the {self.shape} coordinates, got {d}")
+        elif lengths != (None if len(self.shape) == 3 else {self.shape[0]}):
             raise ValueError("`columns` must be null for images, and describe each column of vectors")
         return self

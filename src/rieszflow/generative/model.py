@@ -4,45 +4,41 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
-from rieszflow import data
-from rieszflow._infra import ranks, validate
-from rieszflow._infra.files import Json, as_file_error, below
-from rieszflow._infra.messages import notice
+from rieszflow._infra import ranks
+from rieszflow._infra.extras import extra
+from rieszflow._infra.files import Json
 from rieszflow._infra.numerics import torch_defaults
-from rieszflow._types import Points, Progress, ProgressCallback, Seed
+from rieszflow._types import Points, PointSource, ProgressCallback, Seed
 from rieszflow.constraints import Constraint, Pool
 from rieszflow.data import Dataset
-from rieszflow.data.datasets import holds_table
+from rieszflow.data.sources import open_table
 from rieszflow.errors import ConfigError, InputError, RunError
-from rieszflow.flow.segments import Segment, replay
-from rieszflow.generative.condition import Condition, condition_setting
+from rieszflow.generative.condition import condition_setting
 from rieszflow.generative.config import Config
 from rieszflow.generative.hub import OnHub
-from rieszflow.generative.latents import draw_latents, has_support, load_mixture, load_whitening
-from rieszflow.generative.levels import Level, levels, upsample
 from rieszflow.generative.loop import train
-from rieszflow.generative.networks import build, check_memory, displace
 from rieszflow.generative.processes import processes, report_rank_errors
 from rieszflow.generative.run import Run
 from rieszflow.generative.run_copies import Temporary, all_files, copy_files, new_folder, read_files
+from rieszflow.generative.sampling import draw_samples
 from rieszflow.generative.state import DrawCallback, checked_levels
 from rieszflow.generative.training_data import check_same, dataset, describe, load_data
-from rieszflow.generative.vectors import Support
+
+if TYPE_CHECKING:
+    import pyarrow
+    from pandas import DataFrame
 
 # Settings that ask for networks, also for vectors, of which a flow is recorded by default.
 _OF_NETWORKS = frozenset({
     "model", "network", "channels", "unet_patch_size", "layers", "attention", "width", "fit_steps", "fit_batch_size",
     "learning_rate", "loss", "ema", "paper", "mixed_precision", "refresh_every",
 })  # fmt: skip
-_ROUNDS = 10  # of new samples in place of strays
-_REPLAYED = 4000  # smallest batch of points that a recording moves
 
 
 class GenerativeFlow(OnHub):
@@ -108,11 +104,12 @@ class GenerativeFlow(OnHub):
     @torch_defaults
     def fit(
         self,
-        data: Dataset | Points | str | os.PathLike[str],
+        data: PointSource,
         *,
         condition: object = None,
         held_out: Points | None = None,
         held_out_condition: object = None,
+        label: str | None = None,
         run: str | os.PathLike[str] | None = None,
         progress: ProgressCallback | None = None,
         draw: DrawCallback | None = None,
@@ -120,13 +117,16 @@ class GenerativeFlow(OnHub):
         """Train on data.
 
         Args:
-            data: Vectors (n, d) or images (n, C, H, W) of any real dtype, converted by `rieszflow.data.as_points`; a
-                `rieszflow.data.Dataset`; or a name or path that `rieszflow.data.load` accepts.
+            data: Vectors (n, d) or images (n, C, H, W) of any real dtype, converted by `rieszflow.data.as_points`; a table
+                that `rieszflow.Table` accepts, with all kinds of columns; a `rieszflow.data.Dataset`; or a name or path that
+                `rieszflow.data.load` accepts.
             condition: What samples can be conditioned on: integer labels (n,), or "class" for those of a Dataset; numbers
                 (n, k), or the names of a table's columns, "age,income"; for images a `Mask`, a `Pool`, or a name of
                 `Config.condition`, such as "left-half". None for the condition in the settings.
             held_out: Data of the same form for the energy distances in the metrics; None to hold out a part of `data`.
             held_out_condition: Labels or numbers of `held_out`.
+            label: The column of a table whose values are labels: every label has a flow of its own, and samples have the
+                label's shares, or a label that `condition` names.
             run: Folder for networks, checkpoints and metrics, which must be empty or absent; None for a temporary one
                 that exists as long as this object (`save` keeps it).
             progress: Called with a `Progress` after every step.
@@ -140,12 +140,17 @@ class GenerativeFlow(OnHub):
             ConfigError: The settings do not fit the data or the machine.
             InputError, InputTypeError: Data or condition are not accepted.
         """
+        table = None if isinstance(data, Dataset) else open_table(data)
+        if label is not None:
+            if condition is not None:
+                raise InputError(f"`condition` must be None with a label, got {condition!r}")
+            self.config = Config(**{**dict(self.config), "condition": "class"})
         if condition is not None:
-            wanted = condition_setting(condition, isinstance(data, (str, os.PathLike)) and holds_table(data))
+            wanted = condition_setting(condition, table is not None)
             if (own := self.config.condition) not in ("", wanted):
                 raise ConfigError(f"`condition` must be that of the settings, {own[:40]!r}, or None, got {wanted[:40]!r}")
             self.config = Config(**{**dict(self.config), "condition": wanted})
-        found = dataset(data, held_out, self.config, condition, held_out_condition)
+        found = dataset(table or data, held_out, self.config, condition, held_out_condition, label)
         if isinstance(condition, Constraint):
             fits = condition.shape == found.shape if isinstance(condition, Pool) else condition.d == math.prod(found.shape)
             if not fits:
@@ -174,7 +179,7 @@ class GenerativeFlow(OnHub):
     def resume(
         cls,
         run: str | os.PathLike[str],
-        data: Dataset | Points | None = None,
+        data: PointSource | None = None,
         *,
         condition: object = None,
         held_out: Points | None = None,
@@ -234,63 +239,50 @@ class GenerativeFlow(OnHub):
             RunError: Nothing is trained yet; a network is missing, damaged or of another run; or config.yaml was edited.
             InputError: `n` or `batch_size` is below 1, or the condition does not fit the model or `n`.
         """
-        n, batch_size = validate.positive_int("n", n), validate.positive_int("batch_size", batch_size)
-        if self.run is None or (last := self.run.trained()) == 0:
-            raise RunError("nothing is trained yet: call fit first, or resume the run")
-        if last < (total := self.run.total_stages()):
-            notice(f"{self.run.path}: training is not finished; samples go through {last} of {total} stages")
-        device, generator = self.config.torch_device(), validate.generator(seed)
-        x, shape, described = torch.empty(0), self.run.shape, self.run.data
-        known = Condition.from_config(self.config, shape, described.get("condition"))
-        values = known.parse(condition, n, described, generator)
-        check_memory(levels(self.config, shape)[-1].config, shape, device, training=False, samples=n)
-        for level in levels(self.config, self.run.shape, known):
-            if level.first > last:
-                break
-            if level.first == 1:
-                mixture = load_mixture(self.run, known.leading + math.prod(level.shape), known)
-                x = draw_latents(self.config, level.shape, n, generator, mixture=mixture, condition=known, values=values)
-            else:
-                x = upsample(x, shape, level.shape, level.sample_noise_std, generator, level.config.upsampling, known.leading)
-            x, shape = x.to(device), level.shape
-            stages = _counted(range(level.first, min(last, level.last) + 1), last, progress)
-            if self.config.model == "recorded":
-                size = max(batch_size, _REPLAYED)
-                x = torch.cat(replay(_segments(self.run, level, stages), x.split(size)))
-                if has_support(self.config, known, shape):
-                    self._redraw_strays(x, level, last, size, generator, mixture=mixture, condition=known, values=values)
-                continue
-            phi = build(level.config, shape, self.network, known).to(device)
-            for stage in stages:
-                weights = self.run.load_network(stage)
-                with as_file_error(f"{self.run.network_file(stage)}: does not fit the network"):
-                    phi.load_state_dict(weights)
-                x = displace(phi, x, level.config.clip, batch_size)
-        if not x.isfinite().all():
-            raise RunError(f"{self.run.path}: samples must be finite, got NaN or infinity from its networks or recording")
-        # In an unfinished run the last level may not have begun, so the samples are enlarged to full size.
-        x = upsample(x, shape, self.run.shape, 0.0, None, leading=known.leading).cpu()
-        if (whitening := load_whitening(self.run, known)) is not None:
-            x = whitening.inverse(x)
-        x = known.data(x)
-        if len(self.run.shape) == 3:
-            x = x.clamp(0, 1)
-        return data.unscale_points(x, described["low"], described["high"], self.run.columns).view(n, *self.run.shape)
+        return self._draw(n, condition, seed, batch_size, progress)[0]
 
-    def _redraw_strays(
-        self, x: Tensor, level: Level, last: int, size: int, generator: torch.Generator | None, **latents: Any
-    ) -> None:
-        """Replace samples that are strays by new ones, in place; those that are strays again after some rounds remain."""
-        assert self.run is not None
-        tensors, values = self.run.load_network(last), latents.pop("values")
-        with as_file_error(f"{self.run.network_file(last)}: does not fit the run"):
-            support = Support.from_tensors(below("support", tensors), x.shape[1], level.condition.labels)
-        for _ in range(_ROUNDS):
-            if not len(rows := support.strays(x.cpu())):
-                break
-            own = None if values is None else values[rows]
-            z = draw_latents(self.config, level.shape, len(rows), generator, values=own, **latents).to(x.device)
-            x[rows.to(x.device)] = torch.cat(replay(_segments(self.run, level, iter(range(1, last + 1))), z.split(size)))
+    @torch_defaults
+    def sample_frame(
+        self,
+        n: int,
+        *,
+        condition: Mapping[str, object] | None = None,
+        seed: Seed = None,
+        batch_size: int = 500,
+        progress: ProgressCallback | None = None,
+    ) -> DataFrame:
+        """Draw rows of a model that was trained on a table, with the same columns, types, decimals and missing cells.
+
+        Args:
+            n, seed, batch_size, progress: As in `sample`.
+            condition: Values of the label, or of the columns that the model is conditioned on, by their names, for all rows.
+                None for labels as often as in the training data.
+
+        Returns:
+            A pandas DataFrame. Columns that training left out, such as ids and free text, are missing.
+
+        Raises:
+            RunError: As `sample`; or the model was not trained on a table.
+            InputError: As `sample`; the condition names other columns, or a category that the training data do not have.
+        """
+        with extra("tables", "sample_frame"):
+            import pandas as _  # noqa: F401
+        return self.sample_table(n, condition=condition, seed=seed, batch_size=batch_size, progress=progress).to_pandas()
+
+    def sample_table(self, n: int, *, condition: Mapping[str, object] | None = None, **options: Any) -> pyarrow.Table:
+        """Draw rows as `sample_frame` does, and return a table of Arrow."""
+        rows = None if self.run is None else self.run.rows
+        if rows is None:
+            raise RunError("rows can be drawn of a model that was trained on a table; `sample` returns arrays of others")
+        drawn = {"seed": None, "batch_size": 500, "progress": None, **options}
+        return rows.to_arrow(*self._draw(n, condition, drawn["seed"], drawn["batch_size"], drawn["progress"]))
+
+    def _draw(
+        self, n: int, condition: object, seed: Seed, batch_size: int, progress: ProgressCallback | None
+    ) -> tuple[Tensor, Tensor | None]:
+        if self.run is None:
+            raise RunError("nothing is trained yet: call fit first, or resume the run")
+        return draw_samples(self.run, self.network, n, condition, seed, batch_size, progress)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Copy the run (networks, settings, metrics, checkpoint) to a folder.
@@ -327,20 +319,3 @@ class GenerativeFlow(OnHub):
         flow = cls(run.config, network=network)
         flow.run = run
         return flow
-
-
-def _segments(run: Run, level: Level, stages: Iterator[int]) -> Iterator[Segment]:
-    plan = level.plan()
-    for stage in stages:
-        tensors = run.load_network(stage)
-        with as_file_error(f"{run.network_file(stage)}: does not fit the run"):
-            segment = Segment.from_tensors(plan, tensors)
-        yield segment
-
-
-def _counted(stages: range, last: int, progress: ProgressCallback | None) -> Iterator[int]:
-    """Yield stages, and report each when the next is requested."""
-    for stage in stages:
-        yield stage
-        if progress is not None:
-            progress(Progress("stages", stage, last))

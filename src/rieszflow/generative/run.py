@@ -15,6 +15,7 @@ import re
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -24,9 +25,11 @@ from rieszflow._infra import files
 from rieszflow._infra.files import Format, Json, atomically, load_header, load_tensors, read_text, save_tensors
 from rieszflow._infra.messages import notice, one_line, short_repr
 from rieszflow.data import ColumnScaler
+from rieszflow.data.dataset import Scaler
 from rieszflow.errors import FileError, RunError, WriteError
 from rieszflow.generative.config import Config
 from rieszflow.generative.description import VERSION, read_description, settings_hash, write_description
+from rieszflow.generative.rows import TableRows
 
 NETWORK, STATE = Format("network", VERSION), Format("state", VERSION)
 RESTORES = "`resume` restores it from the checkpoint"
@@ -124,9 +127,16 @@ class Run:
     def shape(self) -> tuple[int, ...]:
         return tuple(self.data["shape"])
 
+    @cached_property
+    def rows(self) -> TableRows | None:
+        """Return the columns of the table that the run was trained on; None for other data."""
+        return None if self.data.get("table") is None else TableRows.from_json(self.data["table"])
+
     @property
-    def columns(self) -> ColumnScaler | None:
+    def columns(self) -> Scaler | None:
         """Return the scaling of the columns of vectors; None for images."""
+        if self.rows is not None:
+            return self.rows.scaler
         columns = self.data["columns"]
         return None if columns is None else ColumnScaler(**{key: tuple(value) for key, value in columns.items()})
 

@@ -12,27 +12,35 @@ from torch import Tensor
 from rieszflow import data
 from rieszflow._infra import validate
 from rieszflow._infra.files import Json
-from rieszflow._types import Points
+from rieszflow._types import Points, PointSource
 from rieszflow.constraints import Constraint
 from rieszflow.data import Dataset, as_points
+from rieszflow.data.paths import SQL
+from rieszflow.data.sources import open_table
 from rieszflow.errors import InputError, RunError
 from rieszflow.generative.condition import as_array, describe_condition, image_constraint, raw_conditions
 from rieszflow.generative.config import Config
+from rieszflow.generative.rows import load_rows
 from rieszflow.generative.run import Run
 
 
 def dataset(
-    x: Dataset | Points | str | os.PathLike[str],
+    x: PointSource,
     held_out: Points | None,
     config: Config,
     condition: object = None,
     held_out_condition: object = None,
+    label: str | None = None,
 ) -> Dataset:
     """Return the arguments of `GenerativeFlow.fit` as a Dataset; strings and constraints in `condition` are ignored."""
-    if isinstance(x, (str, os.PathLike)):
-        return data.load(x, None, config.held_out, config.seed, config.condition_columns)
     if isinstance(x, Dataset):
         return x
+    if (table := open_table(x)) is not None:
+        return load_rows(table, config.held_out, config.seed, label, config.condition_columns)
+    if label is not None:
+        raise InputError(f"`label` must be None unless the data are a table, got {label!r}")
+    if isinstance(x, (str, os.PathLike)):
+        return data.load(x, None, config.held_out, config.seed)
     train = _points("data", x)
     test = None if held_out is None else _points("held_out", held_out)
     if test is not None and train.shape[1:] != test.shape[1:]:
@@ -65,7 +73,7 @@ def _labels_or_values(name: str, value: object, n: int) -> np.ndarray:
     return array
 
 
-def _points(name: str, x: Points) -> np.ndarray:
+def _points(name: str, x: object) -> np.ndarray:
     points = validate.points(name, data.as_points(x, name)).cpu()
     if points.ndim not in (2, 4):
         raise InputError(f"`{name}` must have shape (n, d), (n, H, W) or (n, C, H, W), got {tuple(points.shape)}")
@@ -82,7 +90,8 @@ def describe(content: Dataset, config: Config) -> Json:
         described = {"condition": describe_condition(config, content)}
     return {
         "name": content.name, "path": content.path, "shape": list(content.shape), "low": content.low, "high": content.high,
-        "columns": content.columns and {key: list(value) for key, value in vars(content.columns).items()},
+        "columns": None if content.rows else content.columns and {k: list(v) for k, v in vars(content.columns).items()},
+        "table": content.rows and content.rows.to_json(),
         "points": len(content.train), "fingerprint": digest.hexdigest(), **described,
     }  # fmt: skip
 
@@ -103,7 +112,11 @@ def load_data(run: Run, moved: str | os.PathLike[str] | None = None) -> Dataset:
         raise RunError(f"{run.path}: was trained on a tensor given in Python; pass it again as `data`")
     if moved is not None:
         name, path = (name, str(moved)) if name in data.NAMED else (str(moved), None)
-    return data.load(name, path, run.config.held_out, run.config.seed, run.config.condition_columns)
+    if (rows := run.rows) is not None:
+        if not os.path.exists(name) and not SQL.match(name):
+            raise RunError(f"{run.path}: was trained on a table given in Python, or that was moved; pass it as `data`")
+        return load_rows(name, run.config.held_out, run.config.seed, rows.label, rows.given)
+    return data.load(name, path, run.config.held_out, run.config.seed)
 
 
 def held_out_conditions(run: Run, content: Dataset, n: int, seed: int) -> Tensor | None:

@@ -1,0 +1,341 @@
+"""Rows of a table as points to train on, and samples as rows with the same columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy.special import ndtr, ndtri
+from torch import Tensor
+
+from rieszflow._infra.files import Json, atomically
+from rieszflow._infra.messages import notice, suggestion
+from rieszflow._types import PointSource
+from rieszflow.data import Dataset
+from rieszflow.data.columns import ColumnEncoding
+from rieszflow.data.csv_file import literal
+from rieszflow.data.encoding import TableEncoding, as_table
+from rieszflow.data.paths import quoted
+from rieszflow.errors import DatasetError, InputError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+_KNOTS = 200  # quantiles of a column with many values, at equally spaced normal scores
+_HALF = 0.5**0.5  # two values are at ±_HALF, at a distance of √2, as two categories
+_DECIMALS = 8  # most decimals that are found
+_RARE = 20  # rows of a label; fewer are named by a notice
+_FEWEST = 4  # rows
+
+
+@dataclass(frozen=True)
+class RowColumn:
+    """A column as coordinates: normal scores of numbers, one-hot categories; missing cells have a coordinate of their own.
+
+    Attributes:
+        column: Its categories, and whether cells are missing.
+        type: Its type in DuckDB.
+        values: All values of a number in increasing order if `discrete`, otherwise quantiles.
+        shares: The shares of cells up to these values.
+        decimals: Decimals of all values; None if there are more than eight.
+    """
+
+    column: ColumnEncoding
+    type: str
+    values: tuple[float, ...] = ()
+    shares: tuple[float, ...] = ()
+    discrete: bool = False
+    decimals: int | None = None
+
+    @classmethod
+    def fit(cls, column: ColumnEncoding, duckdb_type: str, codes: np.ndarray) -> RowColumn:
+        """Return the column with the distribution of its codes (n,)."""
+        if column.kind == "category":
+            return cls(column, duckdb_type)
+        cells = np.sort(codes[~np.isnan(codes)]) if not np.isnan(codes).all() else np.array([column.centre])
+        values, counts = np.unique(cells, return_counts=True)
+        discrete = len(values) <= _KNOTS
+        if discrete:
+            shares = np.cumsum(counts) / len(cells)
+        else:
+            edge = float(ndtri(0.5 / len(cells)))
+            shares = ndtr(np.linspace(edge, -edge, _KNOTS))
+            values = np.quantile(cells, shares, method="hazen")
+        sample = cells[:: max(1, len(cells) // 10_000)]
+        size = np.abs(sample).max(initial=0)
+        errors = (np.abs(sample - sample.round(k)).max(initial=0) for k in range(_DECIMALS + 1))
+        decimals = next((k for k, error in enumerate(errors) if error <= 1e-12 * size), None)
+        return cls(column, duckdb_type, tuple(values.tolist()), tuple(shares.tolist()), discrete, decimals)
+
+    @property
+    def width(self) -> int:
+        """Number of coordinates; 0 if there is only one value."""
+        if self.column.kind == "category":
+            K = len(self.column.categories) + self.column.missing
+            return K if K > 2 else K - 1
+        return (len(self.values) > 1) + self.column.missing
+
+    def transform(self, codes: np.ndarray) -> np.ndarray:
+        """Return the coordinates (n, width) of codes (n,)."""
+        lacking = np.isnan(codes)
+        if self.column.kind == "category":
+            K = len(self.column.categories) + self.column.missing
+            one_hot = np.concatenate([np.zeros((1, K)), np.eye(K)])[np.where(lacking, K, codes).astype(np.int64)]
+            return one_hot if K > 2 else (one_hot[:, 1:] * 2 - 1) * _HALF
+        values, shares = np.array(self.values), np.array(self.shares)
+        if self.discrete:  # the middle of the ranks of equal cells
+            shares = shares - np.diff(shares, prepend=0) / 2
+        cells = np.where(lacking, values[len(values) // 2], codes)
+        first, last = np.searchsorted(values, cells), np.searchsorted(values, cells, "right")
+        equal = (shares[np.minimum(first, len(shares) - 1)] + shares[np.maximum(last - 1, 0)]) / 2
+        score = ndtri(np.where(last > first, equal, np.interp(cells, values, shares)))
+        scores = [np.where(lacking, 0, score)] * (len(values) > 1)
+        return np.stack([*scores, *[np.where(lacking, _HALF, -_HALF)] * self.column.missing], 1).reshape(len(codes), self.width)
+
+    def inverse(self, x: np.ndarray) -> np.ndarray:
+        """Return the codes (n,) that are closest to coordinates (n, width)."""
+        if self.column.kind == "category":
+            K = len(self.column.categories) + self.column.missing
+            two = (x[:, 0] > 0) + 1 if self.width == 1 else np.ones(len(x))
+            place = (x.argmax(1) + 1 if self.width > 1 else two).astype(np.float64)
+            return np.where(place == K, np.nan, place) if self.column.missing else place
+        values, shares = np.array(self.values), np.array(self.shares)
+        codes = np.full(len(x), values[0])
+        if len(values) > 1:
+            share = ndtr(x[:, 0])
+            place = np.minimum(np.searchsorted(shares, share), len(values) - 1)
+            codes = values[place] if self.discrete else np.interp(share, shares, values)
+        if self.decimals is not None:
+            codes = codes.round(self.decimals)
+        return np.where(x[:, -1] > 0, np.nan, codes) if self.column.missing else codes
+
+    def to_arrow(self, codes: np.ndarray) -> Any:
+        """Return the cells for codes (n,) in the type of the column."""
+        import pyarrow as pa
+
+        lacking = np.isnan(codes)
+        if self.column.kind == "category":
+            texts = np.array(["", *self.column.categories], object)[np.where(lacking, 0, codes).astype(np.int64)]
+            if self.type == "BOOLEAN":
+                return pa.array(texts == "true", pa.bool_(), mask=lacking)
+            return pa.array(texts, pa.string(), mask=lacking)
+        cells = np.where(lacking, 0, codes)
+        if self.column.kind == "time":
+            microseconds = pa.array(np.round(cells * 1e6).astype(np.int64), mask=lacking)
+            if self.type == "INTERVAL":
+                return microseconds.cast(pa.duration("us"))
+            if not self.type.startswith(("DATE", "TIMESTAMP")):
+                return microseconds.cast(pa.time64("us"))
+            moments = microseconds.cast(pa.timestamp("us", "UTC" if "TZ" in self.type or "TIME ZONE" in self.type else None))
+            return moments.cast(pa.timestamp("s")).cast(pa.date32()) if self.type == "DATE" else moments
+        whole = self.decimals == 0 and (self.column.kind == "whole" or self.type not in ("DOUBLE", "FLOAT"))
+        return pa.array(cells.astype(np.int64) if whole else cells, mask=lacking)
+
+
+class RowScaler:
+    """The scaling of the data columns of a table for training: from codes (n, columns) to points (n, d) and back."""
+
+    def __init__(self, columns: Sequence[RowColumn]) -> None:
+        self.columns = tuple(columns)
+        self.d = sum(column.width for column in columns)
+
+    def transform(self, codes: Tensor) -> Tensor:
+        """Return the points (n, d) of codes, in float32."""
+        parts = [c.transform(v) for c, v in zip(self.columns, codes.double().numpy().T, strict=True)]
+        return torch.from_numpy(np.concatenate(parts, 1)).float()
+
+    def inverse_transform(self, x: Tensor) -> Tensor:
+        """Return the codes of points (n, d), in float64."""
+        parts = x.double().numpy() if len(self.columns) else np.empty((len(x), 0))
+        ends = np.cumsum([column.width for column in self.columns])[:-1]
+        codes = [c.inverse(part) for c, part in zip(self.columns, np.split(parts, ends, 1), strict=True)]
+        return torch.from_numpy(np.stack(codes, 1))
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """The columns of a table: those of the data, the label, and those that samples are conditioned on.
+
+    Attributes:
+        columns: All columns, in the order of the table.
+        label: Name of the column whose categories are labels, or None.
+        given: Names of the columns that samples are conditioned on.
+        mark: Text of a missing cell in a CSV file.
+    """
+
+    columns: tuple[RowColumn, ...]
+    label: str | None = None
+    given: tuple[str, ...] = ()
+    mark: str = ""
+
+    @property
+    def scaler(self) -> RowScaler:
+        return RowScaler([c for c in self.columns if c.column.name not in (self.label, *self.given)])
+
+    def _named(self, names: Sequence[str]) -> list[RowColumn]:
+        found = {column.column.name: column for column in self.columns}
+        return [found[name] for name in names]
+
+    def conditions(self, codes: np.ndarray) -> np.ndarray | None:
+        """Return the labels (n,) or the coordinates (n, k) of the given columns, from the codes of all columns."""
+        names = [column.column.name for column in self.columns]
+        if self.label is not None:
+            return codes[:, names.index(self.label)].astype(np.int64) - 1
+        if not self.given:
+            return None
+        return np.concatenate([c.transform(codes[:, names.index(c.column.name)]) for c in self._named(self.given)], 1)
+
+    def parse(self, given: Mapping[str, object]) -> np.ndarray | int:
+        """Return the condition of `GenerativeFlow.sample` for values by the names of their columns."""
+        wanted = [self.label] if self.label is not None else list(self.given)
+        if set(given) != set(wanted):
+            raise InputError(f"`condition` must name the columns {quoted(wanted) or '(none)'}, got {quoted(list(given))}")
+        codes = [_code(column, given[column.column.name]) for column in self._named(wanted)]
+        if self.label is not None:
+            return int(codes[0]) - 1
+        return np.concatenate([c.transform(np.array([v]))[0] for c, v in zip(self._named(self.given), codes, strict=True)])
+
+    def to_arrow(self, samples: Tensor, condition: Tensor | None) -> pyarrow.Table:
+        """Return rows with all columns, from the codes of the data columns and the conditions of samples, (n,) or (n, k)."""
+        import pyarrow as pa
+
+        codes = dict(zip((c.column.name for c in self.scaler.columns), samples.numpy().T, strict=True))
+        if self.label is not None and condition is not None:
+            codes[self.label] = condition.double().numpy() + 1
+        elif condition is not None:
+            ends = np.cumsum([c.width for c in self._named(self.given)])[:-1]
+            parts = np.split(condition.double().numpy(), ends, 1)
+            codes |= {c.column.name: c.inverse(part) for c, part in zip(self._named(self.given), parts, strict=True)}
+        return pa.table({c.column.name: c.to_arrow(codes[c.column.name]) for c in self.columns})
+
+    def write(self, table: pyarrow.Table, path: Path) -> None:
+        """Write rows to a .csv or .parquet file, missing cells of a CSV file as in the training data."""
+        import duckdb
+        from pyarrow import parquet
+
+        if path.suffix == ".parquet":
+            atomically(path, lambda file: parquet.write_table(table, file))
+            return
+        connection = duckdb.connect()
+        connection.register("samples", table)
+        options = f"FORMAT csv, HEADER, NULLSTR {literal(self.mark)}"
+        atomically(path, lambda file: connection.execute(f"COPY samples TO {literal(file)} ({options})"))
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {"columns": [asdict(c) for c in self.columns], "label": self.label, "given": self.given, "mark": self.mark}
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> TableRows:
+        """Restore the columns; raise KeyError, TypeError or ValueError if the text is malformed."""
+        content: Json = json.loads(text)
+        encoding = TableEncoding.from_dict({"columns": [c["column"] for c in content["columns"]], "left_out": []})
+        columns = []
+        for own, entry in zip(encoding.columns, content["columns"], strict=True):
+            column = RowColumn(**{**entry, "column": own, "values": tuple(entry["values"]), "shares": tuple(entry["shares"])})
+            values, shares = np.array(column.values, np.float64), np.array(column.shares, np.float64)
+            ordered = len(values) == len(shares) and (np.diff(values) >= 0).all() and (np.diff(shares) > 0).all()
+            inside = np.isfinite(values).all() and (shares > 0).all() and (shares <= 1).all()
+            if not (ordered and inside and (own.kind == "category") == (not len(values))):
+                raise ValueError(f"values of column {own.name!r}")
+            if not isinstance(column.type, str):
+                raise ValueError(f"the type of column {own.name!r}")
+            columns.append(column)
+        names = {c.column.name for c in columns}
+        found = cls(tuple(columns), content["label"], tuple(content["given"]), str(content["mark"]))
+        if not {*found.given, *([found.label] if found.label is not None else [])} <= names:
+            raise ValueError("conditions that are no columns")
+        return found
+
+
+def _code(column: RowColumn, value: object) -> float:
+    """Return the code of a value that a user gives for a column."""
+    own = column.column
+    if value is None or (isinstance(value, str) and not value.strip()):
+        if not own.missing:
+            raise InputError(f"`condition` must have a value for {own.name!r}, which is never missing in the training data")
+        return float("nan")
+    if own.kind == "category":
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        if text not in own.categories:
+            hint = suggestion(text, own.categories) or f"it has {quoted(list(own.categories), 12)}"
+            raise InputError(f"`condition` must have a category of the training data for {own.name!r}, got {text!r}; {hint}")
+        return float(own.categories.index(text) + 1)
+    try:
+        code = float(np.datetime64(str(value), "us").astype(np.int64)) / 1e6 if own.kind == "time" else float(str(value))
+    except ValueError:
+        raise InputError(f"`condition` must have a {own.kind} for {own.name!r}, got {value!r}") from None
+    if not np.isfinite(code):
+        raise InputError(f"`condition` must be finite for {own.name!r}, got {value!r}")
+    if not column.values[0] <= code <= column.values[-1]:
+        low, high = column.values[0], column.values[-1]
+        notice(f"condition: {own.name} lies outside the range [{low:g}, {high:g}] of the training data, whose end is used")
+    return code
+
+
+def load_rows(source: PointSource, held_out: float, seed: int, label: str | None = None, given: Sequence[str] = ()) -> Dataset:
+    """Return the rows of a table as a data set, of which a random share is held out, with its columns in `Dataset.rows`.
+
+    Raises:
+        DatasetError, InputError: The table or its columns cannot be read; fewer than four rows; labels with over 100 values.
+    """
+    table = as_table(source)
+    for name in (*given, *([label] if label is not None else [])):
+        if name not in table.kinds:
+            hint = suggestion(name, table.kinds) or f"it has {quoted(list(table.kinds), 20)}"
+            raise DatasetError(f"{table.name}: no column {name!r}; {hint}")
+    if label is not None:
+        table = table.as_text(label)
+    encoding = TableEncoding.fit(table)
+    names = [column.name for column in encoding.columns]
+    if lost := [name for name in (*given, *([label] if label is not None else [])) if name not in names]:
+        raise DatasetError(f"{table.name}: column {lost[0]!r} is left out, so samples cannot be conditioned on it")
+    if len(names) == len(given) + (label is not None):
+        raise DatasetError(f"{table.name}: at least one column must be left for samples, got all of them as conditions")
+    codes = np.concatenate(list(encoding.codes(table)))
+    if label is not None and np.isnan(own := codes[:, names.index(label)]).any():
+        notice(f"{table.name}: skipped {int(np.isnan(own).sum())} rows without a label")
+        codes = codes[~np.isnan(own)]
+    n = len(codes)
+    if n < _FEWEST:
+        raise DatasetError(f"{table.name}: must have at least {_FEWEST} rows, got {n}")
+    order, cut = np.random.default_rng(seed).permutation(n), min(n - 2, max(2, round(n * held_out)))
+    train, test = codes[order[cut:]], codes[order[:cut]]
+    part = table.parts[0]
+    columns = tuple(RowColumn.fit(column, part.type_of(column.name), train[:, k]) for k, column in enumerate(encoding.columns))
+    rows = TableRows(columns, label, tuple(given), (table.options.missing or ("",))[0])
+    data = [k for k, name in enumerate(names) if name != label and name not in given]
+    scaler = rows.scaler
+    points, held = (scaler.transform(torch.from_numpy(codes[:, data])) for codes in (train, test))
+    if not scaler.d or bool((points == points[:1]).all()):
+        raise DatasetError(f"{table.name}: must have different rows, got equal ones: there is nothing to learn")
+    found = Dataset(table.name, points, held, columns=scaler, rows=rows)
+    conditions = [rows.conditions(part) for part in (train, test)]
+    if label is not None:
+        found.train_labels, found.held_out_labels = (torch.from_numpy(c) for c in conditions if c is not None)
+        _check_labels(found, rows)
+    elif given:
+        found.train_condition, found.held_out_condition = (torch.from_numpy(c) for c in conditions if c is not None)
+    return found
+
+
+def _check_labels(found: Dataset, rows: TableRows) -> None:
+    """Move held-out rows of labels that have no other ones to the training data, and name rare labels."""
+    assert found.train_labels is not None and found.held_out_labels is not None and rows.label is not None
+    categories = rows._named([rows.label])[0].column.categories
+    lost = ~torch.isin(found.held_out_labels, found.train_labels)
+    if lost.any():
+        found.train = torch.cat([found.train, found.held_out[lost]])
+        found.train_labels = torch.cat([found.train_labels, found.held_out_labels[lost]])
+        found.held_out, found.held_out_labels = found.held_out[~lost], found.held_out_labels[~lost]
+    counts = found.train_labels.bincount(minlength=len(categories)).tolist()
+    if rare := [f"{name!r} ({count})" for name, count in zip(categories, counts, strict=True) if 0 < count < _RARE]:
+        which = f"labels with fewer than {_RARE} rows, which their samples will resemble"
+        notice(f"{found.name}: {which}: {', '.join(rare[:6])}")

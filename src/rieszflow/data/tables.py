@@ -237,6 +237,11 @@ class Table:
                 found += [row[0] for row in self._query(part, [cell])[1].fetchall()]
         return found
 
+    def column(self, name: str) -> pa.ChunkedArray[Any]:
+        """Return the cells of a column as they are."""
+        parts = [pa.Table.from_batches(list(self._batches(part, [part.locate(name)[0]], 1))) for part in self.parts]
+        return pa.concat_tables(parts, promote_options="permissive").column(0)
+
     def numbers(self) -> Stream:
         """Return the columns of numbers, in their units, as points; a notice names all other columns.
 

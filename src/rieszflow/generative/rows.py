@@ -86,8 +86,10 @@ class RowColumn:
         lacking = np.isnan(codes)
         if self.column.kind == "category":
             K = len(self.column.categories) + self.column.missing
-            one_hot = np.concatenate([np.zeros((1, K)), np.eye(K)])[np.where(lacking, K, codes).astype(np.int64)]
-            return one_hot if K > 2 else (one_hot[:, 1:] * 2 - 1) * _HALF
+            one_hot = np.concatenate([np.zeros((1, K)), np.eye(K)])[
+                np.where(lacking, K * self.column.missing, codes).astype(np.int64)
+            ]
+            return one_hot if K > 2 else (one_hot[:, 1:] - one_hot[:, :1]) * _HALF
         values, shares = np.array(self.values), np.array(self.shares)
         if self.discrete:  # the middle of the ranks of equal cells
             shares = shares - np.diff(shares, prepend=0) / 2

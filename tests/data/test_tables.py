@@ -250,24 +250,16 @@ def test_cells_that_are_not_plain_numbers(tmp_path, cells, says, options, want):
         assert points(file, **options)[1][:, 1].tolist() == want
 
 
-def test_numbers_as_text_in_parquet(tmp_path):
-    file = table(tmp_path / "a.parquet", {"x": [1.0, 2.0, 3.0], "v": ["1,5", "2", None]})
-    with pytest.raises(ValueError, match="column 'v', row 0, counted from 0: must be a number, got '1,5'"):
-        stream(file)
-    assert rf.TableEncoding.fit(rf.Table(file, decimal=",")).columns[1].centre == 1.75  # of the cells that are not missing
-    point = table(tmp_path / "b.parquet", {"v": ["1,5", "2.5"]})
-    with pytest.raises(ValueError, match=r"row 1, counted from 0: must be a number, got '2\.5'"):
-        stream(point, decimal=",")
-    _, matrix, (message,) = points(table(tmp_path / "c.parquet", {"v": ["1.5", " 2 "]}))
-    assert matrix.tolist() == [[1.5], [2]] and "the text of column 'v' is read as numbers" in message
-    pa = pytest.importorskip("pyarrow")
-    for kind in (
-        pa.string_view(),
-        pa.large_string(),
-        pa.dictionary(pa.int32(), pa.string()),
-    ):  # as polars and Delta Lake give it
-        with pytest.warns(Notice, match="the text of column 'v' is read as numbers"):
-            assert stream(pa.table({"v": pa.array(["1.5", " 2 "]).cast(kind)})).first.tolist() == [[1.5], [2]]
+def test_text_of_typed_columns_is_text(tmp_path):
+    """Codes of numbers in a column of text are categories; in a CSV file, which has no types, they are numbers."""
+    for kind in (pa.string(), pa.string_view(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())):
+        frame = pa.table({"x": [1.0, 2.0], "v": pa.array(["1", "2"]).cast(kind)})
+        assert rf.Table(frame).kinds == {"x": "number", "v": "text"}
+        assert rf.TableEncoding.fit(frame).names == ["x", "v=1", "v=2"]
+    csv = write(tmp_path / "a.csv", "x,v\n1.5,1\n2.5,2\n")
+    assert rf.Table(csv).kinds == {"x": "number", "v": "whole"}
+    assert rf.Table(csv, categories=["v"]).kinds == {"x": "number", "v": "text"}
+    assert rf.TableEncoding.fit(rf.Table(csv, categories=["v"])).names == ["x", "v=1", "v=2"]
 
 
 def test_missing_numbers_are_refused_as_coordinates(tmp_path):

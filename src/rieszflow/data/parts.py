@@ -18,7 +18,7 @@ import pyarrow.parquet
 from rieszflow._infra.messages import notice, one_line
 from rieszflow._types import PointSource
 from rieszflow.data.csv_file import MISSING, CsvFile, literal
-from rieszflow.data.options import TableOptions, check_distinct
+from rieszflow.data.options import NUMBER, TableOptions, check_distinct
 from rieszflow.data.paths import JSON, PARQUET, SQL, is_system, is_table, quoted, suffix, table_format
 from rieszflow.data.points import conversion_hint, is_frame
 from rieszflow.errors import DatasetError, InputTypeError
@@ -39,7 +39,6 @@ class Part:
     extensions: Mapping[str, str] = field(default_factory=dict)  # types of columns whose numbers mean something else
     csv: CsvFile | None = None
     frame: pa.Table | None = None
-    number_texts: set[str] = field(default_factory=set)  # columns of text that holds numbers
 
     def locate(self, column: str) -> tuple[str, str]:
         """Return the expression for a column, or for an item of a list such as "e[0]", and its type."""
@@ -152,7 +151,9 @@ def _file_part(path: Path, root: Path, options: TableOptions, connection: duckdb
     partitions = [part.split("=", 1) for part in below if "=" in part]
     query = f"FROM read_parquet({literal(name)}, hive_partitioning = false)"
     if partitions:
-        values = ", ".join(f"{literal(value)} AS part_{k}" for k, (_, value) in enumerate(partitions))
+        values = ", ".join(
+            f"{value if NUMBER.fullmatch(value) else literal(value)} AS part_{k}" for k, (_, value) in enumerate(partitions)
+        )
         query = f"SELECT *, {values} {query}"
     part = _described(name, query, options, connection)
     part.names = check_distinct(name, [*schema.names, *(key for key, _ in partitions)])

@@ -20,7 +20,6 @@ from rieszflow.data.options import (
     FORMATTED_NUMBER,
     MISSING_MARKERS,
     TableOptions,
-    cell_error,
     check_known,
     column_difference,
 )  # fmt: skip
@@ -142,9 +141,12 @@ class Table:
         return names
 
     def _find_numbers_in_text(self, part: Part, wanted: Sequence[str]) -> None:
-        """Decide which columns of text hold numbers, in one pass; numbers among other text are an error."""
+        """Decide which columns of text in a CSV file hold numbers, in one pass; numbers among other text are an error.
+
+        In other sources, whose columns have types, text is text.
+        """
         texts = [n for n in wanted if kind_of(part.type_of(n)) == "text" and n not in self.options.categories]
-        if not texts:
+        if not texts or part.csv is None:
             return
         queries = []
         for name in texts:
@@ -161,29 +163,10 @@ class Table:
             cells, numbers, alike, formatted = found[4 * k : 4 * k + 4]
             if not cells:
                 part.types[part.names.index(name)] = '"NULL"'
-            elif numbers == cells:
-                part.number_texts.add(name)
-                if part.csv is None:
-                    notice(f"{part.name}: the text of column {name!r} is read as numbers")
-                else:
-                    part.types[part.names.index(name)] = "DOUBLE"
-            elif 2 * numbers >= cells or (alike == cells and formatted):
-                self._report_text(part, name)
-
-    def _report_text(self, part: Part, name: str) -> None:
-        """Raise the error for the first cell of a column that is not a number."""
-        k = part.names.index(name)
-        if part.csv is not None:
-            part.types[k] = "DOUBLE"
-            self.aggregate([f"count(c{k})"], part)  # raises an error with the line
-            return
-        text, number = part.text(name), part.number(name)
-        row = 0
-        for batch in self._batches(part, [text, number], 2):
-            for cell, value in zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True):
-                if cell is not None and value != value:
-                    raise cell_error(part.name, name, f"row {row}, counted from 0", cell)
-                row += 1
+            elif numbers == cells or 2 * numbers >= cells or (alike == cells and formatted):
+                part.types[part.names.index(name)] = "DOUBLE"
+                if numbers < cells:
+                    self.aggregate([f"count(c{part.names.index(name)})"], part)  # raises an error with the line
 
     def _kind(self, name: str) -> str:
         """Return the kind of a column, which all parts with values must share."""
@@ -196,7 +179,6 @@ class Table:
             kind = kind_of(part.type_of(name))
             if kind == "number" and part.csv is not None and part.csv.whole[part.names.index(name)]:
                 kind = "whole"
-            kind = "number" if name in part.number_texts else kind
             if kind != "empty":
                 kinds.setdefault(kind, part.name)
         if set(kinds) <= {"number", "whole", "boolean"} and len(kinds) > 1:

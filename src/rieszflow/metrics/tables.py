@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import combinations
-from typing import TypeAlias
 
 import numpy as np
+from numpy import ndarray
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+from scipy.stats import ks_2samp
 
 from rieszflow._infra import validate
 from rieszflow._infra.extras import extra
@@ -21,25 +22,19 @@ from rieszflow.errors import InputError
 NOTE = "None of these scores guarantees privacy: rows that copy no training row can still disclose what is in one."
 _ROWS, _PAIRED, _MATCHED = 10_000, 4_000, 1_000  # rows in all; for distances of all pairs; for assignments and closest records
 _COLUMNS = 100  # columns whose pairs are compared
-_Pairs: TypeAlias = list[tuple[int, int]]
 _LARGEST = 1e9  # a scaled number; sums of distances, and the float32 of forests, must not overflow
 
 
 @isolated_numerics
 def table_scores(
-    encoding: TableEncoding,
-    train: np.ndarray,
-    held_out: np.ndarray,
-    samples: np.ndarray,
-    label: int | None = None,
-    seed: int = 0,
+    encoding: TableEncoding, train: ndarray, held_out: ndarray, samples: ndarray, label: int | None = None, seed: int = 0
 ) -> Json:
     r"""Compute scores of synthetic rows, and of training rows in their place. They do not guarantee privacy.
 
-    The distance of two rows is the metric of ForestDiffusion: the sum of :math:`|x_j - y_j| / r_j` over numbers with the range
-    :math:`r_j` in the training rows, and of :math:`1[x_j \ne y_j]` over categories, one of which is a missing cell. A missing
-    number counts as the middle of the range, and adds 1 if the other is not missing. At most 10,000 random rows of each table
-    are compared (4,000 where distances of all pairs are needed), and as many samples as training rows.
+    The distance of two rows is that of ForestDiffusion (AISTATS 2024): the sum of :math:`|x_j - y_j| / r_j` over numbers, with
+    the range :math:`r_j` in the training rows, and of :math:`1[x_j \ne y_j]` over categories, one of which is a missing cell. A
+    missing number is the middle of the range, and adds 1 if the other is not missing. At most 10,000 random rows of each table
+    are compared (4,000 where all pairs are needed, fewer for very many columns), and as many samples as training rows.
 
     Args:
         encoding: Encoding of the three tables.
@@ -65,9 +60,6 @@ def table_scores(
     Raises:
         InputError: Fewer than 4 rows, other columns, numbers that are not codes of `encoding`, or no such label.
         MissingPackageError: scikit-learn is not installed and `label` needs it.
-
-    References:
-        Jolicoeur-Martineau et al., Generating and Imputing Tabular Data via Diffusion and Flow-based Gradient-Boosted Trees (2024).
     """
     rng, columns = np.random.default_rng(validate.integer_seed(seed)), encoding.columns
     # Positions of a category: 0 for an unknown one, those of the encoding, and one for a missing cell. Numbers have none.
@@ -83,11 +75,10 @@ def table_scores(
     if label is not None and label not in range(len(columns)):
         raise InputError(f"`label` must be None or in [0, {len(columns)}), got {label!r}")
     low, high = np.fmin.reduce(train), np.fmax.reduce(train)  # NaN if all cells are missing
-    half = high / 2 - low / 2  # the whole may overflow
-    half = np.where(half > 0, half, [column.spread / 2 for column in columns])
+    half = np.where(high > low, high / 2 - low / 2, [column.spread / 2 for column in columns])  # the whole may overflow
     low = np.where(np.isnan(low), [column.centre for column in columns], low)
 
-    def prepare(codes: np.ndarray, most: int) -> np.ndarray:
+    def prepare(codes: ndarray, most: int) -> ndarray:
         rows = codes[rng.permutation(len(codes))[:most]]
         scaled = np.clip((rows / 2 - low / 2) / half, -_LARGEST, _LARGEST)
         return np.where(sizes == 0, scaled, np.where(np.isnan(rows), sizes - 1, rows))
@@ -96,12 +87,12 @@ def table_scores(
     sets = {"samples": prepare(samples, n), "training_data": prepare(train, n)}
     names = [column.name for column in columns]
     pairs = [[*combinations(rng.permutation(np.flatnonzero(k))[:_COLUMNS].tolist(), 2)] for k in (sizes == 0, sizes > 0)]
-    found = {t: _usefulness(x, held, sizes, label) | _column_errors(x, held, sizes, pairs, names) for t, x in sets.items()}
-    known, compared = {hash(row) for row in _row_bytes(train)}, ("samples", "held_out")
+    found = {t: _usefulness(x, held, sizes, label) | _errors(x, held, sizes, pairs, names) for t, x in sets.items()}
+    known, compared = set(_hashes(train)), ("samples", "held_out")
     return {
         **_distance_scores(sets, held, records, sizes),
         **{key: {t: values[key] for t, values in found.items()} for key in found["samples"]},
-        "copies": {t: float(np.mean([hash(row) in known for row in _row_bytes(tables[t])])) for t in compared},
+        "copies": {t: float(np.mean([row in known for row in _hashes(tables[t])])) for t in compared},
         "label": None if label is None else names[label], "rows": {t: len(codes) for t, codes in tables.items()},
         "seed": int(seed), "note": NOTE,
     }  # fmt: skip
@@ -119,36 +110,30 @@ def describe_scores(scores: Json) -> list[list[str]]:
     }  # fmt: skip
     table = []
     for key, name in names.items():
-        values = [float(np.mean(list(v.values()))) if isinstance(v, dict) else v for v in scores[key].values()]
-        if values != [None, None]:
-            form = ".1%" if key in ("coverage", "strays", "copies") else ".3g"
-            texts = ["-" if value is None else format(value, form) for value in values]
+        form = ".1%" if key in ("coverage", "strays", "copies") else ".3g"
+        means = (np.mean([*v.values()]) if isinstance(v, dict) else v for v in scores[key].values())
+        texts = ["-" if mean is None else format(mean, form) for mean in means]
+        if texts != ["-", "-"]:
             table.append([name, texts[0], texts[1] + " (held-out)" * ("held_out" in scores[key])])
     return table
 
 
-def _points(rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def _points(rows: ndarray, sizes: ndarray) -> ndarray:
     """Return points whose L1 distance is that of rows, without coordinates that are equal in all rows."""
-    parts = [np.zeros((len(rows), 1))]
-    for values, size in zip(rows.T, sizes, strict=True):
-        lacking = np.isnan(values)
-        number = np.stack([np.where(lacking, 0.5, values), lacking], 1)
-        parts.append(number if size == 0 else np.eye(size)[values.astype(np.int64)] / 2)
-    points = np.concatenate(parts, 1)
+    parts = [
+        np.eye(size)[values.astype(np.int64)] / 2 if size else np.stack([np.nan_to_num(values, nan=0.5), np.isnan(values)], 1)
+        for values, size in zip(rows.T, sizes, strict=True)
+    ]
+    points = np.concatenate([np.zeros((len(rows), 1)), *parts], 1)
     return points[:, np.append(True, (points != points[0]).any(0)[1:])]
 
 
-def _row_bytes(codes: np.ndarray) -> Iterator[bytes]:
-    """Yield the bytes of every row, which are equal for all kinds of NaN and of zero."""
-    for part in np.array_split(codes, 1 + len(codes) // _ROWS):
-        yield from (row.tobytes() for row in np.where(np.isnan(part), np.nan, part + 0.0))
+def _hashes(codes: ndarray) -> list[int]:
+    return [hash(row.tobytes()) for row in np.where(np.isnan(codes), np.nan, codes + 0.0)]  # one NaN and one zero
 
 
-def _distance_scores(sets: dict[str, np.ndarray], held: np.ndarray, records: np.ndarray, sizes: np.ndarray) -> Json:
+def _distance_scores(sets: dict[str, ndarray], held: ndarray, records: ndarray, sizes: ndarray) -> Json:
     """Return all scores that need distances; those of very many columns are computed from fewer rows."""
-    from scipy.optimize import linear_sum_assignment
-    from scipy.spatial.distance import cdist
-
     most = max(100, min(_PAIRED, 400_000 // int(np.maximum(sizes, 2).sum())))
     parts = [held[:most], *(x[:most] for x in sets.values()), records[: 2 * most]]
     held, *compared, records = np.split(_points(np.concatenate(parts), sizes), np.cumsum([len(x) for x in parts])[:-1])
@@ -157,25 +142,26 @@ def _distance_scores(sets: dict[str, np.ndarray], held: np.ndarray, records: np.
     for name, x in zip(sets, compared, strict=True):
         D = cdist(held, x, "cityblock")
         m = min(*D.shape, _MATCHED)
-        costs = [D[:m, i : i + m] for i in range(0, len(x) - m + 1, m)]
+        size = m * min(len(x) // m, _MATCHED // m)  # of a part, to which held-out rows are matched several times if they are few
+        costs = [np.resize(D[:m, i : i + size], (size, size)) for i in range(0, len(x) - size + 1, size)]
         w1[name] = float(np.mean([cost[linear_sum_assignment(cost)].mean() for cost in costs]))
         ranks[name] = 1 + (radii < D.min(1)[:, None]).sum(1)  # the least k with which each held-out row is covered
         strays[name] = float((D.min(0) > np.quantile(radii[:, 0], 0.999)).mean())
     k = min(int(np.sort(ranks["training_data"])[(19 * len(held) - 1) // 20]), len(held) - 1)  # covers 95 %
     nearest = [float(np.median(cdist(x[:_MATCHED], records, "cityblock").min(1))) for x in (compared[0], held)]
-    coverage = {name: float((rank <= k).mean()) for name, rank in ranks.items()}
-    closest = {"samples": nearest[0], "held_out": nearest[1]}
-    return {"w1": w1, "coverage": coverage, "k": k, "strays": strays, "closest_record": closest}
+    return {
+        "w1": w1, "coverage": {name: float((rank <= k).mean()) for name, rank in ranks.items()}, "k": k, "strays": strays,
+        "closest_record": dict(zip(("samples", "held_out"), nearest, strict=True)),
+    }  # fmt: skip
 
 
-def _usefulness(x: np.ndarray, held: np.ndarray, sizes: np.ndarray, label: int | None) -> Json:
+def _usefulness(x: ndarray, held: ndarray, sizes: ndarray, label: int | None) -> Json:
     """Return the mean score on held-out rows of two models that are trained on other rows, as "f1" or "r2"."""
     scores: dict[str, float | None] = {"f1": None, "r2": None}
     if label is None or len(sizes) < 2:
         return scores
     with extra("generative", "scores of models for a label"):
-        from sklearn import ensemble, linear_model
-        from sklearn.metrics import f1_score, r2_score
+        from sklearn import ensemble, linear_model, metrics
 
     size, most = sizes[label], max(200, min(_ROWS, 4_000_000 // int(np.maximum(sizes, 2).sum())))
     known = [~np.isnan(y) if size == 0 else (y > 0) & (y < size - 1) for y in (x[:, label], held[:, label])]
@@ -188,26 +174,25 @@ def _usefulness(x: np.ndarray, held: np.ndarray, sizes: np.ndarray, label: int |
     if size:
         models = [linear_model.LogisticRegression(C=100.0, max_iter=500), ensemble.RandomForestClassifier(random_state=0)]
         models = models[len(np.unique(y)) < 2 :]  # only the forest can be trained on a single class
-    score = partial(f1_score, average="macro", zero_division=0) if size else r2_score
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a logistic regression that has not converged is good enough
         found = [model.fit(points[: len(x)], y).predict(points[len(x) :]) for model in models]
-    scores["f1" if size else "r2"] = float(np.mean([score(truth, y) for y in found]))
+        values = [metrics.f1_score(truth, y, average="macro") if size else metrics.r2_score(truth, y) for y in found]
+    scores["f1" if size else "r2"] = float(np.mean(values))
     return scores
 
 
-def _column_errors(x: np.ndarray, y: np.ndarray, sizes: np.ndarray, pairs: Sequence[_Pairs], names: Sequence[str]) -> Json:
-    def variation(a: np.ndarray, b: np.ndarray) -> float:
+def _errors(x: ndarray, y: ndarray, sizes: ndarray, pairs: list[list[tuple[int, int]]], names: list[str]) -> Json:
+    def variation(a: ndarray, b: ndarray) -> float:
         size = int(max(a.max(), b.max())) + 1
         shares = (np.bincount(v.astype(np.int64), minlength=size) / len(v) for v in (a, b))
         return float(np.abs(np.subtract(*shares)).sum() / 2)
 
-    def smirnov(a: np.ndarray, b: np.ndarray) -> float:
-        a, b = (np.sort(np.where(np.isnan(v), -np.inf, v)) for v in (a, b))
-        steps = (np.searchsorted(v, np.concatenate([a, b]), "right") / len(v) for v in (a, b))
-        return float(np.abs(np.subtract(*steps)).max())
+    def smirnov(a: ndarray, b: ndarray) -> float:
+        lowest = [np.where(np.isnan(v), -np.inf, v) for v in (a, b)]
+        return float(ks_2samp(*lowest, method="asymp").statistic)
 
-    def correlation(rows: np.ndarray, pair: tuple[int, int]) -> float:
+    def correlation(rows: ndarray, pair: tuple[int, int]) -> float:
         a, b = rows[~np.isnan(rows[:, pair]).any(1)][:, pair].T
         return float(np.corrcoef(a, b)[0, 1]) if len(a) and np.ptp(a) > 0 and np.ptp(b) > 0 else math.nan
 

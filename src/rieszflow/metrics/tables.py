@@ -20,9 +20,7 @@ from rieszflow.data.encoding import TableEncoding
 from rieszflow.errors import InputError
 
 NOTE = "None of these scores guarantees privacy: rows that copy no training row can still disclose what is in one."
-_ROWS, _PAIRED, _MATCHED = 10_000, 4_000, 1_000  # rows in all; for distances of all pairs; for assignments and closest records
-_COLUMNS = 100  # columns whose pairs are compared
-_LARGEST = 1e9  # a scaled number; sums of distances, and the float32 of forests, must not overflow
+_ROWS, _PAIRED, _MATCHED, _COLUMNS = 10_000, 4_000, 1_000, 100  # rows in all, of models and of pairs, matched; columns of pairs
 
 
 @isolated_numerics
@@ -32,9 +30,9 @@ def table_scores(
     r"""Compute scores of synthetic rows, and of training rows in their place. They do not guarantee privacy.
 
     The distance of two rows is that of ForestDiffusion (AISTATS 2024): the sum of :math:`|x_j - y_j| / r_j` over numbers, with
-    the range :math:`r_j` in the training rows, and of :math:`1[x_j \ne y_j]` over categories, one of which is a missing cell. A
-    missing number is the middle of the range, and adds 1 if the other is not missing. At most 10,000 random rows of each table
-    are compared (4,000 where all pairs are needed, fewer for very many columns), and as many samples as training rows.
+    the range :math:`r_j` in training rows (the encoding's spread if it is 0) and of :math:`1[x_j \ne y_j]` over categories, one
+    of which is a missing cell. A missing number is in the middle of the range, plus 1 if the other is not missing. At most
+    10,000 random rows of each table are compared (4,000 for distances and models), and as many samples as training rows.
 
     Args:
         encoding: Encoding of the three tables.
@@ -80,7 +78,7 @@ def table_scores(
 
     def prepare(codes: ndarray, most: int) -> ndarray:
         rows = codes[rng.permutation(len(codes))[:most]]
-        scaled = np.clip((rows / 2 - low / 2) / half, -_LARGEST, _LARGEST)
+        scaled = np.clip((rows / 2 - low / 2) / half, -1e9, 1e9)  # neither sums nor the float32 of forests overflow
         return np.where(sizes == 0, scaled, np.where(np.isnan(rows), sizes - 1, rows))
 
     n, records, held = min(len(samples), len(train), _ROWS), prepare(train, 2 * _PAIRED), prepare(held_out, _ROWS)
@@ -120,11 +118,10 @@ def describe_scores(scores: Json) -> list[list[str]]:
 
 def _points(rows: ndarray, sizes: ndarray) -> ndarray:
     """Return points whose L1 distance is that of rows, without coordinates that are equal in all rows."""
-    parts = [
-        np.eye(size)[values.astype(np.int64)] / 2 if size else np.stack([np.nan_to_num(values, nan=0.5), np.isnan(values)], 1)
-        for values, size in zip(rows.T, sizes, strict=True)
-    ]
-    points = np.concatenate([np.zeros((len(rows), 1)), *parts], 1)
+    parts = [np.zeros((len(rows), 1))]
+    for v, size in zip(rows.T, sizes, strict=True):
+        parts.append(np.eye(size)[v.astype(int)] / 2 if size else np.stack([np.nan_to_num(v, nan=0.5), np.isnan(v)], 1))
+    points = np.concatenate(parts, 1)
     return points[:, np.append(True, (points != points[0]).any(0)[1:])]
 
 
@@ -142,7 +139,7 @@ def _distance_scores(sets: dict[str, ndarray], held: ndarray, records: ndarray, 
     for name, x in zip(sets, compared, strict=True):
         D = cdist(held, x, "cityblock")
         m = min(*D.shape, _MATCHED)
-        size = m * min(len(x) // m, _MATCHED // m)  # of a part, to which held-out rows are matched several times if they are few
+        size = m * min(len(x) // m, _MATCHED // m)  # few held-out rows are matched several times
         costs = [np.resize(D[:m, i : i + size], (size, size)) for i in range(0, len(x) - size + 1, size)]
         w1[name] = float(np.mean([cost[linear_sum_assignment(cost)].mean() for cost in costs]))
         ranks[name] = 1 + (radii < D.min(1)[:, None]).sum(1)  # the least k with which each held-out row is covered
@@ -163,14 +160,14 @@ def _usefulness(x: ndarray, held: ndarray, sizes: ndarray, label: int | None) ->
     with extra("generative", "scores of models for a label"):
         from sklearn import ensemble, linear_model, metrics
 
-    size, most = sizes[label], max(200, min(_ROWS, 4_000_000 // int(np.maximum(sizes, 2).sum())))
+    size, most = sizes[label], max(200, min(_PAIRED, 1_000_000 // int(np.maximum(sizes, 2).sum())))
     known = [~np.isnan(y) if size == 0 else (y > 0) & (y < size - 1) for y in (x[:, label], held[:, label])]
     x, held = x[known[0]][:most], held[known[1]][:most]
     y, truth = x[:, label], held[:, label]
     if not len(x) or len(np.unique(truth)) < 2:
         return scores
     points = _points(np.delete(np.concatenate([x, held]), label, 1), np.delete(sizes, label))
-    models = [linear_model.Ridge(1e-3), ensemble.RandomForestRegressor(random_state=0)]
+    models = [linear_model.Ridge(1e-3), ensemble.RandomForestRegressor(max_features=1 / 3, random_state=0)]
     if size:
         models = [linear_model.LogisticRegression(C=100.0, max_iter=500), ensemble.RandomForestClassifier(random_state=0)]
         models = models[len(np.unique(y)) < 2 :]  # only the forest can be trained on a single class
@@ -188,19 +185,16 @@ def _errors(x: ndarray, y: ndarray, sizes: ndarray, pairs: list[list[tuple[int, 
         shares = (np.bincount(v.astype(np.int64), minlength=size) / len(v) for v in (a, b))
         return float(np.abs(np.subtract(*shares)).sum() / 2)
 
-    def smirnov(a: ndarray, b: ndarray) -> float:
-        lowest = [np.where(np.isnan(v), -np.inf, v) for v in (a, b)]
-        return float(ks_2samp(*lowest, method="asymp").statistic)
-
     def correlation(rows: ndarray, pair: tuple[int, int]) -> float:
-        a, b = rows[~np.isnan(rows[:, pair]).any(1)][:, pair].T
+        both = rows.T[[*pair]]
+        a, b = both[:, ~np.isnan(both).any(0)]
         return float(np.corrcoef(a, b)[0, 1]) if len(a) and np.ptp(a) > 0 and np.ptp(b) > 0 else math.nan
 
-    errors = [variation(a, b) if size else smirnov(a, b) for a, b, size in zip(x.T, y.T, sizes, strict=True)]
+    lowest = (np.where(np.isnan(v), -np.inf, v).T for v in (x, y))
+    parts = zip(*lowest, sizes, strict=True)
+    errors = [variation(a, b) if size else float(ks_2samp(a, b, method="asymp").statistic) for a, b, size in parts]
     joint = [variation(*(v[:, i] * sizes[j] + v[:, j] for v in (x, y))) for i, j in pairs[1]]
-    wanted = [(pair, r) for pair in pairs[0] if not math.isnan(r := correlation(y, pair))]
-    correlations = [
-        abs(np.nan_to_num(correlation(x, pair)) - r) for pair, r in wanted
-    ]  # a constant column correlates with none
+    defined = [(pair, r) for pair in pairs[0] if not math.isnan(r := correlation(y, pair))]
+    correlations = [abs(np.nan_to_num(correlation(x, pair)) - r) for pair, r in defined]  # 0 for constant columns of samples
     means = [float(np.mean(values)) if values else None for values in (correlations, joint)]
     return {"marginal_error": dict(zip(names, errors, strict=True)), "correlation_error": means[0], "pair_error": means[1]}

@@ -50,7 +50,7 @@ def gower(a, b, columns, low, high):
 
 def test_equal_tables():
     rows = table(60, 0)
-    found = scores(MIXED.columns, rows, rows, rows[::-1], label=2)
+    found = scores(MIXED.columns, rows, rows, rows[::-1])
     assert found["w1"] == {"samples": 0, "training_data": 0}
     assert found["coverage"] == {"samples": 1, "training_data": 1} and found["k"] == 1
     assert found["strays"] == {"samples": 0, "training_data": 0}

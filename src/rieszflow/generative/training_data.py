@@ -115,7 +115,8 @@ def load_data(run: Run, moved: str | os.PathLike[str] | None = None) -> Dataset:
     if (rows := run.rows) is not None:
         if not os.path.exists(name) and not SQL.match(name):
             raise RunError(f"{run.path}: was trained on a table given in Python, or that was moved; pass it as `data`")
-        return load_rows(name, run.config.held_out, run.config.seed, rows.label, rows.given)
+        table = open_table(name, **rows.options)
+        return load_rows(table, run.config.held_out, run.config.seed, rows.label, rows.given)
     return data.load(name, path, run.config.held_out, run.config.seed)
 
 

@@ -17,6 +17,7 @@ from rieszflow.metrics.distances import (
     precision_recall,
 )
 from rieszflow.metrics.scores import evaluate, train_classifier
+from rieszflow.metrics.tables import table_scores
 
 if TYPE_CHECKING:
     from rieszflow.metrics.running import SlicedEnergyDistance
@@ -25,5 +26,5 @@ else:  # torchmetrics is optional, so its base class is imported on first access
 
 __all__ = [
     "SlicedEnergyDistance", "energy_pvalue", "evaluate", "frechet_distance", "inception_distances", "kernel_distance",
-    "nearest", "precision_recall", "train_classifier",
+    "nearest", "precision_recall", "table_scores", "train_classifier",
 ]  # fmt: skip

@@ -151,7 +151,8 @@ def _evaluation_section(run: Run, evaluation: Json) -> list[str]:
     items = "".join(f"<li>{_text(note)}</li>" for note in notes)
     alt = "Two rows of generated images, each above a row of the training images nearest to them."
     nearest = _figure(run, "nearest", alt, "Samples, and below each its L2-nearest training image.")
-    return ["<h2>Evaluation</h2>" + _table(*score_table(evaluation)), f"<ul>{items}</ul>", nearest]
+    of_rows = [_table(*row_scores(evaluation))] if "table" in evaluation else []
+    return ["<h2>Evaluation</h2>" + _table(*score_table(evaluation)), *of_rows, f"<ul>{items}</ul>", nearest]
 
 
 def score_table(evaluation: Json) -> tuple[list[str], list[list[str]]]:
@@ -163,6 +164,13 @@ def score_table(evaluation: Json) -> tuple[list[str], list[list[str]]]:
         for score, values in evaluation["scores"].items()
     ]
     return ["score", "generated", "training data", "better"], cells
+
+
+def row_scores(evaluation: Json) -> tuple[list[str], list[list[str]]]:
+    """Return headings and cells of the scores of rows of a table."""
+    from rieszflow.metrics.tables import describe_scores
+
+    return ["score of rows", "samples", "training data"], describe_scores(evaluation["table"])
 
 
 def score_notes(evaluation: Json, shape: tuple[int, ...]) -> list[str]:
@@ -180,6 +188,8 @@ def score_notes(evaluation: Json, shape: tuple[int, ...]) -> list[str]:
     ]
     if "observation_residual" in evaluation:
         notes.append(f"root mean square deviation of samples from their condition: {evaluation['observation_residual']:.2g}")
+    if "table" in evaluation:
+        notes.append(evaluation["table"]["note"])
     for label, found in evaluation.get("frechet_by_label", {}).items():
         notes.append(f"label {label}: Fréchet distance {found['generated']:.2f}, training data {found['training_data']:.2f}")
     return notes

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from rieszflow.data.paths import column_difference
+from rieszflow.errors import DatasetError, InputError
 
 if TYPE_CHECKING:
     from rieszflow.data.parts import Part
@@ -65,9 +67,7 @@ class ColumnEncoding:
             # An unknown category or an unexpected missing cell is as far from every category as these are from one another.
             K = len(self.categories) + self.missing
             place = np.where(lacking, K if self.missing else 0, codes).astype(np.int64)
-            outside = (1 - (1 + K) ** 0.5) / K
-            rows = np.concatenate([np.full((1, K), outside), np.eye(K)])
-            return rows[place]
+            return np.concatenate([np.full((1, K), (1 - (1 + K) ** 0.5) / K), np.eye(K)])[place]
         values = np.where(lacking, self.centre, codes)
         phases = [f(2 * np.pi * values / PERIODS[p]) for p in self.periods for f in (np.cos, np.sin)]
         return np.stack([values, *phases, *[_APART * lacking] * self.missing], 1)
@@ -79,64 +79,81 @@ class ColumnEncoding:
         from rieszflow.data.csv_file import literal
 
         text = part.text(self.name)
-        known = f"list_position({literal(list(self.categories))}, {text})"
-        known = f"md5_number({text}) % {self.buckets} + 1" if self.buckets else known
+        known = f"md5_number({text}) % {self.buckets} + 1" if self.buckets else None
+        known = known or f"list_position({literal(self.categories)}, {text})"
         return f"CASE WHEN {text} IS NULL THEN 'nan'::DOUBLE ELSE CAST(coalesce({known}, 0) AS DOUBLE) END"
 
 
-@dataclass
-class Profile:
-    """Counts and the range of the cells of a column in one or several tables."""
-
-    kind: str
-    present: int = 0  # cells with a value
-    low: float = np.inf
-    high: float = -np.inf
-    distinct: int = 0  # an upper estimate of the number of different values
-    counts: Counter[str] = field(default_factory=Counter)  # of categories
+def check_kind(name: str, column: str, kind: str, wanted: str, whose: str) -> None:
+    """Raise DatasetError if a column is not of the kind that another table or an encoding has."""
+    numbers = ("number", "whole", "boolean")
+    if kind != wanted and kind != "empty" and not (kind in numbers and wanted in numbers):
+        accepted = "numbers" if wanted in numbers else "dates or times" if wanted == "time" else wanted
+        raise DatasetError(f"{name}: column {column!r} must hold {accepted} as in {whose}, got {kind}")
 
 
-def profiles(tables: Sequence[Table], kinds: dict[str, str]) -> tuple[int, dict[str, Profile]]:
-    """Return the number of rows, and the profiles of the columns: a pass over all columns, and one over categories."""
-    found, rows = {name: Profile(kind) for name, kind in kinds.items()}, 0
-    texts = [name for name, kind in kinds.items() if kind in ("text", "boolean")]
-    numbers = [name for name, kind in kinds.items() if kind in ("number", "whole", "time")]
-    parts = [(table, part) for table in tables for part in table.parts]
+def common_kinds(tables: Sequence[Table]) -> dict[str, str]:
+    """Return the kinds of the columns that all tables must share."""
+    first, kinds = tables[0], dict(tables[0].kinds)
+    for table in tables[1:]:
+        if set(table.kinds) != set(kinds):
+            difference = column_difference(table.kinds, kinds, f"{first.name} has")
+            raise InputError(f"{table.name}: {difference}; columns are matched by name: choose those to compare")
+        for name, kind in table.kinds.items():
+            kinds[name] = kind if kinds[name] == "empty" else kinds[name]
+            check_kind(table.name, name, kind, kinds[name], first.name)
+            kinds[name] = kinds[name] if kind in ("empty", kinds[name]) else "number"
+    return kinds
+
+
+def choose_columns(
+    tables: Sequence[Table], hashed: Sequence[str], periods: Sequence[str], buckets: int
+) -> tuple[list[ColumnEncoding], dict[str, str]]:
+    """Return the encodings of columns, without units, and the reasons why other columns are left out.
+
+    This takes a pass over all columns, and one over those with few categories.
+    """
+    kinds, parts = common_kinds(tables), [(table, part) for table in tables for part in table.parts]
+    if unknown := [name for name in hashed if kinds.get(name) != "text"]:
+        raise InputError(f"`hashed` must be columns of text, got {unknown[0]!r}")
+    readable = [name for name, kind in kinds.items() if kind in ("text", "boolean", "number", "whole", "time")]
+    texts = [name for name in readable if kinds[name] in ("text", "boolean")]
+    found = []
     for table, part in parts:
-        queries = ["count(*)"]
-        for name in texts:
-            queries += [f"count({part.text(name)})", f"approx_count_distinct({part.text(name)})"]
-        for name in numbers:
-            value, present = part.number(name), f"FILTER (NOT isnan({part.number(name)}))"
-            functions = ("count(*)", *(f"{f}({value})" for f in ("approx_count_distinct", "min", "max")))
-            queries += [f"{function} {present}" for function in functions]
-        n, *values = table.aggregate(queries, part)
-        rows += n
-        for name in (*texts, *numbers):
-            profile, present, distinct, values = found[name], values[0], values[1], values[2:]
-            profile.present, profile.distinct = profile.present + present, profile.distinct + distinct
-            if name in numbers:
-                if present:
-                    profile.low, profile.high = min(profile.low, values[0]), max(profile.high, values[1])
-                values = values[2:]
-    few = [name for name in texts if found[name].distinct <= 2 * _MOST * len(parts)]
+        queries = []
+        for name in readable:
+            value = part.text(name) if name in texts else part.number(name)
+            value = f"({value})" if name in texts else f"({value}) FILTER (NOT isnan({value}))"
+            queries += [f"{function}{value}" for function in ("count", "approx_count_distinct", "min", "max")]
+        found.append(table.aggregate(queries, part))
+    cells = {name: [row[4 * k : 4 * k + 4] for row in found if row[4 * k]] for k, name in enumerate(readable)}
+    distinct = {name: sum(values[1] for values in cells[name]) for name in readable}  # an upper estimate
+    categories: dict[str, set[str]] = {name: set() for name in texts if distinct[name] <= 2 * _MOST * len(parts)}
     for table, part in parts:
-        for name, counts in zip(few, table.aggregate([f"histogram({part.text(name)})" for name in few], part), strict=False):
-            found[name].counts.update(counts or {})
-    return rows, found
-
-
-def reason_to_leave_out(name: str, profile: Profile, rows: int, tables: int, chosen: bool) -> str | None:
-    """Return why a column is left out; None if it is encoded."""
-    if profile.kind not in ("text", "boolean", "number", "whole", "time"):
-        return "empty: no value in it" if profile.kind == "empty" else profile.kind
-    if not profile.present:
-        return "empty: no value in it"
-    if profile.kind in ("text", "boolean"):
-        many = profile.distinct if not profile.counts else len(profile.counts)
-        return f"text with about {many} different values; hashed=[{name!r}] keeps it" if many > _MOST else None
-    different = profile.kind == "whole" and profile.present == rows >= _FEWEST and profile.distinct > 0.9 * rows
-    consecutive = profile.high - profile.low + 1 in (rows, rows / tables)
-    if different and not chosen and (consecutive or _ID.fullmatch(name)):
-        return "an id: a different whole number in every row"
-    return None
+        for name, counts in zip(
+            categories, table.aggregate([f"histogram({part.text(n)})" for n in categories], part), strict=False
+        ):
+            categories[name].update(counts or ())
+    rows, chosen = sum(table.count() for table in tables), tables[0].options.columns is not None
+    columns, left_out = [], {}
+    for name, kind in kinds.items():
+        present = sum(values[0] for values in cells.get(name, ()))
+        missing = present < rows
+        many = len(categories.get(name, ())) or distinct.get(name, 0)
+        if not present:
+            left_out[name] = "empty: no value in it" if name in cells or kind == "empty" else kind
+        elif name in hashed:
+            hashes = tuple(f"#{k}" for k in range(buckets))
+            columns.append(ColumnEncoding(name, "category", categories=hashes, missing=missing, buckets=buckets))
+        elif name in texts and many > _MOST:
+            left_out[name] = f"text with about {many} different values; hashed=[{name!r}] keeps it"
+        elif name in texts:
+            columns.append(ColumnEncoding(name, "category", categories=tuple(sorted(categories[name])), missing=missing))
+        else:
+            span = max(values[3] for values in cells[name]) - min(values[2] for values in cells[name]) + 1
+            is_id = span in (rows, rows / len(tables)) or _ID.fullmatch(name)
+            if kind == "whole" and not missing and rows >= _FEWEST and many > 0.9 * rows and is_id and not chosen:
+                left_out[name] = "an id: a different whole number in every row"
+            else:
+                columns.append(ColumnEncoding(name, kind, missing=missing, periods=tuple(periods) if kind == "time" else ()))
+    return columns, left_out

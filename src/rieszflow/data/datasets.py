@@ -18,9 +18,19 @@ from rieszflow._infra.extras import extra
 from rieszflow._infra.messages import notice, suggestion
 from rieszflow.data.dataset import Dataset, RawData
 from rieszflow.data.files import ACCEPTED, is_image_folder, open_image, read_idx_folder, read_path, to_chw
-from rieszflow.data.options import check_distinct, check_known
-from rieszflow.data.paths import PARQUET, all_files, entries, folders_below, is_table, path_hint, searched_paths, suffix
-from rieszflow.data.sources import stream
+from rieszflow.data.paths import (
+    PARQUET,
+    all_files,
+    check_distinct,
+    check_known,
+    entries,
+    folders_below,
+    is_table,
+    path_hint,
+    searched_paths,
+    suffix,
+)  # fmt: skip
+from rieszflow.data.streams import stream
 from rieszflow.errors import DatasetError, InputTypeError
 
 if TYPE_CHECKING:
@@ -126,19 +136,18 @@ def _fashion_mnist(path: Path | None) -> RawData:
 
 
 def _mnist(path: Path | None) -> RawData:
-    folder, advice = _given_folder(path, "mnist", "the four IDX files (train-images-idx3-ubyte, …)")
-    return read_idx_folder(folder, "mnist", advice)
+    return read_idx_folder(*_given_folder(path, "mnist", "the four IDX files (train-images-idx3-ubyte, …)"))
 
 
-def _given_folder(path: Path | None, name: str, files: str) -> tuple[Path, str]:
+def _given_folder(path: Path | None, name: str, files: str) -> tuple[Path, str, str]:
     advice = f"give the folder of {files} with --data, or use hf:{name} with a network"
     if path is None:
         raise DatasetError(f"{name}: no folder given; {advice}")
-    return path, advice
+    return path, name, advice
 
 
 def _cifar10(path: Path | None) -> RawData:
-    path, advice = _given_folder(path, "cifar10", "CIFAR-10's files (binary or Python version)")
+    path, _, advice = _given_folder(path, "cifar10", "CIFAR-10's files (binary or Python version)")
     folders = folders_below(path)
     for folder in folders:
         for ending, read in ((".bin", _cifar_binary), ("", _cifar_pickle)):
@@ -152,11 +161,9 @@ def _cifar10(path: Path | None) -> RawData:
 
 def _cifar_binary(file: Path) -> tuple[np.ndarray, np.ndarray]:
     raw = np.fromfile(file, np.uint8)
-    if raw.size == 0 or raw.size % 3073:
-        raise DatasetError(f"{file}: truncated or damaged: {raw.size} bytes, not a multiple of 3073")
+    if raw.size == 0 or raw.size % 3073 or raw[::3073].max() > 9:
+        raise DatasetError(f"{file}: truncated or damaged: not rows of a label up to 9 and 3072 bytes")
     rows = raw.reshape(-1, 3073)
-    if rows[:, 0].max() > 9:
-        raise DatasetError(f"{file}: not a CIFAR-10 file: label {rows[:, 0].max()}")
     return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0]
 
 
@@ -188,23 +195,19 @@ def _cifar_pickle(file: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _celeba(path: Path | None) -> RawData:
     """Read img_align_celeba/*.jpg and list_eval_partition.txt with lines "000001.jpg 0", or Kaggle's .csv with a header."""
-    path, advice = _given_folder(path, "celeba", "img_align_celeba and list_eval_partition.txt")
+    path, _, advice = _given_folder(path, "celeba", "img_align_celeba and list_eval_partition.txt")
     folders = folders_below(path)
     lists = (f / f"list_eval_partition.{ending}" for f in [*folders, path.parent] for ending in ("txt", "csv"))
     listing = next((f for f in lists if f.is_file()), None)
     candidates = sorted(folders, key=lambda f: f.name != "img_align_celeba")
-    folder = next((f for f in candidates if any(e.name.endswith(".jpg") for e in entries(f))), None)
+    folder = next((f for f in candidates if any(e.suffix == ".jpg" for e in entries(f))), None)
     if listing is None or folder is None:
         missing = "no list_eval_partition.txt (or .csv), or no images"
         raise DatasetError(f"celeba: {missing}, in {searched_paths(path, folders)}; {advice}")
     parts: dict[str, list[np.ndarray]] = {"0": [], "1": [], "2": []}  # training, validation and test
-    try:
-        lines = listing.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    except OSError as error:
-        raise DatasetError(f"{listing}: cannot be read ({error.strerror})") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(listing.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
         fields = re.split(r"[,\s]+", line.strip())
-        if fields == [""] or (number == 1 and fields == ["image_id", "partition"]):
+        if fields in ([""], ["image_id", "partition"]):
             continue
         if len(fields) != 2 or fields[1] not in parts:
             raise DatasetError(f"{listing}: line {number} must be a file's name and 0, 1 or 2, got {line!r}")
@@ -214,7 +217,7 @@ def _celeba(path: Path | None) -> RawData:
         parts[fields[1]].append(to_chw(_resized_celeba(image)))
     if not parts["0"] or not parts["2"]:
         raise DatasetError(f"{listing}: must name training and test images, got {len(parts['0'])} and {len(parts['2'])}")
-    used, total = sum(map(len, parts.values())), sum(e.name.endswith(".jpg") for e in entries(folder))
+    used, total = sum(map(len, parts.values())), sum(e.suffix == ".jpg" for e in entries(folder))
     if used < total:
         notice(f"{listing}: names {used} of the {total} images in {folder}; skipped the others")
     return RawData(np.stack(parts["0"]), test=np.stack(parts["2"]))

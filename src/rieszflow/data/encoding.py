@@ -13,12 +13,10 @@ from rieszflow._infra import validate
 from rieszflow._infra.files import Json
 from rieszflow._infra.messages import notice
 from rieszflow._types import PointSource, ScaleName
-from rieszflow.data.columns import PERIODS, ColumnEncoding, profiles, reason_to_leave_out
+from rieszflow.data.columns import PERIODS, ColumnEncoding, check_kind, choose_columns
 from rieszflow.data.dataset import column_spreads
-from rieszflow.data.options import column_difference
-from rieszflow.data.paths import quoted
-from rieszflow.data.sources import open_table, stream
-from rieszflow.data.streams import Stream, choose_spreads, sample_rows
+from rieszflow.data.paths import column_difference, quoted, skipped
+from rieszflow.data.streams import Stream, choose_spreads, open_table, sample_rows, stream
 from rieszflow.errors import DatasetError, InputError
 
 if TYPE_CHECKING:
@@ -86,33 +84,20 @@ class TableEncoding:
         tables = [as_table(source) for source in sources]
         if odd := set(periods) - PERIODS.keys():
             raise InputError(f"`periods` must be of {quoted(list(PERIODS))}, got {min(odd)!r}")
-        kinds = _common_kinds(tables)
-        if unknown := [name for name in hashed if kinds.get(name) != "text"]:
-            raise InputError(f"`hashed` must be columns of text, got {unknown[0]!r}")
-        rows, found_profiles = profiles(tables, kinds)
-        left_out: dict[str, str] = {}
-        found: list[ColumnEncoding] = []
-        for name, profile in found_profiles.items():
-            missing = profile.present < rows
-            if name in hashed:
-                hashes = tuple(f"#{k}" for k in range(buckets))
-                found.append(ColumnEncoding(name, "category", categories=hashes, missing=missing, buckets=buckets))
-            elif reason := reason_to_leave_out(name, profile, rows, len(tables), tables[0].options.columns is not None):
-                left_out[name] = reason
-            elif profile.kind in ("text", "boolean"):
-                found.append(ColumnEncoding(name, "category", categories=tuple(sorted(profile.counts)), missing=missing))
-            else:
-                phases = tuple(periods) if profile.kind == "time" else ()
-                found.append(ColumnEncoding(name, profile.kind, missing=missing, periods=phases))
+        columns, left_out = choose_columns(tables, hashed, periods, buckets)
         if left_out:
-            shown = [f"{name!r} ({reason})" for name, reason in list(left_out.items())[:20]]
-            more = f" and {len(left_out) - 20} more" if len(left_out) > 20 else ""
-            notice(f"{tables[0].name}: left out {', '.join(shown)}{more}")
-        if not found:
-            raise DatasetError(
-                f"{tables[0].name}: must have columns of numbers or categories, got none ({quoted(list(kinds))})"
-            )
-        return cls(_with_units(tables, found), list(left_out))
+            notice(f"{tables[0].name}: left out {skipped(left_out)}")
+        if not columns:
+            names = quoted(list(tables[0].kinds))
+            raise DatasetError(f"{tables[0].name}: must have columns of numbers or categories, got none ({names})")
+        # Medians and spreads take one pass over all rows.
+        raw = cls([replace(column, missing=True) for column in columns])
+        rows, deviation = sample_rows((codes for table in tables for codes in raw.codes(table)), len(columns))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # the sample may have no value of a column
+            centre = np.nan_to_num(np.nanmedian(rows, axis=0)).tolist()
+        units = zip(columns, centre, column_spreads(rows, deviation).tolist(), strict=True)
+        return cls([c if c.kind == "category" else replace(c, centre=m, spread=s) for c, m, s in units], list(left_out))
 
     def transform(self, source: PointSource) -> np.ndarray:
         """Return the points (n, d) of a table, float64, with every coordinate divided by its spread."""
@@ -130,11 +115,11 @@ class TableEncoding:
         kinds = {column.name: "text" if column.kind == "category" else column.kind for column in self.columns}
         given = [name for name in table.kinds if name not in self.left_out]
         if set(given) != set(kinds):
-            difference = column_difference(given, list(kinds), "the reference has")
+            difference = column_difference(given, kinds, "the reference has")
             raise InputError(f"{table.name}: {difference}; columns are matched by name: choose those to compare")
         for name, kind in kinds.items():
             own = table.kinds[name]
-            _check_kind(table.name, name, "text" if (own, kind) == ("boolean", "text") else own, kind, "the reference")
+            check_kind(table.name, name, "text" if (own, kind) == ("boolean", "text") else own, kind, "the reference")
 
         def batches() -> Iterator[np.ndarray]:
             for codes in self.codes(table):
@@ -144,20 +129,19 @@ class TableEncoding:
 
     def codes(self, table: Table) -> Iterator[np.ndarray]:
         """Yield the codes (m, columns) of the rows of a table; see `rieszflow.data.tables`."""
-        whole, names = [column.kind == "whole" for column in self.columns], [column.name for column in self.columns]
+        names = [column.name for column in self.columns]
         noticed: set[str] = set()
         for codes in table.matrices(lambda part: [column.code(part) for column in self.columns], len(names)):
-            table.check_rounding(codes, whole, names)
+            table.check_rounding(codes, names)
             for column, values in zip(self.columns, codes.T, strict=True):
+                category, lacking = column.kind == "category", np.isnan(values) & (not column.missing)
                 if np.isinf(values).any():
                     raise DatasetError(f"{table.name}: column {column.name!r} must be finite, got an infinite number")
-                unknown = (values == 0) & (column.kind == "category")
-                lacking = np.isnan(values) & (not column.missing)
-                if (unknown.any() or lacking.any()) and column.name not in noticed:
+                if lacking.any() and not category:
+                    problem = f"{int(lacking.sum())} missing values, and the reference has none"
+                    raise DatasetError(f"{table.name}: column {column.name!r} has {problem}; fill them, or leave it out")
+                if category and column.name not in noticed and (lacking | (values == 0)).any():
                     noticed.add(column.name)
-                    if column.kind != "category":
-                        problem = f"{int(lacking.sum())} missing values, and the reference has none"
-                        raise DatasetError(f"{table.name}: column {column.name!r} has {problem}; fill them, or leave it out")
                     notice(f"{table.name}: column {column.name!r} has categories that the reference does not have")
             yield codes
 
@@ -170,15 +154,13 @@ class TableEncoding:
         columns = []
         for entry in content["columns"]:
             values: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in entry.items()}
-            column = ColumnEncoding(**values)
-            texts, numbers = (column.name, *column.categories), (column.centre, column.spread, column.buckets)
-            if column.kind not in ("number", "whole", "time", "category") or not set(column.periods) <= PERIODS.keys():
-                raise ValueError(f"a column of the kind {column.kind!r}")
-            if not all(isinstance(t, str) for t in texts) or not all(isinstance(v, (int, float)) for v in numbers):
-                raise ValueError(f"column {column.name!r}")
-            if not (0 < column.spread < float("inf") and abs(column.centre) < float("inf") and 0 <= column.buckets < 1 << 16):
-                raise ValueError(f"a spread of {column.spread} around {column.centre}")
-            columns.append(replace(column, missing=bool(column.missing)))
+            column = ColumnEncoding(**{**values, "missing": bool(values["missing"])})
+            texts = all(isinstance(text, str) for text in (column.name, *column.categories))
+            known = column.kind in ("number", "whole", "time", "category") and set(column.periods) <= PERIODS.keys()
+            finite = 0 < column.spread < float("inf") and abs(column.centre) < float("inf") and 0 <= column.buckets < 1 << 16
+            if not (texts and known and finite):
+                raise ValueError(f"the column {column}")
+            columns.append(column)
         return cls(columns, [str(name) for name in content["left_out"]])
 
     def __repr__(self) -> str:
@@ -191,43 +173,6 @@ def as_table(source: PointSource) -> Table:
     if table is None:
         raise InputError(f"`source` must be a table, got {type(source).__name__}")
     return table
-
-
-def _check_kind(name: str, column: str, kind: str, wanted: str, whose: str) -> None:
-    numbers = ("number", "whole", "boolean")
-    if kind != wanted and kind != "empty" and not (kind in numbers and wanted in numbers):
-        accepted = {"number": "numbers", "whole": "numbers", "boolean": "numbers", "time": "dates or times"}.get(wanted, wanted)
-        raise DatasetError(f"{name}: column {column!r} must hold {accepted} as in {whose}, got {kind}")
-
-
-def _common_kinds(tables: Sequence[Table]) -> dict[str, str]:
-    """Return the kinds of the columns that all tables must share."""
-    first, kinds = tables[0], dict(tables[0].kinds)
-    for table in tables[1:]:
-        if set(table.kinds) != set(kinds):
-            difference = column_difference(list(table.kinds), list(kinds), f"{first.name} has")
-            raise InputError(f"{table.name}: {difference}; columns are matched by name: choose those to compare")
-        for name, kind in table.kinds.items():
-            if kinds[name] == "empty":
-                kinds[name] = kind
-            _check_kind(table.name, name, kind, kinds[name], first.name)
-            if kind != "empty" and kind != kinds[name]:
-                kinds[name] = "number"
-    return kinds
-
-
-def _with_units(tables: Sequence[Table], columns: list[ColumnEncoding]) -> list[ColumnEncoding]:
-    """Return the columns with their medians and spreads, which take one pass over all rows."""
-    raw = TableEncoding([replace(column, missing=True) for column in columns])
-    rows, deviation = sample_rows((codes for table in tables for codes in raw.codes(table)), len(columns))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # the sample may have no value of a column
-        centre = np.nan_to_num(np.nanmedian(rows, axis=0))
-    spreads = column_spreads(rows, deviation)
-    return [
-        column if column.kind == "category" else replace(column, centre=float(m), spread=float(s))
-        for column, m, s in zip(columns, centre, spreads, strict=True)
-    ]
 
 
 @dataclass(frozen=True)

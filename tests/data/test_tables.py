@@ -210,7 +210,7 @@ def test_every_skipped_column_is_named_with_its_reason(tmp_path):
         stream(file, columns=["label"])
     with pytest.raises(ValueError, match="no column 'lable'; did you mean 'label'"):
         stream(file, exclude=["lable"])
-    with pytest.raises(ValueError, match="no numeric columns among label, .*'label': text"):
+    with pytest.raises(ValueError, match="no numeric columns among 'label' .text"):
         stream(file, exclude=["x", "__index_level_0__"])
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rieszflow.data.paths import column_difference
-from rieszflow.errors import DatasetError, InputError
+from rieszflow.data.paths import check_same_columns, common_kind
+from rieszflow.errors import InputError
 
 if TYPE_CHECKING:
     from rieszflow.data.parts import Part
@@ -84,28 +84,6 @@ class ColumnEncoding:
         return f"CASE WHEN {text} IS NULL THEN 'nan'::DOUBLE ELSE CAST(coalesce({known}, 0) AS DOUBLE) END"
 
 
-def check_kind(name: str, column: str, kind: str, wanted: str, whose: str) -> None:
-    """Raise DatasetError if a column is not of the kind that another table or an encoding has."""
-    numbers = ("number", "whole", "boolean")
-    if kind != wanted and kind != "empty" and not (kind in numbers and wanted in numbers):
-        accepted = "numbers" if wanted in numbers else "dates or times" if wanted == "time" else wanted
-        raise DatasetError(f"{name}: column {column!r} must hold {accepted} as in {whose}, got {kind}")
-
-
-def common_kinds(tables: Sequence[Table]) -> dict[str, str]:
-    """Return the kinds of the columns that all tables must share."""
-    first, kinds = tables[0], dict(tables[0].kinds)
-    for table in tables[1:]:
-        if set(table.kinds) != set(kinds):
-            difference = column_difference(table.kinds, kinds, f"{first.name} has")
-            raise InputError(f"{table.name}: {difference}; columns are matched by name: choose those to compare")
-        for name, kind in table.kinds.items():
-            kinds[name] = kind if kinds[name] == "empty" else kinds[name]
-            check_kind(table.name, name, kind, kinds[name], first.name)
-            kinds[name] = kinds[name] if kind in ("empty", kinds[name]) else "number"
-    return kinds
-
-
 def choose_columns(
     tables: Sequence[Table], hashed: Sequence[str], periods: Sequence[str], buckets: int
 ) -> tuple[list[ColumnEncoding], dict[str, str]]:
@@ -113,7 +91,10 @@ def choose_columns(
 
     This takes a pass over all columns, and one over those with few categories.
     """
-    kinds, parts = common_kinds(tables), [(table, part) for table in tables for part in table.parts]
+    for table in tables[1:]:
+        check_same_columns(table.name, table.kinds, tables[0].kinds, f"{tables[0].name} has")
+    kinds = {name: common_kind(name, [(table.kinds[name], table.name) for table in tables]) for name in tables[0].kinds}
+    parts = [(table, part) for table in tables for part in table.parts]
     if unknown := [name for name in hashed if kinds.get(name) != "text"]:
         raise InputError(f"`hashed` must be columns of text, got {unknown[0]!r}")
     readable = [name for name, kind in kinds.items() if kind in ("text", "boolean", "number", "whole", "time")]

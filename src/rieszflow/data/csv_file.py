@@ -69,14 +69,10 @@ class TableOptions:
 
 
 class CsvFile:
-    """A file of separated values. Whole numbers are read as float64, because later ones may have fractions.
+    """A file of separated values; `types` are those in its first 20,480 rows, `whole` the columns of whole numbers in them.
 
-    Attributes:
-        names: Names of the columns.
-        types: Their types in DuckDB, in the sniffed sample of 20,480 rows.
-        whole: Names of the columns of whole numbers in the sample.
-        named: False for a file without header, whose columns are numbered.
-        options: The options, with the decimal separator of the file.
+    Whole numbers are read as float64, because later ones may have fractions. `named` is False for a file without header, whose
+    columns are numbered. `options` has the decimal separator of the file.
     """
 
     def __init__(self, file: Path, options: TableOptions, connection: duckdb.DuckDBPyConnection) -> None:

@@ -39,9 +39,8 @@ class ColumnScaler:
     from the median; then k maps the farthest value to w = ±4, and samples are clipped to that range.
 
     Attributes:
-        centre: Median of every column, (d,).
-        spread: Interquartile ranges, or standard deviations if these are 0, (d,); 0 for constant columns.
-        tail: Tail strengths k ≥ 0, (d,).
+        centre, spread, tail: Medians, interquartile ranges (standard deviations if these are 0; 0 for constant columns) and
+            tail strengths k ≥ 0, each (d,).
     """
 
     centre: tuple[float, ...]
@@ -175,9 +174,14 @@ class RawData:
 
     def split(self, name: str, held_out: float, seed: int) -> Dataset:
         """Return a data set whose held-out part is the test part, or a random share of the data if there is none."""
-        for values in (self.train, self.test):
-            if values is not None:
-                _check_values(name, values)
+        for values in (self.train, *([] if self.test is None else [self.test])):
+            if values.ndim not in (2, 4) or 0 in values.shape:
+                accepted = "shape (n, d), (n, H, W), (n, C, H, W) or (n, H, W, C), without empty axes"
+                raise DatasetError(f"{name}: must have {accepted}, got {values.shape}")
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise DatasetError(f"{name}: must be finite, got NaN or infinity; drop or fill such rows first")
+            if values.dtype.kind == "f" and np.abs(values).max() > 2.0**1022:
+                raise DatasetError(f"{name}: must hold numbers below 4e307; divide them by a constant first")
         data = [(self.train, self.test), (self.condition, self.test_condition)]
         if self.test is None:
             if (n := len(self.train)) < 4:
@@ -204,13 +208,3 @@ class RawData:
         else:
             found.train_condition, found.held_out_condition = given
         return found
-
-
-def _check_values(name: str, values: np.ndarray) -> None:
-    if values.ndim not in (2, 4) or 0 in values.shape:
-        accepted = "shape (n, d), (n, H, W), (n, C, H, W) or (n, H, W, C), without empty axes"
-        raise DatasetError(f"{name}: must have {accepted}, got {values.shape}")
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise DatasetError(f"{name}: must be finite, got NaN or infinity; drop or fill such rows first")
-    if values.dtype.kind == "f" and max(-float(values.min()), float(values.max())) > 2.0**1022:
-        raise DatasetError(f"{name}: must hold numbers below 4e307, so that float64 holds differences; divide them first")

@@ -16,20 +16,9 @@ from torch.nn import functional
 
 from rieszflow._infra.extras import extra
 from rieszflow._infra.messages import notice, suggestion
+from rieszflow.data import paths
 from rieszflow.data.dataset import Dataset, RawData
 from rieszflow.data.files import ACCEPTED, is_image_folder, open_image, read_idx_folder, read_path, to_chw
-from rieszflow.data.paths import (
-    PARQUET,
-    all_files,
-    check_distinct,
-    check_known,
-    entries,
-    folders_below,
-    is_table,
-    path_hint,
-    searched_paths,
-    suffix,
-)  # fmt: skip
 from rieszflow.data.streams import stream
 from rieszflow.errors import DatasetError, InputTypeError
 
@@ -94,17 +83,16 @@ def load(
 def _hint(name: str) -> str:
     """Return the end of a message that suggests a similar name of a data set, or a similar path."""
     similar = suggestion(name.lower().replace("_", "-"), KNOWN, 0.75)
-    return f"; {similar}" if similar else path_hint(Path(name))
+    return f"; {similar}" if similar else paths.path_hint(Path(name))
 
 
 def holds_table(name: str | os.PathLike[str]) -> bool:
     """Return True if `load` reads a table under this name, not a named data set or images."""
     path = Path(name)
-    if os.fspath(name) in NAMED or not path.exists():
-        return False
-    if path.is_dir():
-        return any(suffix(f) in PARQUET for f in all_files(path)[0]) and not is_image_folder(path)
-    return is_table(path)
+    folder = (
+        path.is_dir() and not is_image_folder(path) and any(f.suffix.lower() in paths.PARQUET for f in paths.all_files(path)[0])
+    )
+    return os.fspath(name) not in NAMED and (folder or (path.is_file() and paths.is_table(path)))
 
 
 def _read_table(path: Path, condition: Sequence[str]) -> RawData:
@@ -112,8 +100,8 @@ def _read_table(path: Path, condition: Sequence[str]) -> RawData:
     x, names = torch.cat(list(rows)).numpy(), list(rows.names or [])
     if not condition:
         return RawData(x)
-    check_known(str(path), names, condition)
-    chosen = [names.index(name) for name in check_distinct("condition", list(condition))]
+    paths.check_known(str(path), names, condition)
+    chosen = [names.index(name) for name in paths.check_distinct("condition", list(condition))]
     rest = [j for j in range(len(names)) if j not in chosen]
     if not rest:
         raise DatasetError(f"{path}: at least one column must be left for samples, got all of them as conditions")
@@ -135,10 +123,6 @@ def _fashion_mnist(path: Path | None) -> RawData:
     return read_idx_folder(path or _DEBIAN_FASHION_MNIST, "fashion-mnist", advice)
 
 
-def _mnist(path: Path | None) -> RawData:
-    return read_idx_folder(*_given_folder(path, "mnist", "the four IDX files (train-images-idx3-ubyte, …)"))
-
-
 def _given_folder(path: Path | None, name: str, files: str) -> tuple[Path, str, str]:
     advice = f"give the folder of {files} with --data, or use hf:{name} with a network"
     if path is None:
@@ -148,7 +132,7 @@ def _given_folder(path: Path | None, name: str, files: str) -> tuple[Path, str, 
 
 def _cifar10(path: Path | None) -> RawData:
     path, _, advice = _given_folder(path, "cifar10", "CIFAR-10's files (binary or Python version)")
-    folders = folders_below(path)
+    folders = paths.folders_below(path)
     for folder in folders:
         for ending, read in ((".bin", _cifar_binary), ("", _cifar_pickle)):
             files = [folder / f"{name}{ending}" for name in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch")]
@@ -156,7 +140,7 @@ def _cifar10(path: Path | None) -> RawData:
                 *train, test = map(read, files)
                 x, y = (np.concatenate(arrays) for arrays in zip(*train, strict=True))
                 return RawData(x, y, *test)
-    raise DatasetError(f"cifar10: no data_batch_1 … 5 and test_batch in {searched_paths(path, folders)}; {advice}")
+    raise DatasetError(f"cifar10: no data_batch_1 … 5 and test_batch in {paths.searched_paths(path, folders)}; {advice}")
 
 
 def _cifar_binary(file: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -196,14 +180,14 @@ def _cifar_pickle(file: Path) -> tuple[np.ndarray, np.ndarray]:
 def _celeba(path: Path | None) -> RawData:
     """Read img_align_celeba/*.jpg and list_eval_partition.txt with lines "000001.jpg 0", or Kaggle's .csv with a header."""
     path, _, advice = _given_folder(path, "celeba", "img_align_celeba and list_eval_partition.txt")
-    folders = folders_below(path)
+    folders = paths.folders_below(path)
     lists = (f / f"list_eval_partition.{ending}" for f in [*folders, path.parent] for ending in ("txt", "csv"))
     listing = next((f for f in lists if f.is_file()), None)
     candidates = sorted(folders, key=lambda f: f.name != "img_align_celeba")
-    folder = next((f for f in candidates if any(e.suffix == ".jpg" for e in entries(f))), None)
+    folder = next((f for f in candidates if any(e.suffix == ".jpg" for e in paths.entries(f))), None)
     if listing is None or folder is None:
         missing = "no list_eval_partition.txt (or .csv), or no images"
-        raise DatasetError(f"celeba: {missing}, in {searched_paths(path, folders)}; {advice}")
+        raise DatasetError(f"celeba: {missing}, in {paths.searched_paths(path, folders)}; {advice}")
     parts: dict[str, list[np.ndarray]] = {"0": [], "1": [], "2": []}  # training, validation and test
     for number, line in enumerate(listing.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
         fields = re.split(r"[,\s]+", line.strip())
@@ -217,7 +201,7 @@ def _celeba(path: Path | None) -> RawData:
         parts[fields[1]].append(to_chw(_resized_celeba(image)))
     if not parts["0"] or not parts["2"]:
         raise DatasetError(f"{listing}: must name training and test images, got {len(parts['0'])} and {len(parts['2'])}")
-    used, total = sum(map(len, parts.values())), sum(e.suffix == ".jpg" for e in entries(folder))
+    used, total = sum(map(len, parts.values())), sum(e.suffix == ".jpg" for e in paths.entries(folder))
     if used < total:
         notice(f"{listing}: names {used} of the {total} images in {folder}; skipped the others")
     return RawData(np.stack(parts["0"]), test=np.stack(parts["2"]))
@@ -253,5 +237,6 @@ def _hugging_face(name: str) -> RawData:
 
 
 NAMED: dict[str, Callable[[Path | None], RawData]] = {
-    "digits": _digits, "fashion-mnist": _fashion_mnist, "mnist": _mnist, "cifar10": _cifar10, "celeba": _celeba,
+    "digits": _digits, "fashion-mnist": _fashion_mnist, "cifar10": _cifar10, "celeba": _celeba,
+    "mnist": lambda path: read_idx_folder(*_given_folder(path, "mnist", "the four IDX files (train-images-idx3-ubyte, …)")),
 }  # fmt: skip

@@ -13,9 +13,9 @@ from rieszflow._infra import validate
 from rieszflow._infra.files import Json
 from rieszflow._infra.messages import notice
 from rieszflow._types import PointSource, ScaleName
-from rieszflow.data.columns import PERIODS, ColumnEncoding, check_kind, choose_columns
+from rieszflow.data.columns import PERIODS, ColumnEncoding, choose_columns
 from rieszflow.data.dataset import column_spreads
-from rieszflow.data.paths import column_difference, quoted, skipped
+from rieszflow.data.paths import check_same_columns, common_kind, quoted, skipped
 from rieszflow.data.streams import Stream, choose_spreads, open_table, sample_rows, stream
 from rieszflow.errors import DatasetError, InputError
 
@@ -114,12 +114,10 @@ class TableEncoding:
         table = as_table(source)
         kinds = {column.name: "text" if column.kind == "category" else column.kind for column in self.columns}
         given = [name for name in table.kinds if name not in self.left_out]
-        if set(given) != set(kinds):
-            difference = column_difference(given, kinds, "the reference has")
-            raise InputError(f"{table.name}: {difference}; columns are matched by name: choose those to compare")
+        check_same_columns(table.name, given, kinds, "the reference has")
         for name, kind in kinds.items():
-            own = table.kinds[name]
-            check_kind(table.name, name, "text" if (own, kind) == ("boolean", "text") else own, kind, "the reference")
+            own = "text" if (table.kinds[name], kind) == ("boolean", "text") else table.kinds[name]
+            common_kind(name, [(kind, "the reference"), (own, table.name)])
 
         def batches() -> Iterator[np.ndarray]:
             for codes in self.codes(table):

@@ -33,7 +33,7 @@ _IMAGES = {
 # Descriptions, labels and licences next to images, which are skipped without a notice.
 _COMPANIONS = {
     ".txt", ".md", ".rst", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".cfg", ".html", ".htm", ".css", ".js", ".pdf",
-    ".log", ".py", ".ipynb", ".sh", ".bib", ".names", ".md5", ".sha256",
+    ".log", ".py", ".ipynb", ".sh", ".bib", ".names", ".md5", ".sha256", "README", "LICENSE", "LICENCE", "COPYING", "NOTICE",
 }  # fmt: skip
 _PARTS_OF_SETS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev")
 
@@ -65,10 +65,7 @@ def read_points(path: Path) -> np.ndarray:
 def read_path(path: Path) -> RawData:
     """Read a .npy or .npz file, or a folder of images or IDX files."""
     if path.is_dir():
-        has_idx, has_images = _find_idx(path, _IDX[0]) is not None, is_image_folder(path)
-        if has_idx and has_images:
-            notice(f"{path}: read the IDX files, skipped the images next to them")
-        if has_idx or (not has_images and _idx_folders(path)):
+        if _find_idx(path, _IDX[0]) or (not is_image_folder(path) and _idx_folders(path)):
             return read_idx_folder(path, str(path), "the four files of an IDX data set are needed")
         return read_image_folder(path)
     suffix = path.suffix.lower()
@@ -192,7 +189,9 @@ def read_image_folder(folder: Path) -> RawData:
     # .heic is read if a plugin for it is registered with Pillow.
     suffixes = _IMAGES & set(Image.registered_extensions())
     files = [f for f in everything if f.suffix.lower() in suffixes and os.path.isfile(f)]
-    skipped = sorted(str(f.relative_to(folder)) for f in set(everything).difference(files) if not _is_companion(f))
+    described = [f for f in everything if f.suffix.lower() in _COMPANIONS or f.name.upper() in _COMPANIONS]
+    described += [f for f in everything if is_table(f) and f.stem.lower() == "metadata"]
+    skipped = sorted(str(f.relative_to(folder)) for f in set(everything).difference(files, described))
     if not files:
         content = f"; it holds {quoted(skipped, 3)}" if skipped else ""
         raise DatasetError(f"{folder}: no images ({', '.join(sorted(suffixes))}) and no IDX files in it{content}")
@@ -214,12 +213,6 @@ def read_image_folder(folder: Path) -> RawData:
     for remark, names in remarks.items():
         notice(f"{folder}: {len(names)} of {len(files)} images have {remark}: {quoted(names, 3)}")
     return RawData(np.stack(images), _class_labels(folder, files))
-
-
-def _is_companion(file: Path) -> bool:
-    """Return True for a description or a list of labels that belongs to images."""
-    documents = file.suffix.lower() in _COMPANIONS or file.name.upper() in ("README", "LICENSE", "LICENCE", "COPYING", "NOTICE")
-    return documents or (is_table(file) and file.stem.lower() == "metadata")
 
 
 def _class_labels(folder: Path, files: list[Path]) -> np.ndarray | None:

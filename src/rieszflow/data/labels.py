@@ -29,28 +29,19 @@ def load_labelled(
 ) -> tuple[Stream | Table, np.ndarray]:
     """Return points or a table without its labels, and the label of each row as a string in an object array (n,).
 
-    In a CSV file a label is the unparsed text of its cell. All labels must have one type.
-
-    Args:
-        x: Anything that `stream` accepts except iterators, an AnnData object, or the path of an .h5ad file.
-        groups: The labels, one for every point; or the name of the column of a table, or of `obs`, that holds them.
-        obsm, layer: Key of the points in the `obsm` or the `layers` of an AnnData object; None for its matrix X.
-
-    Raises:
-        InputError, InputTypeError, DatasetError: `stream` refuses x; the column or key does not exist; the numbers of labels
-            and points differ; or labels are missing or have several types.
-        MissingPackageError: An .h5ad file without anndata, or a table without pyarrow.
+    x is anything that `stream` accepts except iterators, an AnnData object, or the path of an .h5ad file; `groups` are labels,
+    or the name of the column of a table, or of `obs`, that holds them. `obsm` or `layer` is the key of the points in an AnnData
+    object; None for its matrix X. In a CSV file a label is the unparsed text of its cell. All labels must have one type.
     """
     if isinstance(x, (str, os.PathLike)) and os.fspath(x).endswith(".h5ad"):
         x = _read_h5ad(Path(x))
     points: Stream | Table
     if hasattr(x, "obs") and hasattr(x, "obsm"):
-        points = _annotated_points(x, obsm, layer)
         if isinstance(groups, str):
             if groups not in x.obs:
                 raise InputError(f"`groups` must be a column of obs ({quoted(list(x.obs), 20)}), got {groups!r}")
             groups = x.obs[groups]
-        labels = _to_list(groups)
+        points, labels = _annotated_points(x, obsm, layer), _to_list(groups)
     elif obsm is not None or layer is not None:
         name, key = ("layer", layer) if obsm is None else ("obsm", obsm)
         raise InputError(f"`{name}` must be None unless x is annotated data, got {key!r} with {type(x).__name__}")
@@ -79,7 +70,8 @@ def _to_strings(labels: list[object]) -> np.ndarray:
         if isinstance(label, (list, tuple, dict, set, np.ndarray)):
             got = type(label).__name__
             raise InputTypeError(f"`groups` must have one label for every point, of shape (n,), got a {got} as a label")
-    if missing := [k for k, label in enumerate(labels) if _is_missing(label)]:
+    blank = [label is None or type(label).__name__ == "NAType" or label != label or not str(label).strip() for label in labels]
+    if missing := np.flatnonzero(blank).tolist():
         found = f"{len(missing)} of {len(labels)} missing (the first is that of point {missing[0]})"
         advice = "drop these points, for a file by a query such as \"FROM 'file.csv' WHERE label IS NOT NULL\""
         raise InputError(f"`groups` must have a label for every point, got {found}; {advice}")
@@ -89,17 +81,10 @@ def _to_strings(labels: list[object]) -> np.ndarray:
     return np.array([str(label + 0.0 if isinstance(label, float) else label) for label in labels], object)  # −0 is 0
 
 
-def _is_missing(label: object) -> bool:
-    """Return True for None, NaN, NaT, pandas' NA and blank text."""
-    blank = isinstance(label, str) and not label.strip()
-    return blank or label is None or type(label).__name__ == "NAType" or label != label
-
-
 def _to_list(groups: Any) -> list[object]:
-    arrow = hasattr(groups, "to_pylist") or (hasattr(groups, "__arrow_c_stream__") and hasattr(groups, "to_list"))
-    if (is_frame(groups) and (hasattr(groups, "columns") or hasattr(groups, "schema"))) or (
-        arrow and not hasattr(groups, "iloc")
-    ):
+    frame = is_frame(groups) and (hasattr(groups, "columns") or hasattr(groups, "schema"))
+    series = hasattr(groups, "__arrow_c_stream__") and not hasattr(groups, "iloc")  # of polars, not of pandas
+    if frame or series or hasattr(groups, "to_pylist"):
         return _only_column(groups)
     if is_array(groups) and not hasattr(groups, "tolist"):
         groups = imported(groups, "groups")
@@ -118,10 +103,8 @@ def _to_python(label: Any) -> object:
     """Convert a scalar of NumPy, PyTorch or Arrow to a Python object."""
     if isinstance(label, (np.datetime64, np.timedelta64)):
         return None if np.isnat(label) else str(label)
-    for convert in ("item", "as_py"):
-        if hasattr(label, convert) and getattr(label, "ndim", 0) == 0:
-            return getattr(label, convert)()
-    return label
+    convert = next((name for name in ("item", "as_py") if hasattr(label, name) and getattr(label, "ndim", 0) == 0), None)
+    return getattr(label, convert)() if convert else label
 
 
 def _only_column(groups: Any) -> list[object]:

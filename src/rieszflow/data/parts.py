@@ -148,9 +148,8 @@ def _file_part(path: Path, root: Path, options: TableOptions, connection: duckdb
     values = "".join(f", {literal(value)} AS part_{k}" for k, (_, value) in enumerate(partitions))
     query = f"SELECT *{values} FROM read_parquet({literal(name)}, hive_partitioning = false)"
     part = _described(name, query, options, connection)
-    part.names = check_distinct(name, [*schema.names, *(key for key, _ in partitions)])
-    part.index, part.extensions = _pandas_index(schema), _extensions(schema)
-    return part
+    names = check_distinct(name, [*schema.names, *(key for key, _ in partitions)])
+    return replace(part, names=names, **_metadata(schema))
 
 
 def _described(name: str, query: str, options: TableOptions, connection: duckdb.DuckDBPyConnection) -> Part:
@@ -180,7 +179,7 @@ def _frame_part(frame: Any, options: TableOptions, connection: duckdb.DuckDBPyCo
             table = table.set_column(k, names[k], table.column(k).cast(pa.float64()))
     connection.register("frame", table)
     part = _described(name, "FROM frame", options, connection)
-    return replace(part, index=_pandas_index(schema), extensions=_extensions(schema), frame=table)
+    return replace(part, frame=table, **_metadata(schema))
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -215,20 +214,16 @@ def _files_in(folder: Path) -> list[Path]:
     return tables
 
 
-def _pandas_index(schema: pa.Schema) -> set[str]:
-    """Return the columns that hold a pandas index, by the metadata that pandas writes."""
+def _metadata(schema: pa.Schema) -> dict[str, Any]:
+    """Return the columns that hold a pandas index, and the extension types, except of lists, such as pandas periods."""
     try:
-        return {c for c in (schema.pandas_metadata or {}).get("index_columns", ()) if isinstance(c, str)}
+        index = {c for c in (schema.pandas_metadata or {}).get("index_columns", ()) if isinstance(c, str)}
     except (ValueError, AttributeError, TypeError):  # foreign metadata under this name
-        return set()
-
-
-def _extensions(schema: pa.Schema) -> dict[str, str]:
-    """Return the extension types of columns whose numbers mean something else, such as pandas periods; not those of lists."""
-    found = {}
+        index = set()
+    extensions = {}
     for column in schema:
         name = (column.metadata or {}).get(b"ARROW:extension:name", b"").decode(errors="replace")  # of an unregistered type
         name = getattr(column.type, "extension_name", name)
         if name and name != "arrow.bool8" and "list" not in str(getattr(column.type, "storage_type", column.type)):
-            found[column.name] = name
-    return found
+            extensions[column.name] = name
+    return {"index": index, "extensions": extensions}

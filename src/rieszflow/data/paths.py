@@ -1,4 +1,4 @@
-"""Names of columns in messages, and names and folders of files. System files are ignored, and links are followed once."""
+"""Names and kinds of columns, and names and folders of files. System files are ignored, and links are followed once."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rieszflow._infra.messages import suggestion
-from rieszflow.errors import DatasetError
+from rieszflow.errors import DatasetError, InputError
 
 TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 PARQUET = (".parquet", ".pq")
 JSON = (".json", ".jsonl", ".ndjson")
 SQL = re.compile(r"\s*(from|select|with)\s", re.IGNORECASE)
+NUMBERS = ("number", "whole", "boolean")  # kinds of columns that hold numbers
 SYSTEM = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin")
 
 
@@ -38,6 +39,13 @@ def column_difference(mine: Iterable[str], theirs: Iterable[str], whose: str) ->
     return f"has the additional column {quoted(extra)}" if extra else f"lacks {quoted(lacking)}"
 
 
+def check_same_columns(name: str, mine: Iterable[str], theirs: Iterable[str], whose: str) -> None:
+    """Raise InputError unless both sets of column names are equal."""
+    if set(mine) != set(theirs):
+        difference = column_difference(mine, theirs, whose)
+        raise InputError(f"{name}: {difference}; columns are matched by name: choose those to compare")
+
+
 def check_distinct(name: str, columns: Sequence[str]) -> list[str]:
     """Return the columns' names, or raise DatasetError if two are equal."""
     if twice := [column for column, number in Counter(columns).items() if number > 1]:
@@ -53,10 +61,24 @@ def check_known(name: str, columns: Sequence[str], wanted: Iterable[str]) -> Non
             raise DatasetError(f"{name}: no column {column!r}; {hint}")
 
 
+def common_kind(column: str, kinds: Iterable[tuple[str, str]]) -> str:
+    """Return the kind of a column that several sources share, given as kinds and names; raise DatasetError if they do not."""
+    common, first = "empty", ""
+    for kind, name in kinds:
+        if common == "empty":
+            common, first = kind, name
+        elif kind in NUMBERS and common in NUMBERS:
+            common = kind if kind == common else "number"
+        elif kind not in ("empty", common):
+            accepted = {"time": "dates or times", **dict.fromkeys(NUMBERS, "numbers")}.get(common, common)
+            raise DatasetError(f"{name}: column {column!r} must hold {accepted} as in {first}, got {kind}")
+    return common
+
+
 def path_hint(path: Path) -> str:
     """Return "; did you mean …?" with the most similar path in the same folder, or an empty string."""
-    exists = path.name and path.parent.is_dir()
-    similar = suggestion(path, [str(path.parent / f) for f in os.listdir(path.parent)] if exists else [], 0.75)
+    near = path.parent.glob("*") if path.name else ()
+    similar = suggestion(path, map(str, near), 0.75)
     return similar and f"; {similar}"
 
 

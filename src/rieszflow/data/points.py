@@ -44,8 +44,8 @@ def as_points(array: object, name: str) -> Points:
         A NumPy array if the input is one, otherwise a tensor; float32 or float64. NaN and infinity are kept.
 
     Raises:
-        InputTypeError: Not an array of real numbers, masked values, or a sparse or meta tensor.
-        DatasetError: A single number, channels that may be first or last, or integers that float64 cannot tell apart.
+        InputTypeError, DatasetError: Not a dense array of real numbers, channels that may be first or last, or integers that
+            float64 cannot tell apart.
 
     Example:
         >>> as_points(np.full((2, 4, 5, 3), 51, np.uint8), "x").shape, as_points(np.full((2, 1, 1), 51, np.uint8), "x").max()
@@ -140,29 +140,23 @@ def to_unit(x: Points, name: str) -> Points:
     kind = str(x.dtype).removeprefix("torch.")
     if kind in ("float32", "float64"):
         return x
-    double = x.dtype.itemsize > 2 and kind != "bool"
-    if x.dtype.itemsize > 4 and 0 not in x.shape:
-        _check_float64(x, name)
-    wide = "float64" if double else "float32"
+    if kind in ("int64", "uint64") and 0 not in x.shape:
+        _check_integers(x, name)
+    wide = "float64" if x.dtype.itemsize > 2 and kind != "bool" else "float32"
     found: Points = x.to(getattr(torch, wide)) if isinstance(x, Tensor) else x.astype(wide)
     if x.ndim == 4 and kind in ("uint8", "uint16"):
         found /= 255 if kind == "uint8" else 65535
     return found
 
 
-def _check_float64(x: Points, name: str) -> None:
-    """Refuse integers of 64 bits, and long doubles, if float64 would round away too much of a column's spread."""
+def _check_integers(x: Points, name: str) -> None:
+    """Refuse integers of 64 bits if float64 would round away too much of a column's spread."""
     own = np.asarray(x.cpu() if isinstance(x, Tensor) else x).reshape(len(x), -1)
     low, high = own.min(0), own.max(0)
-    with np.errstate(over="ignore", invalid="ignore"):
-        # As unsigned integers, the difference is correct even if it overflows.
-        spread = (high - low if own.dtype.kind == "f" else high.view(np.uint64) - low.view(np.uint64)).astype(np.float64)
-        size = np.maximum(np.abs(low.astype(np.float64)), np.abs(high.astype(np.float64)))
-        step = np.spacing(size)
-    if (np.isinf(size) & np.isfinite(low) & np.isfinite(high)).any():
-        raise DatasetError(f"{name}: must hold numbers below 1e308, got larger ones; divide them by a constant first")
-    exact = (size <= 2.0**53) & (own.dtype.kind != "f")
-    if (bad := ~exact & (spread > 0) & (step > MAX_ROUNDING * spread)).any():
+    spread = (high.view(np.uint64) - low.view(np.uint64)).astype(np.float64)  # correct even if the difference overflows
+    size = np.maximum(np.abs(low.astype(np.float64)), np.abs(high.astype(np.float64)))
+    step = np.spacing(size)
+    if (bad := (size > 2.0**53) & (spread > 0) & (step > MAX_ROUNDING * spread)).any():
         k = int(bad.argmax())
         problem = f"column {k} holds numbers near {size[k]:.6g} with a spread of {spread[k]:.6g}"
         raise DatasetError(f"{name}: {problem}; float64 rounds them to multiples of {step[k]:.6g}; subtract an offset first")

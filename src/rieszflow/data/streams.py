@@ -20,7 +20,7 @@ from rieszflow._infra.messages import notice
 from rieszflow._types import Points, PointSource, Progress, ProgressCallback, ScaleName
 from rieszflow.data.dataset import column_spreads
 from rieszflow.data.files import is_image_folder, read_points
-from rieszflow.data.paths import SQL, column_difference, is_table, quoted, suffix
+from rieszflow.data.paths import SQL, check_same_columns, is_table, quoted, suffix
 from rieszflow.data.points import as_points, conversion_hint, imported, is_array, is_frame
 from rieszflow.errors import DatasetError, InputError, InputTypeError
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 BATCH_ROWS = 1 << 16
 BATCH_NUMBERS = 1 << 24  # at most
 _ENTRIES = ("x", "image", "images", "pixel_values", "data")
-
 _SAMPLE_ROWS = 1 << 14  # the quartiles of this many rows are off by 1 % of the spread
 _LOOK = 256  # rows of an array that decide if a notice is given
 _UNEQUAL = 10.0  # ratio of an array's spreads above which a notice is given
@@ -78,9 +77,8 @@ class Stream:
             if not len(points):
                 continue
             self._shape = self._shape or tuple(points.shape[1:])
-            if points.shape[1:] != self._shape:
-                found = tuple(points.shape[1:])
-                raise InputError(f"{name}: points must have shape {self._shape} as earlier ones, got {found}")
+            if (shape := tuple(points.shape[1:])) != self._shape:
+                raise InputError(f"{name}: points must have shape {self._shape} as earlier ones, got {shape}")
             yield validate.points(name, points.reshape(len(points), -1))
             done += len(points)
             if self.progress is not None:
@@ -106,8 +104,7 @@ class Stream:
     def align_columns(self, names: list[str] | None, whose: str) -> Stream:
         """Return the same points with their columns in the order `names` of another cloud, called `whose` in messages.
 
-        Clouds without names are matched by position, with a notice if only one of the two has names. Raises InputError if the
-        two clouds have different columns.
+        Clouds without names are matched by position, with a notice if only one of the two has names.
         """
         if names == self.names:
             return self
@@ -115,9 +112,7 @@ class Stream:
             unnamed, named = (self.name, whose) if self.names is None else (whose, self.name)
             notice(f"{unnamed}: has no column names, {named} has; columns are matched by position")
             return self
-        if set(names) != set(self.names):
-            difference = column_difference(self.names, names, f"{whose} has")
-            raise InputError(f"{self.name}: {difference}; columns are matched by name: choose those to compare")
+        check_same_columns(self.name, self.names, names, f"{whose} has")
         order = [self.names.index(name) for name in names]
         return self._map(lambda x: x[:, order], names)
 
@@ -172,28 +167,25 @@ def _points_entry(batch: object, name: str) -> object:
 def stream(source: PointSource, *, progress: ProgressCallback | None = None, **reading: Any) -> Stream:
     """Return the points of any source as a `Stream`.
 
-    Accepted sources:
-
-    - a tensor or array (n, …): n points, flattened; (n,) holds n points of dimension 1;
-    - a .npy file (read in pieces) or .npz file; a folder of images;
-    - a `Table`, or anything that it is made of: a table file, a folder of them, a query, a data frame. A row is a point. Its
-      numbers are read, in their units; functions that compare points read all columns (see `TableEncoding`);
-    - a DataLoader or list of batches, or an iterator of batches, which can be read once. A batch has shape (m, d) or
-      (m, C, H, W). In a batch that is a tuple or list, such as (points, labels), the first entry is read, with a notice; in a
-      dict the only entry, or the one called "x", "image", "images", "pixel_values" or "data".
-
-    Batches (m,) and lists of single points are ambiguous and refused: stack them. Integers of up to 16 bits, booleans and half
-    precision become float32, longer integers float64. Images have values in [0, 1].
-
     Args:
-        source: See above.
+        source: One of
+
+            - a tensor or array (n, …): n points, flattened; (n,) holds n points of dimension 1;
+            - a .npy file (read in pieces) or .npz file; a folder of images;
+            - a `Table`, or anything that it is made of. A row is a point. Its numbers are read, in their units; functions
+              that compare points read all columns (see `TableEncoding`);
+            - a DataLoader or list of batches, or an iterator of batches, which can be read once. A batch has shape (m, d) or
+              (m, C, H, W). In a tuple or list, such as (points, labels), the first entry is read, with a notice; in a dict the
+              only entry, or the one called "x", "image", "images", "pixel_values" or "data".
+
+            Integers of up to 16 bits, booleans and half precision become float32, longer integers float64. Images have values
+            in [0, 1].
         progress: Callback for every batch of every pass, with the number of points read in this pass and the total, or None.
         reading: Arguments of `Table`, for a table.
 
     Raises:
         InputError, InputTypeError, DatasetError: No points, a wrong type or dtype, NaN, infinity or missing values, batches of
             different dimension, or a file that is missing or damaged.
-        MissingPackageError: A table without duckdb or pyarrow.
 
     Example:
         >>> import torch
@@ -311,10 +303,9 @@ def _npy(path: Path) -> Stream:
 
 
 def choose_spreads(scale: ScaleName, clouds: Sequence[Stream]) -> tuple[float, ...] | None:
-    """Return the spreads to divide the columns of all clouds by, or None for raw units.
+    """Return the spreads of the pooled points, by which a permutation test stays exact, or None for raw units.
 
-    "auto" scales named columns, and gives a notice for arrays whose spreads differ more than tenfold. The spreads are those of
-    the pooled points, so that a permutation test on scaled points stays exact.
+    "auto" scales named columns, and gives a notice for arrays whose spreads differ more than tenfold.
     """
     validate.choice("scale", scale, get_args(ScaleName))
     named = any(cloud.names is not None and not cloud.common_unit for cloud in clouds)

@@ -17,12 +17,11 @@ from rieszflow._infra.messages import notice, one_line
 from rieszflow._types import PointSource
 from rieszflow.data.csv_file import FORMATTED, MARKERS, TableOptions, cell_error, literal
 from rieszflow.data.parts import Part, kind_of, open_parts
-from rieszflow.data.paths import check_known, column_difference, quoted, skipped
+from rieszflow.data.paths import NUMBERS, check_known, check_same_columns, common_kind, quoted, skipped
 from rieszflow.data.points import MAX_ROUNDING
 from rieszflow.data.streams import Stream, rows_per_batch
 from rieszflow.errors import DatasetError
 
-NUMBERS = ("number", "whole", "boolean")
 _SETTINGS: dict[str, Any] = {
     "autoinstall_known_extensions": False, "autoload_known_extensions": False,
     "python_enable_replacements": False, "temp_directory": tempfile.gettempdir(),
@@ -88,9 +87,7 @@ class Table:
         self.name, self.parts = open_parts(source, options, self._connection)
         first = self.parts[0]
         for part in self.parts:
-            if set(part.names) != set(first.names):
-                difference = column_difference(part.names, first.names, f"{first.name} has")
-                raise DatasetError(f"{part.name}: {difference}; all files must have the same columns")
+            check_same_columns(part.name, part.names, first.names, f"{first.name} has")
         check_known(self.name, first.names, (*(columns or ()), *exclude, *categories))
         wanted = [name for name in columns or first.names if name not in exclude]
         if columns is None:
@@ -127,23 +124,24 @@ class Table:
         queries = []
         for name in texts:
             text, number = part.text(name), part.number(name)
-            padded = f"regexp_full_match({text}, '[+-]?0\\d+')"  # codes, such as those of places
-            formatted = f"regexp_full_match({text}, {literal(FORMATTED)}) AND NOT {padded}"
-            queries += [
-                f"count({text})", f"count(*) FILTER (NOT isnan({number}) AND NOT {padded})", f"count(*) FILTER ({formatted})",
-                f"count(*) FILTER (({formatted}) OR lower({text}) IN {literal(MARKERS)} OR NOT isnan({number}))",
-            ]  # fmt: skip
+            conditions = (
+                f"NOT isnan({number})", f"regexp_full_match({text}, {literal(FORMATTED)})",
+                f"lower({text}) NOT IN {literal(MARKERS)}", f"regexp_full_match({text}, '[+-]?0\\d+')",
+            )  # fmt: skip
+            queries += [f"count({text})", *(f"count(*) FILTER ({condition})" for condition in conditions)]
         values = self.aggregate(queries, part) if texts else ()
-        for name, cells, numbers, formatted, alike in zip(texts, *(values[k::4] for k in range(4)), strict=True):
+        for name, cells, numbers, formatted, words, padded in zip(texts, *(values[k::5] for k in range(5)), strict=True):
+            if padded:
+                continue  # codes, such as those of places
             k = part.names.index(name)
             if not cells:
                 part.types[k] = '"NULL"'
-            elif numbers == cells and part.csv is None:
+            elif numbers == cells and part.csv is not None:
+                part.types[k] = "DOUBLE"
+            elif numbers == cells:
                 part.number_texts.add(name)
                 notice(f"{part.name}: the text of column {name!r} is read as numbers")
-            elif numbers == cells:
-                part.types[k] = "DOUBLE"
-            elif 2 * numbers >= cells or (alike == cells and formatted):
+            elif formatted and 2 * formatted >= words:
                 if part.csv is not None:
                     part.types[k] = "DOUBLE"
                     self.aggregate([f"count(c{k})"], part)  # raises an error with the line
@@ -156,21 +154,14 @@ class Table:
         """Return the kind of a column, which all parts with values must share."""
         if name in self.options.categories:
             return "text"
-        kinds: dict[str, str] = {}
+        kinds = []
         for part in self.parts:
             if name in part.extensions:
                 return f"of the type {part.extensions[name]}"
-            kind = "number" if name in part.number_texts else kind_of(part.type_of(name))
-            kind = "whole" if part.csv is not None and name in part.csv.whole else kind
-            if kind != "empty":
-                kinds.setdefault(kind, part.name)
-        if len(kinds) > 1 and set(kinds) <= set(NUMBERS):
-            return "number"
-        if len(kinds) > 1:
-            one, *_, other = sorted(kinds, key=lambda kind: kind not in NUMBERS)
-            accepted = "numbers" if one in NUMBERS else one
-            raise DatasetError(f"{kinds[other]}: column {name!r} must hold {accepted} as in {kinds[one]}, got {other}")
-        return next(iter(kinds), "empty")
+            whole = part.csv is not None and name in part.csv.whole
+            kind = "whole" if whole else "number" if name in part.number_texts else kind_of(part.type_of(name))
+            kinds.append((kind, part.name))
+        return common_kind(name, kinds)
 
     def _list_width(self, name: str) -> int:
         """Return the number of values in the lists of a column, which must be the same in all rows."""
@@ -217,15 +208,15 @@ class Table:
             DatasetError: No column has numbers, a column that was chosen by name has none, or a cell is missing.
         """
         names = [name for name, kind in self.kinds.items() if kind in NUMBERS]
-        left_out = {name: reason(kind) for name, kind in self.kinds.items() if name not in names}
+        reasons = {"time": "dates or times", "empty": "empty: no value in it"}
+        left_out = {name: reasons.get(kind, kind) for name, kind in self.kinds.items() if name not in names}
         if left_out and self.options.columns is not None:
             name = next(iter(left_out))
             raise DatasetError(f"{self.name}: column {name!r} must hold numbers to be chosen, got {left_out[name]}")
         if not names:
-            reasons = "; ".join(f"{c!r}: {r}" for c, r in list(left_out.items())[:6])
-            raise DatasetError(f"{self.name}: no numeric columns among {', '.join(list(self.kinds)[:20])} ({reasons})")
+            raise DatasetError(f"{self.name}: no numeric columns among {skipped(left_out)}")
         if left_out:
-            notice(f"{self.name}: skipped {'column' if len(left_out) == 1 else 'columns'} {skipped(left_out)}")
+            notice(f"{self.name}: skipped {'column' + 's' * (len(left_out) > 1)} {skipped(left_out)}")
         types = {"" if part.csv is not None else part.type_of(name) for part in self.parts for name in names}
         dtype = np.float32 if types <= _FLOAT32 else np.float64
 
@@ -270,8 +261,3 @@ class Table:
             if part.csv is not None:
                 raise part.csv.explain(error) from None
             raise DatasetError(f"{part.name}: cannot be read, or damaged ({one_line(error)})") from None
-
-
-def reason(kind: str) -> str:
-    """Return the reason why a column of this kind is left out."""
-    return {"time": "dates or times", "empty": "empty: no value in it"}.get(kind, kind)

@@ -100,7 +100,8 @@ class CsvFile:
         sniffed = self._sniff()
         if options.decimal == "." and delimiter != ",":
             comma = self._sniff(decimal_separator=",")
-            if _numbers(comma) > _numbers(sniffed):
+            numbers = [sum(c["type"] in ("BIGINT", "DOUBLE") for c in found.get("Columns", ())) for found in (sniffed, comma)]
+            if numbers[1] > numbers[0]:
                 sniffed, self.options = comma, replace(options, decimal=",")
                 self._reading["decimal_separator"] = ","
         types = [column["type"] for column in sniffed.get("Columns", ())]
@@ -179,19 +180,12 @@ class CsvFile:
 
 def cell_error(name: str, column: str, place: str, cell: str, kind: str = "") -> DatasetError:
     """Return the error for a cell that is not a number, or not of another kind, in a column of those."""
-    if kind:
-        advice = "correct it"
-    elif cell.strip().lower() in MARKERS:
+    advice = "give thousands=… or decimal=…" if not kind and re.fullmatch(FORMATTED, cell) else "correct it"
+    if cell.strip().lower() in MARKERS:
         advice = f"give missing=[{cell!r}] if it marks a missing value"
-    else:
-        advice = "give thousands=… or decimal=…" if re.fullmatch(FORMATTED, cell) else "correct it"
     either = f"or categories=[{column!r}] to read all cells as text, or exclude the column"
     wanted = f"a {kind} as other cells" if kind else "a number"
     return DatasetError(f"{name}: column {column!r}, {place}: must be {wanted}, got {cell!r}; {advice}, {either}")
-
-
-def _numbers(sniffed: dict[str, Any]) -> int:
-    return sum(column["type"] in ("BIGINT", "DOUBLE") for column in sniffed.get("Columns", ()))
 
 
 def _arguments(name: str, **options: object) -> str:

@@ -110,11 +110,10 @@ class Dataset:
     """Training and held-out data in the units of the training.
 
     Attributes:
-        name: The name or path given to `load`; "tensor" for data given in Python.
+        name, path: As given to `load`; the name is "tensor" for data given in Python.
         train, held_out: (n, C, H, W) or (n, d), float32; `held_out` is never trained on.
         train_labels, held_out_labels: (n,) int64, or None for data without labels.
         low, high: The values of images that were mapped to 0 and 1; 0 and 1 for vectors.
-        path: The `path` given to `load`.
         columns: The scaling of the columns of vectors; None for images, which have one unit.
         train_condition, held_out_condition: (n, k) float64, numbers to condition a model on, in their own units, or None.
     """

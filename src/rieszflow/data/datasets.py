@@ -101,11 +101,10 @@ def _read_table(path: Path, condition: Sequence[str]) -> RawData:
     if not condition:
         return RawData(x)
     paths.check_known(str(path), names, condition)
-    chosen = [names.index(name) for name in paths.check_distinct("condition", list(condition))]
-    rest = [j for j in range(len(names)) if j not in chosen]
-    if not rest:
+    chosen = [names.index(name) for name in paths.check_distinct("condition", condition)]
+    if len(chosen) == len(names):
         raise DatasetError(f"{path}: at least one column must be left for samples, got all of them as conditions")
-    return RawData(x[:, rest], x[:, chosen])
+    return RawData(np.delete(x, chosen, 1), x[:, chosen])
 
 
 def _digits(path: Path | None) -> RawData:
@@ -228,7 +227,7 @@ def _hugging_face(name: str) -> RawData:
     convert = _resized_celeba if name == "celeba" else np.asarray
 
     def arrays(part: Any) -> tuple[np.ndarray, np.ndarray | None]:
-        column = next(c for c in ("image", "img") if c in part.column_names)
+        column = "image" if "image" in part.column_names else "img"
         # Row by row: all of CelebA's images at full size would not fit into memory.
         images = np.stack([to_chw(convert(row[column])) for row in part])
         return images, np.asarray(part["label"]) if "label" in part.column_names else None

@@ -212,18 +212,13 @@ def read_image_folder(folder: Path) -> RawData:
             raise DatasetError(f"{file}: {accepted}, got {found}, {files[0].name} has {first}")
     for remark, names in remarks.items():
         notice(f"{folder}: {len(names)} of {len(files)} images have {remark}: {quoted(names, 3)}")
-    return RawData(np.stack(images), _class_labels(folder, files))
-
-
-def _class_labels(folder: Path, files: list[Path]) -> np.ndarray | None:
-    """Return the index of each file's subfolder, or None if there is only one."""
     places = [f.parent.relative_to(folder).parts for f in files]
     parts = {place[0] for place in places if place and place[0].lower() in _PARTS_OF_SETS}
     if len(parts) > 1:
         notice(f"{folder}: {', '.join(sorted(parts))} are read as one data set; give one of these folders to skip the others")
         places = [place[1:] if place and place[0] in parts else place for place in places]
     classes = sorted(set(places))
-    return np.array([classes.index(place) for place in places]) if len(classes) > 1 else None
+    return RawData(np.stack(images), np.array([classes.index(place) for place in places]) if len(classes) > 1 else None)
 
 
 def open_image(file: Path) -> tuple[Image, list[str]]:

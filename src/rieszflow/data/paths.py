@@ -77,8 +77,7 @@ def common_kind(column: str, kinds: Iterable[tuple[str, str]]) -> str:
 
 def path_hint(path: Path) -> str:
     """Return "; did you mean …?" with the most similar path in the same folder, or an empty string."""
-    near = path.parent.glob("*") if path.name else ()
-    similar = suggestion(path, map(str, near), 0.75)
+    similar = suggestion(path, map(str, path.parent.glob("*") if path.name else ()), 0.75)
     return similar and f"; {similar}"
 
 

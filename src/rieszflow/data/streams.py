@@ -33,7 +33,6 @@ _ENTRIES = ("x", "image", "images", "pixel_values", "data")
 _SAMPLE_ROWS = 1 << 14  # the quartiles of this many rows are off by 1 % of the spread
 _LOOK = 256  # rows of an array that decide if a notice is given
 _UNEQUAL = 10.0  # ratio of an array's spreads above which a notice is given
-_FEWEST = 30  # rows; with fewer, spreads differ by chance
 
 
 class Stream:
@@ -149,7 +148,7 @@ def _points_entry(batch: object, name: str) -> object:
     if isinstance(batch, Mapping):
         known = [key for key in _ENTRIES if key in batch] if len(batch) > 1 else list(batch)
         if len(known) != 1:
-            keys = quoted([str(key) for key in batch])
+            keys = quoted([*map(str, batch)])
             raise InputTypeError(f"{name}: a mapping must have one key, or one of {quoted(_ENTRIES)}, got {keys}")
         if len(batch) > 1:
             notice(f"{source}: the entry {known[0]!r} of every batch is read, the others are skipped")
@@ -313,12 +312,11 @@ def choose_spreads(scale: ScaleName, clouds: Sequence[Stream]) -> tuple[float, .
         batches = (batch.double().cpu().numpy() for cloud in clouds for batch in ([cloud.first] if cloud.once else cloud))
         return tuple(column_spreads(*sample_rows(batches, clouds[0].d)).tolist())
     if scale == "auto" and not any(cloud.common_unit for cloud in clouds):
-        random = np.random.default_rng(0)
+        random, most = np.random.default_rng(0), max(1, _LOOK // len(clouds))
         sizes = [cloud.n or len(cloud.first) for cloud in clouds]
-        some = [cloud.rows(random.integers(0, n, max(1, _LOOK // len(clouds)))) for cloud, n in zip(clouds, sizes, strict=True)]
-        rows = np.concatenate(some)
+        rows = np.concatenate([cloud.rows(random.integers(0, n, most)) for cloud, n in zip(clouds, sizes, strict=True)])
         varying = np.flatnonzero(np.ptp(rows, axis=0) > 0)
-        if len(varying) > 1 and sum(sizes) >= _FEWEST:
+        if len(varying) > 1 and sum(sizes) >= 30:  # with fewer, spreads differ by chance
             spreads = column_spreads(rows)[varying]
             least, most = int(spreads.argmin()), int(spreads.argmax())
             if (ratio := spreads[most] / spreads[least]) > _UNEQUAL:

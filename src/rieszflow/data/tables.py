@@ -57,8 +57,7 @@ class Table:
         named: False for a CSV file without header.
 
     Raises:
-        DatasetError, InputError: A file is missing or damaged, columns differ between files, or a column has numbers and other
-            text.
+        DatasetError, InputError: A damaged file, other columns in another file, or a column of numbers and other text.
 
     Example:
         >>> import pyarrow
@@ -106,9 +105,6 @@ class Table:
             kind = self._kind(name)
             items = [f"{name}[{k}]" for k in range(self._list_width(name))] if kind == "list" else [name]
             self.kinds |= dict.fromkeys(items, "number" if kind == "list" else kind)
-
-    def __repr__(self) -> str:
-        return f"Table({self.name}, {len(self.kinds)} columns)"
 
     def drop(self, columns: Sequence[str], reason: str = "") -> Table:
         """Return the table without some columns, with a notice if there is a reason to name."""
@@ -204,8 +200,7 @@ class Table:
     def numbers(self) -> Stream:
         """Return the columns of numbers, in their units, as points; a notice names all other columns.
 
-        Raises:
-            DatasetError: No column has numbers, a column that was chosen by name has none, or a cell is missing.
+        Raises DatasetError if no column has numbers, a column that was chosen by name has none, or a cell is missing.
         """
         names = [name for name, kind in self.kinds.items() if kind in NUMBERS]
         reasons = {"time": "dates or times", "empty": "empty: no value in it"}

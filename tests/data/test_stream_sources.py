@@ -102,7 +102,7 @@ def test_bad_sources(tmp_path, table):
         "foreign.npy": "not a NumPy file",
         "names.npy": "must hold real numbers, got dtype <U1",
         "empty.npy": r"shape \(0, 3\)",
-        "text.csv": "no numeric columns among a, b",
+        "text.csv": "no numeric columns among 'a' .text.*, 'b' .text",
         "gap.csv": "column 'b' has missing values",
         "gap.parquet": "column 'a' has missing values",
         "bad.parquet": "not a Parquet data set",

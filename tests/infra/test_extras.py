@@ -12,8 +12,8 @@ from rieszflow._infra import extras
 from rieszflow._infra.extras import extra
 from rieszflow.errors import MissingPackageError
 
-EXTRAS = ("PIL", "accelerate", "datasets", "diffusers", "matplotlib", "pandas", "pyarrow", "rich", "sklearn", "torch_fidelity")
-EXTRAS += ("torchmetrics", "typer", "yaml")
+EXTRAS = ("PIL", "accelerate", "datasets", "diffusers", "duckdb", "matplotlib", "pandas", "pyarrow", "rich", "sklearn")
+EXTRAS += ("torch_fidelity", "torchmetrics", "typer", "yaml")
 # A finder before all others, so that nothing of the extras is found, as in an environment without them.
 WITHOUT = f"""
 import sys
@@ -72,7 +72,7 @@ def test_the_command_installs_what_is_missing(monkeypatch):
     ("code", "says"),
     [
         ("rf.GenerativeFlow", "generative models: needs yaml, which is not installed: pip install .*'pyyaml.*"),
-        ("rf.stream('t.csv')", "t.csv: needs pyarrow, which is not installed: pip install 'pyarrow>=14'"),
+        ("rf.stream('t.csv')", "t.csv: needs duckdb, which is not installed: pip install .*'pyarrow>=14'"),
         ("rf.report", "figures: needs .*: pip install 'matplotlib.*' 'pillow.*"),
         ("rf.data.load('digits')", "digits: needs sklearn, which is not installed: pip install .*'scikit-learn.*"),
         ("rf.data.load('.')", "images: needs PIL, which is not installed: pip install .*'pillow.*"),

@@ -57,7 +57,7 @@ def compare(
         check_new_file(out, ".png", force=force)
 
     from rieszflow import report
-    from rieszflow.data.sources import open_source
+    from rieszflow.data.streams import open_source
     from rieszflow.two_sample import compare
 
     x, y = (path if path.endswith(".sketch") else open_source(path, **reading) for path in (a, b))
@@ -127,7 +127,7 @@ def sketch(
         raise InputError(f"--scale must be auto with a sketch, which has its own, got {scale}")
     check_new_file(out, ".sketch", force=force)
     from rieszflow.data.encoding import open_clouds
-    from rieszflow.data.sources import open_source
+    from rieszflow.data.streams import open_source
     from rieszflow.sketch import Plan, SliceSketch
     from rieszflow.sketch.plan import SliceSettings
 
@@ -174,7 +174,7 @@ def pairwise(
 
     from rieszflow import report
     from rieszflow._infra.files import atomically
-    from rieszflow.data.sources import open_source
+    from rieszflow.data.streams import open_source
     from rieszflow.two_sample.pairwise import pairwise_energy_distance
 
     points = source if source.endswith(".h5ad") and not reading else open_source(source, **reading)

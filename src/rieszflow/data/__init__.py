@@ -8,8 +8,7 @@ from rieszflow.data.datasets import NAMED, load
 from rieszflow.data.files import read_idx
 from rieszflow.data.labels import load_labelled
 from rieszflow.data.points import as_points
-from rieszflow.data.sources import stream
-from rieszflow.data.streams import Stream
+from rieszflow.data.streams import Stream, stream
 from rieszflow.errors import DatasetError
 
 __all__ = [

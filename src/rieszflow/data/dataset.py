@@ -26,8 +26,7 @@ def column_spreads(rows: np.ndarray, deviation: np.ndarray | None = None) -> np.
         if deviation is None:
             deviation = np.where(np.ptp(rows, axis=0) > 0, rows.std(0), 0)  # rounding may give constants a deviation
         percentile = np.nanpercentile if np.isnan(rows).any() else np.percentile
-        quartiles = percentile(rows, [25, 75], axis=0)
-        spreads = quartiles[1] - quartiles[0]
+        spreads = np.diff(percentile(rows, [25, 75], axis=0), axis=0)[0]
     spreads = np.where(spreads > 0, spreads, deviation)
     return np.where((spreads > 2.0**-900) & (spreads < 2.0**1023), spreads, 1.0)
 
@@ -41,9 +40,8 @@ class ColumnScaler:
     from the median; then k maps the farthest value to w = ±4, and samples are clipped to that range.
 
     Attributes:
-        centre: Median of every column, (d,).
-        spread: Interquartile ranges, or standard deviations if these are 0, (d,); 0 for constant columns.
-        tail: Tail strengths k ≥ 0, (d,).
+        centre, spread, tail: Medians, interquartile ranges (standard deviations if these are 0; 0 for constant columns) and
+            tail strengths k ≥ 0, each (d,).
     """
 
     centre: tuple[float, ...]
@@ -61,8 +59,7 @@ class ColumnScaler:
         # asinh(k z)/k = `_REACH` for the farthest z, unless that is within reach.
         equation = lambda k, z: math.asinh(k * z) - _REACH * k  # noqa: E731
         tail = [brentq(equation, 1e-9, 1e3, min(z, 1e300)) if z > _REACH + 1e-6 else 0.0 for z in farthest.tolist()]
-        spread = np.where(farthest > 0, spread, 0)
-        return cls(*(tuple(map(float, v)) for v in (centre, spread, tail)))
+        return cls(*(tuple(map(float, v)) for v in (centre, np.where(farthest > 0, spread, 0), tail)))
 
     def compress(self, x: Tensor) -> Tensor:
         """Return w of values (n, d), in float64."""
@@ -122,11 +119,10 @@ class Dataset:
     """Training and held-out data in the units of the training.
 
     Attributes:
-        name: The name or path given to `load`; "tensor" for data given in Python.
+        name, path: As given to `load`; the name is "tensor" for data given in Python.
         train, held_out: (n, C, H, W) or (n, d), float32; `held_out` is never trained on.
         train_labels, held_out_labels: (n,) int64, or None for data without labels.
         low, high: The values of images that were mapped to 0 and 1; 0 and 1 for vectors.
-        path: The `path` given to `load`.
         columns: The scaling of the columns of vectors; None for images, which have one unit.
         rows: The columns of a table, from `rieszflow.generative.rows`; None for other data.
         train_condition, held_out_condition: (n, k) float64, numbers to condition a model on, in their own units, or None.
@@ -188,17 +184,21 @@ class RawData:
 
     def split(self, name: str, held_out: float, seed: int) -> Dataset:
         """Return a data set whose held-out part is the test part, or a random share of the data if there is none."""
-        _check_values(name, self.train)
+        for values in (self.train, *([] if self.test is None else [self.test])):
+            if values.ndim not in (2, 4) or 0 in values.shape:
+                accepted = "shape (n, d), (n, H, W), (n, C, H, W) or (n, H, W, C), without empty axes"
+                raise DatasetError(f"{name}: must have {accepted}, got {values.shape}")
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise DatasetError(f"{name}: must be finite, got NaN or infinity; drop or fill such rows first")
+            if values.dtype.kind == "f" and np.abs(values).max() > 2.0**1022:
+                raise DatasetError(f"{name}: must hold numbers below 4e307; divide them by a constant first")
         data = [(self.train, self.test), (self.condition, self.test_condition)]
         if self.test is None:
-            n = len(self.train)
-            if n < 4:
+            if (n := len(self.train)) < 4:
                 raise DatasetError(f"{name}: must have at least 4 points, got {n}")
             order = np.random.default_rng(seed).permutation(n)
             cut = min(n - 2, max(2, round(n * held_out)))
             data = [(None, None) if x is None else (x[order[cut:]], x[order[:cut]]) for x, _ in data]
-        else:
-            _check_values(name, self.test)
         # Converted after the split: as floats, images of bytes need four times the memory.
         arrays = [np.asarray(to_unit(x, name)) for x in data[0] if x is not None]
         low, high = float(arrays[0].min()), float(arrays[0].max())
@@ -210,24 +210,11 @@ class RawData:
         train, test = (scale_points(torch.from_numpy(np.ascontiguousarray(a)), low, high, columns) for a in arrays)
         if not torch.isfinite(test).all():
             raise DatasetError(f"{name}: held-out values exceed those for training so far that float32 cannot hold them")
-        found = Dataset(name, train, test, low=low, high=high, columns=columns)
         labelled = self.condition is not None and self.condition.ndim == 1
-        dtype = np.int64 if labelled else np.float64
-        given = [None if x is None else torch.from_numpy(np.asarray(x, dtype=dtype)) for x in data[1]]
+        given = [None if x is None else torch.from_numpy(np.asarray(x, np.int64 if labelled else np.float64)) for x in data[1]]
+        found = Dataset(name, train, test, low=low, high=high, columns=columns)
         if labelled:
             found.train_labels, found.held_out_labels = given
         else:
             found.train_condition, found.held_out_condition = given
         return found
-
-
-def _check_values(name: str, values: np.ndarray) -> None:
-    if values.ndim not in (2, 4) or 0 in values.shape:
-        accepted = "shape (n, d), (n, H, W), (n, C, H, W) or (n, H, W, C), without empty axes"
-        raise DatasetError(f"{name}: must have {accepted}, got {values.shape}")
-    if values.dtype.kind != "f":
-        return
-    if not np.isfinite(values).all():
-        raise DatasetError(f"{name}: must be finite, got NaN or infinity; drop or fill such rows first")
-    if max(-float(values.min()), float(values.max())) > 2.0**1022:
-        raise DatasetError(f"{name}: must hold numbers below 4e307, so that float64 holds differences; divide them first")

@@ -16,11 +16,10 @@ from torch.nn import functional
 
 from rieszflow._infra.extras import extra
 from rieszflow._infra.messages import notice, suggestion
+from rieszflow.data import paths
 from rieszflow.data.dataset import Dataset, RawData
 from rieszflow.data.files import ACCEPTED, is_image_folder, open_image, read_idx_folder, read_path, to_chw
-from rieszflow.data.options import check_distinct, check_known
-from rieszflow.data.paths import PARQUET, all_files, entries, folders_below, is_table, path_hint, searched_paths, suffix
-from rieszflow.data.sources import stream
+from rieszflow.data.streams import stream
 from rieszflow.errors import DatasetError, InputTypeError
 
 if TYPE_CHECKING:
@@ -84,17 +83,16 @@ def load(
 def _hint(name: str) -> str:
     """Return the end of a message that suggests a similar name of a data set, or a similar path."""
     similar = suggestion(name.lower().replace("_", "-"), KNOWN, 0.75)
-    return f"; {similar}" if similar else path_hint(Path(name))
+    return f"; {similar}" if similar else paths.path_hint(Path(name))
 
 
 def holds_table(name: str | os.PathLike[str]) -> bool:
     """Return True if `load` reads a table under this name, not a named data set or images."""
     path = Path(name)
-    if os.fspath(name) in NAMED or not path.exists():
-        return False
-    if path.is_dir():
-        return any(suffix(f) in PARQUET for f in all_files(path)[0]) and not is_image_folder(path)
-    return is_table(path)
+    folder = (
+        path.is_dir() and not is_image_folder(path) and any(f.suffix.lower() in paths.PARQUET for f in paths.all_files(path)[0])
+    )
+    return os.fspath(name) not in NAMED and (folder or (path.is_file() and paths.is_table(path)))
 
 
 def _read_table(path: Path, condition: Sequence[str]) -> RawData:
@@ -102,12 +100,11 @@ def _read_table(path: Path, condition: Sequence[str]) -> RawData:
     x, names = torch.cat(list(rows)).numpy(), list(rows.names or [])
     if not condition:
         return RawData(x)
-    check_known(str(path), names, condition)
-    chosen = [names.index(name) for name in check_distinct("condition", list(condition))]
-    rest = [j for j in range(len(names)) if j not in chosen]
-    if not rest:
+    paths.check_known(str(path), names, condition)
+    chosen = [names.index(name) for name in paths.check_distinct("condition", condition)]
+    if len(chosen) == len(names):
         raise DatasetError(f"{path}: at least one column must be left for samples, got all of them as conditions")
-    return RawData(x[:, rest], x[:, chosen])
+    return RawData(np.delete(x, chosen, 1), x[:, chosen])
 
 
 def _digits(path: Path | None) -> RawData:
@@ -125,21 +122,16 @@ def _fashion_mnist(path: Path | None) -> RawData:
     return read_idx_folder(path or _DEBIAN_FASHION_MNIST, "fashion-mnist", advice)
 
 
-def _mnist(path: Path | None) -> RawData:
-    folder, advice = _given_folder(path, "mnist", "the four IDX files (train-images-idx3-ubyte, …)")
-    return read_idx_folder(folder, "mnist", advice)
-
-
-def _given_folder(path: Path | None, name: str, files: str) -> tuple[Path, str]:
+def _given_folder(path: Path | None, name: str, files: str) -> tuple[Path, str, str]:
     advice = f"give the folder of {files} with --data, or use hf:{name} with a network"
     if path is None:
         raise DatasetError(f"{name}: no folder given; {advice}")
-    return path, advice
+    return path, name, advice
 
 
 def _cifar10(path: Path | None) -> RawData:
-    path, advice = _given_folder(path, "cifar10", "CIFAR-10's files (binary or Python version)")
-    folders = folders_below(path)
+    path, _, advice = _given_folder(path, "cifar10", "CIFAR-10's files (binary or Python version)")
+    folders = paths.folders_below(path)
     for folder in folders:
         for ending, read in ((".bin", _cifar_binary), ("", _cifar_pickle)):
             files = [folder / f"{name}{ending}" for name in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch")]
@@ -147,16 +139,14 @@ def _cifar10(path: Path | None) -> RawData:
                 *train, test = map(read, files)
                 x, y = (np.concatenate(arrays) for arrays in zip(*train, strict=True))
                 return RawData(x, y, *test)
-    raise DatasetError(f"cifar10: no data_batch_1 … 5 and test_batch in {searched_paths(path, folders)}; {advice}")
+    raise DatasetError(f"cifar10: no data_batch_1 … 5 and test_batch in {paths.searched_paths(path, folders)}; {advice}")
 
 
 def _cifar_binary(file: Path) -> tuple[np.ndarray, np.ndarray]:
     raw = np.fromfile(file, np.uint8)
-    if raw.size == 0 or raw.size % 3073:
-        raise DatasetError(f"{file}: truncated or damaged: {raw.size} bytes, not a multiple of 3073")
+    if raw.size == 0 or raw.size % 3073 or raw[::3073].max() > 9:
+        raise DatasetError(f"{file}: truncated or damaged: not rows of a label up to 9 and 3072 bytes")
     rows = raw.reshape(-1, 3073)
-    if rows[:, 0].max() > 9:
-        raise DatasetError(f"{file}: not a CIFAR-10 file: label {rows[:, 0].max()}")
     return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0]
 
 
@@ -188,23 +178,19 @@ def _cifar_pickle(file: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _celeba(path: Path | None) -> RawData:
     """Read img_align_celeba/*.jpg and list_eval_partition.txt with lines "000001.jpg 0", or Kaggle's .csv with a header."""
-    path, advice = _given_folder(path, "celeba", "img_align_celeba and list_eval_partition.txt")
-    folders = folders_below(path)
+    path, _, advice = _given_folder(path, "celeba", "img_align_celeba and list_eval_partition.txt")
+    folders = paths.folders_below(path)
     lists = (f / f"list_eval_partition.{ending}" for f in [*folders, path.parent] for ending in ("txt", "csv"))
     listing = next((f for f in lists if f.is_file()), None)
     candidates = sorted(folders, key=lambda f: f.name != "img_align_celeba")
-    folder = next((f for f in candidates if any(e.name.endswith(".jpg") for e in entries(f))), None)
+    folder = next((f for f in candidates if any(e.suffix == ".jpg" for e in paths.entries(f))), None)
     if listing is None or folder is None:
         missing = "no list_eval_partition.txt (or .csv), or no images"
-        raise DatasetError(f"celeba: {missing}, in {searched_paths(path, folders)}; {advice}")
+        raise DatasetError(f"celeba: {missing}, in {paths.searched_paths(path, folders)}; {advice}")
     parts: dict[str, list[np.ndarray]] = {"0": [], "1": [], "2": []}  # training, validation and test
-    try:
-        lines = listing.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    except OSError as error:
-        raise DatasetError(f"{listing}: cannot be read ({error.strerror})") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(listing.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
         fields = re.split(r"[,\s]+", line.strip())
-        if fields == [""] or (number == 1 and fields == ["image_id", "partition"]):
+        if fields in ([""], ["image_id", "partition"]):
             continue
         if len(fields) != 2 or fields[1] not in parts:
             raise DatasetError(f"{listing}: line {number} must be a file's name and 0, 1 or 2, got {line!r}")
@@ -214,7 +200,7 @@ def _celeba(path: Path | None) -> RawData:
         parts[fields[1]].append(to_chw(_resized_celeba(image)))
     if not parts["0"] or not parts["2"]:
         raise DatasetError(f"{listing}: must name training and test images, got {len(parts['0'])} and {len(parts['2'])}")
-    used, total = sum(map(len, parts.values())), sum(e.name.endswith(".jpg") for e in entries(folder))
+    used, total = sum(map(len, parts.values())), sum(e.suffix == ".jpg" for e in paths.entries(folder))
     if used < total:
         notice(f"{listing}: names {used} of the {total} images in {folder}; skipped the others")
     return RawData(np.stack(parts["0"]), test=np.stack(parts["2"]))
@@ -241,7 +227,7 @@ def _hugging_face(name: str) -> RawData:
     convert = _resized_celeba if name == "celeba" else np.asarray
 
     def arrays(part: Any) -> tuple[np.ndarray, np.ndarray | None]:
-        column = next(c for c in ("image", "img") if c in part.column_names)
+        column = "image" if "image" in part.column_names else "img"
         # Row by row: all of CelebA's images at full size would not fit into memory.
         images = np.stack([to_chw(convert(row[column])) for row in part])
         return images, np.asarray(part["label"]) if "label" in part.column_names else None
@@ -250,5 +236,6 @@ def _hugging_face(name: str) -> RawData:
 
 
 NAMED: dict[str, Callable[[Path | None], RawData]] = {
-    "digits": _digits, "fashion-mnist": _fashion_mnist, "mnist": _mnist, "cifar10": _cifar10, "celeba": _celeba,
+    "digits": _digits, "fashion-mnist": _fashion_mnist, "cifar10": _cifar10, "celeba": _celeba,
+    "mnist": lambda path: read_idx_folder(*_given_folder(path, "mnist", "the four IDX files (train-images-idx3-ubyte, …)")),
 }  # fmt: skip

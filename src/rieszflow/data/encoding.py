@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,16 +14,81 @@ from rieszflow._infra import validate
 from rieszflow._infra.files import Json
 from rieszflow._infra.messages import notice
 from rieszflow._types import PointSource, ScaleName
-from rieszflow.data.columns import PERIODS, ColumnEncoding, profiles, reason_to_leave_out
 from rieszflow.data.dataset import column_spreads
-from rieszflow.data.options import column_difference
-from rieszflow.data.paths import quoted
-from rieszflow.data.sources import open_table, stream
-from rieszflow.data.streams import Stream, choose_spreads, sample_rows
+from rieszflow.data.paths import check_same_columns, common_kind, quoted, skipped
+from rieszflow.data.streams import Stream, choose_spreads, open_table, sample_rows, stream
 from rieszflow.errors import DatasetError, InputError
 
 if TYPE_CHECKING:
+    from rieszflow.data.parts import Part
     from rieszflow.data.tables import Table
+
+PERIODS = {"day": 86400.0, "week": 604800.0, "year": 31556952.0}  # in seconds
+_MOST = 100  # categories of a column
+_APART = 2**0.5  # distance between two categories, and between a missing and a present value
+_ID = re.compile(r"(.*[\W_])?(id|uuid|guid|index|rownames?|row_?number)", re.IGNORECASE)
+_FEWEST = 20  # rows from which a column of different whole numbers may be an id
+
+
+@dataclass(frozen=True)
+class ColumnEncoding:
+    """The encoding of one column.
+
+    Attributes:
+        name: Name of the column.
+        kind: "number", "whole", "time" (as seconds since 1970, or of an interval) or "category".
+        centre, spread: Median and interquartile range of numbers and times (the standard deviation if that is 0).
+        categories: The categories; hashes "#0", "#1", … for hashed columns.
+        missing: True if a missing cell has a coordinate: if the reference has one, for numbers; otherwise it is the median.
+        buckets: Number of hashes of a hashed column; 0 for others.
+        periods: Periods of a time whose phase is encoded, too: "day", "week" or "year".
+    """
+
+    name: str
+    kind: str
+    centre: float = 0.0
+    spread: float = 1.0
+    categories: tuple[str, ...] = ()
+    missing: bool = False
+    buckets: int = 0
+    periods: tuple[str, ...] = ()
+
+    @property
+    def coordinates(self) -> list[str]:
+        """Return the names of the coordinates."""
+        missing = [f"{self.name} missing"] * self.missing
+        if self.kind == "category":
+            return [*(f"{self.name}={category}" for category in self.categories), *missing]
+        phases = [f"{self.name} {period} {phase}" for period in self.periods for phase in ("cos", "sin")]
+        return [self.name, *phases, *missing]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Return True for the coordinate of a number, which has a unit, and False for all others."""
+        return [k == 0 and self.kind != "category" for k in range(len(self.coordinates))]
+
+    def encode(self, codes: np.ndarray) -> np.ndarray:
+        """Return the coordinates (n, k) of codes (n,), in the units of the column."""
+        lacking = np.isnan(codes)
+        if self.kind == "category":
+            # An unknown category or an unexpected missing cell is as far from every category as these are from one another.
+            K = len(self.categories) + self.missing
+            place = np.where(lacking, K if self.missing else 0, codes).astype(np.int64)
+            return np.concatenate([np.full((1, K), (1 - (1 + K) ** 0.5) / K), np.eye(K)])[place]
+        values = np.where(lacking, self.centre, codes)
+        phases = [f(2 * np.pi * values / PERIODS[p]) for p in self.periods for f in (np.cos, np.sin)]
+        return np.stack([values, *phases, *[_APART * lacking] * self.missing], 1)
+
+    def code(self, part: Part) -> str:
+        """Return the expression for the codes of this column in a part of a table; NaN for missing cells."""
+        if self.kind != "category":
+            return part.number(self.name)
+        from rieszflow.data.csv_file import literal
+
+        text = part.text(self.name)
+        known = f"md5_number({text}) % {self.buckets} + 1" if self.buckets else None
+        known = known or f"list_position({literal(self.categories)}, {text})"
+        return f"CASE WHEN {text} IS NULL THEN 'nan'::DOUBLE ELSE CAST(coalesce({known}, 0) AS DOUBLE) END"
 
 
 class TableEncoding:
@@ -41,12 +107,8 @@ class TableEncoding:
     Columns are left out, with a notice, that have no value, more than 100 categories, or the numbers of rows (ids): whole
     numbers that are consecutive, or different and named like an id, unless `Table(columns=)` names them.
 
-    Args:
-        columns: The encodings of all columns.
-        left_out: Names of the columns that are left out.
-
     Attributes:
-        columns, left_out: As passed.
+        columns, left_out: The encodings of all columns, and the names of those that are left out.
         names: Names of the d coordinates, such as "age", "age missing" and "job=baker".
         numeric: True for the coordinates of numbers and times, which have a unit, (d,).
         spreads: What the coordinates are divided by, (d,): the spreads of numbers, and 1.
@@ -86,33 +148,20 @@ class TableEncoding:
         tables = [as_table(source) for source in sources]
         if odd := set(periods) - PERIODS.keys():
             raise InputError(f"`periods` must be of {quoted(list(PERIODS))}, got {min(odd)!r}")
-        kinds = _common_kinds(tables)
-        if unknown := [name for name in hashed if kinds.get(name) != "text"]:
-            raise InputError(f"`hashed` must be columns of text, got {unknown[0]!r}")
-        rows, found_profiles = profiles(tables, kinds)
-        left_out: dict[str, str] = {}
-        found: list[ColumnEncoding] = []
-        for name, profile in found_profiles.items():
-            missing = profile.present < rows
-            if name in hashed:
-                hashes = tuple(f"#{k}" for k in range(buckets))
-                found.append(ColumnEncoding(name, "category", categories=hashes, missing=missing, buckets=buckets))
-            elif reason := reason_to_leave_out(name, profile, rows, len(tables), tables[0].options.columns is not None):
-                left_out[name] = reason
-            elif profile.kind in ("text", "boolean"):
-                found.append(ColumnEncoding(name, "category", categories=tuple(sorted(profile.counts)), missing=missing))
-            else:
-                phases = tuple(periods) if profile.kind == "time" else ()
-                found.append(ColumnEncoding(name, profile.kind, missing=missing, periods=phases))
+        columns, left_out = _choose_columns(tables, hashed, periods, buckets)
         if left_out:
-            shown = [f"{name!r} ({reason})" for name, reason in list(left_out.items())[:20]]
-            more = f" and {len(left_out) - 20} more" if len(left_out) > 20 else ""
-            notice(f"{tables[0].name}: left out {', '.join(shown)}{more}")
-        if not found:
-            raise DatasetError(
-                f"{tables[0].name}: must have columns of numbers or categories, got none ({quoted(list(kinds))})"
-            )
-        return cls(_with_units(tables, found), list(left_out))
+            notice(f"{tables[0].name}: left out {skipped(left_out)}")
+        if not columns:
+            names = quoted(list(tables[0].kinds))
+            raise DatasetError(f"{tables[0].name}: must have columns of numbers or categories, got none ({names})")
+        # Medians and spreads take one pass over all rows.
+        raw = cls([replace(column, missing=True) for column in columns])
+        rows, deviation = sample_rows((codes for table in tables for codes in raw.codes(table)), len(columns))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # the sample may have no value of a column
+            centre = np.nan_to_num(np.nanmedian(rows, axis=0)).tolist()
+        units = zip(columns, centre, column_spreads(rows, deviation).tolist(), strict=True)
+        return cls([c if c.kind == "category" else replace(c, centre=m, spread=s) for c, m, s in units], list(left_out))
 
     def transform(self, source: PointSource) -> np.ndarray:
         """Return the points (n, d) of a table, float64, with every coordinate divided by its spread."""
@@ -122,19 +171,16 @@ class TableEncoding:
     def stream(self, source: PointSource) -> Stream:
         """Return the points of a table in batches, in the units of its columns: not yet divided by `spreads`.
 
-        Raises:
-            DatasetError: Other columns, another type of a column, infinite values, or missing cells in a column of numbers that
-                has none in the reference.
+        Raises DatasetError or InputError for other columns or types, infinite values, and missing cells in a column of numbers
+        that has none in the reference.
         """
         table = as_table(source)
         kinds = {column.name: "text" if column.kind == "category" else column.kind for column in self.columns}
         given = [name for name in table.kinds if name not in self.left_out]
-        if set(given) != set(kinds):
-            difference = column_difference(given, list(kinds), "the reference has")
-            raise InputError(f"{table.name}: {difference}; columns are matched by name: choose those to compare")
+        check_same_columns(table.name, given, kinds, "the reference has")
         for name, kind in kinds.items():
-            own = table.kinds[name]
-            _check_kind(table.name, name, "text" if (own, kind) == ("boolean", "text") else own, kind, "the reference")
+            own = "text" if (table.kinds[name], kind) == ("boolean", "text") else table.kinds[name]
+            common_kind(name, [(kind, "the reference"), (own, table.name)])
 
         def batches() -> Iterator[np.ndarray]:
             for codes in self.codes(table):
@@ -144,20 +190,19 @@ class TableEncoding:
 
     def codes(self, table: Table) -> Iterator[np.ndarray]:
         """Yield the codes (m, columns) of the rows of a table; see `rieszflow.data.tables`."""
-        whole, names = [column.kind == "whole" for column in self.columns], [column.name for column in self.columns]
+        names = [column.name for column in self.columns]
         noticed: set[str] = set()
         for codes in table.matrices(lambda part: [column.code(part) for column in self.columns], len(names)):
-            table.check_rounding(codes, whole, names)
+            table.check_rounding(codes, names)
             for column, values in zip(self.columns, codes.T, strict=True):
+                category, lacking = column.kind == "category", np.isnan(values) & (not column.missing)
                 if np.isinf(values).any():
                     raise DatasetError(f"{table.name}: column {column.name!r} must be finite, got an infinite number")
-                unknown = (values == 0) & (column.kind == "category")
-                lacking = np.isnan(values) & (not column.missing)
-                if (unknown.any() or lacking.any()) and column.name not in noticed:
+                if lacking.any() and not category:
+                    problem = f"{int(lacking.sum())} missing values, and the reference has none"
+                    raise DatasetError(f"{table.name}: column {column.name!r} has {problem}; fill them, or leave it out")
+                if category and column.name not in noticed and (lacking | (values == 0)).any():
                     noticed.add(column.name)
-                    if column.kind != "category":
-                        problem = f"{int(lacking.sum())} missing values, and the reference has none"
-                        raise DatasetError(f"{table.name}: column {column.name!r} has {problem}; fill them, or leave it out")
                     notice(f"{table.name}: column {column.name!r} has categories that the reference does not have")
             yield codes
 
@@ -170,15 +215,13 @@ class TableEncoding:
         columns = []
         for entry in content["columns"]:
             values: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in entry.items()}
-            column = ColumnEncoding(**values)
-            texts, numbers = (column.name, *column.categories), (column.centre, column.spread, column.buckets)
-            if column.kind not in ("number", "whole", "time", "category") or not set(column.periods) <= PERIODS.keys():
-                raise ValueError(f"a column of the kind {column.kind!r}")
-            if not all(isinstance(t, str) for t in texts) or not all(isinstance(v, (int, float)) for v in numbers):
-                raise ValueError(f"column {column.name!r}")
-            if not (0 < column.spread < float("inf") and abs(column.centre) < float("inf") and 0 <= column.buckets < 1 << 16):
-                raise ValueError(f"a spread of {column.spread} around {column.centre}")
-            columns.append(replace(column, missing=bool(column.missing)))
+            column = ColumnEncoding(**{**values, "missing": bool(values["missing"])})
+            texts = all(isinstance(text, str) for text in (column.name, *column.categories))
+            known = column.kind in ("number", "whole", "time", "category") and set(column.periods) <= PERIODS.keys()
+            finite = 0 < column.spread < float("inf") and abs(column.centre) < float("inf") and 0 <= column.buckets < 1 << 16
+            if not (texts and known and finite):
+                raise ValueError(f"the column {column}")
+            columns.append(column)
         return cls(columns, [str(name) for name in content["left_out"]])
 
     def __repr__(self) -> str:
@@ -187,47 +230,62 @@ class TableEncoding:
 
 def as_table(source: PointSource) -> Table:
     """Return a source as a `Table`; raise InputError for points that are not one."""
-    table = open_table(source)
-    if table is None:
+    if (table := open_table(source)) is None:
         raise InputError(f"`source` must be a table, got {type(source).__name__}")
     return table
 
 
-def _check_kind(name: str, column: str, kind: str, wanted: str, whose: str) -> None:
-    numbers = ("number", "whole", "boolean")
-    if kind != wanted and kind != "empty" and not (kind in numbers and wanted in numbers):
-        accepted = {"number": "numbers", "whole": "numbers", "boolean": "numbers", "time": "dates or times"}.get(wanted, wanted)
-        raise DatasetError(f"{name}: column {column!r} must hold {accepted} as in {whose}, got {kind}")
+def _choose_columns(
+    tables: Sequence[Table], hashed: Sequence[str], periods: Sequence[str], buckets: int
+) -> tuple[list[ColumnEncoding], dict[str, str]]:
+    """Return the encodings of columns, without units, and the reasons why other columns are left out.
 
-
-def _common_kinds(tables: Sequence[Table]) -> dict[str, str]:
-    """Return the kinds of the columns that all tables must share."""
-    first, kinds = tables[0], dict(tables[0].kinds)
+    This takes a pass over all columns, and one over those with few categories.
+    """
     for table in tables[1:]:
-        if set(table.kinds) != set(kinds):
-            difference = column_difference(list(table.kinds), list(kinds), f"{first.name} has")
-            raise InputError(f"{table.name}: {difference}; columns are matched by name: choose those to compare")
-        for name, kind in table.kinds.items():
-            if kinds[name] == "empty":
-                kinds[name] = kind
-            _check_kind(table.name, name, kind, kinds[name], first.name)
-            if kind != "empty" and kind != kinds[name]:
-                kinds[name] = "number"
-    return kinds
-
-
-def _with_units(tables: Sequence[Table], columns: list[ColumnEncoding]) -> list[ColumnEncoding]:
-    """Return the columns with their medians and spreads, which take one pass over all rows."""
-    raw = TableEncoding([replace(column, missing=True) for column in columns])
-    rows, deviation = sample_rows((codes for table in tables for codes in raw.codes(table)), len(columns))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # the sample may have no value of a column
-        centre = np.nan_to_num(np.nanmedian(rows, axis=0))
-    spreads = column_spreads(rows, deviation)
-    return [
-        column if column.kind == "category" else replace(column, centre=float(m), spread=float(s))
-        for column, m, s in zip(columns, centre, spreads, strict=True)
-    ]
+        check_same_columns(table.name, table.kinds, tables[0].kinds, f"{tables[0].name} has")
+    kinds = {name: common_kind(name, [(table.kinds[name], table.name) for table in tables]) for name in tables[0].kinds}
+    parts = [(table, part) for table in tables for part in table.parts]
+    if unknown := [name for name in hashed if kinds.get(name) != "text"]:
+        raise InputError(f"`hashed` must be columns of text, got {unknown[0]!r}")
+    readable = [name for name, kind in kinds.items() if kind in ("text", "boolean", "number", "whole", "time")]
+    texts = [name for name in readable if kinds[name] in ("text", "boolean")]
+    found = []
+    for table, part in parts:
+        values = [part.text(name) if name in texts else f"nullif({part.number(name)}, 'nan'::DOUBLE)" for name in readable]
+        functions = ("count", "approx_count_distinct", "min", "max")
+        found.append(table.aggregate([f"{f}({value})" for value in values for f in functions], part))
+    cells = {name: [row[4 * k : 4 * k + 4] for row in found if row[4 * k]] for k, name in enumerate(readable)}
+    distinct = {name: sum(values[1] for values in cells[name]) for name in readable}  # an upper estimate
+    categories: dict[str, set[str]] = {name: set() for name in texts if distinct[name] <= 2 * _MOST * len(parts)}
+    for table, part in parts:
+        for name, counts in zip(
+            categories, table.aggregate([f"histogram({part.text(n)})" for n in categories], part), strict=False
+        ):
+            categories[name].update(counts or ())
+    rows, chosen = sum(table.count() for table in tables), tables[0].options.columns is not None
+    columns, left_out = [], {}
+    for name, kind in kinds.items():
+        present = sum(values[0] for values in cells.get(name, ()))
+        missing = present < rows
+        many = len(categories.get(name, ())) or distinct.get(name, 0)
+        if not present:
+            left_out[name] = "empty: no value in it" if name in cells or kind == "empty" else kind
+        elif name in hashed:
+            hashes = tuple(f"#{k}" for k in range(buckets))
+            columns.append(ColumnEncoding(name, "category", categories=hashes, missing=missing, buckets=buckets))
+        elif name in texts and many > _MOST:
+            left_out[name] = f"text with about {many} different values; hashed=[{name!r}] keeps it"
+        elif name in texts:
+            columns.append(ColumnEncoding(name, "category", categories=tuple(sorted(categories[name])), missing=missing))
+        else:
+            span = max(values[3] for values in cells[name]) - min(values[2] for values in cells[name]) + 1
+            is_id = span in (rows, rows / len(tables)) or _ID.fullmatch(name)
+            if kind == "whole" and not missing and rows >= _FEWEST and many > 0.9 * rows and is_id and not chosen:
+                left_out[name] = "an id: a different whole number in every row"
+            else:
+                columns.append(ColumnEncoding(name, kind, missing=missing, periods=tuple(periods) if kind == "time" else ()))
+    return columns, left_out
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import math
 import os
+import re
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,38 +26,34 @@ from rieszflow.errors import DatasetError, InputTypeError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-IMAGES = (
+_IMAGES = {
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".avif", ".heic",
     ".heif", ".pgm", ".ppm", ".pbm", ".pnm", ".pfm", ".tga",
-)  # fmt: skip
+}  # fmt: skip
 # Descriptions, labels and licences next to images, which are skipped without a notice.
-_COMPANIONS = (
+_COMPANIONS = {
     ".txt", ".md", ".rst", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".cfg", ".html", ".htm", ".css", ".js", ".pdf",
-    ".log", ".py", ".ipynb", ".sh", ".bib", ".names", ".md5", ".sha256",
-)  # fmt: skip
+    ".log", ".py", ".ipynb", ".sh", ".bib", ".names", ".md5", ".sha256", "README", "LICENSE", "LICENCE", "COPYING", "NOTICE",
+}  # fmt: skip
 _PARTS_OF_SETS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev")
 
 ACCEPTED = (
     "a folder of images, of the four IDX files of MNIST or of Parquet files, a .npy or .npz file, a .csv or .parquet table"
 )
-
 _ADVICE = {
-    IMAGES: "give the folder of the images",
-    (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".zst"): "unpack it first",
-    (".pkl", ".pickle", ".pt", ".pth", ".joblib"): "pickles can run code and are not read: save the array with numpy.save",
-    (".mat", ".h5", ".hdf5", ".nc", ".zarr", ".safetensors"): "save the array with numpy.save",
-    (".xls", ".xlsx", ".ods", ".feather", ".arrow", ".json", ".jsonl"): "save the table as .csv or .parquet",
+    ".zip .tar .tgz .gz .bz2 .xz .7z .rar .zst": "unpack it first",
+    ".pkl .pickle .pt .pth .joblib": "pickles can run code and are not read: save the array with numpy.save",
+    ".mat .h5 .hdf5 .nc .zarr .safetensors": "save the array with numpy.save",
+    ".xls .xlsx .ods .feather .arrow .json .jsonl": "save the table as .csv or .parquet",
 }
 _IDX = [f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
-_IDX_TWINS = ("fashion", "kmnist", "kuzushiji", "emnist", "qmnist")  # data sets whose files have the names of MNIST's
-_CHUNK = 1 << 20
+_IDX_TWINS = {"mnist", "fashionmnist", "kmnist", "emnist", "qmnist"}  # folders of data sets whose files have the same names
 
 
 def read_points(path: Path) -> np.ndarray:
     """Return the training points (n, d) of a .npy or .npz file, or of a folder of images or IDX files, as floats."""
     if not path.exists():
-        link = " (a broken link)" if path.is_symlink() else ""
-        raise DatasetError(f"{path}: no such file or folder{link}{path_hint(path)}")
+        raise DatasetError(f"{path}: no such file or folder{path_hint(path)}")
     data = read_path(path)
     if data.test is not None:
         notice(f"{path}: read {len(data.train)} training points, skipped {len(data.test)} test points")
@@ -68,53 +65,46 @@ def read_points(path: Path) -> np.ndarray:
 def read_path(path: Path) -> RawData:
     """Read a .npy or .npz file, or a folder of images or IDX files."""
     if path.is_dir():
-        has_idx, has_images = _find_idx(path, _IDX[0]) is not None, is_image_folder(path)
-        if has_idx and has_images:
-            notice(f"{path}: read the IDX files, skipped the images next to them")
-        if not has_idx and (has_images or not _idx_folders(path)):
-            return read_image_folder(path)
-        return read_idx_folder(path, str(path), "the four files of an IDX data set are needed")
+        if _find_idx(path, _IDX[0]) or (not is_image_folder(path) and _idx_folders(path)):
+            return read_idx_folder(path, str(path), "the four files of an IDX data set are needed")
+        return read_image_folder(path)
     suffix = path.suffix.lower()
-    if suffix in (".npy", ".npz") and path.is_file():
+    if suffix in (".npy", ".npz"):
         return read_numpy(path)
-    advice = next((text for suffixes, text in _ADVICE.items() if suffix in suffixes), "rename it if it is one of these")
+    advice = next((text for suffixes, text in _ADVICE.items() if suffix in suffixes.split()), "rename it if it is one of these")
+    advice = "give the folder of the images" if suffix in _IMAGES else advice
     advice = "give the folder of the four IDX files" if "-ubyte" in path.name else advice
     raise DatasetError(f"{path}: exists, but has an unsupported format; accepted: {ACCEPTED}; {advice}")
 
 
 def read_numpy(path: Path) -> RawData:
     """Read a .npy file, or from a .npz file `x` (or its only array), and `labels` or `y` if they exist."""
-    x: np.ndarray | None
-    labels, ignored = None, []
     try:
         content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            x, names = content, []
-        else:
+        arrays = {"x": content} if isinstance(content, np.ndarray) else dict.fromkeys(content.files)
+        label = next((k for k in ("labels", "y") if k in arrays and len(arrays) > 1), None)
+        rest = [k for k in arrays if k != label]
+        key = next((k for k in ("x", "samples", "images", "data") if k in rest), rest[0] if len(rest) == 1 else None)
+        if not isinstance(content, np.ndarray):
             with content:
-                names = list(content.files)
-                wanted = [k for k in ("labels", "y") if k in names and len(names) > 1][:1]
-                rest = [k for k in names if k not in wanted]
-                key = next((k for k in ("x", "samples", "images", "data") if k in rest), rest[0] if len(rest) == 1 else None)
-                ignored = [k for k in rest if k != key]
-                x = content[key] if key is not None else None
-                labels = content[wanted[0]] if wanted else None
+                arrays |= {k: content[k] for k in (key, label) if k is not None}
     except Exception as error:  # a damaged archive can raise anything
         raise DatasetError(f"{path}: not a NumPy file of plain arrays, or damaged ({error})") from None
-    if "format" in names and {"indices", "row", "offsets"} & set(names):
+    if "format" in arrays and {"indices", "row", "offsets"} & set(arrays):
         raise DatasetError(f"{path}: must hold a dense array, got a sparse matrix of SciPy; save its toarray()")
-    if x is None:
-        raise DatasetError(f"{path}: must hold one array, or one named x, got {quoted(names, 9) or 'none'}")
-    if ignored:
-        notice(f"{path}: read the array {key!r}, skipped {quoted(ignored, 9)}")
+    if key is None:
+        raise DatasetError(f"{path}: must hold one array, or one named x, got {quoted(list(arrays), 9) or 'none'}")
+    if len(rest) > 1:
+        notice(f"{path}: read the array {key!r}, skipped {quoted([k for k in rest if k != key], 9)}")
     try:
-        if isinstance(x, bytes):  # numpy.load returns the content of a file that is not an array
+        if isinstance(arrays[key], bytes):  # numpy.load returns the content of a file that is not an array
             raise DatasetError(f"{path}: not a NumPy file of plain arrays: {key} is not an array")
-        x = np.asarray(channels_first(plain_numbers(x, str(path)), str(path)))
+        x = np.asarray(channels_first(plain_numbers(arrays[key], str(path)), str(path)))
     except InputTypeError as error:
         raise DatasetError(str(error)) from None
-    if labels is None:
+    if label is None:
         return RawData(x)
+    labels = np.asarray(arrays[label])
     numeric = labels.shape == (len(x),) and labels.dtype.kind in "iufb"
     # pandas and R write integers as floats. A classifier has as many classes as the largest label.
     if not numeric or not ((labels >= 0) & (labels < 2**16) & (labels == np.floor(labels))).all():
@@ -125,7 +115,7 @@ def read_numpy(path: Path) -> RawData:
 
 def read_idx_folder(path: Path, name: str, advice: str) -> RawData:
     """Read the four IDX files of a data set from a folder or one below it; `advice` ends the message if they are missing."""
-    folders = _idx_folders(path, "" if name == str(path) else name)
+    folders = _idx_folders(path, name)
     if len(folders) > 1:
         raise DatasetError(f"{name}: several data sets below {path}: {quoted([str(f) for f in folders], 9)}; give one of them")
     if not folders:
@@ -133,37 +123,25 @@ def read_idx_folder(path: Path, name: str, advice: str) -> RawData:
         partial = next((f for f in below if any(_find_idx(f, stem) for stem in _IDX)), None)
         missing = ", ".join(f"{stem}[.gz]" for stem in _IDX if partial is None or not _find_idx(partial, stem))
         raise DatasetError(f"{name}: no file {missing} in {partial or searched_paths(path, below)}; {advice}")
-    x, y, test, test_y = (read_idx(file) for stem in _IDX if (file := _find_idx(folders[0], stem)) is not None)
+    x, y, test, test_y = (read_idx(_find_idx(folders[0], stem) or "") for stem in _IDX)
     for images, labels in ((x, y), (test, test_y)):
-        if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
+        if images.ndim != 3 or images.shape[1:] != x.shape[1:] or labels.shape != images.shape[:1]:
             raise DatasetError(f"{name}: images {images.shape} and labels {labels.shape} in {folders[0]} do not fit together")
-    if x.shape[1:] != test.shape[1:]:
-        raise DatasetError(f"{name}: images must have one size, got {x.shape[1:]} and {test.shape[1:]} in {folders[0]}")
     return RawData(x[:, None], y, test[:, None], test_y)
 
 
 def _find_idx(folder: Path, stem: str) -> Path | None:
     """Return an IDX file: plain, gzipped, with a dot in its name, or in a folder with its name, as in Kaggle's archive."""
-    for name in (stem, stem.replace("-idx", ".idx")):
-        for file in (folder / name, folder / f"{name}.gz", folder / name / name):
-            if file.is_file():
-                return file
-    return None
+    names = (stem, stem.replace("-idx", ".idx"))
+    return next((f for n in names for f in (folder / n, folder / f"{n}.gz", folder / n / n) if f.is_file()), None)
 
 
 def _idx_folders(path: Path, name: str = "") -> list[Path]:
     """Return the folder if it has all four files, otherwise those below it that are not named like another data set."""
     folders = [f for f in folders_below(path) if all(_find_idx(f, stem) for stem in _IDX)]
-    if path in folders:
-        return [path]
-
-    def is_other(folder: Path) -> bool:
-        below = [part.lower() for part in folder.relative_to(path).parts]
-        if name == "fashion-mnist":
-            return "mnist" in below or any(twin in part for part in below for twin in _IDX_TWINS[1:])
-        return name == "mnist" and any(twin in part for part in below for twin in _IDX_TWINS)
-
-    return [f for f in folders if not is_other(f)]
+    others = _IDX_TWINS - {name.replace("-", "")} if name in ("mnist", "fashion-mnist") else set[str]()
+    below = [{re.sub("[-_]", "", part.lower()) for part in f.relative_to(path).parts} for f in folders]
+    return [path] if path in folders else [f for f, parts in zip(folders, below, strict=True) if not parts & others]
 
 
 def read_idx(file: str | os.PathLike[str]) -> np.ndarray:
@@ -178,18 +156,17 @@ def read_idx(file: str | os.PathLike[str]) -> np.ndarray:
             raw.seek(0)
             content = gzip.GzipFile(fileobj=raw) if packed else raw
             start = content.read(4)
-            sizes = content.read(4 * start[3]) if start[:3] == b"\0\0\x08" and len(start) == 4 and 1 <= start[3] <= 4 else b""
-            if not sizes or len(sizes) < 4 * start[3]:
+            axes = start[3] if start[:3] == b"\0\0\x08" and len(start) == 4 else 0
+            sizes = content.read(4 * axes) if axes <= 4 else b""
+            if not sizes or len(sizes) < 4 * axes:
                 raise DatasetError(f"{file}: not an IDX file of unsigned bytes")
             shape = tuple(int(v) for v in np.frombuffer(sizes, ">u4"))
             # Unpack no more than the header states, and let memory grow only with the bytes that were read.
             size, body = math.prod(shape), bytearray()
-            while chunk := content.read(min(_CHUNK, size + 1 - len(body))):
+            while chunk := content.read(min(1 << 20, size + 1 - len(body))):
                 body += chunk
-    except (OSError, EOFError) as error:
-        raise DatasetError(f"{file}: cannot be read ({error})") from None
-    except zlib.error as error:
-        raise DatasetError(f"{file}: damaged gzip data ({error})") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DatasetError(f"{file}: cannot be read, or damaged ({error})") from None
     if len(body) != size:
         found = f"more than {size}" if len(body) > size else len(body)
         raise DatasetError(f"{file}: truncated or damaged: {found} bytes of data, the header states {size}")
@@ -198,14 +175,9 @@ def read_idx(file: str | os.PathLike[str]) -> np.ndarray:
 
 def is_image_folder(folder: str | os.PathLike[str]) -> bool:
     """Return True for a folder with more images than Parquet files, not counting a `metadata.parquet`."""
-    if not os.path.isdir(folder):
-        return False
-    images = tables = 0
-    for file in all_files(Path(folder))[0]:
-        suffix = file.suffix.lower()
-        images += suffix in IMAGES
-        tables += suffix in PARQUET and file.stem.lower() != "metadata"
-    return images > tables
+    files = all_files(Path(folder))[0] if os.path.isdir(folder) else []
+    tables = sum(f.suffix.lower() in PARQUET and f.stem.lower() != "metadata" for f in files)
+    return sum(f.suffix.lower() in _IMAGES for f in files) > tables
 
 
 def read_image_folder(folder: Path) -> RawData:
@@ -215,9 +187,11 @@ def read_image_folder(folder: Path) -> RawData:
 
     everything, repeated = all_files(folder)
     # .heic is read if a plugin for it is registered with Pillow.
-    suffixes = set(IMAGES) & set(Image.registered_extensions())
+    suffixes = _IMAGES & set(Image.registered_extensions())
     files = [f for f in everything if f.suffix.lower() in suffixes and os.path.isfile(f)]
-    skipped = sorted(str(f.relative_to(folder)) for f in set(everything).difference(files) if not _is_companion(f))
+    described = [f for f in everything if f.suffix.lower() in _COMPANIONS or f.name.upper() in _COMPANIONS]
+    described += [f for f in everything if is_table(f) and f.stem.lower() == "metadata"]
+    skipped = sorted(str(f.relative_to(folder)) for f in set(everything).difference(files, described))
     if not files:
         content = f"; it holds {quoted(skipped, 3)}" if skipped else ""
         raise DatasetError(f"{folder}: no images ({', '.join(sorted(suffixes))}) and no IDX files in it{content}")
@@ -238,25 +212,13 @@ def read_image_folder(folder: Path) -> RawData:
             raise DatasetError(f"{file}: {accepted}, got {found}, {files[0].name} has {first}")
     for remark, names in remarks.items():
         notice(f"{folder}: {len(names)} of {len(files)} images have {remark}: {quoted(names, 3)}")
-    return RawData(np.stack(images), _class_labels(folder, files))
-
-
-def _is_companion(file: Path) -> bool:
-    """Return True for a description or a list of labels that belongs to images."""
-    name = file.name.upper()
-    documents = file.suffix.lower() in _COMPANIONS or name in ("README", "LICENSE", "LICENCE", "COPYING", "NOTICE")
-    return documents or (is_table(file) and file.stem.lower() == "metadata")
-
-
-def _class_labels(folder: Path, files: list[Path]) -> np.ndarray | None:
-    """Return the index of each file's subfolder, or None if there is only one."""
     places = [f.parent.relative_to(folder).parts for f in files]
     parts = {place[0] for place in places if place and place[0].lower() in _PARTS_OF_SETS}
     if len(parts) > 1:
         notice(f"{folder}: {', '.join(sorted(parts))} are read as one data set; give one of these folders to skip the others")
         places = [place[1:] if place and place[0] in parts else place for place in places]
     classes = sorted(set(places))
-    return np.array([classes.index(place) for place in places]) if len(classes) > 1 else None
+    return RawData(np.stack(images), np.array([classes.index(place) for place in places]) if len(classes) > 1 else None)
 
 
 def open_image(file: Path) -> tuple[Image, list[str]]:
@@ -270,9 +232,9 @@ def open_image(file: Path) -> tuple[Image, list[str]]:
         with Image.open(file) as image:
             remarks = ["several frames, of which the first is read"] if getattr(image, "is_animated", False) else []
             raw, tags = image.tile[0][3] if image.tile else "", getattr(image, "tag_v2", {})
-            ppm = image.format == "PPM" and isinstance(raw, tuple) and raw[-1] > 255
-            raw, bits = str(raw[0] if isinstance(raw, tuple) else raw), np.max(tags.get(258, 8))
+            raw, most = (str(raw[0]), raw[-1]) if isinstance(raw, tuple) else (str(raw), 0)
             odd = image.mode.startswith("I;16") and (tags.get(262) == 0 or raw == "I;12")
+            deep = ";16" in raw or np.max(tags.get(258, 8)) > 8 or (image.format == "PPM" and most > 255)
             ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # a damaged image can raise anything
         raise DatasetError(f"{file}: not a readable image ({error})") from None
@@ -280,7 +242,7 @@ def open_image(file: Path) -> tuple[Image, list[str]]:
         ImageFile.LOAD_TRUNCATED_IMAGES = lenient
     if odd:
         raise DatasetError(f"{file}: must have 16 bits and black as 0, got 12 bits, or white as 0, which Pillow does not scale")
-    if (";16" in raw or bits > 8 or ppm) and image.mode in ("RGB", "RGBA", "CMYK"):
+    if deep and image.mode in ("RGB", "RGBA", "CMYK"):
         remarks.append("colours of 16 bits, which are read with 8")
     return image, remarks
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,9 @@ import numpy as np
 from rieszflow._infra.extras import extra
 from rieszflow._infra.messages import one_line
 from rieszflow._types import PointSource
-from rieszflow.data.options import is_missing
 from rieszflow.data.paths import quoted
 from rieszflow.data.points import imported, is_array, is_frame
-from rieszflow.data.sources import open_table, stream
-from rieszflow.data.streams import Stream
+from rieszflow.data.streams import Stream, open_source, open_table, stream
 from rieszflow.errors import DatasetError, InputError, InputTypeError
 
 if TYPE_CHECKING:
@@ -31,36 +29,29 @@ def load_labelled(
 ) -> tuple[Stream | Table, np.ndarray]:
     """Return points or a table without its labels, and the label of each row as a string in an object array (n,).
 
-    In a CSV file a label is the unparsed text of its cell. All labels must have one type.
-
-    Args:
-        x: Anything that `stream` accepts except iterators, an AnnData object, or the path of an .h5ad file.
-        groups: The labels, one for every point; or the name of the column of a table, or of `obs`, that holds them.
-        obsm, layer: Key of the points in the `obsm` or the `layers` of an AnnData object; None for its matrix X.
-
-    Raises:
-        InputError, InputTypeError, DatasetError: `stream` refuses x; the column or key does not exist; the numbers of labels
-            and points differ; or labels are missing or have several types.
-        MissingPackageError: An .h5ad file without anndata, or a table without pyarrow.
+    x is anything that `stream` accepts except iterators, an AnnData object, or the path of an .h5ad file; `groups` are labels,
+    or the name of the column of a table, or of `obs`, that holds them. `obsm` or `layer` is the key of the points in an AnnData
+    object; None for its matrix X. In a CSV file a label is the unparsed text of its cell. All labels must have one type.
     """
     if isinstance(x, (str, os.PathLike)) and os.fspath(x).endswith(".h5ad"):
         x = _read_h5ad(Path(x))
     points: Stream | Table
     if hasattr(x, "obs") and hasattr(x, "obsm"):
-        points, column = _annotated_points(x, groups, obsm, layer)
-        labels = _to_list(column)
-    else:
-        for name, key in (("obsm", obsm), ("layer", layer)):
-            if key is not None:
-                raise InputError(f"`{name}` must be None unless x is annotated data, got {key!r} with {type(x).__name__}")
-        table = open_table(x)
         if isinstance(groups, str):
-            if table is None:
-                accepted = "a list with a label for every point, since x is not a table"
-                raise InputError(f"`groups` must be {accepted}, got the name {groups!r}")
-            points, labels = table.drop([groups]), table.labels(groups)
-        else:
-            points, labels = stream(x) if table is None else table, _to_list(groups)
+            if groups not in x.obs:
+                raise InputError(f"`groups` must be a column of obs ({quoted(list(x.obs), 20)}), got {groups!r}")
+            groups = x.obs[groups]
+        points, labels = _annotated_points(x, obsm, layer), _to_list(groups)
+    elif obsm is not None or layer is not None:
+        name, key = ("layer", layer) if obsm is None else ("obsm", obsm)
+        raise InputError(f"`{name}` must be None unless x is annotated data, got {key!r} with {type(x).__name__}")
+    elif isinstance(groups, str):
+        if (table := open_table(x)) is None:
+            accepted = "a list with a label for every point, since x is not a table"
+            raise InputError(f"`groups` must be {accepted}, got the name {groups!r}")
+        points, labels = table.drop([groups]), table.labels(groups)
+    else:
+        points, labels = open_source(x), _to_list(groups)
     if len(labels) != points.count():
         raise InputError(f"`groups` must have one label for each of {points.count()} points, got {len(labels)} labels")
     # If the pandas index of the labels is that of the points in another order, pandas would match them by it.
@@ -75,10 +66,12 @@ def load_labelled(
 
 def _to_strings(labels: list[object]) -> np.ndarray:
     """Return labels as strings (n,); different labels must give different strings, so all must have one type."""
-    nested = next((type(label).__name__ for label in labels if isinstance(label, (list, tuple, dict, set, np.ndarray))), None)
-    if nested is not None:
-        raise InputTypeError(f"`groups` must have one label for every point, of shape (n,), got a {nested} as a label")
-    if missing := [k for k, label in enumerate(labels) if is_missing(label)]:
+    for label in labels:
+        if isinstance(label, (list, tuple, dict, set, np.ndarray)):
+            got = type(label).__name__
+            raise InputTypeError(f"`groups` must have one label for every point, of shape (n,), got a {got} as a label")
+    blank = [label is None or type(label).__name__ == "NAType" or label != label or not str(label).strip() for label in labels]
+    if missing := np.flatnonzero(blank).tolist():
         found = f"{len(missing)} of {len(labels)} missing (the first is that of point {missing[0]})"
         advice = "drop these points, for a file by a query such as \"FROM 'file.csv' WHERE label IS NOT NULL\""
         raise InputError(f"`groups` must have a label for every point, got {found}; {advice}")
@@ -89,19 +82,15 @@ def _to_strings(labels: list[object]) -> np.ndarray:
 
 
 def _to_list(groups: Any) -> list[object]:
-    if is_frame(groups) and (hasattr(groups, "columns") or hasattr(groups, "schema")):
+    frame = is_frame(groups) and (hasattr(groups, "columns") or hasattr(groups, "schema"))
+    series = hasattr(groups, "__arrow_c_stream__") and not hasattr(groups, "iloc")  # of polars, not of pandas
+    if frame or series or hasattr(groups, "to_pylist"):
         return _only_column(groups)
     if is_array(groups) and not hasattr(groups, "tolist"):
         groups = imported(groups, "groups")
     if isinstance(groups, np.ndarray) and groups.dtype.kind in "mM":
-        groups = [None if np.isnat(label) else str(label) for label in groups.ravel()]  # `tolist` would return plain integers
-    polars_times = hasattr(getattr(groups, "dtype", None), "is_temporal") and groups.dtype.is_temporal()
-    if polars_times or (hasattr(groups, "to_pylist") and hasattr(groups, "type")):
-        with extra("tables", "groups"):
-            import pyarrow
-        column = pyarrow.chunked_array(groups) if polars_times else groups
-        return list((column.cast(pyarrow.string()) if column.type == pyarrow.time64("ns") else column).to_pylist())
-    if convert := next((name for name in ("tolist", "to_list", "to_pylist") if hasattr(groups, name)), None):
+        groups = list(groups.ravel())  # `tolist` would return plain integers
+    if convert := next((name for name in ("tolist", "to_list") if hasattr(groups, name)), None):
         groups = getattr(groups, convert)()
     if hasattr(groups, "to_numpy"):
         return _to_list(groups.to_numpy())
@@ -114,26 +103,29 @@ def _to_python(label: Any) -> object:
     """Convert a scalar of NumPy, PyTorch or Arrow to a Python object."""
     if isinstance(label, (np.datetime64, np.timedelta64)):
         return None if np.isnat(label) else str(label)
-    for convert in ("item", "as_py"):
-        if hasattr(label, convert) and getattr(label, "ndim", 0) == 0:
-            return getattr(label, convert)()
-    return label
+    convert = next((name for name in ("item", "as_py") if hasattr(label, name) and getattr(label, "ndim", 0) == 0), None)
+    return getattr(label, convert)() if convert else label
 
 
-def _only_column(frame: PointSource) -> list[object]:
-    table = open_table(frame)
-    assert table is not None
-    if len(table.parts[0].names) != 1 or table.parts[0].extensions:
-        raise InputTypeError(f"`groups` must be one column of labels, got {table.name} with {quoted(table.parts[0].names)}")
-    return table.labels(table.parts[0].names[0])
+def _only_column(groups: Any) -> list[object]:
+    """Return the cells of a frame with one column, or of a column of Arrow or polars."""
+    with extra("tables", "groups"):
+        import pyarrow as pa
+
+        from rieszflow.data.tables import Table
+    if not (hasattr(groups, "columns") or hasattr(groups, "schema")):
+        chunks = groups if hasattr(groups, "__arrow_c_stream__") else [groups]
+        table = Table(pa.table({"groups": pa.chunked_array(chunks)}), categories=["groups"])
+    else:
+        table = Table(groups)
+    names = table.parts[0].names
+    if len(names) != 1 or table.parts[0].extensions:
+        raise InputTypeError(f"`groups` must be one column of labels, got {table.name} with {quoted(names)}")
+    return table.labels(names[0])
 
 
-def _annotated_points(cells: Any, groups: object, obsm: str | None, layer: str | None) -> tuple[Stream, object]:
-    """Return the points of an AnnData object and their labels: `groups`, or the column of `obs` with that name."""
-    if isinstance(groups, str):
-        if groups not in cells.obs:
-            raise InputError(f"`groups` must be a column of obs ({quoted(list(cells.obs), 20)}), got {groups!r}")
-        groups = cells.obs[groups]
+def _annotated_points(cells: Any, obsm: str | None, layer: str | None) -> Stream:
+    """Return the points of an AnnData object, which may be a view or lie in an open file."""
     if obsm is not None and layer is not None:
         raise InputError(f"`layer` must be None with obsm={obsm!r}, got {layer!r}")
     what, matrix = "X", getattr(cells, "X", None)
@@ -144,25 +136,20 @@ def _annotated_points(cells: Any, groups: object, obsm: str | None, layer: str |
         if key not in list(matrices):
             raise InputError(f"`{name}` must be a key of the data ({quoted(list(matrices), 20) or 'none'}), got {key!r}")
         what, matrix = f"{attribute}[{key!r}]", matrices[key]
-    points = _dense_points(what, matrix)
-    points.common_unit = True
-    return points, groups
-
-
-def _dense_points(what: str, matrix: Any) -> Stream:
-    """Return the points of a matrix of annotated data, which may be a view or lie in an open file."""
     if matrix is None:
         raise InputError("`x` must hold points, got annotated data without X; choose points with obsm or layer")
-    if is_frame(matrix):  # its index names the cells
-        return stream(matrix.reset_index(drop=True) if hasattr(matrix, "reset_index") else matrix)
-    if not isinstance(matrix, np.ndarray):
-        if hasattr(matrix, "toarray") or hasattr(matrix, "to_memory"):
-            how = "choose dense ones, such as obsm='X_pca', or convert it with .toarray(), for an open file after .to_memory()"
-            raise InputTypeError(f"`x` must have dense points, got a sparse {what}; {how}")
-        matrix = matrix[()] if hasattr(matrix, "id") else matrix  # a data set of an open .h5ad file
-    elif type(matrix).__module__.startswith("anndata"):
-        matrix = np.asarray(matrix)  # a view
-    return stream(matrix)
+    if isinstance(matrix, np.ndarray):
+        matrix = np.asarray(matrix)  # which may be a view
+    elif hasattr(matrix, "reset_index"):
+        matrix = matrix.reset_index(drop=True)  # its index names the cells
+    elif hasattr(matrix, "id"):
+        matrix = matrix[()]  # a data set of an open .h5ad file
+    elif hasattr(matrix, "toarray") or hasattr(matrix, "to_memory"):
+        how = "choose dense ones, such as obsm='X_pca', or convert it with .toarray(), for an open file after .to_memory()"
+        raise InputTypeError(f"`x` must have dense points, got a sparse {what}; {how}")
+    points = stream(matrix)
+    points.common_unit = True
+    return points
 
 
 def _read_h5ad(file: Path) -> object:
@@ -172,40 +159,25 @@ def _read_h5ad(file: Path) -> object:
         import h5py
     if not file.is_file():
         raise DatasetError(f"{file}: no such file")
+
+    def check(name: str, link: object) -> str | None:
+        found, problem = content[name] if isinstance(link, h5py.HardLink) else None, ""
+        if isinstance(link, h5py.ExternalLink):
+            problem = "a link to another file"
+        elif isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):
+            problem = "a data set whose values lie in another file"
+        elif isinstance(found, h5py.Dataset) and found.shape is not None:
+            stored = found.id.get_storage_size()
+            problem = f"{found.nbytes} bytes of values, stored in {stored}" * (found.nbytes > _FREE + _DEFLATED * stored)
+        return (problem and f"{file}: '/{name}' must be stored in the file itself, got {problem}") or None
+
     try:
         with h5py.File(file, "r") as content:
-            for name, why in _foreign(content):
-                raise DatasetError(f"{file}: {name!r} must be stored in the file itself, got {why}")
+            if problem := content.visititems_links(check):
+                raise DatasetError(problem)
         cells: object = anndata.read_h5ad(file)
     except DatasetError:
         raise
     except Exception as error:  # h5py and anndata raise many kinds
         raise DatasetError(f"{file}: not an .h5ad file, or damaged ({type(error).__name__}: {one_line(error)})") from None
     return cells
-
-
-def _foreign(content: Any) -> Iterator[tuple[str, str]]:
-    """Yield the path of every part of an HDF5 file that lies elsewhere or claims far more bytes than are stored, and why."""
-    import h5py
-
-    places, seen = [content], set()
-    while places:
-        group = places.pop()
-        for name in group:
-            path, link = f"{group.name.rstrip('/')}/{name}", group.get(name, getlink=True)
-            if isinstance(link, h5py.SoftLink):
-                continue  # its target in this file is visited itself
-            if not isinstance(link, h5py.HardLink):
-                yield path, "a link to another file"
-                continue
-            found = group[name]
-            if (address := h5py.h5o.get_info(found.id).addr) in seen:
-                continue
-            seen.add(address)
-            if isinstance(found, h5py.Group):
-                places.append(found)
-            elif isinstance(found, h5py.Dataset):
-                if found.external or found.is_virtual:
-                    yield path, "a data set whose values lie in another file"
-                elif found.shape is not None and found.nbytes > _FREE + _DEFLATED * found.id.get_storage_size():
-                    yield path, f"{found.nbytes} bytes of values, stored in {found.id.get_storage_size()}"

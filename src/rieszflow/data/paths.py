@@ -1,23 +1,22 @@
-"""Names and folders of files. Files that operating systems leave behind are ignored, and links are followed once."""
+"""Names and kinds of columns, and names and folders of files. System files are ignored, and links are followed once."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rieszflow._infra.messages import suggestion
-from rieszflow.errors import DatasetError
+from rieszflow.errors import DatasetError, InputError
 
 TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 PARQUET = (".parquet", ".pq")
-SQL = re.compile(r"\s*(from|select|with)\s", re.IGNORECASE)
 JSON = (".json", ".jsonl", ".ndjson")
-
-_MARKERS = ("_success", "_metadata", "_common_metadata", ".ds_store")  # left by table writers next to the data
-_LOGS = {"_delta_log": "Delta Lake", ".hoodie": "Hudi", "_spark_metadata": "Spark's streaming sink"}
-_SYSTEM = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin")
+SQL = re.compile(r"\s*(from|select|with)\s", re.IGNORECASE)
+NUMBERS = ("number", "whole", "boolean")  # kinds of columns that hold numbers
+SYSTEM = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin")
 
 
 def quoted(names: Sequence[str], most: int = 6) -> str:
@@ -26,55 +25,98 @@ def quoted(names: Sequence[str], most: int = 6) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
+def skipped(reasons: dict[str, str]) -> str:
+    """Return columns with the reasons why they are left out, for a notice."""
+    more = f" and {len(reasons) - 20} more" if len(reasons) > 20 else ""
+    return ", ".join(f"{name!r} ({reason})" for name, reason in list(reasons.items())[:20]) + more
+
+
+def column_difference(mine: Iterable[str], theirs: Iterable[str], whose: str) -> str:
+    """Describe how two sets of column names differ; `whose` is the subject and verb of the other, such as "b.csv has"."""
+    extra, lacking = [n for n in mine if n not in set(theirs)], [n for n in theirs if n not in set(mine)]
+    if extra and lacking:
+        return f"has different columns: it has {quoted(extra)}, {whose} {quoted(lacking)}"
+    return f"has the additional column {quoted(extra)}" if extra else f"lacks {quoted(lacking)}"
+
+
+def check_same_columns(name: str, mine: Iterable[str], theirs: Iterable[str], whose: str) -> None:
+    """Raise InputError unless both sets of column names are equal."""
+    if set(mine) != set(theirs):
+        difference = column_difference(mine, theirs, whose)
+        raise InputError(f"{name}: {difference}; columns are matched by name: choose those to compare")
+
+
+def check_distinct(name: str, columns: Sequence[str]) -> list[str]:
+    """Return the columns' names, or raise DatasetError if two are equal."""
+    if twice := [column for column, number in Counter(columns).items() if number > 1]:
+        raise DatasetError(f"{name}: column names must be different, got {twice[0]!r} twice")
+    return list(columns)
+
+
+def check_known(name: str, columns: Sequence[str], wanted: Iterable[str]) -> None:
+    """Raise DatasetError unless all wanted columns exist."""
+    for column in wanted:
+        if column not in columns:
+            hint = suggestion(column, columns) or f"it has {quoted(columns, 20)}"
+            raise DatasetError(f"{name}: no column {column!r}; {hint}")
+
+
+def common_kind(column: str, kinds: Iterable[tuple[str, str]]) -> str:
+    """Return the kind of a column that several sources share, given as kinds and names; raise DatasetError if they do not."""
+    common, first = "empty", ""
+    for kind, name in kinds:
+        if common == "empty":
+            common, first = kind, name
+        elif kind in NUMBERS and common in NUMBERS:
+            common = kind if kind == common else "number"
+        elif kind not in ("empty", common):
+            accepted = {"time": "dates or times", **dict.fromkeys(NUMBERS, "numbers")}.get(common, common)
+            raise DatasetError(f"{name}: column {column!r} must hold {accepted} as in {first}, got {kind}")
+    return common
+
+
 def path_hint(path: Path) -> str:
     """Return "; did you mean …?" with the most similar path in the same folder, or an empty string."""
-    exists = path.name and path.parent.is_dir()
-    similar = suggestion(path, [str(path.parent / f) for f in os.listdir(path.parent)] if exists else [], 0.75)
+    similar = suggestion(path, map(str, path.parent.glob("*") if path.name else ()), 0.75)
     return similar and f"; {similar}"
 
 
-def entries(folder: Path) -> list[os.DirEntry[str]]:
+def entries(folder: Path) -> list[Path]:
     """Return the entries of a folder in alphabetical order, without hidden ones and those of operating systems."""
     try:
-        with os.scandir(folder) as found:
-            visible = [e for e in found if not e.name.startswith(".") and e.name.lower() not in _SYSTEM]
+        return sorted(e for e in folder.iterdir() if not e.name.startswith(".") and e.name.lower() not in SYSTEM)
     except OSError as error:
         raise DatasetError(f"{folder}: cannot be listed ({error.strerror})") from None
-    return sorted(visible, key=lambda e: e.name)
 
 
 def all_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return all files below a folder, and the links that are not followed because their folders are read already."""
-    found, repeated, seen = [], [], set()
-    places, links = [folder], list[Path]()
-    while places or links:
-        place = places.pop() if places else links.pop(0)  # links after all folders
+    found, repeated, seen, places = list[Path](), list[Path](), set[str](), [folder]
+    while places:
+        places.sort(key=os.path.islink, reverse=True)  # links after all folders
+        place = places.pop()
         if (real := os.path.realpath(place)) in seen:
             repeated.append(place)
             continue
         seen.add(real)
         for entry in entries(place):
-            if os.path.isdir(entry.path):  # unlike `entry.is_dir`, never raises, as for circular links
-                (links if entry.is_symlink() else places).append(Path(entry.path))
-            else:
-                found.append(Path(entry.path))
+            (places if os.path.isdir(entry) else found).append(entry)
     return sorted(found), repeated
 
 
 def folders_below(path: Path, depth: int = 2) -> list[Path]:
     """Return a folder and those below it, the nearest first."""
-    found = level = [path] if path.is_dir() else []
-    for _ in range(depth):
-        level = [Path(e.path) for folder in level for e in entries(folder) if os.path.isdir(e.path)]
-        found = found + level
-    return found
+    if not path.is_dir():
+        return []
+    below = [e for e in entries(path) if os.path.isdir(e)] if depth else []
+    return sorted([path, *(f for folder in below for f in folders_below(folder, depth - 1))], key=lambda f: len(f.parts))
 
 
-def searched_paths(path: Path, folders: list[Path]) -> str:
+def searched_paths(path: Path, folders: Sequence[Path]) -> str:
     """Describe for a message which folders were searched."""
     if not folders:
         return f"{path} ({'a file, not a folder' if path.exists() else 'no such folder'})"
-    below = [str(f.relative_to(path)) for f in folders if f not in (path, path.parent)]
+    below = [str(f.relative_to(path)) for f in folders if f != path]
     return f"{path}" + (f" and {len(below)} folders below it ({quoted(below, 3)})" if below else "")
 
 
@@ -87,22 +129,3 @@ def suffix(path: Path) -> str:
 def is_table(path: Path) -> bool:
     """Return True if a file has the suffix of a table."""
     return suffix(path) in TEXT + PARQUET + JSON
-
-
-def is_system(path: Path) -> bool:
-    """Return True for a file that an operating system or a table writer leaves in a folder of tables."""
-    name = path.name.lower()
-    system = name in _MARKERS or name.startswith("._") or (name.startswith(".") and name.endswith(".crc"))
-    return system or any(part.lower() in _SYSTEM for part in path.parts)
-
-
-def table_format(folder: Path, below: Sequence[Path]) -> str | None:
-    """Return the format of a table with a log of its current files, if the folder is, contains or lies in one, or None."""
-    around = [folder, *folder.absolute().parents]
-    names = {path.name for path in below}
-    for log, kind in _LOGS.items():
-        if log in names or any((place / log).is_dir() for place in around):
-            return kind
-    if any(path.match("metadata/*.metadata.json") for path in below):
-        return "Iceberg"
-    return "Iceberg" if any(next(place.glob("metadata/*.metadata.json"), None) for place in around[:4]) else None

@@ -16,6 +16,11 @@ from rieszflow.errors import DatasetError, InputTypeError
 MAX_ROUNDING = 1e-4  # largest rounding error, in units of a column's spread, before a wider type is used
 # The first method that exists is suggested.
 _CONVERSIONS = ("magnitude", "toarray", "to_numpy", "to_table", "compute", "collect", "__array__")
+_ADVICE = {
+    "c": "give .real and .imag as columns", "V": "give its fields as columns of one array",
+    "O": "rows of different lengths, or of objects, make no array of numbers",
+    "M": "subtract a date and divide by a time", "m": "divide by a time",
+}  # fmt: skip
 
 
 @overload
@@ -39,8 +44,8 @@ def as_points(array: object, name: str) -> Points:
         A NumPy array if the input is one, otherwise a tensor; float32 or float64. NaN and infinity are kept.
 
     Raises:
-        InputTypeError: Not an array of real numbers, masked values, or a sparse or meta tensor.
-        DatasetError: A single number, channels that may be first or last, or integers that float64 cannot tell apart.
+        InputTypeError, DatasetError: Not a dense array of real numbers, channels that may be first or last, or integers that
+            float64 cannot tell apart.
 
     Example:
         >>> as_points(np.full((2, 4, 5, 3), 51, np.uint8), "x").shape, as_points(np.full((2, 1, 1), 51, np.uint8), "x").max()
@@ -66,8 +71,7 @@ def is_array(x: object) -> bool:
 def is_frame(x: object) -> bool:
     """Return True for a table in memory: of pandas, polars, Arrow, …"""
     # An xarray array exports itself to Arrow, too, but with one row per number, which loses its shape.
-    exports = hasattr(x, "__arrow_c_stream__") or hasattr(x, "__dataframe__")
-    return exports and not hasattr(type(x), "dims")
+    return (hasattr(x, "__arrow_c_stream__") or hasattr(x, "__dataframe__")) and not hasattr(type(x), "dims")
 
 
 def imported(x: object, name: str) -> Points:
@@ -93,14 +97,14 @@ def conversion_hint(x: object) -> str:
 
 
 def _plain_tensor(x: Tensor, name: str) -> Tensor:
-    if x.layout != torch.strided or x.is_quantized or x.is_nested:
-        raise InputTypeError(f"{name}: must be a dense tensor of plain numbers, got a sparse, nested or quantized one")
-    if type(x) not in (Tensor, torch.nn.Parameter, torch.nn.Buffer):
-        raise InputTypeError(f"{name}: must be a plain tensor, got the subclass {type(x).__name__}")
-    if x.is_meta:
-        raise InputTypeError(f"{name}: must be a tensor with values, got one on the meta device")
-    if x.is_complex():
-        raise InputTypeError(f"{name}: must hold real numbers, got dtype {x.dtype}; give .real and .imag as columns")
+    for problem, got in (
+        (x.layout != torch.strided or x.is_quantized or x.is_nested, "a sparse, nested or quantized one"),
+        (type(x) not in (Tensor, torch.nn.Parameter, torch.nn.Buffer), f"the subclass {type(x).__name__}"),
+        (x.is_meta, "one on the meta device"),
+        (x.is_complex(), f"dtype {x.dtype}; give .real and .imag as columns"),
+    ):
+        if problem:
+            raise InputTypeError(f"{name}: must be a plain tensor of real numbers, got {got}")
     return x.detach().resolve_neg()
 
 
@@ -110,13 +114,7 @@ def _plain_array(x: np.ndarray, name: str) -> np.ndarray:
             raise InputTypeError(f"{name}: must have no masked values, got a masked array with {masked}; fill or drop them")
         x = x.data
     if x.dtype.kind not in "fiub":
-        advice = {
-            "c": "give .real and .imag as columns",
-            "O": "rows of different lengths, or of objects, make no array of numbers",
-            "V": "give its fields as columns of one array",
-            "M": "subtract a date and divide by a time",
-            "m": "divide by a time",
-        }.get(x.dtype.kind, "convert text to numbers first")
+        advice = _ADVICE.get(x.dtype.kind, "convert text to numbers first")
         raise InputTypeError(f"{name}: must hold real numbers, got dtype {x.dtype}; {advice}")
     return np.asarray(x, dtype=x.dtype.newbyteorder("="))
 
@@ -142,32 +140,23 @@ def to_unit(x: Points, name: str) -> Points:
     kind = str(x.dtype).removeprefix("torch.")
     if kind in ("float32", "float64"):
         return x
-    double = x.dtype.itemsize > 2 and kind != "bool"
-    if double:
-        _check_float64(x, name)
-    wide = "float64" if double else "float32"
+    if kind in ("int64", "uint64") and 0 not in x.shape:
+        _check_integers(x, name)
+    wide = "float64" if x.dtype.itemsize > 2 and kind != "bool" else "float32"
     found: Points = x.to(getattr(torch, wide)) if isinstance(x, Tensor) else x.astype(wide)
     if x.ndim == 4 and kind in ("uint8", "uint16"):
         found /= 255 if kind == "uint8" else 65535
     return found
 
 
-def _check_float64(x: Points, name: str) -> None:
-    """Refuse integers of 64 bits, and long doubles, if float64 would round away too much of a column's spread."""
-    if x.dtype.itemsize == 4 or 0 in x.shape:
-        return
+def _check_integers(x: Points, name: str) -> None:
+    """Refuse integers of 64 bits if float64 would round away too much of a column's spread."""
     own = np.asarray(x.cpu() if isinstance(x, Tensor) else x).reshape(len(x), -1)
     low, high = own.min(0), own.max(0)
-    with np.errstate(over="ignore", invalid="ignore"):
-        # As unsigned integers, the difference is correct even if it overflows.
-        spread = (high - low if own.dtype.kind == "f" else high.view(np.uint64) - low.view(np.uint64)).astype(np.float64)
-        size = np.maximum(np.abs(low.astype(np.float64)), np.abs(high.astype(np.float64)))
-        step = np.spacing(size)
-    if (np.isinf(size) & np.isfinite(low) & np.isfinite(high)).any():
-        raise DatasetError(f"{name}: must hold numbers below 1e308, got larger ones; divide them by a constant first")
-    exact = (size <= 2.0**53) & (own.dtype.kind != "f")
-    bad = ~exact & (spread > 0) & (step > MAX_ROUNDING * spread)
-    if bad.any():
+    spread = (high.view(np.uint64) - low.view(np.uint64)).astype(np.float64)  # correct even if the difference overflows
+    size = np.maximum(np.abs(low.astype(np.float64)), np.abs(high.astype(np.float64)))
+    step = np.spacing(size)
+    if (bad := (size > 2.0**53) & (spread > 0) & (step > MAX_ROUNDING * spread)).any():
         k = int(bad.argmax())
         problem = f"column {k} holds numbers near {size[k]:.6g} with a spread of {spread[k]:.6g}"
         raise DatasetError(f"{name}: {problem}; float64 rounds them to multiples of {step[k]:.6g}; subtract an offset first")

@@ -17,7 +17,7 @@ from rieszflow._infra.numerics import torch_defaults
 from rieszflow._types import Points, PointSource, ProgressCallback, Seed
 from rieszflow.constraints import Constraint, Pool
 from rieszflow.data import Dataset
-from rieszflow.data.sources import open_table
+from rieszflow.data.streams import open_table
 from rieszflow.errors import ConfigError, InputError, RunError
 from rieszflow.generative.condition import condition_setting
 from rieszflow.generative.config import Config

@@ -17,10 +17,8 @@ from rieszflow._infra.files import Json, atomically
 from rieszflow._infra.messages import notice, suggestion
 from rieszflow._types import PointSource
 from rieszflow.data import Dataset
-from rieszflow.data.columns import ColumnEncoding
-from rieszflow.data.csv_file import literal
-from rieszflow.data.encoding import TableEncoding, as_table
-from rieszflow.data.options import TableOptions
+from rieszflow.data.csv_file import TableOptions, literal
+from rieszflow.data.encoding import ColumnEncoding, TableEncoding, as_table
 from rieszflow.data.paths import quoted
 from rieszflow.errors import DatasetError, InputError
 

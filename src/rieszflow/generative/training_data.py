@@ -16,7 +16,7 @@ from rieszflow._types import Points, PointSource
 from rieszflow.constraints import Constraint
 from rieszflow.data import Dataset, as_points
 from rieszflow.data.paths import SQL
-from rieszflow.data.sources import open_table
+from rieszflow.data.streams import open_table
 from rieszflow.errors import InputError, RunError
 from rieszflow.generative.condition import as_array, describe_condition, image_constraint, raw_conditions
 from rieszflow.generative.config import Config

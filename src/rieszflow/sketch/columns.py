@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rieszflow import histograms
-from rieszflow.data.columns import ColumnEncoding
+from rieszflow.data.encoding import ColumnEncoding
 from rieszflow.sketch.sketch import SliceSketch
 
 _DAYS = 20 * 86400.0  # a spread of seconds from which times are shown as dates

@@ -17,8 +17,8 @@ from rieszflow._infra.messages import notice
 from rieszflow._types import DirectionsName, PointSource, ScaleName
 from rieszflow.data import Stream, stream
 from rieszflow.data.encoding import TableEncoding
-from rieszflow.data.options import column_difference
-from rieszflow.data.sources import open_table
+from rieszflow.data.paths import column_difference
+from rieszflow.data.streams import open_table
 from rieszflow.directions import KINDS, Directions
 from rieszflow.errors import InputError
 

@@ -28,6 +28,7 @@ _SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 _INDEX = re.compile(r"__index_level_\d+__")
 _UNNAMED = re.compile(r"|Unnamed: 0(\.\d+)?")
+_EXPRESSIONS = 1000  # in a query, whose planning takes quadratic time
 _FLOAT32 = {"BOOLEAN", "TINYINT", "SMALLINT", "UTINYINT", "USMALLINT", "FLOAT"}  # types whose values float32 holds
 
 
@@ -172,11 +173,13 @@ class Table:
 
     # Passes.
 
-    def aggregate(self, expressions: Sequence[str], part: Part, where: str = "") -> tuple[Any, ...]:
+    def aggregate(self, expressions: Sequence[str], part: Part) -> list[Any]:
         """Return the values of aggregate functions over the columns c0, c1, … of a part."""
+        found: list[Any] = []
         with self._errors(part):
-            row: tuple[Any, ...] = self._query(part, expressions, where)[1].fetchall()[0]
-            return row
+            for k in range(0, len(expressions), _EXPRESSIONS):
+                found += self._query(part, expressions[k : k + _EXPRESSIONS])[1].fetchall()[0]
+        return found
 
     def matrices(self, codes: Callable[[Part], Sequence[str]], width: int) -> Iterator[np.ndarray]:
         """Yield matrices (m, width) of float64 with the values of expressions for each part."""
@@ -253,12 +256,12 @@ class Table:
                 problem = f"holds whole numbers near {size:.6g}, which float64 rounds to multiples of {step:.6g}"
                 raise DatasetError(f"{self.name}: column {name!r} {problem}; subtract an offset, or exclude the column")
 
-    def _query(self, part: Part, expressions: Sequence[str], where: str = "") -> tuple[Any, Any]:
+    def _query(self, part: Part, expressions: Sequence[str]) -> tuple[Any, Any]:
         """Return a cursor, which must live as long as its result, and the result of a query."""
         cursor = self._connection.cursor()
         if part.frame is not None:
             cursor.register("frame", part.frame)
-        return cursor, cursor.sql(f"SELECT {', '.join(expressions) or '0'} FROM {part.source()}{where}")
+        return cursor, cursor.sql(f"SELECT {', '.join(expressions) or '0'} FROM {part.source()}")
 
     @contextlib.contextmanager
     def _errors(self, part: Part) -> Iterator[None]:

@@ -97,7 +97,8 @@ class RowColumn:
         equal = (shares[np.minimum(first, len(shares) - 1)] + shares[np.maximum(last - 1, 0)]) / 2
         score = ndtri(np.where(last > first, equal, np.interp(cells, values, shares)))
         scores = [np.where(lacking, 0, score)] * (len(values) > 1)
-        return np.stack([*scores, *[np.where(lacking, _HALF, -_HALF)] * self.column.missing], 1).reshape(len(codes), self.width)
+        parts = [*scores, *[np.where(lacking, _HALF, -_HALF)] * self.column.missing]
+        return np.stack(parts, 1) if parts else np.empty((len(codes), 0))
 
     def inverse(self, x: np.ndarray) -> np.ndarray:
         """Return the codes (n,) that are closest to coordinates (n, width)."""
@@ -244,8 +245,9 @@ class TableRows:
             if not isinstance(column.type, str):
                 raise ValueError(f"the type of column {own.name!r}")
             columns.append(column)
+        TableOptions(**content["options"])
         names = {c.column.name for c in columns}
-        found = cls(tuple(columns), content["label"], tuple(content["given"]), asdict(TableOptions(**content["options"])))
+        found = cls(tuple(columns), content["label"], tuple(content["given"]), content["options"])
         if not {*found.given, *([found.label] if found.label is not None else [])} <= names:
             raise ValueError("conditions that are no columns")
         return found
@@ -306,7 +308,7 @@ def load_rows(source: PointSource, held_out: float, seed: int, label: str | None
     train, test = codes[order[cut:]], codes[order[:cut]]
     part = table.parts[0]
     columns = tuple(RowColumn.fit(column, part.type_of(column.name), train[:, k]) for k, column in enumerate(encoding.columns))
-    rows = TableRows(columns, label, tuple(given), asdict(table.options))
+    rows = TableRows(columns, label, tuple(given), json.loads(json.dumps(asdict(table.options))))
     data = [k for k, name in enumerate(names) if name != label and name not in given]
     scaler = rows.scaler
     points, held = (scaler.transform(torch.from_numpy(codes[:, data])) for codes in (train, test))

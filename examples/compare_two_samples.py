@@ -8,7 +8,7 @@ Test whether two samples come from one distribution, and find the columns in whi
 # %%
 # The data are from scikit-learn: 442 patients with diabetes and nine measurements of
 # each, in different units. Do the two sexes differ? Tables with named columns are
-# scaled: every column is divided by its interquartile range in the pooled samples, so
+# scaled: every number is divided by its interquartile range in the pooled samples, so
 # that the result does not depend on units. ``scale="none"`` keeps raw units.
 
 import matplotlib.pyplot as plt

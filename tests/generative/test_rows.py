@@ -10,7 +10,8 @@ import rieszflow as rf
 from rieszflow import Notice
 from rieszflow.errors import DatasetError, InputError, RunError
 from rieszflow.generative.impute import impute
-from rieszflow.generative.rows import RowColumn, TableRows, load_rows
+from rieszflow.generative.row_scaler import RowColumn
+from rieszflow.generative.rows import TableRows, load_rows
 
 pandas = pytest.importorskip("pandas")
 pytest.importorskip("duckdb")

@@ -1,4 +1,4 @@
-"""rieszflow compare | sketch | pairwise."""
+"""rieszflow compare | sketch | pairwise | impute."""
 
 from __future__ import annotations
 
@@ -205,3 +205,31 @@ def pairwise(
         show(f"all {len(pairs)} pairs: {out}; heat map: {out.with_suffix('.png')}")
     elif len(shown) < len(pairs):
         show(f"{len(shown)} of {len(pairs)} pairs; --out pairwise.csv writes all pairs and a heat map")
+
+
+@app.command(epilog="Example: `rieszflow impute holes.csv --draws 20 --out filled.csv`")
+@with_reading_options
+def impute(
+    source: Annotated[str, Argument(metavar="TABLE", help="A table with missing cells.")],
+    out: Annotated[Path, Option("--out", "-o", help="File (.csv or .parquet) to write.")],
+    draws: Annotated[int, Option(min=1, help="Number of draws, which a first column `draw` numbers if there are several.")] = 1,
+    seed: Seed = 0,
+    force: Force = False,
+    *,
+    reading: Keywords,
+) -> None:
+    """Fill missing cells of a table at random, given the known cells of their rows."""
+    check_new_file(out, ".csv", ".parquet", force=force)
+    import pyarrow as pa
+
+    from rieszflow.data.tables import Table
+    from rieszflow.generative.impute import impute_tables
+    from rieszflow.generative.rows import write_table
+
+    with ProgressBars() as progress:
+        found = impute_tables(Table(source, **reading), draws, seed=seed, progress=progress)
+    if draws > 1:
+        number = [pa.array([k] * table.num_rows) for k, table in enumerate(found, 1)]
+        found = [table.add_column(0, "draw", column) for table, column in zip(found, number, strict=True)]
+    write_table(pa.concat_tables(found), out)
+    show(f"{out}: {found[0].num_rows} rows, {draws} {'draw' if draws == 1 else 'draws'}")

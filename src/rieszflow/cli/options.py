@@ -106,3 +106,31 @@ def check_writable(option: str, folder: Path) -> None:
             file.write(bytes(4096))  # a full disk accepts an empty file
     except OSError as error:
         raise InputError(f"{option}: cannot write in {folder} ({error.strerror})") from None
+
+
+def given_values(text: str | None) -> dict[str, object] | None:
+    """Return the values of --given by the names of their columns."""
+    if text is None:
+        return None
+    pairs = [cell.partition("=") for cell in next(csv.reader([text]))]
+    if odd := next((name for name, sign, _ in pairs if not sign), None):
+        raise InputError(f"--given must be NAME=VALUE, separated by commas, got {odd!r}")
+    if len({name for name, _, _ in pairs}) < len(pairs):
+        raise InputError(f"--given must name a column once, got {text!r}")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def parse_settings(items: list[str]) -> Keywords:
+    """Return the settings of --set by their names."""
+    from rieszflow.generative.schema import parse_yaml
+
+    values = {}
+    for item in items:
+        key, sign, value = item.partition("=")
+        if not sign:
+            raise InputError(f"--set must be KEY=VALUE, got {item!r}")
+        try:
+            values[key] = parse_yaml(value)
+        except ValueError:
+            raise InputError(f"--set: the value of {key} must be valid YAML, got {value!r}") from None
+    return values

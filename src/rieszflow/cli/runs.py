@@ -1,4 +1,4 @@
-"""rieszflow train | resume | sample | evaluate | info | impute."""
+"""rieszflow train | resume | sample | evaluate | info."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def sample(
         if label is not None or observed is not None:
             raise InputError("--label and --observed do not fit a run on a table; --given names a label or columns")
         with ProgressBars() as progress:
-            table = flow.sample_table(n, condition=_given(given), seed=seed, batch_size=batch_size, progress=progress)
+            table = flow.sample_table(
+                n, condition=options.given_values(given), seed=seed, batch_size=batch_size, progress=progress
+            )
         write_table(table, out, (rows.options.get("missing") or [""])[0])
         show(f"{out}: {n} rows of {table.num_columns} columns")
         return
@@ -74,18 +76,6 @@ def sample(
     shown = scale_points(x[: 64 if x.ndim == 4 else 2000], known["low"], known["high"], flow.run.columns)
     report.save_picture(out.with_suffix(".png"), report.picture(shown))
     show(f"{out}: {n} samples of shape {tuple(x.shape[1:])}; figure: {out.with_suffix('.png')}")
-
-
-def _given(text: str | None) -> dict[str, object] | None:
-    """Return the values of --given by the names of their columns."""
-    if text is None:
-        return None
-    pairs = [cell.partition("=") for cell in next(csv.reader([text]))]
-    if odd := next((name for name, sign, _ in pairs if not sign), None):
-        raise InputError(f"--given must be NAME=VALUE, separated by commas, got {odd!r}")
-    if len({name for name, _, _ in pairs}) < len(pairs):
-        raise InputError(f"--given must name a column once, got {text!r}")
-    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _condition(run: Run, n: int, label: int | None, condition: str | None, observed: str | None) -> object:
@@ -251,7 +241,7 @@ def train(
     first_preset = preset or ("table" if kind == "vectors" else "cpu")
     out = out or Path("runs") / f"{Path(name).absolute().stem}-{Path(first_preset).stem}"
     options.check_new_run(out)
-    overrides = _parse_settings(set_ or [])
+    overrides = options.parse_settings(set_ or [])
     overrides |= {key: value for key, value in (("seed", seed), ("device", device)) if value is not None}
     overrides |= _condition_setting(by_class or label is not None, observe, condition)
 
@@ -297,21 +287,6 @@ def resume(run: options.RunPath, data: options.DataPath = None, tensorboard: Ten
     with TrainingBars(opened.config) as bars:
         GenerativeFlow.resume(run, load_data(opened, data), progress=bars, draw=_draw(tensorboard))
     _show_result(opened)
-
-
-def _parse_settings(items: list[str]) -> options.Keywords:
-    from rieszflow.generative.schema import parse_yaml
-
-    values = {}
-    for item in items:
-        key, sign, value = item.partition("=")
-        if not sign:
-            raise InputError(f"--set must be KEY=VALUE, got {item!r}")
-        try:
-            values[key] = parse_yaml(value)
-        except ValueError:
-            raise InputError(f"--set: the value of {key} must be valid YAML, got {value!r}") from None
-    return values
 
 
 def _condition_setting(by_class: bool, observe: str | None, columns: str | None) -> options.Keywords:
@@ -366,31 +341,3 @@ def _best_stage(rows: list[StageMetrics]) -> str:
         return ""
     later = f"later stages made them worse, {last:.4f} at the end"
     return f"fresh samples were best after stage {best.stage}, at {lowest:.4f}; {later}"
-
-
-@app.command(epilog="Example: `rieszflow impute holes.csv --draws 20 --out filled.csv`")
-@options.with_reading_options
-def impute(
-    source: Annotated[str, Argument(metavar="TABLE", help="A table with missing cells.")],
-    out: Annotated[Path, Option("--out", "-o", help="File (.csv or .parquet) to write.")],
-    draws: Annotated[int, Option(min=1, help="Number of draws, which a first column `draw` numbers if there are several.")] = 1,
-    seed: options.Seed = 0,
-    force: options.Force = False,
-    *,
-    reading: options.Keywords,
-) -> None:
-    """Fill missing cells of a table at random, given the known cells of their rows."""
-    options.check_new_file(out, ".csv", ".parquet", force=force)
-    import pyarrow as pa
-
-    from rieszflow.data.tables import Table
-    from rieszflow.generative.impute import impute_tables
-    from rieszflow.generative.rows import write_table
-
-    with ProgressBars() as progress:
-        found = impute_tables(Table(source, **reading), draws, seed=seed, progress=progress)
-    if draws > 1:
-        number = [pa.array([k] * table.num_rows) for k, table in enumerate(found, 1)]
-        found = [table.add_column(0, "draw", column) for table, column in zip(found, number, strict=True)]
-    write_table(pa.concat_tables(found), out)
-    show(f"{out}: {found[0].num_rows} rows, {draws} {'draw' if draws == 1 else 'draws'}")

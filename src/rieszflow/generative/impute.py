@@ -17,7 +17,7 @@ from rieszflow.data.encoding import TableEncoding, as_table
 from rieszflow.errors import DatasetError
 from rieszflow.generative.config import Config
 from rieszflow.generative.model import GenerativeFlow
-from rieszflow.generative.rows import RowColumn, RowScaler
+from rieszflow.generative.row_scaler import RowColumn, RowScaler
 
 if TYPE_CHECKING:
     import pyarrow

@@ -14,8 +14,8 @@ _MOVED = 3  # categories that a description names
 
 def encoded_columns(sketch: SliceSketch) -> list[tuple[ColumnEncoding, int]]:
     """Return every column with the index of its first coordinate; columns that are not encoded are numbers."""
-    encoding = sketch.plan.settings.encoding
-    columns = [ColumnEncoding(name, "number") for name in sketch.columns] if encoding is None else encoding.columns
+    encoding, names = sketch.plan.settings.encoding, sketch.names or [f"column {k}" for k in range(sketch.d)]
+    columns = [ColumnEncoding(name, "number") for name in names] if encoding is None else encoding.columns
     starts = np.cumsum([0, *(len(column.coordinates) for column in columns)])
     return list(zip(columns, starts.tolist(), strict=False))
 

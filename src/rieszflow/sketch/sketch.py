@@ -260,9 +260,6 @@ class SliceSketch:
         is 0 for equal distributions and 1 for two different constants. For a category of a table, numerator and denominator are
         sums over its coordinates. It is available up to d = 4,096.
 
-        Returns:
-            The coefficients of the `columns`, of which there are d unless tables were encoded.
-
         References:
             Székely and Rizzo, Energy statistics: A class of statistics based on distances (2013).
         """
@@ -276,13 +273,6 @@ class SliceSketch:
             sizes = [len(column.coordinates) for column in encoding.columns]
             distance, mean = (torch.stack([part.sum() for part in v.split(sizes)]) for v in (distance, mean))
         return torch.where(mean > 0, distance / mean, 0)
-
-    @property
-    def columns(self) -> list[str]:
-        """Return the names of the columns: those of an encoded table, or of the coordinates; "column k" without names."""
-        if self.plan.settings.encoding is not None:
-            return [column.name for column in self.plan.settings.encoding.columns]
-        return self.names or [f"column {k}" for k in range(self.d)]
 
     @isolated_numerics
     def gradient(self, x: PointsT, *, statistic: Statistic = "V", x_weights: PointsT | None = None) -> PointsT:

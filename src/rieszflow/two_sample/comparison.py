@@ -9,7 +9,7 @@ from typing import Literal
 from rieszflow._types import PointSource, ProgressCallback, ScaleName
 from rieszflow.errors import InputError
 from rieszflow.sketch import SliceSketch
-from rieszflow.sketch.columns import describe_change
+from rieszflow.sketch.columns import describe_change, encoded_columns
 from rieszflow.two_sample.api import TwoSampleTest, two_sample_test
 from rieszflow.two_sample.drift import drift_test
 from rieszflow.two_sample.multiscale import Witness
@@ -47,7 +47,7 @@ class Comparison:
         """
         if not self.x.plan.settings.has_columns:
             return []
-        coefficients, names = self.y.feature_distances(self.x), self.y.columns
+        coefficients, names = self.y.feature_distances(self.x), [column.name for column, _ in encoded_columns(self.y)]
         order = coefficients.argsort(descending=True, stable=True)[:top].tolist()
         return [(names[k], coefficients[k].item(), describe_change(self.x, self.y, k)) for k in order]
 

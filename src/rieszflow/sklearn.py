@@ -11,7 +11,8 @@ from rieszflow._infra import validate
 from rieszflow._infra.extras import extra
 from rieszflow._types import DirectionsName, PointSource, ScaleName
 from rieszflow.data import as_points
-from rieszflow.data.points import conversion_hint
+from rieszflow.data.points import conversion_hint, is_frame
+from rieszflow.data.tables import Table
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sketch import SliceSketch
 from rieszflow.two_sample import TwoSampleTest, drift_test
@@ -88,8 +89,11 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         level, found = self._level(), self.test(X)
         return np.full(found.x.n, -1 if found.pvalue <= level else 1)
 
-    def _points(self, X: Any, reset: bool) -> np.ndarray:
+    def _points(self, X: Any, reset: bool) -> np.ndarray | Table:
         """Return `X` validated by scikit-learn, and refuse what it would lose: masks, digits of integers, units of time."""
+        if is_frame(X) and not set((table := Table(X)).kinds.values()) <= {"number", "whole", "boolean"}:
+            validate_data(self, X, reset=reset, skip_check_array=True)  # names and number of columns
+            return table
         if isinstance(X, torch.Tensor):
             X = as_points(X, "X").cpu().numpy()
         elif hasattr(type(X), "collect"):

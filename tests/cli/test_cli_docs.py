@@ -19,5 +19,5 @@ def test_the_reference_is_current(monkeypatch):
     text = cli_docs()
     assert PAGE.read_text(encoding="utf-8") == text, "run: python scripts/make_cli_docs.py"
     commands = re.findall(r"^## `rieszflow (\w+)`$", text, re.MULTILINE)
-    assert sorted(commands) == ["compare", "evaluate", "info", "pairwise", "resume", "sample", "sketch", "train"]
+    assert sorted(commands) == ["compare", "evaluate", "impute", "info", "pairwise", "resume", "sample", "sketch", "train"]
     assert text.count("\nExample: `rieszflow ") == len(commands)

@@ -143,6 +143,9 @@ def evaluate(
             train, held_out, drawn = (rows.codes(content.unscale(p), c) for p, c in zip(sets, given, strict=True))
             label = None if rows.label is None else [c.name for c in rows.encoding.columns].index(rows.label)
             scores["table"] = metrics.table_scores(rows.encoding, train, held_out, drawn, label, seed)
+            if label is not None and "frechet_by_label" in scores:
+                names = rows.encoding.columns[label].categories
+                scores["frechet_by_label"] = {names[int(k)]: v for k, v in scores["frechet_by_label"].items()}
     flow.run.write_evaluation(scores)
     if x.ndim == 4:
         shown = x[:16]
@@ -236,8 +239,11 @@ def train(
     """Train a generative flow on a data set, and write the model, metrics and report.html to a folder."""
     name = dataset.removeprefix("hf:")
     from rieszflow.data.datasets import holds_table
+    from rieszflow.data.paths import SQL
 
-    kind = "vectors" if holds_table(dataset) or preset in ("table", "networks") else "images"
+    query = SQL.match(dataset) is not None
+    name = "query" if query else name
+    kind = "vectors" if query or holds_table(dataset) or preset in ("table", "networks") else "images"
     first_preset = preset or ("table" if kind == "vectors" else "cpu")
     out = out or Path("runs") / f"{Path(name).absolute().stem}-{Path(first_preset).stem}"
     options.check_new_run(out)
@@ -254,7 +260,7 @@ def train(
     # Only loading tells whether a file or folder holds images or vectors; the settings used before are the same for both.
     config = Config.preset(name if name in NAMED else kind, first_preset, **overrides)
     config.torch_device()
-    if kind == "vectors" and holds_table(dataset):
+    if query or holds_table(dataset):
         table = Table(dataset, categories=next(csv.reader([categories or ""])), missing=missing)
         content = load_rows(table, config.held_out, config.seed, label, config.condition_columns)
     else:

@@ -98,7 +98,7 @@ class Scaler(Protocol):
 
 
 def unscale_points(x: Tensor, low: float, high: float, columns: Scaler | None = None) -> Tensor:
-    """Return scaled points in the data's own units: x·(high − low) + low for images, by `columns` for vectors.
+    """Return scaled points in the data's own units: x·(high − low) + low for images, by ``columns`` for vectors.
 
     The result has the dtype of x, or float64 if float32 would lose more than 1e-4 of the spread of a column.
     """

@@ -182,16 +182,18 @@ class TableEncoding:
             own = "text" if (table.kinds[name], kind) == ("boolean", "text") else table.kinds[name]
             common_kind(name, [(kind, "the reference"), (own, table.name)])
 
+        noticed: set[str] = set()  # columns with unknown categories, which one notice names
+
         def batches() -> Iterator[np.ndarray]:
-            for codes in self.codes(table):
+            for codes in self.codes(table, noticed):
                 yield np.concatenate([c.encode(v) for c, v in zip(self.columns, codes.T, strict=True)], 1)
 
         return Stream(table.name, batches, table.count(), list(self.names))
 
-    def codes(self, table: Table) -> Iterator[np.ndarray]:
+    def codes(self, table: Table, noticed: set[str] | None = None) -> Iterator[np.ndarray]:
         """Yield the codes (m, columns) of the rows of a table; see `rieszflow.data.tables`."""
+        noticed = set() if noticed is None else noticed
         names = [column.name for column in self.columns]
-        noticed: set[str] = set()
         for codes in table.matrices(lambda part: [column.code(part) for column in self.columns], len(names)):
             table.check_rounding(codes, names)
             for column, values in zip(self.columns, codes.T, strict=True):

@@ -15,6 +15,7 @@ from rieszflow.data.encoding import ColumnEncoding
 
 _KNOTS = 200  # quantiles of a column with many values, at equally spaced normal scores
 _HALF = 0.5**0.5  # two values are at ±_HALF, at a distance of √2, as two categories
+_STEPS = (86400.0, 3600.0, 60.0, 1.0)
 _DECIMALS = 8  # most decimals that are found
 
 
@@ -28,6 +29,7 @@ class RowColumn:
         values: All values of a number in increasing order if `discrete`, otherwise quantiles.
         shares: The shares of cells up to these values.
         decimals: Decimals of all values; None if there are more than eight.
+        step: Largest of a day, an hour, a minute or a second that divides all times, in seconds; 0 for numbers.
     """
 
     column: ColumnEncoding
@@ -36,6 +38,7 @@ class RowColumn:
     shares: tuple[float, ...] = ()
     discrete: bool = False
     decimals: int | None = None
+    step: float = 0.0
 
     @classmethod
     def fit(cls, column: ColumnEncoding, duckdb_type: str, codes: np.ndarray) -> RowColumn:
@@ -55,7 +58,9 @@ class RowColumn:
         size = np.abs(sample).max(initial=0)
         errors = (np.abs(sample - sample.round(k)).max(initial=0) for k in range(_DECIMALS + 1))
         decimals = next((k for k, error in enumerate(errors) if error <= 1e-12 * size), None)
-        return cls(column, duckdb_type, tuple(values.tolist()), tuple(shares.tolist()), discrete, decimals)
+        steps = (unit for unit in _STEPS if column.kind == "time" and not (sample % unit).any())
+        step = next(steps, 0.0)
+        return cls(column, duckdb_type, tuple(values.tolist()), tuple(shares.tolist()), discrete, decimals, step)
 
     @property
     def width(self) -> int:
@@ -98,6 +103,8 @@ class RowColumn:
             share = ndtr(x[:, 0])
             place = np.minimum(np.searchsorted(shares, share), len(values) - 1)
             codes = values[place] if self.discrete else np.interp(share, shares, values)
+        if self.step:
+            codes = (codes / self.step).round() * self.step
         if self.decimals is not None:
             codes = codes.round(self.decimals)
         return np.where(x[:, -1] > 0, np.nan, codes) if self.column.missing else codes

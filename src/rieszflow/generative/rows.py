@@ -66,8 +66,10 @@ class TableRows:
     def parse(self, given: Mapping[str, object]) -> np.ndarray | int:
         """Return the condition of `GenerativeFlow.sample` for values by the names of their columns."""
         wanted = [self.label] if self.label is not None else list(self.given)
+        if not wanted:
+            raise InputError("`condition` must be None for a model that was trained without a label and conditions")
         if set(given) != set(wanted):
-            raise InputError(f"`condition` must name the columns {quoted(wanted) or '(none)'}, got {quoted(list(given))}")
+            raise InputError(f"`condition` must name the columns {quoted(wanted)}, got {quoted(list(given))}")
         codes = [_code(column, given[column.column.name]) for column in self._named(wanted)]
         if self.label is not None:
             return int(codes[0]) - 1

@@ -69,10 +69,9 @@ class Encoding:
 
 
 def rieszflow(holes: pd.DataFrame, categories: list[str], draws: int, seed: int) -> Imputed:
-    import rieszflow as rf
+    from rieszflow.generative.impute import impute
 
-    flow = rf.GenerativeFlow(model="recorded", seed=seed).fit(holes)
-    found = flow.impute(holes, draws=draws, seed=seed)
+    found = impute(holes, draws, seed=seed)
     return centre(found, categories), found
 
 

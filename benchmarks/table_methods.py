@@ -19,8 +19,7 @@ from tables import encode
 def rieszflow(train: pd.DataFrame, categorical: list[str], task: str, n: int, seed: int) -> Iterator[pd.DataFrame]:
     import rieszflow as rf
 
-    flow = rf.GenerativeFlow(model="recorded", seed=seed)
-    flow.fit(train, condition="label" if task == "classification" else None)
+    flow = rf.GenerativeFlow(seed=seed).fit(train, label="label" if task == "classification" else None)
     for k in range(sys.maxsize):
         yield flow.sample_frame(n, seed=1000 * seed + k)
 

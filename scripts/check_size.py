@@ -11,7 +11,7 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
-LINES, FILES, LONGEST, ANY = 17_800, 104, 350, 90
+LINES, FILES, LONGEST, ANY = 19_350, 110, 350, 90
 
 # A room imports only itself and rooms before it.
 ROOMS = (

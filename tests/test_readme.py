@@ -84,6 +84,7 @@ def test_saving_over_something(tmp_path):
         "README.md",
         "CONTRIBUTING.md",
         "docs/data.md",
+        "docs/tables.md",
         "docs/tests.md",
         "docs/gallery.md",
         "docs/fashion-mnist.md",

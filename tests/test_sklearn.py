@@ -87,11 +87,13 @@ def test_units_of_time_and_frames_without_values_are_refused():
     for data, says in (
         (when.to_numpy()[:, None], "dtype datetime64"),
         ((when - when[0]).to_numpy()[:, None], "dtype timedelta64"),
-        (pandas.DataFrame({"a": when}), "dtype datetime64"),
-        (frame.assign(a=when), "dtype datetime64"),
     ):
         with pytest.raises(InputTypeError, match=says):
             EnergyDrift(slices=8).fit(data)
+    mixed = frame.assign(a=when, job=["x", "y"] * 20)  # the columns of frames are encoded, and times are seconds
+    drift = EnergyDrift(slices=8).fit(mixed)
+    assert drift.predict(mixed).tolist() == [1] * 40 and drift.n_features_in_ == 3
+    assert drift.predict(mixed.assign(job="x")).tolist() == [-1] * 40
 
     class LazyFrame:
         columns = ("a",)

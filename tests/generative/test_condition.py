@@ -149,27 +149,19 @@ def table(path, n=400):
 
 def test_columns_of_a_table(tmp_path):
     pytest.importorskip("pyarrow")
-    rows = table(tmp_path / "people.csv")
-    content = load(tmp_path / "people.csv", condition=["income", "age"])
-    assert content.shape == (2,) and content.train_condition.shape == (340, 2)
-    both = torch.cat([content.train_condition, content.unscale(content.train).double()], 1).numpy()
-    # every row is one of the table's, in the order income, age, height, rent, but for float32
-    apart = np.abs(both[:, None] - rows[None][:, :, [2, 0, 1, 3]]) / np.array([5000, 60, 9, 9])
-    assert apart.max(2).min(1).max() < 1e-6
+    table(tmp_path / "people.csv")
     small = {**RECORDED, "particles": 300, "stages": 1, "initial_steps": 5}
     flow = rf.GenerativeFlow(**small).fit(str(tmp_path / "people.csv"), condition="income,age")
-    assert flow.sample(6, condition=[3000, 40], seed=1).shape == (6, 2)
+    assert flow.sample(6, condition={"income": 3000, "age": 40}, seed=1).shape == (6, 2)
     assert flow.config.condition_columns == ["income", "age"]
     with pytest.warns(rf.Notice, match="age lies"):
-        flow.sample(2, condition=[3000, 99], seed=1)
+        flow.sample(2, condition={"income": 3000, "age": 99}, seed=1)
     for given, words in (
-        ("age,shoes", "no column 'shoes'"), ("age,age", "got 'age' twice"),
+        ("age,shoes", "no column 'shoes'"), ("age,age", "must be different, got 'age' twice"),
         ("age,income,height,rent", "must be left for samples"),
     ):  # fmt: skip
         with pytest.raises(DatasetError, match=words):
             rf.GenerativeFlow(**small).fit(str(tmp_path / "people.csv"), condition=given)
-    with pytest.raises(DatasetError, match="must be a .csv or .parquet table"):
-        load("digits", condition=["age"])
 
 
 MASK = torch.zeros(1, 8, 8, dtype=torch.bool)

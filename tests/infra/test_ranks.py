@@ -132,7 +132,8 @@ def test_training_over_two_processes(tmp_path):
     assert sample.returncode == 0
 
 
-@pytest.mark.parametrize("more", [[], pytest.param(["condition=class"], marks=pytest.mark.slow)], ids=["", "by-class"])
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["condition=class"]], ids=["", "by-class"])
 def test_recording_over_two_processes(tmp_path, more):
     """The same slices, particles and targets as one process has. Points at a bin's edge may be counted next door, and 24 long
     steps each go on from that: distances agree to some parts in a hundred of what they were at the start, about 0.1."""
@@ -148,7 +149,8 @@ def test_recording_over_two_processes(tmp_path, more):
         assert two[-1].energy_distance[key] == pytest.approx(one[-1].energy_distance[key], abs=3e-3)
 
 
-@pytest.mark.parametrize("resumed_by", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("resumed_by", [1, 3])
 def test_one_process_killed_and_resumed_by_another_number(tmp_path, resumed_by):
     """SIGKILL of the second process in the second network: the job ends soon, not well; nothing is broken; resume goes on."""
     run = tmp_path / "run"

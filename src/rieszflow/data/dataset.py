@@ -190,7 +190,7 @@ class RawData:
                 raise DatasetError(f"{name}: must have {accepted}, got {values.shape}")
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 raise DatasetError(f"{name}: must be finite, got NaN or infinity; drop or fill such rows first")
-            if values.dtype.kind == "f" and np.abs(values).max() > 2.0**1022:
+            if values.dtype.kind == "f" and float(np.abs(values).max()) > 2.0**1022:
                 raise DatasetError(f"{name}: must hold numbers below 4e307; divide them by a constant first")
         data = [(self.train, self.test), (self.condition, self.test_condition)]
         if self.test is None:

@@ -56,7 +56,7 @@ def impute(
 
     Example:
         >>> import pandas
-        >>> holes = pandas.DataFrame({"x": [*range(50)], "y": [2.0 * k for k in range(48)] + [None, None]})
+        >>> holes = pandas.DataFrame({"x": [k / 7 for k in range(50)], "y": [k / 3 for k in range(48)] + [None, None]})
         >>> (filled,) = impute(holes)
         >>> filled.y.isna().sum(), bool((filled.y[:48] == holes.y[:48]).all())
         (np.int64(0), True)

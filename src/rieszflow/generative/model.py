@@ -59,6 +59,7 @@ class GenerativeFlow(OnHub):
         ConfigError: A setting is unknown or not valid.
 
     Example:
+        >>> import torch
         >>> g = torch.Generator().manual_seed(0)
         >>> flow = GenerativeFlow(particles=200, stages=2, initial_steps=8, slices=8, fit_steps=50, width=32)
         >>> flow.fit(torch.randn(300, 2, generator=g)).sample(5, seed=1).shape

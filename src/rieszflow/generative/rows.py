@@ -18,7 +18,7 @@ from rieszflow._types import PointSource
 from rieszflow.data import Dataset
 from rieszflow.data.csv_file import TableOptions, literal
 from rieszflow.data.encoding import TableEncoding, as_table
-from rieszflow.data.paths import quoted
+from rieszflow.data.paths import check_distinct, quoted
 from rieszflow.errors import DatasetError, InputError
 from rieszflow.generative.row_scaler import RowColumn, RowScaler
 
@@ -161,6 +161,7 @@ def load_rows(source: PointSource, held_out: float, seed: int, label: str | None
         if name not in table.kinds:
             hint = suggestion(name, table.kinds) or f"it has {quoted(list(table.kinds), 20)}"
             raise DatasetError(f"{table.name}: no column {name!r}; {hint}")
+    check_distinct("condition", list(given))
     if label is not None:
         table = table.as_text(label)
     encoding = TableEncoding.fit(table)

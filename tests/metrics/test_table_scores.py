@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import wasserstein_distance
 
-from rieszflow.data.columns import ColumnEncoding
-from rieszflow.data.encoding import TableEncoding
+from rieszflow.data.encoding import ColumnEncoding, TableEncoding
 from rieszflow.errors import InputError
 from rieszflow.metrics.tables import NOTE, describe_scores, table_scores
 

@@ -82,6 +82,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_target_larger_than_the_address_space(tmp_path):
     """800 MB of target where there is room for 200 MB."""

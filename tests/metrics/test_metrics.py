@@ -82,6 +82,7 @@ def test_nearest():
     assert distance.tolist() == pytest.approx([1e-3 * 6**0.5] * 2, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_evaluate_ranks_as_a_person_would(monkeypatch):
     digits = load("digits")
     trained = metrics.train_classifier(digits, seed=0)  # the same every time: trained once

@@ -181,7 +181,8 @@ def test_what_is_refused():
             SlicedEnergyDistance(y, **options)
 
 
-@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
 def test_in_lightnings_trainer(processes, tmp_path):
     script = Path(__file__).parents[1] / "scripts" / "lightning_run.py"
     command = [sys.executable, str(script), str(processes)]

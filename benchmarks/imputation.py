@@ -10,10 +10,7 @@ Run: see benchmarks/tables.py; python benchmarks/imputation.py [--sets wine] [--
 
 from __future__ import annotations
 
-import json
-import sys
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +18,7 @@ import numpy as np
 import pandas as pd
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer
-from tables import arguments, cpu_seconds, load, run_jobs, summary
+from tables import benchmark, cpu_seconds, load
 
 SETS = ("contraceptive", "german", "wine", "diabetes")
 Imputed = tuple[pd.DataFrame, list[pd.DataFrame]]  # the best guess, and draws
@@ -184,15 +181,9 @@ def job(name: str, method: str, seed: int, draws: int = 20) -> dict[str, Any]:
 
 
 def main() -> None:
-    args = arguments(__doc__, SETS, list(METHODS), list(METHODS))
-    jobs = [(name, method, seed) for seed in range(args.splits) for method in args.methods for name in args.sets]
-    results = run_jobs(__file__, args.out, jobs, args.again, args.limit)
-    summary(results, {"mae": "MAE", "mae_draws": "MAE of a draw", "energy_score": "energy score", "cpu_seconds": "CPU s"})
+    shown = {"mae": "MAE", "mae_draws": "MAE of a draw", "energy_score": "energy score", "cpu_seconds": "CPU s"}
+    benchmark(__file__, __doc__, job, SETS, list(METHODS), list(METHODS), shown)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--job"]:
-        warnings.simplefilter("ignore")
-        print(json.dumps(job(sys.argv[2], sys.argv[3], int(sys.argv[4]))))
-    else:
-        main()
+    main()

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
@@ -314,20 +315,28 @@ def arguments(doc: str | None, sets: tuple[str, ...], methods: list[str], defaul
     return found.parse_args()
 
 
+def benchmark(
+    script: str, doc: str | None, job: Callable[[str, str, int], dict[str, Any]], sets: tuple[str, ...], methods: list[str],
+    default: list[str], columns: dict[str, str],
+) -> None:  # fmt: skip
+    """Run the jobs of a script, each in a process of its own, and print means of some columns; in such a process, run one."""
+    if sys.argv[1:2] == ["--job"]:
+        warnings.simplefilter("ignore")
+        print(json.dumps(job(sys.argv[2], sys.argv[3], int(sys.argv[4]))))
+        return
+    args = arguments(doc, sets, methods, default)
+    jobs = [(name, method, seed) for seed in range(args.splits) for method in args.methods for name in args.sets]
+    summary(run_jobs(script, args.out, jobs, args.again, args.limit), columns)
+
+
 def main() -> None:
     from table_methods import METHODS
 
     quick = [name for name in METHODS if not name.endswith("K 100")]  # published settings take hours on some sets
-    args = arguments(__doc__, NAMES, list(METHODS), quick)
-    jobs = [(name, method, seed) for seed in range(args.splits) for method in args.methods for name in args.sets]
-    results = run_jobs(__file__, args.out, jobs, args.again, args.limit)
     shown = {"w1_test": "W1 test", "coverage": "coverage", "usefulness": "F1 or R²", "dcr": "DCR"}
-    summary(results, {**shown, "dcr_held_out": "held-out DCR", "copies": "copies", "cpu_seconds": "CPU s"})
+    shown |= {"dcr_held_out": "held-out DCR", "copies": "copies", "cpu_seconds": "CPU s"}
+    benchmark(__file__, __doc__, job, NAMES, list(METHODS), quick, shown)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--job"]:
-        warnings.simplefilter("ignore")
-        print(json.dumps(job(sys.argv[2], sys.argv[3], int(sys.argv[4]))))
-    else:
-        main()
+    main()

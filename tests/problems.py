@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -24,6 +27,25 @@ KERNELS = [
     rf.Matern(1.5, 0.9),
     rf.Matern(2.5, 0.9),
 ]
+
+
+@contextlib.contextmanager
+def killed(monkeypatch: pytest.MonkeyPatch, after: int) -> Iterator[None]:
+    """Expect a training in the block to be interrupted after a number of checkpoints, whose files are as a kill leaves them."""
+    from rieszflow.generative import loop as training
+
+    saves = [0]
+
+    def stopping(context, state, save=training._save):
+        save(context, state)
+        saves[0] += 1
+        if saves[0] == after:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_save", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 def content(file: Path) -> tuple[Json, bytes]:

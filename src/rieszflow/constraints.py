@@ -57,6 +57,10 @@ class Constraint(ABC):
     def to_dict(self) -> Json:
         """Return the constraint as JSON."""
 
+    def rows(self, x: Tensor) -> list[Rows]:
+        """Return the rows of points x (n, d) that interact: all of them, unless the constraint is `Labels`."""
+        return [slice(None)]
+
     @staticmethod
     def from_dict(content: Json) -> Constraint:
         """Return the constraint from what `to_dict` returned. Raises KeyError, TypeError or ValueError if it is malformed."""

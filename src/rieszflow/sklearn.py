@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,11 +11,14 @@ from rieszflow._infra import validate
 from rieszflow._infra.extras import extra
 from rieszflow._types import DirectionsName, PointSource, ScaleName
 from rieszflow.data import as_points
-from rieszflow.data.points import conversion_hint, is_frame
-from rieszflow.data.tables import Table
+from rieszflow.data.points import conversion_hint
+from rieszflow.data.streams import open_table
 from rieszflow.errors import InputError, InputTypeError
 from rieszflow.sketch import SliceSketch
 from rieszflow.two_sample import TwoSampleTest, drift_test
+
+if TYPE_CHECKING:
+    from rieszflow.data.tables import Table
 
 with extra("generative", "EnergyDrift"):
     from sklearn.base import BaseEstimator
@@ -90,10 +93,10 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         return np.full(found.x.n, -1 if found.pvalue <= level else 1)
 
     def _points(self, X: Any, reset: bool) -> np.ndarray | Table:
-        """Return `X` validated by scikit-learn, and refuse what it would lose: masks, digits of integers, units of time."""
-        if is_frame(X) and not set((table := Table(X)).kinds.values()) <= {"number", "whole", "boolean"}:
-            validate_data(self, X, reset=reset, skip_check_array=True)  # names and number of columns
-            return table
+        """Return `X` validated by scikit-learn, and refuse what it would lose: masks, digits of integers, units of time.
+
+        A data frame with text or times is returned as a table.
+        """
         if isinstance(X, torch.Tensor):
             X = as_points(X, "X").cpu().numpy()
         elif hasattr(type(X), "collect"):
@@ -101,10 +104,14 @@ class EnergyDrift(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         columns = [X]
         if hasattr(X, "columns"):  # of an Arrow table, or of a data frame, each with its own type
             columns = list(X.columns) if hasattr(type(X), "column_names") else [X[name] for name in X.columns]
-        for part in columns:
-            array = part if isinstance(part, np.ndarray) else np.asarray(part)
-            if array.dtype.kind == "O":
-                array = np.array(array.tolist())
+        arrays = [part if isinstance(part, np.ndarray) else np.asarray(part) for part in columns]
+        arrays = [np.array(array.tolist()) if array.dtype.kind == "O" else array for array in arrays]
+        if hasattr(X, "columns") and any(array.dtype.kind in "OSUmM" for array in arrays):
+            validate_data(self, X, reset=reset, skip_check_array=True)  # names and number of columns
+            table = open_table(X)
+            assert table is not None
+            return table
+        for array in arrays:
             changed = array.dtype.kind in "iumM" or (array.dtype.kind == "f" and array.dtype.itemsize > 8)
             if array.size and array.ndim and (changed or isinstance(array, np.ma.MaskedArray)):
                 as_points(array.reshape(len(array), -1), "X")

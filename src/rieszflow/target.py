@@ -48,10 +48,10 @@ class InterpolatedPoints:
     """
 
     def __init__(self, y: Tensor, neighbours: int, frozen: ConstraintLike = 0, seed: int = 0) -> None:
-        labels, k = as_constraint(frozen, y.shape[1]), validate.positive_int("neighbours", neighbours)
+        constraint, k = as_constraint(frozen, y.shape[1]), validate.positive_int("neighbours", neighbours)
         parts, found, first = [], [], 0
         generator = torch.Generator().manual_seed(seed)
-        for rows in labels.rows(y) if isinstance(labels, Labels) else [slice(None)]:
+        for rows in [slice(None)] if constraint is None else constraint.rows(y):
             order = torch.randperm(len(y[rows]), generator=generator)[:_USED]
             parts.append(y[rows][order.to(y.device)])
             found.append(first + _nearest(parts[-1], k))

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from problems import content, generator
+from problems import content, generator, killed
 from torch import nn
 from torch.nn import functional
 
@@ -14,7 +14,6 @@ import rieszflow as rf
 from rieszflow.data import Dataset, load
 from rieszflow.errors import ConfigError, DatasetError, InputError, RunError
 from rieszflow.generative import Config
-from rieszflow.generative import loop as training
 from rieszflow.generative.condition import Condition, describe_condition
 from rieszflow.generative.processes import processes
 from rieszflow.generative.run import Run
@@ -149,7 +148,13 @@ def table(path, n=400):
 
 def test_columns_of_a_table(tmp_path):
     pytest.importorskip("pyarrow")
-    table(tmp_path / "people.csv")
+    rows = table(tmp_path / "people.csv")
+    content = load(tmp_path / "people.csv", condition=["income", "age"])
+    assert content.shape == (2,) and content.train_condition.shape == (340, 2)
+    both = torch.cat([content.train_condition, content.unscale(content.train).double()], 1).numpy()
+    # every row is one of the table's, in the order income, age, height, rent, but for float32
+    apart = np.abs(both[:, None] - rows[None][:, :, [2, 0, 1, 3]]) / np.array([5000, 60, 9, 9])
+    assert apart.max(2).min(1).max() < 1e-6
     small = {**RECORDED, "particles": 300, "stages": 1, "initial_steps": 5}
     flow = rf.GenerativeFlow(**small).fit(str(tmp_path / "people.csv"), condition="income,age")
     assert flow.sample(6, condition={"income": 3000, "age": 40}, seed=1).shape == (6, 2)
@@ -162,6 +167,8 @@ def test_columns_of_a_table(tmp_path):
     ):  # fmt: skip
         with pytest.raises(DatasetError, match=words):
             rf.GenerativeFlow(**small).fit(str(tmp_path / "people.csv"), condition=given)
+    with pytest.raises(DatasetError, match="must be a .csv or .parquet table"):
+        load("digits", condition=["age"])
 
 
 MASK = torch.zeros(1, 8, 8, dtype=torch.bool)
@@ -222,18 +229,8 @@ def test_what_is_not_known_does_not_matter():
 )
 def test_killed_and_resumed_is_bit_identical(settings, condition, tmp_path, monkeypatch):
     whole = rf.GenerativeFlow(**settings).fit(load("digits"), condition=condition)
-    saves = [0]
-
-    def stopping(context, state, save=training._save):
-        save(context, state)
-        saves[0] += 1
-        if saves[0] == 10:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "_save", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            rf.GenerativeFlow(**settings).fit(load("digits"), condition=condition, run=tmp_path / "run")
+    with killed(monkeypatch, after=10):
+        rf.GenerativeFlow(**settings).fit(load("digits"), condition=condition, run=tmp_path / "run")
     rf.GenerativeFlow.resume(tmp_path / "run")
     for file in (whole.run.path / "networks").iterdir():
         assert content(tmp_path / "run" / "networks" / file.name) == content(file)

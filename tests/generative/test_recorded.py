@@ -6,13 +6,12 @@ import weakref
 
 import pytest
 import torch
-from problems import content, generator
+from problems import content, generator, killed
 
 import rieszflow as rf
 from rieszflow.data import load
 from rieszflow.errors import ConfigError, InputError
 from rieszflow.generative import Config, RunError
-from rieszflow.generative import loop as training
 from rieszflow.generative.run import Run
 
 SMALL = {
@@ -59,18 +58,8 @@ def test_samples_go_the_way_of_the_particles(whole, monkeypatch):
 def test_killed_anywhere_and_resumed_is_bit_identical(whole, tmp_path, monkeypatch, stop):
     """An exception after a checkpoint, in a flow and between parts: files are there as a kill would leave them."""
     settings, flow = whole
-    saves = [0]
-
-    def stopping(context, state, save=training._save):
-        save(context, state)
-        saves[0] += 1
-        if saves[0] == stop:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "_save", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            rf.GenerativeFlow(**settings).fit(load("digits"), run=tmp_path / "run")
+    with killed(monkeypatch, after=stop):
+        rf.GenerativeFlow(**settings).fit(load("digits"), run=tmp_path / "run")
     rf.GenerativeFlow.resume(tmp_path / "run", load("digits"))
     assert contents(tmp_path / "run") == contents(flow.run.path)
     last, expected = (Run.open(p).metrics()[-1].energy_distance for p in (tmp_path / "run", flow.run.path))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from problems import content, generator
+from problems import content, generator, killed
 
 import rieszflow as rf
 from rieszflow.constraints import Labels
@@ -170,18 +170,8 @@ def _prepared(flow, data):
 
 @pytest.mark.parametrize("stop", [1, 7, 13])
 def test_killed_anywhere_and_resumed_is_bit_identical(whole, data, tmp_path, monkeypatch, stop):
-    saves = [0]
-
-    def stopping(context, state, save=training._save):
-        save(context, state)
-        saves[0] += 1
-        if saves[0] == stop:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "_save", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            rf.GenerativeFlow(**SMALL).fit(data[0], condition=data[1], run=tmp_path / "run")
+    with killed(monkeypatch, after=stop):
+        rf.GenerativeFlow(**SMALL).fit(data[0], condition=data[1], run=tmp_path / "run")
     rf.GenerativeFlow.resume(tmp_path / "run", data[0], condition=data[1])
     a, b = ({f.name: content(f) for f in (p / "networks").iterdir()} for p in (tmp_path / "run", whole.run.path))
     assert a == b

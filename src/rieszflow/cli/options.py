@@ -48,14 +48,14 @@ def _reading(
     missing: Annotated[list[str] | None, Option(help="Text of a missing value, next to empty cells, NA, … Repeatable.")] = None,
     categories: Annotated[str | None, Option(help="Columns to read as text even if they hold numbers, such as codes.")] = None,
     encoding: Annotated[str, Option(help="Encoding of CSV files.")] = "utf-8",
-) -> Keywords:
-    """Return the options for reading tables as keyword arguments of `rieszflow.stream`."""
-    names = {"columns": columns, "exclude": exclude, "categories": categories}
-    lists = {name: next(csv.reader([text])) for name, text in names.items() if text is not None}
-    rest: Keywords = {"header": {"yes": True, "no": False}.get(header, "auto"), "missing": missing or None}
-    options = {**lists, **rest, "delimiter": delimiter, "decimal": decimal, "thousands": thousands, "encoding": encoding}
-    defaults = {"header": "auto", "missing": None, "delimiter": None, "decimal": ".", "thousands": None, "encoding": "utf-8"}
-    return {name: value for name, value in options.items() if name not in defaults or value != defaults[name]}
+) -> None:
+    """Declare the options for reading tables, which are arguments of `rieszflow.Table`."""
+
+
+def _parse(name: str, value: Any) -> object:
+    if name in ("columns", "exclude", "categories"):
+        return next(csv.reader([value]))
+    return value == "yes" if name == "header" else value
 
 
 def with_reading_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -64,8 +64,9 @@ def with_reading_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def with_options(**values: object) -> None:
-        reading = _reading(**{name: values.pop(name) for name in shared})  # type: ignore[arg-type]
-        command(**values, reading=reading)
+        found = {name: values.pop(name) for name in shared}
+        given = {name: value for name, value in found.items() if value not in (shared[name].default, [])}
+        command(**values, reading={name: _parse(name, value) for name, value in given.items()})
 
     parameters = [*(parameter for name, parameter in own.items() if name != "reading"), *shared.values()]
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

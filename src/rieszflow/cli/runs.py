@@ -30,7 +30,7 @@ def sample(
     out: Annotated[
         Path | None,
         Option(
-            help="File (.csv or .parquet for a run on a table, otherwise .npz or .npy); a figure (.png) is written with it.",
+            help="File: .csv or .parquet for a run on a table; otherwise .npz or .npy, with which a figure (.png) is written.",
             show_default="samples.csv or samples.npz",
         ),
     ] = None,

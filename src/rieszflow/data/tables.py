@@ -82,6 +82,7 @@ class Table:
     ) -> None:
         options = TableOptions(columns, exclude, header, delimiter, decimal, thousands, missing, categories, encoding)
         self.options = options
+        self._rows: int | None = None
         self._connection = duckdb.connect(config=_SETTINGS)
         self._connection.execute("SET GLOBAL TimeZone = 'UTC'")
         self.name, self.parts = open_parts(source, options, self._connection)
@@ -184,20 +185,17 @@ class Table:
     def matrices(self, codes: Callable[[Part], Sequence[str]], width: int) -> Iterator[np.ndarray]:
         """Yield matrices (m, width) of float64 with the values of expressions for each part."""
         for part in self.parts:
-            with self._errors(part):
-                _cursor, found = self._query(part, codes(part))
-                for batch in found.to_arrow_reader(rows_per_batch(width)):
-                    yield np.stack([c.to_numpy() for c in batch.columns], 1) if width else np.empty((batch.num_rows, 0))
+            for batch in self._batches(part, codes(part), width):
+                yield np.stack([c.to_numpy() for c in batch.columns], 1) if width else np.empty((batch.num_rows, 0))
 
     def labels(self, column: str) -> list[object]:
         """Return the cells of a column as Python objects, or None if missing; those of a CSV file as unparsed text."""
         found: list[object] = []
-        for part in self.parts:
+        for part in self.as_text(column).parts:
             check_known(part.name, part.names, [column])
             if kind := part.extensions.get(column):
                 raise DatasetError(f"{part.name}: labels in column {column!r} must have a plain type, got {kind}")
             is_text = part.csv is not None or kind_of(part.type_of(column)) == "time"
-            part = part if part.csv is None else part.retyped(column, "VARCHAR")
             with self._errors(part):
                 cell = part.text(column) if is_text else part.locate(column)[0]
                 found += [row[0] for row in self._query(part, [cell])[1].fetchall()]
@@ -205,12 +203,8 @@ class Table:
 
     def column(self, name: str) -> pa.ChunkedArray[Any]:
         """Return the cells of a column as they are, those of a CSV file as text."""
-        found: list[pa.RecordBatch] = []
-        for part in self.as_text(name).parts:
-            with self._errors(part):
-                _cursor, rows = self._query(part, [part.locate(name)[0]])
-                found += rows.to_arrow_reader(rows_per_batch(1))
-        return pa.concat_tables([pa.Table.from_batches([batch]) for batch in found], promote_options="permissive").column(0)
+        batches = [batch for part in self.as_text(name).parts for batch in self._batches(part, [part.locate(name)[0]], 1)]
+        return pa.concat_tables([pa.Table.from_batches([batch]) for batch in batches], promote_options="permissive").column(0)
 
     def numbers(self) -> Stream:
         """Return the columns of numbers, in their units, as points; a notice names all other columns.
@@ -245,8 +239,10 @@ class Table:
         return Stream(self.name, batches, self.count(), names if self.named else None)
 
     def count(self) -> int:
-        """Return the number of rows."""
-        return sum(int(self.aggregate(["count(*)"], part)[0]) for part in self.parts)
+        """Return the number of rows, which takes a pass over a text file the first time."""
+        if self._rows is None:
+            self._rows = sum(int(self.aggregate(["count(*)"], part)[0]) for part in self.parts)
+        return self._rows
 
     def check_rounding(self, codes: np.ndarray, names: Sequence[str]) -> None:
         """Refuse whole numbers beyond 2^53 if float64 rounds away too much of their spread in a batch."""
@@ -262,6 +258,12 @@ class Table:
         if part.frame is not None:
             cursor.register("frame", part.frame)
         return cursor, cursor.sql(f"SELECT {', '.join(expressions) or '0'} FROM {part.source()}")
+
+    def _batches(self, part: Part, expressions: Sequence[str], width: int) -> Iterator[pa.RecordBatch]:
+        """Yield batches of the values of expressions, of which a row has `width` numbers."""
+        with self._errors(part):
+            _cursor, found = self._query(part, expressions)
+            yield from found.to_arrow_reader(rows_per_batch(width))
 
     @contextlib.contextmanager
     def _errors(self, part: Part) -> Iterator[None]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from rieszflow._infra.jit import OPTIONS, parallel_for
 from rieszflow._infra.numerics import isolated_numerics
 from rieszflow._infra.workspace import empty_like
-from rieszflow.constraints import Constraint, Labels
+from rieszflow.constraints import Constraint, Rows
 from rieszflow.directions import Kind, PatchSlices
 from rieszflow.errors import InputError
 from rieszflow.kernels import Riesz
@@ -33,9 +33,9 @@ def default_step_sizes(
     """
     y = y.detach().reshape(-1, y.shape[-1])
     y = y[torch.linspace(0, len(y) - 1, min(len(y), _TARGETS), device="cpu").round().long().to(y.device)].float()
-    rows = frozen.rows(y) if isinstance(frozen, Labels) else [slice(None)]
+    rows: list[Rows] = [slice(None)]
     if frozen is not None:
-        y = frozen.project_out(y.clone())
+        rows, y = frozen.rows(y), frozen.project_out(y.clone())
     distances = [
         _patch_distance(y, kind, P) if isinstance(kind, PatchSlices) else _mean_distance(y[r] for r in rows)
         for kind, P in zip(kinds, slices, strict=True)

@@ -81,11 +81,9 @@ def impute_tables(
         raise DatasetError(f"{table.name}: must have missing cells to impute, got none")
     if len(codes) < 4:
         raise DatasetError(f"{table.name}: must have at least 4 rows, got {len(codes)}")
-    part, columns = table.parts[0], []
-    for k, column in enumerate(encoding.columns):
-        columns.append(RowColumn.fit(replace(column, missing=False), part.type_of(column.name), codes[:, k]))
-    scaler, rng = RowScaler(columns), np.random.default_rng(seed)
-    widths = [column.width for column in columns]
+    own, part = [replace(column, missing=False) for column in encoding.columns], table.parts[0]
+    columns = [RowColumn.fit(c, part.type_of(c.name), v) for c, v in zip(own, codes.T, strict=True)]
+    scaler, rng, widths = RowScaler(columns), np.random.default_rng(seed), [column.width for column in columns]
     x = scaler.transform(torch.from_numpy(codes)).numpy()
     known = np.repeat(~lacking, widths, 1)
     x[~known] = 0
@@ -101,11 +99,12 @@ def impute_tables(
     rows = np.tile(np.arange(len(codes)), max(1, -(-_PAIRS // len(codes))))
     incomplete = np.flatnonzero(lacking.any(1))
     masks = ~lacking[rows] & ~lacking[rng.choice(incomplete, len(rows))]
-    varies = (conditions(rows, masks).numpy().std(0) > 0).nonzero()[0]
-    pairs, order = conditions(rows, masks)[:, varies], rng.permutation(len(rows))
+    pairs, order = conditions(rows, masks), rng.permutation(len(rows))
+    varies = (pairs.numpy().std(0) > 0).nonzero()[0]
+    pairs = pairs[:, varies]
     held, kept = order[: max(2, len(order) // 20)], order[max(2, len(order) // 20) :]
-    d = scaler.d
-    affine = ColumnScaler((0.0,) * d, (1.0,) * d, (0.0,) * d)  # coordinates have one unit
+    zeros, ones = (0.0,) * scaler.d, (1.0,) * scaler.d
+    affine = ColumnScaler(zeros, ones, zeros)  # coordinates have one unit
     points = affine.transform(torch.from_numpy(filled[rows]))
     data = Dataset(
         table.name, points[kept], points[held], columns=affine, train_condition=pairs[kept], held_out_condition=pairs[held]

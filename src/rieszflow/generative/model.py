@@ -242,7 +242,6 @@ class GenerativeFlow(OnHub):
         """
         return self._draw(n, condition, seed, batch_size, progress)[0]
 
-    @torch_defaults
     def sample_frame(
         self,
         n: int,
@@ -270,13 +269,21 @@ class GenerativeFlow(OnHub):
             import pandas as _  # noqa: F401
         return self.sample_table(n, condition=condition, seed=seed, batch_size=batch_size, progress=progress).to_pandas()
 
-    def sample_table(self, n: int, *, condition: Mapping[str, object] | None = None, **options: Any) -> pyarrow.Table:
+    @torch_defaults
+    def sample_table(
+        self,
+        n: int,
+        *,
+        condition: Mapping[str, object] | None = None,
+        seed: Seed = None,
+        batch_size: int = 500,
+        progress: ProgressCallback | None = None,
+    ) -> pyarrow.Table:
         """Draw rows as `sample_frame` does, and return a table of Arrow."""
         rows = None if self.run is None else self.run.rows
         if rows is None:
             raise RunError("rows can be drawn of a model that was trained on a table; `sample` returns arrays of others")
-        drawn = {"seed": None, "batch_size": 500, "progress": None, **options}
-        return rows.to_arrow(*self._draw(n, condition, drawn["seed"], drawn["batch_size"], drawn["progress"]))
+        return rows.to_arrow(*self._draw(n, condition, seed, batch_size, progress))
 
     def _draw(
         self, n: int, condition: object, seed: Seed, batch_size: int, progress: ProgressCallback | None

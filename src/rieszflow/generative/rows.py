@@ -18,13 +18,12 @@ from rieszflow._types import PointSource
 from rieszflow.data import Dataset
 from rieszflow.data.csv_file import TableOptions, literal
 from rieszflow.data.encoding import TableEncoding, as_table
-from rieszflow.data.paths import check_distinct, quoted
+from rieszflow.data.paths import check_distinct, check_known, quoted
 from rieszflow.errors import DatasetError, InputError
 from rieszflow.generative.row_scaler import RowColumn, RowScaler
 
 if TYPE_CHECKING:
     import pyarrow
-
 
 _RARE = 20  # rows of a label; fewer are named by a notice
 _FEWEST = 4  # rows
@@ -157,18 +156,16 @@ def load_rows(source: PointSource, held_out: float, seed: int, label: str | None
         DatasetError, InputError: The table or its columns cannot be read; fewer than four rows; labels with over 100 values.
     """
     table = as_table(source)
-    for name in (*given, *([label] if label is not None else [])):
-        if name not in table.kinds:
-            hint = suggestion(name, table.kinds) or f"it has {quoted(list(table.kinds), 20)}"
-            raise DatasetError(f"{table.name}: no column {name!r}; {hint}")
-    check_distinct("condition", list(given))
+    wanted = (*given, *([label] if label is not None else []))
+    check_known(table.name, list(table.kinds), wanted)
+    check_distinct("condition", given)
     if label is not None:
         table = table.as_text(label)
     encoding = TableEncoding.fit(table)
     names = [column.name for column in encoding.columns]
-    if lost := [name for name in (*given, *([label] if label is not None else [])) if name not in names]:
+    if lost := [name for name in wanted if name not in names]:
         raise DatasetError(f"{table.name}: column {lost[0]!r} is left out, so samples cannot be conditioned on it")
-    if len(names) == len(given) + (label is not None):
+    if len(names) == len(wanted):
         raise DatasetError(f"{table.name}: at least one column must be left for samples, got all of them as conditions")
     codes = np.concatenate(list(encoding.codes(table)))
     if label is not None and np.isnan(own := codes[:, names.index(label)]).any():
@@ -179,10 +176,10 @@ def load_rows(source: PointSource, held_out: float, seed: int, label: str | None
         raise DatasetError(f"{table.name}: must have at least {_FEWEST} rows, got {n}")
     order, cut = np.random.default_rng(seed).permutation(n), min(n - 2, max(2, round(n * held_out)))
     train, test = codes[order[cut:]], codes[order[:cut]]
-    part = table.parts[0]
-    columns = tuple(RowColumn.fit(column, part.type_of(column.name), train[:, k]) for k, column in enumerate(encoding.columns))
+    part, pairs = table.parts[0], zip(encoding.columns, train.T, strict=True)
+    columns = tuple(RowColumn.fit(column, part.type_of(column.name), values) for column, values in pairs)
     rows = TableRows(columns, label, tuple(given), json.loads(json.dumps(asdict(table.options))))
-    data = [k for k, name in enumerate(names) if name != label and name not in given]
+    data = [k for k, name in enumerate(names) if name not in wanted]
     scaler = rows.scaler
     points, held = (scaler.transform(torch.from_numpy(codes[:, data])) for codes in (train, test))
     if not scaler.d or bool((points == points[:1]).all()):
@@ -223,5 +220,5 @@ def write_table(table: pyarrow.Table, path: Path, mark: str = "") -> None:
     connection = duckdb.connect()
     connection.register("samples", table)
     atomically(
-        path, lambda f: connection.execute(f"COPY samples TO {literal(f)} (FORMAT csv, HEADER, NULLSTR {literal(mark)})")
+        path, lambda f: connection.execute(f"COPY samples TO {literal(str(f))} (FORMAT csv, HEADER, NULLSTR {literal(mark)})")
     )

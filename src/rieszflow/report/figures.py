@@ -23,6 +23,7 @@ with extra("cli", "figures"):
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from rieszflow.data.encoding import ColumnEncoding
     from rieszflow.generative.run import Run, StageMetrics
     from rieszflow.generative.state import Pictures
     from rieszflow.two_sample.comparison import Comparison
@@ -124,42 +125,40 @@ def comparison(found: Comparison, labels: tuple[str, str]) -> Image.Image:
     from rieszflow.sketch.columns import encoded_columns, shares
 
     x, y, test = found.x, found.y, found.test
-    panels: list[tuple[str, int, bool]] = []  # title, index, True for a column
-    columns = encoded_columns(x)
+    panels: list[tuple[str, int, ColumnEncoding | None]] = []  # title, index of a coordinate or a slice, column
     if x.plan.settings.has_columns:
-        farthest = y.feature_distances(x).argsort(descending=True)[:3].tolist()
-        panels += [(columns[k][0].name, columns[k][1], True) for k in farthest]
+        columns, order = encoded_columns(x), y.feature_distances(x).argsort(descending=True)
+        panels += [(columns[k][0].name, columns[k][1], columns[k][0]) for k in order[:3].tolist()]
     k = int(y.slice_distances(x).argmax())
-    panels.append((f"slice {k}", k, False))
+    panels.append((f"slice {k}", k, None))
     witness = test is not None and len(test.kernels) > 0 and x.plan.settings.has_columns
     figure, all_axes = _figure(3.4 * (len(panels) + witness), 2.8, len(panels) + witness)
     for axes, (title, index, column) in zip(np.atleast_1d(all_axes), panels, strict=False):
         axes.set(yticks=[])
-        category = next((c for c, start in columns if column and start == index and c.kind == "category"), None)
         for k, (sketch, label) in enumerate(zip((x, y), labels, strict=True)):
-            if category is not None:
-                found_shares = shares(sketch, category, index)
+            if column is not None and column.kind == "category":
+                found_shares = shares(sketch, column, index)
                 places = np.arange(len(found_shares)) + 0.4 * k
                 axes.bar(places, list(found_shares.values()), 0.4, alpha=0.6, label=label)
                 for tick in axes.set_xticks(places - 0.2, [_short_name(name, 12) for name in found_shares], rotation=90):
                     tick.label1.set_parse_math(False)
                 continue
-            edges, density = sketch.histogram(index, column)
+            edges, density = sketch.histogram(index, column is not None)
             axes.stairs(density, edges, fill=True, alpha=0.45, label=label)
             axes.locator_params(axis="x", nbins=4)
-            if column and any(start == index and c.kind == "time" for c, start in columns):
+            if column is not None and column.kind == "time":
                 axes.xaxis.set_major_formatter(lambda v, _: str(np.datetime64(round(v), "s"))[:10])
                 axes.locator_params(axis="x", nbins=2)
         axes.set_title(_short_name(title, 32), parse_math=False)
     if test is not None and witness:
-        _draw_witness(all_axes[-1], found, [panel for panel in panels if panel[2]], labels)
+        _draw_witness(all_axes[-1], found, [(title, index) for title, index, column in panels if column is not None], labels)
     # The texts are set afterwards, because Matplotlib hides labels that begin with "_" and takes "$" for mathematics.
     for text, label in zip(figure.axes[0].legend(["x", "y"], fontsize=7).get_texts(), labels, strict=True):
         text.set(text=_short_name(label, 24), parse_math=False)
     return _rendered(figure)
 
 
-def _draw_witness(axes: Any, found: Comparison, columns: list[tuple[str, int, bool]], labels: tuple[str, str]) -> None:
+def _draw_witness(axes: Any, found: Comparison, columns: list[tuple[str, int]], labels: tuple[str, str]) -> None:
     """Draw where one sample is denser at the scale that decided: over the column that decided, or else over two columns."""
     from rieszflow.data import stream
 
@@ -177,15 +176,15 @@ def _draw_witness(axes: Any, found: Comparison, columns: list[tuple[str, int, bo
         axes.axhline(0, color="grey", lw=1)
         axes.set(yticks=[])
         axes.set_ylabel(f"above 0: denser in {_short_name(labels[0], 16)}", parse_math=False, fontsize=7)
-        columns = [(found.column_name(column), column, True)]
+        columns = [(found.column_name(column), column)]
     else:
         order, limit = np.argsort(np.abs(values)), float(np.abs(values).max())
-        shown = points[order][:, [index for _, index, _ in columns[:2]]]
+        shown = points[order][:, [index for _, index in columns[:2]]]
         mesh = axes.scatter(*shown.T, c=values[order], s=4, cmap="RdBu_r", vmin=-limit, vmax=limit)
         texts = [f"denser in\n{_short_name(label, 16)}" for label in reversed(labels)]
         for tick in axes.figure.colorbar(mesh, ax=axes).ax.set_yticks([-limit, limit], texts, fontsize=7):
             tick.label2.set_parse_math(False)
-    for set_label, (name, _, _) in zip((axes.set_xlabel, axes.set_ylabel)[: len(columns)], columns, strict=False):
+    for set_label, (name, _) in zip((axes.set_xlabel, axes.set_ylabel)[: len(columns)], columns, strict=False):
         set_label(_short_name(name, 32), parse_math=False)
 
 

@@ -20,21 +20,24 @@ def encoded_columns(sketch: SliceSketch) -> list[tuple[ColumnEncoding, int]]:
     return list(zip(columns, starts.tolist(), strict=False))
 
 
+def _distribution(sketch: SliceSketch, coordinate: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the edges of the equal bins of a coordinate (B + 1,), and the shares of points below them."""
+    edges, _ = sketch.histogram(coordinate, True, histograms.BINS)
+    counts = sketch.counts[-1][coordinate].cpu().numpy()
+    tail = histograms.TAIL
+    return edges, np.cumsum([counts[:tail].sum(), *counts[tail:-tail]]) / sketch.weight
+
+
 def quartiles(sketch: SliceSketch, coordinate: int) -> list[float]:
     """Return the quartiles of a coordinate, up to the width of a bin; infinite ones lie outside of the bins."""
-    edges, density = sketch.histogram(coordinate, True, histograms.BINS)
-    grid, counts = sketch.plan.grids[-1], sketch.counts[-1][coordinate].cpu().numpy()
-    below = np.cumsum([counts[: histograms.TAIL].sum(), *density * np.diff(edges) * sketch.weight]) / sketch.weight
-    assert len(counts) == grid.B + 2 * histograms.TAIL
+    edges, below = _distribution(sketch, coordinate)
     return [float(np.interp(q, below, edges, -np.inf, np.inf)) for q in (0.25, 0.5, 0.75)]
 
 
 def share(sketch: SliceSketch, coordinate: int) -> float:
     """Return the share of points whose coordinate, which is 0 or less for all others, is above one half."""
-    edges, _ = sketch.histogram(coordinate, True, histograms.BINS)
-    counts = sketch.counts[-1][coordinate].cpu().numpy()
-    below = counts[: histograms.TAIL].sum() + counts[histograms.TAIL : -histograms.TAIL][edges[1:] <= 0.5].sum()
-    return float(1 - below / sketch.weight)
+    edges, below = _distribution(sketch, coordinate)
+    return float(1 - below[(edges[1:] <= 0.5).sum()])
 
 
 def shares(sketch: SliceSketch, column: ColumnEncoding, start: int) -> dict[str, float]:

@@ -522,6 +522,21 @@ def test_several_files(tmp_path):
         points([table(tmp_path / "m.parquet", {"u": [1.0], "v": [1.0]}), nulls])
 
 
+@pytest.mark.parametrize("ending", ["csv", "parquet", "json"])
+def test_a_file_name_is_not_a_pattern(tmp_path, ending):
+    """A file called "a[1]", as browsers save the second one, is that file, and not "a1"."""
+    for name, value in (("a[1]", 1.0), ("a1", 2.0), ("b*", 3.0), ("bc", 4.0)):
+        rows = pa.table({"x": [value, value + 0.5]})
+        path = tmp_path / f"{name}.{ending}"
+        if ending == "json":
+            path.write_text("".join(f'{{"x": {v}}}\n' for v in rows.column(0).to_pylist()))
+        else:
+            save(path, {"x": rows.column(0).to_numpy()})
+    for name, value in (("a[1]", 1.0), ("b*", 3.0)):
+        assert points(tmp_path / f"{name}.{ending}")[1][:, 0].tolist() == [value, value + 0.5]
+    assert len(points(str(tmp_path / f"*1*.{ending}"))[1]) == 4  # but a path that does not exist is one
+
+
 def test_very_wide_rows(tmp_path):
     n = 1_500  # with long cells, a row is nearly half a megabyte
     rows = [",".join(f"{r}.12345{'0' * 250}" for _ in range(n)) for r in range(2)]

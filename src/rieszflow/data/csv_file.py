@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -121,12 +122,12 @@ class CsvFile:
         return self._read_csv({f"c{k}": kind for k, kind in enumerate(types)}, self._reading)
 
     def _read_csv(self, columns: dict[str, str], reading: dict[str, object]) -> str:
-        return f"FROM read_csv({_arguments(self.name, columns=columns, auto_detect=False, **reading)})"
+        return f"FROM read_csv({_arguments(self.file, columns=columns, auto_detect=False, **reading)})"
 
     def _sniff(self, **more: object) -> dict[str, Any]:
         """Return what DuckDB's sniffer decides; an empty dict if it finds no dialect."""
         try:
-            found = self._connection.sql(f"FROM sniff_csv({_arguments(self.name, **{**self._reading, **more})})")
+            found = self._connection.sql(f"FROM sniff_csv({_arguments(self.file, **{**self._reading, **more})})")
             return dict(zip(found.columns, found.fetchall()[0], strict=True))
         except duckdb.Error:
             return {}  # the pass over all rows reports the error with its line
@@ -188,14 +189,15 @@ def cell_error(name: str, column: str, place: str, cell: str, kind: str = "") ->
     return DatasetError(f"{name}: column {column!r}, {place}: must be {wanted}, got {cell!r}; {advice}, {either}")
 
 
-def _arguments(name: str, **options: object) -> str:
-    return ", ".join([literal(name), *(f"{option} = {literal(value)}" for option, value in options.items())])
+def _arguments(file: Path, **options: object) -> str:
+    return ", ".join([literal(file), *(f"{option} = {literal(value)}" for option, value in options.items())])
 
 
 def literal(value: object) -> str:
-    """Return a value as a literal of SQL."""
+    """Return a value as a literal of SQL, and a path as a pattern that matches this path only."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{literal(k)}: {literal(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(literal, value)) + "]"
+    value = glob.escape(str(value)) if isinstance(value, Path) else value
     return str(value).lower() if isinstance(value, int) else "'" + str(value).replace("'", "''") + "'"

@@ -133,7 +133,7 @@ def open_parts(source: PointSource, options: TableOptions, connection: duckdb.Du
 def _file_part(path: Path, root: Path, options: TableOptions, connection: duckdb.DuckDBPyConnection) -> Part:
     name = str(path)
     if suffix(path) in JSON:
-        return _described(name, f"FROM read_json({literal(name)})", options, connection)
+        return _described(name, f"FROM read_json({literal(path)})", options, connection)
     if suffix(path) not in PARQUET:
         csv = CsvFile(path, options, connection)
         types = ["VARCHAR" if n in options.categories else t for n, t in zip(csv.names, csv.types, strict=True)]
@@ -145,7 +145,7 @@ def _file_part(path: Path, root: Path, options: TableOptions, connection: duckdb
     below = path.relative_to(root).parts[:-1] if path.is_relative_to(root) else ()
     partitions = [part.split("=", 1) for part in below if "=" in part]
     values = "".join(f", {v if NUMBER.fullmatch(v) else literal(v)} AS part_{k}" for k, (_, v) in enumerate(partitions))
-    query = f"SELECT *{values} FROM read_parquet({literal(name)}, hive_partitioning = false)"
+    query = f"SELECT *{values} FROM read_parquet({literal(path)}, hive_partitioning = false)"
     part = _described(name, query, options, connection)
     names = check_distinct(name, [*schema.names, *(key for key, _ in partitions)])
     return replace(part, names=names, **_metadata(schema))

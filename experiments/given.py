@@ -37,6 +37,9 @@ NETWORKS: dict[str, Any] = {
     "slices": 256,
 }
 
+SHORT = {"initial_steps": 10, "max_steps": 10}
+FLOWS = {"recorded flow": RECORDED, "networks": NETWORKS, "preset table": {}, "preset table, 30 steps": SHORT}
+
 
 def linear(c: Tensor, y: Tensor, at: Tensor, g: torch.Generator) -> Tensor:
     """Sample from the linear model with Gaussian noise."""
@@ -79,7 +82,7 @@ def main() -> None:
             ],
             "linear, Gaussian": lambda c=c, y=y, at=at, g=g: linear(c, y, at, g),
         }
-        for name, settings in (("recorded flow", RECORDED), ("networks", NETWORKS)):
+        for name, settings in FLOWS.items():
             full = {**settings, **args.more, "seed": split}
             models[name] = lambda full=full, c=c, y=y, at=at: flowed(full, c, y, at)
         for name, model in models.items():

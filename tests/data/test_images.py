@@ -17,7 +17,7 @@ from test_datasets import cifar_batches, idx
 import rieszflow as rf
 from rieszflow import Notice
 from rieszflow.data import Dataset, DatasetError, as_points, load
-from rieszflow.data.files import is_image_folder, read_points
+from rieszflow.data.files import holds_table, read_points
 from rieszflow.generative import Config
 from rieszflow.generative.training_data import dataset
 
@@ -237,7 +237,7 @@ def test_system_files_and_descriptions_are_ignored(tmp_path):
         "metadata.parquet",
     ):
         (folder / name).write_text("words")
-    assert len(read_points(folder)) == 3 and is_image_folder(folder)
+    assert len(read_points(folder)) == 3 and not holds_table(folder)
 
 
 def test_skipped_files_are_named_once(tmp_path):
@@ -254,10 +254,10 @@ def test_skipped_files_are_named_once(tmp_path):
 def test_images_or_tables(tmp_path):
     folder = save(tmp_path / "p", bytes_of((2, 8, 8)))
     (folder / "1.parquet").write_bytes(b"x")
-    assert is_image_folder(folder)
+    assert not holds_table(folder)
     for k in (2, 3):
         (folder / f"{k}.parquet").write_bytes(b"x")
-    assert not is_image_folder(folder) and not is_image_folder(tmp_path / "nowhere") and not is_image_folder(folder / "0.png")
+    assert holds_table(folder) and not holds_table(tmp_path / "nowhere") and not holds_table(folder / "0.png")
 
 
 def test_images_named_like_idx_files(tmp_path):

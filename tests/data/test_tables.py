@@ -357,7 +357,6 @@ def test_forms_of_text(tmp_path):
         ("notes.txt", b"1 2\n", "must be a table, .* or a folder, got another format"),
         ("noise.csv.gz", b"hello", "cannot be read|damaged"),
         ("noise.parquet", b"hello", "not a Parquet data set"),
-        ("bool.csv", b"x\ntrue\nfalse\n" + b"true\n" * 300_000 + b"5\n", "must be a boolean as other cells, got '5'"),
     ],
 )
 def test_bad_tables_are_one_line(tmp_path, name, content, says):
@@ -442,10 +441,43 @@ def test_shards(tmp_path):
     write(csvs / "part-0.csv", "a,b\n1,2\n")
     write(csvs / "part-1.csv", "b,a\n4,3\n")
     assert points(csvs)[1].tolist() == [[1, 2], [3, 4]]
-    hive = tmp_path / "hive" / "year=2020"
-    hive.mkdir(parents=True)
-    table(hive / "0.parquet", {"a": [1.0]})
-    assert points(tmp_path / "hive")[1].tolist() == [[1, 2020]] and points(hive / "0.parquet")[0].names == ["a"]
+
+
+@pytest.mark.parametrize("name", ["0.parquet", "0.csv", "0.json", "0.jsonl.gz"])
+def test_folders_with_values_are_columns(tmp_path, name):
+    """A single file has none; numbers are numbers, escaped characters are text, and Hive's name of nulls is a missing cell."""
+    for k, folder in enumerate(("year=2020/place=%C3%85s", "year=2021/place=B", "year=2021/place=__HIVE_DEFAULT_PARTITION__")):
+        file = tmp_path / "hive" / folder / name
+        file.parent.mkdir(parents=True)
+        if file.suffix == ".parquet":
+            table(file, {"a": [1.5 + k]})
+        elif file.suffix == ".gz":
+            file.write_bytes(gzip.compress(b'{"a": %.1f}' % (1.5 + k)))
+        else:
+            write(file, f"a\n{1.5 + k}\n" if file.suffix == ".csv" else f'[{{"a": {1.5 + k}}}]')
+    found = rf.Table(tmp_path / "hive")
+    assert found.kinds == {"a": "number", "year": "whole", "place": "text"}
+    assert sorted(found.labels("place"), key=str) == ["B", None, "Ås"]
+    assert sorted(points(tmp_path / "hive")[1].tolist()) == [[1.5, 2020], [2.5, 2021], [3.5, 2021]]
+    assert points(file)[0].names == ["a"]
+
+
+def test_truth_values_keep_their_words(tmp_path):
+    """Only true and false in any case are truth values; DuckDB would take Y, yes, t and 1 for them, too."""
+    words = {"a": "true FALSE", "b": "True False", "c": "Y N", "d": "yes No", "e": "t f", "f": "true unknown"}
+    rows = zip(*(text.split() * 3 for text in words.values()), strict=True)
+    file = write(tmp_path / "a.csv", "\n".join([",".join(words), *(",".join(row) for row in rows)]) + "\n")
+    kinds = rf.Table(file).kinds
+    assert kinds == {"a": "boolean", "b": "boolean", "c": "text", "d": "text", "e": "text", "f": "text"}
+    assert rf.TableEncoding.fit(file).names[:6] == ["a=false", "a=true", "b=false", "b=true", "c=N", "c=Y"]
+
+
+def test_queries_of_any_length_and_files_named_like_queries(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "from a.csv", "a\n1.5\n2.5\n")
+    assert points("from a.csv")[1].tolist() == [[1.5], [2.5]]
+    query = "FROM 'from a.csv' WHERE " + " AND ".join(["a > 2"] * 100)  # longer than the name of a file can be
+    assert points(query)[1].tolist() == [[2.5]]
 
 
 @pytest.mark.parametrize(

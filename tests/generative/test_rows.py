@@ -12,6 +12,7 @@ from rieszflow.errors import DatasetError, InputError, RunError
 from rieszflow.generative.impute import impute
 from rieszflow.generative.row_scaler import RowColumn
 from rieszflow.generative.rows import TableRows, load_rows
+from rieszflow.generative.training_data import load_data
 
 pandas = pytest.importorskip("pandas")
 pytest.importorskip("duckdb")
@@ -176,3 +177,21 @@ def test_imputed_cells_follow_the_others():
         assert list(draw.text) == list(frame.text)
     with pytest.raises(DatasetError, match="must have missing cells to impute, got none"):
         impute(frame)
+
+
+@pytest.mark.parametrize(
+    "source", ["people.csv", "shards", "shards/*.csv", "FROM '{}/people.csv' WHERE age > 0", "people.json.gz"]
+)
+def test_tables_of_runs_are_found_from_every_folder(tmp_path, monkeypatch, source):
+    (tmp_path / "shards").mkdir()
+    frame, source = people(), source.format(tmp_path)
+    frame.to_csv(tmp_path / "people.csv", index=False)
+    frame.to_json(tmp_path / "people.json.gz", orient="records", date_format="iso")
+    for k in range(2):
+        frame[k::2].to_csv(tmp_path / "shards" / f"{k}.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    flow = rf.GenerativeFlow(**SETTINGS).fit(source, run=tmp_path / "run")
+    monkeypatch.chdir("shards")
+    again = rf.GenerativeFlow.resume(tmp_path / "run")
+    pandas.testing.assert_frame_equal(again.sample_frame(5, seed=0), flow.sample_frame(5, seed=0))
+    assert len(load_data(again.run).train) == 204

@@ -1,4 +1,4 @@
-"""Validation data shorten the steps, end the training of a recorded flow, and choose its best stage as the last."""
+"""Validation data shorten the steps and end the training of a recorded flow, or `patience` ends it, at the best stage."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from rieszflow.generative.training_data import describe
 
 def rows(fresh, training_data=1.0):
     distances = [{"fresh_samples": f, "training_data": training_data} for f in fresh]
-    return [StageMetrics(k, 1, 5, 5 * k, {}, {}, frechet_distance=d) for k, d in enumerate(distances, 1)]
+    return [StageMetrics(k, 1, 5, 5 * k, {}, {}, frechet_distance=d, step_factor=1.0) for k, d in enumerate(distances, 1)]
 
 
 def test_steps_become_shorter_without_improvement_until_the_end():
@@ -82,6 +82,19 @@ def test_validation_data_are_no_targets(tmp_path):
     assert len(context.targets) + len(context.held_out) == len(data.train) and len(context.held_out) == 153
     together = torch.cat([context.targets, context.held_out]).sort(dim=0).values
     torch.testing.assert_close(together, data.train.flatten(1).sort(dim=0).values, rtol=0, atol=0)
+
+
+def test_patience_ends_the_training_at_its_best_stage(tmp_path):
+    x = torch.randn(200, 2, generator=generator(0))
+    settings = {"particles": 300, "slices": 8, "initial_steps": 4, "max_steps": 4, "stages": 40, "patience": 2}
+    run = rf.GenerativeFlow(**settings).fit(x, run=tmp_path / "run").run
+    distances = [row.energy_distance["fresh_samples"] for row in run.metrics()]
+    best = distances.index(min(distances)) + 1
+    assert run.total_stages() == run.trained() == best == len(distances) - 2
+    assert rf.GenerativeFlow.resume(run.path, x).sample(3, seed=0).shape == (3, 2)
+    for wrong in ({"validation": 0.1, "step_schedule": (2.0, 1.0)}, {"levels": [{"factor": 2}, {"factor": 1}]}):
+        with pytest.raises(ConfigError, match="`patience` must be 0 with `validation` or `levels`, got 2"):
+            Config(model="recorded", patience=2, **wrong)
 
 
 def test_too_few_data_are_refused():

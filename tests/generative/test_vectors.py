@@ -13,7 +13,9 @@ from rieszflow.generative import loop as training
 from rieszflow.generative.vectors import Gaussians, Support, Whitening, groups_of
 from rieszflow.target import InterpolatedPoints
 
-SMALL = {"particles": 300, "stages": 3, "initial_steps": 5, "max_steps": 5, "slices": 16, "checkpoint_seconds": 1e-9}
+SMALL = {
+    "particles": 300, "stages": 3, "initial_steps": 5, "max_steps": 5, "slices": 16, "patience": 0, "checkpoint_seconds": 1e-9
+}  # fmt: skip
 
 
 def labelled(n, K, d=3, seed=0):

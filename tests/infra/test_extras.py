@@ -75,13 +75,14 @@ def test_the_command_installs_what_is_missing(monkeypatch):
         ("rf.stream('t.csv')", "t.csv: needs duckdb, which is not installed: pip install .*'pyarrow>=14'"),
         ("rf.report", "figures: needs .*: pip install 'matplotlib.*' 'pillow.*"),
         ("rf.data.load('digits')", "digits: needs sklearn, which is not installed: pip install .*'scikit-learn.*"),
-        ("rf.data.load('.')", "images: needs PIL, which is not installed: pip install .*'pillow.*"),
+        ("rf.data.load('images')", "images: needs PIL, which is not installed: pip install .*'pillow.*"),
         ("rf.metrics.kernel_distance(x, x)", "kernel_distance: needs torchmetrics, .*: pip install .*'torchmetrics>=1.5'"),
         ("rf.cli", "the command line: needs (typer|rich), which is not installed: pip install .*'rich.*'typer.*"),
     ],
 )
 def test_a_missing_package_is_named_with_the_command(code, says, tmp_path):
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "images").mkdir()
     program = f"""
 import torch, rieszflow as rf
 x = torch.rand(9, 2)

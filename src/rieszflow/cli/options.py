@@ -52,21 +52,16 @@ def _reading(
     """Declare the options for reading tables, which are arguments of `rieszflow.Table`."""
 
 
-def _parse(name: str, value: Any) -> object:
-    if name in ("columns", "exclude", "categories"):
-        return next(csv.reader([value]))
-    return value == "yes" if name == "header" else value
-
-
 def with_reading_options(command: Callable[..., None]) -> Callable[..., None]:
     """Replace the parameter `reading` of a command by the options that tables are read with."""
     own, shared = (inspect.signature(f, eval_str=True).parameters for f in (command, _reading))
 
     @functools.wraps(command)
-    def with_options(**values: object) -> None:
+    def with_options(**values: Any) -> None:
         found = {name: values.pop(name) for name in shared}
         given = {name: value for name, value in found.items() if value not in (shared[name].default, [])}
-        command(**values, reading={name: _parse(name, value) for name, value in given.items()})
+        given |= {name: next(csv.reader([given[name]])) for name in ("columns", "exclude", "categories") if name in given}
+        command(**values, reading=given | ({"header": given["header"] == "yes"} if "header" in given else {}))
 
     parameters = [*(parameter for name, parameter in own.items() if name != "reading"), *shared.values()]
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -238,21 +238,21 @@ def train(
 ) -> None:
     """Train a generative flow on a data set, and write the model, metrics and report.html to a folder."""
     name = dataset.removeprefix("hf:")
-    from rieszflow.data.datasets import holds_table
-    from rieszflow.data.paths import SQL
+    from rieszflow.data import NAMED, load
+    from rieszflow.data.files import holds_table
+    from rieszflow.data.paths import is_query
 
-    query = SQL.match(dataset) is not None
-    name = "query" if query else name
-    kind = "vectors" if query or holds_table(dataset) or preset in ("table", "networks") else "images"
+    is_rows = name not in NAMED and holds_table(dataset)
+    name = "query" if is_query(dataset) else name
+    kind = "vectors" if is_rows or preset in ("table", "networks") else "images"
     first_preset = preset or ("table" if kind == "vectors" else "cpu")
-    out = out or Path("runs") / f"{Path(name).absolute().stem}-{Path(first_preset).stem}"
+    out = out or Path("runs") / f"{Path(name).absolute().stem.strip('*?') or 'rows'}-{Path(first_preset).stem}"
     options.check_new_run(out)
     overrides = options.parse_settings(set_ or [])
     overrides |= {key: value for key, value in (("seed", seed), ("device", device)) if value is not None}
     overrides |= _condition_setting(by_class or label is not None, observe, condition)
 
     from rieszflow import report
-    from rieszflow.data import NAMED, load
     from rieszflow.data.tables import Table
     from rieszflow.generative import Config, GenerativeFlow
     from rieszflow.generative.rows import load_rows
@@ -260,9 +260,11 @@ def train(
     # Only loading tells whether a file or folder holds images or vectors; the settings used before are the same for both.
     config = Config.preset(name if name in NAMED else kind, first_preset, **overrides)
     config.torch_device()
-    if query or holds_table(dataset):
+    if is_rows:
         table = Table(dataset, categories=next(csv.reader([categories or ""])), missing=missing)
         content = load_rows(table, config.held_out, config.seed, label, config.condition_columns)
+    elif of_tables := [k for k, v in {"label": label, "categories": categories, "missing": missing}.items() if v]:
+        raise InputError(f"--{of_tables[0]} must be omitted without a table, got {dataset}")
     else:
         content = load(dataset, data, config.held_out, config.seed)
     if name not in NAMED and (found := "images" if len(content.shape) == 3 else "vectors") != kind:
@@ -331,8 +333,8 @@ def _show_result(run: Run) -> None:
     data = reference_data(rows)
     show(f"energy distances{unit} to {data}: lower is better; around 0, possibly negative, for equal distributions")
     show(f"report: {run.path / 'report.html'}")
-    if rows[-1].step_factor is not None:
-        show(f"the model ends with stage {run.total_stages()}, the best of {len(rows)} on validation data")
+    if rows[-1].step_factor is not None or run.total_stages() < len(rows):
+        show(f"the model ends with stage {run.total_stages()}, the best of {len(rows)} on {data}")
     elif best := _best_stage(rows):
         show(best)
 
@@ -342,8 +344,7 @@ def _best_stage(rows: list[StageMetrics]) -> str:
     rows = [row for row in rows if row.level == rows[-1].level]  # other levels have smaller images
     best = min(rows, key=lambda row: row.energy_distance["fresh_samples"])
     lowest, last = (row.energy_distance["fresh_samples"] for row in (best, rows[-1]))
-    noise = abs(rows[-1].energy_distance["training_data"])  # it would be 0 for infinitely many points
-    if last - lowest <= 2 * noise:
+    if last - lowest <= 2 * abs(rows[-1].energy_distance["training_data"]):  # noise: 0 for infinitely many points
         return ""
     later = f"later stages made them worse, {last:.4f} at the end"
     return f"fresh samples were best after stage {best.stage}, at {lowest:.4f}; {later}"

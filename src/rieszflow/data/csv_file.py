@@ -80,7 +80,7 @@ class CsvFile:
         self.file, self.name, self.options, self._connection = file, str(file), options, connection
         self._reading: dict[str, object] = {
             "quote": '"', "escape": '"', "skip": 0, "comment": "", "decimal_separator": options.decimal,
-            "encoding": options.encoding, "nullstr": [*MISSING, *(options.missing or ())],
+            "encoding": options.encoding, "hive_partitioning": False, "nullstr": [*MISSING, *(options.missing or ())],
         }  # fmt: skip
         if options.thousands:
             self._reading["thousands"] = options.thousands
@@ -105,7 +105,8 @@ class CsvFile:
             if numbers[1] > numbers[0]:
                 sniffed, self.options = comma, replace(options, decimal=",")
                 self._reading["decimal_separator"] = ","
-        types = [column["type"] for column in sniffed.get("Columns", ())]
+        # Y and N or t and f are truth values for DuckDB, whose spelling would be lost.
+        types = [column["type"].replace("BOOLEAN", "VARCHAR") for column in sniffed.get("Columns", ())]
         types = types if len(types) == len(names) else ["VARCHAR"] * len(names)
         formats = {f"{key.lower()}format": sniffed.get(f"{key}Format") for key in ("Date", "Timestamp")}
         self._reading |= {key: value for key, value in formats.items() if value is not None}

@@ -119,7 +119,7 @@ class Dataset:
     """Training and held-out data in the units of the training.
 
     Attributes:
-        name, path: As given to `load`; the name is "tensor" for data given in Python.
+        name, path: As given to `load`, or the name and absolute path of a table; the name is "tensor" for data given in Python.
         train, held_out: (n, C, H, W) or (n, d), float32; `held_out` is never trained on.
         train_labels, held_out_labels: (n,) int64, or None for data without labels.
         low, high: The values of images that were mapped to 0 and 1; 0 and 1 for vectors.

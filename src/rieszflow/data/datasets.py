@@ -6,7 +6,7 @@ import io
 import os
 import pickle
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,7 +18,7 @@ from rieszflow._infra.extras import extra
 from rieszflow._infra.messages import notice, suggestion
 from rieszflow.data import paths
 from rieszflow.data.dataset import Dataset, RawData
-from rieszflow.data.files import ACCEPTED, is_image_folder, open_image, read_idx_folder, read_path, to_chw
+from rieszflow.data.files import ACCEPTED, holds_table, open_image, read_idx_folder, read_path, to_chw
 from rieszflow.data.streams import stream
 from rieszflow.errors import DatasetError, InputTypeError
 
@@ -38,7 +38,6 @@ def load(
     path: str | os.PathLike[str] | None = None,
     held_out: float = 0.15,
     seed: int = 0,
-    condition: Sequence[str] = (),
 ) -> Dataset:
     """Load a data set and split it into training and held-out data.
 
@@ -48,7 +47,6 @@ def load(
         path: Folder with the files of a named data set, at most two levels below; None for the folder of Debian's package.
         held_out: Share of held-out data, in (0, 1), if the data set has no test part.
         seed: Seed of the split.
-        condition: Columns of a table to condition on; the other columns are the data. See `Dataset.train_condition`.
 
     Raises:
         DatasetError: The data set is missing or damaged, or has another format.
@@ -60,8 +58,6 @@ def load(
     name = os.fspath(name)
     if not 0 < held_out < 1:
         raise DatasetError(f"`held_out` must be in (0, 1), got {held_out!r}")
-    if condition and not holds_table(name):
-        raise DatasetError(f"{name}: must be a .csv or .parquet table to condition on its columns {', '.join(condition)}")
     if name in NAMED:
         data = NAMED[name](None if path is None else Path(path))
     elif path is not None:
@@ -70,7 +66,7 @@ def load(
         data = _hugging_face(name[3:])
     elif os.path.exists(name):
         name = os.path.abspath(name)
-        data = _read_table(Path(name), condition) if holds_table(name) else read_path(Path(name))
+        data = RawData(torch.cat(list(stream(name))).numpy()) if holds_table(name) else read_path(Path(name))
     else:
         problem = "is a broken link" if os.path.islink(name) else "does not exist"
         accepted = f"one of {', '.join(KNOWN)}, or the path of {ACCEPTED}"
@@ -84,27 +80,6 @@ def _hint(name: str) -> str:
     """Return the end of a message that suggests a similar name of a data set, or a similar path."""
     similar = suggestion(name.lower().replace("_", "-"), KNOWN, 0.75)
     return f"; {similar}" if similar else paths.path_hint(Path(name))
-
-
-def holds_table(name: str | os.PathLike[str]) -> bool:
-    """Return True if `load` reads a table under this name, not a named data set or images."""
-    path = Path(name)
-    folder = (
-        path.is_dir() and not is_image_folder(path) and any(f.suffix.lower() in paths.PARQUET for f in paths.all_files(path)[0])
-    )
-    return os.fspath(name) not in NAMED and (folder or (path.is_file() and paths.is_table(path)))
-
-
-def _read_table(path: Path, condition: Sequence[str]) -> RawData:
-    rows = stream(path)
-    x, names = torch.cat(list(rows)).numpy(), list(rows.names or [])
-    if not condition:
-        return RawData(x)
-    paths.check_known(str(path), names, condition)
-    chosen = [names.index(name) for name in paths.check_distinct("condition", condition)]
-    if len(chosen) == len(names):
-        raise DatasetError(f"{path}: at least one column must be left for samples, got all of them as conditions")
-    return RawData(np.delete(x, chosen, 1), x[:, chosen])
 
 
 def _digits(path: Path | None) -> RawData:

@@ -18,9 +18,10 @@ import numpy as np
 
 from rieszflow._infra.extras import extra
 from rieszflow._infra.messages import notice
+from rieszflow._types import PointSource
 from rieszflow.data.dataset import RawData
-from rieszflow.data.paths import PARQUET, all_files, folders_below, is_table, path_hint, quoted, searched_paths
-from rieszflow.data.points import channels_first, plain_numbers, to_unit
+from rieszflow.data.paths import PARQUET, all_files, folders_below, is_query, is_table, path_hint, quoted, searched_paths
+from rieszflow.data.points import channels_first, is_frame, plain_numbers, to_unit
 from rieszflow.errors import DatasetError, InputTypeError
 
 if TYPE_CHECKING:
@@ -37,14 +38,12 @@ _COMPANIONS = {
 }  # fmt: skip
 _PARTS_OF_SETS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev")
 
-ACCEPTED = (
-    "a folder of images, of the four IDX files of MNIST or of Parquet files, a .npy or .npz file, a .csv or .parquet table"
-)
+ACCEPTED = "a folder of images or of the four IDX files of MNIST, a .npy or .npz file, or a table (.csv, .tsv, .json, .parquet)"
 _ADVICE = {
     ".zip .tar .tgz .gz .bz2 .xz .7z .rar .zst": "unpack it first",
     ".pkl .pickle .pt .pth .joblib": "pickles can run code and are not read: save the array with numpy.save",
     ".mat .h5 .hdf5 .nc .zarr .safetensors": "save the array with numpy.save",
-    ".xls .xlsx .ods .feather .arrow .json .jsonl": "save the table as .csv or .parquet",
+    ".xls .xlsx .ods .feather .arrow": "save the table as .csv or .parquet",
 }
 _IDX = [f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
 _IDX_TWINS = {"mnist", "fashionmnist", "kmnist", "emnist", "qmnist"}  # folders of data sets whose files have the same names
@@ -65,7 +64,7 @@ def read_points(path: Path) -> np.ndarray:
 def read_path(path: Path) -> RawData:
     """Read a .npy or .npz file, or a folder of images or IDX files."""
     if path.is_dir():
-        if _find_idx(path, _IDX[0]) or (not is_image_folder(path) and _idx_folders(path)):
+        if _find_idx(path, _IDX[0]) or (not _is_image_folder(path) and _idx_folders(path)):
             return read_idx_folder(path, str(path), "the four files of an IDX data set are needed")
         return read_image_folder(path)
     suffix = path.suffix.lower()
@@ -173,9 +172,19 @@ def read_idx(file: str | os.PathLike[str]) -> np.ndarray:
     return np.frombuffer(body, np.uint8).reshape(shape)
 
 
-def is_image_folder(folder: str | os.PathLike[str]) -> bool:
+def holds_table(source: PointSource) -> bool:
+    """Return True for a frame, a query, a table file, a pattern, or a folder of them; False for arrays, images and batches."""
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        named = is_query(source) or is_table(path)
+        return named or (any(map(is_table, path.rglob("*"))) and not (_is_image_folder(path) or _idx_folders(path)))
+    files = isinstance(source, (list, tuple)) and source and all(isinstance(s, (str, os.PathLike)) for s in source)
+    return bool(files) or is_frame(source) or type(source).__name__ == "Table"
+
+
+def _is_image_folder(folder: Path) -> bool:
     """Return True for a folder with more images than Parquet files, not counting a `metadata.parquet`."""
-    files = all_files(Path(folder))[0] if os.path.isdir(folder) else []
+    files = all_files(folder)[0] if folder.is_dir() else []
     tables = sum(f.suffix.lower() in PARQUET and f.stem.lower() != "metadata" for f in files)
     return sum(f.suffix.lower() in _IMAGES for f in files) > tables
 

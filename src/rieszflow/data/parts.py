@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import duckdb
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow.parquet
 from rieszflow._infra.messages import notice, one_line
 from rieszflow._types import PointSource
 from rieszflow.data.csv_file import MISSING, NUMBER, CsvFile, TableOptions, literal
-from rieszflow.data.paths import JSON, PARQUET, SQL, SYSTEM, check_distinct, is_table, quoted, suffix
+from rieszflow.data.paths import JSON, PARQUET, SYSTEM, check_distinct, is_query, is_table, quoted, suffix
 from rieszflow.data.points import conversion_hint, is_frame
 from rieszflow.errors import DatasetError
 
@@ -25,6 +26,7 @@ _LOGS = {
     "_delta_log": "Delta Lake", ".hoodie": "Hudi", "_spark_metadata": "Spark's streaming sink",
     "metadata/*.metadata.json": "Iceberg",
 }  # fmt: skip
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _KINDS = {"BOOLEAN": "boolean", "VARCHAR": "text", "ENUM": "text", '"NULL"': "empty", "BLOB": "binary", "INTERVAL": "time"}
 
 
@@ -41,6 +43,7 @@ class Part:
     extensions: Mapping[str, str] = field(default_factory=dict)  # types of columns whose numbers mean something else
     frame: pa.Table | None = None
     csv: CsvFile | None = None
+    partitions: Sequence[str] = ()  # literals of the last columns, which the names of folders give
 
     def locate(self, column: str) -> tuple[str, str]:
         """Return the expression for a column, or for an item of a list such as "e[0]", and its type."""
@@ -65,8 +68,9 @@ class Part:
 
     def source(self) -> str:
         """Return what a query selects from, with columns c0, c1, …"""
-        query = self.query if self.csv is None else self.csv.query(self.types)
-        return f"({query}) AS part({', '.join(f'c{k}' for k in range(len(self.names)))})"
+        query = self.query if self.csv is None else self.csv.query(self.types[: len(self.csv.names)])
+        names = ", ".join(f"c{k}" for k in range(len(self.names)))
+        return f"(SELECT {', '.join(['*', *self.partitions])} FROM ({query})) AS part({names})"
 
     def number(self, name: str) -> str:
         """Return the expression for a column's numbers, or its times in seconds, with missing cells as NaN."""
@@ -113,7 +117,7 @@ def open_parts(source: PointSource, options: TableOptions, connection: duckdb.Du
     if is_frame(source):
         part = _frame_part(source, options, connection)
         return part.name, [part]
-    if isinstance(source, str) and SQL.match(source):
+    if is_query(source):
         return "query", [_described("query", f"FROM ({source})", options, connection)]
     paths = [Path(str(s)) for s in (source if isinstance(source, (list, tuple)) else [source])]
     name, root = str(paths[0]) + ", …" * (len(paths) > 1), paths[0]
@@ -131,9 +135,21 @@ def open_parts(source: PointSource, options: TableOptions, connection: duckdb.Du
 
 
 def _file_part(path: Path, root: Path, options: TableOptions, connection: duckdb.DuckDBPyConnection) -> Part:
+    """Return a file as a part. Folders such as "year=2024" below the root (Hive partitions) give its last columns."""
+    part = _single_file(path, options, connection)
+    below = path.relative_to(root).parts[:-1] if path.is_relative_to(root) else ()
+    if not (pairs := [unquote(folder).split("=", 1) for folder in below if "=" in folder]):
+        return part
+    values = [v if NUMBER.fullmatch(v) else "NULL" if v == _NO_VALUE else literal(v) for _, v in pairs]
+    types = [*part.types, *map(str, connection.sql(f"SELECT {', '.join(values)}").types)]
+    names = check_distinct(part.name, [*part.names, *(key for key, _ in pairs)])
+    return replace(part, names=names, types=types, partitions=values)
+
+
+def _single_file(path: Path, options: TableOptions, connection: duckdb.DuckDBPyConnection) -> Part:
     name = str(path)
     if suffix(path) in JSON:
-        return _described(name, f"FROM read_json({literal(path)})", options, connection)
+        return _described(name, f"FROM read_json({literal(path)}, hive_partitioning = false)", options, connection)
     if suffix(path) not in PARQUET:
         csv = CsvFile(path, options, connection)
         types = ["VARCHAR" if n in options.categories else t for n, t in zip(csv.names, csv.types, strict=True)]
@@ -142,13 +158,8 @@ def _file_part(path: Path, root: Path, options: TableOptions, connection: duckdb
         schema = pa.parquet.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{path}: not a Parquet data set, or damaged ({one_line(error)})") from None
-    below = path.relative_to(root).parts[:-1] if path.is_relative_to(root) else ()
-    partitions = [part.split("=", 1) for part in below if "=" in part]
-    values = "".join(f", {v if NUMBER.fullmatch(v) else literal(v)} AS part_{k}" for k, (_, v) in enumerate(partitions))
-    query = f"SELECT *{values} FROM read_parquet({literal(path)}, hive_partitioning = false)"
-    part = _described(name, query, options, connection)
-    names = check_distinct(name, [*schema.names, *(key for key, _ in partitions)])
-    return replace(part, names=names, **_metadata(schema))
+    part = _described(name, f"FROM read_parquet({literal(path)}, hive_partitioning = false)", options, connection)
+    return replace(part, names=check_distinct(name, schema.names), **_metadata(schema))
 
 
 def _described(name: str, query: str, options: TableOptions, connection: duckdb.DuckDBPyConnection) -> Part:

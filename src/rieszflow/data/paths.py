@@ -7,14 +7,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 from rieszflow._infra.messages import suggestion
 from rieszflow.errors import DatasetError, InputError
 
 TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 PARQUET = (".parquet", ".pq")
-JSON = (".json", ".jsonl", ".ndjson")
-SQL = re.compile(r"\s*(from|select|with)\s", re.IGNORECASE)
+JSON = (".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz", ".ndjson.gz")
 NUMBERS = ("number", "whole", "boolean")  # kinds of columns that hold numbers
 SYSTEM = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin")
 
@@ -118,6 +118,11 @@ def searched_paths(path: Path, folders: Sequence[Path]) -> str:
         return f"{path} ({'a file, not a folder' if path.exists() else 'no such folder'})"
     below = [str(f.relative_to(path)) for f in folders if f != path]
     return f"{path}" + (f" and {len(below)} folders below it ({quoted(below, 3)})" if below else "")
+
+
+def is_query(source: object) -> TypeGuard[str]:
+    """Return True for a query of DuckDB, and not the name of a file."""
+    return isinstance(source, str) and bool(re.match(r"\s*(from|select|with)\s", source, re.I)) and not os.path.exists(source)
 
 
 def suffix(path: Path) -> str:

@@ -19,8 +19,8 @@ from rieszflow._infra.extras import extra
 from rieszflow._infra.messages import notice
 from rieszflow._types import Points, PointSource, Progress, ProgressCallback, ScaleName
 from rieszflow.data.dataset import column_spreads
-from rieszflow.data.files import is_image_folder, read_points
-from rieszflow.data.paths import SQL, check_same_columns, is_table, quoted, suffix
+from rieszflow.data.files import holds_table, read_points
+from rieszflow.data.paths import check_same_columns, quoted, suffix
 from rieszflow.data.points import as_points, conversion_hint, imported, is_array, is_frame
 from rieszflow.errors import DatasetError, InputError, InputTypeError
 
@@ -214,15 +214,8 @@ def open_source(source: PointSource, **reading: Any) -> Table | Stream:
 
 
 def open_table(source: PointSource, **reading: Any) -> Table | None:
-    """Return a source as a `Table` if it is one: a frame, a query, table files; None for arrays, images and batches."""
-    if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        folder = path.is_dir() and not is_image_folder(path) and any(map(is_table, path.rglob("*")))
-        is_one = folder or is_table(path) or (isinstance(source, str) and SQL.match(source) is not None)
-    else:
-        files = isinstance(source, (list, tuple)) and source and all(isinstance(s, (str, os.PathLike)) for s in source)
-        is_one = bool(files) or is_frame(source) or type(source).__name__ == "Table"
-    if not is_one:
+    """Return a source as a `Table` if it holds one; otherwise None."""
+    if not holds_table(source):
         return None
     with extra("tables", type(source).__name__ if is_frame(source) else str(source)):
         from rieszflow.data.tables import Table

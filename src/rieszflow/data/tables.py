@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from rieszflow._infra.messages import notice, one_line
 from rieszflow._types import PointSource
 from rieszflow.data.csv_file import FORMATTED, MARKERS, TableOptions, literal
 from rieszflow.data.parts import Part, kind_of, open_parts
-from rieszflow.data.paths import NUMBERS, check_known, check_same_columns, common_kind, quoted, skipped
+from rieszflow.data.paths import NUMBERS, check_known, check_same_columns, common_kind, is_query, quoted, skipped
 from rieszflow.data.points import MAX_ROUNDING
 from rieszflow.data.streams import Stream, rows_per_batch
 from rieszflow.errors import DatasetError
@@ -38,7 +39,7 @@ class Table:
     Files are read in batches, never as a whole. Columns that are guessed, dropped or converted are named by notices.
 
     Args:
-        source: A .csv, .tsv, .parquet or .json file (text files also as .gz), a folder of them, a pattern such as
+        source: A .csv, .tsv, .json or .parquet file (text also as .gz), a folder of them, a pattern such as
             "day=*/*.parquet", a list of files, a query of DuckDB such as "FROM 'old/*.parquet' WHERE country = 'SE'", or a data
             frame of pandas, polars, Arrow, Ibis, or any other library that exports Arrow streams.
         columns: Columns to read, in this order; None for all.
@@ -56,6 +57,7 @@ class Table:
         kinds: The kind of every column by its name: "number", "whole", "boolean", "time", "text"; or why it cannot be read.
             Lists of numbers have an entry for each of their items, such as "e[0]".
         named: False for a CSV file without header.
+        path: The absolute path of the files, or the query; None for frames and lists of files.
 
     Raises:
         DatasetError, InputError: A damaged file, other columns in another file, or a column of numbers and other text.
@@ -86,6 +88,7 @@ class Table:
         self._connection = duckdb.connect(config=_SETTINGS)
         self._connection.execute("SET GLOBAL TimeZone = 'UTC'")
         self.name, self.parts = open_parts(source, options, self._connection)
+        self.path = source if is_query(source) else os.path.abspath(source) if isinstance(source, (str, os.PathLike)) else None
         first = self.parts[0]
         for part in self.parts:
             check_same_columns(part.name, part.names, first.names, f"{first.name} has")
@@ -101,7 +104,7 @@ class Table:
             raise DatasetError(f"{self.name}: `exclude` must leave at least one column, got {list(exclude)!r}")
         self.named = first.csv is None or first.csv.named
         for part in self.parts:
-            self._find_numbers_in_text(part, wanted)
+            self._find_kinds_of_text(part, wanted)
         self.kinds: dict[str, str] = {}
         for name in wanted:
             kind = self._kind(name)
@@ -123,8 +126,8 @@ class Table:
         found.parts = [part if part.csv is None else part.retyped(column, "VARCHAR") for part in self.parts]
         return found
 
-    def _find_numbers_in_text(self, part: Part, wanted: Sequence[str]) -> None:
-        """Decide which columns of text in a CSV file hold numbers, in one pass; numbers among other text are an error.
+    def _find_kinds_of_text(self, part: Part, wanted: Sequence[str]) -> None:
+        """Decide which columns of text in a CSV file hold numbers, or true and false; numbers among other text are an error.
 
         In other sources, whose columns have types, text is text.
         """
@@ -137,15 +140,18 @@ class Table:
             conditions = (
                 f"NOT isnan({number})", f"regexp_full_match({text}, {literal(FORMATTED)})",
                 f"lower({text}) NOT IN {literal(MARKERS)}", f"regexp_full_match({text}, '[+-]?0\\d+')",
+                f"lower({text}) IN ('true', 'false')",
             )  # fmt: skip
             queries += [f"count({text})", *(f"count(*) FILTER ({condition})" for condition in conditions)]
         values = self.aggregate(queries, part) if texts else ()
-        for name, cells, numbers, formatted, words, padded in zip(texts, *(values[k::5] for k in range(5)), strict=True):
-            if padded:
-                continue  # codes, such as those of places
+        for name, cells, numbers, formatted, words, codes, truths in zip(texts, *(values[k::6] for k in range(6)), strict=True):
+            if codes:
+                continue  # such as those of places
             k = part.names.index(name)
             if not cells:
                 part.types[k] = '"NULL"'
+            elif truths == cells:
+                part.types[k] = "BOOLEAN"
             elif numbers == cells or (formatted and 2 * formatted >= words):
                 part.types[k] = "DOUBLE"
                 if numbers < cells:

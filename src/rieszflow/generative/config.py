@@ -17,7 +17,6 @@ from rieszflow.generative.schema import StrictModel, read_preset, unknown_name
 
 UpsamplingName: TypeAlias = Literal["repeat", "smooth"]
 
-_MAX_VALIDATION = 2000
 HALVES = ("left-half", "right-half", "top-half", "bottom-half")
 
 
@@ -107,6 +106,8 @@ class Config(StrictModel):
     validation: Fraction = 0.0
     """Share of the training data, at most 2,000, that are not targets: fresh samples of a recorded flow are compared to them
     after every stage, to shorten the steps, to end the training, and to choose the last stage of the model. 0: none."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Number of stages without better samples, against held-out data, that end the training at its best stage. 0: unlimited."""
     momentum: Fraction = 0.7
     """m, the fraction of the last velocity that is kept."""
     initial_steps: Count = 16
@@ -204,16 +205,18 @@ class Config(StrictModel):
             raise ValueError(f"`paper.patch_step_sizes` must have {wanted}, got {got}")
         if self.target_batch_size is not None and self.refresh_every != 1:
             raise ValueError(f"`refresh_every` must be 1 with a `target_batch_size`, got {self.refresh_every}")
-        unfit = {"refresh_every": self.refresh_every != 1, "network": self.network == "custom"}
-        unfit["paper.reset_velocity"] = paper.reset_velocity
+        if self.patience and (self.validation or self.levels):
+            raise ValueError(f"`patience` must be 0 with `validation` or `levels`, got {self.patience}")
+        changed = {"refresh_every": self.refresh_every != 1, "network": self.network == "custom"}
+        unfit = [name for name, is_unfit in (changed | {"paper.reset_velocity": paper.reset_velocity}).items() if is_unfit]
         if self.validation and (self.model != "recorded" or self.levels or self.step_schedule is None):
             raise ValueError(f"`validation` must be 0 without a recorded flow and `step_schedule`, got {self.validation}")
         if (self.whitening or self.flow_per_label) and (self.latents != "gaussian" or self.clip):
             raise ValueError("`latents` must be 'gaussian', without `clip`, with `whitening` or `flow_per_label`")
         if (self.flow_per_label and self.model == "networks") or (self.neighbours and (self.refresh_every != 1 or self.levels)):
             raise ValueError("`flow_per_label` needs a recorded flow, and `neighbours` neither `refresh_every` nor levels")
-        if self.model == "recorded" and any(unfit.values()):
-            raise ValueError(f"`{next(name for name in unfit if unfit[name])}` must have its default with the model 'recorded'")
+        if self.model == "recorded" and unfit:
+            raise ValueError(f"`{unfit[0]}` must have its default with the model 'recorded'")
         if self.levels:
             if self.condition not in ("", "class", "values"):
                 raise ValueError(f"`condition` must be 'class', 'values' or '' with levels, got {self.condition[:40]!r}")
@@ -235,7 +238,7 @@ class Config(StrictModel):
 
     def validation_size(self, n: int) -> int:
         """Return the number of validation data among n training data."""
-        return min(_MAX_VALIDATION, math.ceil(self.validation * n))
+        return min(2000, math.ceil(self.validation * n))
 
     def level_configs(self) -> list[tuple[int, Config]]:
         """Return the factor and the settings of every level; without `levels`, one level of factor 1."""
@@ -243,13 +246,11 @@ class Config(StrictModel):
             return [(1, self)]
         found = []
         for k, level in enumerate(self.levels):
-            own, factor = dict(level), level.get("factor")
+            factor = (own := dict(level)).pop("factor", None)
             if type(factor) is not int or not 1 <= factor <= 2**20:
                 raise ConfigError(f"`levels[{k}].factor` must be a positive integer, got {short_repr(factor)}")
-            del own["factor"]
-            for name in own:
-                if name in _RUN_SETTINGS:
-                    raise ConfigError(f"`levels[{k}].{name}` must be set for the whole run and not for a level")
+            if whole := [name for name in own if name in _RUN_SETTINGS]:
+                raise ConfigError(f"`levels[{k}].{whole[0]}` must be set for the whole run and not for a level")
             try:
                 found.append((factor, Config(**_overlay({**dict(self), "levels": ()}, own))))
             except ConfigError as error:
@@ -262,9 +263,8 @@ class Config(StrictModel):
 
     def momentum_of(self, stage: int) -> float:
         """Return m in a stage of a level, counted from 1."""
-        if not self.paper.momentum_gain:
-            return self.momentum
-        return min(self.momentum + self.paper.momentum_gain * (stage - 1), self.paper.momentum_cap)
+        m, gain = self.momentum, self.paper.momentum_gain
+        return min(m + gain * (stage - 1), self.paper.momentum_cap) if gain else m
 
     def flow_steps(self) -> list[int]:
         """Return T_1, …, T_L of all levels."""
@@ -337,7 +337,7 @@ class Config(StrictModel):
 _FREE_SETTINGS = frozenset({"device", "mixed_precision", "checkpoint_seconds"})
 _RUN_SETTINGS = _FREE_SETTINGS | {
     "model", "particles", "targets", "target_batch_size", "clip", "latents", "condition", "condition_weight", "levels",
-    "network", "seed", "held_out", "validation", "whitening", "neighbours", "flow_per_label",
+    "network", "seed", "held_out", "validation", "patience", "whitening", "neighbours", "flow_per_label",
 }  # fmt: skip
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _ROUNDS = 10  # of the fit of a Gaussian to incomplete rows
 _RIDGE = 0.01  # added to its variances
 _PAIRS = 20_000  # fewest pairs of a row and a mask to train on
-_SETTINGS: dict[str, Any] = {"initial_steps": 5, "max_steps": 5, "stages": 3}  # with more steps, the flow overfits
+_SETTINGS: dict[str, Any] = {"initial_steps": 5, "max_steps": 5, "stages": 3, "patience": 0}  # with more, the flow overfits
 
 
 def impute(

@@ -74,9 +74,7 @@ def _train(context: Context) -> None:
             with _timed(state):
                 stages.write_network(context, state, state.phase)  # x ← x_old − Φ_l(x_old)
         with _timed(state):
-            if context.config.validation and (state.step_factor == 0 or state.stage == context.last):
-                stages.end_at_best(context, state)
-                state.stage = context.last
+            stages.end_if_due(context, state)
             if state.stage == context.last:
                 _notice_overfit(context, state)
             stages.next_stage(context, state)  # x_old ← x, on larger images if a level begins
@@ -87,7 +85,7 @@ def _notice_overfit(context: Context, state: State) -> None:
     """Say so if fresh samples of vectors are much further from the held-out data than the particles of a recorded flow."""
     if not context.here.main or context.config.model != "recorded" or len(context.run.shape) != 1 or not state.rows:
         return
-    distances = state.rows[-1].energy_distance
+    distances = state.rows[context.run.total_stages() - 1].energy_distance
     lag = distances["fresh_samples"] - distances["particles"]
     scale = mean_distance(context.condition.comparable(context.unwhitened(state.data.watched.cpu()))).item()
     if lag > _LAG * scale:

@@ -184,7 +184,7 @@ def load_rows(source: PointSource, held_out: float, seed: int, label: str | None
     points, held = (scaler.transform(torch.from_numpy(codes[:, data])) for codes in (train, test))
     if not scaler.d or bool((points == points[:1]).all()):
         raise DatasetError(f"{table.name}: must have different rows, got equal ones: there is nothing to learn")
-    found = Dataset(table.name, points, held, columns=scaler, rows=rows)
+    found = Dataset(table.name, points, held, columns=scaler, rows=rows, path=table.path)
     conditions = [rows.conditions(part) for part in (train, test)]
     if label is not None:
         found.train_labels, found.held_out_labels = (torch.from_numpy(c) for c in conditions if c is not None)

@@ -264,12 +264,18 @@ def write_recording(context: Context, state: State, phase: FlowPhase) -> None:
         state.step_factor = ranks.broadcast(factor, context.here.group)
 
 
-def end_at_best(context: Context, state: State) -> None:
-    """End a training that validation data steer: the best stage becomes the last one, and later ones are removed."""
-    if context.here.main:
-        best = best_stage(state.rows)
-        context.run.save_network(best, context.run.load_network(best), last=True)
-    ranks.wait(context.here.group)
+def end_if_due(context: Context, state: State) -> None:
+    """End a training by validation data or `patience`: the best stage becomes the last one, and later ones are removed."""
+    config, main = context.config, context.here.main
+    if not (config.patience or config.validation):
+        return
+    best = best_stage(state.rows) if main else 0
+    waited = 0 < config.patience <= len(state.rows) - best
+    if state.stage == context.last or state.step_factor == 0 or ranks.broadcast(int(waited), context.here.group):
+        if main:
+            context.run.save_network(best, context.run.load_network(best), last=True)
+        ranks.wait(context.here.group)
+        state.stage = context.last
 
 
 def _distances(rows: Sequence[StageMetrics], name: str) -> list[float]:
@@ -278,9 +284,9 @@ def _distances(rows: Sequence[StageMetrics], name: str) -> list[float]:
 
 
 def best_stage(rows: Sequence[StageMetrics]) -> int:
-    """Return the number of the last stage whose fresh samples are as close to the validation data as any, but for noise."""
+    """Return the number of the stage with the best fresh samples; with validation data, the last one equal up to noise."""
     distances, floors = _distances(rows, "fresh_samples"), _distances(rows, "training_data")
-    close = min(distances) + _SAME * abs(floors[-1])
+    close = min(distances) + (0.0 if rows[-1].step_factor is None else _SAME * abs(floors[-1]))
     return max(k for k, distance in enumerate(distances, 1) if distance <= close)
 
 

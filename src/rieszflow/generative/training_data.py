@@ -15,7 +15,6 @@ from rieszflow._infra.files import Json
 from rieszflow._types import Points, PointSource
 from rieszflow.constraints import Constraint
 from rieszflow.data import Dataset, as_points
-from rieszflow.data.paths import SQL
 from rieszflow.data.streams import open_table
 from rieszflow.errors import InputError, RunError
 from rieszflow.generative.condition import as_array, describe_condition, image_constraint, raw_conditions
@@ -113,9 +112,9 @@ def load_data(run: Run, moved: str | os.PathLike[str] | None = None) -> Dataset:
     if moved is not None:
         name, path = (name, str(moved)) if name in data.NAMED else (str(moved), None)
     if (rows := run.rows) is not None:
-        if not os.path.exists(name) and not SQL.match(name):
+        source = path if moved is None else name
+        if source is None or (table := open_table(source, **rows.options)) is None:
             raise RunError(f"{run.path}: was trained on a table given in Python, or that was moved; pass it as `data`")
-        table = open_table(name, **rows.options)
         return load_rows(table, run.config.held_out, run.config.seed, rows.label, rows.given)
     return data.load(name, path, run.config.held_out, run.config.seed)
 

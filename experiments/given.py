@@ -37,7 +37,7 @@ NETWORKS: dict[str, Any] = {
     "slices": 256,
 }
 
-SHORT = {"initial_steps": 10, "max_steps": 10}
+SHORT = {"initial_steps": 10, "max_steps": 10, "stages": 3, "patience": 0}
 FLOWS = {"recorded flow": RECORDED, "networks": NETWORKS, "preset table": {}, "preset table, 30 steps": SHORT}
 
 

@@ -472,6 +472,13 @@ def test_truth_values_keep_their_words(tmp_path):
     assert rf.TableEncoding.fit(file).names[:6] == ["a=false", "a=true", "b=false", "b=true", "c=N", "c=Y"]
 
 
+def test_blanks_belong_to_text_except_in_csv_files(tmp_path):
+    frame = pa.table({"a": ["van", "van ", " ", "bus", "bus"]})
+    assert rf.TableEncoding.fit(frame).names == ["a=bus", "a=van", "a=van ", "a missing"]
+    file = write(tmp_path / "a.csv", "a,b\nvan,1\nvan ,2\n ,3\nbus,1\nbus,1\n")
+    assert rf.TableEncoding.fit(file).names == ["a=bus", "a=van", "a missing", "b"]
+
+
 def test_queries_of_any_length_and_files_named_like_queries(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "from a.csv", "a\n1.5\n2.5\n")

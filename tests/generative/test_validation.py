@@ -88,7 +88,7 @@ def test_patience_ends_the_training_at_its_best_stage(tmp_path):
     x = torch.randn(200, 2, generator=generator(0))
     settings = {"particles": 300, "slices": 8, "initial_steps": 4, "max_steps": 4, "stages": 40, "patience": 2}
     run = rf.GenerativeFlow(**settings).fit(x, run=tmp_path / "run").run
-    distances = [row.energy_distance["fresh_samples"] for row in run.metrics()]
+    distances = [row.nearest_distance["fresh_samples"] for row in run.metrics()]
     best = distances.index(min(distances)) + 1
     assert run.total_stages() == run.trained() == best == len(distances) - 2
     assert rf.GenerativeFlow.resume(run.path, x).sample(3, seed=0).shape == (3, 2)

@@ -86,14 +86,14 @@ class Part:
         return f"coalesce(CAST({cell} AS DOUBLE), 'nan'::DOUBLE)"
 
     def text(self, name: str) -> str:
-        """Return the expression for the text of a column's cells, NULL for missing ones."""
+        """Return the expression for the text of a column's cells, NULL for missing ones, without blanks around CSV cells."""
         cell, kind = self.locate(name)
-        text = f"trim(CAST({cell} AS VARCHAR))"
+        text = f"trim(CAST({cell} AS VARCHAR))" if self.csv else f"CAST({cell} AS VARCHAR)"
         if kind_of(kind) == "number":  # pandas turns whole numbers with missing values into floats
             whole = f"{cell} = floor({cell}) AND abs({cell}) < 1e15"
             text = f"CASE WHEN {whole} THEN CAST(CAST({cell} AS BIGINT) AS VARCHAR) ELSE {text} END"
         missing = ["", *(self.options.missing or ()), *(MISSING if self.csv else ())]
-        return f"CASE WHEN {text} NOT IN ({', '.join(map(literal, missing))}) THEN {text} END"
+        return f"CASE WHEN trim({text}) NOT IN ({', '.join(map(literal, missing))}) THEN {text} END"
 
 
 def kind_of(duckdb_type: str) -> str:

@@ -165,9 +165,7 @@ class Table:
         for part in self.parts:
             if name in part.extensions:
                 return f"of the type {part.extensions[name]}"
-            whole = part.csv is not None and name in part.csv.whole
-            kind = "whole" if whole else kind_of(part.type_of(name))
-            kinds.append((kind, part.name))
+            kinds.append(("whole" if part.csv and name in part.csv.whole else kind_of(part.type_of(name)), part.name))
         return common_kind(name, kinds)
 
     def _list_width(self, name: str) -> int:

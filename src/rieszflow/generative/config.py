@@ -107,7 +107,7 @@ class Config(StrictModel):
     """Share of the training data, at most 2,000, that are not targets: fresh samples of a recorded flow are compared to them
     after every stage, to shorten the steps, to end the training, and to choose the last stage of the model. 0: none."""
     patience: Annotated[int, Field(ge=0)] = 0
-    """Number of stages without better samples, against held-out data, that end the training at its best stage. 0: unlimited."""
+    """End at the best stage after as many without better samples, by distances to the nearest held-out data. 0: do not."""
     momentum: Fraction = 0.7
     """m, the fraction of the last velocity that is kept."""
     initial_steps: Count = 16

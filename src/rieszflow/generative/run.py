@@ -50,6 +50,7 @@ class StageMetrics:
     fit_error: float | None = None  # fraction of the mean squared displacement that the network misses; None in a recording
     megabytes: float | None = None  # size of the stage's part of a recording; None for a network
     frechet_distance: dict[str, float] | None = None  # to validation data, by point cloud; None without them
+    nearest_distance: dict[str, float] | None = None  # sum of both mean distances to the nearest; None without `patience`
     step_factor: float | None = None  # the factor of τ that validation data led to; None without them
 
     def to_dict(self) -> Json:

@@ -24,7 +24,7 @@ from rieszflow.generative.levels import pool, upsample
 from rieszflow.generative.networks import as_data, build, displace
 from rieszflow.generative.run import StageMetrics
 from rieszflow.generative.state import WATCHED, Context, FitPhase, FlowPhase, LevelData, Pictures, State, Tensors, level_data
-from rieszflow.generative.vectors import Gaussians, Support
+from rieszflow.generative.vectors import Gaussians, Support, nearest_distances
 from rieszflow.sliced import energy_distance
 
 _PATHS = 12  # fresh samples whose paths through the stages are kept for a picture
@@ -267,11 +267,10 @@ def write_recording(context: Context, state: State, phase: FlowPhase) -> None:
 def end_if_due(context: Context, state: State) -> None:
     """End a training by validation data or `patience`: the best stage becomes the last one, and later ones are removed."""
     config, main = context.config, context.here.main
-    if not (config.patience or config.validation):
-        return
     best = best_stage(state.rows) if main else 0
     waited = 0 < config.patience <= len(state.rows) - best
-    if state.stage == context.last or state.step_factor == 0 or ranks.broadcast(int(waited), context.here.group):
+    last = state.stage == context.last and (config.patience or config.validation)
+    if last or state.step_factor == 0 or ranks.broadcast(int(waited), context.here.group):
         if main:
             context.run.save_network(best, context.run.load_network(best), last=True)
         ranks.wait(context.here.group)
@@ -279,8 +278,8 @@ def end_if_due(context: Context, state: State) -> None:
 
 
 def _distances(rows: Sequence[StageMetrics], name: str) -> list[float]:
-    """Return a cloud's distances to the validation data: Fréchet for images, energy for vectors, whose shapes also matter."""
-    return [(row.frechet_distance or row.energy_distance)[name] for row in rows]
+    """Return a cloud's distances to held-out or validation data by which stages are judged."""
+    return [(row.frechet_distance or row.nearest_distance or row.energy_distance)[name] for row in rows]
 
 
 def best_stage(rows: Sequence[StageMetrics]) -> int:
@@ -316,6 +315,9 @@ def _write(context: Context, state: State, tensors: Tensors, clouds: Tensors, **
         from rieszflow.metrics import frechet_distance  # imports SciPy, which samples do not need
 
         measured |= {"frechet_distance": {name: frechet_distance(x, held_out) for name, x in watched.items()}}
+    if context.config.patience:  # unlike the energy distance, nearest neighbours show strays and blurred shapes
+        both = {name: (nearest_distances(x, held_out), nearest_distances(held_out, x)) for name, x in watched.items()}
+        measured["nearest_distance"] = {name: (a.mean() + b.mean()).item() for name, (a, b) in both.items()}
     row = StageMetrics(
         stage=state.stage,
         level=level.factor,

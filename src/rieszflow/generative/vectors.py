@@ -141,16 +141,16 @@ class Support:
         kept, limits = [], []
         for own, theirs in zip(groups_of(particles, labels), groups_of(y, labels), strict=True):
             p, data = particles[own], y[theirs][:_REFERENCE]
-            near = p[_distance(p, data) <= _percentile(_distance(data, data, apart=True))]
+            near = p[nearest_distances(p, data) <= _percentile(nearest_distances(data, data, apart=True))]
             kept.append(near if len(near) else p)
-            limits.append(_percentile(_distance(data, kept[-1])))
+            limits.append(_percentile(nearest_distances(data, kept[-1])))
         return Support(torch.cat(kept), torch.stack(limits))
 
     def strays(self, x: Tensor) -> Tensor:
         """Return the rows of the points x (n, k + d) that are strays."""
         K, order, found = len(self.limit), torch.arange(len(x)), []
         for rows, own, limit in zip(groups_of(x, K), groups_of(self.points, K), self.limit, strict=True):
-            found.append(order[rows][_distance(x[rows], self.points[own]) > limit])
+            found.append(order[rows][nearest_distances(x[rows], self.points[own]) > limit])
         return torch.cat(found)
 
     @staticmethod
@@ -166,7 +166,7 @@ def groups_of(points: Tensor, labels: int) -> list[Rows]:
     return Labels(number=labels).rows(points) if labels > 1 else [slice(None)]
 
 
-def _distance(x: Tensor, y: Tensor, apart: bool = False) -> Tensor:
+def nearest_distances(x: Tensor, y: Tensor, apart: bool = False) -> Tensor:
     """Return the distance of every point of x to the nearest of y, or, `apart`, the nearest but one."""
     found = [torch.cdist(part, y).topk(min(2, len(y)) if apart else 1, largest=False).values[:, -1] for part in x.split(_ROWS)]
     return torch.cat(found)

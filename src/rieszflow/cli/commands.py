@@ -132,8 +132,7 @@ def _handlers_installed(current: Invocation) -> Iterator[None]:
 def _rank(command: str) -> int:
     """Return the rank under torchrun for a command that runs in several processes, otherwise 0."""
     rank, size = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
-    # Another program may have set one of these variables.
-    consistent = rank.isdecimal() and size.isdecimal() and int(rank) < int(size)
+    consistent = rank.isdecimal() and size.isdecimal() and int(rank) < int(size)  # not variables of another program
     return int(rank) if consistent and command in ("train", "resume") else 0
 
 

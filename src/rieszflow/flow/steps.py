@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numba
@@ -37,17 +37,14 @@ def default_step_sizes(
     if frozen is not None:
         rows, y = frozen.rows(y), frozen.project_out(y.clone())
     distances = [
-        _patch_distance(y, kind, P) if isinstance(kind, PatchSlices) else _mean_distance(y[r] for r in rows)
+        _patch_distance(y, kind, P)
+        if isinstance(kind, PatchSlices)
+        else torch.stack([torch.pdist(y[r]).mean() for r in rows]).nanmean().item()  # without clouds of a single point
         for kind, P in zip(kinds, slices, strict=True)
     ]
     if not all(distance > 0 for distance in distances):  # NaN for a single target
         raise InputError("`step_size` must be a number if all targets are equal, got None")
     return [_STEP * (1 - m) * distance / len(kinds) for m, distance in zip(momenta, distances, strict=True)]
-
-
-def _mean_distance(clouds: Iterable[Tensor]) -> float:
-    """Return the mean of the clouds' mean distances between points, without clouds of a single point."""
-    return torch.stack([torch.pdist(cloud).mean() for cloud in clouds]).nanmean().item()
 
 
 def _patch_distance(y: Tensor, kind: PatchSlices, P: int) -> float:

@@ -92,8 +92,8 @@ class Config(StrictModel):
     """M, the number of training data to flow to, chosen at random. None: all."""
     target_batch_size: Annotated[int, Field(ge=2, le=10**9)] | None = None
     """Targets per flow step, in turn (see `rieszflow.Target`). None: all."""
-    slices: Annotated[int, Field(ge=1, le=10**7)] = 256
-    """P, the number of random directions per flow step and kind of slices."""
+    slices: Annotated[int, Field(ge=0, le=10**7)] = 256
+    """P, the number of random directions per flow step and kind of slices. 0: 4 d, at least 64 and at most 512."""
     directions: DirectionsName = "auto"
     """The kind of directions."""
     refresh_every: Count = 1
@@ -124,7 +124,7 @@ class Config(StrictModel):
     whitening: Annotated[float, Field(ge=0, le=1)] = 0.0
     """p: vectors with covariance C are mapped by C^(−p/2) before the flow, and back after it. Needs Gaussian `latents`."""
     neighbours: Annotated[int, Field(ge=0, le=10**4)] = 0
-    """k: targets are new points in every step, between a datum and one of its k nearest (`target.InterpolatedPoints`)."""
+    """k: targets are new points in every step, between a datum and one of its k nearest; not if they outnumber particles."""
     flow_per_label: bool = False
     """Record a flow for each label (condition "class"), of at least 1,000 particles each. Needs Gaussian `latents`."""
     condition: Annotated[str, AfterValidator(_check_condition)] = ""

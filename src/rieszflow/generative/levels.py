@@ -72,6 +72,11 @@ def levels(config: Config, shape: tuple[int, ...], condition: Condition = UNCOND
             raise ConfigError(f"`levels` must have factors that divide images of {shape[1]} × {shape[2]} pixels, got {factor}")
         first = found[-1].last + 1 if found else 1
         small = shape if factor == 1 else (shape[0], shape[1] // factor, shape[2] // factor)
+        if settings.slices == 0:  # flows are unstable in steps longer than about 3 P/d times the default
+            d = condition.leading + math.prod(small)
+            P = min(max(64, 4 * d), 512)
+            schedule = tuple(min(length, 2.5 * P / d) for length in settings.step_schedule or ()) or None
+            settings = settings.model_copy(update={"slices": P, "step_schedule": schedule})
         found.append(Level(settings, factor, small, first, first + settings.stages - 1, condition))
         found[-1].kinds()  # raises an error for patches that do not fit
     return found

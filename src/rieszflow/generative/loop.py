@@ -75,15 +75,14 @@ def _train(context: Context) -> None:
                 stages.write_network(context, state, state.phase)  # x ← x_old − Φ_l(x_old)
         with _timed(state):
             stages.end_if_due(context, state)
-            if state.stage == context.last:
-                _notice_overfit(context, state)
+            _notice_overfit(context, state)
             stages.next_stage(context, state)  # x_old ← x, on larger images if a level begins
             _save_if_due(context, state)
 
 
 def _notice_overfit(context: Context, state: State) -> None:
-    """Say so if fresh samples of vectors are much further from the held-out data than the particles of a recorded flow."""
-    if not context.here.main or context.config.model != "recorded" or len(context.run.shape) != 1 or not state.rows:
+    """Say at the end if fresh samples of vectors are much further from held-out data than the particles of a recorded flow."""
+    if not context.here.main or context.config.model != "recorded" or len(context.run.shape) != 1 or state.stage < context.last:
         return
     distances = state.rows[context.run.total_stages() - 1].energy_distance
     lag = distances["fresh_samples"] - distances["particles"]

@@ -217,8 +217,7 @@ def write_table(table: pyarrow.Table, path: Path, mark: str = "") -> None:
     if path.suffix == ".parquet":
         atomically(path, lambda file: parquet.write_table(table, file))
         return
-    connection = duckdb.connect()
-    connection.register("samples", table)
+    connection = duckdb.connect().register("samples", table)
     atomically(
         path, lambda f: connection.execute(f"COPY samples TO {literal(str(f))} (FORMAT csv, HEADER, NULLSTR {literal(mark)})")
     )

@@ -189,7 +189,8 @@ def level_data(context: Context, stage: int) -> LevelData:
         pool(t, context.run.shape, level.factor, level.condition.leading).to(here.device)
         for t in (context.targets, context.held_out)
     )
-    watched, k, constraint = targets[:WATCHED], context.config.neighbours, level.condition.constraint or 0
+    watched, constraint = targets[:WATCHED], level.condition.constraint or 0
+    k = context.config.neighbours if len(targets) <= context.config.particles else 0
     found = InterpolatedPoints(targets, k, constraint, context.config.seed) if k else ranks.shard(targets, here.group)
     return LevelData(level, found, watched, held_out, step_sizes(level, watched))
 

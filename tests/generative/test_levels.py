@@ -269,8 +269,8 @@ def test_own_preset_in_ten_lines(tmp_path):
             "`levels[0].particles` must be set for the whole run",
         ),
         (
-            {"levels": [{"factor": 2, "slices": 0}, {"factor": 1}]},
-            "`levels[0].slices` must be greater than or equal to 1, got 0",
+            {"levels": [{"factor": 2, "slices": -1}, {"factor": 1}]},
+            "`levels[0].slices` must be greater than or equal to 0, got -1",
         ),
         ({"levels": [{"factor": 2}]}, "`levels` must have factors that decrease to 1 and divide one another, got [2]"),
         ({"levels": [{"factor": 3}, {"factor": 2}, {"factor": 1}]}, "divide one another, got [3, 2, 1]"),

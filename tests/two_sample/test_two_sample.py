@@ -43,7 +43,7 @@ def rejected(pvalues, level):
     return binomial.cdf(count), binomial.sf(count - 1)
 
 
-@pytest.mark.parametrize(("n", "m"), [(100, 120), (20, 150)])
+@pytest.mark.parametrize(("n", "m"), [(100, 120), pytest.param(20, 150, marks=pytest.mark.slow)])
 def test_p_values_are_uniform_under_the_null(method, n, m):
     p = []
     for k in range(100):

@@ -47,7 +47,7 @@ KEEL = {
     "tic-tac-toe": tuple(range(9)),
     "magic": (),
 }
-TUNED = (*SCIKIT, *KEEL)  # the settings of rieszflow were chosen on the first split of these sets, and on no other set
+# The settings of rieszflow were chosen on the first split of the sets above, and on none of these.
 KEEL |= dict.fromkeys(("banana", "bupa", "phoneme", "pima", "vehicle"), ()) | {
     "crx": (0, 3, 4, 5, 6, 8, 9, 11, 12),
     "heart": (1, 2, 5, 6, 8, 10, 12),
